@@ -1,0 +1,38 @@
+# Two commands on a bare machine (python3, pip, gcc, make): `make quickstart` and `make test`.
+# Each makes .venv from .requirements.lock first; the second time that costs nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+QUICKSTART := runs/quickstart
+
+.PHONY: quickstart test format lock clean
+
+$(INSTALLED): pyproject.toml .requirements.lock
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else f"Python 3.10 to 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[dev]'
+	touch $@
+
+# A small preference set, a reward model trained on it with tensor parallelism over two CPU ranks, and its accuracy.
+quickstart: $(INSTALLED)
+	$(BIN)/python -m nemo_bt.quickstart --output $(QUICKSTART)
+
+test: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Resolve every dependency again, for Python 3.10 to 3.12; a change of versions is a commit of its own.
+lock: $(INSTALLED)
+	$(BIN)/pip install --quiet uv
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
+	  --extra dev --extra bench --constraint - pyproject.toml --output-file .requirements.lock
+
+clean:
+	rm -rf $(VENV) runs

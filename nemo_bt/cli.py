@@ -1,0 +1,75 @@
+"""The nemo-bt command. Exit status: 0 done, 2 a mistake that the user can mend, 1 anything else."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from nemo_bt import launch
+from nemo_bt.checks import check_settings
+from nemo_bt.config import load_settings
+from nemo_bt.errors import UserError
+from nemo_bt.settings import Settings
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(prog="nemo-bt", description="Bradley-Terry reward models on NeMo and Megatron.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser(
+        "train", help="train a reward model", description="Overrides are key=value, as Hydra's."
+    )
+    train.add_argument("--config-name", default="train", help="a configuration of conf/ or of --config-dir")
+    train.add_argument("--config-dir", help="a folder with configurations of your own")
+    train.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args(argv)
+    try:
+        settings = load_settings(args.config_name, args.overrides, args.config_dir)
+        check_settings(settings)
+        if not launch.joined() and settings.world_size > 1:
+            if settings.trainer.num_nodes > 1:
+                raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
+            return launch.run_ranks(argv, settings.world_size)
+        if launch.joined():
+            launch.check_joined(settings)
+    except UserError as error:
+        if launch.current_rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    return _train_here(settings)
+
+
+def _train_here(settings: Settings) -> int:
+    """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
+    from nemo_bt.terminal import Terminal, divert_output
+    from nemo_bt.train import train
+
+    rank = launch.current_rank()
+    log_dir = Path(settings.exp_manager.explicit_log_dir)
+    (log_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    stream = divert_output(log_dir / "nemo.log")
+    terminal = Terminal(stream if rank == 0 else None)
+    try:
+        train(settings, terminal, rank)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        terminal.line(f"error: {error}")
+        return 2
+    except BaseException:
+        terminal.stop()
+        traceback.print_exc()
+        stream.write(f"rank {rank} failed; all output is in {log_dir / 'nemo.log'}\n{traceback.format_exc()}")
+        return 1
+    return 0

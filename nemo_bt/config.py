@@ -1,0 +1,102 @@
+"""conf/*.yaml and command-line overrides -> Settings, with Hydra, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+import nemo_bt.conf
+from nemo_bt.errors import UserError
+from nemo_bt.settings import Settings
+
+
+def load_settings(config_name: str, overrides: Sequence[str], config_dir: str | None = None) -> Settings:
+    """Compose a configuration and turn it into Settings.
+
+    Args:
+        config_name: a file of `conf/` or of `config_dir`, without .yaml.
+        overrides: `key=value`, in Hydra's grammar.
+        config_dir: a folder of your own; its files may build on those of `conf/`.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type, a value that has to be given, no such file.
+    """
+    shipped = str(Path(next(iter(nemo_bt.conf.__path__))).resolve())
+    search = [f"hydra.searchpath=[file://{shipped}]"] if config_dir else []
+    try:
+        with initialize_config_dir(str(Path(config_dir).resolve()) if config_dir else shipped, version_base="1.3"):
+            config = compose(config_name, overrides=[*search, *overrides])
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error)) from error
+    _refuse_unknown(values, Settings)
+    try:
+        return TypeAdapter(Settings).validate_python(_normalised(values))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = ".".join(str(part) for part in wrong["loc"])
+        raise UserError(f"{key}: {wrong['msg']}, got {wrong['input']!r}.") from error
+
+
+def dump_settings(settings: Settings) -> str:
+    """Settings as YAML that `--config-name` reads again."""
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
+
+
+def _normalised(values: Any) -> Any:
+    """One file may stand where a list of files is meant, and a number for a precision."""
+    data = values["model"]["data"]
+    data["train"] = _as_list(data["train"])
+    data["validation"] = {name: _as_list(files) for name, files in (data["validation"] or {}).items()}
+    values["trainer"]["precision"] = str(values["trainer"]["precision"])
+    return values
+
+
+def _as_list(files: Any) -> list[str]:
+    return [files] if isinstance(files, str) else list(files or [])
+
+
+def _refuse_unknown(values: Any, section: Any, prefix: str = "") -> None:
+    hints = get_type_hints(section)
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(_unknown(prefix + name))
+        if is_dataclass(hints[name]) and isinstance(value, dict):
+            _refuse_unknown(value, hints[name], f"{prefix}{name}.")
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's and OmegaConf's messages on one line, without the parts that speak of their classes."""
+    messages = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
+    lines = [line.strip() for message in messages for line in message.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("object_type=", "reference_type="))]
+    text = " ".join(dict.fromkeys(lines))
+    if "not in struct" in text and "Could not override '" in text:
+        return _unknown(text.split("Could not override '", 1)[1].split("'", 1)[0])
+    if "Missing mandatory value" in text:
+        key = text.split("full_key: ", 1)[-1].split()[0]
+        return f"{key}: expected a value, got none. Give {key}=..."
+    return text
+
+
+def _unknown(key: str) -> str:
+    near = difflib.get_close_matches(key, _all_keys(Settings), n=1, cutoff=0.5)
+    return f"unknown key {key}. " + (f"Did you mean {near[0]}?" if near else "nemo_bt/settings.py lists all keys.")
+
+
+def _all_keys(section: Any, prefix: str = "") -> list[str]:
+    hints = get_type_hints(section)
+    keys = []
+    for field in fields(section):
+        kind = hints[field.name]
+        keys += _all_keys(kind, f"{prefix}{field.name}.") if is_dataclass(kind) else [prefix + field.name]
+    return keys

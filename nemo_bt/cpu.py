@@ -1,0 +1,171 @@
+"""A CPU in the place where NeMo and Megatron ask for a CUDA device.
+
+`install()` is called once, before NeMo is imported, when the run is on CPU; without that call this file has no
+effect. Each redirection names the line that needs it: (M) megatron-core 0.15.3, (N) nemo_toolkit 2.7.3.
+None sits on a hot path: kernels run as torch dispatches them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.optim.adamw import adamw
+
+_CPU = torch.device("cpu")
+
+
+@functools.cache
+def install() -> None:
+    """Redirect what asks for CUDA to the CPU, and give Megatron an Adam that runs there. A second call does nothing."""
+    # (M) core/utils.py compiles for the GPUs it finds when nvcc is there; without a GPU it must be told which.
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
+    _redirect_devices()
+    _redirect_streams_and_memory()
+    _redirect_random_state()
+    import megatron.core.optimizer as megatron_optimizer
+    import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
+    import megatron.core.tensor_parallel.random as megatron_random
+
+    # (M) tensor_parallel/random.py:41,72 read and write the CUDA generator through torch._C.
+    megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
+    megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+    # (M) optimizer/__init__.py:23 falls back to torch's AdamW, whose step is a tensor per parameter, which
+    # distrib_optimizer.py:2078 cannot shard; it handles FusedAdam, whose step belongs to the group.
+    megatron_optimizer.Adam = GroupStepAdamW
+    megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
+    distributed_optimizer.Adam = GroupStepAdamW
+    distributed_optimizer.HAVE_APEX_OR_TE = True
+    distributed_optimizer.USING_APEX_OPTIMIZER = True
+
+
+def after_nemo_import() -> None:
+    """Redirect what only exists once NeMo is imported."""
+    import nemo.lightning.io.pl as nemo_pl
+
+    # (N) lightning/io/pl.py:495 moves a loaded checkpoint between GPUs; on one CPU there is nothing to move.
+    nemo_pl._fix_tensors_device = lambda checkpoint: checkpoint
+
+
+class GroupStepAdamW(torch.optim.Optimizer):
+    """AdamW with torch's fused CPU kernel and FusedAdam's state: exp_avg, exp_avg_sq, and `step` in the group.
+
+    Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        eps: float,
+        adam_w_mode: bool = True,
+    ) -> None:
+        if not adam_w_mode:
+            raise ValueError("expected decoupled weight decay (adam_w_mode=True), got False; L2 Adam is not on CPU")
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
+            group["step"] = group.get("step", 0) + 1
+            for p in params:
+                if not self.state[p]:
+                    self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+            adamw(
+                params,
+                [p.grad for p in params],
+                [self.state[p]["exp_avg"] for p in params],
+                [self.state[p]["exp_avg_sq"] for p in params],
+                [],
+                [torch.tensor(float(group["step"] - 1)) for _ in params],
+                fused=True,
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )
+
+
+def _is_cuda(device: Any) -> bool:
+    return str(device).startswith("cuda") if isinstance(device, str | torch.device) else False
+
+
+def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(factory)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        if _is_cuda(kwargs.get("device")):
+            kwargs["device"] = _CPU
+        kwargs.pop("pin_memory", None)
+        return factory(*args, **kwargs)
+
+    return wrapped
+
+
+def _redirect_devices() -> None:
+    # (M) device=torch.cuda.current_device() in tensor_parallel/layers.py:865, mappings.py:91 and 30 places more.
+    torch.cuda.current_device = lambda: _CPU
+    # (M) device='cuda' in optimizer/clip_grads.py:90,103, optimizer/optimizer.py:903, schedules.py:573,
+    # dist_checkpointing/exchange_utils.py:101,107; (N) torch.tensor(step, pin_memory=True) in megatron_strategy.py:801.
+    for name in ("zeros", "tensor", "empty", "empty_like"):
+        setattr(torch, name, _on_cpu(getattr(torch, name)))
+    # (N) .to("cuda", non_blocking=True) in megatron_strategy.py:801,882.
+    to = torch.Tensor.to
+
+    def tensor_to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if args and _is_cuda(args[0]):
+            args = (_CPU, *args[1:])
+        return to(self, *args, **kwargs)
+
+    torch.Tensor.to = tensor_to
+    # (M) dist_checkpointing/exchange_utils.py:502 sends loaded tensors between data-parallel ranks.
+    torch.Tensor.cuda = lambda self, *_, **__: self
+    # (M) optimizer/clip_grads.py:167 and distrib_optimizer.py:357,416,578 compare with 'torch.cuda.FloatTensor'.
+    type_of = torch.Tensor.type
+
+    def tensor_type(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = type_of(self, *args, **kwargs)
+        return result.replace("torch.", "torch.cuda.") if isinstance(result, str) else result
+
+    torch.Tensor.type = tensor_type
+
+
+class _NoStream:
+    """Stands for a CUDA stream: work on a CPU is already in order."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def wait_stream(self, _: Any) -> None: ...
+
+
+def _redirect_streams_and_memory() -> None:
+    cuda = torch.cuda
+    # (N) megatron_parallel.py:617 builds DDP on a side stream.
+    cuda.Stream = _NoStream
+    cuda.stream = lambda _: contextlib.nullcontext()
+    # (M) distributed/distributed_data_parallel.py and param_and_grad_buffer.py wait on the current stream.
+    cuda.current_stream = lambda *_: _NoStream()
+    # (M) p2p_communication.py:242, timers.py
+    cuda.synchronize = lambda *_: None
+    # (N) megatron_strategy.py:1149, (M) optimizer.py:358
+    cuda.empty_cache = lambda: None
+    # (N) megatron_init.py:238 seeds Megatron's generators only where a device is counted.
+    cuda.device_count = lambda: 1
+
+
+def _redirect_random_state() -> None:
+    # (M) tensor_parallel/random.py:196-201 forks the CUDA generator per tensor-parallel rank.
+    torch.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
+    torch.cuda.manual_seed = torch.manual_seed

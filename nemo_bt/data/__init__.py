@@ -1,0 +1,1 @@
+"""From preference files to token ids: rows -> tokenizer -> pairs. Imports neither NeMo nor Megatron."""

@@ -1,0 +1,82 @@
+"""A Hugging Face tokenizer folder, checked for what ruins reward models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_bt.data.rows import Side, is_text
+from nemo_bt.errors import UserError
+from nemo_bt.stream import Ids
+
+
+def load_tokenizer(folder: str, pad_token: str | None) -> Any:
+    """The tokenizer in `folder`, with a pad token of its own.
+
+    transformers finds the scored token as the last one that is not padding, so a model whose pad is also its
+    end-of-sequence is scored one token early after export. Source:
+    transformers/modeling_layers.py, GenericForSequenceClassification.forward.
+
+    Args:
+        folder: holds tokenizer.json or a slow tokenizer's files.
+        pad_token: a token of the vocabulary to use as padding; None keeps the tokenizer's own.
+
+    Raises:
+        UserError: no tokenizer there, no pad token, or a pad token that is the eos token or not in the vocabulary.
+    """
+    from transformers import AutoTokenizer  # 3 s of import that a wrong path should not cost
+
+    if not Path(folder).is_dir():
+        raise UserError(f"model.tokenizer.type: {folder} is not a folder. Give a Hugging Face tokenizer folder.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.tokenizer.type: {folder} holds no tokenizer that loads: {error}") from error
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise UserError(
+                f"model.tokenizer.pad_token: '{pad_token}' is not in the vocabulary of {folder}. "
+                "Choose a token that is there and that no text contains."
+            )
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        found = "no pad token" if tokenizer.pad_token is None else f"pad = eos = '{tokenizer.eos_token}'"
+        raise UserError(
+            f"{folder}: expected a pad token of its own, found {found}. The exported model would be scored at the "
+            "wrong token. Set model.tokenizer.pad_token to a reserved token of the vocabulary."
+        )
+    return tokenizer
+
+
+def tokenize(tokenizer: Any, sides: Sequence[Side]) -> list[Ids]:
+    """Token ids of whole conversations.
+
+    Messages are rendered with the tokenizer's chat template, which brings its own special tokens. A text gets the
+    tokenizer's special tokens, and eos at its end: both sides of a pair end in the same token.
+
+    Args:
+        tokenizer: from `load_tokenizer`.
+        sides: all text or all messages.
+
+    Returns:
+        One int32 array each.
+
+    Raises:
+        UserError: messages, but the tokenizer has no chat template.
+    """
+    if not sides:
+        return []
+    if is_text(sides[0]):
+        ids = tokenizer(list(sides))["input_ids"]
+        eos = tokenizer.eos_token_id
+        return [np.array(i if eos is None or i[-1:] == [eos] else [*i, eos], dtype=np.int32) for i in ids]
+    if tokenizer.chat_template is None:
+        raise UserError(
+            f"{tokenizer.name_or_path}: no chat template, which message lists need. "
+            "Add chat_template to its tokenizer_config.json, or give columns of plain text."
+        )
+    texts = [tokenizer.apply_chat_template(side, tokenize=False) for side in sides]
+    return [np.array(i, dtype=np.int32) for i in tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -1,0 +1,73 @@
+"""Train a small byte-level BPE tokenizer on preference files: `python -m nemo_bt.data.train_tokenizer`.
+
+For models trained from scratch: the quickstart, tests and demonstrations. A pretrained model brings its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from nemo_bt.data.rows import Columns, Side, find_files, is_text, read_rows
+
+PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|end|>"
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}{{ eos_token }}"
+    "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
+    """Write a tokenizer folder with pad, bos and eos tokens of their own and a chat template.
+
+    Args:
+        texts: what the vocabulary is learnt from.
+        vocab_size: largest vocabulary; 256 bytes and 3 special tokens are always in it.
+        folder: created; loads with `transformers.AutoTokenizer`.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[PAD, BOS, EOS], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS)
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+
+
+def texts_of(files: Sequence[str], columns: Columns) -> Iterable[str]:
+    """Every text and every message's content in the given files."""
+    for file in files:
+        for row in read_rows(file, columns):
+            for side in (row.chosen, row.rejected):
+                yield from _contents(side)
+
+
+def _contents(side: Side) -> list[str]:
+    return [str(side)] if is_text(side) else [message["content"] for message in side]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--input", nargs="+", required=True, help="parquet files with chosen and rejected")
+    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--output", type=Path, required=True, help="tokenizer folder to write")
+    args = parser.parse_args()
+    files = find_files(args.input, "--input")
+    train_tokenizer(texts_of(files, Columns("chosen", "rejected", None)), args.vocab_size, args.output)
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Start the local ranks of a run, as torchrun would, and end them together.
+
+Under torchrun or srun the ranks exist already: `joined` tells.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from nemo_bt.errors import UserError
+from nemo_bt.settings import Settings
+
+
+def joined() -> bool:
+    """Whether this process is already one rank of a job."""
+    return "RANK" in os.environ or "SLURM_PROCID" in os.environ
+
+
+def current_rank() -> int:
+    """Rank of this process in the whole job; 0 where there is only one."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+
+
+def check_joined(settings: Settings) -> None:
+    """Check that the job has as many processes as the settings name.
+
+    Raises:
+        UserError: it has more or fewer.
+    """
+    started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    if started != settings.world_size:
+        raise UserError(
+            f"{started} processes were started, trainer.devices={settings.trainer.devices} x trainer.num_nodes="
+            f"{settings.trainer.num_nodes} = {settings.world_size} are configured. Make them equal."
+        )
+
+
+def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
+    """Run `python -m nemo_bt argv` once per rank and wait for all.
+
+    When a rank fails, the others are ended (SIGTERM, then SIGKILL).
+
+    Args:
+        argv: arguments of the command line.
+        num_ranks: processes to start on this machine.
+
+    Returns:
+        0, or the exit status of the rank that failed first.
+    """
+    from torch.distributed import TCPStore
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
+
+    # The ranks meet at a store that this process holds, on a port that the system chose: nothing to collide with.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks)))
+    shared = {
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_RUN_ID": "nemo_bt",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "OMP_NUM_THREADS": threads,
+    }
+    envs = {rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)}
+    with tempfile.TemporaryDirectory(prefix="nemo_bt-") as log_dir:
+        ranks = start_processes(
+            name="nemo-bt",
+            entrypoint=sys.executable,
+            args=dict.fromkeys(range(num_ranks), ("-u", "-m", "nemo_bt", *argv)),
+            envs=envs,
+            logs_specs=DefaultLogsSpecs(log_dir=log_dir),
+        )
+        try:
+            result = ranks.wait()
+        finally:
+            ranks.close()
+    if not result.failures:
+        return 0
+    first = min(result.failures.values(), key=lambda failure: failure.timestamp)
+    if first.exitcode < 0:
+        print(f"rank {first.local_rank} was ended by {first.signal_name()}", file=sys.stderr)
+    return first.exitcode if first.exitcode > 0 else 1

@@ -1,0 +1,54 @@
+"""Sums over pairs, and the means they become. Sums travel; a mean is taken once, where it is shown.
+
+Shape suffixes: P = pairs, M = len(SUMS). Adding the sums of micro-batches, ranks or steps is always right;
+averaging their means is not.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SUMS = ("pairs", "loss", "accuracy", "ties", "reward_chosen", "reward_rejected", "margin")
+"""What each position of a sums vector counts; `margin` is reward_chosen - reward_rejected."""
+
+
+def pair_sums(loss_P: Tensor, chosen_reward_P: Tensor, rejected_reward_P: Tensor) -> Tensor:
+    """Sums over the pairs of one micro-batch, in the order of `SUMS`.
+
+    Args:
+        loss_P: [P], nats.
+        chosen_reward_P: [P].
+        rejected_reward_P: [P].
+
+    Returns:
+        [M], float64, detached. A pair counts as right only if chosen > rejected; equal rewards are ties.
+        Three pairs of which one is right and one a tie give pairs 3, accuracy 1, ties 1.
+    """
+    chosen_P, rejected_P = chosen_reward_P.detach().double(), rejected_reward_P.detach().double()
+    columns = (
+        torch.ones_like(chosen_P),
+        loss_P.detach().double(),
+        (chosen_P > rejected_P).double(),
+        (chosen_P == rejected_P).double(),
+        chosen_P,
+        rejected_P,
+        chosen_P - rejected_P,
+    )
+    return torch.stack([column.sum() for column in columns])
+
+
+def means(sums_M: list[float]) -> dict[str, float]:
+    """Per-pair means by name (`ties` stays a count).
+
+    Args:
+        sums_M: sums in the order of `SUMS`, already added up over everything they should cover.
+
+    Raises:
+        ValueError: the sums cover no pair, so there is nothing to average.
+    """
+    num_pairs = sums_M[0]
+    if num_pairs < 1:
+        raise ValueError(f"a mean needs at least one pair, got sums over {num_pairs} pairs")
+    named = dict(zip(SUMS[1:], sums_M[1:], strict=True))
+    return {name: total if name == "ties" else total / num_pairs for name, total in named.items()}

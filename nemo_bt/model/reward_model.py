@@ -1,0 +1,115 @@
+"""The NeMo model: any NeMo GPT configuration with a reward head, trained on pair streams.
+
+Shape suffixes: C = continuations, P = pairs (C = 2P), M = sums of nemo_bt.metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import nemo.collections.llm.gpt.model.base as nemo_gpt
+import torch
+from nemo.collections import llm
+from nemo.lightning.megatron_parallel import MegatronLossReduction
+from torch import Tensor
+
+from nemo_bt.loss import bradley_terry_loss
+from nemo_bt.metrics import pair_sums
+from nemo_bt.model.layers import has_transformer_engine, pair_stream_layer_spec
+from nemo_bt.model.reward_gpt import RewardGPT, replaced
+from nemo_bt.settings import LossSettings
+from nemo_bt.stream import PairStream
+
+
+class PairLossReduction(MegatronLossReduction):
+    """Loss of a micro-batch as (sum, pairs, metric sums); Megatron divides the gradient by all pairs of the step."""
+
+    def __init__(self, settings: LossSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def forward(self, batch: PairStream, reward_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score the pairs of one stream.
+
+        Args:
+            batch: the stream; NeMo hands it over through `setup`.
+            reward_C: [C], float32; chosen and rejected alternate.
+
+        Returns:
+            Loss sum in nats, number of pairs (int32), and the sums of nemo_bt.metrics, [M].
+        """
+        chosen_P, rejected_P = reward_C[0::2], reward_C[1::2]
+        loss_P = bradley_terry_loss(chosen_P, rejected_P, batch.margin_P, self.settings)
+        num_pairs = torch.full((), batch.num_pairs, dtype=torch.int, device=loss_P.device)
+        return loss_P.sum(), num_pairs, pair_sums(loss_P, chosen_P, rejected_P)
+
+    def reduce(self, losses_reduced_per_micro_batch: Sequence[Tensor]) -> Tensor:
+        """Mean loss over this rank's micro-batches; what is logged comes from the sums instead."""
+        sums_M = torch.stack(list(losses_reduced_per_micro_batch)).sum(0)
+        return (sums_M[1] / sums_M[0].clamp(min=1)).float()
+
+
+class RewardModel(llm.GPTModel):
+    """A reward model for NeMo's Trainer.
+
+    Args:
+        config: NeMo's configuration of the GPT, from `reward_config`.
+        loss: terms of the loss.
+        optim: NeMo's optimizer module.
+        tokenizer: NeMo's tokenizer, saved into the checkpoint's context.
+    """
+
+    def __init__(self, config: llm.GPTConfig, loss: LossSettings, optim: Any = None, tokenizer: Any = None) -> None:
+        super().__init__(config, optim=optim, tokenizer=tokenizer)
+        self.loss_settings = loss
+
+    def configure_model(self, vp_stage: int | None = None) -> None:
+        """Build `RewardGPT` where NeMo's configurations name Megatron's GPTModel themselves (base.py:374)."""
+        with replaced(nemo_gpt, "MCoreGPTModel", RewardGPT):
+            super().configure_model(vp_stage)
+
+    def data_step(self, dataloader_iter: Iterator[PairStream]) -> PairStream:
+        """The next stream, on this rank's device."""
+        return next(dataloader_iter).to(torch.device(torch.cuda.current_device()))
+
+    def forward_step(self, batch: PairStream) -> Tensor:
+        """Rewards, [C], on the last pipeline stage; hidden states on the others."""
+        return self.module(batch.tokens_1T, batch.positions_1T, batch.segments_C4, batch.scored_C)
+
+    @property
+    def training_loss_reduction(self) -> PairLossReduction:
+        """Called by NeMo for each training micro-batch."""
+        return PairLossReduction(self.loss_settings)
+
+    @property
+    def validation_loss_reduction(self) -> PairLossReduction:
+        """Called by NeMo for each validation micro-batch."""
+        return PairLossReduction(self.loss_settings)
+
+
+def reward_config_fields() -> dict[str, Any]:
+    """Fields of a NeMo GPT configuration that make it a reward model's on this device.
+
+    Sum-and-count gradients, streams of varying length through the pipeline, attention over segments, no tied LM
+    head, and no fusion that needs Transformer Engine or Apex where they are not there.
+    """
+    fields: dict[str, Any] = {
+        "transformer_layer_spec": pair_stream_layer_spec,
+        "share_embeddings_and_output_weights": False,
+        "calculate_per_token_loss": True,
+        "variable_seq_lengths": True,
+        "moe_token_dispatcher_type": "alltoall",  # variable_seq_lengths asks for it, experts or not
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+    }
+    fused = has_transformer_engine()
+    needs_transformer_engine = (
+        "apply_rope_fusion",
+        "persist_layer_norm",
+        "gradient_accumulation_fusion",
+        "masked_softmax_fusion",
+        "bias_activation_fusion",
+        "bias_dropout_fusion",
+    )
+    return fields | ({} if fused else dict.fromkeys(needs_transformer_engine, False))

@@ -1,0 +1,121 @@
+"""Measures every step and shows and stores what it measured: metrics.jsonl, the terminal, Lightning's loggers."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from nemo_bt.data_module import PairSampler
+from nemo_bt.metrics import means
+from nemo_bt.terminal import Terminal
+
+
+def drop_lines_after(metrics_file: Path, step: int) -> None:
+    """Remove what an interrupted run logged beyond the checkpoint that it resumes from."""
+    if metrics_file.exists():
+        lines = metrics_file.read_text().splitlines(keepends=True)
+        metrics_file.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
+class Monitor(pl.Callback):
+    """Logs the mean over the steps since the last log; one all-reduce each time it does, none in between.
+
+    Throughput counts only the time inside training steps, not validation or saving.
+    """
+
+    def __init__(
+        self,
+        sampler: PairSampler,
+        terminal: Terminal,
+        metrics_file: Path,
+        num_steps: int,
+        log_every_n_steps: int,
+    ) -> None:
+        self.sampler, self.terminal, self.metrics_file = sampler, terminal, metrics_file
+        self.num_steps, self.log_every_n_steps = num_steps, log_every_n_steps
+        self.validation_metrics: dict[str, float] = {}
+        self._restart_interval()
+        self._run_s, self._run_steps = 0.0, 0
+
+    def _restart_interval(self) -> None:
+        self._interval_s, self._steps, self._tokens, self._capacity_tokens, self._pairs = 0.0, 0, 0, 0, 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar."""
+        self.terminal.start(trainer.global_step, self.num_steps)
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Start the clock of a step."""
+        self._step_start_s = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop the clock; log on every n-th step and on the last."""
+        step, last = trainer.global_step, self.sampler.last
+        self._interval_s += time.perf_counter() - self._step_start_s
+        self._steps += 1
+        self._tokens += last.num_tokens
+        self._capacity_tokens += last.num_streams * self.sampler.tokens_per_stream
+        self._pairs += last.num_pairs
+        if step == self.num_steps:
+            trainer.val_check_batch = 1  # the last step is always validated (training_epoch_loop.py reads this)
+        if step % self.log_every_n_steps == 0 or step == self.num_steps:
+            self._log_training(trainer, pl_module, step)
+        else:
+            self.terminal.advance(step, "")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log every validation set."""
+        names = list(trainer.datamodule.validation)
+        sums = self.sampler.take_sums(names, pl_module.device)
+        record = {}
+        for name, sums_M in zip(names, sums, strict=True):
+            values = means(sums_M)
+            record |= {f"val/{name}/{key}": value for key, value in values.items()}
+            self.terminal.line(
+                f"  validation {name}: loss {values['loss']:.4f}  accuracy {values['accuracy']:.4f}  "
+                f"margin {values['margin']:+.3f}  ties {values['ties']:.0f}  of {sums_M[0]:,.0f} pairs"
+            )
+        self.validation_metrics = record
+        self._store(trainer, trainer.global_step, record)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Take the bar away, however training ended."""
+        self.terminal.stop()
+
+    def _log_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
+        values = means(self.sampler.take_sums(["train"], pl_module.device)[0])
+        values.pop("ties")
+        grad_norm = trainer.callback_metrics.get("grad_norm")  # absent when clipping is off: nobody computed it
+        values |= {
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "grad_norm": None if grad_norm is None else float(grad_norm),
+            "tokens_per_second": self._tokens / self._interval_s,
+            "pairs_per_second": self._pairs / self._interval_s,
+            "packing_efficiency": self._tokens / self._capacity_tokens,
+            "step_time_s": self._interval_s / self._steps,
+        }
+        self._store(trainer, step, {f"train/{key}": value for key, value in values.items()})
+        self._run_s, self._run_steps = self._run_s + self._interval_s, self._run_steps + self._steps
+        left_s = (self.num_steps - step) * self._run_s / self._run_steps
+        note = f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}"
+        self.terminal.line(
+            f"step {step}/{self.num_steps}  {note}  margin {values['margin']:+.3f}  lr {values['lr']:.2e}  "
+            f"{values['pairs_per_second']:.1f} pairs/s  {values['tokens_per_second']:,.0f} tokens/s  "
+            f"left {timedelta(seconds=round(left_s))}"
+        )
+        self.terminal.advance(step, note)
+        self._restart_interval()
+
+    def _store(self, trainer: pl.Trainer, step: int, values: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            with self.metrics_file.open("a") as file:
+                file.write(json.dumps({"step": step} | values) + "\n")
+            for logger in trainer.loggers:
+                logger.log_metrics({key: value for key, value in values.items() if value is not None}, step)

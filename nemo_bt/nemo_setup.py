@@ -1,0 +1,146 @@
+"""Settings -> NeMo's model, strategy and Trainer. Importing this file imports NeMo (11 s)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import nemo.lightning as nl
+from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.optimizer import OptimizerConfig
+from nemo.collections import llm
+from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning import io
+from nemo.lightning.pytorch.optim import (
+    CosineAnnealingScheduler,
+    MegatronOptimizerModule,
+    WarmupPolicyScheduler,
+)
+from nemo.lightning.pytorch.strategies.utils import RestoreConfig
+
+from nemo_bt.checks import vocab_rows
+from nemo_bt.model.reward_model import RewardModel, reward_config_fields
+from nemo_bt.settings import ExpManagerSettings, OptimSettings, Settings
+
+
+def build_model(settings: Settings, tokenizer_folder: str, num_tokens: int, num_steps: int) -> RewardModel:
+    """The reward model, not yet allocated: NeMo does that when the Trainer starts.
+
+    Args:
+        settings: of the run.
+        tokenizer_folder: saved with the checkpoint.
+        num_tokens: size of the tokenizer.
+        num_steps: length of the run, for the learning-rate schedule.
+    """
+    model = settings.model
+    if model.restore_from_path:
+        config = io.load_context(Path(model.restore_from_path) / "context", subpath="model.config")
+        for name, value in reward_config_fields().items():
+            setattr(config, name, value)
+            setattr(config.__io__, name, value)
+    else:
+        config = llm.LlamaConfig(
+            num_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+            ffn_hidden_size=model.ffn_hidden_size,
+            num_attention_heads=model.num_attention_heads,
+            num_query_groups=model.num_query_groups,
+            kv_channels=model.kv_channels,
+            vocab_size=vocab_rows(model.vocab_size, num_tokens),
+            layernorm_epsilon=model.layernorm_epsilon,
+            rotary_base=model.rotary_base,
+            init_method_std=model.init_method_std,
+            seq_length=model.encoder_seq_length,
+            **reward_config_fields(),
+        )
+    optim = _build_optim(model.optim, settings.trainer.gradient_clip_val, num_steps)
+    return RewardModel(config, loss=model.loss, optim=optim, tokenizer=AutoTokenizer(tokenizer_folder))
+
+
+def build_trainer(
+    settings: Settings, num_steps: int, on_gpu: bool, callbacks: Sequence[pl.Callback], loggers: Sequence[Any]
+) -> nl.Trainer:
+    """NeMo's Trainer with its MegatronStrategy at the configured layout."""
+    trainer, model = settings.trainer, settings.model
+    restore = RestoreConfig(path=model.restore_from_path) if model.restore_from_path else None
+    sharded = model.optim.name == "distributed_fused_adam"
+    strategy = nl.MegatronStrategy(
+        tensor_model_parallel_size=model.tensor_model_parallel_size,
+        pipeline_model_parallel_size=model.pipeline_model_parallel_size,
+        sequence_parallel=model.sequence_parallel,
+        ddp=DistributedDataParallelConfig(
+            use_distributed_optimizer=sharded, check_for_nan_in_grad=True, grad_reduce_in_fp32=True
+        ),
+        restore_config=restore,
+        process_group_backend="nccl" if on_gpu else "gloo",
+        ckpt_async_save=False,
+        ckpt_optim_fully_reshardable=True,
+        replace_progress_bar=False,  # NeMo's printer makes rank 0 issue a collective more than the others
+    )
+    strategy.log_train_loss = False  # one broadcast a step less: the monitor reduces what is logged
+    validates = bool(settings.trainer.limit_val_batches)
+    built = nl.Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=strategy,
+        plugins=nl.MegatronMixedPrecision(precision=trainer.precision),
+        max_steps=num_steps,
+        max_epochs=-1,
+        limit_val_batches=trainer.limit_val_batches if validates else 0,
+        val_check_interval=validation_interval(trainer.val_check_interval, num_steps),
+        check_val_every_n_epoch=None,
+        log_every_n_steps=trainer.log_every_n_steps,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        use_distributed_sampler=False,
+    )
+    # Set after construction: NeMo copies the arguments into every checkpoint's context.
+    built.callbacks.extend(callbacks)
+    built.loggers = list(loggers)
+    return built
+
+
+def build_loggers(settings: ExpManagerSettings) -> list[Any]:
+    """Lightning's TensorBoard and W&B loggers, as configured, writing below the log directory."""
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+    folder = settings.explicit_log_dir
+    loggers: list[Any] = []
+    if settings.create_tensorboard_logger:
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+    if settings.create_wandb_logger:
+        loggers.append(WandbLogger(save_dir=folder, **({"name": settings.name} | settings.wandb_logger_kwargs)))
+    return loggers
+
+
+def validation_interval(val_check_interval: float, num_steps: int) -> int:
+    """Steps between validations: an int is that many, a float that fraction of the run (0.25 of 100 is 25)."""
+    if isinstance(val_check_interval, int):
+        return val_check_interval
+    return max(1, round(val_check_interval * num_steps))
+
+
+def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> MegatronOptimizerModule:
+    schedules = {"constant": WarmupPolicyScheduler, "CosineAnnealing": CosineAnnealingScheduler}
+    extra = {"constant_steps": 0} if settings.sched.name == "CosineAnnealing" else {}
+    schedule = schedules[settings.sched.name](
+        max_steps=num_steps, warmup_steps=settings.sched.warmup_steps, min_lr=settings.sched.min_lr, **extra
+    )
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=settings.lr,
+        min_lr=settings.sched.min_lr,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        adam_eps=settings.eps,
+        clip_grad=clip_grad,
+        use_distributed_optimizer=settings.name == "distributed_fused_adam",
+    )
+    return MegatronOptimizerModule(config=config, lr_scheduler=schedule)

@@ -1,0 +1,177 @@
+"""What can be configured: one frozen dataclass per section, with NeMo's names. Values live in conf/*.yaml.
+
+A key that is not listed here, or a value of another type, stops the run (`nemo_bt.config.load_settings`).
+Combinations are checked in `nemo_bt.checks`. Imports nothing heavy: it runs before NeMo is imported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How long, on what and how often. Names and meaning are Lightning's, except that a batch is a step."""
+
+    devices: int
+    """Processes per node: one per GPU, or that many CPU ranks."""
+    num_nodes: int
+    accelerator: str
+    """auto (GPU if there is one), gpu or cpu."""
+    precision: str
+    """32 or bf16-mixed. The reward head and the loss are fp32 in both."""
+    max_epochs: int
+    """Passes over the training pairs; ignored when max_steps is set."""
+    max_steps: int
+    """Optimizer steps; -1 derives them from max_epochs."""
+    val_check_interval: int | float
+    """int: validate every so many steps. float in (0, 1]: every such fraction of the run."""
+    limit_val_batches: int | float
+    """1.0: every pair of every set. int: that many global batches of each set. 0: never validate."""
+    gradient_clip_val: float
+    """Largest global gradient norm; 0 turns clipping off."""
+    log_every_n_steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """exp_manager.checkpoint_callback_params."""
+
+    every_n_train_steps: int
+    """Optimizer steps between checkpoints; 0 saves only at the end."""
+    save_last_n: int
+    """Newest checkpoints kept; 0 keeps all."""
+
+
+@dataclass(frozen=True)
+class ExpManagerSettings:
+    """Where a run writes and whether it continues."""
+
+    explicit_log_dir: str
+    name: str
+    resume_if_exists: bool
+    """Continue from the newest whole checkpoint in the log directory, if there is one."""
+    create_tensorboard_logger: bool
+    create_wandb_logger: bool
+    wandb_logger_kwargs: dict[str, Any]
+    checkpoint_callback_params: CheckpointSettings
+
+
+@dataclass(frozen=True)
+class SchedSettings:
+    """Learning rate over steps: linear warm-up, then the named shape."""
+
+    name: str
+    """constant or CosineAnnealing (NeMo's names)."""
+    warmup_steps: int
+    min_lr: float
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """AdamW, as Megatron's optimizer applies it: no weight decay on norms and biases."""
+
+    name: str
+    """adam, or distributed_fused_adam to shard the optimizer state over data-parallel ranks."""
+    lr: float
+    weight_decay: float
+    betas: list[float]
+    eps: float
+    sched: SchedSettings
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Terms around -log sigmoid(r_chosen - r_rejected); formulas in nemo_bt.loss."""
+
+    margin: bool
+    """Subtract the row's margin from the reward difference."""
+    scale: bool
+    """Multiply a pair's loss by the row's margin (its strength)."""
+    label_smoothing: float
+    """Probability in [0, 0.5) that a label is wrong."""
+    center_rewards_coefficient: float
+    """Weight of (r_chosen + r_rejected)^2."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Preference files and what may be dropped from them."""
+
+    train: list[str]
+    """Parquet files or globs of them."""
+    validation: dict[str, list[str]]
+    """Set name -> file, glob or list of them; metrics are logged as val/<set>/..."""
+    chosen_key: str
+    rejected_key: str
+    margin_key: str
+    """Column of floats, read when a loss term needs it."""
+    tokens_per_micro_batch: int
+    """Longest token stream that goes through the model at once."""
+    on_bad_pair: str
+    """drop: count and report pairs that cannot be trained on. error: stop at the first."""
+    max_drop_fraction: float
+    """More than this share of a file's rows dropped stops the run."""
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """A Hugging Face tokenizer folder."""
+
+    type: str | None
+    """Folder of the tokenizer (NeMo's name for it); null takes the one saved in restore_from_path."""
+    pad_token: str | None
+    """A token of the vocabulary to pad with, where the tokenizer names none."""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The Megatron GPT under the reward head, its layout, optimizer, loss and data."""
+
+    restore_from_path: str | None
+    """A .nemo directory to take weights and architecture from; null starts from random weights."""
+    tokenizer: TokenizerSettings
+    num_layers: int | None
+    hidden_size: int | None
+    ffn_hidden_size: int | None
+    num_attention_heads: int | None
+    num_query_groups: int | None
+    kv_channels: int | None
+    """Size of one attention head; null is hidden_size / num_attention_heads."""
+    vocab_size: int | None
+    """Rows of the embedding; null is the tokenizer's size, padded to a multiple of 128 and TP."""
+    layernorm_epsilon: float
+    rotary_base: float
+    init_method_std: float
+    encoder_seq_length: int
+    """Longest prompt + response, in tokens."""
+    tensor_model_parallel_size: int
+    pipeline_model_parallel_size: int
+    sequence_parallel: bool
+    global_batch_size: int
+    """Pairs per optimizer step, over all ranks."""
+    optim: OptimSettings
+    loss: LossSettings
+    data: DataSettings
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a run depends on; also written to <log dir>/config.yaml."""
+
+    trainer: TrainerSettings
+    exp_manager: ExpManagerSettings
+    model: ModelSettings
+
+    @property
+    def world_size(self) -> int:
+        """Processes in the whole job."""
+        return self.trainer.devices * self.trainer.num_nodes
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Model replicas: world size over TP x PP."""
+        layout = self.model.tensor_model_parallel_size * self.model.pipeline_model_parallel_size
+        return self.world_size // layout

@@ -1,0 +1,127 @@
+"""The pair stream: a micro-batch as one run of tokens, each prompt once, no padding between sequences.
+
+A group is one prefix and K continuations, laid out `prefix | continuation 1 | ... | continuation K`. A preference
+pair is a group of two, chosen first. Every continuation starts at position len(prefix) and attends to the prefix
+and to itself, so it is computed exactly as if it stood alone behind the prompt.
+
+Shape suffixes: T = tokens in the stream, C = continuations, P = pairs (C = 2P). Pure torch and numpy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Ids: TypeAlias = npt.NDArray[np.int32]
+"""Token ids, [n]."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prefix and the continuations that share it.
+
+    Args:
+        prefix: [n], may be empty: plain packing.
+        continuations: K arrays of at least one token each; a continuation is scored at its last token.
+        margin: strength of the preference between the first two.
+    """
+
+    prefix: Ids
+    continuations: tuple[Ids, ...]
+    margin: float = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the group takes in a stream, the prefix counted once."""
+        return len(self.prefix) + sum(len(c) for c in self.continuations)
+
+
+@dataclass(frozen=True)
+class PairStream:
+    """One micro-batch.
+
+    Args:
+        tokens_1T: token ids, [1, T], int64.
+        positions_1T: position of each token in its own sequence, [1, T], int64.
+        segments_C4: (prefix start, prefix end, start, end) of each continuation in the stream, [C, 4], int32, on
+            the CPU: it says which attention calls to make. A continuation with start == prefix end is the first
+            of its group and answers for the prefix's own rows too.
+        scored_C: stream index of each continuation's last token, [C], int64.
+        margin_P: [P], float32.
+        num_real_tokens: tokens that belong to a group; the rest of T is filling.
+    """
+
+    tokens_1T: Tensor
+    positions_1T: Tensor
+    segments_C4: Tensor
+    scored_C: Tensor
+    margin_P: Tensor
+    num_real_tokens: int
+
+    @property
+    def num_pairs(self) -> int:
+        """Preference pairs in the stream."""
+        return len(self.margin_P)
+
+    def to(self, device: torch.device) -> PairStream:
+        """The same stream with its tensors on `device`; segments stay where they are."""
+        return PairStream(
+            self.tokens_1T.to(device, non_blocking=True),
+            self.positions_1T.to(device, non_blocking=True),
+            self.segments_C4,
+            self.scored_C.to(device, non_blocking=True),
+            self.margin_P.to(device, non_blocking=True),
+            self.num_real_tokens,
+        )
+
+
+def shared_prefix(chosen: Ids, rejected: Ids) -> int:
+    """Length in tokens of the longest common start that leaves both sequences one token to be scored at.
+
+    [1, 2, 3, 4] and [1, 2, 5] share 2; [1, 2] and [1, 2, 3] share 1.
+    """
+    longest = min(len(chosen), len(rejected)) - 1
+    differs = np.flatnonzero(chosen[:longest] != rejected[:longest])
+    return int(differs[0]) if len(differs) else longest
+
+
+def build_stream(groups: Sequence[Group], pad_id: int, multiple_of: int = 1) -> PairStream:
+    """Lay groups out as one stream.
+
+    Args:
+        groups: may be empty: a stream of filling, worth nothing, for a rank that has no pair left.
+        pad_id: token that fills the end; filled positions belong to no segment and change no reward.
+        multiple_of: T is rounded up to a multiple of this (the tensor-parallel size, under sequence parallelism).
+    """
+    tokens: list[Ids] = []
+    positions: list[Ids] = []
+    segments: list[tuple[int, int, int, int]] = []
+    end = 0
+    for group in groups:
+        prefix_start, prefix_end = end, end + len(group.prefix)
+        tokens.append(group.prefix)
+        positions.append(np.arange(len(group.prefix)))
+        end = prefix_end
+        for continuation in group.continuations:
+            start, end = end, end + len(continuation)
+            tokens.append(continuation)
+            positions.append(np.arange(len(group.prefix), len(group.prefix) + len(continuation)))
+            segments.append((prefix_start, prefix_end, start, end))
+    num_filling = -end % multiple_of if end else multiple_of
+    tokens.append(np.full(num_filling, pad_id, dtype=np.int32))
+    positions.append(np.zeros(num_filling, dtype=np.int32))
+    segments_C4 = torch.tensor(segments, dtype=torch.int32).reshape(-1, 4)
+    return PairStream(
+        tokens_1T=torch.from_numpy(np.concatenate(tokens).astype(np.int64))[None],
+        positions_1T=torch.from_numpy(np.concatenate(positions).astype(np.int64))[None],
+        segments_C4=segments_C4,
+        scored_C=segments_C4[:, 3].long() - 1,
+        margin_P=torch.tensor([group.margin for group in groups], dtype=torch.float32),
+        num_real_tokens=end,
+    )

@@ -1,0 +1,79 @@
+"""What the user sees: a progress bar and short lines. Everything that libraries print goes to nemo.log instead.
+
+Only rank 0 has a terminal; on the others every method does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+def divert_output(log_file: Path) -> TextIO:
+    """Send this process's stdout and stderr, C libraries' included, to the end of `log_file`.
+
+    Returns:
+        The stdout that was there before, for messages meant for the user.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = os.fdopen(os.dup(1), "w", buffering=1)
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    warnings.simplefilter("default")
+    return terminal
+
+
+class Terminal:
+    """Progress bar over optimizer steps, with lines above it; plain lines where stdout is not a terminal."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.console = Console(file=stream, soft_wrap=True, highlight=False) if stream else None
+        self._bar: Progress | None = None
+
+    def line(self, text: str) -> None:
+        """Print one line."""
+        if self.console:
+            self.console.print(text, markup=False)
+
+    def start(self, done_steps: int, num_steps: int) -> None:
+        """Show the bar, on a real terminal."""
+        if self.console and self.console.is_terminal:
+            columns = (
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+            )
+            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar.add_task("", total=num_steps, completed=done_steps)
+            self._bar.start()
+
+    def advance(self, step: int, note: str) -> None:
+        """Move the bar to `step`; `note` stands behind it."""
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], completed=step, description=note)
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,123 @@
+"""A checked Settings -> a trained reward model: data first, then NeMo.
+
+NeMo is imported inside functions: its checkpoint writer starts processes that import the main module again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.checks import check_model_vocabulary
+from nemo_bt.config import dump_settings
+from nemo_bt.data.pairs import PairTable, load_pairs
+from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.errors import UserError
+from nemo_bt.packing import num_steps
+from nemo_bt.settings import Settings
+from nemo_bt.terminal import Terminal
+
+
+def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]:
+    """Train on this rank, together with all others.
+
+    Args:
+        settings: checked by `nemo_bt.checks.check_settings`.
+        terminal: rank 0's; silent on the others.
+        rank: of this process in the whole job.
+
+    Returns:
+        The last validation's metrics by name.
+
+    Raises:
+        UserError: the tokenizer or the data cannot be used as they are.
+    """
+    model = settings.model
+    tokenizer_folder = model.tokenizer.type or str(Path(str(model.restore_from_path)) / "context" / "tokenizer")
+    tokenizer = load_tokenizer(tokenizer_folder, model.tokenizer.pad_token)
+    check_model_vocabulary(settings, len(tokenizer))
+    tables = _load_tables(settings, tokenizer, terminal)
+    total_steps = _total_steps(settings, len(tables["train"]))
+    log_dir = Path(settings.exp_manager.explicit_log_dir)
+    if rank == 0:
+        (log_dir / "config.yaml").write_text(dump_settings(settings))
+        tokenizer.save_pretrained(log_dir / "tokenizer")  # with its pad token; the checkpoint takes this copy
+        tokenizer_folder = str(log_dir / "tokenizer")
+    return _fit(settings, tables, tokenizer, tokenizer_folder, total_steps, terminal)
+
+
+def _load_tables(settings: Settings, tokenizer: Any, terminal: Terminal) -> dict[str, PairTable]:
+    model, data = settings.model, settings.model.data
+    sources = {"train": data.train} | (data.validation if settings.trainer.limit_val_batches else {})
+    tables = {}
+    for name, patterns in sources.items():
+        tables[name], report = load_pairs(
+            name, patterns, data, model.encoder_seq_length, tokenizer, model.loss.margin or model.loss.scale
+        )
+        terminal.line(str(report))
+    return tables
+
+
+def _total_steps(settings: Settings, num_pairs: int) -> int:
+    if settings.trainer.max_steps != -1:
+        return settings.trainer.max_steps
+    size, epochs = settings.model.global_batch_size, settings.trainer.max_epochs
+    total_steps = num_steps(num_pairs, size, epochs)
+    if total_steps == 0:
+        raise UserError(
+            f"{num_pairs} training pairs x trainer.max_epochs={epochs} are less than one step of "
+            f"model.global_batch_size={size} pairs. Give more pairs, more epochs or a smaller batch."
+        )
+    return total_steps
+
+
+def _fit(
+    settings: Settings,
+    tables: dict[str, PairTable],
+    tokenizer: Any,
+    tokenizer_folder: str,
+    total_steps: int,
+    terminal: Terminal,
+) -> dict[str, float]:
+    import torch
+
+    from nemo_bt import cpu
+
+    on_gpu = settings.trainer.accelerator == "gpu" or (
+        settings.trainer.accelerator == "auto" and torch.cuda.is_available()
+    )
+    if not on_gpu:
+        cpu.install()
+    from megatron.core import parallel_state
+
+    from nemo_bt.checkpoint import CheckpointCallback, checkpoint_to_resume, step_of
+    from nemo_bt.data_module import PairDataModule
+    from nemo_bt.monitor import Monitor, drop_lines_after
+    from nemo_bt.nemo_setup import build_loggers, build_model, build_trainer
+
+    if not on_gpu:
+        cpu.after_nemo_import()
+    exp, log_dir = settings.exp_manager, Path(settings.exp_manager.explicit_log_dir)
+    checkpoints = exp.checkpoint_callback_params
+    resume_from = checkpoint_to_resume(log_dir / "checkpoints", exp.resume_if_exists)
+    data = PairDataModule(tables.pop("train"), tables, settings, num_steps=total_steps, pad_id=tokenizer.pad_token_id)
+    monitor = Monitor(
+        data.data_sampler,
+        terminal,
+        log_dir / "metrics.jsonl",
+        total_steps,
+        settings.trainer.log_every_n_steps,
+    )
+    saver = CheckpointCallback(
+        log_dir / "checkpoints", exp.name, checkpoints.every_n_train_steps, checkpoints.save_last_n
+    )
+    trainer = build_trainer(settings, total_steps, on_gpu, [monitor, saver], build_loggers(exp))
+    model = build_model(settings, tokenizer_folder, len(tokenizer), total_steps)
+    if trainer.is_global_zero:
+        drop_lines_after(log_dir / "metrics.jsonl", step_of(resume_from) if resume_from else 0)
+    if resume_from:
+        terminal.line(f"resuming from {resume_from}")
+    trainer.fit(model, data, ckpt_path=str(resume_from) if resume_from else None)
+    parallel_state.destroy_model_parallel()
+    torch.distributed.destroy_process_group()
+    return monitor.validation_metrics

@@ -1,0 +1,30 @@
+"""Small preference files with prompts and answers of many lengths."""
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nemo_bt.data.synthetic import NAMES, THINGS
+
+WORDS = [*NAMES, *THINGS, "likes", "What", "does", "like"]
+
+
+def random_text(rng: random.Random, num_words: int) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(num_words)) + "."
+
+
+def write_random_pairs(path: Path, num_pairs: int, seed: int, longest_words: int = 40) -> Path:
+    """Message-list pairs of unlike lengths with a margin; some prompts are long, some a single word."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(num_pairs):
+        prompt = {"role": "user", "content": random_text(rng, rng.randint(1, longest_words))}
+        sides = [
+            [prompt, {"role": "assistant", "content": random_text(rng, rng.randint(1, longest_words // 2))}]
+            for _ in range(2)
+        ]
+        rows.append({"chosen": sides[0], "rejected": sides[1], "margin": rng.random()})
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path

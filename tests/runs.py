@@ -1,0 +1,74 @@
+"""Start runs and read what they left: losses from metrics.jsonl, full weights from the checkpoint, with torch alone."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+REPO = Path(__file__).parents[1]
+
+
+def run_together(num_ranks: int, runs: list[list[str]], folder: Path, timeout_s: int = 240) -> None:
+    """Train each list of overrides in turn, all in one launch of `num_ranks` processes under torchrun."""
+    spec = folder / f"runs-{num_ranks}.json"
+    spec.write_text(json.dumps([{"port": free_port(), "overrides": overrides} for overrides in runs]))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    result = subprocess.run(
+        [*command, "-m", "tests.ranks", str(spec)],
+        cwd=REPO,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    (folder / f"output-{num_ranks}.txt").write_text(result.stdout + result.stderr)
+    assert result.returncode == 0, f"see {folder}/output-{num_ranks}.txt"
+
+
+def free_port() -> int:
+    """A port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def nemo_bt(*argv: str, timeout_s: int = 300, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the nemo-bt command as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "nemo_bt", *argv],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+def metrics(log_dir: Path, key: str) -> list[float]:
+    """Every logged value of one metric, in order."""
+    records = [json.loads(line) for line in (log_dir / "metrics.jsonl").read_text().splitlines()]
+    return [record[key] for record in records if key in record]
+
+
+def full_tensors(checkpoint: Path, prefix: str = "module.") -> dict[str, Tensor]:
+    """The weights of a .nemo directory as whole tensors, whatever layout wrote them."""
+    reader = dcp.FileSystemReader(checkpoint / "weights")
+    stored = reader.read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(value.size, dtype=value.properties.dtype)
+        for name, value in stored.items()
+        if isinstance(value, TensorStorageMetadata) and name.startswith(prefix)
+    }
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """|a - b| / |b|, 0 where both are zero."""
+    return float((a - b).double().norm() / b.double().norm().clamp(min=1e-30))
