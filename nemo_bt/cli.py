@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 from nemo_bt import launch
 from nemo_bt.checks import check_settings
@@ -61,15 +62,18 @@ def _train_here(settings: Settings) -> int:
     (log_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     stream = divert_output(log_dir / "nemo.log")
     terminal = Terminal(stream if rank == 0 else None)
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        terminal.stop()
+        sys.__excepthook__(kind, error, trace)  # into nemo.log
+        lines = "".join(traceback.format_exception(kind, error, trace))
+        stream.write(f"{lines}rank {rank} failed; its output is in {log_dir / 'nemo.log'}\n")
+
+    sys.excepthook = show
     try:
         train(settings, terminal, rank)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        terminal.line(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)  # into nemo.log
+        launch.report(error, stream)
         return 2
-    except BaseException:
-        terminal.stop()
-        traceback.print_exc()
-        stream.write(f"rank {rank} failed; all output is in {log_dir / 'nemo.log'}\n{traceback.format_exc()}")
-        return 1
     return 0

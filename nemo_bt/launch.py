@@ -5,13 +5,19 @@ Under torchrun or srun the ranks exist already: `joined` tells.
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
 
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
+
+_STARTED_HERE = "NEMO_BT_STARTED_HERE"
 
 
 def joined() -> bool:
@@ -38,6 +44,14 @@ def check_joined(settings: Settings) -> None:
         )
 
 
+def report(error: UserError, terminal: TextIO) -> None:
+    """Show a user's mistake once: through the process that started the ranks, or from rank 0 where that is not ours."""
+    if _STARTED_HERE in os.environ:
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": f"error: {error}"}))
+    elif current_rank() == 0:
+        terminal.write(f"error: {error}\n")
+
+
 def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
     """Run `python -m nemo_bt argv` once per rank and wait for all.
 
@@ -53,6 +67,7 @@ def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
     from torch.distributed import TCPStore
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks speak for themselves
     # The ranks meet at a store that this process holds, on a port that the system chose: nothing to collide with.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks)))
@@ -65,6 +80,7 @@ def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
         "OMP_NUM_THREADS": threads,
+        _STARTED_HERE: "1",
     }
     envs = {rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)}
     with tempfile.TemporaryDirectory(prefix="nemo_bt-") as log_dir:
@@ -82,6 +98,8 @@ def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
     if not result.failures:
         return 0
     first = min(result.failures.values(), key=lambda failure: failure.timestamp)
-    if first.exitcode < 0:
+    if first.exitcode == 2:
+        print(first.message, file=sys.stderr)
+    elif first.exitcode < 0:
         print(f"rank {first.local_rank} was ended by {first.signal_name()}", file=sys.stderr)
     return first.exitcode if first.exitcode > 0 else 1

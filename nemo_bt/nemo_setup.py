@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,10 +121,8 @@ def build_loggers(settings: ExpManagerSettings) -> list[Any]:
 
 
 def validation_interval(val_check_interval: float, num_steps: int) -> int:
-    """Steps between validations: an int is that many, a float that fraction of the run (0.25 of 100 is 25)."""
-    if isinstance(val_check_interval, int):
-        return val_check_interval
-    return max(1, round(val_check_interval * num_steps))
+    """Steps between validations: an int is that many, a float that fraction of the run (0.25 of 101 is 26)."""
+    return val_check_interval if isinstance(val_check_interval, int) else math.ceil(val_check_interval * num_steps)
 
 
 def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> MegatronOptimizerModule:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -20,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 
 def divert_output(log_file: Path) -> TextIO:
@@ -50,6 +53,16 @@ class Terminal:
         """Print one line."""
         if self.console:
             self.console.print(text, markup=False)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table; the first column is text, the others are numbers."""
+        if self.console:
+            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            for number, column in enumerate(columns):
+                table.add_column(column, justify="right" if number else "left")
+            for row in rows:
+                table.add_row(*row)
+            self.console.print(table)
 
     def start(self, done_steps: int, num_steps: int) -> None:
         """Show the bar, on a real terminal."""

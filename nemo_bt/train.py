@@ -8,9 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.checkpoints import checkpoint_to_resume, step_of
 from nemo_bt.checks import check_model_vocabulary
 from nemo_bt.config import dump_settings
-from nemo_bt.data.pairs import PairTable, load_pairs
+from nemo_bt.data.pairs import LoadReport, PairTable, load_pairs
 from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.packing import num_steps
@@ -33,29 +34,50 @@ def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]
         UserError: the tokenizer or the data cannot be used as they are.
     """
     model = settings.model
+    log_dir = Path(settings.exp_manager.explicit_log_dir)
+    resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
     tokenizer_folder = model.tokenizer.type or str(Path(str(model.restore_from_path)) / "context" / "tokenizer")
     tokenizer = load_tokenizer(tokenizer_folder, model.tokenizer.pad_token)
     check_model_vocabulary(settings, len(tokenizer))
-    tables = _load_tables(settings, tokenizer, terminal)
+    tables, reports = _load_tables(settings, tokenizer, terminal)
     total_steps = _total_steps(settings, len(tables["train"]))
-    log_dir = Path(settings.exp_manager.explicit_log_dir)
     if rank == 0:
         (log_dir / "config.yaml").write_text(dump_settings(settings))
         tokenizer.save_pretrained(log_dir / "tokenizer")  # with its pad token; the checkpoint takes this copy
         tokenizer_folder = str(log_dir / "tokenizer")
-    return _fit(settings, tables, tokenizer, tokenizer_folder, total_steps, terminal)
+    validation = _fit(settings, tables, tokenizer, tokenizer_folder, total_steps, resume_from, terminal)
+    _summarise(validation, reports, terminal)
+    terminal.line(f"checkpoint and metrics: {log_dir}")
+    return validation
 
 
-def _load_tables(settings: Settings, tokenizer: Any, terminal: Terminal) -> dict[str, PairTable]:
+def _summarise(validation: dict[str, float], reports: list[LoadReport], terminal: Terminal) -> None:
+    """The last validation beside a rule that reads nothing, so that nobody takes the one for the other."""
+    rows = []
+    for report in reports:
+        key = f"val/{report.name}/"
+        if key + "accuracy" in validation:
+            longer = report.num_longer_chosen / report.num_kept
+            values = (validation[key + "accuracy"], longer, validation[key + "loss"], validation[key + "margin"])
+            rows.append([report.name, f"{report.num_kept:,}", *(f"{value:.4f}" for value in values)])
+    if rows:
+        columns = ("validation set", "pairs", "accuracy", "longer answer wins", "loss", "margin")
+        terminal.table("", columns, rows)
+
+
+def _load_tables(
+    settings: Settings, tokenizer: Any, terminal: Terminal
+) -> tuple[dict[str, PairTable], list[LoadReport]]:
     model, data = settings.model, settings.model.data
     sources = {"train": data.train} | (data.validation if settings.trainer.limit_val_batches else {})
-    tables = {}
+    tables, reports = {}, []
     for name, patterns in sources.items():
         tables[name], report = load_pairs(
             name, patterns, data, model.encoder_seq_length, tokenizer, model.loss.margin or model.loss.scale
         )
         terminal.line(str(report))
-    return tables
+        reports.append(report)
+    return tables, reports
 
 
 def _total_steps(settings: Settings, num_pairs: int) -> int:
@@ -77,6 +99,7 @@ def _fit(
     tokenizer: Any,
     tokenizer_folder: str,
     total_steps: int,
+    resume_from: Path | None,
     terminal: Terminal,
 ) -> dict[str, float]:
     import torch
@@ -90,7 +113,7 @@ def _fit(
         cpu.install()
     from megatron.core import parallel_state
 
-    from nemo_bt.checkpoint import CheckpointCallback, checkpoint_to_resume, step_of
+    from nemo_bt.checkpoint_callback import CheckpointCallback
     from nemo_bt.data_module import PairDataModule
     from nemo_bt.monitor import Monitor, drop_lines_after
     from nemo_bt.nemo_setup import build_loggers, build_model, build_trainer
@@ -99,7 +122,6 @@ def _fit(
         cpu.after_nemo_import()
     exp, log_dir = settings.exp_manager, Path(settings.exp_manager.explicit_log_dir)
     checkpoints = exp.checkpoint_callback_params
-    resume_from = checkpoint_to_resume(log_dir / "checkpoints", exp.resume_if_exists)
     data = PairDataModule(tables.pop("train"), tables, settings, num_steps=total_steps, pad_id=tokenizer.pad_token_id)
     monitor = Monitor(
         data.data_sampler,

@@ -10,7 +10,7 @@ from tests.preferences import write_random_pairs
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a tokenizer, the synthetic set, and random.parquet / random_val.parquet of varied lengths."""
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder, num_train_pairs=256, num_validation_pairs=32, seed=0)
+    write_dataset(folder)
     write_random_pairs(folder / "random.parquet", 100, seed=1)
     write_random_pairs(folder / "random_val.parquet", 37, seed=2)
     return folder

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from nemo_bt.data.synthetic import NAMES, THINGS
 
-WORDS = [*NAMES, *THINGS, "likes", "What", "does", "like"]
+WORDS = [*NAMES, *THINGS, "would", "bring", "What", "some"]
 
 
 def random_text(rng: random.Random, num_words: int) -> str:

@@ -1,11 +1,13 @@
 """One rank of several training runs in a row: a process that imports NeMo costs 11 s, so runs share it.
 
-torchrun --nproc-per-node N -m tests.ranks runs.json     (a list of {port, overrides}, all of world size N)
+torchrun --nproc-per-node N -m tests.ranks runs.json     (a list of {port, overrides, checkpoint}, all of world size N)
 """
 
 import json
 import os
+import shutil
 import sys
+import time
 from pathlib import Path
 
 from nemo_bt.checks import check_settings
@@ -15,13 +17,28 @@ from nemo_bt.terminal import Terminal
 from nemo_bt.train import train
 
 
+def put_checkpoint(checkpoint: Path, folder: Path) -> None:
+    """Leave one checkpoint of an earlier run in `folder`, as if the run had been killed after it."""
+    target = folder / checkpoint.name
+    if current_rank() == 0:
+        shutil.copytree(checkpoint, folder / "copying")
+        (folder / "copying").rename(target)
+    deadline_s = time.monotonic() + 60
+    while not target.exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
 def main() -> None:
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # torchrun's store serves one rendezvous, not several
     for run in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(run["port"])
         settings = load_settings("train", run["overrides"])
         check_settings(settings)
-        (Path(settings.exp_manager.explicit_log_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)
+        checkpoints = Path(settings.exp_manager.explicit_log_dir) / "checkpoints"
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        if run["checkpoint"]:
+            put_checkpoint(Path(run["checkpoint"]), checkpoints)
         train(settings, Terminal(sys.stdout if current_rank() == 0 else None), current_rank())
 
 

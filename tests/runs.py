@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,10 +16,22 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 REPO = Path(__file__).parents[1]
 
 
-def run_together(num_ranks: int, runs: list[list[str]], folder: Path, timeout_s: int = 240) -> None:
-    """Train each list of overrides in turn, all in one launch of `num_ranks` processes under torchrun."""
+@dataclass(frozen=True)
+class Run:
+    """Overrides of one training run, and the checkpoint that it finds when it starts."""
+
+    overrides: list[str]
+    checkpoint: Path | None = None
+
+
+def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int = 240) -> None:
+    """Train each run in turn, all in one launch of `num_ranks` processes under torchrun."""
     spec = folder / f"runs-{num_ranks}.json"
-    spec.write_text(json.dumps([{"port": free_port(), "overrides": overrides} for overrides in runs]))
+    described = [
+        {"port": free_port(), "overrides": run.overrides, "checkpoint": run.checkpoint and str(run.checkpoint)}
+        for run in runs
+    ]
+    spec.write_text(json.dumps(described))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     result = subprocess.run(
         [*command, "-m", "tests.ranks", str(spec)],

@@ -53,16 +53,27 @@ class PairTable:
 
 @dataclass
 class LoadReport:
-    """What became of the rows of one data set."""
+    """What became of the rows of one data set.
+
+    Attributes:
+        num_longer_chosen: kept pairs whose chosen response has more characters: what the rule "the longer answer
+            wins" gets right.
+        dropped: rows left out, by reason.
+    """
 
     name: str
     num_rows: int = 0
+    num_longer_chosen: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def num_kept(self) -> int:
+        """Rows that became pairs."""
+        return self.num_rows - sum(self.dropped.values())
+
     def __str__(self) -> str:
-        kept = self.num_rows - sum(self.dropped.values())
         reasons = "".join(f"; dropped {count} {reason}" for reason, count in sorted(self.dropped.items()))
-        return f"{self.name}: {kept:,} of {self.num_rows:,} pairs{reasons}"
+        return f"{self.name}: {self.num_kept:,} of {self.num_rows:,} pairs{reasons}"
 
 
 def load_pairs(
@@ -95,6 +106,7 @@ def load_pairs(
         groups += _groups_of(file, columns, settings, max_length, tokenizer, in_file)
         _check_drops(in_file, settings.max_drop_fraction)
         report.num_rows += in_file.num_rows
+        report.num_longer_chosen += in_file.num_longer_chosen
         report.dropped += in_file.dropped
     return _as_table(groups), report
 
@@ -110,6 +122,7 @@ def _groups_of(
             reason = _unusable(row, chosen, rejected, settings.tokens_per_micro_batch, max_length)
             if reason is None:
                 cut = shared_prefix(chosen, rejected)
+                report.num_longer_chosen += len(response_of(row.chosen)) > len(response_of(row.rejected))
                 yield Group(chosen[:cut], (chosen[cut:], rejected[cut:]), row.margin)
             elif settings.on_bad_pair == "error":
                 raise UserError(
@@ -135,7 +148,7 @@ def _unusable(row: Row, chosen: Ids, rejected: Ids, budget_tokens: int, max_leng
 
 def _check_drops(report: LoadReport, max_drop_fraction: float) -> None:
     dropped = sum(report.dropped.values())
-    if dropped > max_drop_fraction * report.num_rows or dropped == report.num_rows:
+    if dropped > max_drop_fraction * report.num_rows or report.num_kept == 0:
         raise UserError(
             f"{report}. Expected at most model.data.max_drop_fraction={max_drop_fraction:g} of a file to be dropped, "
             f"found {dropped / report.num_rows:.3g}. Mend the data, or raise the limit named above."

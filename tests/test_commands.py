@@ -1,0 +1,149 @@
+"""The nemo-bt command as a user runs it: what it prints, what it leaves, how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs import metrics, nemo_bt
+
+
+def arguments(dataset: Path, log_dir: Path, *extra: str) -> list[str]:
+    return [
+        "train",
+        "model=llama_quickstart",
+        "model.hidden_size=64",
+        "model.ffn_hidden_size=160",
+        f"exp_manager.explicit_log_dir={log_dir}",
+        f"model.data.train={dataset / 'random.parquet'}",
+        f"model.tokenizer.type={dataset / 'tokenizer'}",
+        "model.global_batch_size=16",
+        "model.data.tokens_per_micro_batch=2048",
+        "trainer.accelerator=cpu",
+        *extra,
+    ]
+
+
+def test_a_mistake_in_the_settings_costs_no_start_up(dataset: Path, tmp_path: Path) -> None:
+    start_s = time.monotonic()
+    result = nemo_bt(*arguments(dataset, tmp_path / "run", "trainer.devices=3", "model.tensor_model_parallel_size=3"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: model.num_attention_heads=4 is not a multiple of")
+    assert "Traceback" not in result.stderr
+    assert time.monotonic() - start_s < 5
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_the_data_ends_every_rank_with_one_message(dataset: Path, tmp_path: Path) -> None:
+    result = nemo_bt(*arguments(dataset, tmp_path, "trainer.devices=2", "model.data.chosen_key=good"))
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"error: {dataset / 'random.parquet'}: no column 'good', found chosen, rejected, margin. "
+        "Set model.data.chosen_key to one of these.\n"
+    )
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_joined_rank_count_has_to_match(dataset: Path, tmp_path: Path) -> None:
+    result = nemo_bt(*arguments(dataset, tmp_path), RANK="0", WORLD_SIZE="2")
+    assert result.returncode == 2
+    assert "2 processes were started, trainer.devices=1 x trainer.num_nodes=1 = 1 are configured" in result.stderr
+
+
+def test_several_nodes_are_started_by_a_launcher(dataset: Path, tmp_path: Path) -> None:
+    result = nemo_bt(*arguments(dataset, tmp_path, "trainer.num_nodes=2"))
+    assert result.returncode == 2
+    assert "trainer.num_nodes > 1: start the ranks with srun or torchrun on each node" in result.stderr
+
+
+def test_checkpoints_are_not_written_over(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "reward-step40.nemo").mkdir(parents=True)
+    result = nemo_bt(*arguments(dataset, tmp_path))
+    assert result.returncode == 2
+    assert "holds checkpoints up to step 40. Set exp_manager.resume_if_exists=true" in result.stderr + result.stdout
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A two-rank run, killed after its first checkpoint and started again with the same command."""
+    log_dir = tmp_path_factory.mktemp("commands") / "run"
+    argv = arguments(
+        dataset,
+        log_dir,
+        f"+model.data.validation.held_out={dataset / 'random_val.parquet'}",
+        "trainer.devices=2",
+        "model.tensor_model_parallel_size=2",
+        "trainer.max_steps=2000",
+        "trainer.log_every_n_steps=1",
+        "trainer.val_check_interval=1000",
+        "exp_manager.resume_if_exists=true",
+        "exp_manager.checkpoint_callback_params.every_n_train_steps=3",
+    )
+    command = [sys.executable, "-m", "nemo_bt", *argv]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline_s = time.monotonic() + 120
+    while not list((log_dir / "checkpoints").glob("*.nemo")) or len(metrics(log_dir, "train/loss")) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    result = nemo_bt(*argv, "trainer.max_steps=8")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return log_dir, result.stdout
+
+
+def test_a_killed_run_continues_and_its_metrics_have_every_step_once(killed_and_resumed: tuple[Path, str]) -> None:
+    log_dir, output = killed_and_resumed
+    assert f"resuming from {log_dir}/checkpoints/reward-step" in output
+    records = [json.loads(line) for line in (log_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "train/loss" in record] == list(range(1, 9))
+    assert [record["step"] for record in records if "val/held_out/loss" in record] == [8]
+
+
+def test_metric_names_are_the_documented_ones(killed_and_resumed: tuple[Path, str]) -> None:
+    log_dir, _ = killed_and_resumed
+    lines = (log_dir / "metrics.jsonl").read_text().splitlines()
+    names = {key for line in lines for key in json.loads(line)} - {"step"}
+    train = "loss accuracy reward_chosen reward_rejected margin lr grad_norm tokens_per_second pairs_per_second"
+    train += " packing_efficiency step_time_s"
+    validation = "loss accuracy reward_chosen reward_rejected margin ties"
+    assert names == {f"train/{n}" for n in train.split()} | {f"val/held_out/{n}" for n in validation.split()}
+
+
+def test_the_terminal_shows_what_a_user_needs_and_nemo_log_the_rest(killed_and_resumed: tuple[Path, str]) -> None:
+    log_dir, output = killed_and_resumed
+    assert output.count("step 8/8") == 1
+    assert "validation held_out: loss" in output
+    assert "longer answer wins" in output
+    assert "NeMo" not in output
+    assert "warn" not in output.lower()
+    assert "[NeMo I" in (log_dir / "nemo.log").read_text()
+
+
+def test_a_run_leaves_whole_checkpoints_and_its_configuration(killed_and_resumed: tuple[Path, str]) -> None:
+    log_dir, _ = killed_and_resumed
+    kept = sorted(path.name for path in (log_dir / "checkpoints").iterdir())
+    assert kept == ["reward-step6.nemo", "reward-step8.nemo"]
+    for name in ("context/io.json", "context/model.yaml", "context/tokenizer/tokenizer.json", "weights/metadata.json"):
+        assert (log_dir / "checkpoints" / "reward-step8.nemo" / name).is_file()
+    assert "max_steps: 8" in (log_dir / "config.yaml").read_text()
+
+
+def test_nemo_loads_the_checkpoints_context(killed_and_resumed: tuple[Path, str]) -> None:
+    log_dir, _ = killed_and_resumed
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from nemo.lightning import io\n"
+        "context = io.load_context(Path(sys.argv[1]))\n"
+        "model = io.load_context(Path(sys.argv[1]), subpath='model')\n"
+        "print(type(context.model).__name__, type(model).__name__, model.config.num_layers, model.tokenizer.vocab_size)"
+    )
+    path = log_dir / "checkpoints" / "reward-step8.nemo" / "context"
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=120)
+    assert result.stdout.splitlines()[-1:] == ["RewardModel RewardModel 2 347"], result.stderr[-3000:]

@@ -1,0 +1,51 @@
+"""The layout of a stream, token by token."""
+
+import numpy as np
+import pytest
+
+from nemo_bt.stream import Group, build_stream, shared_prefix
+
+
+def ids(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int32)
+
+
+def test_stream_of_a_pair_and_a_ranked_group() -> None:
+    pair = Group(ids(1, 2), (ids(3, 4), ids(5)), margin=0.5)
+    ranked = Group(ids(6), (ids(7), ids(8), ids(9, 10)))
+    stream = build_stream([pair, ranked], pad_id=0)
+    assert stream.tokens_1T.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
+    assert stream.positions_1T.tolist() == [[0, 1, 2, 3, 2, 0, 1, 1, 1, 2]]
+    assert stream.segments_C4.tolist() == [[0, 2, 2, 4], [0, 2, 4, 5], [5, 6, 6, 7], [5, 6, 7, 8], [5, 6, 8, 10]]
+    assert stream.scored_C.tolist() == [3, 4, 6, 7, 9]
+    assert stream.margin_P.tolist() == [0.5, 0.0]
+    assert (stream.num_pairs, stream.num_real_tokens, pair.num_tokens) == (2, 10, 5)
+
+
+def test_empty_prefix_is_plain_packing() -> None:
+    stream = build_stream([Group(ids(), (ids(1), ids(2, 3)))], pad_id=0)
+    assert stream.positions_1T.tolist() == [[0, 0, 1]]
+    assert stream.segments_C4.tolist() == [[0, 0, 0, 1], [0, 0, 1, 3]]
+
+
+def test_length_is_rounded_up_with_filling_that_belongs_to_nothing() -> None:
+    stream = build_stream([Group(ids(1), (ids(2), ids(3)))], pad_id=9, multiple_of=4)
+    assert stream.tokens_1T.tolist() == [[1, 2, 3, 9]]
+    assert stream.segments_C4[-1].tolist() == [0, 1, 2, 3]
+    assert stream.num_real_tokens == 3
+
+
+def test_a_rank_without_pairs_gets_a_stream_worth_nothing() -> None:
+    stream = build_stream([], pad_id=9, multiple_of=2)
+    assert stream.tokens_1T.tolist() == [[9, 9]]
+    assert (stream.num_pairs, len(stream.scored_C), stream.num_real_tokens) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "shared"),
+    [((1, 2, 3, 4), (1, 2, 5), 2), ((1, 2), (1, 2, 3), 1), ((1,), (1,), 0), ((1, 2), (3, 4), 0), ((1, 2), (1, 3), 1)],
+)
+def test_shared_prefix_leaves_both_sides_a_token_to_score(
+    chosen: tuple[int, ...], rejected: tuple[int, ...], shared: int
+) -> None:
+    assert shared_prefix(ids(*chosen), ids(*rejected)) == shared

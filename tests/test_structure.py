@@ -1,0 +1,53 @@
+"""Rules about the source itself: sizes, import boundaries, and the README's file tree."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.runs import REPO
+
+SOURCES = [path for folder in ("nemo_bt", "conf", "tests", "benchmarks") for path in (REPO / folder).rglob("*.py")]
+PURE = [
+    "errors", "settings", "checks", "config", "packing", "stream", "loss", "metrics", "checkpoints", "launch", "cli",
+    "terminal", "train", "cpu", "quickstart",
+    "data.rows", "data.tokenizer", "data.pairs", "data.synthetic", "data.train_tokenizer",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(REPO)))
+def test_files_and_functions_stay_small(path: object) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 250
+    functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno + 1 > 60} == {}
+
+
+def test_pure_modules_import_neither_nemo_nor_megatron() -> None:
+    code = (
+        "import sys\n"
+        "for blocked in ('nemo', 'megatron', 'lightning'): sys.modules[blocked] = None\n"
+        + "".join(f"import nemo_bt.{name}\n" for name in PURE)
+        + "assert 'transformers' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_importing_cpu_changes_nothing() -> None:
+    code = (
+        "import torch\nbefore = dict(vars(torch)), dict(vars(torch.cuda)), dict(vars(torch.Tensor))\n"
+        "import nemo_bt.cpu\nafter = dict(vars(torch)), dict(vars(torch.cuda)), dict(vars(torch.Tensor))\n"
+        "assert all(old[k] is new[k] for old, new in zip(before, after) for k in old)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_readmes_tree_names_every_module() -> None:
+    readme = (REPO / "README.md").read_text()
+    tree = readme.split("\nnemo_bt/\n", 1)[1].split("```", 1)[0]
+    modules = [path.relative_to(REPO / "nemo_bt") for path in (REPO / "nemo_bt").rglob("*.py")]
+    named = {str(path) for path in modules if not path.name.startswith("__")}
+    assert named == {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}

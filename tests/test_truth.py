@@ -1,0 +1,153 @@
+"""Rewards, loss and gradients of the pair stream equal transformers' on padded batches."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nemo_bt.settings import LossSettings
+from nemo_bt.stream import Group, build_stream
+from tests.reference import hf_names, llama, padded_rewards
+from tests.runs import free_port, relative_difference
+
+VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS = 128, 3, 64, 160, 8, 2
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Any]:
+    """A RewardGPT of one rank, built by NeMo's configuration."""
+    from nemo_bt import cpu
+
+    cpu.install()
+    from megatron.core import parallel_state, tensor_parallel
+    from nemo.collections import llm
+
+    from nemo_bt.model.reward_model import RewardModel, reward_config_fields
+
+    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    config = llm.LlamaConfig(
+        num_layers=LAYERS,
+        hidden_size=HIDDEN,
+        ffn_hidden_size=FFN,
+        num_attention_heads=HEADS,
+        num_query_groups=GROUPS,
+        vocab_size=VOCAB,
+        seq_length=256,
+        init_method_std=0.1,
+        **reward_config_fields(),
+    )
+    loss = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
+    reward_model = RewardModel(config, loss)
+    reward_model._trainer = None
+    reward_model.configure_model()
+    yield reward_model
+    parallel_state.destroy_model_parallel()
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def reference(model: Any) -> Any:
+    hf = llama(VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS)
+    gpt = {name: tensor.detach().clone() for name, tensor in model.module.named_parameters()}
+    hf.load_state_dict(hf_names(gpt, hf.config))
+    return hf
+
+
+def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[Group]:
+    rng = random.Random(seed)
+
+    def ids(longest: int) -> np.ndarray:
+        return np.array([rng.randrange(1, VOCAB) for _ in range(rng.randint(1, longest))], dtype=np.int32)
+
+    groups = []
+    for _ in range(6):
+        prefix, continuations = ids(50), [ids(30) for _ in range(num_continuations)]
+        if shared:
+            groups.append(Group(prefix, tuple(continuations)))
+        else:
+            groups.append(Group(prefix[:0], tuple(np.concatenate([prefix, c]) for c in continuations)))
+    return groups
+
+
+def rewards(model: Any, groups: list[Group], multiple_of: int = 1) -> torch.Tensor:
+    stream = build_stream(groups, pad_id=0, multiple_of=multiple_of)
+    return model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C4, stream.scored_C)
+
+
+def sequences(groups: list[Group]) -> list[np.ndarray]:
+    return [np.concatenate([group.prefix, side]) for group in groups for side in group.continuations]
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt repeated"])
+@pytest.mark.parametrize("num_continuations", [1, 2, 4])
+def test_rewards_equal_transformers(model: Any, reference: Any, num_continuations: int, shared: bool) -> None:
+    groups = random_groups(num_continuations, shared)
+    expected = padded_rewards(reference, sequences(groups))
+    assert rewards(model, groups).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert expected.std() > 0.1
+
+
+def test_filling_changes_no_reward(model: Any) -> None:
+    groups = random_groups(2, shared=True)
+    torch.testing.assert_close(rewards(model, groups, multiple_of=64), rewards(model, groups), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt repeated"])
+def test_loss_and_every_gradient_equal_transformers(model: Any, reference: Any, shared: bool) -> None:
+    groups = random_groups(2, shared)
+    stream = build_stream(groups, pad_id=0)
+    reduction = model.training_loss_reduction
+    reduction.setup(stream)
+    loss_sum, num_pairs, _ = reduction(rewards(model, groups))
+    model.zero_grad()
+    (loss_sum / num_pairs).backward()
+    hf = padded_rewards(reference, sequences(groups))
+    expected_loss = -torch.nn.functional.logsigmoid(hf[0::2] - hf[1::2]).mean()
+    expected_loss.backward()
+    assert (loss_sum / num_pairs).item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    gradients = hf_names({name: p.grad for name, p in model.module.named_parameters()}, reference.config)
+    expected = {name: p.grad for name, p in reference.named_parameters()}
+    assert gradients.keys() == expected.keys()
+    differences = {name: relative_difference(gradients[name], expected[name]) for name in expected}
+    assert max(differences.values()) < 1e-5, differences
+
+
+def test_a_stream_without_pairs_has_zero_loss_and_gradient(model: Any) -> None:
+    stream = build_stream([], pad_id=0, multiple_of=2)
+    reduction = model.training_loss_reduction
+    reduction.setup(stream)
+    loss_sum, num_pairs, _ = reduction(rewards(model, [], multiple_of=2))
+    model.zero_grad()
+    loss_sum.backward()
+    assert (loss_sum.item(), num_pairs.item()) == (0.0, 0)
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+def test_no_language_model_head_is_allocated_and_names_are_transformer_engines(model: Any) -> None:
+    names = {name: tuple(p.shape) for name, p in model.module.named_parameters()}
+    assert names["output_layer.weight"] == (1, HIDDEN)
+    assert names["decoder.layers.0.self_attention.linear_qkv.layer_norm_weight"] == (HIDDEN,)
+    assert names["decoder.layers.0.mlp.linear_fc1.layer_norm_weight"] == (HIDDEN,)
+    assert sum(shape == (VOCAB, HIDDEN) for shape in names.values()) == 1
+
+
+def test_head_starts_with_standard_deviation_of_one_over_root_hidden_plus_one(model: Any) -> None:
+    from nemo_bt.model.reward_gpt import RewardHead
+
+    head = RewardHead(4095, 1, config=model.config)
+    assert head.weight.std().item() == pytest.approx(1 / 64, rel=0.05)
+
+
+def test_head_computes_in_fp32_whatever_the_hidden_states_are(model: Any) -> None:
+    from nemo_bt.model.reward_gpt import RewardHead
+
+    head = RewardHead(HIDDEN, 1, config=model.config).bfloat16()
+    hidden = torch.randn(5, 1, HIDDEN).bfloat16()
+    got = head(hidden, torch.tensor([1, 4]))
+    assert got.dtype == torch.float32
+    assert torch.equal(got, hidden[[1, 4], 0].float() @ head.weight[0].float())
