@@ -44,6 +44,7 @@ def run(argv: Sequence[str]) -> int:
                 raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
             return launch.run_ranks(argv, settings.world_size)
         if launch.joined():
+            launch.end_with_parent()
             launch.check_joined(settings)
     except UserError as error:
         if launch.current_rank() == 0:

@@ -5,9 +5,11 @@ Under torchrun or srun the ranks exist already: `joined` tells.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
 
 _STARTED_HERE = "NEMO_BT_STARTED_HERE"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def joined() -> bool:
@@ -50,6 +53,12 @@ def report(error: UserError, terminal: TextIO) -> None:
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": f"error: {error}"}))
     elif current_rank() == 0:
         terminal.write(f"error: {error}\n")
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this rank when the process that started it is gone, however that ended."""
+    if _STARTED_HERE in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def run_ranks(argv: Sequence[str], num_ranks: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -14,18 +15,30 @@ from nemo_bt.data_module import PairSampler
 from nemo_bt.metrics import means
 from nemo_bt.terminal import Terminal
 
+NEVER = 1_000_000_000
+"""More steps than a run has, for Lightning's val_check_interval."""
+
+
+def validation_interval(val_check_interval: float, num_steps: int) -> int:
+    """Steps between validations: an int is that many, a float that fraction of the run (0.25 of 101 is 26)."""
+    return val_check_interval if isinstance(val_check_interval, int) else math.ceil(val_check_interval * num_steps)
+
 
 def drop_lines_after(metrics_file: Path, step: int) -> None:
-    """Remove what an interrupted run logged beyond the checkpoint that it resumes from."""
+    """Remove what an interrupted run logged beyond the checkpoint that it resumes from, and a half-written line."""
     if metrics_file.exists():
-        lines = metrics_file.read_text().splitlines(keepends=True)
-        metrics_file.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        lines = [line for line in metrics_file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        shorter = metrics_file.with_suffix(".tmp")
+        shorter.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        shorter.replace(metrics_file)
 
 
 class Monitor(pl.Callback):
     """Logs the mean over the steps since the last log; one all-reduce each time it does, none in between.
 
-    Throughput counts only the time inside training steps, not validation or saving.
+    It also says when to validate, by the step number: Lightning counts batches, and counts one too many after a
+    resume (training_epoch_loop.py, total_batch_idx). Throughput counts only the time inside training steps, not
+    validation or saving.
     """
 
     def __init__(
@@ -35,9 +48,11 @@ class Monitor(pl.Callback):
         metrics_file: Path,
         num_steps: int,
         log_every_n_steps: int,
+        validate_every_n_steps: int,
     ) -> None:
         self.sampler, self.terminal, self.metrics_file = sampler, terminal, metrics_file
         self.num_steps, self.log_every_n_steps = num_steps, log_every_n_steps
+        self.validate_every_n_steps = validate_every_n_steps
         self.validation_metrics: dict[str, float] = {}
         self._restart_interval()
         self._run_s, self._run_steps = 0.0, 0
@@ -49,8 +64,10 @@ class Monitor(pl.Callback):
         """Show the bar."""
         self.terminal.start(trainer.global_step, self.num_steps)
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Start the clock of a step."""
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Start the clock of a step and note its learning rate: Lightning sets the next one before the step's end."""
+        trainer.val_check_batch = NEVER
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]
         self._step_start_s = time.perf_counter()
 
     def on_train_batch_end(
@@ -63,8 +80,8 @@ class Monitor(pl.Callback):
         self._tokens += last.num_tokens
         self._capacity_tokens += last.num_streams * self.sampler.tokens_per_stream
         self._pairs += last.num_pairs
-        if step == self.num_steps:
-            trainer.val_check_batch = 1  # the last step is always validated (training_epoch_loop.py reads this)
+        if step % self.validate_every_n_steps == 0 or step == self.num_steps:
+            trainer.val_check_batch = 1
         if step % self.log_every_n_steps == 0 or step == self.num_steps:
             self._log_training(trainer, pl_module, step)
         else:
@@ -94,7 +111,7 @@ class Monitor(pl.Callback):
         values.pop("ties")
         grad_norm = trainer.callback_metrics.get("grad_norm")  # absent when clipping is off: nobody computed it
         values |= {
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "lr": self._lr,
             "grad_norm": None if grad_norm is None else float(grad_norm),
             "tokens_per_second": self._tokens / self._interval_s,
             "pairs_per_second": self._pairs / self._interval_s,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from nemo.lightning.pytorch.strategies.utils import RestoreConfig
 
 from nemo_bt.checks import vocab_rows
 from nemo_bt.model.reward_model import RewardModel, reward_config_fields
+from nemo_bt.monitor import NEVER
 from nemo_bt.settings import ExpManagerSettings, OptimSettings, Settings
 
 
@@ -91,7 +91,7 @@ def build_trainer(
         max_steps=num_steps,
         max_epochs=-1,
         limit_val_batches=trainer.limit_val_batches if validates else 0,
-        val_check_interval=validation_interval(trainer.val_check_interval, num_steps),
+        val_check_interval=NEVER,  # the monitor says when
         check_val_every_n_epoch=None,
         log_every_n_steps=trainer.log_every_n_steps,
         num_sanity_val_steps=0,
@@ -118,11 +118,6 @@ def build_loggers(settings: ExpManagerSettings) -> list[Any]:
     if settings.create_wandb_logger:
         loggers.append(WandbLogger(save_dir=folder, **({"name": settings.name} | settings.wandb_logger_kwargs)))
     return loggers
-
-
-def validation_interval(val_check_interval: float, num_steps: int) -> int:
-    """Steps between validations: an int is that many, a float that fraction of the run (0.25 of 101 is 26)."""
-    return val_check_interval if isinstance(val_check_interval, int) else math.ceil(val_check_interval * num_steps)
 
 
 def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> MegatronOptimizerModule:

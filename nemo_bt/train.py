@@ -115,7 +115,7 @@ def _fit(
 
     from nemo_bt.checkpoint_callback import CheckpointCallback
     from nemo_bt.data_module import PairDataModule
-    from nemo_bt.monitor import Monitor, drop_lines_after
+    from nemo_bt.monitor import Monitor, drop_lines_after, validation_interval
     from nemo_bt.nemo_setup import build_loggers, build_model, build_trainer
 
     if not on_gpu:
@@ -127,8 +127,9 @@ def _fit(
         data.data_sampler,
         terminal,
         log_dir / "metrics.jsonl",
-        total_steps,
-        settings.trainer.log_every_n_steps,
+        num_steps=total_steps,
+        log_every_n_steps=settings.trainer.log_every_n_steps,
+        validate_every_n_steps=validation_interval(settings.trainer.val_check_interval, total_steps),
     )
     saver = CheckpointCallback(
         log_dir / "checkpoints", exp.name, checkpoints.every_n_train_steps, checkpoints.save_last_n

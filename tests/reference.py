@@ -97,7 +97,7 @@ def plain_loop(
         [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
         lr=lr,
         betas=(0.9, 0.98),
-        eps=1e-8,
+        eps=1e-6,
     )
     losses = []
     for step in range(steps):

@@ -64,8 +64,10 @@ def nemo_bt(*argv: str, timeout_s: int = 300, **env: str) -> subprocess.Complete
 
 
 def metrics(log_dir: Path, key: str) -> list[float]:
-    """Every logged value of one metric, in order."""
-    records = [json.loads(line) for line in (log_dir / "metrics.jsonl").read_text().splitlines()]
+    """Every logged value of one metric, in order; none before the first is logged."""
+    file = log_dir / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
     return [record[key] for record in records if key in record]
 
 

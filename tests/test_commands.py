@@ -1,8 +1,6 @@
 """The nemo-bt command as a user runs it: what it prints, what it leaves, how it ends."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -70,7 +68,7 @@ def test_checkpoints_are_not_written_over(dataset: Path, tmp_path: Path) -> None
 
 @pytest.fixture(scope="module")
 def killed_and_resumed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A two-rank run, killed after its first checkpoint and started again with the same command."""
+    """A two-rank run, killed after its first checkpoint and started again under torchrun."""
     log_dir = tmp_path_factory.mktemp("commands") / "run"
     argv = arguments(
         dataset,
@@ -85,17 +83,25 @@ def killed_and_resumed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
         "exp_manager.checkpoint_callback_params.every_n_train_steps=3",
     )
     command = [sys.executable, "-m", "nemo_bt", *argv]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline_s = time.monotonic() + 120
     while not list((log_dir / "checkpoints").glob("*.nemo")) or len(metrics(log_dir, "train/loss")) < 5:
         assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
-    result = nemo_bt(*argv, "trainer.max_steps=8")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [sys.executable, *torchrun, "-m", "nemo_bt", *argv, "trainer.max_steps=8"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert result.returncode == 0, result.stdout + result.stderr
     return log_dir, result.stdout
+
+
+def test_no_rank_outlives_the_process_that_started_it(killed_and_resumed: tuple[Path, str]) -> None:
+    log_dir, _ = killed_and_resumed
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert not [command for command in commands if str(log_dir).encode() in command]
 
 
 def test_a_killed_run_continues_and_its_metrics_have_every_step_once(killed_and_resumed: tuple[Path, str]) -> None:
