@@ -11,7 +11,7 @@ QUICKSTART := runs/quickstart
 $(INSTALLED): pyproject.toml .requirements.lock
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else f"Python 3.10 to 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint .requirements.lock --editable '.[dev]'
+	PIP_CONSTRAINT=.requirements.lock $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
 # A small preference set, a reward model trained on it with tensor parallelism over two CPU ranks, and its accuracy.

@@ -48,9 +48,7 @@ class CheckpointCallback(pl.Callback):
         trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
             TrainerContext.from_trainer(trainer).io_dump(unfinished / "context", yaml_attrs=["model"])
-            if whole.exists():
-                shutil.rmtree(whole)
             unfinished.rename(whole)
             for old in saved_checkpoints(self.folder)[: -self.save_last_n] if self.save_last_n else []:
-                shutil.rmtree(old)
+                shutil.rmtree(old.rename(self.folder / f".{old.name}.unfinished"))  # never half there under its name
         trainer.strategy.barrier("after save")

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from pathlib import Path
 
-from nemo_bt.errors import UserError
+from omegaconf import OmegaConf
 
+from nemo_bt.errors import UserError
+from nemo_bt.settings import Settings
+
+_PLAN = (
+    "trainer.seed",
+    "model.global_batch_size",
+    "model.encoder_seq_length",
+    "model.tokenizer.type",
+    "model.data.train",
+    "model.data.chosen_key",
+    "model.data.rejected_key",
+    "model.data.tokens_per_micro_batch",
+)
+"""Settings that say which pairs a step has: `pairs_of_step` counts the pairs that loading left."""
 _NAME = re.compile(r"-step(\d+)\.nemo$")
 
 
@@ -36,3 +51,25 @@ def checkpoint_to_resume(folder: Path, resume_if_exists: bool) -> Path | None:
             "continue, or another exp_manager.explicit_log_dir to start again."
         )
     return saved[-1] if saved else None
+
+
+def check_same_plan(config_file: Path, settings: Settings) -> None:
+    """Check that a run which continues visits the same pairs in the same order as before.
+
+    Args:
+        config_file: config.yaml of the interrupted run; nothing to check where there is none.
+        settings: of the run that continues.
+
+    Raises:
+        UserError: a setting that the plan of a step depends on is another one now.
+    """
+    if not config_file.exists():
+        return
+    before, now = OmegaConf.load(config_file), OmegaConf.create(asdict(settings))
+    for key in _PLAN:
+        old, new = OmegaConf.select(before, key), OmegaConf.select(now, key)
+        if old != new:
+            raise UserError(
+                f"{key}={new}, but the run to resume had {old}: its steps would train on other pairs. Set it back, or "
+                "start a new exp_manager.explicit_log_dir with model.restore_from_path at the checkpoint."
+            )

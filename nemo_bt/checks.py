@@ -5,6 +5,7 @@ Each message has the equation with its numbers and what to change.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,18 @@ import yaml
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
 
-_ARCHITECTURE = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
+_SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
+_ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
+_SUPPORTED = {
+    "normalization": "RMSNorm",
+    "layernorm_zero_centered_gamma": False,
+    "qk_layernorm": False,
+    "window_size": None,
+    "attn_logit_softcapping": None,
+    "num_moe_experts": None,
+    "multi_latent_attention": False,
+}
+"""What layers.py and attention.py compute; another value in a checkpoint would train another model."""
 
 
 def check_settings(settings: Settings) -> None:
@@ -52,7 +64,7 @@ def check_model_vocabulary(settings: Settings, num_tokens: int) -> None:
 def _architecture(settings: Settings) -> dict[str, Any]:
     """Sizes of the model, from the settings or from the checkpoint that they name."""
     model = settings.model
-    given = {name: getattr(model, name) for name in (*_ARCHITECTURE, "vocab_size")}
+    given = {name: getattr(model, name) for name in (*_ARCHITECTURE, "kv_channels", "vocab_size")}
     if not model.restore_from_path:
         missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
         if missing:
@@ -60,22 +72,42 @@ def _architecture(settings: Settings) -> dict[str, Any]:
                 f"nothing to train: model.restore_from_path is not set, nor {', '.join(missing)}. Give a .nemo "
                 "directory, or the architecture (for example model=llama_4x256)."
             )
+        for name in _SIZES:
+            if given[name] < 1:
+                raise UserError(f"model.{name}: expected 1 or more, got {given[name]}.")
         return given
-    context = Path(model.restore_from_path) / "context" / "model.yaml"
-    if not context.is_file():
-        raise UserError(
-            f"model.restore_from_path: expected a .nemo directory with context/model.yaml, found none in "
-            f"{model.restore_from_path}. Give a directory that NeMo 2 or nemo_bt saved."
-        )
     both = [f"model.{name}" for name, value in given.items() if value is not None]
     if both:
         raise UserError(
             f"{', '.join(both)} and model.restore_from_path are both set; the checkpoint has them: remove them."
         )
-    config = yaml.safe_load(context.read_text())["config"]
+    config = _checkpoint_config(model.restore_from_path)
     if config["num_query_groups"] is None:
         config["num_query_groups"] = config["num_attention_heads"]
     return {name: config[name] for name in given}
+
+
+def _checkpoint_config(folder: str) -> dict[str, Any]:
+    """The model configuration in a checkpoint's context/model.yaml, as NeMo writes it."""
+    file = Path(folder) / "context" / "model.yaml"
+    try:
+        model = yaml.safe_load(file.read_text())
+        target, config = model["_target_"], model["config"]
+        unlike = {name: config[name] for name, value in _SUPPORTED.items() if config.get(name, value) != value}
+        missing = [name for name in (*_ARCHITECTURE, "vocab_size") if name not in config]
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"model.restore_from_path: expected a .nemo directory with context/model.yaml, found none that reads in "
+            f"{folder} ({error!r}). Give a directory that nemo_bt saved."
+        ) from error
+    if target != "nemo_bt.model.reward_model.RewardModel" or missing:
+        raise UserError(
+            f"model.restore_from_path: expected a reward model, found {target} in {folder}. "
+            "Language models have no reward head; give a directory that nemo_bt saved."
+        )
+    if unlike:
+        raise UserError(f"model.restore_from_path: {folder} has {unlike}, which this version cannot compute.")
+    return dict(config)
 
 
 def _check_values(settings: Settings) -> None:
@@ -85,7 +117,26 @@ def _check_values(settings: Settings) -> None:
     _one_of("model.optim.name", model.optim.name, ("adam", "distributed_fused_adam"))
     _one_of("model.optim.sched.name", model.optim.sched.name, ("constant", "CosineAnnealing"))
     _one_of("model.data.on_bad_pair", model.data.on_bad_pair, ("drop", "error"))
-    positive = {
+    for name, value, allowed, holds in _ranges(settings):
+        if not (math.isfinite(value) and holds):
+            raise UserError(f"{name}: expected {allowed}, got {value}.")
+    if len(model.optim.betas) != 2 or not all(0 <= beta < 1 for beta in model.optim.betas):
+        raise UserError(f"model.optim.betas: expected two numbers in [0, 1), got {model.optim.betas}.")
+    if "/" in settings.exp_manager.name or not settings.exp_manager.name:
+        raise UserError(f"exp_manager.name: expected a file name, got '{settings.exp_manager.name}'.")
+    if not model.data.train:
+        raise UserError("model.data.train: expected at least one parquet file, got none.")
+    if "train" in model.data.validation:
+        raise UserError("model.data.validation: a set cannot be named 'train'; choose another name.")
+    if not model.restore_from_path and not model.tokenizer.type:
+        raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
+
+
+def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
+    """Name, value, what is allowed and whether it holds, of every number that has a range."""
+    trainer, model = settings.trainer, settings.model
+    saving, optim, loss = settings.exp_manager.checkpoint_callback_params, model.optim, model.loss
+    more_than_0 = {
         "trainer.devices": trainer.devices,
         "trainer.num_nodes": trainer.num_nodes,
         "trainer.max_epochs": trainer.max_epochs,
@@ -96,28 +147,39 @@ def _check_values(settings: Settings) -> None:
         "model.data.tokens_per_micro_batch": model.data.tokens_per_micro_batch,
         "model.tensor_model_parallel_size": model.tensor_model_parallel_size,
         "model.pipeline_model_parallel_size": model.pipeline_model_parallel_size,
-        "model.optim.lr": model.optim.lr,
+        "model.optim.lr": optim.lr,
+        "model.optim.eps": optim.eps,
     }
-    for name, value in positive.items():
-        if value <= 0:
-            raise UserError(f"{name}: expected more than 0, got {value}.")
-    if trainer.max_steps < 1 and trainer.max_steps != -1:
-        raise UserError(f"trainer.max_steps: expected 1 or more, or -1 for max_epochs, got {trainer.max_steps}.")
-    if isinstance(trainer.val_check_interval, float) and trainer.val_check_interval > 1:
-        raise UserError(
-            f"trainer.val_check_interval: a float is a fraction of the run, got {trainer.val_check_interval}. "
-            "Give an int for steps."
-        )
-    if not 0 <= model.loss.label_smoothing < 0.5:
-        raise UserError(f"model.loss.label_smoothing: expected [0, 0.5), got {model.loss.label_smoothing}.")
-    if len(model.optim.betas) != 2:
-        raise UserError(f"model.optim.betas: expected two numbers, got {model.optim.betas}.")
-    if not model.data.train:
-        raise UserError("model.data.train: expected at least one parquet file, got none.")
-    if "train" in model.data.validation:
-        raise UserError("model.data.validation: a set cannot be named 'train'; choose another name.")
-    if not model.restore_from_path and not model.tokenizer.type:
-        raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
+    at_least_0 = {
+        "trainer.seed": trainer.seed,
+        "trainer.gradient_clip_val": trainer.gradient_clip_val,
+        "trainer.limit_val_batches": trainer.limit_val_batches,
+        "exp_manager.checkpoint_callback_params.every_n_train_steps": saving.every_n_train_steps,
+        "exp_manager.checkpoint_callback_params.save_last_n": saving.save_last_n,
+        "model.optim.weight_decay": optim.weight_decay,
+        "model.optim.sched.warmup_steps": optim.sched.warmup_steps,
+        "model.loss.center_rewards_coefficient": loss.center_rewards_coefficient,
+    }
+    interval, limit = trainer.val_check_interval, trainer.limit_val_batches
+    return [
+        *((name, value, "more than 0", value > 0) for name, value in more_than_0.items()),
+        *((name, value, "0 or more", value >= 0) for name, value in at_least_0.items()),
+        ("trainer.max_steps", trainer.max_steps, "1 or more, or -1", trainer.max_steps > 0 or trainer.max_steps == -1),
+        ("trainer.val_check_interval", interval, "an int, or a fraction of the run", _is_count_or_share(interval)),
+        ("trainer.limit_val_batches", limit, "an int, 0.0 or 1.0", isinstance(limit, int) or limit in (0.0, 1.0)),
+        ("model.optim.sched.min_lr", optim.sched.min_lr, f"0 to lr={optim.lr}", 0 <= optim.sched.min_lr <= optim.lr),
+        ("model.loss.label_smoothing", loss.label_smoothing, "[0, 0.5)", 0 <= loss.label_smoothing < 0.5),
+        (
+            "model.data.max_drop_fraction",
+            model.data.max_drop_fraction,
+            "[0, 1]",
+            0 <= model.data.max_drop_fraction <= 1,
+        ),
+    ]
+
+
+def _is_count_or_share(value: float) -> bool:
+    return isinstance(value, int) or value <= 1
 
 
 def _check_layout(settings: Settings, sizes: dict[str, Any]) -> None:
@@ -133,6 +195,8 @@ def _check_layout(settings: Settings, sizes: dict[str, Any]) -> None:
         _divides(tp, "tensor_model_parallel_size", sizes[name], name)
     _divides(pp, "pipeline_model_parallel_size", sizes["num_layers"], "num_layers")
     _divides(sizes["num_query_groups"], "num_query_groups", sizes["num_attention_heads"], "num_attention_heads")
+    if sizes["kv_channels"] is None:
+        _divides(2 * sizes["num_attention_heads"], "num_attention_heads x 2", sizes["hidden_size"], "hidden_size")
     if model.sequence_parallel and tp == 1:
         raise UserError("model.sequence_parallel=true needs model.tensor_model_parallel_size > 1, got 1.")
     if model.global_batch_size < settings.data_parallel_size:

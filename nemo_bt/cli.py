@@ -60,21 +60,26 @@ def _train_here(settings: Settings) -> int:
 
     rank = launch.current_rank()
     log_dir = Path(settings.exp_manager.explicit_log_dir)
-    (log_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    stream = divert_output(log_dir / "nemo.log")
-    terminal = Terminal(stream if rank == 0 else None)
+    try:
+        (log_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        wrong = UserError(f"exp_manager.explicit_log_dir={log_dir}: expected a folder to write to, got {error}.")
+        launch.report(wrong, sys.stderr)
+        return 2
+    stdout, stderr = divert_output(log_dir / "nemo.log")
+    terminal = Terminal(stdout if rank == 0 else None)
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         terminal.stop()
         sys.__excepthook__(kind, error, trace)  # into nemo.log
         lines = "".join(traceback.format_exception(kind, error, trace))
-        stream.write(f"{lines}rank {rank} failed; its output is in {log_dir / 'nemo.log'}\n")
+        stderr.write(f"{lines}rank {rank} failed; its output is in {log_dir / 'nemo.log'}\n")
 
     sys.excepthook = show
     try:
         train(settings, terminal, rank)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # into nemo.log
-        launch.report(error, stream)
+        launch.report(error, stderr)
         return 2
     return 0

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -36,7 +37,7 @@ def load_settings(config_name: str, overrides: Sequence[str], config_dir: str | 
         with initialize_config_dir(str(Path(config_dir).resolve()) if config_dir else shipped, version_base="1.3"):
             config = compose(config_name, overrides=[*search, *overrides])
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_explain(error)) from error
     _refuse_unknown(values, Settings)
     try:
@@ -55,23 +56,27 @@ def dump_settings(settings: Settings) -> str:
 def _normalised(values: Any) -> Any:
     """One file may stand where a list of files is meant, and a number for a precision."""
     data = values["model"]["data"]
-    data["train"] = _as_list(data["train"])
-    data["validation"] = {name: _as_list(files) for name, files in (data["validation"] or {}).items()}
-    values["trainer"]["precision"] = str(values["trainer"]["precision"])
+    data["train"] = _as_list(data.get("train"))
+    if isinstance(data.get("validation"), dict):
+        data["validation"] = {name: _as_list(files) for name, files in data["validation"].items()}
+    values["trainer"]["precision"] = str(values["trainer"].get("precision"))
     return values
 
 
-def _as_list(files: Any) -> list[str]:
-    return [files] if isinstance(files, str) else list(files or [])
+def _as_list(files: Any) -> Any:
+    return [files] if isinstance(files, str) else files
 
 
 def _refuse_unknown(values: Any, section: Any, prefix: str = "") -> None:
+    if not isinstance(values, dict):
+        raise UserError(f"{prefix.rstrip('.')}: expected a section of keys, got {values!r}.")
     hints = get_type_hints(section)
-    for name, value in values.items():
+    for name in values:
         if name not in hints:
-            raise UserError(_unknown(prefix + name))
-        if is_dataclass(hints[name]) and isinstance(value, dict):
-            _refuse_unknown(value, hints[name], f"{prefix}{name}.")
+            raise UserError(_unknown(f"{prefix}{name}"))
+    for name, kind in hints.items():
+        if is_dataclass(kind):
+            _refuse_unknown(values.get(name), kind, f"{prefix}{name}.")
 
 
 def _explain(error: Exception) -> str:

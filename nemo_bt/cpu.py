@@ -22,7 +22,8 @@ _CPU = torch.device("cpu")
 @functools.cache
 def install() -> None:
     """Redirect what asks for CUDA to the CPU, and give Megatron an Adam that runs there. A second call does nothing."""
-    # (M) core/utils.py compiles for the GPUs it finds when nvcc is there; without a GPU it must be told which.
+    # (M) core/inference/unified_memory.py:71 compiles an extension at import where nvcc is; without a GPU it has to be
+    # told for which architecture.
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
     _redirect_devices()
     _redirect_streams_and_memory()
@@ -34,8 +35,8 @@ def install() -> None:
     # (M) tensor_parallel/random.py:41,72 read and write the CUDA generator through torch._C.
     megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-    # (M) optimizer/__init__.py:23 falls back to torch's AdamW, whose step is a tensor per parameter, which
-    # distrib_optimizer.py:2078 cannot shard; it handles FusedAdam, whose step belongs to the group.
+    # (M) optimizer/__init__.py:30 falls back to torch's AdamW, which keeps a tensor `step` per parameter that the
+    # distributed optimizer cannot shard; it handles FusedAdam, whose step belongs to the group.
     megatron_optimizer.Adam = GroupStepAdamW
     megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
     distributed_optimizer.Adam = GroupStepAdamW
@@ -115,13 +116,15 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _redirect_devices() -> None:
+    # On a GPU host too, a run on CPU is built from CPU modules (nemo_bt/model/layers.py).
+    torch.cuda.is_available = lambda: False
     # (M) device=torch.cuda.current_device() in tensor_parallel/layers.py:865, mappings.py:91 and 30 places more.
     torch.cuda.current_device = lambda: _CPU
     # (M) device='cuda' in optimizer/clip_grads.py:90,103, optimizer/optimizer.py:903, schedules.py:573,
     # dist_checkpointing/exchange_utils.py:101,107; (N) torch.tensor(step, pin_memory=True) in megatron_strategy.py:801.
     for name in ("zeros", "tensor", "empty", "empty_like"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
-    # (N) .to("cuda", non_blocking=True) in megatron_strategy.py:801,882.
+    # (N) .to("cuda", non_blocking=True) in megatron_strategy.py:801,881.
     to = torch.Tensor.to
 
     def tensor_to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -132,7 +135,8 @@ def _redirect_devices() -> None:
     torch.Tensor.to = tensor_to
     # (M) dist_checkpointing/exchange_utils.py:502 sends loaded tensors between data-parallel ranks.
     torch.Tensor.cuda = lambda self, *_, **__: self
-    # (M) optimizer/clip_grads.py:167 and distrib_optimizer.py:357,416,578 compare with 'torch.cuda.FloatTensor'.
+    # (M) optimizer/clip_grads.py:167, optimizer.py:667,686 and distrib_optimizer.py:357,416,578 compare with
+    # 'torch.cuda.FloatTensor' and the like.
     type_of = torch.Tensor.type
 
     def tensor_type(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

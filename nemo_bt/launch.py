@@ -24,13 +24,17 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def joined() -> bool:
-    """Whether this process is already one rank of a job."""
-    return "RANK" in os.environ or "SLURM_PROCID" in os.environ
+    """Whether this process is already one rank of a job; a batch script or shell of Slurm is not."""
+    return "RANK" in os.environ or _is_srun_task()
+
+
+def _is_srun_task() -> bool:
+    return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
 def current_rank() -> int:
     """Rank of this process in the whole job; 0 where there is only one."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
+    return int(os.environ.get("RANK", os.environ["SLURM_PROCID"] if _is_srun_task() else 0))
 
 
 def check_joined(settings: Settings) -> None:
@@ -47,18 +51,20 @@ def check_joined(settings: Settings) -> None:
         )
 
 
-def report(error: UserError, terminal: TextIO) -> None:
-    """Show a user's mistake once: through the process that started the ranks, or from rank 0 where that is not ours."""
+def report(error: UserError, stderr: TextIO) -> None:
+    """Show a user's mistake once: through the process that started the ranks, or once a node where that is not ours."""
     if _STARTED_HERE in os.environ:
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": f"error: {error}"}))
-    elif current_rank() == 0:
-        terminal.write(f"error: {error}\n")
+    elif int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0:
+        stderr.write(f"error: {error}\n")
 
 
 def end_with_parent() -> None:
     """Have the kernel end this rank when the process that started it is gone, however that ended."""
     if _STARTED_HERE in os.environ:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ[_STARTED_HERE]):  # it was gone before the line above
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
@@ -71,10 +77,10 @@ def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
         num_ranks: processes to start on this machine.
 
     Returns:
-        0, or the exit status of the rank that failed first.
+        0, the exit status of the rank that failed first, or 128 + n after signal n.
     """
     from torch.distributed import TCPStore
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, start_processes
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks speak for themselves
     # The ranks meet at a store that this process holds, on a port that the system chose: nothing to collide with.
@@ -89,7 +95,7 @@ def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
         "TORCHELASTIC_USE_AGENT_STORE": "True",
         "TORCHELASTIC_RESTART_COUNT": "0",
         "OMP_NUM_THREADS": threads,
-        _STARTED_HERE: "1",
+        _STARTED_HERE: str(os.getpid()),
     }
     envs = {rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)}
     with tempfile.TemporaryDirectory(prefix="nemo_bt-") as log_dir:
@@ -102,6 +108,10 @@ def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
         )
         try:
             result = ranks.wait()
+        except (KeyboardInterrupt, SignalException) as stopped:
+            signal_number = stopped.sigval if isinstance(stopped, SignalException) else signal.SIGINT
+            print(f"ended by {signal.Signals(signal_number).name}", file=sys.stderr)
+            return 128 + signal_number
         finally:
             ranks.close()
     if not result.failures:

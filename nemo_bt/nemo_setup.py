@@ -8,6 +8,8 @@ from typing import Any
 
 import lightning.pytorch as pl
 import nemo.lightning as nl
+import torch
+from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 from nemo.collections import llm
@@ -38,7 +40,7 @@ def build_model(settings: Settings, tokenizer_folder: str, num_tokens: int, num_
     model = settings.model
     if model.restore_from_path:
         config = io.load_context(Path(model.restore_from_path) / "context", subpath="model.config")
-        for name, value in reward_config_fields().items():
+        for name, value in (reward_config_fields() | {"seq_length": model.encoder_seq_length}).items():
             setattr(config, name, value)
             setattr(config.__io__, name, value)
     else:
@@ -102,9 +104,21 @@ def build_trainer(
         use_distributed_sampler=False,
     )
     # Set after construction: NeMo copies the arguments into every checkpoint's context.
-    built.callbacks.extend(callbacks)
+    built.callbacks.extend([SeedCallback(trainer.seed), *callbacks])
     built.loggers = list(loggers)
     return built
+
+
+class SeedCallback(pl.Callback):
+    """Seeds the initial weights; NeMo itself always takes 1234 (strategies/utils.py:96)."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Runs when the ranks are up and before the model is built."""
+        torch.manual_seed(self.seed)
+        tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
 
 
 def build_loggers(settings: ExpManagerSettings) -> list[Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from pathlib import Path
 
 from nemo_bt import cli
 from nemo_bt.data.synthetic import write_dataset
+
+EXPECTED_ACCURACY = 0.95
 
 
 def main() -> None:
@@ -30,7 +33,12 @@ def main() -> None:
         f"model.tokenizer.type={data / 'tokenizer'}",
     ]
     print("nemo-bt " + " ".join(argv), flush=True)
-    sys.exit(cli.run(argv))
+    status = cli.run(argv)
+    if status:
+        sys.exit(status)
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    if last["val/held_out/accuracy"] < EXPECTED_ACCURACY:
+        sys.exit(f"expected a held-out accuracy of {EXPECTED_ACCURACY}, got {last['val/held_out/accuracy']:.4f}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ class TrainerSettings:
     """Largest global gradient norm; 0 turns clipping off."""
     log_every_n_steps: int
     seed: int
+    """Of the initial weights and of the order of pairs."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +142,10 @@ class ModelSettings:
     kv_channels: int | None
     """Size of one attention head; null is hidden_size / num_attention_heads."""
     vocab_size: int | None
-    """Rows of the embedding; null is the tokenizer's size, padded to a multiple of 128 and TP."""
-    layernorm_epsilon: float
-    rotary_base: float
-    init_method_std: float
+    """Rows of the embedding; null is the tokenizer's size, rounded up to a multiple of 128."""
+    layernorm_epsilon: float | None
+    rotary_base: float | None
+    init_method_std: float | None
     encoder_seq_length: int
     """Longest prompt + response, in tokens."""
     tensor_model_parallel_size: int

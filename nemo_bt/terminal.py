@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -25,21 +24,20 @@ from rich.progress import (
 from rich.table import Table
 
 
-def divert_output(log_file: Path) -> TextIO:
+def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     """Send this process's stdout and stderr, C libraries' included, to the end of `log_file`.
 
     Returns:
-        The stdout that was there before, for messages meant for the user.
+        The stdout and stderr that were there before, for what is meant for the user.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    terminal = os.fdopen(os.dup(1), "w", buffering=1)
+    before = tuple(os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    warnings.simplefilter("default")
-    return terminal
+    return before
 
 
 class Terminal:
@@ -54,10 +52,10 @@ class Terminal:
         if self.console:
             self.console.print(text, markup=False)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table; the first column is text, the others are numbers."""
         if self.console:
-            table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            table = Table(box=box.SIMPLE_HEAD)
             for number, column in enumerate(columns):
                 table.add_column(column, justify="right" if number else "left")
             for row in rows:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.checkpoints import checkpoint_to_resume, step_of
+from nemo_bt.checkpoints import check_same_plan, checkpoint_to_resume, step_of
 from nemo_bt.checks import check_model_vocabulary
 from nemo_bt.config import dump_settings
 from nemo_bt.data.pairs import LoadReport, PairTable, load_pairs
@@ -34,24 +34,46 @@ def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]
         UserError: the tokenizer or the data cannot be used as they are.
     """
     model = settings.model
+    on_gpu = _runs_on_gpu(settings)
     log_dir = Path(settings.exp_manager.explicit_log_dir)
     resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
+    if resume_from:
+        check_same_plan(log_dir / "config.yaml", settings)
     tokenizer_folder = model.tokenizer.type or str(Path(str(model.restore_from_path)) / "context" / "tokenizer")
     tokenizer = load_tokenizer(tokenizer_folder, model.tokenizer.pad_token)
-    check_model_vocabulary(settings, len(tokenizer))
+    check_model_vocabulary(settings, max(tokenizer.get_vocab().values()) + 1)
     tables, reports = _load_tables(settings, tokenizer, terminal)
     total_steps = _total_steps(settings, len(tables["train"]))
+    if resume_from and step_of(resume_from) >= total_steps:
+        terminal.line(f"nothing left to train: {resume_from} is at step {step_of(resume_from)} of {total_steps}")
+        return {}
     if rank == 0:
         (log_dir / "config.yaml").write_text(dump_settings(settings))
         tokenizer.save_pretrained(log_dir / "tokenizer")  # with its pad token; the checkpoint takes this copy
         tokenizer_folder = str(log_dir / "tokenizer")
-    validation = _fit(settings, tables, tokenizer, tokenizer_folder, total_steps, resume_from, terminal)
-    _summarise(validation, reports, terminal)
+    validation = _fit(settings, tables, tokenizer, tokenizer_folder, total_steps, resume_from, on_gpu, terminal)
+    _summarise(validation, reports, settings.trainer.limit_val_batches, terminal)
     terminal.line(f"checkpoint and metrics: {log_dir}")
     return validation
 
 
-def _summarise(validation: dict[str, float], reports: list[LoadReport], terminal: Terminal) -> None:
+def _runs_on_gpu(settings: Settings) -> bool:
+    import torch
+
+    accelerator, devices = settings.trainer.accelerator, settings.trainer.devices
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return False
+    if torch.cuda.device_count() < devices:
+        raise UserError(
+            f"trainer.devices={devices} with trainer.accelerator={accelerator}: this machine has "
+            f"{torch.cuda.device_count()} GPUs. Set trainer.devices to that, or trainer.accelerator=cpu."
+        )
+    return True
+
+
+def _summarise(
+    validation: dict[str, float], reports: list[LoadReport], limit_val_batches: float, terminal: Terminal
+) -> None:
     """The last validation beside a rule that reads nothing, so that nobody takes the one for the other."""
     rows = []
     for report in reports:
@@ -60,9 +82,9 @@ def _summarise(validation: dict[str, float], reports: list[LoadReport], terminal
             longer = report.num_longer_chosen / report.num_kept
             values = (validation[key + "accuracy"], longer, validation[key + "loss"], validation[key + "margin"])
             rows.append([report.name, f"{report.num_kept:,}", *(f"{value:.4f}" for value in values)])
-    if rows:
+    if rows and limit_val_batches == 1.0:
         columns = ("validation set", "pairs", "accuracy", "longer answer wins", "loss", "margin")
-        terminal.table("", columns, rows)
+        terminal.table(columns, rows)
 
 
 def _load_tables(
@@ -100,15 +122,13 @@ def _fit(
     tokenizer_folder: str,
     total_steps: int,
     resume_from: Path | None,
+    on_gpu: bool,
     terminal: Terminal,
 ) -> dict[str, float]:
     import torch
 
     from nemo_bt import cpu
 
-    on_gpu = settings.trainer.accelerator == "gpu" or (
-        settings.trainer.accelerator == "auto" and torch.cuda.is_available()
-    )
     if not on_gpu:
         cpu.install()
     from megatron.core import parallel_state
@@ -134,7 +154,7 @@ def _fit(
     saver = CheckpointCallback(
         log_dir / "checkpoints", exp.name, checkpoints.every_n_train_steps, checkpoints.save_last_n
     )
-    trainer = build_trainer(settings, total_steps, on_gpu, [monitor, saver], build_loggers(exp))
+    trainer = build_trainer(settings, total_steps, on_gpu, [saver, monitor], build_loggers(exp))
     model = build_model(settings, tokenizer_folder, len(tokenizer), total_steps)
     if trainer.is_global_zero:
         drop_lines_after(log_dir / "metrics.jsonl", step_of(resume_from) if resume_from else 0)

@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nemo_bt.data.synthetic import write_dataset
+from nemo_bt.data.tokenizer import load_tokenizer
 from tests.preferences import write_random_pairs
 
 
@@ -14,3 +16,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_random_pairs(folder / "random.parquet", 100, seed=1)
     write_random_pairs(folder / "random_val.parquet", 37, seed=2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(dataset: Path) -> Any:
+    return load_tokenizer(str(dataset / "tokenizer"), None)

@@ -28,3 +28,7 @@ def write_random_pairs(path: Path, num_pairs: int, seed: int, longest_words: int
         rows.append({"chosen": sides[0], "rejected": sides[1], "margin": rng.random()})
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path
+
+
+def messages(prompt: str, answer: str | None) -> list[dict[str, str | None]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]

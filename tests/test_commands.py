@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.runs import metrics, nemo_bt
 
@@ -59,11 +60,33 @@ def test_several_nodes_are_started_by_a_launcher(dataset: Path, tmp_path: Path) 
     assert "trainer.num_nodes > 1: start the ranks with srun or torchrun on each node" in result.stderr
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to run on")
+def test_a_gpu_that_is_not_there_is_named(dataset: Path, tmp_path: Path) -> None:
+    result = nemo_bt(*arguments(dataset, tmp_path, "trainer.accelerator=gpu"))
+    assert result.returncode == 2
+    assert "trainer.devices=1 with trainer.accelerator=gpu: this machine has 0 GPUs" in result.stderr
+
+
+def test_a_finished_run_says_so(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "reward-step40.nemo").mkdir(parents=True)
+    result = nemo_bt(*arguments(dataset, tmp_path, "exp_manager.resume_if_exists=true", "trainer.max_steps=40"))
+    assert result.returncode == 0
+    assert "nothing left to train" in result.stdout
+
+
+def test_too_few_pairs_for_a_step_are_refused(dataset: Path, tmp_path: Path) -> None:
+    result = nemo_bt(*arguments(dataset, tmp_path, "model.global_batch_size=101"))
+    assert result.returncode == 2
+    assert "100 training pairs x trainer.max_epochs=1 are less than one step of model.global_batch_size=101" in (
+        result.stderr
+    )
+
+
 def test_checkpoints_are_not_written_over(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "reward-step40.nemo").mkdir(parents=True)
     result = nemo_bt(*arguments(dataset, tmp_path))
     assert result.returncode == 2
-    assert "holds checkpoints up to step 40. Set exp_manager.resume_if_exists=true" in result.stderr + result.stdout
+    assert "holds checkpoints up to step 40. Set exp_manager.resume_if_exists=true" in result.stderr
 
 
 @pytest.fixture(scope="module")

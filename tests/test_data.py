@@ -11,10 +11,9 @@ import pytest
 
 from nemo_bt.data.pairs import load_pairs
 from nemo_bt.data.rows import response_of
-from nemo_bt.data.synthetic import THINGS, make_pairs
-from nemo_bt.data.tokenizer import load_tokenizer, tokenize
 from nemo_bt.errors import UserError
 from nemo_bt.settings import DataSettings
+from tests.preferences import messages
 
 SETTINGS = DataSettings(
     train=[],
@@ -26,15 +25,6 @@ SETTINGS = DataSettings(
     on_bad_pair="drop",
     max_drop_fraction=0.5,
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer(dataset: Path) -> Any:
-    return load_tokenizer(str(dataset / "tokenizer"), None)
-
-
-def messages(prompt: str, answer: str | None) -> list[dict[str, str | None]]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -61,22 +51,21 @@ def test_messages_become_a_shared_prefix_and_two_continuations(tmp_path: Path, t
     assert (len(table), group.margin, str(report)) == (2, 0.5, "train: 2 of 2 pairs")
 
 
-def test_text_gets_one_bos_and_ends_in_eos(tokenizer: Any) -> None:
-    (ids,) = tokenize(tokenizer, ["I bring tea."])
-    assert ids[0] == tokenizer.bos_token_id
-    assert ids[-1] == tokenizer.eos_token_id
-    assert list(ids).count(tokenizer.bos_token_id) == list(ids).count(tokenizer.eos_token_id) == 1
-
-
-def test_no_rows_tokenize_to_nothing(tokenizer: Any) -> None:
-    assert tokenize(tokenizer, []) == []
-
-
 def test_sizes_and_tokens_agree(dataset: Path, tokenizer: Any) -> None:
     table, _ = load(str(dataset / "random.parquet"), tokenizer, max_length=4096)
     sizes = table.sizes(range(len(table)), hidden_size=64)
     assert sizes.tokens.tolist() == [table.group(i).num_tokens for i in range(len(table))]
     assert sizes.tokens.sum() == len(table.tokens)
+
+
+def test_margins_and_sides_stay_with_their_row(dataset: Path, tokenizer: Any) -> None:
+    table, _ = load(str(dataset / "random.parquet"), tokenizer, needs_margin=True, max_length=4096)
+    rows = pq.read_table(dataset / "random.parquet").to_pylist()
+    for i, row in enumerate(rows):
+        group = table.group(i)
+        assert group.margin == pytest.approx(row["margin"])
+        for side, ids in zip(("chosen", "rejected"), group.continuations, strict=True):
+            assert tokenizer.decode(np.concatenate([group.prefix, ids])).endswith(row[side][1]["content"] + "<|end|>")
 
 
 def test_bad_pairs_are_dropped_and_counted_by_reason(tmp_path: Path, tokenizer: Any) -> None:
@@ -127,8 +116,10 @@ def column(name: str, values: list[Any]) -> dict[str, list[Any]]:
         (column("rejected", [messages("a", "b")]), r"f\.parquet: columns have different types"),
         (column("margin", ["big"]), r"f\.parquet: column 'margin' has type string, expected a number"),
         (column("chosen", ["a", None]), r"f\.parquet row 1 column 'chosen': empty cell"),
+        (column("margin", [0.5, float("nan")]), r"f\.parquet row 1 column 'margin': margin nan, expected a finite"),
+        (column("margin", [-1.0]), r"f\.parquet row 0 column 'margin': margin -1\.0, expected a finite number of 0"),
+        (column("chosen", [[{"role": "assistant", "content": 5}]]), r"f\.parquet: column 'chosen' has type list"),
     ],
-    ids=["empty", "missing column", "wrong type", "mixed types", "margin of text", "empty cell"],
 )
 def test_structural_mistakes_name_file_row_and_column(
     tmp_path: Path, tokenizer: Any, table: dict[str, list[Any]], message: str
@@ -136,6 +127,28 @@ def test_structural_mistakes_name_file_row_and_column(
     pq.write_table(pa.table(table), tmp_path / "f.parquet")
     with pytest.raises(UserError, match=message):
         load(str(tmp_path / "f.parquet"), tokenizer, needs_margin=True)
+
+
+def test_a_file_with_a_broken_page_is_named(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"chosen": f"answer {i}", "rejected": f"other {i}"} for i in range(2000)]
+    file = Path(write(tmp_path / "f.parquet", rows))
+    content = bytearray(file.read_bytes())
+    content[100:400] = bytes(300)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"f\.parquet: cannot be read beyond row 0"):
+        load(str(file), tokenizer)
+
+
+def test_nothing_left_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    file = write(tmp_path / "a.parquet", [{"chosen": "a", "rejected": "a"}])
+    with pytest.raises(UserError, match=r"0 of 1 pairs; dropped 1 .*Nothing is left to train on"):
+        load(file, tokenizer, max_drop_fraction=1.0)
+
+
+def test_a_file_named_twice_is_read_once(tmp_path: Path, tokenizer: Any) -> None:
+    file = write(tmp_path / "a.parquet", [{"chosen": "a", "rejected": "b"}])
+    table, _ = load_pairs("train", [file, str(tmp_path / "*.parquet")], SETTINGS, 100, tokenizer, False)
+    assert len(table) == 1
 
 
 def test_a_file_without_rows_is_named(tmp_path: Path, tokenizer: Any) -> None:
@@ -147,7 +160,7 @@ def test_a_file_without_rows_is_named(tmp_path: Path, tokenizer: Any) -> None:
 
 def test_a_file_that_is_not_parquet_is_named(tmp_path: Path, tokenizer: Any) -> None:
     (tmp_path / "f.parquet").write_text("chosen,rejected\n")
-    with pytest.raises(UserError, match=r"f\.parquet: expected a parquet file, found 16 bytes that are not one"):
+    with pytest.raises(UserError, match=r"f\.parquet: expected a parquet file, found one that cannot be read"):
         load(str(tmp_path / "f.parquet"), tokenizer)
 
 
@@ -160,7 +173,8 @@ def test_a_missing_file_is_named(tokenizer: Any) -> None:
     ("side", "message"),
     [
         ([{"role": "user", "content": "a"}], r"row 0 column 'chosen': ends with user, expected an assistant message"),
-        (messages("a", None), r"row 0 column 'chosen': a message without content"),
+        (messages("a", None), r"row 0 column 'chosen': a message without role or content"),
+        ([None, *messages("a", "b")], r"row 0 column 'chosen': a message without role or content"),
     ],
 )
 def test_conversations_have_to_end_with_an_answer(tmp_path: Path, tokenizer: Any, side: Any, message: str) -> None:
@@ -179,57 +193,3 @@ def test_response_is_what_follows_the_last_assistant_turn() -> None:
     assert response_of("\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: d") == " d"
     assert response_of("plain") == "plain"
     assert response_of(messages("a", "b")) == "b"
-
-
-def saved(tokenizer: Any, folder: Path, **changes: Any) -> str:
-    import copy
-
-    changed = copy.deepcopy(tokenizer)
-    for name, value in changes.items():
-        setattr(changed, name, value)
-    changed.save_pretrained(folder)
-    return str(folder)
-
-
-def test_a_tokenizer_without_pad_is_refused_unless_one_is_named(tmp_path: Path, tokenizer: Any) -> None:
-    folder = saved(tokenizer, tmp_path, pad_token=None)
-    with pytest.raises(UserError, match=r"found no pad token\. .*Set model\.tokenizer\.pad_token"):
-        load_tokenizer(folder, None)
-    assert load_tokenizer(folder, "<|pad|>").pad_token == "<|pad|>"
-
-
-def test_a_pad_token_that_is_eos_is_refused(tmp_path: Path, tokenizer: Any) -> None:
-    with pytest.raises(UserError, match=r"expected a pad token of its own, found pad = eos = '<\|end\|>'"):
-        load_tokenizer(saved(tokenizer, tmp_path, pad_token="<|end|>"), None)
-
-
-def test_a_pad_token_outside_the_vocabulary_is_refused(dataset: Path) -> None:
-    with pytest.raises(UserError, match=r"pad_token: '<nope>' is not in the vocabulary"):
-        load_tokenizer(str(dataset / "tokenizer"), "<nope>")
-
-
-def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no tokenizer that loads"):
-        load_tokenizer(str(tmp_path), None)
-    with pytest.raises(UserError, match=r"/nowhere is not a folder"):
-        load_tokenizer("/nowhere", None)
-
-
-def test_messages_need_a_chat_template(tmp_path: Path, tokenizer: Any) -> None:
-    plain = load_tokenizer(saved(tokenizer, tmp_path, chat_template=None), None)
-    with pytest.raises(UserError, match="no chat template, which message lists need"):
-        tokenize(plain, [messages("a", "b")])
-
-
-def test_synthetic_answers_cannot_be_told_without_the_prompt() -> None:
-    train, validation = make_pairs(seed=0)
-    for pairs in (train, validation):
-        counts = {side: [pair[side][1]["content"] for pair in pairs] for side in ("chosen", "rejected")}
-        for thing in THINGS:
-            chosen, rejected = (sum(thing in answer for answer in counts[side]) for side in ("chosen", "rejected"))
-            assert chosen == rejected > 0
-        assert {len(answer.split()) for side in counts.values() for answer in side} == {3}
-    prompts = [
-        {(p["chosen"][0]["content"], p["rejected"][1]["content"]) for p in pairs} for pairs in (train, validation)
-    ]
-    assert not prompts[0] & prompts[1]

@@ -1,5 +1,6 @@
 """Ten optimizer steps at every layout and stream budget give one rank's losses and weights."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ ZERO = ["model.optim.name=distributed_fused_adam"]
 SAVE = ["exp_manager.checkpoint_callback_params.every_n_train_steps=4", "trainer.val_check_interval=3"]
 
 LAYOUTS = {
-    1: {"one stream": SAVE, "one pair a stream": ["model.data.tokens_per_micro_batch=170"]},
+    1: {"one stream": SAVE, "streams of the longest pair": ["model.data.tokens_per_micro_batch=130"]},
     2: {
         "TP2": TP2,
         "PP2": PP2,
@@ -33,6 +34,8 @@ LAYOUTS = {
     },
     4: {"TP2 PP2": [*TP2, *PP2], "TP2 SP DP2 distributed optimizer": [*TP2, *SP, *ZERO]},
 }
+EQUAL_LENGTHS = {"one pair a stream": 48, "all pairs in a stream": 2048}
+"""On pairs of 35 to 47 tokens: budgets that hold one pair, and a whole step."""
 RESUMED = {1: "one stream", 2: "DP2 distributed optimizer"}
 
 
@@ -73,7 +76,11 @@ def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if num_ranks == 1:
             initial = [*common(dataset, folder / "initial", 1), *model, "trainer.max_steps=1"]
             twenty = [*common(dataset, folder / "twenty steps", 1), start, "trainer.max_steps=20"]
-            runs = [Run(initial), *runs, Run(twenty)]
+            seeded = [*common(dataset, folder / "other seed", 1), *model, "trainer.max_steps=1", "trainer.seed=5"]
+            runs = [Run(initial), *runs, Run(twenty), Run(seeded)]
+            for name, tokens in EQUAL_LENGTHS.items():
+                overrides = [*common(dataset, folder / name, 1), start, f"model.data.tokens_per_micro_batch={tokens}"]
+                runs.append(Run([*overrides, f"model.data.train={dataset / 'train.parquet'}"]))
         if num_ranks in RESUMED:
             name = RESUMED[num_ranks]
             resumed = [*common(dataset, folder / f"{name} resumed", num_ranks), start, *layouts[name]]
@@ -96,6 +103,27 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Path, name
 
 
 NAMES = [name for layouts in LAYOUTS.values() for name in layouts if name != "one stream"]
+
+
+def test_one_pair_a_stream_equals_all_pairs_in_a_stream(logs: Path) -> None:
+    streams = {name: metrics(logs / name, "train/packing_efficiency") for name in EQUAL_LENGTHS}
+    tokens = [share * 2048 for share in streams["all pairs in a stream"]]
+    assert streams["one pair a stream"] == pytest.approx([t / (16 * 48) for t in tokens])
+    losses = [metrics(logs / name, "train/loss") for name in EQUAL_LENGTHS]
+    assert losses[0] == pytest.approx(losses[1], rel=TOLERANCE)
+    weights = [full_tensors(checkpoint(logs / name)) for name in EQUAL_LENGTHS]
+    assert max(relative_difference(weights[0][key], weights[1][key]) for key in weights[1]) < TOLERANCE
+
+
+def test_the_seed_decides_the_initial_weights(logs: Path) -> None:
+    one, other = (full_tensors(checkpoint(logs / name, 1)) for name in ("initial", "other seed"))
+    assert relative_difference(one["module.output_layer.weight"], other["module.output_layer.weight"]) > 1
+
+
+def test_no_pair_is_counted_twice(logs: Path) -> None:
+    for num_ranks in LAYOUTS:
+        counted = re.findall(r"of ([\d,]+) pairs$", (logs / f"output-{num_ranks}.txt").read_text(), re.MULTILINE)
+        assert set(counted) == {"37"}
 
 
 def hf_model_of(log_dir: Path, step: int) -> LlamaForSequenceClassification:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,6 +135,33 @@ def test_no_language_model_head_is_allocated_and_names_are_transformer_engines(m
     assert names["decoder.layers.0.self_attention.linear_qkv.layer_norm_weight"] == (HIDDEN,)
     assert names["decoder.layers.0.mlp.linear_fc1.layer_norm_weight"] == (HIDDEN,)
     assert sum(shape == (VOCAB, HIDDEN) for shape in names.values()) == 1
+
+
+def test_other_norms_are_refused_on_cpu(model: Any) -> None:
+    from nemo_bt.model.layers import pair_stream_layer_spec
+
+    with pytest.raises(ValueError, match="expected normalization RMSNorm on CPU, got LayerNorm"):
+        pair_stream_layer_spec(replace(model.config, normalization="LayerNorm"))
+
+
+def test_adam_without_decoupled_decay_is_refused(model: Any) -> None:
+    from nemo_bt.cpu import GroupStepAdamW
+
+    with pytest.raises(ValueError, match="expected decoupled weight decay"):
+        GroupStepAdamW([torch.zeros(1)], lr=1.0, weight_decay=0.0, betas=(0.9, 0.9), eps=1e-8, adam_w_mode=False)
+
+
+def test_margins_reach_the_loss_of_their_pair(model: Any) -> None:
+    from nemo_bt.model.reward_model import PairLossReduction
+
+    groups = [replace(group, margin=0.3 * i) for i, group in enumerate(random_groups(2, shared=True))]
+    reduction = PairLossReduction(LossSettings(True, False, 0.0, 0.0))
+    reduction.setup(build_stream(groups, pad_id=0))
+    reward = torch.randn(12)
+    expected = sum(
+        -torch.nn.functional.logsigmoid(reward[2 * i] - reward[2 * i + 1] - 0.3 * i).item() for i in range(6)
+    )
+    assert reduction(reward)[0].item() == pytest.approx(expected)
 
 
 def test_head_starts_with_standard_deviation_of_one_over_root_hidden_plus_one(model: Any) -> None:

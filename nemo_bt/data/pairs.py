@@ -119,36 +119,39 @@ def _groups_of(
         ids = tokenize(tokenizer, [side for row in chunk for side in (row.chosen, row.rejected)])
         for row, chosen, rejected in zip(chunk, ids[0::2], ids[1::2], strict=True):
             report.num_rows += 1
-            reason = _unusable(row, chosen, rejected, settings.tokens_per_micro_batch, max_length)
-            if reason is None:
+            reason, found = _unusable(row, chosen, rejected, settings.tokens_per_micro_batch, max_length)
+            if not reason:
                 cut = shared_prefix(chosen, rejected)
                 report.num_longer_chosen += len(response_of(row.chosen)) > len(response_of(row.rejected))
                 yield Group(chosen[:cut], (chosen[cut:], rejected[cut:]), row.margin)
             elif settings.on_bad_pair == "error":
                 raise UserError(
-                    f"{file} row {row.number} columns '{columns.chosen}', '{columns.rejected}': {reason}. "
+                    f"{file} row {row.number} columns '{columns.chosen}', '{columns.rejected}': {reason}{found}. "
                     "Mend or remove the row, or set model.data.on_bad_pair=drop to leave such rows out."
                 )
             else:
                 report.dropped[reason] += 1
 
 
-def _unusable(row: Row, chosen: Ids, rejected: Ids, budget_tokens: int, max_length: int) -> str | None:
-    """Why a pair cannot be trained on, or None."""
+def _unusable(row: Row, chosen: Ids, rejected: Ids, budget_tokens: int, max_length: int) -> tuple[str, str]:
+    """Why a pair cannot be trained on, "" if it can, and what was found in this row."""
     if row.chosen == row.rejected or np.array_equal(chosen, rejected):
-        return "with chosen equal to rejected"
+        return "with chosen equal to rejected", ""
     if not response_of(row.chosen).strip() or not response_of(row.rejected).strip():
-        return "with an empty response"
-    if max(len(chosen), len(rejected)) > max_length:
-        return f"longer than model.encoder_seq_length={max_length} tokens"
-    if len(chosen) + len(rejected) - shared_prefix(chosen, rejected) > budget_tokens:
-        return f"longer than model.data.tokens_per_micro_batch={budget_tokens}"
-    return None
+        return "with an empty response", ""
+    longest, num_tokens = max(len(chosen), len(rejected)), len(chosen) + len(rejected) - shared_prefix(chosen, rejected)
+    if longest > max_length:
+        return f"longer than model.encoder_seq_length={max_length} tokens", f", found {longest}"
+    if num_tokens > budget_tokens:
+        return f"longer than model.data.tokens_per_micro_batch={budget_tokens}", f", found {num_tokens}"
+    return "", ""
 
 
 def _check_drops(report: LoadReport, max_drop_fraction: float) -> None:
     dropped = sum(report.dropped.values())
-    if dropped > max_drop_fraction * report.num_rows or report.num_kept == 0:
+    if report.num_kept == 0:
+        raise UserError(f"{report}. Nothing is left to train on: mend the data, or raise the limit named above.")
+    if dropped > max_drop_fraction * report.num_rows:
         raise UserError(
             f"{report}. Expected at most model.data.max_drop_fraction={max_drop_fraction:g} of a file to be dropped, "
             f"found {dropped / report.num_rows:.3g}. Mend the data, or raise the limit named above."

@@ -6,6 +6,7 @@ A side is a text or a list of {"role", "content"} messages; the column's type sa
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,6 @@ class Row:
     chosen: Side
     rejected: Side
     margin: float
-    file: str
     number: int
     """Row in the file, from 0."""
 
@@ -49,13 +49,13 @@ def find_files(patterns: Sequence[str], setting: str) -> list[str]:
     Raises:
         UserError: a pattern matches no file; `setting` says where it was written.
     """
-    files: list[str] = []
+    files: dict[str, None] = {}  # in order, each once
     for pattern in patterns:
         found = [str(pattern)] if Path(pattern).is_file() else sorted(glob.glob(str(pattern)))
         if not found:
             raise UserError(f"{setting}: no file matches {pattern}. Give an existing parquet file or a glob.")
-        files += found
-    return files
+        files |= dict.fromkeys(found)
+    return list(files)
 
 
 def read_rows(file: str, columns: Columns) -> Iterator[Row]:
@@ -71,13 +71,16 @@ def read_rows(file: str, columns: Columns) -> Iterator[Row]:
         raise UserError(f"{file}: 0 rows, expected at least one preference pair. Give a file with rows.")
     names = [columns.chosen, columns.rejected] + ([columns.margin] if columns.margin else [])
     number = 0
-    for batch in parquet.iter_batches(batch_size=1024, columns=names):
-        table = [batch.column(name).to_pylist() for name in names]
-        for cells in zip(*table, strict=True):
-            for name, cell in zip(names, cells, strict=True):
-                _check_cell(file, number, name, cell)
-            yield Row(cells[0], cells[1], float(cells[2]) if columns.margin else 0.0, file, number)
-            number += 1
+    try:
+        for batch in parquet.iter_batches(batch_size=1024, columns=names):
+            table = [batch.column(name).to_pylist() for name in names]
+            for cells in zip(*table, strict=True):
+                for name, cell in zip(names, cells, strict=True):
+                    _check_cell(file, number, name, cell)
+                yield Row(cells[0], cells[1], float(cells[2]) if columns.margin else 0.0, number)
+                number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: cannot be read beyond row {number} ({error}). Write it again.") from error
 
 
 def is_text(side: Side) -> bool:
@@ -95,10 +98,9 @@ def response_of(side: Side) -> str:
 def _open(file: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(file)
-    except pa.ArrowInvalid as error:
-        size_bytes = Path(file).stat().st_size
+    except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{file}: expected a parquet file, found {size_bytes} bytes that are not one ({error}). "
+            f"{file}: expected a parquet file, found one that cannot be read as such ({error}). "
             "Write it again, or point model.data at a parquet file."
         ) from error
 
@@ -106,9 +108,11 @@ def _open(file: str) -> pq.ParquetFile:
 def _check_schema(file: str, schema: pa.Schema, columns: Columns) -> None:
     settings = {columns.chosen: "chosen_key", columns.rejected: "rejected_key", columns.margin: "margin_key"}
     for name, key in settings.items():
-        if name is not None and name not in schema.names:
+        if name is not None and schema.names.count(name) != 1:
+            found = "no" if name not in schema.names else f"{schema.names.count(name)} times the"
             raise UserError(
-                f"{file}: no column '{name}', found {', '.join(schema.names)}. Set model.data.{key} to one of these."
+                f"{file}: {found} column '{name}', found {', '.join(schema.names)}. "
+                f"Set model.data.{key} to one of these."
             )
     kinds = {name: _kind(schema.field(name).type) for name in (columns.chosen, columns.rejected)}
     for name, kind in kinds.items():
@@ -133,8 +137,10 @@ def _kind(column_type: pa.DataType) -> str | None:
         return "text"
     if pa.types.is_list(column_type) or pa.types.is_large_list(column_type):
         item = column_type.value_type
-        if pa.types.is_struct(item) and {"role", "content"} <= {item.field(i).name for i in range(item.num_fields)}:
-            return "messages"
+        if pa.types.is_struct(item):
+            fields = {item.field(i).name: _kind(item.field(i).type) for i in range(item.num_fields)}
+            if fields.get("role") == fields.get("content") == "text":
+                return "messages"
     return None
 
 
@@ -142,9 +148,11 @@ def _check_cell(file: str, number: int, name: str, cell: Any) -> None:
     where = f"{file} row {number} column '{name}'"
     if cell is None:
         raise UserError(f"{where}: empty cell, expected a value. Fill it or remove the row.")
+    if isinstance(cell, float | int) and not 0 <= cell < math.inf:
+        raise UserError(f"{where}: margin {cell}, expected a finite number of 0 or more. Mend or remove the row.")
     if isinstance(cell, list):
+        if any(message is None or message["role"] is None or message["content"] is None for message in cell):
+            raise UserError(f"{where}: a message without role or content. Fill it or remove the row.")
         if not cell or cell[-1]["role"] != "assistant":
             last = cell[-1]["role"] if cell else "nothing"
             raise UserError(f"{where}: ends with {last}, expected an assistant message: it is what gets the reward.")
-        if any(message["content"] is None for message in cell):
-            raise UserError(f"{where}: a message without content. Fill it or remove the row.")

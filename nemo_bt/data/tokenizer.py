@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from nemo_bt.data.rows import Side, is_text
 from nemo_bt.errors import UserError
@@ -65,7 +66,7 @@ def tokenize(tokenizer: Any, sides: Sequence[Side]) -> list[Ids]:
         One int32 array each.
 
     Raises:
-        UserError: messages, but the tokenizer has no chat template.
+        UserError: messages, but the tokenizer has no chat template, or one that refuses them.
     """
     if not sides:
         return []
@@ -78,5 +79,11 @@ def tokenize(tokenizer: Any, sides: Sequence[Side]) -> list[Ids]:
             f"{tokenizer.name_or_path}: no chat template, which message lists need. "
             "Add chat_template to its tokenizer_config.json, or give columns of plain text."
         )
-    texts = [tokenizer.apply_chat_template(side, tokenize=False) for side in sides]
+    try:
+        texts = [tokenizer.apply_chat_template(side, tokenize=False) for side in sides]
+    except TemplateError as error:
+        raise UserError(
+            f"{tokenizer.name_or_path}: its chat template refuses a conversation of the data ({error}). Mend the "
+            "conversation or the template; the template says which order of roles it expects."
+        ) from error
     return [np.array(i, dtype=np.int32) for i in tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -1,4 +1,4 @@
-"""The NeMo model: any NeMo GPT configuration with a reward head, trained on pair streams.
+"""The NeMo model: a GPT configuration of NeMo with a reward head, trained on pair streams.
 
 Shape suffixes: C = continuations, P = pairs (C = 2P), M = sums of nemo_bt.metrics.
 """
@@ -54,7 +54,7 @@ class RewardModel(llm.GPTModel):
     """A reward model for NeMo's Trainer.
 
     Args:
-        config: NeMo's configuration of the GPT, from `reward_config`.
+        config: NeMo's configuration of the GPT, with `reward_config_fields`.
         loss: terms of the loss.
         optim: NeMo's optimizer module.
         tokenizer: NeMo's tokenizer, saved into the checkpoint's context.
