@@ -80,7 +80,8 @@ def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             runs = [Run(initial), *runs, Run(twenty), Run(seeded)]
             for name, tokens in EQUAL_LENGTHS.items():
                 overrides = [*common(dataset, folder / name, 1), start, f"model.data.tokens_per_micro_batch={tokens}"]
-                runs.append(Run([*overrides, f"model.data.train={dataset / 'train.parquet'}"]))
+                overrides += [f"model.data.train={dataset / 'train.parquet'}", "trainer.limit_val_batches=0"]
+                runs.append(Run(overrides))
         if num_ranks in RESUMED:
             name = RESUMED[num_ranks]
             resumed = [*common(dataset, folder / f"{name} resumed", num_ranks), start, *layouts[name]]
