@@ -48,7 +48,8 @@ def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]
         terminal.line(f"nothing left to train: {resume_from} is at step {step_of(resume_from)} of {total_steps}")
         return {}
     if rank == 0:
-        (log_dir / "config.yaml").write_text(dump_settings(settings))
+        (log_dir / "config.yaml.tmp").write_text(dump_settings(settings))
+        (log_dir / "config.yaml.tmp").replace(log_dir / "config.yaml")  # other ranks may be reading the old one
         tokenizer.save_pretrained(log_dir / "tokenizer")  # with its pad token; the checkpoint takes this copy
         tokenizer_folder = str(log_dir / "tokenizer")
     validation = _fit(settings, tables, tokenizer, tokenizer_folder, total_steps, resume_from, on_gpu, terminal)
