@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -46,10 +47,13 @@ def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int =
 
 
 def free_port() -> int:
-    """A port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nothing listens on, below those that the kernel gives to outgoing connections: it stays free."""
+    for _ in range(100):
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError("no free port found")
 
 
 def nemo_bt(*argv: str, timeout_s: int = 300, **env: str) -> subprocess.CompletedProcess[str]:
