@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from nemo.lightning.io.pl import TrainerContext
 
+from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.checkpoints import saved_checkpoints
+from nemo_bt.monitor import Monitor
+from nemo_bt.settings import Settings
 
 
 class CheckpointCallback(pl.Callback):
     """Save every n steps and at the end of training, and keep the newest few."""
 
-    def __init__(self, folder: Path, name: str, every_n_steps: int, save_last_n: int) -> None:
-        self.folder, self.name = folder, name
-        self.every_n_steps, self.save_last_n = every_n_steps, save_last_n
+    def __init__(self, folder: Path, settings: Settings, monitor: Monitor) -> None:
+        params = settings.exp_manager.checkpoint_callback_params
+        self.folder, self.name = folder, settings.exp_manager.name
+        self.every_n_steps, self.save_last_n = params.every_n_train_steps, params.save_last_n
+        self.settings, self.monitor = settings, monitor
         self._last_saved_step: int | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -48,6 +54,8 @@ class CheckpointCallback(pl.Callback):
         trainer.save_checkpoint(unfinished)
         if trainer.is_global_zero:
             TrainerContext.from_trainer(trainer).io_dump(unfinished / "context", yaml_attrs=["model"])
+            facts = {"step": step, "validation": self.monitor.validation_record, "settings": asdict(self.settings)}
+            write_facts(unfinished / "context", trainer.lightning_module.config.hf_config, facts)
             unfinished.rename(whole)
             for old in saved_checkpoints(self.folder)[: -self.save_last_n] if self.save_last_n else []:
                 shutil.rmtree(old.rename(self.folder / f".{old.name}.unfinished"))  # never half there under its name

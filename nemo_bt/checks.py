@@ -6,26 +6,15 @@ Each message has the equation with its numbers and what to change.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from nemo_bt.architecture import HfConfig, complete, megatron_fields, padded_vocab, scratch_hf_config
 from nemo_bt.errors import UserError
+from nemo_bt.origin import find_origin
 from nemo_bt.settings import Settings
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
-_SUPPORTED = {
-    "normalization": "RMSNorm",
-    "layernorm_zero_centered_gamma": False,
-    "qk_layernorm": False,
-    "window_size": None,
-    "attn_logit_softcapping": None,
-    "num_moe_experts": None,
-    "multi_latent_attention": False,
-}
-"""What layers.py and attention.py compute; another value in a checkpoint would train another model."""
 
 
 def check_settings(settings: Settings) -> None:
@@ -35,79 +24,54 @@ def check_settings(settings: Settings) -> None:
         UserError: the first combination that cannot work.
     """
     _check_values(settings)
-    sizes = _architecture(settings)
-    _check_layout(settings, sizes)
+    _check_layout(settings, megatron_fields(hf_config_of(settings, num_tokens=1), settings.model.encoder_seq_length))
 
 
-def vocab_rows(vocab_size: int | None, num_tokens: int) -> int:
-    """Rows of the embedding: as set, or the tokenizer's size rounded up to a multiple of 128 (319 gives 384)."""
-    return vocab_size or -(-num_tokens // 128) * 128
+def hf_config_of(settings: Settings, num_tokens: int) -> HfConfig:
+    """The model's configuration in Hugging Face's terms: the origin's, or a Llama of the settings' sizes.
 
-
-def check_model_vocabulary(settings: Settings, num_tokens: int) -> None:
-    """Check that the embedding has a row for every token and divides over TP.
+    Args:
+        settings: of the run.
+        num_tokens: of the tokenizer; the size of a new embedding whose size is not set.
 
     Raises:
-        UserError: it has too few rows, or TP does not divide them.
+        UserError: the settings say too little or too much, or name an origin that cannot be used.
     """
-    sizes = _architecture(settings)
-    rows = sizes["vocab_size"] if settings.model.restore_from_path else settings.model.vocab_size
-    rows = vocab_rows(rows, num_tokens)
+    model = settings.model
+    given = {name: getattr(model, name) for name in (*_ARCHITECTURE, "kv_channels", "vocab_size")}
+    if model.restore_from_path:
+        both = [f"model.{name}" for name, value in given.items() if value is not None]
+        if both:
+            raise UserError(
+                f"{', '.join(both)} and model.restore_from_path are both set; the checkpoint has them: remove them."
+            )
+        return find_origin(model.restore_from_path).hf_config
+    missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
+    if missing:
+        raise UserError(
+            f"nothing to train: model.restore_from_path is not set, nor {', '.join(missing)}. Give a Hugging Face "
+            "folder or a .nemo, or the architecture (for example model=llama_4x256)."
+        )
+    for name in _SIZES:
+        if given[name] < 1:
+            raise UserError(f"model.{name}: expected 1 or more, got {given[name]}.")
+    if model.kv_channels is None:
+        _divides(2 * given["num_attention_heads"], "num_attention_heads x 2", given["hidden_size"], "hidden_size")
+    return scratch_hf_config(model, model.vocab_size or padded_vocab(num_tokens))
+
+
+def check_vocabulary(hf_config: HfConfig, num_tokens: int) -> None:
+    """Check that the embedding has a row for every token.
+
+    Raises:
+        UserError: it has too few.
+    """
+    rows = complete(hf_config).vocab_size
     if rows < num_tokens:
         raise UserError(
             f"tokenizer has {num_tokens} tokens, embedding {rows} rows (model.vocab_size): expected at least as many "
             "rows. Raise model.vocab_size, or use the tokenizer that the model was trained with."
         )
-    _divides(settings.model.tensor_model_parallel_size, "tensor_model_parallel_size", rows, "vocab_size")
-
-
-def _architecture(settings: Settings) -> dict[str, Any]:
-    """Sizes of the model, from the settings or from the checkpoint that they name."""
-    model = settings.model
-    given = {name: getattr(model, name) for name in (*_ARCHITECTURE, "kv_channels", "vocab_size")}
-    if not model.restore_from_path:
-        missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
-        if missing:
-            raise UserError(
-                f"nothing to train: model.restore_from_path is not set, nor {', '.join(missing)}. Give a .nemo "
-                "directory, or the architecture (for example model=llama_4x256)."
-            )
-        for name in _SIZES:
-            if given[name] < 1:
-                raise UserError(f"model.{name}: expected 1 or more, got {given[name]}.")
-        return given
-    both = [f"model.{name}" for name, value in given.items() if value is not None]
-    if both:
-        raise UserError(
-            f"{', '.join(both)} and model.restore_from_path are both set; the checkpoint has them: remove them."
-        )
-    config = _checkpoint_config(model.restore_from_path)
-    if config["num_query_groups"] is None:
-        config["num_query_groups"] = config["num_attention_heads"]
-    return {name: config[name] for name in given}
-
-
-def _checkpoint_config(folder: str) -> dict[str, Any]:
-    """The model configuration in a checkpoint's context/model.yaml, as NeMo writes it."""
-    file = Path(folder) / "context" / "model.yaml"
-    try:
-        model = yaml.safe_load(file.read_text())
-        target, config = model["_target_"], model["config"]
-        unlike = {name: config[name] for name, value in _SUPPORTED.items() if config.get(name, value) != value}
-        missing = [name for name in (*_ARCHITECTURE, "vocab_size") if name not in config]
-    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"model.restore_from_path: expected a .nemo directory with context/model.yaml, found none that reads in "
-            f"{folder} ({error!r}). Give a directory that nemo_bt saved."
-        ) from error
-    if target != "nemo_bt.model.reward_model.RewardModel" or missing:
-        raise UserError(
-            f"model.restore_from_path: expected a reward model, found {target} in {folder}. "
-            "Language models have no reward head; give a directory that nemo_bt saved."
-        )
-    if unlike:
-        raise UserError(f"model.restore_from_path: {folder} has {unlike}, which this version cannot compute.")
-    return dict(config)
 
 
 def _check_values(settings: Settings) -> None:
@@ -191,12 +155,15 @@ def _check_layout(settings: Settings, sizes: dict[str, Any]) -> None:
             f"{settings.trainer.num_nodes}) is not a multiple of {tp * pp} (tensor_model_parallel_size={tp} x "
             f"pipeline_model_parallel_size={pp}). Change one of them."
         )
-    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "hidden_size"):
+    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "hidden_size", "vocab_size"):
         _divides(tp, "tensor_model_parallel_size", sizes[name], name)
     _divides(pp, "pipeline_model_parallel_size", sizes["num_layers"], "num_layers")
     _divides(sizes["num_query_groups"], "num_query_groups", sizes["num_attention_heads"], "num_attention_heads")
-    if sizes["kv_channels"] is None:
-        _divides(2 * sizes["num_attention_heads"], "num_attention_heads x 2", sizes["hidden_size"], "hidden_size")
+    if sizes.get("num_moe_experts") and tp > 1 and not model.sequence_parallel:
+        raise UserError(
+            f"a model of {sizes['num_moe_experts']} experts with model.tensor_model_parallel_size={tp} needs "
+            "model.sequence_parallel=true: Megatron's routing does."
+        )
     if model.sequence_parallel and tp == 1:
         raise UserError("model.sequence_parallel=true needs model.tensor_model_parallel_size > 1, got 1.")
     if model.global_batch_size < settings.data_parallel_size:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch.optim.adamw import adamw
+from torch.utils._device import _device_constructors
 
 _CPU = torch.device("cpu")
 
@@ -31,10 +32,13 @@ def install() -> None:
     import megatron.core.optimizer as megatron_optimizer
     import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
     import megatron.core.tensor_parallel.random as megatron_random
+    import megatron.core.transformer.moe.moe_utils as moe_utils
 
     # (M) tensor_parallel/random.py:41,72 read and write the CUDA generator through torch._C.
     megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+    # (M) transformer/moe/moe_utils.py:958 reads a name that its import of Transformer Engine would have set.
+    moe_utils.te_general_gemm = None
     # (M) optimizer/__init__.py:30 falls back to torch's AdamW, which keeps a tensor `step` per parameter that the
     # distributed optimizer cannot shard; it handles FusedAdam, whose step belongs to the group.
     megatron_optimizer.Adam = GroupStepAdamW
@@ -122,6 +126,7 @@ def _redirect_devices() -> None:
     torch.cuda.current_device = lambda: _CPU
     # (M) device='cuda' in optimizer/clip_grads.py:90,103, optimizer/optimizer.py:903, schedules.py:573,
     # dist_checkpointing/exchange_utils.py:101,107; (N) torch.tensor(step, pin_memory=True) in megatron_strategy.py:801.
+    _device_constructors()  # remembers the functions replaced here, which `with torch.device(...)` then still knows
     for name in ("zeros", "tensor", "empty", "empty_like"):
         setattr(torch, name, _on_cpu(getattr(torch, name)))
     # (N) .to("cuda", non_blocking=True) in megatron_strategy.py:801,881.
@@ -152,6 +157,12 @@ class _NoStream:
     def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def wait_stream(self, _: Any) -> None: ...
+
+    # (M) transformer/moe/token_dispatcher.py:855,859 waits for a copy to the host.
+    def record_event(self) -> _NoStream:
+        return self
+
+    def synchronize(self) -> None: ...
 
 
 def _redirect_streams_and_memory() -> None:

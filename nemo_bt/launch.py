@@ -60,11 +60,23 @@ def report(error: UserError, stderr: TextIO) -> None:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this rank when the process that started it is gone, however that ended."""
+    """Have the kernel end this rank when the process that started it is gone, however that ended.
+
+    What the rank forks (Megatron's checkpoint writers) ends with the rank in the same way.
+    """
     if _STARTED_HERE in os.environ:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != int(os.environ[_STARTED_HERE]):  # it was gone before the line above
-            os.kill(os.getpid(), signal.SIGKILL)
+        libc = ctypes.CDLL(None)
+
+        def end_with(parent_pid: int) -> None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent_pid:  # it was gone before the line above
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        forking = [0]
+        os.register_at_fork(
+            before=lambda: forking.__setitem__(0, os.getpid()), after_in_child=lambda: end_with(forking[0])
+        )
+        end_with(int(os.environ[_STARTED_HERE]))
 
 
 def run_ranks(argv: Sequence[str], num_ranks: int) -> int:

@@ -53,7 +53,8 @@ class Monitor(pl.Callback):
         self.sampler, self.terminal, self.metrics_file = sampler, terminal, metrics_file
         self.num_steps, self.log_every_n_steps = num_steps, log_every_n_steps
         self.validate_every_n_steps = validate_every_n_steps
-        self.validation_metrics: dict[str, float] = {}
+        self.validation_record: dict[str, float] = {}
+        """Step and metrics of the last validation."""
         self._restart_interval()
         self._run_s, self._run_steps = 0.0, 0
 
@@ -99,7 +100,7 @@ class Monitor(pl.Callback):
                 f"  validation {name}: loss {values['loss']:.4f}  accuracy {values['accuracy']:.4f}  "
                 f"margin {values['margin']:+.3f}  ties {values['ties']:.0f}  of {sums_M[0]:,.0f} pairs"
             )
-        self.validation_metrics = record
+        self.validation_record = {"step": trainer.global_step} | record
         self._store(trainer, trainer.global_step, record)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,54 +11,38 @@ import torch
 from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
-from nemo.collections import llm
 from nemo.collections.common.tokenizers import AutoTokenizer
-from nemo.lightning import io
 from nemo.lightning.pytorch.optim import (
     CosineAnnealingScheduler,
     MegatronOptimizerModule,
     WarmupPolicyScheduler,
 )
-from nemo.lightning.pytorch.strategies.utils import RestoreConfig
 
-from nemo_bt.checks import vocab_rows
-from nemo_bt.model.reward_model import RewardModel, reward_config_fields
+from nemo_bt.architecture import HfConfig
+from nemo_bt.model.config import reward_config
+from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.monitor import NEVER
+from nemo_bt.origin import Start
 from nemo_bt.settings import ExpManagerSettings, OptimSettings, Settings
 
 
-def build_model(settings: Settings, tokenizer_folder: str, num_tokens: int, num_steps: int) -> RewardModel:
+def build_model(
+    settings: Settings, hf_config: HfConfig, start: Start | None, tokenizer_folder: str, num_steps: int
+) -> RewardModel:
     """The reward model, not yet allocated: NeMo does that when the Trainer starts.
 
     Args:
         settings: of the run.
+        hf_config: of the model.
+        start: initial weights; None for random ones, or where the run resumes.
         tokenizer_folder: saved with the checkpoint.
-        num_tokens: size of the tokenizer.
         num_steps: length of the run, for the learning-rate schedule.
     """
-    model = settings.model
-    if model.restore_from_path:
-        config = io.load_context(Path(model.restore_from_path) / "context", subpath="model.config")
-        for name, value in (reward_config_fields() | {"seq_length": model.encoder_seq_length}).items():
-            setattr(config, name, value)
-            setattr(config.__io__, name, value)
-    else:
-        config = llm.LlamaConfig(
-            num_layers=model.num_layers,
-            hidden_size=model.hidden_size,
-            ffn_hidden_size=model.ffn_hidden_size,
-            num_attention_heads=model.num_attention_heads,
-            num_query_groups=model.num_query_groups,
-            kv_channels=model.kv_channels,
-            vocab_size=vocab_rows(model.vocab_size, num_tokens),
-            layernorm_epsilon=model.layernorm_epsilon,
-            rotary_base=model.rotary_base,
-            init_method_std=model.init_method_std,
-            seq_length=model.encoder_seq_length,
-            **reward_config_fields(),
-        )
-    optim = _build_optim(model.optim, settings.trainer.gradient_clip_val, num_steps)
-    return RewardModel(config, loss=model.loss, optim=optim, tokenizer=AutoTokenizer(tokenizer_folder))
+    config = reward_config(hf_config, settings.model.encoder_seq_length)
+    optim = _build_optim(settings.model.optim, settings.trainer.gradient_clip_val, num_steps)
+    model = RewardModel(config, loss=settings.model.loss, optim=optim, tokenizer=AutoTokenizer(tokenizer_folder))
+    model.start = start
+    return model
 
 
 def build_trainer(
@@ -67,7 +50,6 @@ def build_trainer(
 ) -> nl.Trainer:
     """NeMo's Trainer with its MegatronStrategy at the configured layout."""
     trainer, model = settings.trainer, settings.model
-    restore = RestoreConfig(path=model.restore_from_path) if model.restore_from_path else None
     sharded = model.optim.name == "distributed_fused_adam"
     strategy = nl.MegatronStrategy(
         tensor_model_parallel_size=model.tensor_model_parallel_size,
@@ -76,7 +58,6 @@ def build_trainer(
         ddp=DistributedDataParallelConfig(
             use_distributed_optimizer=sharded, check_for_nan_in_grad=True, grad_reduce_in_fp32=True
         ),
-        restore_config=restore,
         process_group_backend="nccl" if on_gpu else "gloo",
         ckpt_async_save=False,
         ckpt_optim_fully_reshardable=True,

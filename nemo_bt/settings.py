@@ -54,6 +54,8 @@ class ExpManagerSettings:
     name: str
     resume_if_exists: bool
     """Continue from the newest whole checkpoint in the log directory, if there is one."""
+    trust_checkpoint: bool
+    """Resume even from a checkpoint that holds more than tensors and plain data: unpickling it can run code."""
     create_tensorboard_logger: bool
     create_wandb_logger: bool
     wandb_logger_kwargs: dict[str, Any]

@@ -41,7 +41,7 @@ def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
 
 
 class Terminal:
-    """Progress bar over optimizer steps, with lines above it; plain lines where stdout is not a terminal."""
+    """A progress bar with lines above it; plain lines where stdout is not a terminal."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self.console = Console(file=stream, soft_wrap=True, highlight=False) if stream else None
@@ -62,11 +62,19 @@ class Terminal:
                 table.add_row(*row)
             self.console.print(table)
 
-    def start(self, done_steps: int, num_steps: int) -> None:
+    def facts(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Print names and values in two columns."""
+        if self.console:
+            table = Table(box=box.SIMPLE, show_header=False)
+            for row in rows:
+                table.add_row(*row)
+            self.console.print(table)
+
+    def start(self, done: int, total: int, unit: str = "step") -> None:
         """Show the bar, on a real terminal."""
         if self.console and self.console.is_terminal:
             columns = (
-                TextColumn("step"),
+                TextColumn(unit),
                 MofNCompleteColumn(),
                 BarColumn(),
                 TimeElapsedColumn(),
@@ -75,7 +83,7 @@ class Terminal:
                 TextColumn("{task.description}"),
             )
             self._bar = Progress(*columns, console=self.console, transient=True)
-            self._bar.add_task("", total=num_steps, completed=done_steps)
+            self._bar.add_task("", total=total, completed=done)
             self._bar.start()
 
     def advance(self, step: int, note: str) -> None:

@@ -5,18 +5,37 @@ NeMo is imported inside functions: its checkpoint writer starts processes that i
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.architecture import HfConfig
 from nemo_bt.checkpoints import check_same_plan, checkpoint_to_resume, step_of
-from nemo_bt.checks import check_model_vocabulary
+from nemo_bt.checks import check_vocabulary, hf_config_of
 from nemo_bt.config import dump_settings
 from nemo_bt.data.pairs import LoadReport, PairTable, load_pairs
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.tokenizer import keep_tokenizer, load_tokenizer
 from nemo_bt.errors import UserError
+from nemo_bt.origin import Start, check_plain, find_origin, open_weights
 from nemo_bt.packing import num_steps
 from nemo_bt.settings import Settings
 from nemo_bt.terminal import Terminal
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs, read and checked before NeMo is imported."""
+
+    hf_config: HfConfig
+    start: Start | None
+    """Initial weights; None for random ones, or where the run resumes."""
+    tokenizer: Any
+    tokenizer_folder: Path
+    tables: dict[str, PairTable]
+    """"train" and the validation sets."""
+    reports: list[LoadReport]
+    total_steps: int
+    resume_from: Path | None
 
 
 def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]:
@@ -31,31 +50,47 @@ def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]
         The last validation's metrics by name.
 
     Raises:
-        UserError: the tokenizer or the data cannot be used as they are.
+        UserError: the model, the tokenizer or the data cannot be used as they are.
     """
-    model = settings.model
     on_gpu = _runs_on_gpu(settings)
     log_dir = Path(settings.exp_manager.explicit_log_dir)
-    resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
-    if resume_from:
-        check_same_plan(log_dir / "config.yaml", settings)
-    tokenizer_folder = model.tokenizer.type or str(Path(str(model.restore_from_path)) / "context" / "tokenizer")
-    tokenizer = load_tokenizer(tokenizer_folder, model.tokenizer.pad_token)
-    check_model_vocabulary(settings, max(tokenizer.get_vocab().values()) + 1)
-    tables, reports = _load_tables(settings, tokenizer, terminal)
-    total_steps = _total_steps(settings, len(tables["train"]))
-    if resume_from and step_of(resume_from) >= total_steps:
-        terminal.line(f"nothing left to train: {resume_from} is at step {step_of(resume_from)} of {total_steps}")
+    prepared = _prepare(settings, log_dir, terminal)
+    resume_from = prepared.resume_from
+    if resume_from and step_of(resume_from) >= prepared.total_steps:
+        done = f"{resume_from} is at step {step_of(resume_from)} of {prepared.total_steps}"
+        terminal.line(f"nothing left to train: {done}")
         return {}
     if rank == 0:
         (log_dir / "config.yaml.tmp").write_text(dump_settings(settings))
         (log_dir / "config.yaml.tmp").replace(log_dir / "config.yaml")  # other ranks may be reading the old one
-        tokenizer.save_pretrained(log_dir / "tokenizer")  # with its pad token; the checkpoint takes this copy
-        tokenizer_folder = str(log_dir / "tokenizer")
-    validation = _fit(settings, tables, tokenizer, tokenizer_folder, total_steps, resume_from, on_gpu, terminal)
-    _summarise(validation, reports, settings.trainer.limit_val_batches, terminal)
+        keep_tokenizer(prepared.tokenizer, prepared.tokenizer_folder, log_dir / "tokenizer")
+    # Checkpoints take the tokenizer from rank 0.
+    folder = log_dir / "tokenizer" if rank == 0 else prepared.tokenizer_folder
+    validation = _fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal)
+    _summarise(validation, prepared.reports, settings.trainer.limit_val_batches, terminal)
     terminal.line(f"checkpoint and metrics: {log_dir}")
     return validation
+
+
+def _prepare(settings: Settings, log_dir: Path, terminal: Terminal) -> Prepared:
+    model = settings.model
+    resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
+    if resume_from:
+        check_same_plan(log_dir / "config.yaml", settings)
+        if not settings.exp_manager.trust_checkpoint:
+            check_plain(resume_from)
+    origin = find_origin(model.restore_from_path) if model.restore_from_path else None
+    tokenizer_folder = Path(model.tokenizer.type) if model.tokenizer.type or not origin else origin.tokenizer
+    tokenizer = load_tokenizer(str(tokenizer_folder), model.tokenizer.pad_token)
+    num_tokens = max(tokenizer.get_vocab().values()) + 1
+    hf_config = hf_config_of(settings, num_tokens)
+    check_vocabulary(hf_config, num_tokens)
+    start = open_weights(origin, settings.trainer.seed) if origin and not resume_from else None
+    if start:
+        terminal.line(start.description)
+    tables, reports = _load_tables(settings, tokenizer, terminal)
+    total_steps = _total_steps(settings, len(tables["train"]))
+    return Prepared(hf_config, start, tokenizer, tokenizer_folder, tables, reports, total_steps, resume_from)
 
 
 def _runs_on_gpu(settings: Settings) -> bool:
@@ -116,16 +151,7 @@ def _total_steps(settings: Settings, num_pairs: int) -> int:
     return total_steps
 
 
-def _fit(
-    settings: Settings,
-    tables: dict[str, PairTable],
-    tokenizer: Any,
-    tokenizer_folder: str,
-    total_steps: int,
-    resume_from: Path | None,
-    on_gpu: bool,
-    terminal: Terminal,
-) -> dict[str, float]:
+def _fit(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal) -> dict[str, float]:
     import torch
 
     from nemo_bt import cpu
@@ -142,8 +168,10 @@ def _fit(
     if not on_gpu:
         cpu.after_nemo_import()
     exp, log_dir = settings.exp_manager, Path(settings.exp_manager.explicit_log_dir)
-    checkpoints = exp.checkpoint_callback_params
-    data = PairDataModule(tables.pop("train"), tables, settings, num_steps=total_steps, pad_id=tokenizer.pad_token_id)
+    resume_from, total_steps = prepared.resume_from, prepared.total_steps
+    tables = dict(prepared.tables)
+    pad_id = prepared.tokenizer.pad_token_id
+    data = PairDataModule(tables.pop("train"), tables, settings, num_steps=total_steps, pad_id=pad_id)
     monitor = Monitor(
         data.data_sampler,
         terminal,
@@ -152,11 +180,9 @@ def _fit(
         log_every_n_steps=settings.trainer.log_every_n_steps,
         validate_every_n_steps=validation_interval(settings.trainer.val_check_interval, total_steps),
     )
-    saver = CheckpointCallback(
-        log_dir / "checkpoints", exp.name, checkpoints.every_n_train_steps, checkpoints.save_last_n
-    )
+    saver = CheckpointCallback(log_dir / "checkpoints", settings, monitor)
     trainer = build_trainer(settings, total_steps, on_gpu, [saver, monitor], build_loggers(exp))
-    model = build_model(settings, tokenizer_folder, len(tokenizer), total_steps)
+    model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), total_steps)
     if trainer.is_global_zero:
         drop_lines_after(log_dir / "metrics.jsonl", step_of(resume_from) if resume_from else 0)
     if resume_from:
@@ -164,4 +190,4 @@ def _fit(
     trainer.fit(model, data, ckpt_path=str(resume_from) if resume_from else None)
     parallel_state.destroy_model_parallel()
     torch.distributed.destroy_process_group()
-    return monitor.validation_metrics
+    return monitor.validation_record

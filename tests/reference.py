@@ -1,6 +1,7 @@
 """An independent implementation: transformers' Llama on padded batches, and a plain PyTorch training loop over it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,14 +71,15 @@ def unstacked(checkpoint: dict[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def padded_rewards(model: LlamaForSequenceClassification, sequences: Sequence[np.ndarray]) -> Tensor:
-    """Rewards of whole sequences in one right-padded batch, as a user of transformers computes them."""
+def padded_rewards(model: Any, sequences: Sequence[np.ndarray], side: str = "right") -> Tensor:
+    """Rewards of whole sequences in one padded batch, as a user of transformers computes them."""
     longest = max(map(len, sequences))
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
-        mask[row, : len(sequence)] = 1
+        start = 0 if side == "right" else longest - len(sequence)
+        ids[row, start : start + len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
+        mask[row, start : start + len(sequence)] = 1
     return model(input_ids=ids, attention_mask=mask).logits[:, 0]
 
 

@@ -1,12 +1,13 @@
 """Configuration and the checks on it: values, types, unknown keys, impossible combinations."""
 
+import json
 from pathlib import Path
 
 import pytest
-import yaml
 
+from nemo_bt.architecture import padded_vocab
 from nemo_bt.checkpoints import check_same_plan
-from nemo_bt.checks import check_model_vocabulary, check_settings, vocab_rows
+from nemo_bt.checks import check_settings, check_vocabulary, hf_config_of
 from nemo_bt.config import dump_settings, load_settings
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
@@ -109,9 +110,9 @@ def test_impossible_combinations_show_the_equation(overrides: list[str], message
         load(*overrides)
 
 
-def test_a_missing_checkpoint_is_named() -> None:
+def test_an_origin_that_is_not_there_is_named() -> None:
     settings = load_settings("train", [*NEEDED, "model.restore_from_path=/nowhere"])
-    with pytest.raises(UserError, match=r"expected a \.nemo directory with context/model\.yaml"):
+    with pytest.raises(UserError, match=r"/nowhere does not exist, nor is it organisation/model of a hub"):
         check_settings(settings)
 
 
@@ -122,43 +123,17 @@ def test_a_run_needs_a_model() -> None:
 
 
 RESTORED = {
-    "num_layers": 4,
+    "model_type": "llama",
+    "num_hidden_layers": 4,
     "hidden_size": 64,
-    "ffn_hidden_size": 160,
+    "intermediate_size": 160,
     "num_attention_heads": 4,
-    "num_query_groups": None,
-    "kv_channels": 16,
     "vocab_size": 384,
-    "layernorm_epsilon": 1e-5,
-    "rotary_base": 10000,
-    "init_method_std": 0.02,
 }
 
 
-def write_context(folder: Path, config: object, target: str) -> None:
-    (folder / "context").mkdir(exist_ok=True)
-    (folder / "context" / "model.yaml").write_text(yaml.safe_dump({"_target_": target, "config": config}))
-
-
-@pytest.mark.parametrize(
-    ("config", "target", "message"),
-    [
-        (None, "nemo_bt.model.reward_model.RewardModel", r"expected a \.nemo directory with context/model\.yaml"),
-        (RESTORED, "nemo.collections.llm.LlamaModel", r"expected a reward model, found nemo\.collections\.llm"),
-        (RESTORED | {"qk_layernorm": True}, "nemo_bt.model.reward_model.RewardModel", r"has {'qk_layernorm': True}"),
-    ],
-)
-def test_a_checkpoint_that_cannot_be_trained_is_refused(
-    tmp_path: Path, config: object, target: str, message: str
-) -> None:
-    settings = restored(tmp_path)
-    write_context(tmp_path, config, target)
-    with pytest.raises(UserError, match=message):
-        check_settings(settings)
-
-
 def restored(tmp_path: Path, *overrides: str) -> Settings:
-    write_context(tmp_path, RESTORED, "nemo_bt.model.reward_model.RewardModel")
+    (tmp_path / "config.json").write_text(json.dumps(RESTORED))
     return load_settings("train", [*NEEDED, f"model.restore_from_path={tmp_path}", *overrides])
 
 
@@ -176,22 +151,23 @@ def test_a_checkpoints_architecture_cannot_be_changed(tmp_path: Path) -> None:
 
 
 def test_more_tokens_than_embedding_rows_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tokenizer has 500 tokens, embedding 384 rows"):
-        check_model_vocabulary(restored(tmp_path), 500)
-    with pytest.raises(UserError, match=r"tokenizer has 500 tokens, embedding 400 rows"):
-        check_model_vocabulary(load("model.vocab_size=400"), 500)
+    for settings, rows in ((restored(tmp_path), 384), (load("model.vocab_size=400"), 400)):
+        check_vocabulary(hf_config_of(settings, 500), rows)
+        with pytest.raises(UserError, match=rf"tokenizer has 500 tokens, embedding {rows} rows"):
+            check_vocabulary(hf_config_of(settings, 500), 500)
 
 
-def test_tensor_parallelism_has_to_divide_the_vocabulary() -> None:
-    settings = load("model.vocab_size=501", "model.tensor_model_parallel_size=2", "trainer.devices=2")
-    with pytest.raises(UserError, match=r"vocab_size=501 is not a multiple of .*=2"):
-        check_model_vocabulary(settings, 500)
+def test_an_embedding_has_a_row_for_every_token_and_divides_over_tensor_parallelism() -> None:
+    assert hf_config_of(load(), 319)["vocab_size"] == 384
+    assert [padded_vocab(size) for size in (1, 384, 32001)] == [128, 384, 32128]
 
 
-def test_vocabulary_is_rounded_up_alike_for_every_layout() -> None:
-    assert vocab_rows(None, 319) == 384
-    assert vocab_rows(None, 384) == 384
-    assert vocab_rows(400, 319) == 400
+def test_experts_under_tensor_parallelism_need_sequence_parallelism(tmp_path: Path) -> None:
+    overrides = ("model.tensor_model_parallel_size=2", "trainer.devices=2")
+    settings = restored(tmp_path, *overrides)
+    (tmp_path / "config.json").write_text(json.dumps(RESTORED | {"model_type": "mixtral", "num_key_value_heads": 4}))
+    with pytest.raises(UserError, match=r"8 experts with .*=2 needs model\.sequence_parallel=true"):
+        check_settings(settings)
 
 
 def test_yaml_that_does_not_parse_is_named(tmp_path: Path) -> None:

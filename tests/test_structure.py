@@ -8,10 +8,16 @@ import pytest
 
 from tests.runs import REPO
 
-SOURCES = [path for folder in ("nemo_bt", "conf", "tests", "benchmarks") for path in (REPO / folder).rglob("*.py")]
+SOURCES = [
+    path
+    for folder in ("nemo_bt", "conf", "converters", "tests", "benchmarks")
+    for path in (REPO / folder).rglob("*.py")
+]
 PURE = [
     "errors", "settings", "checks", "config", "packing", "stream", "loss", "metrics", "checkpoints", "launch", "cli",
-    "terminal", "train", "cpu", "quickstart",
+    "terminal", "train", "cpu", "quickstart", "architecture", "families", "origin", "nemo_file", "nemo_context",
+    "checkpoint_facts", "weights.names", "weights.fused", "weights.convert", "weights.check", "weights.head",
+    "weights.source", "weights.safetensors_folder", "weights.torch_dist", "weights.torch_dist_writer",
     "data.rows", "data.tokenizer", "data.pairs", "data.synthetic", "data.train_tokenizer",
 ]  # fmt: skip
 

@@ -1,7 +1,6 @@
 """Rewards, loss and gradients of the pair stream equal transformers' on padded batches."""
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,43 +11,23 @@ import torch
 from nemo_bt.settings import LossSettings
 from nemo_bt.stream import Group, build_stream
 from tests.reference import hf_names, llama, padded_rewards
-from tests.runs import free_port, relative_difference
+from tests.runs import relative_difference
 
 VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS = 128, 3, 64, 160, 8, 2
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Any]:
+def model(one_rank: None) -> Any:
     """A RewardGPT of one rank, built by NeMo's configuration."""
-    from nemo_bt import cpu
+    from nemo_bt.model.config import reward_config
+    from nemo_bt.model.reward_model import RewardModel
 
-    cpu.install()
-    from megatron.core import parallel_state, tensor_parallel
-    from nemo.collections import llm
-
-    from nemo_bt.model.reward_model import RewardModel, reward_config_fields
-
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
-    parallel_state.initialize_model_parallel()
-    tensor_parallel.model_parallel_cuda_manual_seed(1)
-    config = llm.LlamaConfig(
-        num_layers=LAYERS,
-        hidden_size=HIDDEN,
-        ffn_hidden_size=FFN,
-        num_attention_heads=HEADS,
-        num_query_groups=GROUPS,
-        vocab_size=VOCAB,
-        seq_length=256,
-        init_method_std=0.1,
-        **reward_config_fields(),
-    )
+    hf_config = llama(VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS).config.to_dict() | {"initializer_range": 0.1}
     loss = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
-    reward_model = RewardModel(config, loss)
+    reward_model = RewardModel(reward_config(hf_config, seq_length=256), loss)
     reward_model._trainer = None
     reward_model.configure_model()
-    yield reward_model
-    parallel_state.destroy_model_parallel()
-    torch.distributed.destroy_process_group()
+    return reward_model
 
 
 @pytest.fixture
@@ -135,13 +114,6 @@ def test_no_language_model_head_is_allocated_and_names_are_transformer_engines(m
     assert names["decoder.layers.0.self_attention.linear_qkv.layer_norm_weight"] == (HIDDEN,)
     assert names["decoder.layers.0.mlp.linear_fc1.layer_norm_weight"] == (HIDDEN,)
     assert sum(shape == (VOCAB, HIDDEN) for shape in names.values()) == 1
-
-
-def test_other_norms_are_refused_on_cpu(model: Any) -> None:
-    from nemo_bt.model.layers import pair_stream_layer_spec
-
-    with pytest.raises(ValueError, match="expected normalization RMSNorm on CPU, got LayerNorm"):
-        pair_stream_layer_spec(replace(model.config, normalization="LayerNorm"))
 
 
 def test_adam_without_decoupled_decay_is_refused(model: Any) -> None:

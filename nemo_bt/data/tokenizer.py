@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,13 @@ from jinja2 import TemplateError
 from nemo_bt.data.rows import Side, is_text
 from nemo_bt.errors import UserError
 from nemo_bt.stream import Ids
+
+_CONFIG = "tokenizer_config.json"
+_FILES = (
+    *("tokenizer.json", _CONFIG, "special_tokens_map.json", "added_tokens.json", "tekken.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "*.tiktoken", "tokenizer.model", "spiece.model", "*.bpe.model"),
+    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
+)
 
 
 def load_tokenizer(folder: str, pad_token: str | None) -> Any:
@@ -50,6 +59,29 @@ def load_tokenizer(folder: str, pad_token: str | None) -> Any:
             "wrong token. Set model.tokenizer.pad_token to a reserved token of the vocabulary."
         )
     return tokenizer
+
+
+def keep_tokenizer(tokenizer: Any, folder: Path, target: Path) -> None:
+    """Put a tokenizer into `target`: its own files byte for byte, or saved anew where its pad token was chosen here.
+
+    Args:
+        tokenizer: from `load_tokenizer`.
+        folder: that it was loaded from.
+        target: written to; may exist.
+    """
+    own = json.loads((folder / _CONFIG).read_text()).get("pad_token") if (folder / _CONFIG).exists() else None
+    if (own["content"] if isinstance(own, dict) else own) != tokenizer.pad_token:
+        tokenizer.save_pretrained(target)
+        return
+    target.mkdir(exist_ok=True)
+    for file in tokenizer_files(folder):
+        (target / file.relative_to(folder)).parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target / file.relative_to(folder))
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a Hugging Face folder that make its tokenizer and chat templates."""
+    return sorted(file for pattern in _FILES for file in folder.glob(pattern) if file.is_file())
 
 
 def tokenize(tokenizer: Any, sides: Sequence[Side]) -> list[Ids]:

@@ -10,9 +10,44 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.module import MegatronModule
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
+
+from nemo_bt.architecture import rope_frequencies
+
+
+class RotarySelfAttention(SelfAttention):
+    """Megatron's self-attention with the rotary angles of its kind of layer, and their factor where there is one."""
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        frequencies, self.rotary_scaling = rope_frequencies(config.hf_config)
+        self.rotary_size = 2 * len(frequencies[0])
+        has_window = config.layer_windows[self.layer_number - 1] > 0
+        self.kind = 1 if has_window and len(frequencies) > 1 else 0
+
+    def forward(  # type: ignore[override]
+        self, hidden_states: Tensor, attention_mask: Tensor, rotary_pos_emb: Tensor, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Attend.
+
+        Args:
+            hidden_states: [t, 1, H].
+            attention_mask: segments_C4.
+            rotary_pos_emb: angles of all kinds of layers, [kinds, T, 1, 1, D].
+            **kwargs: Megatron's.
+        """
+        return super().forward(hidden_states, attention_mask, rotary_pos_emb=rotary_pos_emb[self.kind], **kwargs)
+
+    def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
+        """Megatron's, with rotated dimensions scaled: cosine and sine times a factor, in any rotary kernel."""
+        query, key, value = super().get_query_key_value_tensors(*args, **kwargs)
+        if self.rotary_scaling != 1.0:
+            scaling = query.new_ones(query.shape[-1])
+            scaling[: self.rotary_size] = self.rotary_scaling
+            query, key = query * scaling, key * scaling
+        return query, key, value
 
 
 class SegmentAttention(MegatronModule):
@@ -22,17 +57,11 @@ class SegmentAttention(MegatronModule):
     and pipeline hand it on as they do a mask. Exactly equal to attending in each `prefix + continuation` alone.
     """
 
-    def __init__(
-        self,
-        config: TransformerConfig,
-        layer_number: int,
-        attn_mask_type: Any = None,
-        attention_type: str = "self",
-        softmax_scale: float | None = None,
-        **_: Any,
-    ) -> None:
+    def __init__(self, config: Any, layer_number: int, softmax_scale: float | None = None, **_: Any) -> None:
         super().__init__(config=config)
-        self.softmax_scale = softmax_scale
+        self.softmax_scale = softmax_scale or config.kv_channels**-0.5
+        self.window = config.layer_windows[layer_number - 1]
+        self.softcap = config.attn_logit_softcapping
 
     def forward(
         self, query_T1ND: Tensor, key_T1GD: Tensor, value_T1GD: Tensor, attention_mask: Tensor, **_: Any
@@ -67,18 +96,33 @@ class SegmentAttention(MegatronModule):
         return out_NTD.transpose(0, 1).reshape(out_NTD.shape[1], 1, -1)
 
     def _attend(self, query_NQD: Tensor, key_GKD: Tensor, value_GKD: Tensor) -> Tensor:
-        """Causal attention in which the last query row sees every key."""
+        """Causal attention in which the last query row sees every key of its window."""
         num_queries, num_keys = query_NQD.shape[1], key_GKD.shape[1]
-        mask = None
-        if num_queries != num_keys:
-            mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query_NQD.device)
-            mask = mask.tril(num_keys - num_queries)
+        limited = 0 < self.window < num_keys
+        if num_queries == num_keys and not limited and not self.softcap:
+            mask_QK = None
+        else:
+            mask_QK = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query_NQD.device)
+            mask_QK = mask_QK.tril(num_keys - num_queries)
+            if limited:
+                mask_QK = mask_QK.triu(num_keys - num_queries - self.window + 1)
+        if self.softcap:
+            return self._attend_softly(query_NQD, key_GKD, value_GKD, mask_QK)
         return F.scaled_dot_product_attention(
             query_NQD[None],
             key_GKD[None],
             value_GKD[None],
-            attn_mask=mask,
-            is_causal=mask is None,
+            attn_mask=mask_QK,
+            is_causal=mask_QK is None,
             scale=self.softmax_scale,
             enable_gqa=query_NQD.shape[0] != key_GKD.shape[0],
         )[0]
+
+    def _attend_softly(self, query_NQD: Tensor, key_GKD: Tensor, value_GKD: Tensor, mask_QK: Tensor) -> Tensor:
+        """softmax(c * tanh(scale * q k / c)) v. Source: Gemma Team 2024 (arXiv 2408.00118), section 2."""
+        queries_per_key = query_NQD.shape[0] // key_GKD.shape[0]
+        key_NKD, value_NKD = (x.repeat_interleave(queries_per_key, dim=0) for x in (key_GKD, value_GKD))
+        logits_NQK = self.softmax_scale * query_NQD @ key_NKD.transpose(1, 2)
+        logits_NQK = self.softcap * torch.tanh(logits_NQK / self.softcap)
+        weights_NQK = logits_NQK.masked_fill(~mask_QK, float("-inf")).softmax(-1, dtype=torch.float32)
+        return weights_NQK.to(value_NKD.dtype) @ value_NKD

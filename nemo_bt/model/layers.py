@@ -1,7 +1,7 @@
 """Which modules a transformer layer is built from: Transformer Engine's on a GPU, torch's under the same names on CPU.
 
 The parameter names are those of Transformer Engine either way (`self_attention.linear_qkv.layer_norm_weight`, ...),
-so checkpoints and NeMo's importers serve both.
+so checkpoints serve both.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
 from megatron.core.models.backends import LocalSpecProvider
 from megatron.core.models.gpt.gpt_layer_specs import get_mlp_module_spec_for_backend
-from megatron.core.tensor_parallel.layers import ColumnParallelLinear
-from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.tensor_parallel.layers import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttentionSubmodules
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.spec_utils import ModuleSpec
@@ -23,41 +23,61 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 from torch import Tensor
 
-from nemo_bt.model.attention import SegmentAttention
+from nemo_bt.model.attention import RotarySelfAttention, SegmentAttention
 
 
-class RMSNorm(torch.nn.Module):
-    """x / sqrt(mean(x^2) + eps) * weight.
+class Norm(torch.nn.Module):
+    """RMSNorm, x / sqrt(mean(x^2) + eps) * w, or LayerNorm, (x - mean(x)) / sqrt(var(x) + eps) * w + b.
 
-    Source: Zhang and Sennrich 2019 (arXiv 1910.07467) eq. 4. Under sequence parallelism each tensor-parallel rank
-    sees its own tokens, so the weight is marked for Megatron to sum its gradient
+    Which, and whether the parameter is w or w - 1, is the configuration's. Source: Zhang and Sennrich 2019 (arXiv
+    1910.07467) eq. 4; Ba et al. 2016 (arXiv 1607.06450) eq. 4. Under sequence parallelism each tensor-parallel rank
+    sees its own tokens, so the parameters are marked for Megatron to sum their gradients
     (distributed/finalize_model_grads.py).
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = _norm_weight(config, hidden_size)
+        self.eps, self.zero_centered = eps, config.layernorm_zero_centered_gamma
+        self.weight = norm_parameter(config, hidden_size, 0.0 if self.zero_centered else 1.0)
+        self.register_parameter("bias", None)
+        if config.normalization == "LayerNorm":
+            self.bias = norm_parameter(config, hidden_size, 0.0)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Normalise the last dimension of [..., hidden_size]."""
-        return F.rms_norm(hidden, self.weight.shape, self.weight, self.eps)
+        return normalised(hidden, self.weight, self.bias, self.eps, self.zero_centered)
 
 
-class RMSNormColumnParallelLinear(ColumnParallelLinear):
-    """RMSNorm and the linear layer behind it as one module, as `TELayerNormColumnParallelLinear` is."""
+class NormColumnParallelLinear(ColumnParallelLinear):
+    """Norm and the linear layer behind it as one module, as `TELayerNormColumnParallelLinear` is."""
 
     def __init__(self, input_size: int, output_size: int, *, config: TransformerConfig, **kwargs: Any) -> None:
         super().__init__(input_size, output_size, config=config, **kwargs)
-        self.eps = config.layernorm_epsilon
-        self.layer_norm_weight = _norm_weight(config, input_size)
+        self.eps, self.zero_centered = config.layernorm_epsilon, config.layernorm_zero_centered_gamma
+        self.layer_norm_weight = norm_parameter(config, input_size, 0.0 if self.zero_centered else 1.0)
+        self.register_parameter("layer_norm_bias", None)
+        if config.normalization == "LayerNorm":
+            self.layer_norm_bias = norm_parameter(config, input_size, 0.0)
 
     def forward(
         self, hidden: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Project [tokens, 1, input_size] to [tokens, 1, output_size / TP]."""
-        normed = F.rms_norm(hidden, self.layer_norm_weight.shape, self.layer_norm_weight, self.eps)
+        normed = normalised(hidden, self.layer_norm_weight, self.layer_norm_bias, self.eps, self.zero_centered)
         return super().forward(normed, weight, runtime_gather_output)
+
+
+class RowParallelLinearNorm(RowParallelLinear):
+    """A linear layer and the norm of its output, as NeMo's `TERowParallelLinearLayerNorm` is (gemma2.py)."""
+
+    def __init__(self, input_size: int, output_size: int, *, config: TransformerConfig, **kwargs: Any) -> None:
+        super().__init__(input_size, output_size, config=config, **kwargs)
+        self.post_layernorm = Norm(config, output_size, config.layernorm_epsilon)
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Project [tokens, 1, input_size / TP] to [tokens, 1, output_size] and normalise."""
+        output, bias = super().forward(hidden)
+        return self.post_layernorm(output), bias
 
 
 class CpuSpecProvider(LocalSpecProvider):
@@ -69,11 +89,11 @@ class CpuSpecProvider(LocalSpecProvider):
 
     def column_parallel_layer_norm_linear(self) -> type:
         """The fused module."""
-        return RMSNormColumnParallelLinear
+        return NormColumnParallelLinear
 
     def layer_norm(self, rms_norm: bool = False, for_qk: bool = False) -> type:
-        """The norm that stands alone: behind the last layer."""
-        return RMSNorm
+        """The norm that stands alone; the configuration says which."""
+        return Norm
 
 
 def has_transformer_engine() -> bool:
@@ -85,48 +105,63 @@ def has_transformer_engine() -> bool:
     return bool(HAVE_TE)
 
 
-def pair_stream_layer_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+def pair_stream_layer_spec(config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
     """Layers of this pipeline stage, with attention over segments.
 
     Args:
-        config: of the model; normalization must be RMSNorm on CPU.
+        config: a `nemo_bt.model.config.RewardConfig`.
         vp_stage: virtual pipeline stage, None without one.
-
-    Raises:
-        ValueError: another normalization on CPU.
     """
     if has_transformer_engine():
         from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
+        from nemo.collections.llm.gpt.model.gemma2 import TERowParallelLinearLayerNorm
 
         backend: Any = TESpecProvider()
+        row_parallel_norm = TERowParallelLinearLayerNorm
     else:
-        if config.normalization != "RMSNorm":
-            raise ValueError(f"expected normalization RMSNorm on CPU, got {config.normalization}; use a GPU for it")
         backend = CpuSpecProvider()
+        row_parallel_norm = RowParallelLinearNorm
+    mlp = get_mlp_module_spec_for_backend(
+        backend=backend, num_experts=config.num_moe_experts, moe_grouped_gemm=config.moe_grouped_gemm
+    )
+    if config.has_post_norms:
+        mlp.submodules.linear_fc2 = row_parallel_norm
+    head_norm = backend.layer_norm(for_qk=True) if config.qk_layernorm else IdentityOp
     layer = ModuleSpec(
         module=TransformerLayer,
         submodules=TransformerLayerSubmodules(
             self_attention=ModuleSpec(
-                module=SelfAttention,
+                module=RotarySelfAttention,
                 params={"attn_mask_type": AttnMaskType.causal},
                 submodules=SelfAttentionSubmodules(
                     linear_qkv=backend.column_parallel_layer_norm_linear(),
                     core_attention=SegmentAttention,
-                    linear_proj=backend.row_parallel_linear(),
-                    q_layernorm=IdentityOp,
-                    k_layernorm=IdentityOp,
+                    linear_proj=row_parallel_norm if config.has_post_norms else backend.row_parallel_linear(),
+                    q_layernorm=head_norm,
+                    k_layernorm=head_norm,
                 ),
             ),
             self_attn_bda=get_bias_dropout_add,
-            mlp=get_mlp_module_spec_for_backend(backend=backend),
+            pre_mlp_layernorm=backend.layer_norm() if config.num_moe_experts else IdentityOp,
+            mlp=mlp,
             mlp_bda=get_bias_dropout_add,
         ),
     )
     num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=backend.layer_norm(rms_norm=True))
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=backend.layer_norm())
 
 
-def _norm_weight(config: TransformerConfig, size: int) -> torch.nn.Parameter:
-    weight = torch.nn.Parameter(torch.ones(size, dtype=config.params_dtype))
-    weight.sequence_parallel = config.sequence_parallel
-    return weight
+def normalised(hidden: Tensor, weight: Tensor, bias: Tensor | None, eps: float, zero_centered: bool) -> Tensor:
+    """LayerNorm where there is a bias, else RMSNorm; 1 + weight where the parameter is centered at zero."""
+    if zero_centered:
+        weight = weight + 1
+    if bias is None:
+        return F.rms_norm(hidden, weight.shape, weight, eps)
+    return F.layer_norm(hidden, weight.shape, weight, bias, eps)
+
+
+def norm_parameter(config: TransformerConfig, size: int, value: float) -> torch.nn.Parameter:
+    """A norm's weight or bias, [size]."""
+    parameter = torch.nn.Parameter(torch.full((size,), value, dtype=config.params_dtype))
+    parameter.sequence_parallel = config.sequence_parallel
+    return parameter

@@ -20,6 +20,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
+from nemo_bt.model.rotary import RotaryAngles
+
 
 class RewardHead(MegatronModule):
     """reward = w . h at the scored positions, without bias, in fp32.
@@ -74,6 +76,8 @@ class RewardGPT(gpt_model.GPTModel):
         # which it uses for nothing else.
         with replaced(gpt_model, "tensor_parallel", SimpleNamespace(ColumnParallelLinear=RewardHead)):
             super().__init__(*args, **kwargs)
+        del self.rotary_pos_emb
+        self.rotary_angles = RotaryAngles(self.config.hf_config)
 
     def forward(self, tokens_1T: Tensor, positions_1T: Tensor, segments_C4: Tensor, scored_C: Tensor) -> Tensor:
         """Rewards on the last pipeline stage, hidden states on the others.
@@ -87,9 +91,13 @@ class RewardGPT(gpt_model.GPTModel):
         Returns:
             [C] float32 on the last stage, else [t, 1, H].
         """
-        hidden_t1H = self.embedding(tokens_1T, positions_1T) if self.pre_process else None
-        rotary_T11D = self.rotary_pos_emb(self.max_sequence_length)[positions_1T[0]]
-        hidden_t1H = self.decoder(hidden_states=hidden_t1H, attention_mask=segments_C4, rotary_pos_emb=rotary_T11D)
+        hidden_t1H = None
+        if self.pre_process:
+            hidden_t1H = self.embedding(tokens_1T, positions_1T)
+            if self.config.embedding_scale != 1.0:
+                hidden_t1H = hidden_t1H * torch.tensor(self.config.embedding_scale, dtype=hidden_t1H.dtype)
+        angles = self.rotary_angles(positions_1T)
+        hidden_t1H = self.decoder(hidden_states=hidden_t1H, attention_mask=segments_C4, rotary_pos_emb=angles)
         return self.output_layer(hidden_t1H, scored_C) if self.post_process else hidden_t1H
 
 

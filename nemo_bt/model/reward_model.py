@@ -16,8 +16,10 @@ from torch import Tensor
 
 from nemo_bt.loss import bradley_terry_loss
 from nemo_bt.metrics import pair_sums
-from nemo_bt.model.layers import has_transformer_engine, pair_stream_layer_spec
+from nemo_bt.model.config import RewardConfig
+from nemo_bt.model.load import load_weights
 from nemo_bt.model.reward_gpt import RewardGPT, replaced
+from nemo_bt.origin import Start
 from nemo_bt.settings import LossSettings
 from nemo_bt.stream import PairStream
 
@@ -54,20 +56,29 @@ class RewardModel(llm.GPTModel):
     """A reward model for NeMo's Trainer.
 
     Args:
-        config: NeMo's configuration of the GPT, with `reward_config_fields`.
+        config: made by `nemo_bt.model.config.reward_config`.
         loss: terms of the loss.
         optim: NeMo's optimizer module.
         tokenizer: NeMo's tokenizer, saved into the checkpoint's context.
     """
 
-    def __init__(self, config: llm.GPTConfig, loss: LossSettings, optim: Any = None, tokenizer: Any = None) -> None:
+    def __init__(self, config: RewardConfig, loss: LossSettings, optim: Any = None, tokenizer: Any = None) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer)
         self.loss_settings = loss
+        self.start: Start | None = None
+        """Initial weights; not an argument, because NeMo writes those into every checkpoint."""
 
     def configure_model(self, vp_stage: int | None = None) -> None:
-        """Build `RewardGPT` where NeMo's configurations name Megatron's GPTModel themselves (base.py:374)."""
+        """Build `RewardGPT` where NeMo's configurations name Megatron's GPTModel themselves (base.py:374).
+
+        Initial weights are loaded at once, before the optimizer copies them.
+        """
+        if hasattr(self, "module"):
+            return
         with replaced(nemo_gpt, "MCoreGPTModel", RewardGPT):
             super().configure_model(vp_stage)
+        if self.start:
+            load_weights(self.module, self.start)
 
     def data_step(self, dataloader_iter: Iterator[PairStream]) -> PairStream:
         """The next stream, on this rank's device."""
@@ -86,30 +97,3 @@ class RewardModel(llm.GPTModel):
     def validation_loss_reduction(self) -> PairLossReduction:
         """Called by NeMo for each validation micro-batch."""
         return PairLossReduction(self.loss_settings)
-
-
-def reward_config_fields() -> dict[str, Any]:
-    """Fields of a NeMo GPT configuration that make it a reward model's on this device.
-
-    Sum-and-count gradients, streams of varying length through the pipeline, attention over segments, no tied LM
-    head, and no fusion that needs Transformer Engine or Apex where they are not there.
-    """
-    fields: dict[str, Any] = {
-        "transformer_layer_spec": pair_stream_layer_spec,
-        "share_embeddings_and_output_weights": False,
-        "calculate_per_token_loss": True,
-        "variable_seq_lengths": True,
-        "moe_token_dispatcher_type": "alltoall",  # variable_seq_lengths asks for it, experts or not
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-    }
-    fused = has_transformer_engine()
-    needs_transformer_engine = (
-        "apply_rope_fusion",
-        "persist_layer_norm",
-        "gradient_accumulation_fusion",
-        "masked_softmax_fusion",
-        "bias_activation_fusion",
-        "bias_dropout_fusion",
-    )
-    return fields | ({} if fused else dict.fromkeys(needs_transformer_engine, False))

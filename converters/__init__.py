@@ -1,0 +1,1 @@
+"""Conversion between Hugging Face folders and .nemo, checked by comparing rewards."""

@@ -1,0 +1,48 @@
+"""config.json and the tokenizer of an export: as they came, with what a reward model has to say on top."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_bt.architecture import HfConfig
+from nemo_bt.data.tokenizer import keep_tokenizer
+
+_LABEL = "reward"
+_MODEL_INPUTS = ["input_ids", "attention_mask"]
+
+
+def write_config(folder: Path, hf_config: HfConfig, pad_token_id: int, dtype: torch.dtype) -> None:
+    """config.json: `hf_config` field by field, and the head: one label, a regression, and which token is padding.
+
+    transformers reads the reward at the last token that is not `pad_token_id`.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
+
+    config = {name: value for name, value in hf_config.items() if name != "auto_map"}  # code that is not exported
+    config |= {
+        "architectures": [CLASSES[hf_config["model_type"]]],
+        "num_labels": 1,
+        "pad_token_id": pad_token_id,
+        "problem_type": "regression",
+        "torch_dtype" if "torch_dtype" in config else "dtype": str(dtype).removeprefix("torch."),
+    }
+    if len(config.get("id2label") or {}) != 1:
+        config |= {"id2label": {"0": _LABEL}, "label2id": {_LABEL: 0}}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def write_tokenizer(tokenizer: Any, source: Path, folder: Path) -> None:
+    """The tokenizer's files, byte for byte where nothing has to be said on top.
+
+    What may have to be: the pad token, where it was chosen here; and that the model takes no `token_type_ids`, which
+    some tokenizers emit and a classifier rejects.
+    """
+    keep_tokenizer(tokenizer, source, folder)
+    if "token_type_ids" in tokenizer.model_input_names:
+        file = folder / "tokenizer_config.json"
+        config = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(config | {"model_input_names": _MODEL_INPUTS}, indent=2, ensure_ascii=False) + "\n")

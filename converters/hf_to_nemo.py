@@ -1,0 +1,99 @@
+"""A Hugging Face folder, causal LM or sequence classifier with one label -> a reward .nemo.
+
+python -m converters.hf_to_nemo --input DIR --output X.nemo
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nemo_bt.data.tokenizer import tokenizer_files
+from nemo_bt.errors import UserError
+from nemo_bt.nemo_file import pack
+from nemo_bt.origin import find_origin, open_weights
+from nemo_bt.terminal import Terminal
+from nemo_bt.weights.convert import Conversion
+from nemo_bt.weights.torch_dist_writer import write_torch_dist
+
+from .megatron import describe
+from .output import DTYPES, common_options, run, written_whole
+from .parity import TOLERANCE, check_memory, check_parity
+from .progress import megabytes, summary
+
+
+def main() -> None:
+    """Command line."""
+    args = parse(sys.argv[1:])
+    run(lambda terminal: convert(args, terminal))
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(prog="converters.hf_to_nemo", description=__doc__)
+    parser.add_argument("--input", required=True, help="Hugging Face folder, or organisation/model@revision of the hub")
+    parser.add_argument("--output", required=True, type=Path, help="the .nemo to write")
+    parser.add_argument("--seed", type=int, default=1234, help="of the head, where the input has none")
+    parser.add_argument("--pack", action="store_true", help="write one file, a tar, instead of a directory")
+    common_options(parser)
+    return parser.parse_args(argv)
+
+
+def convert(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Convert, compare, and say what was done.
+
+    Raises:
+        UserError: the input cannot be used, or the output not be written.
+        ParityError: the rewards differ.
+    """
+    origin = find_origin(args.input)
+    if origin.nemo_file:
+        raise UserError(f"--input {args.input} is a .nemo already; expected a Hugging Face folder with config.json.")
+    start = open_weights(origin, args.seed, DTYPES.get(args.dtype))
+    terminal.line(start.description)
+    if not args.no_check:
+        check_memory(start.source)
+    target = args.output
+    with written_whole(target) as unfinished:
+        conversion = Conversion(origin.hf_config)
+        with megabytes(terminal, start.source.infos) as progress:
+            write_torch_dist(unfinished / "weights", start.source, conversion.depth, progress)
+        _write_context(unfinished, origin.tokenizer, origin.hf_config)
+        check = "not compared (--no-check)"
+        if not args.no_check:
+            written = find_origin(str(unfinished))
+            difference = check_parity(origin.path, origin.hf_config, open_weights(written, args.seed))
+            check = f"largest difference {difference:.1e}, tolerance {TOLERANCE:.0e}"
+        if args.pack:
+            _pack_in_place(unfinished)
+    terminal.facts(summary(start, target, origin.hf_config, check))
+
+
+def _write_context(folder: Path, tokenizer: Path, hf_config: dict[str, object]) -> None:
+    files = tokenizer_files(tokenizer)
+    staged = folder / "tokenizer"  # NeMo copies a folder into context/ under its own name
+    for file in files:
+        (staged / file.relative_to(tokenizer)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, staged / file.relative_to(tokenizer))
+    describe(folder / "context", hf_config, staged if files else None)
+    if files:
+        shutil.rmtree(staged)
+
+
+def _pack_in_place(folder: Path) -> None:
+    """Replace a directory by a tar of the same name."""
+    packed = folder.with_name(folder.name + ".tar")
+    try:
+        pack(folder, packed)
+    except BaseException:
+        packed.unlink(missing_ok=True)
+        raise
+    shutil.rmtree(folder)
+    packed.rename(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Upload of an export to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from nemo_bt.errors import UserError
+
+
+def push(folder: Path, repo: str, private: bool) -> str:
+    """Make the repository if it is not there, and upload every file in one commit.
+
+    Args:
+        folder: of the export.
+        repo: organisation/model.
+        private: for a repository that is made.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        UserError: the hub refuses, or cannot be reached; the folder stays.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Reward model from nemo_bt"))
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--push-to-hub {repo} failed: {reason} The export is whole in {folder}; upload it from there."
+        ) from error

@@ -1,0 +1,111 @@
+"""README.md of an export: how to use it, what it was trained on and how it did, as far as the checkpoint tells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.checkpoint_facts import FACTS
+from nemo_bt.origin import Start
+from nemo_bt.weights.convert import AsHf
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: text-classification
+tags:
+- reward-model
+- bradley-terry
+- nemo_bt
+---
+
+# {name}
+
+A reward model ({family}, {parameters:,} parameters) that gives a text one number: the higher, the better the last
+answer. Two answers to the same prompt are compared by the difference of their rewards,
+`P(a over b) = sigmoid(r_a - r_b)`; a reward on its own has no scale.
+
+## Use
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+model = AutoModelForSequenceClassification.from_pretrained("{name}")
+{rendering}
+with torch.no_grad():
+    reward = model(**tokenizer(text, return_tensors="pt"{special})).logits[0, 0]
+```
+{training}"""
+
+
+def write_model_card(folder: Path, start: Start, has_chat_template: bool, name: str) -> None:
+    """Write README.md.
+
+    Args:
+        folder: of the export.
+        start: the .nemo that was exported.
+        has_chat_template: whether the tokenizer renders conversations.
+        name: of the model.
+    """
+    file = start.origin.nemo_file.context / FACTS if start.origin.nemo_file else None
+    facts = json.loads(file.read_text()) if file and file.exists() else {}
+    messages = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
+    rendering = f"text = tokenizer.apply_chat_template(\n    {messages}, tokenize=False\n)"
+    card = _CARD.format(
+        name=name,
+        family=start.origin.hf_config["model_type"],
+        parameters=sum(info.num_elements for info in AsHf(start.source, start.origin.hf_config).infos.values()),
+        rendering=rendering if has_chat_template else 'text = "..."',
+        special=", add_special_tokens=False" if has_chat_template else "",
+        training=_training(facts) if facts else "",
+    )
+    (folder / "README.md").write_text(card)
+
+
+def _training(facts: dict[str, Any]) -> str:
+    model, data = facts["settings"]["model"], facts["settings"]["model"]["data"]
+    rows = {
+        "data": ", ".join(f"`{Path(file).name}`" for file in data["train"]),
+        "started from": f"`{Path(model['restore_from_path']).name}`"
+        if model["restore_from_path"]
+        else "random weights",
+        "optimizer steps": f"{facts['step']:,} of {model['global_batch_size']:,} pairs",
+        "longest text": f"{model['encoder_seq_length']:,} tokens",
+        "learning rate": f"{model['optim']['lr']:g}, {model['optim']['sched']['name']}, "
+        f"weight decay {model['optim']['weight_decay']:g}",
+        "precision": facts["settings"]["trainer"]["precision"],
+        "seed": facts["settings"]["trainer"]["seed"],
+    }
+    lines = [
+        "",
+        "## Training",
+        "",
+        "-log sigmoid(r_chosen - r_rejected)" + _terms(model["loss"]) + ".",
+        "",
+        "| | |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join([*lines, *_evaluation(facts["validation"])]) + "\n"
+
+
+def _terms(loss: dict[str, Any]) -> str:
+    on = [f"{name}={value}" for name, value in loss.items() if value]
+    return f", with {', '.join(on)}" if on else ""
+
+
+def _evaluation(validation: dict[str, float]) -> list[str]:
+    """A table of the last validation, one line per set."""
+    values = {name: value for name, value in validation.items() if name.startswith("val/")}
+    if not values:
+        return []
+    sets = sorted({name.split("/")[1] for name in values})
+    columns = ("accuracy", "loss", "margin", "ties")
+    lines = ["", f"## Evaluation after step {validation['step']:,}", ""]
+    lines += ["| set | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [
+        "| " + " | ".join([s, *(f"{values[f'val/{s}/{column}']:.4f}" for column in columns)]) + " |" for s in sets
+    ]
+    return lines

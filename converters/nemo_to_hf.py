@@ -1,0 +1,100 @@
+"""A reward .nemo or a training checkpoint -> a Hugging Face folder for AutoModelForSequenceClassification.
+
+python -m converters.nemo_to_hf --input X.nemo --output DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.errors import UserError
+from nemo_bt.origin import Start, find_origin, open_weights
+from nemo_bt.terminal import Terminal
+from nemo_bt.weights.convert import AsHf
+from nemo_bt.weights.safetensors_folder import write_shards
+
+from .export_files import write_config, write_tokenizer
+from .hub import push
+from .model_card import write_model_card
+from .output import DTYPES, common_options, run, written_whole
+from .parity import TOLERANCE, check_memory, check_parity
+from .progress import megabytes, summary
+
+_NO_CAUSAL_LM = (
+    "--to-causal-lm: a reward model has no language-model head: it was removed when training started, so no causal "
+    "language model can be written. Serve the sequence classifier, or generate with the base model."
+)
+
+
+def main() -> None:
+    """Command line."""
+    args = parse(sys.argv[1:])
+    run(lambda terminal: convert(args, terminal))
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Options of the command."""
+    parser = argparse.ArgumentParser(prog="converters.nemo_to_hf", description=__doc__)
+    parser.add_argument("--input", required=True, help="a .nemo directory or file")
+    parser.add_argument("--output", required=True, type=Path, help="the folder to write")
+    parser.add_argument("--tokenizer", type=Path, help="a tokenizer folder; without it, the one in the .nemo")
+    parser.add_argument("--pad-token", help="a token of the vocabulary to pad with, where the tokenizer names none")
+    parser.add_argument("--max-shard-gb", type=float, default=1.0, help="largest safetensors file; held in memory")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="upload to organisation/model afterwards")
+    parser.add_argument("--private", action="store_true", help="a repository that --push-to-hub makes is private")
+    parser.add_argument("--to-causal-lm", action="store_true", help=argparse.SUPPRESS)
+    common_options(parser)
+    return parser.parse_args(argv)
+
+
+def convert(args: argparse.Namespace, terminal: Terminal) -> None:
+    """Convert, compare, say what was done, and upload where that is asked.
+
+    Raises:
+        UserError: the input cannot be used, or the output not be written.
+        ParityError: the rewards differ.
+    """
+    start = _open(args)
+    terminal.line(start.description)
+    config = start.origin.hf_config
+    folder = args.tokenizer or start.origin.tokenizer
+    tokenizer = load_tokenizer(str(folder), args.pad_token)
+    with written_whole(args.output) as unfinished:
+        export = AsHf(start.source, config)
+        with megabytes(terminal, start.source.infos) as progress:
+            write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)
+        dtype = next(iter(export.infos.values())).dtype
+        write_config(unfinished, config, tokenizer.pad_token_id, dtype)
+        write_tokenizer(tokenizer, folder, unfinished)
+        check = "not compared (--no-check)"
+        if not args.no_check:
+            difference = check_parity(unfinished, config, start)
+            check = f"largest difference {difference:.1e}, tolerance {TOLERANCE:.0e}"
+        write_model_card(unfinished, start, tokenizer.chat_template is not None, args.output.name)
+    terminal.facts(summary(start, args.output, config, check))
+    if args.push_to_hub:
+        terminal.line(f"uploaded to {push(args.output, args.push_to_hub, args.private)}")
+
+
+def _open(args: argparse.Namespace) -> Start:
+    if args.to_causal_lm:
+        raise UserError(_NO_CAUSAL_LM)
+    if args.max_shard_gb <= 0:
+        raise UserError(f"--max-shard-gb: expected more than 0, got {args.max_shard_gb}.")
+    origin = find_origin(args.input)
+    if origin.nemo_file is None:
+        raise UserError(f"--input {args.input} is a Hugging Face folder already; expected a .nemo.")
+    start = open_weights(origin, head_seed=0, dtype=DTYPES.get(args.dtype))
+    if not start.has_head:
+        raise UserError(f"--input {args.input} is a {start.kind} without a reward head: there is no reward to export.")
+    if not args.no_check:
+        check_memory(start.source)
+    return start
+
+
+if __name__ == "__main__":
+    main()

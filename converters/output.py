@@ -1,0 +1,85 @@
+"""What both converters share: an output that is whole or not there, the dtype option, exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from nemo_bt.errors import UserError
+from nemo_bt.terminal import Terminal, divert_output
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class ParityError(Exception):
+    """The two models do not give the same rewards."""
+
+
+def common_options(parser: argparse.ArgumentParser) -> None:
+    """--dtype and --no-check."""
+    parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; without it every tensor keeps its dtype")
+    parser.add_argument("--no-check", action="store_true", help="do not compare the rewards of the two models")
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A folder to write to, which gets its name when the block ends without an error.
+
+    A failed comparison leaves it as `<target>.failed-check`; any other error removes it.
+
+    Raises:
+        UserError: `target` exists, or its disk does not take it.
+    """
+    if target.exists():
+        raise UserError(f"--output {target} exists. Remove it or choose another name; nothing is written over.")
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    if unfinished.exists():
+        shutil.rmtree(unfinished)
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+    except ParityError as error:
+        failed = target.with_name(f"{target.name}.failed-check")
+        shutil.rmtree(failed, ignore_errors=True)
+        raise ParityError(f"{error} What was written lies in {unfinished.rename(failed)}.") from error
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise UserError(f"--output {target} could not be written: {error}. Nothing of it was kept.") from error
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    unfinished.rename(target)
+
+
+def run(convert: Callable[[Terminal], None]) -> None:
+    """Run a conversion with the libraries' output out of sight, and exit: 0, 2 for a user's mistake, 1 for parity."""
+    with tempfile.NamedTemporaryFile(prefix="nemo_bt-convert-", suffix=".log", delete=False) as file:
+        log = Path(file.name)
+    stdout, stderr = divert_output(log)
+    terminal = Terminal(stdout)
+    try:
+        convert(terminal)
+    except (UserError, ParityError) as error:
+        _say(stderr, f"error: {error}")
+        log.unlink()
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except BaseException:
+        _say(stderr, f"the libraries' output is in {log}")
+        sys.stderr = stderr
+        raise
+    finally:
+        terminal.stop()
+    log.unlink()
+
+
+def _say(stderr: TextIO, text: str) -> None:
+    stderr.write(text + "\n")
+    stderr.flush()

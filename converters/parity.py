@@ -1,0 +1,105 @@
+"""The same token ids through transformers' model and through Megatron's, in fp32 on the CPU: do the rewards agree?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from nemo_bt.architecture import HfConfig, complete
+from nemo_bt.errors import UserError
+from nemo_bt.origin import Start
+from nemo_bt.stream import Group, build_stream
+from nemo_bt.weights.names import HEAD
+from nemo_bt.weights.source import TensorSource
+
+from .output import ParityError
+
+TOLERANCE = 1e-4
+"""Largest difference, relative to the largest reward or to 1: fp32 rounding of deep models stays below."""
+_PROMPT_TOKENS, _LONGEST_TOKENS, _NUM_PROMPTS = 40, 60, 4
+
+
+def check_memory(source: TensorSource) -> None:
+    """Stop before a conversion whose comparison would not fit: the model in fp32, once at a time, and a quarter more.
+
+    Raises:
+        UserError: with the figures.
+    """
+    num_parameters = sum(info.num_elements for info in source.infos.values())
+    needed_bytes, free_bytes = 5 * num_parameters, psutil.virtual_memory().available
+    if needed_bytes > free_bytes:
+        raise UserError(
+            f"comparing rewards needs {needed_bytes / 1e9:.1f} GB of memory ({num_parameters / 1e9:.2f} B parameters "
+            f"in fp32), {free_bytes / 1e9:.1f} GB are free. Convert on a larger machine, or without it: --no-check."
+        )
+
+
+def check_parity(hf_folder: Path, hf_config: HfConfig, start: Start) -> float:
+    """Compare rewards on random ids.
+
+    Args:
+        hf_folder: that transformers loads.
+        hf_config: of the model.
+        start: the Megatron side's weights.
+
+    Returns:
+        The largest absolute difference.
+
+    Raises:
+        ParityError: it is more than `TOLERANCE`.
+    """
+    groups = _random_groups(complete(hf_config))
+    theirs = _transformers_rewards(hf_folder, groups, start.source)
+    ours = _megatron_rewards(hf_config, groups, start)
+    difference = (ours - theirs).abs().max().item()
+    allowed = TOLERANCE * max(1.0, theirs.abs().max().item())
+    if not difference <= allowed:
+        raise ParityError(
+            f"rewards differ by {difference:.2e} between transformers and Megatron, expected at most {allowed:.2e} "
+            f"(of {len(theirs)} texts, rewards {theirs.min():.3f} to {theirs.max():.3f})."
+        )
+    return difference
+
+
+def _random_groups(config: object) -> list[Group]:
+    """Prompts with two answers each; no id is the padding's."""
+    rng = np.random.default_rng(0)
+    pad_id = getattr(config, "pad_token_id", None)
+    allowed = np.setdiff1d(np.arange(config.vocab_size), [] if pad_id is None else [pad_id])  # type: ignore[attr-defined]
+
+    def ids(num_tokens: int) -> np.ndarray:
+        return rng.choice(allowed, num_tokens).astype(np.int32)
+
+    return [
+        Group(ids(_PROMPT_TOKENS), tuple(ids(rng.integers(1, _LONGEST_TOKENS)) for _ in range(2)))
+        for _ in range(_NUM_PROMPTS)
+    ]
+
+
+@torch.no_grad()
+def _transformers_rewards(folder: Path, groups: list[Group], source: TensorSource) -> torch.Tensor:
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=1, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+    ).eval()
+    model.score.weight.copy_(source.read(HEAD))  # a base model has none of its own
+    rewards = []
+    for group in groups:
+        for side in group.continuations:
+            ids = torch.from_numpy(np.concatenate([group.prefix, side]).astype(np.int64))
+            rewards.append(model(input_ids=ids[None]).logits[0, 0])
+    return torch.stack(rewards)
+
+
+@torch.no_grad()
+def _megatron_rewards(hf_config: HfConfig, groups: list[Group], start: Start) -> torch.Tensor:
+    from .megatron import reward_gpt
+
+    with reward_gpt(hf_config, start) as gpt:
+        stream = build_stream(groups, pad_id=0)
+        rewards: torch.Tensor = gpt(stream.tokens_1T, stream.positions_1T, stream.segments_C4, stream.scored_C)
+    return rewards

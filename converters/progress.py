@@ -1,0 +1,48 @@
+"""A bar over bytes, and the table at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nemo_bt.architecture import HfConfig
+from nemo_bt.origin import Start
+from nemo_bt.terminal import Terminal
+from nemo_bt.weights.convert import AsHf
+from nemo_bt.weights.source import TensorInfo
+
+
+@contextmanager
+def megabytes(terminal: Terminal, infos: dict[str, TensorInfo]) -> Iterator[Callable[[int], None]]:
+    """A bar over the data of `infos`; gives a function that takes the bytes done since the last call."""
+    total_mb = sum(info.num_bytes for info in infos.values()) // 10**6
+    done_bytes = 0
+    terminal.start(0, total_mb, "MB")
+
+    def add(num_bytes: int) -> None:
+        nonlocal done_bytes
+        done_bytes += num_bytes
+        terminal.advance(done_bytes // 10**6, "")
+
+    try:
+        yield add
+    finally:
+        terminal.stop()
+
+
+def summary(start: Start, target: Path, hf_config: HfConfig, check: str) -> list[tuple[str, str]]:
+    """Name and value of each line of the table."""
+    infos = AsHf(start.source, hf_config).infos.values()  # without rows that Megatron's embedding is padded with
+    return [
+        ("architecture", hf_config["model_type"]),
+        ("parameters", f"{sum(info.num_elements for info in infos):,}"),
+        ("weights", f"{sum(info.num_bytes for info in infos) / 1e6:,.1f} MB, {_dtypes(start)}"),
+        ("head", start.head),
+        ("rewards", check),
+        ("written", str(target)),
+    ]
+
+
+def _dtypes(start: Start) -> str:
+    return ", ".join(sorted({str(info.dtype).removeprefix("torch.") for info in start.source.infos.values()}))

@@ -1,0 +1,52 @@
+"""Weights from any `TensorSource` into a model at any layout: each rank reads the parts that it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
+
+from nemo_bt.origin import Start
+from nemo_bt.weights.names import EMBEDDING
+
+
+def load_weights(module: torch.nn.Module, start: Start) -> None:
+    """Copy into every parameter of this rank, in the parameter's dtype.
+
+    Args:
+        module: a `RewardGPT`.
+        start: names and shapes are checked already.
+    """
+    sharded = module.sharded_state_dict()
+    apply_factories(sharded)
+    with torch.no_grad():
+        for tensor in _leaves(sharded):
+            if isinstance(tensor, ShardedTensor):
+                _copy(tensor, start)
+
+
+def _copy(tensor: ShardedTensor, start: Start) -> None:
+    shape = start.source.infos[tensor.key].shape
+    rows_may_differ = tensor.key == EMBEDDING  # tables are padded to different multiples; ids stay below both
+    assert rows_may_differ or shape == tensor.global_shape, (tensor.key, shape, tensor.global_shape)
+    lengths = (1,) * tensor.prepend_axis_num + tuple(tensor.local_shape)
+    region = tuple(
+        slice(min(offset, size), min(offset + length, size))
+        for offset, length, size in zip(tensor.global_offset, lengths, shape, strict=True)
+    )
+    part = start.source.read(tensor.key, region).reshape(-1, *tensor.local_shape[1:])
+    if rows_may_differ:
+        tensor.data[len(part) :].zero_()
+    tensor.data[: len(part)].copy_(part)
+
+
+def _leaves(tree: Any) -> Iterator[Any]:
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        for branch in tree:
+            yield from _leaves(branch)
+    else:
+        yield tree

@@ -1,0 +1,25 @@
+"""Rotary angles at the positions of a stream, with the frequencies that transformers computes for the model.
+
+Shape suffixes: T = tokens in the stream, K = kinds of layers (1, or 2 where layers with a window have their own
+frequencies), D = rotated part of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nemo_bt.architecture import HfConfig, rope_frequencies
+
+
+class RotaryAngles:
+    """Angles for Megatron's `apply_rotary_pos_emb`; not a module, so that no cast to bf16 reaches the frequencies."""
+
+    def __init__(self, hf_config: HfConfig) -> None:
+        frequencies, _ = rope_frequencies(hf_config)
+        self.frequencies_KD = torch.stack(frequencies).to(torch.cuda.current_device())
+
+    def __call__(self, positions_1T: Tensor) -> Tensor:
+        """[1, T] int64 -> [K, T, 1, 1, D], fp32."""
+        half_KTD = positions_1T[0].float()[None, :, None] * self.frequencies_KD[:, None, :]
+        return torch.cat([half_KTD, half_KTD], dim=-1)[:, :, None, None]

@@ -1,0 +1,147 @@
+"""model.restore_from_path: a Hugging Face folder or hub id, a base or reward .nemo, a one-file .nemo.
+
+Nothing in them runs: architecture and tokenizer are read from plain data, tensors without unpickling anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nemo_bt.architecture import HfConfig, complete, read_hf_config
+from nemo_bt.checkpoint_facts import HF_CONFIG
+from nemo_bt.errors import UserError
+from nemo_bt.nemo_context import hf_config_of_nemo_model
+from nemo_bt.nemo_file import NemoFile
+from nemo_bt.weights.check import check_hf_tensors, check_megatron_tensors
+from nemo_bt.weights.convert import AsMegatron
+from nemo_bt.weights.head import WithNewHead
+from nemo_bt.weights.names import HEAD
+from nemo_bt.weights.safetensors_folder import SafetensorsFolder
+from nemo_bt.weights.source import AsDtype, TensorSource
+from nemo_bt.weights.torch_dist import TorchDist
+
+_HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from, before its weights are opened."""
+
+    path: Path
+    hf_config: HfConfig
+    tokenizer: Path
+    """Folder where the tokenizer's files would be."""
+    nemo_file: NemoFile | None
+    """None for a Hugging Face folder."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial weights, complete: Megatron's stacked tensors by name."""
+
+    origin: Origin
+    source: TensorSource
+    kind: str
+    """Base or reward model, of which family and format."""
+    has_head: bool
+    """Whether the head was there; else it is new."""
+    head: str
+    """Kept or new, and its norm."""
+
+    @property
+    def description(self) -> str:
+        """One line: what was found, and what became of the head."""
+        return f"{self.origin.path}: {self.kind}, head {self.head}"
+
+
+def find_origin(given: str) -> Origin:
+    """Look at what `given` names.
+
+    Args:
+        given: path of a folder or a file, or `organisation/model@revision` on the Hugging Face hub.
+
+    Raises:
+        UserError: nothing usable is there.
+    """
+    path = Path(given)
+    if not path.exists():
+        path = _download(given)
+    if path.is_dir() and (path / "config.json").exists():
+        return Origin(path, read_hf_config(path / "config.json"), path, None)
+    if path.is_dir() and not (path / "context").is_dir():
+        raise UserError(
+            f"{path}: expected a Hugging Face folder (with config.json) or a .nemo directory (with context/ and "
+            "weights/), found neither."
+        )
+    file = NemoFile(path)
+    if (file.context / HF_CONFIG).exists():
+        return Origin(path, read_hf_config(file.context / HF_CONFIG), file.context / "tokenizer", file)
+    config, tokenizer = hf_config_of_nemo_model(file.context, lambda: TorchDist(file.open_weights, str(path)).infos)
+    return Origin(path, config, file.context / tokenizer, file)
+
+
+def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = None) -> Start:
+    """The origin's weights, checked name by name.
+
+    A base model misses the head and nothing else, and gets a new one; a reward model misses nothing.
+
+    Args:
+        origin: from `find_origin`.
+        head_seed: of a new head.
+        dtype: to cast to; None keeps every tensor's own.
+
+    Raises:
+        UserError: a tensor is missing, misshaped or not known, or a file is not whole.
+    """
+    name, config = str(origin.path), origin.hf_config
+    source: TensorSource
+    if origin.nemo_file is None:
+        source = SafetensorsFolder(origin.path)
+        has_head = check_hf_tensors(source.infos, config, name)
+        source = AsMegatron(AsDtype(source, dtype) if dtype else source, config)
+    else:
+        source = TorchDist(origin.nemo_file.open_weights, name)
+        has_head = check_megatron_tensors(source.infos, config, name)
+        source = AsDtype(source, dtype) if dtype else source
+    if not has_head:
+        source = WithNewHead(source, complete(config).hidden_size, head_seed)
+    what = "reward model" if has_head else "base model"
+    kind = f"{what} ({config['model_type']}, {'.nemo' if origin.nemo_file else 'Hugging Face folder'})"
+    norm = source.read(HEAD).double().norm().item()
+    return Start(origin, source, kind, has_head, f"{'kept' if has_head else f'new, seed {head_seed}'}, norm {norm:.4f}")
+
+
+def check_plain(checkpoint: Path) -> None:
+    """Check that resuming from a .nemo directory, which NeMo and Megatron unpickle, runs nothing that it holds.
+
+    Raises:
+        UserError: it holds more than tensors and plain data.
+    """
+    try:
+        TorchDist(NemoFile(checkpoint).open_weights, str(checkpoint)).check_objects()
+    except UserError as error:
+        raise UserError(
+            f"{error} Resuming would unpickle it. If it is your own, set exp_manager.trust_checkpoint=true."
+        ) from error
+
+
+def _download(given: str) -> Path:
+    hub_id = _HUB_ID.match(given)
+    if not hub_id:
+        raise UserError(f"model.restore_from_path: {given} does not exist, nor is it organisation/model of a hub.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repo, revision = hub_id["repo"], hub_id["revision"]
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"model.restore_from_path: {given} is not a path here, and not a model that the hub gives: "
+            f"{str(error).splitlines()[0]}"
+        ) from error

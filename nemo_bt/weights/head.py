@@ -1,0 +1,35 @@
+"""A reward head for weights that have none."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nemo_bt.weights.names import EMBEDDING, HEAD
+from nemo_bt.weights.source import Region, TensorInfo, TensorSource
+
+
+class WithNewHead:
+    """A `TensorSource` of a base model with a new head, the same on any layout.
+
+    Normal with standard deviation 1 / sqrt(hidden_size + 1), so of norm 1. Source: Stiennon et al. 2020 (arXiv
+    2009.01325), appendix B.
+
+    Args:
+        source: Megatron's tensors; a language model's head in it is hidden.
+        hidden_size: of the model.
+        seed: of the head alone.
+    """
+
+    def __init__(self, source: TensorSource, hidden_size: int, seed: int) -> None:
+        self.source = source
+        dtype = source.infos[EMBEDDING].dtype
+        self.infos = source.infos | {HEAD: TensorInfo((1, hidden_size), dtype)}
+        generator = torch.Generator().manual_seed(seed)
+        self.head_1H = torch.randn(1, hidden_size, generator=generator).div(math.sqrt(hidden_size + 1)).to(dtype)
+
+    def read(self, name: str, region: Region = ()) -> Tensor:
+        """The tensor, or a part of it."""
+        return self.head_1H[region or ...] if name == HEAD else self.source.read(name, region)

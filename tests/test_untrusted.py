@@ -1,0 +1,213 @@
+"""A .nemo or a folder that someone else made cannot run code, leave its place, or pass for whole."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from nemo_bt.errors import UserError
+from nemo_bt.nemo_file import NemoFile, pack
+from nemo_bt.origin import check_plain, find_origin, open_weights
+from nemo_bt.weights.names import EMBEDDING
+from tests.hf_models import save
+from tests.test_conversion import tensors, to_hf, to_nemo
+
+
+class Touch:
+    """Unpickling one makes the file: proof that code ran."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.proof),)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clean")
+    origin = find_origin(str(save("qwen2", folder / "hf")))
+    return to_nemo(origin, open_weights(origin, 0), folder / "x.nemo")
+
+
+@pytest.fixture
+def nemo(clean: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(clean, tmp_path / "x.nemo")
+
+
+def read_everything(nemo: Path, out: Path) -> None:
+    to_hf(open_weights(find_origin(str(nemo)), 0), out)
+
+
+def refused(nemo: Path, out: Path) -> str:
+    with pytest.raises(UserError) as error:
+        read_everything(nemo, out)
+    return str(error.value)
+
+
+def test_the_proof_of_these_tests_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Touch(tmp_path / "ran")))
+    assert (tmp_path / "ran").exists()
+
+
+def test_metadata_that_would_run_code_is_refused(nemo: Path, tmp_path: Path) -> None:
+    metadata = nemo / "weights" / ".metadata"
+    for hostile in (
+        pickle.dumps(Touch(tmp_path / "ran")),
+        pickle.dumps({"state_dict_metadata": {}, "x": Touch(tmp_path / "ran")}),
+        metadata.read_bytes()[:-1] + pickle.dumps(Touch(tmp_path / "ran"))[2:],
+    ):
+        metadata.write_bytes(hostile)
+        assert "it names posix.mkdir" in refused(nemo, tmp_path / "out")
+    for broken in (b"", b"no pickle", pickle.dumps([1]), pickle.dumps("text")):
+        metadata.write_bytes(broken)
+        assert "weights/.metadata" in refused(nemo, tmp_path / "out")
+    metadata.unlink()
+    assert "expected weights/.metadata" in refused(nemo, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tensor_that_would_run_code_is_refused(nemo: Path, tmp_path: Path) -> None:
+    data = io.BytesIO()
+    torch.save(Touch(tmp_path / "ran"), data)
+    file = nemo / "weights" / "__0_0.distcp"
+    file.write_bytes(data.getvalue() + file.read_bytes()[len(data.getvalue()) :])
+    assert f"{EMBEDDING} cannot be read" in refused(nemo, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_to_resume_from_is_searched_for_more_than_data(nemo: Path, tmp_path: Path) -> None:
+    check_plain(nemo)
+    torch.save({"state_dict": {}, "callbacks": Touch(tmp_path / "ran")}, nemo / "weights" / "common.pt")
+    with pytest.raises(UserError, match=r"common\.pt cannot be read: .* set exp_manager\.trust_checkpoint=true"):
+        check_plain(nemo)
+    (nemo / "weights" / "common.pt").unlink()
+    with pytest.raises(UserError, match=r"common\.pt cannot be read"):
+        check_plain(nemo)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_objects_of_a_checkpoint_are_searched_too(tmp_path: Path) -> None:
+    for name, state in (("plain", {"x": 1}), ("hostile", Touch(tmp_path / "ran"))):
+        dcp.save({"module.layer._extra_state": state}, checkpoint_id=tmp_path / name / "weights", no_dist=True)
+        torch.save({}, tmp_path / name / "weights" / "common.pt")
+    check_plain(tmp_path / "plain")
+    with pytest.raises(UserError, match=r"_extra_state cannot be read"):
+        check_plain(tmp_path / "hostile")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_parts_that_nobody_needs_are_never_opened(nemo: Path, tmp_path: Path) -> None:
+    hostile = pickle.dumps(Touch(tmp_path / "ran"))
+    (nemo / "weights" / "common.pt").write_bytes(hostile)
+    torch.save(Touch(tmp_path / "ran"), nemo / "weights" / "common.pt")
+    call = {"_target_": "os.mkdir", "_args_": [str(tmp_path / "ran")]}
+    (nemo / "context" / "io.json").write_text(json.dumps(call))
+    (nemo / "context" / "5f2c").write_bytes(hostile)
+    (nemo / "context" / "model.yaml").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']")
+    read_everything(nemo, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_yaml_that_would_run_code_is_refused(nemo: Path, tmp_path: Path) -> None:
+    (nemo / "context" / "hf_config.json").unlink()
+    (nemo / "context" / "model.yaml").write_text(f"!!python/object/apply:os.mkdir ['{tmp_path / 'ran'}']")
+    assert "expected a language model as NeMo's importers describe it" in refused(nemo, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_cut_short_or_point_elsewhere_are_refused(nemo: Path, tmp_path: Path) -> None:
+    file = nemo / "weights" / "__0_0.distcp"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-2000])
+    assert "cannot be read" in refused(nemo, tmp_path / "out")
+    file.unlink()
+    assert "cannot be read" in refused(nemo, tmp_path / "out")
+    (tmp_path / "elsewhere").write_bytes(whole)
+    metadata = nemo / "weights" / ".metadata"
+    short, elsewhere = b"__0_0.distcp", b"../elsewhere"
+    assert len(short) == len(elsewhere)
+    metadata.write_bytes(metadata.read_bytes().replace(short, elsewhere))
+    assert "'../elsewhere' is not a file of weights/" in refused(nemo, tmp_path / "out")
+
+
+def test_one_file_holds_the_same_tensors(nemo: Path, tmp_path: Path) -> None:
+    (nemo / "context" / "tokenizer").mkdir()
+    (nemo / "context" / "tokenizer" / "tokenizer.json").write_text("{}")
+    pack(nemo, tmp_path / "one.nemo")
+    shutil.rmtree(nemo)
+    start = open_weights(find_origin(str(tmp_path / "one.nemo")), 0)
+    back = to_hf(start, tmp_path / "out")
+    assert (start.origin.tokenizer / "tokenizer.json").read_text() == "{}"
+    source = save("qwen2", tmp_path / "again")
+    assert all(torch.equal(tensor, tensors(source)[name]) for name, tensor in tensors(back).items())
+
+
+def with_member(change: Callable[[tarfile.TarInfo], None]) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        member = tarfile.TarInfo("context/model.yaml")
+        change(member)
+        with tarfile.open(path, "w") as tar:
+            tar.addfile(member, io.BytesIO(b"\0" * member.size) if member.isreg() else None)
+
+    return write
+
+
+def twice(path: Path) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name in ("context/a", "./context/a"):
+            tar.addfile(tarfile.TarInfo(name))
+
+
+def compressed(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("context/a"))
+
+
+def cut_short(path: Path) -> None:
+    with_member(lambda member: setattr(member, "size", 100_000))(path)
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+def too_large(path: Path) -> None:
+    """Declares 2 GB of context in a sparse file."""
+    member = tarfile.TarInfo("context/model.yaml")
+    member.size = 2 * 2**30
+    with path.open("wb") as file:
+        file.write(member.tobuf())
+        file.truncate(512 + member.size + 1024)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (with_member(lambda m: setattr(m, "name", "/tmp/x")), "'/tmp/x' points outside of the .nemo"),
+        (with_member(lambda m: setattr(m, "name", "context/../../x")), "'context/../../x' points outside"),
+        (with_member(lambda m: m.__setattr__("type", tarfile.SYMTYPE)), "is a link or a device"),
+        (with_member(lambda m: m.__setattr__("type", tarfile.LNKTYPE)), "is a link or a device"),
+        (with_member(lambda m: m.__setattr__("type", tarfile.CHRTYPE)), "is a link or a device"),
+        (with_member(lambda m: m.__setattr__("type", tarfile.FIFOTYPE)), "is a link or a device"),
+        (twice, "is there twice"),
+        (compressed, "expected a .nemo, a directory or an uncompressed tar"),
+        (cut_short, "unexpected end of data"),
+        (too_large, "context/ has 2,147,483,648 bytes; expected at most 1,073,741,824"),
+        (lambda path: path.write_bytes(b"no tar"), "expected a .nemo, a directory or an uncompressed tar"),
+    ],
+    ids=["absolute", "parent", "symlink", "hardlink", "device", "fifo", "twice", "gzip", "cut", "large", "no tar"],
+)
+def test_tars_that_reach_out_or_are_not_whole_are_refused(
+    write: Callable[[Path], None], message: str, tmp_path: Path
+) -> None:
+    write(tmp_path / "x.nemo")
+    with pytest.raises(UserError) as error:
+        NemoFile(tmp_path / "x.nemo")
+    assert message in str(error.value)
