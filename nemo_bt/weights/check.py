@@ -15,6 +15,11 @@ _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
 """Buffers that old folders have; they follow from the configuration."""
 
 
+def expected_tensors(hf_config: HfConfig) -> dict[str, TensorInfo]:
+    """Of the sequence classifier that transformers builds for a configuration, in fp32; nothing is allocated."""
+    return _expected(json.dumps(hf_config))
+
+
 def check_hf_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, where: str) -> bool:
     """Check a Hugging Face folder's tensors.
 
@@ -32,7 +37,7 @@ def check_hf_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, where: s
     ours = {
         name: info for name, info in infos.items() if name != HF_LANGUAGE_MODEL_HEAD and not name.endswith(_NOT_WEIGHTS)
     }
-    _compare(ours, _expected_hf(json.dumps(hf_config)), where, HF_HEAD)
+    _compare(ours, expected_tensors(hf_config), where, HF_HEAD)
     return HF_HEAD in ours
 
 
@@ -41,7 +46,7 @@ def check_megatron_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, wh
 
     The embedding may have more rows than the vocabulary: Megatron pads it.
     """
-    expected = megatron_infos(_expected_hf(json.dumps(hf_config)), hf_config)
+    expected = megatron_infos(expected_tensors(hf_config), hf_config)
     rows, width = infos[EMBEDDING].shape if EMBEDDING in infos else (0, 0)
     if (rows, width) >= (complete(hf_config).vocab_size, width):
         expected[EMBEDDING] = infos[EMBEDDING]
@@ -52,8 +57,7 @@ def check_megatron_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, wh
 
 
 @cache
-def _expected_hf(hf_config_json: str) -> dict[str, TensorInfo]:
-    """Of the sequence classifier that transformers builds for a configuration, without allocating it."""
+def _expected(hf_config_json: str) -> dict[str, TensorInfo]:
     import torch
     from transformers import AutoModelForSequenceClassification
 

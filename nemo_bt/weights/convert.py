@@ -81,7 +81,8 @@ class AsMegatron:
         inner = tuple(slice(*bound) for bound in bounds[depth:])
         places = itertools.product(*(range(*bound) for bound in bounds[:depth]))
         pieces = [self._read_place(name, parts, place)[inner] for place in places]
-        return torch.stack(pieces).reshape([stop - start for start, stop in bounds])
+        stacked = pieces[0] if len(pieces) == 1 else torch.stack(pieces)  # one piece is not copied
+        return stacked.reshape([stop - start for start, stop in bounds])
 
     def _read_place(self, key: str, parts: Parts, place: Sequence[int]) -> Tensor:
         return self.conversion.join(key, [self.source.read(name) for name in self.conversion.names(parts, place)])

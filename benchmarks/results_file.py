@@ -1,0 +1,50 @@
+"""Where benchmarks put their figures: `benchmarks/results/<benchmark>-<host kind>-<date>.json`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "transformers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number; `min` and `max` over repetitions, the same as `value` without any."""
+
+    name: str
+    value: float
+    unit: str
+    min: float
+    max: float
+    target: float | None = None
+
+
+def write_results(benchmark: str, host_kind: str, figures: list[Figure]) -> Path:
+    """Write and print the figures.
+
+    Args:
+        benchmark: first part of the names.
+        host_kind: of the machine, such as cpu2.
+        figures: named `benchmark/case/figure`.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{benchmark}-{host_kind}-{date.today():%Y%m%d}.json"
+    versions = {package: version(package) for package in _PACKAGES} | {"python": platform.python_version()}
+    record = {
+        "versions": versions,
+        "command": " ".join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
+        "figures": [asdict(figure) for figure in figures],
+    }
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    for figure in figures:
+        spread = "" if figure.min == figure.max else f" ({figure.min:.3g} to {figure.max:.3g})"
+        target = "" if figure.target is None else f", target {figure.target:g}"
+        print(f"{figure.name}: {figure.value:.3g} {figure.unit}{spread}{target}")
+    return path
