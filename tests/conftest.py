@@ -3,10 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from nemo_bt.data.synthetic import write_dataset
 from nemo_bt.data.tokenizer import load_tokenizer
+from tests.hf_models import save
 from tests.preferences import write_random_pairs
+from tests.runs import convert, nemo_bt
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +26,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator[None]:
     """Megatron in this process, a world of one rank on the CPU."""
-    import torch
-
     from nemo_bt import cpu
 
     cpu.install()
@@ -40,3 +42,48 @@ def one_rank() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tokenizer(dataset: Path) -> Any:
     return load_tokenizer(str(dataset / "tokenizer"), None)
+
+
+@pytest.fixture(scope="session")
+def converters_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("converters")
+
+
+@pytest.fixture(scope="session")
+def base(converters_folder: Path, tokenizer: Any) -> Path:
+    """A causal language model in bf16, with a tokenizer that says itself which inputs it makes."""
+    names = ["input_ids", "attention_mask"]
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path, model_input_names=names)
+    return save("qwen3", converters_folder / "base", classifier=False, dtype=torch.bfloat16, tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="session")
+def packed(converters_folder: Path, base: Path) -> tuple[Path, str]:
+    """The base as a reward model in one file, and what the command said."""
+    result = convert("hf_to_nemo", "--input", base, "--output", converters_folder / "base.nemo", "--pack")
+    assert result.returncode == 0, result.stderr
+    return converters_folder / "base.nemo", result.stdout
+
+
+@pytest.fixture(scope="session")
+def trained(converters_folder: Path, packed: tuple[Path, str], dataset: Path) -> tuple[Path, str]:
+    """Log directory of five steps on it, and what the command said."""
+    argv = ["train", f"model.restore_from_path={packed[0]}", f"model.data.train={dataset / 'random.parquet'}"]
+    argv += [f"+model.data.validation.held_out={dataset / 'random_val.parquet'}", "trainer.max_steps=5"]
+    argv += [
+        f"exp_manager.explicit_log_dir={converters_folder / 'run'}",
+        "trainer.accelerator=cpu",
+        "model.optim.lr=1e-3",
+    ]
+    result = nemo_bt(*argv, "model.optim.sched.warmup_steps=0", "model.encoder_seq_length=512")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return converters_folder / "run", result.stdout
+
+
+@pytest.fixture(scope="session")
+def exported(converters_folder: Path, trained: tuple[Path, str]) -> Path:
+    checkpoint, out = trained[0] / "checkpoints" / "reward-step5.nemo", converters_folder / "exported"
+    result = convert("nemo_to_hf", "--input", checkpoint, "--output", out)
+    assert result.returncode == 0, result.stderr
+    assert "tolerance 1e-04" in result.stdout
+    return out

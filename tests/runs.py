@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -64,6 +65,18 @@ def nemo_bt(*argv: str, timeout_s: int = 300, **env: str) -> subprocess.Complete
         capture_output=True,
         text=True,
         timeout=timeout_s,
+    )
+
+
+def convert(command: str, *argv: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a converter as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", f"converters.{command}", *map(str, argv)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        **options,
     )
 
 

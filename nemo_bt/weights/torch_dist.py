@@ -101,7 +101,7 @@ class TorchDist:
         try:
             with self._open(file_name) as file:
                 file.seek(offset)
-                data = file.read(length)
+                data = file.read() if length is None else file.read(length)
             if length is not None and len(data) != length:
                 raise EOFError(f"{length} bytes at {offset} of {file_name}, got {len(data)}")
             return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
