@@ -82,7 +82,9 @@ def main() -> None:
     figures.append(
         _figure(f"conversion/copy_{size_gb:.0f}GB/throughput", [size_gb / r["copy"].wall_s for r in runs], "GB/s")
     )
-    print(write_results("conversion", args.host_kind, figures))
+    sizes = f"--layers {args.layers} --repeats {args.repeats}"
+    command = f"python -m benchmarks.conversion --folder FOLDER --tokenizer FOLDER {sizes}"
+    print(write_results("conversion", args.host_kind, command, figures))
     shutil.rmtree(args.folder / "hf")
     shutil.rmtree(args.folder / "back")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
@@ -26,12 +25,13 @@ class Figure:
     target: float | None = None
 
 
-def write_results(benchmark: str, host_kind: str, figures: list[Figure]) -> Path:
+def write_results(benchmark: str, host_kind: str, command: str, figures: list[Figure]) -> Path:
     """Write and print the figures.
 
     Args:
         benchmark: first part of the names.
         host_kind: of the machine, such as cpu2.
+        command: that measures them, without folders of this machine.
         figures: named `benchmark/case/figure`.
     """
     RESULTS.mkdir(exist_ok=True)
@@ -39,7 +39,7 @@ def write_results(benchmark: str, host_kind: str, figures: list[Figure]) -> Path
     versions = {package: version(package) for package in _PACKAGES} | {"python": platform.python_version()}
     record = {
         "versions": versions,
-        "command": " ".join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
+        "command": command,
         "figures": [asdict(figure) for figure in figures],
     }
     path.write_text(json.dumps(record, indent=2) + "\n")

@@ -140,8 +140,7 @@ def megatron_fields(hf_config: HfConfig, seq_length: int) -> dict[str, Any]:
 
 def activation_name(hf_config: HfConfig) -> str:
     """The MLP's activation, by transformers' name: silu, gelu_pytorch_tanh, ..."""
-    config = complete(hf_config)
-    return str(getattr(config, "hidden_activation", None) or config.hidden_act)
+    return str(getattr(complete(hf_config), FAMILIES[hf_config["model_type"]].activation_field))
 
 
 def head_shape(config: Any) -> HeadShape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from nemo_bt.weights import names
 
@@ -20,7 +21,16 @@ class Family:
     """Outputs of attention and MLP are normalised before they are added."""
     scales_embedding: bool = False
     """Embeddings are multiplied by sqrt(hidden_size)."""
+    activation_field: str = "hidden_act"
+    """Where Hugging Face's configuration names the MLP's activation."""
 
+
+_GEMMA2: Any = {
+    "has_windows": True,
+    "has_post_norms": True,
+    "scales_embedding": True,
+    "activation_field": "hidden_activation",
+}
 
 FAMILIES = {
     "llama": Family("llama.LlamaConfig", names.LLAMA),
@@ -28,10 +38,8 @@ FAMILIES = {
     "qwen2": Family("qwen2.Qwen2Config", names.QWEN2, has_windows=True),
     "qwen3": Family("qwen3.Qwen3Config", names.QWEN3, has_windows=True),
     "gemma": Family("gemma.GemmaConfig", names.LLAMA, scales_embedding=True),
-    "gemma2": Family("gemma2.Gemma2Config", names.GEMMA2, has_windows=True, has_post_norms=True, scales_embedding=True),
-    "gemma3_text": Family(
-        "gemma3.Gemma3Config", names.GEMMA3, has_windows=True, has_post_norms=True, scales_embedding=True
-    ),
+    "gemma2": Family("gemma2.Gemma2Config", names.GEMMA2, **_GEMMA2),
+    "gemma3_text": Family("gemma3.Gemma3Config", names.GEMMA3, **_GEMMA2),
     "phi3": Family("phi3mini.Phi3Config", names.PHI3, has_windows=True),
     "nemotron": Family("nemotron.NemotronConfig", names.NEMOTRON),
     "mixtral": Family("mixtral.MixtralConfig", names.MIXTRAL, has_windows=True),

@@ -17,7 +17,8 @@ from nemo_bt.families import FAMILIES
 from nemo_bt.weights.names import EMBEDDING
 from nemo_bt.weights.source import TensorInfo
 
-_FIELDS = {
+NEMO_MODELS = "nemo.collections.llm.gpt.model"
+FIELDS = {
     "num_layers": "num_hidden_layers",
     "hidden_size": "hidden_size",
     "ffn_hidden_size": "intermediate_size",
@@ -30,6 +31,7 @@ _FIELDS = {
     "seq_length": "max_position_embeddings",
     "share_embeddings_and_output_weights": "tie_word_embeddings",
 }
+"""NeMo's field -> Hugging Face's, where they mean the same."""
 
 
 def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, TensorInfo]]) -> tuple[HfConfig, str]:
@@ -51,7 +53,7 @@ def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, Tenso
         config, target = model["config"], str(model["config"]["_target_"])
         tokenizer = str((model.get("tokenizer") or {}).get("pretrained_model_name", "tokenizer"))
         family = _family(target)
-        values = {hf: config[name] for name, hf in _FIELDS.items()}
+        values = {hf: config[name] for name, hf in FIELDS.items()}
         values |= _SPECIAL[family](config) if family in _SPECIAL else {}
     except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
@@ -69,7 +71,7 @@ def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, Tenso
 
 def _family(target: str) -> str:
     """Of a configuration class of NeMo; sizes are subclasses in the same module: llama.Llama32Config1B is a llama."""
-    prefix = "nemo.collections.llm.gpt.model."
+    prefix = f"{NEMO_MODELS}."
     module, _, name = target.removeprefix(prefix).partition(".")
     for family, known in FAMILIES.items():
         known_module, _, known_name = known.nemo_config.partition(".")

@@ -38,6 +38,8 @@ class Origin:
     """Folder where the tokenizer's files would be."""
     nemo_file: NemoFile | None
     """None for a Hugging Face folder."""
+    is_reward_model: bool
+    """Says of itself that it has a reward head; else it may have one or not."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ def find_origin(given: str) -> Origin:
     if not path.exists():
         path = _download(given)
     if path.is_dir() and (path / "config.json").exists():
-        return Origin(path, read_hf_config(path / "config.json"), path, None)
+        config = read_hf_config(path / "config.json")
+        is_classifier = any("SequenceClassification" in str(name) for name in config.get("architectures") or [])
+        return Origin(path, config, path, None, is_classifier)
     if path.is_dir() and not (path / "context").is_dir():
         raise UserError(
             f"{path}: expected a Hugging Face folder (with config.json) or a .nemo directory (with context/ and "
@@ -80,9 +84,9 @@ def find_origin(given: str) -> Origin:
         )
     file = NemoFile(path)
     if (file.context / HF_CONFIG).exists():
-        return Origin(path, read_hf_config(file.context / HF_CONFIG), file.context / "tokenizer", file)
+        return Origin(path, read_hf_config(file.context / HF_CONFIG), file.context / "tokenizer", file, True)
     config, tokenizer = hf_config_of_nemo_model(file.context, lambda: TorchDist(file.open_weights, str(path)).infos)
-    return Origin(path, config, file.context / tokenizer, file)
+    return Origin(path, config, file.context / tokenizer, file, False)
 
 
 def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = None) -> Start:
@@ -108,6 +112,8 @@ def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = Non
         source = TorchDist(origin.nemo_file.open_weights, name)
         has_head = check_megatron_tensors(source.infos, config, name)
         source = AsDtype(source, dtype) if dtype else source
+    if origin.is_reward_model and not has_head:
+        raise UserError(f"{name}: a reward model without its head. A new one would be untrained: find the whole model.")
     if not has_head:
         source = WithNewHead(source, complete(config).hidden_size, head_seed)
     what = "reward model" if has_head else "base model"

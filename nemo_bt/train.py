@@ -60,6 +60,8 @@ def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]
         done = f"{resume_from} is at step {step_of(resume_from)} of {prepared.total_steps}"
         terminal.line(f"nothing left to train: {done}")
         return {}
+    if resume_from and not settings.exp_manager.trust_checkpoint:
+        check_plain(resume_from)
     if rank == 0:
         (log_dir / "config.yaml.tmp").write_text(dump_settings(settings))
         (log_dir / "config.yaml.tmp").replace(log_dir / "config.yaml")  # other ranks may be reading the old one
@@ -77,8 +79,6 @@ def _prepare(settings: Settings, log_dir: Path, terminal: Terminal) -> Prepared:
     resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
     if resume_from:
         check_same_plan(log_dir / "config.yaml", settings)
-        if not settings.exp_manager.trust_checkpoint:
-            check_plain(resume_from)
     origin = find_origin(model.restore_from_path) if model.restore_from_path else None
     tokenizer_folder = Path(model.tokenizer.type) if model.tokenizer.type or not origin else origin.tokenizer
     tokenizer = load_tokenizer(str(tokenizer_folder), model.tokenizer.pad_token)

@@ -53,8 +53,8 @@ def main() -> None:
     for layout, sizes in {"TP2": (2, 1), "PP2": (1, 2)}.items():
         parallel_state.initialize_model_parallel(*sizes)
         tensor_parallel.model_parallel_cuda_manual_seed(1)
-        for shape, nemo in spec["models"].items():
-            origin = find_origin(nemo)
+        for shape, path in spec["models"].items():
+            origin = find_origin(path)
             config = reward_config(origin.hf_config, seq_length=256)
             if config.num_query_groups % sizes[0]:
                 continue  # Megatron does not split a key head over ranks

@@ -135,6 +135,7 @@ def test_missing_extra_and_misshaped_tensors_are_named(folder: Path, tmp_path: P
     name = "model.layers.2.mlp.up_proj.weight"
     for change, message in (
         ({name: None}, f"{name} is missing; expected 39 tensors, found 38"),
+        ({"score.weight": None}, "a reward model without its head"),
         ({"model.layers.9.mlp.up_proj.weight": torch.zeros(2, 2)}, "model.layers.9.mlp.up_proj.weight is not known"),
         ({name: torch.zeros(95, 64)}, f"{name}: expected shape [96, 64], found [95, 64]"),
         ({"score.weight": torch.zeros(2, 64)}, "score.weight: expected shape [1, 64], found [2, 64]"),

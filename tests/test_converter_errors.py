@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from converters import hf_to_nemo, nemo_to_hf
 from converters.output import ParityError, written_whole
 from converters.parity import check_memory, check_parity
+from nemo_bt.checkpoint_facts import HF_CONFIG
 from nemo_bt.errors import UserError
+from nemo_bt.nemo_context import FIELDS, NEMO_MODELS
 from nemo_bt.origin import find_origin, open_weights
 from nemo_bt.terminal import Terminal
 from nemo_bt.weights.source import TensorInfo
@@ -63,6 +66,12 @@ def test_a_language_model_has_no_reward_to_export(base: Path, tmp_path: Path) ->
     start = open_weights(origin, 0)
     source = start.source.source  # without the new head
     nemo = to_nemo(origin, replace(start, source=source), tmp_path / "lm.nemo")
+    assert "a reward model without its head" in refused(nemo_to_hf, "--input", nemo, "--output", tmp_path / "x")
+    config = {name: origin.hf_config[hf] for name, hf in FIELDS.items()} | {
+        "_target_": f"{NEMO_MODELS}.qwen3.Qwen3Config"
+    }
+    (nemo / "context" / "model.yaml").write_text(yaml.safe_dump({"config": config}))
+    (nemo / "context" / HF_CONFIG).unlink()
     assert "without a reward head" in refused(nemo_to_hf, "--input", nemo, "--output", tmp_path / "x")
 
 

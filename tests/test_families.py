@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from nemo_bt.architecture import activation_name
 from nemo_bt.origin import find_origin, open_weights
 from nemo_bt.settings import LossSettings
 from nemo_bt.stream import build_stream
@@ -22,6 +23,7 @@ from tests.test_conversion import to_nemo
 from tests.test_truth import random_groups, sequences
 
 GROUPS = random_groups(3, shared=True, seed=5)
+FROM_FOLDERS = ("gemma3", "phi3", "mixtral")
 
 
 class InMemory:
@@ -56,6 +58,7 @@ def at_two_ranks(converted: dict[str, Path]) -> dict[str, dict[str, list[float]]
         for group in GROUPS
     ]
     models = {shape: str(path) for shape, path in converted.items()}
+    models |= {f"{shape} from its folder": str(converted[shape].with_suffix("")) for shape in FROM_FOLDERS}
     spec = folder / "spec.json"
     spec.write_text(json.dumps({"groups": groups, "models": models, "out": str(folder / "out.json")}))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -137,6 +140,8 @@ def test_rewards_at_two_ranks_equal_transformers(shape: str, at_two_ranks: dict[
     assert at_two_ranks[shape].keys() == layouts
     for found in at_two_ranks[shape].values():
         assert found == pytest.approx(expected.tolist(), abs=1e-5)
+    if shape in FROM_FOLDERS:
+        assert at_two_ranks[f"{shape} from its folder"] == at_two_ranks[shape]
 
 
 def stacked_gradients(model: Any) -> dict[str, torch.Tensor]:
@@ -158,3 +163,10 @@ def stacked_gradients(model: Any) -> dict[str, torch.Tensor]:
         else:
             stacked[key] = gradients[key]
     return stacked
+
+
+def test_gemmas_activation_is_the_one_that_transformers_uses() -> None:
+    """Gemma 1 reads hidden_act and ignores hidden_activation; Gemma 2 and 3 the other way round."""
+    both = {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}
+    found = {kind: activation_name({"model_type": kind, **both}) for kind in ("gemma", "gemma2", "gemma3_text")}
+    assert found == {"gemma": "gelu", "gemma2": "gelu_pytorch_tanh", "gemma3_text": "gelu_pytorch_tanh"}

@@ -10,6 +10,7 @@ from transformers import LlamaForSequenceClassification
 from nemo_bt.config import load_settings
 from nemo_bt.data.pairs import PairTable, load_pairs
 from nemo_bt.data.tokenizer import load_tokenizer
+from tests.hf_models import save
 from tests.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences
 from tests.runs import Run, full_tensors, metrics, relative_difference, run_together
 
@@ -36,6 +37,11 @@ LAYOUTS = {
 }
 EQUAL_LENGTHS = {"one pair a stream": 48, "all pairs in a stream": 2048}
 """On pairs of 35 to 47 tokens: budgets that hold one pair, and a whole step."""
+FOLDERS = {
+    1: {"gemma3": [], "mixtral": []},
+    2: {"gemma3 TP2 SP": [*TP2, *SP], "gemma3 PP2": PP2, "mixtral TP2 SP": [*TP2, *SP], "mixtral PP2": PP2},
+}
+"""Three steps from Hugging Face folders of base models."""
 RESUMED = {1: "one stream", 2: "DP2 distributed optimizer"}
 
 
@@ -71,6 +77,10 @@ def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("layouts")
     start = f"model.restore_from_path={checkpoint(folder / 'initial', 1)}"
     model = ["model=llama_quickstart", "model.num_layers=4", "model.hidden_size=64", "model.ffn_hidden_size=160"]
+    for shape in FOLDERS[1]:
+        save(
+            shape, folder / f"hf-{shape}", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None)
+        )
     for num_ranks, layouts in LAYOUTS.items():
         runs = [Run([*common(dataset, folder / name, num_ranks), start, *extra]) for name, extra in layouts.items()]
         if num_ranks == 1:
@@ -87,6 +97,13 @@ def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             resumed = [*common(dataset, folder / f"{name} resumed", num_ranks), start, *layouts[name]]
             resumed += ["exp_manager.resume_if_exists=true"]
             runs.append(Run(resumed, checkpoint(folder / name, 4)))
+        for name, extra in FOLDERS.get(num_ranks, {}).items():
+            overrides = [*common(dataset, folder / name, num_ranks), *extra, "trainer.max_steps=3"]
+            overrides += [
+                f"model.restore_from_path={folder / ('hf-' + name.split()[0])}",
+                "model.encoder_seq_length=512",
+            ]
+            runs.append(Run(overrides))
         run_together(num_ranks, runs, folder)
     return folder
 
@@ -114,6 +131,16 @@ def test_one_pair_a_stream_equals_all_pairs_in_a_stream(logs: Path) -> None:
     assert losses[0] == pytest.approx(losses[1], rel=TOLERANCE)
     weights = [full_tensors(checkpoint(logs / name)) for name in EQUAL_LENGTHS]
     assert max(relative_difference(weights[0][key], weights[1][key]) for key in weights[1]) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", FOLDERS[2])
+def test_a_base_model_from_its_folder_trains_alike_at_every_layout(logs: Path, name: str) -> None:
+    one = name.split()[0]
+    assert metrics(logs / name, "train/loss") == pytest.approx(metrics(logs / one, "train/loss"), rel=TOLERANCE)
+    assert metrics(logs / name, "train/grad_norm") == pytest.approx(metrics(logs / one, "train/grad_norm"), rel=1e-4)
+    expected, found = (full_tensors(checkpoint(log_dir, 3)) for log_dir in (logs / one, logs / name))
+    assert expected.keys() == found.keys()
+    assert max(relative_difference(found[key], expected[key]) for key in expected) < TOLERANCE
 
 
 def test_the_seed_decides_the_initial_weights(logs: Path) -> None:
