@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -64,11 +65,11 @@ def check_parity(hf_folder: Path, hf_config: HfConfig, start: Start) -> float:
     return difference
 
 
-def _random_groups(config: object) -> list[Group]:
+def _random_groups(config: Any) -> list[Group]:
     """Prompts with two answers each; no id is the padding's."""
     rng = np.random.default_rng(0)
     pad_id = getattr(config, "pad_token_id", None)
-    allowed = np.setdiff1d(np.arange(config.vocab_size), [] if pad_id is None else [pad_id])  # type: ignore[attr-defined]
+    allowed = np.setdiff1d(np.arange(config.vocab_size), [] if pad_id is None else [pad_id])
 
     def ids(num_tokens: int) -> np.ndarray:
         return rng.choice(allowed, num_tokens).astype(np.int32)
@@ -84,7 +85,12 @@ def _transformers_rewards(folder: Path, groups: list[Group], source: TensorSourc
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        folder,
+        num_labels=1,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        local_files_only=True,
+        trust_remote_code=False,
     ).eval()
     model.score.weight.copy_(source.read(HEAD))  # a base model has none of its own
     rewards = []

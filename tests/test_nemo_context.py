@@ -138,3 +138,18 @@ def test_descriptions_of_something_else_are_refused(base: Path, config: Any) -> 
     file.write_text(yaml.safe_dump({"config": config}))
     with pytest.raises(UserError, match="expected a language model as NeMo's importers describe it"):
         find_origin(str(base))
+
+
+def test_nemo_loads_the_context_that_the_converter_writes(one_rank: None, tmp_path: Path, tokenizer: Any) -> None:
+    from nemo.lightning import io
+
+    from converters.megatron import describe
+
+    origin = find_origin(str(save("gemma3", tmp_path / "hf")))
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    describe(tmp_path / "context", origin.hf_config, tmp_path / "tokenizer")
+    model = io.load_context(tmp_path / "context").model
+    assert type(model).__name__ == "RewardModel"
+    assert model.config.hf_config == origin.hf_config
+    assert model.config.layer_windows == [16, 0, 16, 0]
+    assert model.tokenizer.vocab_size == 347

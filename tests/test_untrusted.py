@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.nemo_file import NemoFile, pack
 from nemo_bt.origin import check_plain, find_origin, open_weights
@@ -211,3 +212,14 @@ def test_tars_that_reach_out_or_are_not_whole_are_refused(
     with pytest.raises(UserError) as error:
         NemoFile(tmp_path / "x.nemo")
     assert message in str(error.value)
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused(dataset: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(dataset / "tokenizer", tmp_path / "tokenizer")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "mine.py").write_text(f"import os\nos.mkdir('{tmp_path / 'ran'}')\nclass Mine: ...\n")
+    with pytest.raises(UserError, match="holds no tokenizer that loads"):
+        load_tokenizer(str(folder), None)
+    assert not (tmp_path / "ran").exists()

@@ -42,7 +42,7 @@ def load_tokenizer(folder: str, pad_token: str | None) -> Any:
     if not Path(folder).is_dir():
         raise UserError(f"model.tokenizer.type: {folder} is not a folder. Give a Hugging Face tokenizer folder.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UserError(f"model.tokenizer.type: {folder} holds no tokenizer that loads: {error}") from error
     if pad_token is not None:
