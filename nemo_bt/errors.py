@@ -6,3 +6,8 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with status 2; from Python it is a `ValueError`.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return (str(error).splitlines() or [repr(error)])[0]

@@ -7,18 +7,23 @@ import pickle
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import FileSystemReader
 
 from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.nemo_file import NemoFile, pack
 from nemo_bt.origin import check_plain, find_origin, open_weights
-from nemo_bt.weights.names import EMBEDDING
+from nemo_bt.weights.check import check_megatron_tensors
+from nemo_bt.weights.names import EMBEDDING, HEAD
+from nemo_bt.weights.source import TensorInfo
+from nemo_bt.weights.torch_dist import TorchDist
 from tests.hf_models import save
 from tests.test_conversion import tensors, to_hf, to_nemo
 
@@ -214,6 +219,15 @@ def test_tars_that_reach_out_or_are_not_whole_are_refused(
     assert message in str(error.value)
 
 
+def test_a_misshaped_head_is_not_taken_for_a_language_models(nemo: Path) -> None:
+    source = TorchDist(NemoFile(nemo).open_weights, "x")
+    config = find_origin(str(nemo)).hf_config
+    assert check_megatron_tensors(source.infos | {HEAD: TensorInfo((1, 64), torch.float32)}, config, "x")
+    assert not check_megatron_tensors(source.infos | {HEAD: TensorInfo((384, 64), torch.float32)}, config, "x")
+    with pytest.raises(UserError, match=r"output_layer\.weight: expected shape \[1, 64\], found \[2, 64\]"):
+        check_megatron_tensors(source.infos | {HEAD: TensorInfo((2, 64), torch.float32)}, config, "x")
+
+
 def test_a_tokenizer_with_code_of_its_own_is_refused(dataset: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(dataset / "tokenizer", tmp_path / "tokenizer")
     config = json.loads((folder / "tokenizer_config.json").read_text())
@@ -223,3 +237,28 @@ def test_a_tokenizer_with_code_of_its_own_is_refused(dataset: Path, tmp_path: Pa
     with pytest.raises(UserError, match="holds no tokenizer that loads"):
         load_tokenizer(str(folder), None)
     assert not (tmp_path / "ran").exists()
+
+
+def test_metadata_cannot_change_the_classes_that_it_is_read_with(nemo: Path, tmp_path: Path) -> None:
+    """BUILD with slots sets attributes of whatever is on the stack, a class too."""
+    name = b"\x8c\x26torch.distributed.checkpoint.metadata\x8c\x0dMetadataIndex\x93"
+    assert len("torch.distributed.checkpoint.metadata") == 0x25
+    name = name.replace(b"\x8c\x26", b"\x8c\x25")
+    hostile = b"\x80\x04" + name + b"N}\x8c\x08poisonedK\x01s\x86b."
+    (nemo / "weights" / ".metadata").write_bytes(hostile)
+    assert "it sets poisoned of" in refused(nemo, tmp_path / "out")
+
+
+def test_metadata_that_contradicts_itself_is_refused(nemo: Path, tmp_path: Path) -> None:
+    metadata = nemo / "weights" / ".metadata"
+    real = FileSystemReader(nemo / "weights").read_metadata()
+    entry = next(iter(real.state_dict_metadata.values()))
+    for change in (
+        {"storage_data": None},
+        {"storage_data": {}},
+        {"state_dict_metadata": []},
+        {"state_dict_metadata": {f"module.{EMBEDDING}": replace(entry, size=torch.Size([7]))}},
+        {"state_dict_metadata": {f"module.{EMBEDDING}": replace(entry, chunks=None)}},
+    ):
+        metadata.write_bytes(pickle.dumps(replace(real, **change)))
+        assert str(nemo) in refused(nemo, tmp_path / "out")

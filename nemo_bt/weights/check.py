@@ -47,13 +47,13 @@ def check_megatron_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, wh
     The embedding may have more rows than the vocabulary: Megatron pads it.
     """
     expected = megatron_infos(expected_tensors(hf_config), hf_config)
-    rows, width = infos[EMBEDDING].shape if EMBEDDING in infos else (0, 0)
-    if (rows, width) >= (complete(hf_config).vocab_size, width):
+    vocab_size = complete(hf_config).vocab_size
+    if EMBEDDING in infos and _has_rows(infos[EMBEDDING], vocab_size, expected[EMBEDDING]):
         expected[EMBEDDING] = infos[EMBEDDING]
-    is_reward_head = HEAD in infos and infos[HEAD].shape == expected[HEAD].shape
-    ours = {name: info for name, info in infos.items() if name != HEAD or is_reward_head}
+    is_language_head = HEAD in infos and _has_rows(infos[HEAD], vocab_size, expected[EMBEDDING])
+    ours = {name: info for name, info in infos.items() if name != HEAD or not is_language_head}
     _compare(ours, expected, where, HEAD)
-    return is_reward_head
+    return HEAD in ours
 
 
 @cache
@@ -66,6 +66,11 @@ def _expected(hf_config_json: str) -> dict[str, TensorInfo]:
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     return {name: TensorInfo(tuple(tensor.shape), torch.float32) for name, tensor in model.state_dict().items()}
+
+
+def _has_rows(info: TensorInfo, num_rows: int, like: TensorInfo) -> bool:
+    """Whether a table has at least so many rows, of the width of another."""
+    return len(info.shape) == 2 and info.shape[0] >= num_rows and info.shape[1] == like.shape[1]
 
 
 def _compare(infos: dict[str, TensorInfo], expected: dict[str, TensorInfo], where: str, head: str) -> None:
