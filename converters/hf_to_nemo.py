@@ -17,6 +17,7 @@ from nemo_bt.nemo_file import pack
 from nemo_bt.origin import find_origin, open_weights
 from nemo_bt.terminal import Terminal
 from nemo_bt.weights.convert import Conversion
+from nemo_bt.weights.names import HEAD
 from nemo_bt.weights.torch_dist_writer import write_torch_dist
 
 from .megatron import describe
@@ -56,20 +57,20 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     terminal.line(start.description)
     if not args.no_check:
         check_memory(start.source)
-    target = args.output
-    with written_whole(target) as unfinished:
-        conversion = Conversion(origin.hf_config)
+    with written_whole(args.output, "packed" if args.pack else "nemo") as unfinished:
+        nemo = unfinished / "nemo"
         with megabytes(terminal, start.source.infos) as progress:
-            write_torch_dist(unfinished / "weights", start.source, conversion.depth, progress)
-        _write_context(unfinished, origin.tokenizer, origin.hf_config)
+            write_torch_dist(nemo / "weights", start.source, Conversion(origin.hf_config).depth, progress)
+        _write_context(nemo, origin.tokenizer, origin.hf_config)
         check = "not compared (--no-check)"
         if not args.no_check:
-            written = find_origin(str(unfinished))
-            difference = check_parity(origin.path, origin.hf_config, open_weights(written, args.seed))
+            written = open_weights(find_origin(str(nemo)), args.seed)
+            base_head = None if start.has_head else start.source.read(HEAD)
+            difference = check_parity(origin.path, written, base_head, DTYPES.get(args.dtype))
             check = f"largest difference {difference:.1e}, tolerance {TOLERANCE:.0e}"
         if args.pack:
-            _pack_in_place(unfinished)
-    terminal.facts(summary(start, target, origin.hf_config, check))
+            pack(nemo, unfinished / "packed")
+    terminal.facts(summary(start, args.output, origin.hf_config, check))
 
 
 def _write_context(folder: Path, tokenizer: Path, hf_config: dict[str, object]) -> None:
@@ -81,18 +82,6 @@ def _write_context(folder: Path, tokenizer: Path, hf_config: dict[str, object]) 
     describe(folder / "context", hf_config, staged if files else None)
     if files:
         shutil.rmtree(staged)
-
-
-def _pack_in_place(folder: Path) -> None:
-    """Replace a directory by a tar of the same name."""
-    packed = folder.with_name(folder.name + ".tar")
-    try:
-        pack(folder, packed)
-    except BaseException:
-        packed.unlink(missing_ok=True)
-        raise
-    shutil.rmtree(folder)
-    packed.rename(folder)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,24 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
-from nemo_bt.errors import UserError
+from nemo_bt.errors import UserError, first_line
+
+_ERRORS = (HfHubHTTPError, HFValidationError, OSError, ValueError)
+
+
+def check_upload(repo: str) -> None:
+    """Check the name and the login before the work.
+
+    Raises:
+        UserError: no name of a repository, nobody logged in, or no hub.
+    """
+    try:
+        validate_repo_id(repo)
+        HfApi().whoami()
+    except _ERRORS as error:
+        raise UserError(f"--push-to-hub {repo}: {first_line(error)} Nothing was converted.") from error
 
 
 def push(folder: Path, repo: str, private: bool) -> str:
@@ -28,8 +44,7 @@ def push(folder: Path, repo: str, private: bool) -> str:
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Reward model from nemo_bt"))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except _ERRORS as error:
         raise UserError(
-            f"--push-to-hub {repo} failed: {reason} The export is whole in {folder}; upload it from there."
+            f"--push-to-hub {repo} failed: {first_line(error)} The export is whole in {folder}; upload it from there."
         ) from error

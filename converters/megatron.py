@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nemo_bt import cpu
-from nemo_bt.architecture import HfConfig
+from nemo_bt.architecture import HfConfig, longest_sequence
 from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.origin import Start
 from nemo_bt.settings import LossSettings
@@ -63,10 +63,5 @@ def _reward_model(hf_config: HfConfig, tokenizer: Any) -> Any:
     from nemo_bt.model.reward_model import RewardModel
 
     loss = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
-    return RewardModel(reward_config(hf_config, _seq_length(hf_config)), loss, tokenizer=tokenizer)
-
-
-def _seq_length(hf_config: HfConfig) -> int:
-    """Within what every RoPE scaling allows; a run sets its own."""
-    original = hf_config.get("original_max_position_embeddings") or hf_config.get("max_position_embeddings")
-    return min(_SEQ_LENGTH, original or _SEQ_LENGTH)
+    seq_length = int(min(_SEQ_LENGTH, longest_sequence(hf_config)))  # a run sets its own
+    return RewardModel(reward_config(hf_config, seq_length), loss, tokenizer=tokenizer)

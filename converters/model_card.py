@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_bt.checkpoint_facts import FACTS
+from nemo_bt.errors import UserError
 from nemo_bt.origin import Start
 from nemo_bt.weights.convert import AsHf
 
@@ -40,28 +41,40 @@ with torch.no_grad():
 {training}"""
 
 
-def write_model_card(folder: Path, start: Start, has_chat_template: bool, name: str) -> None:
-    """Write README.md.
+_CONVERSATION = """messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
+text = tokenizer.apply_chat_template(messages, tokenize=False)"""
+_PLAIN_TEXT = 'text = "..." + (tokenizer.eos_token or "")  # the token that every text of the training ends in'
+
+
+def model_card(start: Start, export: AsHf, has_chat_template: bool, name: str) -> str:
+    """The text of README.md.
 
     Args:
-        folder: of the export.
-        start: the .nemo that was exported.
+        start: the .nemo that is exported.
+        export: its tensors.
         has_chat_template: whether the tokenizer renders conversations.
-        name: of the model.
+        name: of the model, as users will load it.
+
+    Raises:
+        UserError: the .nemo's training.json is not as nemo_bt writes it.
     """
     file = start.origin.nemo_file.context / FACTS if start.origin.nemo_file else None
-    facts = json.loads(file.read_text()) if file and file.exists() else {}
-    messages = '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]'
-    rendering = f"text = tokenizer.apply_chat_template(\n    {messages}, tokenize=False\n)"
-    card = _CARD.format(
+    try:
+        facts = json.loads(file.read_text()) if file and file.exists() else {}
+        training = _training(facts) if facts else ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{start.origin.path}: context/{FACTS} is not as nemo_bt writes it ({error!r}). Remove it: the model card "
+            "then tells nothing of the training."
+        ) from error
+    return _CARD.format(
         name=name,
         family=start.origin.hf_config["model_type"],
-        parameters=sum(info.num_elements for info in AsHf(start.source, start.origin.hf_config).infos.values()),
-        rendering=rendering if has_chat_template else 'text = "..."',
+        parameters=sum(info.num_elements for info in export.infos.values()),
+        rendering=_CONVERSATION if has_chat_template else _PLAIN_TEXT,
         special=", add_special_tokens=False" if has_chat_template else "",
-        training=_training(facts) if facts else "",
+        training=training,
     )
-    (folder / "README.md").write_text(card)
 
 
 def _training(facts: dict[str, Any]) -> str:

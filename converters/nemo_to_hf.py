@@ -6,10 +6,12 @@ python -m converters.nemo_to_hf --input X.nemo --output DIR
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nemo_bt.checks import check_vocabulary
 from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.origin import Start, find_origin, open_weights
@@ -18,8 +20,8 @@ from nemo_bt.weights.convert import AsHf
 from nemo_bt.weights.safetensors_folder import write_shards
 
 from .export_files import write_config, write_tokenizer
-from .hub import push
-from .model_card import write_model_card
+from .hub import check_upload, push
+from .model_card import model_card
 from .output import DTYPES, common_options, run, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
 from .progress import megabytes, summary
@@ -60,21 +62,21 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     """
     start = _open(args)
     terminal.line(start.description)
-    config = start.origin.hf_config
-    folder = args.tokenizer or start.origin.tokenizer
-    tokenizer = load_tokenizer(str(folder), args.pad_token)
+    config, folder = start.origin.hf_config, args.tokenizer or start.origin.tokenizer
+    tokenizer = load_tokenizer(str(folder), args.pad_token, ("--tokenizer", "--pad-token"))
+    check_vocabulary(config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
+    export = AsHf(start.source, config)
+    card = model_card(start, export, tokenizer.chat_template is not None, args.push_to_hub or args.output.name)
     with written_whole(args.output) as unfinished:
-        export = AsHf(start.source, config)
         with megabytes(terminal, start.source.infos) as progress:
             write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)
         dtype = next(iter(export.infos.values())).dtype
         write_config(unfinished, config, tokenizer.pad_token_id, dtype)
         write_tokenizer(tokenizer, folder, unfinished)
+        (unfinished / "README.md").write_text(card)
         check = "not compared (--no-check)"
         if not args.no_check:
-            difference = check_parity(unfinished, config, start)
-            check = f"largest difference {difference:.1e}, tolerance {TOLERANCE:.0e}"
-        write_model_card(unfinished, start, tokenizer.chat_template is not None, args.output.name)
+            check = f"largest difference {check_parity(unfinished, start):.1e}, tolerance {TOLERANCE:.0e}"
     terminal.facts(summary(start, args.output, config, check))
     if args.push_to_hub:
         terminal.line(f"uploaded to {push(args.output, args.push_to_hub, args.private)}")
@@ -83,8 +85,10 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
 def _open(args: argparse.Namespace) -> Start:
     if args.to_causal_lm:
         raise UserError(_NO_CAUSAL_LM)
-    if args.max_shard_gb <= 0:
+    if not 0 < args.max_shard_gb < math.inf:
         raise UserError(f"--max-shard-gb: expected more than 0, got {args.max_shard_gb}.")
+    if args.push_to_hub:
+        check_upload(args.push_to_hub)
     origin = find_origin(args.input)
     if origin.nemo_file is None:
         raise UserError(f"--input {args.input} is a Hugging Face folder already; expected a .nemo.")

@@ -30,10 +30,10 @@ def common_options(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
-    """A folder to write to, which gets its name when the block ends without an error.
+def written_whole(target: Path, inside: str = "") -> Iterator[Path]:
+    """A folder to write to; it, or what is `inside` it, gets its name when the block ends without an error.
 
-    A failed comparison leaves it as `<target>.failed-check`; any other error removes it.
+    A failed comparison leaves the folder as `<target>.failed-check`; any other error removes it.
 
     Raises:
         UserError: `target` exists, or its disk does not take it.
@@ -56,7 +56,8 @@ def written_whole(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    unfinished.rename(target)
+    (unfinished / inside).rename(target)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def run(convert: Callable[[Terminal], None]) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
-from nemo_bt.architecture import HfConfig, complete
-from nemo_bt.errors import UserError
+from nemo_bt.architecture import complete, read_hf_config
+from nemo_bt.errors import UserError, first_line
 from nemo_bt.origin import Start
 from nemo_bt.stream import Group, build_stream
-from nemo_bt.weights.names import HEAD
 from nemo_bt.weights.source import TensorSource
 
 from .output import ParityError
@@ -38,23 +39,27 @@ def check_memory(source: TensorSource) -> None:
         )
 
 
-def check_parity(hf_folder: Path, hf_config: HfConfig, start: Start) -> float:
+def check_parity(
+    hf_folder: Path, start: Start, base_head: Tensor | None = None, dtype: torch.dtype | None = None
+) -> float:
     """Compare rewards on random ids.
 
     Args:
         hf_folder: that transformers loads.
-        hf_config: of the model.
         start: the Megatron side's weights.
+        base_head: [1, H], for a folder of a base model, which has no head; None compares the head that is there.
+        dtype: that the folder's weights were cast to; None keeps them.
 
     Returns:
         The largest absolute difference.
 
     Raises:
         ParityError: it is more than `TOLERANCE`.
+        UserError: transformers does not load the folder.
     """
-    groups = _random_groups(complete(hf_config))
-    theirs = _transformers_rewards(hf_folder, groups, start.source)
-    ours = _megatron_rewards(hf_config, groups, start)
+    groups = _random_groups(complete(read_hf_config(hf_folder / "config.json")))
+    theirs = _transformers_rewards(hf_folder, groups, base_head, dtype)
+    ours = _megatron_rewards(groups, start)
     difference = (ours - theirs).abs().max().item()
     allowed = TOLERANCE * max(1.0, theirs.abs().max().item())
     if not difference <= allowed:
@@ -81,18 +86,20 @@ def _random_groups(config: Any) -> list[Group]:
 
 
 @torch.no_grad()
-def _transformers_rewards(folder: Path, groups: list[Group], source: TensorSource) -> torch.Tensor:
+def _transformers_rewards(
+    folder: Path, groups: list[Group], base_head: Tensor | None, dtype: torch.dtype | None
+) -> Tensor:
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        num_labels=1,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        local_files_only=True,
-        trust_remote_code=False,
-    ).eval()
-    model.score.weight.copy_(source.read(HEAD))  # a base model has none of its own
+    options = {"num_labels": 1, "attn_implementation": "eager", "local_files_only": True, "trust_remote_code": False}
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, **options).eval()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{folder}: transformers does not load it: {first_line(error)}") from error
+    if dtype:
+        model = model.to(dtype).float()
+    if base_head is not None:
+        model.score.weight.copy_(base_head)
     rewards = []
     for group in groups:
         for side in group.continuations:
@@ -102,10 +109,10 @@ def _transformers_rewards(folder: Path, groups: list[Group], source: TensorSourc
 
 
 @torch.no_grad()
-def _megatron_rewards(hf_config: HfConfig, groups: list[Group], start: Start) -> torch.Tensor:
+def _megatron_rewards(groups: list[Group], start: Start) -> Tensor:
     from .megatron import reward_gpt
 
-    with reward_gpt(hf_config, start) as gpt:
+    with reward_gpt(start.origin.hf_config, start) as gpt:
         stream = build_stream(groups, pad_id=0)
-        rewards: torch.Tensor = gpt(stream.tokens_1T, stream.positions_1T, stream.segments_C4, stream.scored_C)
+        rewards: Tensor = gpt(stream.tokens_1T, stream.positions_1T, stream.segments_C4, stream.scored_C)
     return rewards

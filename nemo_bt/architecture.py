@@ -36,6 +36,11 @@ _COMPUTED_ONLY_AS = {
     "mlp_only_layers": [],
 }
 """Fields with one value that the layers compute; another would be another model."""
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu2")
+_REFUSED = {
+    "quantization_config": "use the original weights",
+    "rope_parameters": "it was written by transformers 5; save it with 4.57, which has rope_theta and rope_scaling",
+}
 _ROPE_BY_LENGTH = ("longrope", "dynamic")
 
 
@@ -47,8 +52,8 @@ def read_hf_config(file: Path) -> HfConfig:
     """
     try:
         config = json.loads(file.read_text())
-        model_type = config["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        model_type = str(config["model_type"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: expected a Hugging Face configuration with model_type, got {error!r}.") from error
     if model_type not in FAMILIES:
         raise UserError(
@@ -85,16 +90,32 @@ def complete(hf_config: HfConfig) -> Any:
     Raises:
         UserError: values that no layer here computes.
     """
-    from transformers import AutoConfig  # 1 s of import
+    import torch
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     values = {name: value for name, value in hf_config.items() if name != "model_type"}
     try:
         config = AutoConfig.for_model(hf_config["model_type"], **json.loads(json.dumps(values)))
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"config.json: transformers refuses it: {error}") from error
+        ROPE_INIT_FUNCTIONS[_rope_type(config)](config, torch.device("cpu"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"config.json: transformers refuses it: {error!r}") from error
     for name in _SIZES:
         if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
             raise UserError(f"config.json: {name}: expected a whole number from 1, got {getattr(config, name)!r}.")
+    activation = getattr(config, FAMILIES[hf_config["model_type"]].activation_field)
+    if activation not in ACTIVATIONS:
+        raise UserError(
+            f"config.json: activation '{activation}' is not supported. Supported: {', '.join(ACTIVATIONS)}."
+        )
+    for name in _REFUSED:
+        if getattr(config, name, None) is not None:
+            raise UserError(f"config.json: {name} is not supported: {_REFUSED[name]}.")
+    if not isinstance(_epsilon(config), float) or (config.pad_token_id or 0) >= config.vocab_size:
+        raise UserError(
+            f"config.json: expected a norm epsilon and a pad_token_id below vocab_size={config.vocab_size}, got "
+            f"{_epsilon(config)!r} and {config.pad_token_id}."
+        )
     for name, allowed in _COMPUTED_ONLY_AS.items():
         found = getattr(config, name, allowed)
         if found not in (allowed, None):
@@ -113,7 +134,12 @@ def megatron_fields(hf_config: HfConfig, seq_length: int) -> dict[str, Any]:
         UserError: values that no layer here computes.
     """
     family, config = FAMILIES[hf_config["model_type"]], complete(hf_config)
-    _check_rope_length(config, seq_length)
+    if seq_length > longest_sequence(hf_config):
+        raise UserError(
+            f"model.encoder_seq_length={seq_length} is more than the {longest_sequence(hf_config):.0f} positions "
+            f"before RoPE scaling '{_rope_type(config)}' changes its frequencies by length: a reward would depend on "
+            "the other texts of its batch. Set model.encoder_seq_length to at most that."
+        )
     scalar = getattr(config, "query_pre_attn_scalar", None)
     return {
         "num_layers": config.num_hidden_layers,
@@ -122,7 +148,7 @@ def megatron_fields(hf_config: HfConfig, seq_length: int) -> dict[str, Any]:
         "num_attention_heads": config.num_attention_heads,
         "num_query_groups": config.num_key_value_heads,
         "kv_channels": head_shape(config).head_size,
-        "layernorm_epsilon": getattr(config, "rms_norm_eps", None) or config.norm_eps,
+        "layernorm_epsilon": _epsilon(config),
         "init_method_std": config.initializer_range,
         "vocab_size": padded_vocab(config.vocab_size),
         "rotary_percent": getattr(config, "partial_rotary_factor", None) or 1.0,
@@ -141,6 +167,13 @@ def megatron_fields(hf_config: HfConfig, seq_length: int) -> dict[str, Any]:
 def activation_name(hf_config: HfConfig) -> str:
     """The MLP's activation, by transformers' name: silu, gelu_pytorch_tanh, ..."""
     return str(getattr(complete(hf_config), FAMILIES[hf_config["model_type"]].activation_field))
+
+
+def longest_sequence(hf_config: HfConfig) -> float:
+    """Tokens up to which a text's RoPE frequencies do not depend on the others of its batch; mostly infinity."""
+    config = complete(hf_config)
+    original = getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings
+    return float(original) if _rope_type(config) in _ROPE_BY_LENGTH else math.inf
 
 
 def head_shape(config: Any) -> HeadShape:
@@ -179,15 +212,8 @@ def _rope_type(config: Any) -> str:
     return str(scaling.get("rope_type", scaling.get("type", "default")))
 
 
-def _check_rope_length(config: Any, seq_length: int) -> None:
-    """Frequencies that depend on the longest sequence of a batch would score a text by its company."""
-    original = getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings
-    if _rope_type(config) in _ROPE_BY_LENGTH and seq_length > original:
-        raise UserError(
-            f"model.encoder_seq_length={seq_length} is more than the {original} positions before RoPE scaling "
-            f"'{_rope_type(config)}' changes its frequencies by length: a reward would depend on the other texts of "
-            f"its batch. Set model.encoder_seq_length to at most {original}."
-        )
+def _epsilon(config: Any) -> Any:
+    return getattr(config, "rms_norm_eps", None) or getattr(config, "norm_eps", None)
 
 
 def _layer_windows(config: Any, has_windows: bool) -> list[int]:

@@ -11,7 +11,18 @@ from omegaconf import OmegaConf
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
 
+_ORIGIN = "model.restore_from_path"
 _PLAN = (
+    _ORIGIN,
+    "model.num_layers",
+    "model.hidden_size",
+    "model.ffn_hidden_size",
+    "model.num_attention_heads",
+    "model.num_query_groups",
+    "model.kv_channels",
+    "model.vocab_size",
+    "model.layernorm_epsilon",
+    "model.rotary_base",
     "trainer.seed",
     "model.global_batch_size",
     "model.encoder_seq_length",
@@ -21,7 +32,7 @@ _PLAN = (
     "model.data.rejected_key",
     "model.data.tokens_per_micro_batch",
 )
-"""Settings that say which pairs a step has: `pairs_of_step` counts the pairs that loading left."""
+"""Settings that say which model it is and which pairs a step has: `pairs_of_step` counts what loading left."""
 _NAME = re.compile(r"-step(\d+)\.nemo$")
 
 
@@ -54,7 +65,7 @@ def checkpoint_to_resume(folder: Path, resume_if_exists: bool) -> Path | None:
 
 
 def check_same_plan(config_file: Path, settings: Settings) -> None:
-    """Check that a run which continues visits the same pairs in the same order as before.
+    """Check that a run which continues has the same model and visits the same pairs in the same order as before.
 
     Args:
         config_file: config.yaml of the interrupted run; nothing to check where there is none.
@@ -68,8 +79,9 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
     before, now = OmegaConf.load(config_file), OmegaConf.create(asdict(settings))
     for key in _PLAN:
         old, new = OmegaConf.select(before, key), OmegaConf.select(now, key)
-        if old != new:
+        pinned = key == _ORIGIN and str(old).startswith(f"{new}@")  # config.yaml has the hub's revision
+        if old != new and not pinned:
             raise UserError(
-                f"{key}={new}, but the run to resume had {old}: its steps would train on other pairs. Set it back, or "
+                f"{key}={new}, but the run to resume had {old}: it would not be the same run. Set it back, or "
                 "start a new exp_manager.explicit_log_dir with model.restore_from_path at the checkpoint."
             )

@@ -6,36 +6,48 @@ Each message has the equation with its numbers and what to change.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from nemo_bt.architecture import HfConfig, complete, megatron_fields, padded_vocab, scratch_hf_config
+from nemo_bt.checkpoints import checkpoint_to_resume
 from nemo_bt.errors import UserError
-from nemo_bt.origin import find_origin
+from nemo_bt.origin import Origin, find_origin
 from nemo_bt.settings import Settings
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: Settings) -> Origin | None:
     """Check everything that needs no data.
+
+    Returns:
+        Where the model comes from: the checkpoint that the run resumes from, else model.restore_from_path; None for a
+        new model.
 
     Raises:
         UserError: the first combination that cannot work.
     """
     _check_values(settings)
-    _check_layout(settings, megatron_fields(hf_config_of(settings, num_tokens=1), settings.model.encoder_seq_length))
+    exp, given = settings.exp_manager, settings.model.restore_from_path
+    resume_from = checkpoint_to_resume(Path(exp.explicit_log_dir) / "checkpoints", exp.resume_if_exists)
+    origin = find_origin(str(resume_from or given)) if resume_from or given else None
+    hf_config = hf_config_of(settings, origin, num_tokens=1)
+    _check_layout(settings, megatron_fields(hf_config, settings.model.encoder_seq_length))
+    return origin
 
 
-def hf_config_of(settings: Settings, num_tokens: int) -> HfConfig:
+def hf_config_of(settings: Settings, origin: Origin | None, num_tokens: int) -> HfConfig:
     """The model's configuration in Hugging Face's terms: the origin's, or a Llama of the settings' sizes.
 
     Args:
         settings: of the run.
+        origin: from `check_settings`.
         num_tokens: of the tokenizer; the size of a new embedding whose size is not set.
 
     Raises:
-        UserError: the settings say too little or too much, or name an origin that cannot be used.
+        UserError: the settings say too little or too much.
     """
     model = settings.model
     given = {name: getattr(model, name) for name in (*_ARCHITECTURE, "kv_channels", "vocab_size")}
@@ -45,7 +57,8 @@ def hf_config_of(settings: Settings, num_tokens: int) -> HfConfig:
             raise UserError(
                 f"{', '.join(both)} and model.restore_from_path are both set; the checkpoint has them: remove them."
             )
-        return find_origin(model.restore_from_path).hf_config
+    if origin:
+        return origin.hf_config
     missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
     if missing:
         raise UserError(
@@ -60,17 +73,22 @@ def hf_config_of(settings: Settings, num_tokens: int) -> HfConfig:
     return scratch_hf_config(model, model.vocab_size or padded_vocab(num_tokens))
 
 
-def check_vocabulary(hf_config: HfConfig, num_tokens: int) -> None:
-    """Check that the embedding has a row for every token.
+def check_vocabulary(hf_config: HfConfig, token_id: int, whose: str) -> None:
+    """Check that the embedding has a row for a token that is used; tokenizers may know tokens that never are.
+
+    Args:
+        hf_config: of the model.
+        token_id: the largest one.
+        whose: what uses it, for the message.
 
     Raises:
-        UserError: it has too few.
+        UserError: there is no row for it.
     """
     rows = complete(hf_config).vocab_size
-    if rows < num_tokens:
+    if token_id >= rows:
         raise UserError(
-            f"tokenizer has {num_tokens} tokens, embedding {rows} rows (model.vocab_size): expected at least as many "
-            "rows. Raise model.vocab_size, or use the tokenizer that the model was trained with."
+            f"{whose} has id {token_id}, the embedding {rows} rows (vocab_size): expected a smaller id. Use the "
+            "tokenizer that the model was trained with, or for a new model raise model.vocab_size."
         )
 
 

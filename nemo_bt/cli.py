@@ -6,6 +6,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -13,6 +14,7 @@ from nemo_bt import launch
 from nemo_bt.checks import check_settings
 from nemo_bt.config import load_settings
 from nemo_bt.errors import UserError
+from nemo_bt.origin import Origin
 from nemo_bt.settings import Settings
 
 
@@ -38,11 +40,14 @@ def run(argv: Sequence[str]) -> int:
     args = parser.parse_args(argv)
     try:
         settings = load_settings(args.config_name, args.overrides, args.config_dir)
-        check_settings(settings)
+        origin = check_settings(settings)
+        if settings.model.restore_from_path and origin and origin.nemo_file is None:
+            model = replace(settings.model, restore_from_path=origin.given)  # all ranks, and config.yaml, at one commit
+            settings = replace(settings, model=model)
         if not launch.joined() and settings.world_size > 1:
             if settings.trainer.num_nodes > 1:
                 raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
-            return launch.run_ranks(argv, settings.world_size)
+            return launch.run_ranks(_same_command(args, settings), settings.world_size)
         if launch.joined():
             launch.end_with_parent()
             launch.check_joined(settings)
@@ -50,10 +55,18 @@ def run(argv: Sequence[str]) -> int:
         if launch.current_rank() == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
-    return _train_here(settings)
+    return _train_here(settings, origin)
 
 
-def _train_here(settings: Settings) -> int:
+def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:
+    """The command for each rank, with the origin that was found."""
+    where = ["--config-dir", args.config_dir] if args.config_dir else []
+    origin = settings.model.restore_from_path
+    pinned = [f"model.restore_from_path={origin}"] if origin and "@" in origin else []
+    return ["train", "--config-name", args.config_name, *where, *args.overrides, *pinned]
+
+
+def _train_here(settings: Settings, origin: Origin | None) -> int:
     """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
     from nemo_bt.terminal import Terminal, divert_output
     from nemo_bt.train import train
@@ -77,7 +90,7 @@ def _train_here(settings: Settings) -> int:
 
     sys.excepthook = show
     try:
-        train(settings, terminal, rank)
+        train(settings, origin, terminal, rank)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # into nemo.log
         launch.report(error, stderr)

@@ -13,7 +13,7 @@ import torch
 
 from nemo_bt.architecture import HfConfig, complete, read_hf_config
 from nemo_bt.checkpoint_facts import HF_CONFIG
-from nemo_bt.errors import UserError
+from nemo_bt.errors import UserError, first_line
 from nemo_bt.nemo_context import hf_config_of_nemo_model
 from nemo_bt.nemo_file import NemoFile
 from nemo_bt.weights.check import check_hf_tensors, check_megatron_tensors
@@ -22,9 +22,12 @@ from nemo_bt.weights.head import WithNewHead
 from nemo_bt.weights.names import HEAD
 from nemo_bt.weights.safetensors_folder import SafetensorsFolder
 from nemo_bt.weights.source import AsDtype, TensorSource
-from nemo_bt.weights.torch_dist import TorchDist
+from nemo_bt.weights.torch_dist import FORMAT, TorchDist
 
+_OF_CHECKPOINT = re.compile(r"^(\.metadata|metadata\.json|common\.pt|__\d+_\d+\.distcp)$")
 _HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
+_HUB_NOT = ["consolidated*", "original/*", "*/*.safetensors"]
+"""Other formats of the same weights."""
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
 
 
@@ -33,6 +36,8 @@ class Origin:
     """Where a model comes from, before its weights are opened."""
 
     path: Path
+    given: str
+    """As it was named; a model of the hub with the commit that was found."""
     hf_config: HfConfig
     tokenizer: Path
     """Folder where the tokenizer's files would be."""
@@ -58,7 +63,7 @@ class Start:
     @property
     def description(self) -> str:
         """One line: what was found, and what became of the head."""
-        return f"{self.origin.path}: {self.kind}, head {self.head}"
+        return f"{self.origin.given}: {self.kind}, head {self.head}"
 
 
 def find_origin(given: str) -> Origin:
@@ -72,11 +77,11 @@ def find_origin(given: str) -> Origin:
     """
     path = Path(given)
     if not path.exists():
-        path = _download(given)
+        path, given = _download(given)
     if path.is_dir() and (path / "config.json").exists():
         config = read_hf_config(path / "config.json")
-        is_classifier = any("SequenceClassification" in str(name) for name in config.get("architectures") or [])
-        return Origin(path, config, path, None, is_classifier)
+        is_classifier = any("SequenceClassification" in str(name) for name in _listed(config.get("architectures")))
+        return Origin(path, given, config, path, None, is_classifier)
     if path.is_dir() and not (path / "context").is_dir():
         raise UserError(
             f"{path}: expected a Hugging Face folder (with config.json) or a .nemo directory (with context/ and "
@@ -84,9 +89,9 @@ def find_origin(given: str) -> Origin:
         )
     file = NemoFile(path)
     if (file.context / HF_CONFIG).exists():
-        return Origin(path, read_hf_config(file.context / HF_CONFIG), file.context / "tokenizer", file, True)
+        return Origin(path, given, read_hf_config(file.context / HF_CONFIG), file.context / "tokenizer", file, True)
     config, tokenizer = hf_config_of_nemo_model(file.context, lambda: TorchDist(file.open_weights, str(path)).infos)
-    return Origin(path, config, file.context / tokenizer, file, False)
+    return Origin(path, given, config, file.context / tokenizer, file, False)
 
 
 def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = None) -> Start:
@@ -129,14 +134,23 @@ def check_plain(checkpoint: Path) -> None:
         UserError: it holds more than tensors and plain data.
     """
     try:
+        others = [path.name for path in (checkpoint / "weights").iterdir() if not _OF_CHECKPOINT.match(path.name)]
+        if others:
+            raise UserError(f"{checkpoint}: weights/ has {others[0]}, which no checkpoint of nemo_bt has.")
+        if (checkpoint / "weights" / "metadata.json").read_text() != FORMAT:
+            raise UserError(f"{checkpoint}: weights/metadata.json: expected {FORMAT}.")
         TorchDist(NemoFile(checkpoint).open_weights, str(checkpoint)).check_objects()
-    except UserError as error:
+    except (OSError, UserError) as error:
         raise UserError(
             f"{error} Resuming would unpickle it. If it is your own, set exp_manager.trust_checkpoint=true."
         ) from error
 
 
-def _download(given: str) -> Path:
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _download(given: str) -> tuple[Path, str]:
     hub_id = _HUB_ID.match(given)
     if not hub_id:
         raise UserError(f"model.restore_from_path: {given} does not exist, nor is it organisation/model of a hub.")
@@ -145,9 +159,10 @@ def _download(given: str) -> Path:
 
     repo, revision = hub_id["repo"], hub_id["revision"]
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES))
+        path = Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_NOT))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
             f"model.restore_from_path: {given} is not a path here, and not a model that the hub gives: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         ) from error
+    return path, f"{repo}@{path.name}"  # snapshots lie in a folder named after their commit

@@ -134,7 +134,7 @@ class ModelSettings:
     """The Megatron GPT under the reward head, its layout, optimizer, loss and data."""
 
     restore_from_path: str | None
-    """A .nemo directory to take weights and architecture from; null starts from random weights."""
+    """Hugging Face folder or hub id (org/model@revision), base or reward .nemo, or one file; null: random weights."""
     tokenizer: TokenizerSettings
     num_layers: int | None
     hidden_size: int | None

@@ -16,7 +16,7 @@ from nemo_bt.config import dump_settings
 from nemo_bt.data.pairs import LoadReport, PairTable, load_pairs
 from nemo_bt.data.tokenizer import keep_tokenizer, load_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.origin import Start, check_plain, find_origin, open_weights
+from nemo_bt.origin import Origin, Start, check_plain, open_weights
 from nemo_bt.packing import num_steps
 from nemo_bt.settings import Settings
 from nemo_bt.terminal import Terminal
@@ -36,13 +36,16 @@ class Prepared:
     reports: list[LoadReport]
     total_steps: int
     resume_from: Path | None
+    origin: Origin | None
+    """Kept: its tokenizer may lie in a folder that goes with it."""
 
 
-def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]:
+def train(settings: Settings, origin: Origin | None, terminal: Terminal, rank: int) -> dict[str, float]:
     """Train on this rank, together with all others.
 
     Args:
         settings: checked by `nemo_bt.checks.check_settings`.
+        origin: that it found.
         terminal: rank 0's; silent on the others.
         rank: of this process in the whole job.
 
@@ -54,7 +57,7 @@ def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]
     """
     on_gpu = _runs_on_gpu(settings)
     log_dir = Path(settings.exp_manager.explicit_log_dir)
-    prepared = _prepare(settings, log_dir, terminal)
+    prepared = _prepare(settings, origin, log_dir, terminal)
     resume_from = prepared.resume_from
     if resume_from and step_of(resume_from) >= prepared.total_steps:
         done = f"{resume_from} is at step {step_of(resume_from)} of {prepared.total_steps}"
@@ -74,23 +77,23 @@ def train(settings: Settings, terminal: Terminal, rank: int) -> dict[str, float]
     return validation
 
 
-def _prepare(settings: Settings, log_dir: Path, terminal: Terminal) -> Prepared:
+def _prepare(settings: Settings, origin: Origin | None, log_dir: Path, terminal: Terminal) -> Prepared:
     model = settings.model
     resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
     if resume_from:
         check_same_plan(log_dir / "config.yaml", settings)
-    origin = find_origin(model.restore_from_path) if model.restore_from_path else None
     tokenizer_folder = Path(model.tokenizer.type) if model.tokenizer.type or not origin else origin.tokenizer
     tokenizer = load_tokenizer(str(tokenizer_folder), model.tokenizer.pad_token)
-    num_tokens = max(tokenizer.get_vocab().values()) + 1
-    hf_config = hf_config_of(settings, num_tokens)
-    check_vocabulary(hf_config, num_tokens)
+    hf_config = hf_config_of(settings, origin, max(tokenizer.get_vocab().values()) + 1)
+    check_vocabulary(hf_config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
     start = open_weights(origin, settings.trainer.seed) if origin and not resume_from else None
     if start:
         terminal.line(start.description)
     tables, reports = _load_tables(settings, tokenizer, terminal)
+    for name, table in tables.items():
+        check_vocabulary(hf_config, int(table.tokens.max(initial=0)), f"a token of '{name}'")
     total_steps = _total_steps(settings, len(tables["train"]))
-    return Prepared(hf_config, start, tokenizer, tokenizer_folder, tables, reports, total_steps, resume_from)
+    return Prepared(hf_config, start, tokenizer, tokenizer_folder, tables, reports, total_steps, resume_from, origin)
 
 
 def _runs_on_gpu(settings: Settings) -> bool:

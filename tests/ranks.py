@@ -34,12 +34,11 @@ def main() -> None:
     for run in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(run["port"])
         settings = load_settings("train", run["overrides"])
-        check_settings(settings)
         checkpoints = Path(settings.exp_manager.explicit_log_dir) / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         if run["checkpoint"]:
             put_checkpoint(Path(run["checkpoint"]), checkpoints)
-        train(settings, Terminal(sys.stdout if current_rank() == 0 else None), current_rank())
+        train(settings, check_settings(settings), Terminal(sys.stdout if current_rank() == 0 else None), current_rank())
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def replace_tensors(folder: Path, changed: dict[str, torch.Tensor | None]) -> No
     """Write the folder's tensors again, with some changed or, where None, left out."""
     kept = {name: tensor for name, tensor in (tensors(folder) | changed).items() if tensor is not None}
     for file in (*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"):
-        file.unlink()
+        file.unlink(missing_ok=True)
     save_file(kept, folder / "model.safetensors")
 
 
@@ -179,6 +179,17 @@ def test_shards_that_are_cut_short_absent_or_pickled_are_refused(folder: Path) -
         ({"attention_bias": True}, "attention_bias=True is not supported; expected False"),
         ({"hidden_size": "wide"}, "hidden_size: expected a whole number from 1, got 'wide'"),
         ({"rope_scaling": {"rope_type": "linear"}}, "transformers refuses it"),
+        ({"rope_scaling": {"rope_type": "new"}}, "transformers refuses it: KeyError('new')"),
+        ({"rope_scaling": "linear"}, "transformers refuses it"),
+        (
+            {"rope_parameters": {"rope_theta": 5e5}},
+            "rope_parameters is not supported: it was written by transformers 5",
+        ),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is not supported: use the original weights"),
+        ({"rms_norm_eps": None}, "expected a norm epsilon"),
+        ({"pad_token_id": 350}, "a pad_token_id below vocab_size=350, got 1e-06 and 350"),
+        ({"model_type": ["llama"]}, "is not supported. Supported: llama"),
+        ({"hidden_act": None}, "activation 'None' is not supported"),
     ],
 )
 def test_configurations_that_cannot_be_computed_are_refused(

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from transformers import AutoTokenizer
 
 from converters import hf_to_nemo, nemo_to_hf
 from converters.output import ParityError, written_whole
@@ -24,9 +26,11 @@ from nemo_bt.errors import UserError
 from nemo_bt.nemo_context import FIELDS, NEMO_MODELS
 from nemo_bt.origin import find_origin, open_weights
 from nemo_bt.terminal import Terminal
+from nemo_bt.weights.names import HEAD
 from nemo_bt.weights.source import TensorInfo
+from tests.hf_models import save
 from tests.runs import REPO, convert
-from tests.test_conversion import to_nemo
+from tests.test_conversion import replace_tensors, to_nemo
 
 
 def refused(command: Any, *argv: Any) -> str:
@@ -92,14 +96,39 @@ def test_a_disk_that_takes_no_more_leaves_nothing(
 
 
 def test_models_that_disagree_fail_the_check(exported: Path, trained: tuple[Path, str], tmp_path: Path) -> None:
-    """transformers reads its own config.json: with another one there it scores another model."""
+    """In their configuration, which transformers reads for itself, or in the head, changed or lost."""
     start = open_weights(find_origin(str(trained[0] / "checkpoints" / "reward-step5.nemo")), 0)
-    assert check_parity(exported, start.origin.hf_config, start) < 1e-5
-    wrong = shutil.copytree(exported, tmp_path / "wrong")
+    assert check_parity(exported, start) < 1e-5
+
+    def differs(folder: Path) -> None:
+        with pytest.raises(ParityError, match=r"rewards differ by .* between transformers and Megatron, expected"):
+            check_parity(folder, start)
+
+    wrong = shutil.copytree(exported, tmp_path / "config")
     config = json.loads((wrong / "config.json").read_text())
     (wrong / "config.json").write_text(json.dumps(config | {"rope_theta": 7.0}))
-    with pytest.raises(ParityError, match=r"rewards differ by .* between transformers and Megatron, expected at most"):
-        check_parity(wrong, start.origin.hf_config, start)
+    differs(wrong)
+    for name, head in (("changed", torch.full((1, 64), 7.0)), ("lost", None)):
+        wrong = shutil.copytree(exported, tmp_path / name)
+        replace_tensors(wrong, {"score.weight": head})
+        differs(wrong)
+
+
+def test_a_folder_that_transformers_does_not_load_is_named(
+    exported: Path, trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    start = open_weights(find_origin(str(trained[0] / "checkpoints" / "reward-step5.nemo")), 0)
+    wrong = shutil.copytree(exported, tmp_path / "wrong")
+    (wrong / "model.safetensors").write_bytes(b"")
+    with pytest.raises(UserError, match=rf"{wrong}: transformers does not load it"):
+        check_parity(wrong, start)
+
+
+def test_a_cast_is_compared_with_the_cast(tmp_path: Path) -> None:
+    folder = save("qwen3", tmp_path / "hf")
+    args = ["--input", str(folder), "--output", str(tmp_path / "x.nemo"), "--dtype", "bf16"]
+    hf_to_nemo.convert(hf_to_nemo.parse(args), Terminal(None))
+    assert open_weights(find_origin(str(tmp_path / "x.nemo")), 0).source.read(HEAD).dtype == torch.bfloat16
 
 
 def test_an_output_that_failed_the_check_is_kept_under_another_name(tmp_path: Path) -> None:
@@ -158,9 +187,38 @@ def test_a_hub_model_is_taken_from_the_cache_at_its_revision(base: Path, tmp_pat
     assert "org/other is not a path here, and not a model that the hub gives" in found[3]
 
 
-def test_an_upload_that_fails_leaves_the_export(packed: tuple[Path, str], tmp_path: Path) -> None:
-    argv = ("--input", packed[0], "--output", tmp_path / "out", "--no-check", "--push-to-hub", "org/model")
-    result = convert("nemo_to_hf", *argv, env=os.environ | {"HF_HUB_OFFLINE": "1"})
-    assert result.returncode == 2
-    assert f"The export is whole in {tmp_path / 'out'}" in result.stderr
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_labels"] == 1
+def test_an_upload_that_cannot_work_is_said_before_the_work(packed: tuple[Path, str], tmp_path: Path) -> None:
+    argv = ("--input", packed[0], "--output", tmp_path / "out", "--no-check", "--push-to-hub")
+    assert "Nothing was converted." in refused(nemo_to_hf, *argv, "not/a/name")
+    result = convert("nemo_to_hf", *argv, "org/model", env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert "--push-to-hub org/model: " in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upload_that_fails_leaves_the_export(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from converters.hub import push; push(pathlib.Path(sys.argv[1]), 'org/model', False)"
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    result = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True, timeout=60)
+    assert f"The export is whole in {tmp_path}; upload it from there." in result.stderr
+
+
+def test_facts_of_another_shape_are_refused_before_the_work(packed: tuple[Path, str], tmp_path: Path) -> None:
+    nemo = tmp_path / "x.nemo"
+    with tarfile.open(packed[0]) as tar:
+        tar.extractall(nemo, filter="data")
+    (nemo / "context" / "training.json").write_text('{"step": 3}')
+    message = refused(nemo_to_hf, "--input", nemo, "--output", tmp_path / "out", "--no-check")
+    assert "context/training.json is not as nemo_bt writes it (KeyError('settings'))" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["x.nemo"]
+
+
+def test_a_pad_token_beyond_the_embedding_is_refused(packed: tuple[Path, str], tmp_path: Path, tokenizer: Any) -> None:
+    larger = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
+    larger.add_tokens([f"<{i}>" for i in range(10)])
+    larger.add_special_tokens({"pad_token": "<pad>"} if "<pad>" not in larger.get_vocab() else {"pad_token": "<9>"})
+    larger.save_pretrained(tmp_path / "tokenizer")
+    argv = ("--input", packed[0], "--output", tmp_path / "out", "--tokenizer", tmp_path / "tokenizer")
+    assert "has id 35" in (message := refused(nemo_to_hf, *argv))
+    assert "the embedding 350 rows" in message

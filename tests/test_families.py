@@ -1,5 +1,6 @@
 """Rewards and gradients of every family equal transformers', at one rank; rewards at TP2 and PP2 from a .nemo."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -170,3 +171,14 @@ def test_gemmas_activation_is_the_one_that_transformers_uses() -> None:
     both = {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}
     found = {kind: activation_name({"model_type": kind, **both}) for kind in ("gemma", "gemma2", "gemma3_text")}
     assert found == {"gemma": "gelu", "gemma2": "gelu_pytorch_tanh", "gemma3_text": "gelu_pytorch_tanh"}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformer_engine") is not None, reason="Transformer Engine is here")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_fusions_on_a_gpu_fit_the_activation(shape: str, one_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where layers come from Transformer Engine, Megatron's own check passes all fusions up to the missing package."""
+    from nemo_bt.model import config
+
+    monkeypatch.setattr(config, "has_transformer_engine", lambda: True)
+    with pytest.raises(ValueError, match="apply_rope_fusion is not available"):
+        config.reward_config(build(shape).config.to_dict(), seq_length=256)

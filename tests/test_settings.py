@@ -152,13 +152,14 @@ def test_a_checkpoints_architecture_cannot_be_changed(tmp_path: Path) -> None:
 
 def test_more_tokens_than_embedding_rows_are_refused(tmp_path: Path) -> None:
     for settings, rows in ((restored(tmp_path), 384), (load("model.vocab_size=400"), 400)):
-        check_vocabulary(hf_config_of(settings, 500), rows)
-        with pytest.raises(UserError, match=rf"tokenizer has 500 tokens, embedding {rows} rows"):
-            check_vocabulary(hf_config_of(settings, 500), 500)
+        hf_config = hf_config_of(settings, check_settings(settings), 500)
+        check_vocabulary(hf_config, rows - 1, "pad token 'p'")
+        with pytest.raises(UserError, match=rf"pad token 'p' has id {rows}, the embedding {rows} rows"):
+            check_vocabulary(hf_config, rows, "pad token 'p'")
 
 
 def test_an_embedding_has_a_row_for_every_token_and_divides_over_tensor_parallelism() -> None:
-    assert hf_config_of(load(), 319)["vocab_size"] == 384
+    assert hf_config_of(load(), None, 319)["vocab_size"] == 384
     assert [padded_vocab(size) for size in (1, 384, 32001)] == [128, 384, 32128]
 
 
@@ -182,3 +183,17 @@ def test_a_resumed_run_has_to_visit_the_same_pairs(tmp_path: Path) -> None:
     check_same_plan(tmp_path / "other.yaml", load("model.global_batch_size=32"))
     with pytest.raises(UserError, match=r"model\.global_batch_size=32, but the run to resume had 64"):
         check_same_plan(tmp_path / "config.yaml", load("model.global_batch_size=32"))
+    with pytest.raises(UserError, match=r"model\.num_layers=8, but the run to resume had"):
+        check_same_plan(tmp_path / "config.yaml", load("model.num_layers=8"))
+
+
+def test_a_resumed_run_has_to_start_from_the_same_model(tmp_path: Path) -> None:
+    def starting(given: str) -> Settings:
+        return load_settings("train", [*NEEDED, f"model.restore_from_path={given}"])
+
+    (tmp_path / "config.yaml").write_text(dump_settings(starting("org/model@0123")))
+    check_same_plan(tmp_path / "config.yaml", starting("org/model@0123"))
+    check_same_plan(tmp_path / "config.yaml", starting("org/model"))
+    for other in ("org/model@4567", "org/mod"):
+        with pytest.raises(UserError, match=r"restore_from_path=org/mod.*, but the run to resume had org/model@0123"):
+            check_same_plan(tmp_path / "config.yaml", starting(other))

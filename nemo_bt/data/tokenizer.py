@@ -23,7 +23,10 @@ _FILES = (
 )
 
 
-def load_tokenizer(folder: str, pad_token: str | None) -> Any:
+_OPTIONS = ("model.tokenizer.type", "model.tokenizer.pad_token")
+
+
+def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] = _OPTIONS) -> Any:
     """The tokenizer in `folder`, with a pad token of its own.
 
     transformers finds the scored token as the last one that is not padding, so a model whose pad is also its
@@ -33,6 +36,7 @@ def load_tokenizer(folder: str, pad_token: str | None) -> Any:
     Args:
         folder: holds tokenizer.json or a slow tokenizer's files.
         pad_token: a token of the vocabulary to use as padding; None keeps the tokenizer's own.
+        options: what the user sets the two with, for messages.
 
     Raises:
         UserError: no tokenizer there, no pad token, or a pad token that is the eos token or not in the vocabulary.
@@ -40,15 +44,15 @@ def load_tokenizer(folder: str, pad_token: str | None) -> Any:
     from transformers import AutoTokenizer  # 3 s of import that a wrong path should not cost
 
     if not Path(folder).is_dir():
-        raise UserError(f"model.tokenizer.type: {folder} is not a folder. Give a Hugging Face tokenizer folder.")
+        raise UserError(f"{options[0]}: {folder} is not a folder. Give a Hugging Face tokenizer folder.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UserError(f"model.tokenizer.type: {folder} holds no tokenizer that loads: {error}") from error
+        raise UserError(f"{options[0]}: {folder} holds no tokenizer that loads: {error}") from error
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise UserError(
-                f"model.tokenizer.pad_token: '{pad_token}' is not in the vocabulary of {folder}. "
+                f"{options[1]}: '{pad_token}' is not in the vocabulary of {folder}. "
                 "Choose a token that is there and that no text contains."
             )
         tokenizer.pad_token = pad_token
@@ -56,7 +60,7 @@ def load_tokenizer(folder: str, pad_token: str | None) -> Any:
         found = "no pad token" if tokenizer.pad_token is None else f"pad = eos = '{tokenizer.eos_token}'"
         raise UserError(
             f"{folder}: expected a pad token of its own, found {found}. The exported model would be scored at the "
-            "wrong token. Set model.tokenizer.pad_token to a reserved token of the vocabulary."
+            f"wrong token. Set {options[1]} to a reserved token of the vocabulary."
         )
     return tokenizer
 

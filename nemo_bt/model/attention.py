@@ -44,9 +44,9 @@ class RotarySelfAttention(SelfAttention):
         """Megatron's, with rotated dimensions scaled: cosine and sine times a factor, in any rotary kernel."""
         query, key, value = super().get_query_key_value_tensors(*args, **kwargs)
         if self.rotary_scaling != 1.0:
-            scaling = query.new_ones(query.shape[-1])
-            scaling[: self.rotary_size] = self.rotary_scaling
-            query, key = query * scaling, key * scaling
+            scaling_D = torch.ones(query.shape[-1], device=query.device)  # fp32: bf16 would round the factor itself
+            scaling_D[: self.rotary_size] = self.rotary_scaling
+            query, key = ((x * scaling_D).to(x.dtype) for x in (query, key))
         return query, key, value
 
 

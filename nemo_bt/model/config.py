@@ -36,7 +36,6 @@ _NEEDS_TRANSFORMER_ENGINE = (
     "persist_layer_norm",
     "gradient_accumulation_fusion",
     "masked_softmax_fusion",
-    "bias_activation_fusion",
     "bias_dropout_fusion",
     "moe_grouped_gemm",
     "moe_permute_fusion",
@@ -83,6 +82,7 @@ def reward_config(hf_config: HfConfig, seq_length: int) -> RewardConfig:
         **megatron_fields(hf_config, seq_length),
         **dict.fromkeys(_NEEDS_TRANSFORMER_ENGINE, on_gpu),
         activation_func=_ACTIVATIONS[activation],
+        bias_activation_fusion=on_gpu and activation == "silu",  # Megatron fuses no other of them without a bias
         transformer_layer_spec=pair_stream_layer_spec,
         share_embeddings_and_output_weights=False,
         calculate_per_token_loss=True,

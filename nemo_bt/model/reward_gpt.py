@@ -6,7 +6,6 @@ C = continuations (the scored sequences).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -21,13 +20,13 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
 from nemo_bt.model.rotary import RotaryAngles
+from nemo_bt.weights.head import new_head
 
 
 class RewardHead(MegatronModule):
     """reward = w . h at the scored positions, without bias, in fp32.
 
-    Initialised with standard deviation 1 / sqrt(hidden_size + 1). Source: Stiennon et al. 2020 (arXiv 2009.01325),
-    appendix B. The weight, [1, H], is whole on every tensor-parallel rank of the last pipeline stage.
+    Initialised by `new_head`. The weight, [1, H], is whole on every tensor-parallel rank of the last pipeline stage.
     """
 
     def __init__(self, input_size: int, output_size: int, *, config: TransformerConfig, **_: Any) -> None:
@@ -37,7 +36,7 @@ class RewardHead(MegatronModule):
             torch.empty(1, input_size, dtype=config.params_dtype, device=torch.cuda.current_device())
         )
         if config.perform_initialization:
-            torch.nn.init.normal_(self.weight, std=1 / math.sqrt(input_size + 1))
+            self.weight.data.copy_(new_head(input_size))
         # Each rank scores its own tokens, so Megatron has to sum the gradient over TP.
         self.weight.sequence_parallel = config.sequence_parallel
 

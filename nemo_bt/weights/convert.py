@@ -105,7 +105,7 @@ def megatron_infos(hf_infos: dict[str, TensorInfo], hf_config: HfConfig) -> dict
         if len(dtypes) > 1:
             raise UserError(
                 f"{', '.join(f'{name} is {dtype}' for dtype, name in dtypes.items())}: a NeMo checkpoint keeps them in "
-                "one tensor. Choose one dtype with --dtype."
+                "one tensor. Convert the folder with one: python -m converters.hf_to_nemo --dtype bf16."
             )
         first = names[: len(parts.names)]
         empty = [torch.empty(hf_infos[name].shape, dtype=hf_infos[name].dtype, device="meta") for name in first]

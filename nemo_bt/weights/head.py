@@ -11,11 +11,16 @@ from nemo_bt.weights.names import EMBEDDING, HEAD
 from nemo_bt.weights.source import Region, TensorInfo, TensorSource
 
 
+def new_head(hidden_size: int, generator: torch.Generator | None = None) -> Tensor:
+    """[1, hidden_size], normal with standard deviation 1 / sqrt(hidden_size + 1), so of norm about 1.
+
+    Source: Stiennon et al. 2020 (arXiv 2009.01325), appendix B.
+    """
+    return torch.randn(1, hidden_size, generator=generator) / math.sqrt(hidden_size + 1)
+
+
 class WithNewHead:
     """A `TensorSource` of a base model with a new head, the same on any layout.
-
-    Normal with standard deviation 1 / sqrt(hidden_size + 1), so of norm 1. Source: Stiennon et al. 2020 (arXiv
-    2009.01325), appendix B.
 
     Args:
         source: Megatron's tensors; a language model's head in it is hidden.
@@ -27,8 +32,7 @@ class WithNewHead:
         self.source = source
         dtype = source.infos[EMBEDDING].dtype
         self.infos = source.infos | {HEAD: TensorInfo((1, hidden_size), dtype)}
-        generator = torch.Generator().manual_seed(seed)
-        self.head_1H = torch.randn(1, hidden_size, generator=generator).div(math.sqrt(hidden_size + 1)).to(dtype)
+        self.head_1H = new_head(hidden_size, torch.Generator().manual_seed(seed)).to(dtype)
 
     def read(self, name: str, region: Region = ()) -> Tensor:
         """The tensor, or a part of it."""

@@ -8,6 +8,7 @@ states) is not opened.
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,16 @@ from nemo_bt.weights.source import Region, TensorInfo, whole
 
 PREFIX = "module."
 """In front of the model's tensors; the optimizer's have another."""
+
+FORMAT = json.dumps(
+    {
+        "sharded_backend": "torch_dist",
+        "sharded_backend_version": 1,
+        "common_backend": "torch",
+        "common_backend_version": 1,
+    }
+)
+"""metadata.json. Source: megatron/core/dist_checkpointing/core.py, CheckpointingConfig."""
 
 
 @dataclass(frozen=True)

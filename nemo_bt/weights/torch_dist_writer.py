@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,7 @@ from torch.distributed.checkpoint.planner import SavePlan, TensorWriteData, Writ
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from nemo_bt.weights.source import TensorSource
-from nemo_bt.weights.torch_dist import PREFIX
-
-_FORMAT = {
-    "sharded_backend": "torch_dist",
-    "sharded_backend_version": 1,
-    "common_backend": "torch",
-    "common_backend_version": 1,
-}
-"""metadata.json. Source: megatron/core/dist_checkpointing/core.py, CheckpointingConfig."""
+from nemo_bt.weights.torch_dist import FORMAT, PREFIX
 
 
 def write_torch_dist(
@@ -53,7 +44,7 @@ def write_torch_dist(
             cause = cause.__context__  # torch's zip writer complains after the disk has
         raise cause from None
     torch.save({"state_dict": {}, "content_metadata": {"singleton_local_shards": False}}, folder / "common.pt")
-    (folder / "metadata.json").write_text(json.dumps(_FORMAT))
+    (folder / "metadata.json").write_text(FORMAT)
 
 
 class _StreamingPlanner(DefaultSavePlanner):
