@@ -55,7 +55,7 @@ def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, Tenso
         family = _family(target)
         values = {hf: config[name] for name, hf in FIELDS.items()}
         values |= _SPECIAL[family](config) if family in _SPECIAL else {}
-    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{file}: expected a language model as NeMo's importers describe it, got {error!r}. Convert from the "
             "Hugging Face folder instead: python -m converters.hf_to_nemo."
@@ -66,7 +66,7 @@ def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, Tenso
         values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
     if values["num_key_value_heads"] is None:
         values["num_key_value_heads"] = values["num_attention_heads"]
-    return {"model_type": family, **values}, Path(tokenizer).name
+    return {"model_type": family, "pad_token_id": None, **values}, Path(tokenizer).name
 
 
 def _family(target: str) -> str:

@@ -35,14 +35,14 @@ class NemoFile:
         try:
             self._tar = tarfile.open(path, mode="r:")  # noqa: SIM115 (open as long as this object)
             self._members = _checked(self._tar, path)
+            self._unpacked = tempfile.TemporaryDirectory(prefix="nemo_bt-context-")
+            self.context = Path(self._unpacked.name) / "context"
+            self._unpack_context()
         except (OSError, tarfile.TarError) as error:
             raise UserError(
                 f"{path}: expected a .nemo, a directory or an uncompressed tar, got: {error}. A NeMo 1 file, or one "
                 "that is compressed, has to be converted with the NeMo that wrote it."
             ) from error
-        self._unpacked = tempfile.TemporaryDirectory(prefix="nemo_bt-context-")
-        self.context = Path(self._unpacked.name) / "context"
-        self._unpack_context()
 
     def open_weights(self, name: str) -> BinaryIO:
         """A file of `weights/`, open for reading.

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,17 +66,27 @@ def packed(converters_folder: Path, base: Path) -> tuple[Path, str]:
     return converters_folder / "base.nemo", result.stdout
 
 
+def training(dataset: Path, log_dir: Path, start: Path | str) -> list[str]:
+    """nemo-bt train on the random pairs."""
+    return [
+        "train",
+        f"model.restore_from_path={start}",
+        f"model.data.train={dataset / 'random.parquet'}",
+        f"+model.data.validation.held_out={dataset / 'random_val.parquet'}",
+        f"exp_manager.explicit_log_dir={log_dir}",
+        "trainer.accelerator=cpu",
+        "model.optim.lr=1e-3",
+        "model.optim.sched.warmup_steps=0",
+        "model.encoder_seq_length=512",
+    ]
+
+
 @pytest.fixture(scope="session")
 def trained(converters_folder: Path, packed: tuple[Path, str], dataset: Path) -> tuple[Path, str]:
     """Log directory of five steps on it, and what the command said."""
-    argv = ["train", f"model.restore_from_path={packed[0]}", f"model.data.train={dataset / 'random.parquet'}"]
-    argv += [f"+model.data.validation.held_out={dataset / 'random_val.parquet'}", "trainer.max_steps=5"]
-    argv += [
-        f"exp_manager.explicit_log_dir={converters_folder / 'run'}",
-        "trainer.accelerator=cpu",
-        "model.optim.lr=1e-3",
-    ]
-    result = nemo_bt(*argv, "model.optim.sched.warmup_steps=0", "model.encoder_seq_length=512")
+    start = shutil.copy(packed[0], converters_folder / "start.nemo")
+    argv = training(dataset, converters_folder / "run", start)
+    result = nemo_bt(*argv, "trainer.max_steps=5")
     assert result.returncode == 0, result.stdout + result.stderr
     return converters_folder / "run", result.stdout
 

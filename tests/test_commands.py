@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from nemo_bt.architecture import scratch_hf_config
+from nemo_bt.checkpoint_facts import write_facts
+from nemo_bt.config import load_settings
 from tests.runs import metrics, nemo_bt
 
 
@@ -68,7 +71,9 @@ def test_a_gpu_that_is_not_there_is_named(dataset: Path, tmp_path: Path) -> None
 
 
 def test_a_finished_run_says_so(dataset: Path, tmp_path: Path) -> None:
-    (tmp_path / "checkpoints" / "reward-step40.nemo").mkdir(parents=True)
+    context = tmp_path / "checkpoints" / "reward-step40.nemo" / "context"
+    context.mkdir(parents=True)
+    write_facts(context, scratch_hf_config(load_settings("train", arguments(dataset, tmp_path)[1:]).model, 384), {})
     result = nemo_bt(*arguments(dataset, tmp_path, "exp_manager.resume_if_exists=true", "trainer.max_steps=40"))
     assert result.returncode == 0
     assert "nothing left to train" in result.stdout

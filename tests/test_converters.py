@@ -1,5 +1,6 @@
 """The two commands, as users run them, and what others do with their output."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from nemo_bt.data.tokenizer import tokenizer_files
-from tests.runs import convert, metrics
+from tests.conftest import training
+from tests.runs import convert, metrics, nemo_bt
 from tests.test_conversion import tensors
 
 TEXTS = ["Give Ann tea.", "Bob wants soup and rice, and later some cake. Bring him figs.", "Eve"]
@@ -22,7 +24,7 @@ def test_hf_to_nemo_tells_what_it_did(packed: tuple[Path, str]) -> None:
 
 
 def test_training_says_which_weights_it_starts_from(packed: tuple[Path, str], trained: tuple[Path, str]) -> None:
-    assert f"{packed[0]}: reward model (qwen3, .nemo), head kept, norm" in trained[1]
+    assert f"{packed[0].parent / 'start.nemo'}: reward model (qwen3, .nemo), head kept, norm" in trained[1]
 
 
 def test_training_and_exporting_changes_head_and_trunk_and_keeps_the_tokenizer(base: Path, exported: Path) -> None:
@@ -35,12 +37,28 @@ def test_training_and_exporting_changes_head_and_trunk_and_keeps_the_tokenizer(b
     }
 
 
+def test_a_run_continues_at_two_ranks_when_its_start_is_gone(
+    trained: tuple[Path, str], packed: tuple[Path, str], dataset: Path, tmp_path: Path
+) -> None:
+    """Model and tokenizer are the checkpoint's; the start is only compared by name."""
+    log_dir = shutil.copytree(trained[0], tmp_path / "run")
+    start = packed[0].parent / "start.nemo"
+    start.unlink(missing_ok=True)
+    argv = [*training(dataset, log_dir, start), "exp_manager.resume_if_exists=true", "trainer.devices=2"]
+    result = nemo_bt(*argv, "trainer.max_steps=6")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"resuming from {log_dir}/checkpoints/reward-step5.nemo" in result.stdout
+    kept = log_dir / "checkpoints" / "reward-step6.nemo" / "context" / "tokenizer"
+    before = trained[0] / "checkpoints" / "reward-step5.nemo" / "context" / "tokenizer"
+    assert {f.name: f.read_bytes() for f in kept.iterdir()} == {f.name: f.read_bytes() for f in before.iterdir()}
+
+
 def test_the_model_card_has_the_facts_of_the_training(trained: tuple[Path, str], exported: Path) -> None:
     card = (exported / "README.md").read_text()
     accuracy = metrics(trained[0], "val/held_out/accuracy")[-1]
     for fact in (
         "| data | `random.parquet` |",
-        "| started from | `base.nemo` |",
+        "| started from | `start.nemo` |",
         "| optimizer steps | 5 of 64 pairs |",
     ):
         assert fact in card

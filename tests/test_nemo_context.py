@@ -73,7 +73,8 @@ def described(name: str, folder: Path) -> Any:
         config_class = importlib.import_module("nemo.collections.llm.gpt.model.gemma3").Gemma3Config1B
     config = config_class(**fields)
     trainer = nl.Trainer(devices=1, accelerator="cpu", logger=False, enable_checkpointing=False)
-    context = TrainerContext(model=llm.GPTModel(config), trainer=trainer, extra={})
+    # A class of its own: NeMo changes the __init__ of what is built here, and RewardModel's is that of GPTModel.
+    context = TrainerContext(model=llm.LlamaModel(config), trainer=trainer, extra={})
     context.io_dump(folder, yaml_attrs=["model"])
     return config
 

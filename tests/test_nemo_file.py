@@ -45,6 +45,12 @@ def twice(path: Path) -> None:
             tar.addfile(tarfile.TarInfo(name))
 
 
+def file_as_folder(path: Path) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name in ("context/a", "context/a/b"):
+            tar.addfile(tarfile.TarInfo(name))
+
+
 def compressed(path: Path) -> None:
     with tarfile.open(path, "w:gz") as tar:
         tar.addfile(tarfile.TarInfo("context/a"))
@@ -74,12 +80,16 @@ def too_large(path: Path) -> None:
         (with_member(lambda m: m.__setattr__("type", tarfile.CHRTYPE)), "is a link or a device"),
         (with_member(lambda m: m.__setattr__("type", tarfile.FIFOTYPE)), "is a link or a device"),
         (twice, "is there twice"),
+        (file_as_folder, "expected a .nemo"),
         (compressed, "expected a .nemo, a directory or an uncompressed tar"),
         (cut_short, "unexpected end of data"),
         (too_large, "context/ has 2,147,483,648 bytes; expected at most 1,073,741,824"),
         (lambda path: path.write_bytes(b"no tar"), "expected a .nemo, a directory or an uncompressed tar"),
     ],
-    ids=["absolute", "parent", "symlink", "hardlink", "device", "fifo", "twice", "gzip", "cut", "large", "no tar"],
+    ids=[
+        *("absolute", "parent", "symlink", "hardlink", "device", "fifo"),
+        *("twice", "file as folder", "gzip", "cut", "large", "no tar"),
+    ],
 )
 def test_tars_that_reach_out_or_are_not_whole_are_refused(
     write: Callable[[Path], None], message: str, tmp_path: Path

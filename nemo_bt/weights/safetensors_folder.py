@@ -99,7 +99,7 @@ def _shard_names(folder: Path) -> list[str]:
             names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise UserError(f"{folder / _INDEX}: expected an index with weight_map, got {error!r}.") from error
-        outside = [name for name in names if Path(name).name != name]
+        outside = [name for name in names if Path(str(name)).name != name]
         if outside:
             raise UserError(f"{folder / _INDEX}: expected names of files beside it, got {outside[0]}.")
         return names
