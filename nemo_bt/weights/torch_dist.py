@@ -219,6 +219,10 @@ _RECORDS: dict[tuple[str, str], Any] = {
     ("torch.serialization", "_get_layout"): _Record,
     ("collections", "OrderedDict"): dict,
     ("pathlib", "PosixPath"): _Record,
+    (
+        "builtins",
+        "getattr",
+    ): _Record,  # how early Pythons 3.11 pickle members of enumerations; the real one is not called
     (f"{_TORCH}filesystem", "_StorageInfo"): _Record,
     (f"{_TORCH}metadata", "TensorStorageMetadata"): _TensorRecord,
     (f"{_TORCH}metadata", "MetadataIndex"): _IndexRecord,
