@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,10 @@ def base(converters_folder: Path, tokenizer: Any) -> Path:
     """A causal language model in bf16, with a tokenizer that says itself which inputs it makes."""
     names = ["input_ids", "attention_mask"]
     tokenizer = AutoTokenizer.from_pretrained(tokenizer.name_or_path, model_input_names=names)
-    return save("qwen3", converters_folder / "base", classifier=False, dtype=torch.bfloat16, tokenizer=tokenizer)
+    folder = save("qwen3", converters_folder / "base", classifier=False, dtype=torch.bfloat16, tokenizer=tokenizer)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))  # as base models have it
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -105,26 +105,18 @@ def test_trl_trains_on_from_the_export(exported: Path, tmp_path: Path, side: str
 def test_a_tokenizer_that_emits_token_type_ids_is_told_not_to(
     converters_folder: Path, packed: tuple[Path, str], tmp_path: Path
 ) -> None:
-    emitting = AutoTokenizer.from_pretrained(
-        converters_folder / "base", model_input_names=["input_ids", "token_type_ids", "attention_mask"]
-    )
+    """A classifier rejects them: its forward has no such argument."""
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    emitting = AutoTokenizer.from_pretrained(converters_folder / "base", model_input_names=names)
     emitting.save_pretrained(tmp_path / "tokenizer")
-    assert "token_type_ids" in AutoTokenizer.from_pretrained(tmp_path / "tokenizer")("text")
     out = tmp_path / "out"
-    argv = (
-        "--input",
-        packed[0],
-        "--output",
-        out,
-        "--no-check",
-        "--tokenizer",
-        tmp_path / "tokenizer",
-        "--dtype",
-        "fp32",
-    )
-    result = convert("nemo_to_hf", *argv)
+    argv = ("--input", packed[0], "--output", out, "--no-check", "--tokenizer", tmp_path / "tokenizer")
+    result = convert("nemo_to_hf", *argv, "--dtype", "fp32")
     assert result.returncode == 0, result.stderr
     assert "not compared (--no-check)" in result.stdout
     assert tensors(out)["score.weight"].dtype == torch.float32
-    classify = pipeline("text-classification", model=str(out), function_to_apply="none", device="cpu")
-    assert len(classify(TEXTS, batch_size=3)) == 3
+    model = AutoModelForSequenceClassification.from_pretrained(out)
+    with pytest.raises(TypeError, match="token_type_ids"):
+        model(**emitting(TEXTS, padding=True, return_tensors="pt"))
+    rewards = model(**AutoTokenizer.from_pretrained(out)(TEXTS, padding=True, return_tensors="pt")).logits
+    assert rewards.shape == (3, 1)

@@ -166,7 +166,11 @@ def test_a_misshaped_head_is_not_taken_for_a_language_models(nemo: Path) -> None
         check_megatron_tensors(source.infos | {HEAD: TensorInfo((2, 64), torch.float32)}, config, "x")
 
 
-def test_a_tokenizer_with_code_of_its_own_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_with_code_of_its_own_is_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would ask on the terminal whether to run it."""
+    monkeypatch.setattr("builtins.input", lambda _: "y")
     folder = shutil.copytree(dataset / "tokenizer", tmp_path / "tokenizer")
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": ["mine.Mine", None]}}
