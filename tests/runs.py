@@ -34,17 +34,22 @@ def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int =
         for run in runs
     ]
     spec.write_text(json.dumps(described))
+    result = torchrun(num_ranks, "tests.ranks", spec, timeout_s)
+    (folder / f"output-{num_ranks}.txt").write_text(result.stdout + result.stderr)
+    assert result.returncode == 0, f"see {folder}/output-{num_ranks}.txt"
+
+
+def torchrun(num_ranks: int, module: str, spec: Path, timeout_s: int = 240) -> subprocess.CompletedProcess[str]:
+    """Run `python -m module spec` as one launch of `num_ranks` processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    result = subprocess.run(
-        [*command, "-m", "tests.ranks", str(spec)],
+    return subprocess.run(
+        [*command, "-m", module, str(spec)],
         cwd=REPO,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=timeout_s,
     )
-    (folder / f"output-{num_ranks}.txt").write_text(result.stdout + result.stderr)
-    assert result.returncode == 0, f"see {folder}/output-{num_ranks}.txt"
 
 
 def free_port() -> int:

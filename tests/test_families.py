@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ from nemo_bt.weights.convert import AsHf
 from nemo_bt.weights.source import TensorInfo
 from tests.hf_models import SHAPES, build
 from tests.reference import padded_rewards
-from tests.runs import REPO, relative_difference
+from tests.runs import relative_difference, torchrun
 from tests.test_conversion import to_nemo
 from tests.test_truth import random_groups, sequences
 
@@ -62,15 +59,7 @@ def at_two_ranks(converted: dict[str, Path]) -> dict[str, dict[str, list[float]]
     models |= {f"{shape} from its folder": str(converted[shape].with_suffix("")) for shape in FROM_FOLDERS}
     spec = folder / "spec.json"
     spec.write_text(json.dumps({"groups": groups, "models": models, "out": str(folder / "out.json")}))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    result = subprocess.run(
-        [*command, "-m", "tests.rank_rewards", str(spec)],
-        cwd=REPO,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    result = torchrun(2, "tests.rank_rewards", spec)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return json.loads((folder / "out.json").read_text())
 

@@ -27,7 +27,7 @@ class RotarySelfAttention(SelfAttention):
         has_window = config.layer_windows[self.layer_number - 1] > 0
         self.kind = 1 if has_window and len(frequencies) > 1 else 0
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, hidden_states: Tensor, attention_mask: Tensor, rotary_pos_emb: Tensor, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Attend.
