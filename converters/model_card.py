@@ -80,7 +80,7 @@ def model_card(start: Start, export: AsHf, has_chat_template: bool, name: str) -
 def _training(facts: dict[str, Any]) -> str:
     model, data = facts["settings"]["model"], facts["settings"]["model"]["data"]
     rows = {
-        "data": ", ".join(f"`{Path(file).name}`" for file in data["train"]),
+        "data": ", ".join(f"`{source['name']}`" for source in data["train"]),
         "started from": f"`{Path(model['restore_from_path']).name}`"
         if model["restore_from_path"]
         else "random weights",

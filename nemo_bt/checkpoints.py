@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
+
+if TYPE_CHECKING:
+    from nemo_bt.data.pairs import PairSet
 
 _ORIGIN = "model.restore_from_path"
 _PLAN = (
@@ -28,8 +34,10 @@ _PLAN = (
     "model.encoder_seq_length",
     "model.tokenizer.type",
     "model.data.train",
-    "model.data.chosen_key",
-    "model.data.rejected_key",
+    "model.data.chat_template",
+    "model.data.chat_template_kwargs",
+    "model.data.chat_template_date",
+    "model.data.length_policy",
     "model.data.tokens_per_micro_batch",
 )
 """Settings that say which model it is and which pairs a step has: `pairs_of_step` counts what loading left."""
@@ -85,3 +93,36 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
                 f"{key}={new}, but the run to resume had {old}: it would not be the same run. Set it back, or "
                 "start a new exp_manager.explicit_log_dir with model.restore_from_path at the checkpoint."
             )
+
+
+def write_data_record(file: Path, sets: Mapping[str, PairSet]) -> None:
+    """Note which cached sources a run was made of: their names stand for what is in them."""
+    written = file.with_suffix(".tmp")
+    written.write_text(json.dumps(_record(sets), indent=2) + "\n")
+    written.replace(file)
+
+
+def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
+    """Check that the training data is still what it was.
+
+    Args:
+        file: that `write_data_record` left; nothing to check where there is none.
+        sets: of the run that continues.
+
+    Raises:
+        UserError: a file of a source, the tokenizer or the template has other contents now.
+    """
+    if not file.exists():
+        return
+    before, now = json.loads(file.read_text())["train"], _record(sets)["train"]
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        raise UserError(
+            f"model.data.train: the files of '{changed[0]}', the tokenizer or its template have changed since the run "
+            "was started: it would not be the same run. Put them back, or start a new exp_manager.explicit_log_dir "
+            "with model.restore_from_path at the checkpoint."
+        )
+
+
+def _record(sets: Mapping[str, PairSet]) -> dict[str, dict[str, str]]:
+    return {name: {source.name: source.folder.name for source in pairs.sources} for name, pairs in sets.items()}

@@ -11,6 +11,7 @@ from typing import Any
 
 from nemo_bt.architecture import HfConfig, complete, megatron_fields, padded_vocab, scratch_hf_config
 from nemo_bt.checkpoints import checkpoint_to_resume
+from nemo_bt.data.settings import DataSettings, SourceSettings
 from nemo_bt.errors import UserError
 from nemo_bt.origin import Origin, find_origin
 from nemo_bt.settings import Settings
@@ -36,6 +37,46 @@ def check_settings(settings: Settings) -> Origin | None:
     hf_config = hf_config_of(settings, origin, num_tokens=1)
     _check_layout(settings, megatron_fields(hf_config, settings.model.encoder_seq_length))
     return origin
+
+
+def check_data(data: DataSettings) -> None:
+    """Check what is said about data, before any of it is read.
+
+    Raises:
+        UserError: the first value that cannot be.
+    """
+    if not data.train:
+        raise UserError("model.data.train: expected at least one source of pairs, got none.")
+    if "train" in data.validation:
+        raise UserError("model.data.validation: a set cannot be named 'train'; choose another name.")
+    _one_of("model.data.length_policy", data.length_policy, ("drop", "truncate_prompt_left", "error"))
+    for key in ("max_bad_fraction", "max_drop_fraction"):
+        _in_range(f"model.data.{key}", getattr(data, key), "[0, 1]", 0 <= getattr(data, key) <= 1)
+    for key, value in (("tokens_per_micro_batch", data.tokens_per_micro_batch), ("num_workers", data.num_workers)):
+        _in_range(f"model.data.{key}", value, "1 or more", value is None or value >= 1)
+    for name, sources in {"train": data.train, **data.validation}.items():
+        if not sources:
+            raise UserError(f"model.data.validation.{name}: expected at least one source of pairs, got none.")
+        for source in sources:
+            _check_source(f"model.data {name} '{source.name}'", source)
+
+
+def _check_source(where: str, source: SourceSettings) -> None:
+    amounts = {key: getattr(source, key) for key in ("fraction", "repeat", "count")}
+    given = {key: value for key, value in amounts.items() if value is not None}
+    if len(given) > 1:
+        raise UserError(f"{where}: {' and '.join(given)} are both set; expected one of them at most.")
+    for key, value in given.items():
+        allowed = "(0, 1]" if key == "fraction" else "more than 0"
+        _in_range(f"{where} {key}", value, allowed, 0 < value <= (1 if key == "fraction" else math.inf))
+    rules = source.pairs
+    _one_of(f"{where} pairs.mode", rules.mode, ("best_vs_worst", "best_vs_random", "all_pairs"))
+    at_least_0 = {"weight": source.weight, "pairs.min_margin": rules.min_margin, "pairs.min_ratio": rules.min_ratio}
+    for key, value in at_least_0.items():
+        _in_range(f"{where} {key}", value, "0 or more", value >= 0)
+    limit = rules.max_pairs_per_prompt
+    _in_range(f"{where} pairs.max_pairs_per_prompt", limit, "1 or more", limit is None or limit >= 1)
+    _in_range(f"{where} pairs.seed", rules.seed, "0 or more", rules.seed >= 0)
 
 
 def hf_config_of(settings: Settings, origin: Origin | None, num_tokens: int) -> HfConfig:
@@ -98,18 +139,13 @@ def _check_values(settings: Settings) -> None:
     _one_of("trainer.precision", trainer.precision, ("32", "bf16-mixed"))
     _one_of("model.optim.name", model.optim.name, ("adam", "distributed_fused_adam"))
     _one_of("model.optim.sched.name", model.optim.sched.name, ("constant", "CosineAnnealing"))
-    _one_of("model.data.on_bad_pair", model.data.on_bad_pair, ("drop", "error"))
     for name, value, allowed, holds in _ranges(settings):
-        if not (math.isfinite(value) and holds):
-            raise UserError(f"{name}: expected {allowed}, got {value}.")
+        _in_range(name, value, allowed, math.isfinite(value) and holds)
     if len(model.optim.betas) != 2 or not all(0 <= beta < 1 for beta in model.optim.betas):
         raise UserError(f"model.optim.betas: expected two numbers in [0, 1), got {model.optim.betas}.")
     if "/" in settings.exp_manager.name or not settings.exp_manager.name:
         raise UserError(f"exp_manager.name: expected a file name, got '{settings.exp_manager.name}'.")
-    if not model.data.train:
-        raise UserError("model.data.train: expected at least one parquet file, got none.")
-    if "train" in model.data.validation:
-        raise UserError("model.data.validation: a set cannot be named 'train'; choose another name.")
+    check_data(model.data)
     if not model.restore_from_path and not model.tokenizer.type:
         raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
 
@@ -126,7 +162,6 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         "trainer.val_check_interval": trainer.val_check_interval,
         "model.global_batch_size": model.global_batch_size,
         "model.encoder_seq_length": model.encoder_seq_length,
-        "model.data.tokens_per_micro_batch": model.data.tokens_per_micro_batch,
         "model.tensor_model_parallel_size": model.tensor_model_parallel_size,
         "model.pipeline_model_parallel_size": model.pipeline_model_parallel_size,
         "model.optim.lr": optim.lr,
@@ -151,12 +186,6 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         ("trainer.limit_val_batches", limit, "an int, 0.0 or 1.0", isinstance(limit, int) or limit in (0.0, 1.0)),
         ("model.optim.sched.min_lr", optim.sched.min_lr, f"0 to lr={optim.lr}", 0 <= optim.sched.min_lr <= optim.lr),
         ("model.loss.label_smoothing", loss.label_smoothing, "[0, 0.5)", 0 <= loss.label_smoothing < 0.5),
-        (
-            "model.data.max_drop_fraction",
-            model.data.max_drop_fraction,
-            "[0, 1]",
-            0 <= model.data.max_drop_fraction <= 1,
-        ),
     ]
 
 
@@ -202,3 +231,8 @@ def _divides(divisor: int, divisor_name: str, number: int, name: str) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise UserError(f"{name}: expected one of {', '.join(allowed)}, got {value}.")
+
+
+def _in_range(name: str, value: float | None, allowed: str, holds: bool) -> None:
+    if not holds:
+        raise UserError(f"{name}: expected {allowed}, got {value}.")

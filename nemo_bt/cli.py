@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from nemo_bt import launch
-from nemo_bt.checks import check_settings
+from nemo_bt.checks import check_data, check_settings
 from nemo_bt.config import load_settings
 from nemo_bt.errors import UserError
 from nemo_bt.origin import Origin
@@ -31,13 +31,47 @@ def run(argv: Sequence[str]) -> int:
     """
     parser = argparse.ArgumentParser(prog="nemo-bt", description="Bradley-Terry reward models on NeMo and Megatron.")
     commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser(
-        "train", help="train a reward model", description="Overrides are key=value, as Hydra's."
-    )
-    train.add_argument("--config-name", default="train", help="a configuration of conf/ or of --config-dir")
-    train.add_argument("--config-dir", help="a folder with configurations of your own")
-    train.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_args(argv)
+    described = "Overrides are key=value, as Hydra's."
+    train = commands.add_parser("train", help="train a reward model", description=described)
+    data = commands.add_parser("data", help="tokenise, show or count preference data", description=described)
+    data.add_argument("action", choices=("build", "show", "stats"))
+    data.add_argument("--pairs", type=int, default=2, help="show: pairs of each set")
+    data.add_argument("--picture", type=Path, default=Path("lengths.png"), help="stats: file for the histogram")
+    for command in (train, data):
+        command.add_argument("--config-name", default="train", help="a configuration of conf/ or of --config-dir")
+        command.add_argument("--config-dir", help="a folder with configurations of your own")
+        command.add_argument("overrides", nargs="*", metavar="key=value")
+    args, more = parser.parse_known_args(argv)  # argparse takes overrides on one side of an option only
+    if any(word.startswith("-") for word in more):
+        parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
+    args.overrides += more
+    return _data(args) if args.command == "data" else _train(args)
+
+
+def _data(args: argparse.Namespace) -> int:
+    """One of nemo-bt data build, show, stats."""
+    try:
+        overrides = ["exp_manager.explicit_log_dir=unused", *args.overrides]
+        settings = load_settings(args.config_name, overrides, args.config_dir)
+        check_data(settings.model.data)
+
+        from nemo_bt.data.inspect import open_sets, show, stats
+        from nemo_bt.terminal import Terminal
+
+        terminal = Terminal(sys.stdout)
+        sets, tokenizer = open_sets(settings, terminal)
+        if args.action == "show":
+            show(sets, tokenizer, args.pairs, terminal)
+        elif args.action == "stats":
+            stats(sets, settings, args.picture, terminal)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    """nemo-bt train: start the ranks, or be one."""
     try:
         settings = load_settings(args.config_name, args.overrides, args.config_dir)
         origin = check_settings(settings)

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 import nemo_bt.conf
+from nemo_bt.data.sources import complete_sources
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
 
@@ -54,17 +55,10 @@ def dump_settings(settings: Settings) -> str:
 
 
 def _normalised(values: Any) -> Any:
-    """One file may stand where a list of files is meant, and a number for a precision."""
-    data = values["model"]["data"]
-    data["train"] = _as_list(data.get("train"))
-    if isinstance(data.get("validation"), dict):
-        data["validation"] = {name: _as_list(files) for name, files in data["validation"].items()}
+    """Every source of data with all its keys, and a number where a precision is meant."""
+    values["model"]["data"] = complete_sources(values["model"]["data"])
     values["trainer"]["precision"] = str(values["trainer"].get("precision"))
     return values
-
-
-def _as_list(files: Any) -> Any:
-    return [files] if isinstance(files, str) else files
 
 
 def _refuse_unknown(values: Any, section: Any, prefix: str = "") -> None:
@@ -86,7 +80,10 @@ def _explain(error: Exception) -> str:
     lines = [line for line in lines if line and not line.startswith(("object_type=", "reference_type="))]
     text = " ".join(dict.fromkeys(lines))
     if "not in struct" in text and "Could not override '" in text:
-        return _unknown(text.split("Could not override '", 1)[1].split("'", 1)[0])
+        key = text.split("Could not override '", 1)[1].split("'", 1)[0]
+        if key in _all_keys(Settings):
+            return f"{key}: entries that are not there yet are added with a plus: +{key}.<name>=..."
+        return _unknown(key)
     if "Missing mandatory value" in text:
         key = text.split("full_key: ", 1)[-1].split()[0]
         return f"{key}: expected a value, got none. Give {key}=..."

@@ -1,4 +1,4 @@
-"""Pair tables -> NeMo's Trainer: one Lightning batch is one optimizer step, a list of streams for this rank."""
+"""Pair sets -> NeMo's Trainer: one Lightning batch is one optimizer step, a list of streams for this rank."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from nemo.lightning.pytorch.plugins.data_sampler import DataSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from nemo_bt.data.pairs import PairTable
+from nemo_bt.data.pairs import PairSet
+from nemo_bt.epoch import pairs_of_step, validation_batches
 from nemo_bt.metrics import SUMS
-from nemo_bt.packing import pairs_of_step, plan_streams, validation_batches
+from nemo_bt.packing import bundle_pairs, plan_streams
 from nemo_bt.settings import Settings
 from nemo_bt.stream import PairStream, build_stream
 
@@ -44,25 +45,26 @@ class StepBatch:
 class StepDataset(Dataset[StepBatch]):
     """Step number -> the streams of that step on this data-parallel rank."""
 
-    def __init__(self, name: str, table: PairTable, settings: Settings, pad_id: int, hidden_size: int) -> None:
-        self.name, self.table, self.settings = name, table, settings
+    def __init__(self, name: str, pairs: PairSet, settings: Settings, pad_id: int, hidden_size: int) -> None:
+        self.name, self.pairs, self.settings = name, pairs, settings
         self.pad_id, self.hidden_size = pad_id, hidden_size
-        model = settings.model
-        self.batches = validation_batches(len(table), model.global_batch_size) if name != "train" else None
+        size = settings.model.global_batch_size
+        self.batches = validation_batches(len(pairs.epoch), size) if name != "train" else None
 
     def __getitem__(self, step: int) -> StepBatch:
-        model, size = self.settings.model, self.settings.model.global_batch_size
+        model = self.settings.model
         if self.batches is None:
-            pairs: Sequence[int] = pairs_of_step(self.settings.trainer.seed, step, size, len(self.table))
+            pairs = pairs_of_step(self.settings.trainer.seed, step, model.global_batch_size, self.pairs.epoch)
         else:
-            pairs = self.batches[step]
-        sizes = self.table.sizes(pairs, self.hidden_size)
-        ranks = plan_streams(sizes, model.data.tokens_per_micro_batch, parallel_state.get_data_parallel_world_size())
+            pairs = self.pairs.epoch.pair_E[self.batches[step]]
+        budget = model.data.tokens_per_micro_batch
+        bundles, sizes = bundle_pairs(self.pairs.parts(pairs), budget, self.hidden_size)
+        ranks = plan_streams(sizes, budget, parallel_state.get_data_parallel_world_size())
         multiple_of = model.tensor_model_parallel_size if model.sequence_parallel else 1
-        mine = ranks[parallel_state.get_data_parallel_rank()]
-        streams = [
-            build_stream([self.table.group(pairs[i]) for i in stream], self.pad_id, multiple_of) for stream in mine
-        ]
+        streams = []
+        for stream in ranks[parallel_state.get_data_parallel_rank()]:
+            groups = self.pairs.groups(pairs[[pair for bundle in stream for pair in bundles[bundle]]])
+            streams.append(build_stream(groups, self.pad_id, multiple_of, len(self.pairs.sources)))
         return StepBatch(self.name, streams, len(pairs), int(sizes.tokens.sum()), sum(map(len, ranks)))
 
 
@@ -83,15 +85,15 @@ class PairSampler(DataSampler):
     """Hands each step's streams to Megatron's schedule and keeps the sums that come back.
 
     Attributes:
-        sums_M: sums of nemo_bt.metrics by set name since they were last taken, this rank's part only.
+        sums_SM: sums of nemo_bt.metrics by set name since they were last taken, this rank's part only.
         last: the step that runs or ran last.
     """
 
     dataloader_type = "single"
 
-    def __init__(self, tokens_per_stream: int) -> None:
-        self.tokens_per_stream = tokens_per_stream
-        self.sums_M: dict[str, Tensor] = {}
+    def __init__(self, tokens_per_stream: int, num_sources: Mapping[str, int]) -> None:
+        self.tokens_per_stream, self.num_sources = tokens_per_stream, num_sources
+        self.sums_SM: dict[str, Tensor] = {}
         self.last: StepBatch | None = None
 
     def setup(self, global_rank: int) -> None:
@@ -116,15 +118,16 @@ class PairSampler(DataSampler):
         """Add up; only one tensor-parallel rank of the last pipeline stage counts."""
         if microbatch_outputs and parallel_state.get_tensor_model_parallel_rank() == 0:
             name = self.last.name
-            sums_M = torch.stack(microbatch_outputs).sum(0)
-            self.sums_M[name] = self.sums_M[name] + sums_M if name in self.sums_M else sums_M
+            sums_SM = torch.stack(microbatch_outputs).sum(0)
+            self.sums_SM[name] = self.sums_SM[name] + sums_SM if name in self.sums_SM else sums_SM
 
-    def take_sums(self, names: Sequence[str], device: torch.device) -> list[list[float]]:
-        """Sums over all ranks of the named sets since the last call, in one all-reduce. Called on every rank."""
-        zeros_M = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
-        sums = torch.stack([self.sums_M.pop(name, zeros_M) for name in names])
+    def take_sums(self, names: Sequence[str], device: torch.device) -> list[list[list[float]]]:
+        """Sums over all ranks of the named sets, by source, since the last call: one all-reduce, on every rank."""
+        sizes = [self.num_sources[name] for name in names]
+        none = [torch.zeros(size, len(SUMS), dtype=torch.float64, device=device) for size in sizes]
+        sums = torch.cat([self.sums_SM.pop(name, zeros_SM) for name, zeros_SM in zip(names, none, strict=True)])
         torch.distributed.all_reduce(sums)
-        return sums.tolist()
+        return [part.tolist() for part in sums.split(sizes)]
 
 
 class PairDataModule(pl.LightningDataModule):
@@ -132,8 +135,8 @@ class PairDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        train: PairTable,
-        validation: Mapping[str, PairTable],
+        train: PairSet,
+        validation: Mapping[str, PairSet],
         settings: Settings,
         num_steps: int,
         pad_id: int,
@@ -141,7 +144,8 @@ class PairDataModule(pl.LightningDataModule):
         super().__init__()
         self.train, self.validation, self.settings = train, validation, settings
         self.num_steps, self.pad_id = num_steps, pad_id
-        self.data_sampler = PairSampler(settings.model.data.tokens_per_micro_batch)
+        num_sources = {name: len(pairs.sources) for name, pairs in {"train": train, **validation}.items()}
+        self.data_sampler = PairSampler(settings.model.data.tokens_per_micro_batch, num_sources)
 
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """Steps from the one that the checkpoint stopped at."""
@@ -150,9 +154,9 @@ class PairDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[StepBatch]]:
         """One loader per validation set, each pair once."""
-        datasets = [self._dataset(name, table) for name, table in self.validation.items()]
+        datasets = [self._dataset(name, pairs) for name, pairs in self.validation.items()]
         return [DataLoader(d, batch_size=None, sampler=StepsFrom(0, len(d.batches))) for d in datasets]
 
-    def _dataset(self, name: str, table: PairTable) -> StepDataset:
+    def _dataset(self, name: str, pairs: PairSet) -> StepDataset:
         hidden_size = self.trainer.lightning_module.config.hidden_size
-        return StepDataset(name, table, self.settings, self.pad_id, hidden_size)
+        return StepDataset(name, pairs, self.settings, self.pad_id, hidden_size)

@@ -12,7 +12,7 @@ from nemo_bt.settings import LossSettings
 
 
 def bradley_terry_loss(
-    chosen_reward_P: Tensor, rejected_reward_P: Tensor, margin_P: Tensor, settings: LossSettings
+    chosen_reward_P: Tensor, rejected_reward_P: Tensor, margin_P: Tensor, weight_P: Tensor, settings: LossSettings
 ) -> Tensor:
     """Negative log-likelihood, in nats, that each chosen response beats its rejected one.
 
@@ -20,6 +20,7 @@ def bradley_terry_loss(
     loss = (1 - e) * -log sigmoid(d) + e * -log sigmoid(-d)      e = label_smoothing
     loss = margin * loss                                          with `settings.scale`
     loss = loss + c * (chosen + rejected)^2                       c = center_rewards_coefficient
+    loss = weight * loss
 
     Source: Ouyang et al. 2022 (arXiv 2203.02155) eq. 1 with K = 2; margin: Touvron et al. 2023 (2307.09288)
     eq. 2; scale: "scaled Bradley-Terry" of Wang et al. 2024 (2410.01257); centering: Eisenstein et al. 2023
@@ -29,6 +30,7 @@ def bradley_terry_loss(
         chosen_reward_P: reward of the preferred response, [P], float32.
         rejected_reward_P: reward of the other response to the same prompt, [P], float32.
         margin_P: strength of the preference, [P], float32; only read by `margin` and `scale`.
+        weight_P: factor on each pair's loss, [P], float32; the mean over pairs still divides by their number.
         settings: which terms are on.
 
     Returns:
@@ -45,4 +47,4 @@ def bradley_terry_loss(
         loss_P = margin_P * loss_P
     if settings.center_rewards_coefficient:
         loss_P = loss_P + settings.center_rewards_coefficient * (chosen_reward_P + rejected_reward_P) ** 2
-    return loss_P
+    return weight_P * loss_P

@@ -1,7 +1,7 @@
 """Sums over pairs, and the means they become. Sums travel; a mean is taken once, where it is shown.
 
-Shape suffixes: P = pairs, M = len(SUMS). Adding the sums of micro-batches, ranks or steps is always right;
-averaging their means is not.
+Shape suffixes: P = pairs, S = sources of data, M = len(SUMS). Adding the sums of micro-batches, ranks or
+steps is always right; averaging their means is not.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ SUMS = ("pairs", "loss", "accuracy", "ties", "reward_chosen", "reward_rejected",
 """What each position of a sums vector counts; `margin` is reward_chosen - reward_rejected."""
 
 
-def pair_sums(loss_P: Tensor, chosen_reward_P: Tensor, rejected_reward_P: Tensor) -> Tensor:
-    """Sums over the pairs of one micro-batch, in the order of `SUMS`.
+def pair_sums(
+    loss_P: Tensor, chosen_reward_P: Tensor, rejected_reward_P: Tensor, source_P: Tensor, num_sources: int
+) -> Tensor:
+    """Sums over the pairs of one micro-batch by source, in the order of `SUMS`.
 
     Args:
         loss_P: [P], nats.
         chosen_reward_P: [P].
         rejected_reward_P: [P].
+        source_P: source of each pair, [P], int64.
+        num_sources: S.
 
     Returns:
-        [M], float64, detached. A pair counts as right only if chosen > rejected; equal rewards are ties.
+        [S, M], float64, detached. A pair counts as right only if chosen > rejected; equal rewards are ties.
         Three pairs of which one is right and one a tie give pairs 3, accuracy 1, ties 1.
     """
     chosen_P, rejected_P = chosen_reward_P.detach().double(), rejected_reward_P.detach().double()
@@ -35,7 +39,8 @@ def pair_sums(loss_P: Tensor, chosen_reward_P: Tensor, rejected_reward_P: Tensor
         rejected_P,
         chosen_P - rejected_P,
     )
-    return torch.stack([column.sum() for column in columns])
+    sums_SM = torch.zeros(num_sources, len(SUMS), dtype=torch.float64, device=chosen_P.device)
+    return sums_SM.index_add_(0, source_P, torch.stack(columns, dim=1))
 
 
 def means(sums_M: list[float]) -> dict[str, float]:
@@ -52,3 +57,20 @@ def means(sums_M: list[float]) -> dict[str, float]:
         raise ValueError(f"a mean needs at least one pair, got sums over {num_pairs} pairs")
     named = dict(zip(SUMS[1:], sums_M[1:], strict=True))
     return {name: total if name == "ties" else total / num_pairs for name, total in named.items()}
+
+
+def means_by_source(sums_SM: list[list[float]], names: list[str]) -> dict[str, float]:
+    """Loss, accuracy and number of pairs of each source, as `source/<name>/<metric>`; of a single source nothing.
+
+    Args:
+        sums_SM: in the order of `SUMS`; a source without a pair is left out.
+        names: of the sources.
+    """
+    if len(names) == 1:
+        return {}
+    by_name = {name: sums_M for name, sums_M in zip(names, sums_SM, strict=True) if sums_M[0] >= 1}
+    record: dict[str, float] = {}
+    for name, sums_M in by_name.items():
+        values = means(sums_M) | {"pairs": sums_M[0]}
+        record |= {f"source/{name}/{key}": values[key] for key in ("loss", "accuracy", "pairs")}
+    return record

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from nemo_bt.data_module import PairSampler
-from nemo_bt.metrics import means
+from nemo_bt.metrics import means, means_by_source
 from nemo_bt.terminal import Terminal
 
 NEVER = 1_000_000_000
@@ -93,9 +93,12 @@ class Monitor(pl.Callback):
         names = list(trainer.datamodule.validation)
         sums = self.sampler.take_sums(names, pl_module.device)
         record = {}
-        for name, sums_M in zip(names, sums, strict=True):
+        for name, sums_SM in zip(names, sums, strict=True):
+            sources = trainer.datamodule.validation[name].source_names
+            sums_M = [sum(column) for column in zip(*sums_SM, strict=True)]
             values = means(sums_M)
-            record |= {f"val/{name}/{key}": value for key, value in values.items()}
+            by_source = means_by_source(sums_SM, sources)
+            record |= {f"val/{name}/{key}": value for key, value in (values | by_source).items()}
             self.terminal.line(
                 f"  validation {name}: loss {values['loss']:.4f}  accuracy {values['accuracy']:.4f}  "
                 f"margin {values['margin']:+.3f}  ties {values['ties']:.0f}  of {sums_M[0]:,.0f} pairs"
@@ -108,7 +111,8 @@ class Monitor(pl.Callback):
         self.terminal.stop()
 
     def _log_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
-        values = means(self.sampler.take_sums(["train"], pl_module.device)[0])
+        (sums_SM,) = self.sampler.take_sums(["train"], pl_module.device)
+        values = means([sum(column) for column in zip(*sums_SM, strict=True)])
         values.pop("ties")
         grad_norm = trainer.callback_metrics.get("grad_norm")  # absent when clipping is off: nobody computed it
         values |= {
@@ -119,6 +123,7 @@ class Monitor(pl.Callback):
             "packing_efficiency": self._tokens / self._capacity_tokens,
             "step_time_s": self._interval_s / self._steps,
         }
+        values |= means_by_source(sums_SM, trainer.datamodule.train.source_names)
         self._store(trainer, step, {f"train/{key}": value for key, value in values.items()})
         self._run_s, self._run_steps = self._run_s + self._interval_s, self._run_steps + self._steps
         left_s = (self.num_steps - step) * self._run_s / self._run_steps

@@ -1,79 +1,130 @@
-"""Which pairs make an optimizer step, and on which rank and in which stream each of them is computed.
+"""In which stream, and on which rank, each pair of a step is computed.
 
-Everything here is a pure function of (seed, step, dataset): any rank computes the same plan, and a resumed run
-needs only the step number. A step is always exactly `global_batch_size` pairs; packing never changes which.
+Everything here is a pure function of the step's pairs: any rank computes the same plan.
+
+Shape suffixes: P = pairs of a step, B = bundles of them, C = continuations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-Ints: TypeAlias = npt.NDArray[np.int64]
+from nemo_bt.epoch import Ints
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Streams: TypeAlias = list[list[int]]
-"""Pairs (as positions in the step's list) of each stream."""
+"""Items (as positions in the step's list) of each stream."""
 
 
 @dataclass(frozen=True)
 class PairSizes:
-    """What packing has to know about N pairs.
+    """What packing has to know about N items: pairs, or bundles of them.
 
     Args:
-        tokens: stream tokens of each pair, [N], int64.
-        cost: compute of each pair in units of one token through the linear layers, [N], float64.
+        tokens: stream tokens of each, [N], int64.
+        cost: compute of each in units of one token through the linear layers, [N], float64.
     """
 
     tokens: Ints
     cost: Floats
 
 
-def pair_cost(prefix: Ints, chosen: Ints, rejected: Ints, hidden_size: int) -> Floats:
-    """Compute of each pair, in tokens: one per token for the linear layers, plus what attention reads.
+@dataclass(frozen=True)
+class PairParts:
+    """Where the parts of a step's pairs lie, [P] each; equal places are the same tokens.
+
+    Args:
+        prompt: number of the prompt; pairs of one have the same prefix.
+        prefix_tokens: tokens that both sides share.
+        start_P2: place of the chosen and of the rejected continuation.
+        tokens_P2: their lengths.
+    """
+
+    prompt: Ints
+    prefix_tokens: Ints
+    start_P2: Ints
+    tokens_P2: Ints
+
+
+def prefix_cost(tokens: Ints, hidden_size: int) -> Floats:
+    """Compute of prefixes, in tokens: one per token for the linear layers, plus what attention reads.
 
     A token that attends to n others costs about 4 n hidden FLOPs beside the 24 hidden^2 of a layer's linear
     parts, so n / (6 hidden) tokens.
+    """
+    return np.asarray(tokens + tokens * (tokens + 1) / (12 * hidden_size), dtype=np.float64)
+
+
+def continuation_cost(prefix: Ints, tokens: Ints, hidden_size: int) -> Floats:
+    """Compute of continuations, in tokens; each of their tokens reads the prefix too.
+
+    A prefix of 8 with two continuations of 4 costs 16 + (36 + 42 + 42) / 1536 = 16.08 at width 256.
+    """
+    return prefix_cost(tokens, hidden_size) + prefix * tokens / (6 * hidden_size)
+
+
+def bundle_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tuple[Streams, PairSizes]:
+    """Pairs of the same prompt as one item each, so that they are computed in one stream and the prompt once.
+
+    A response that stands in several pairs counts once. A bundle that would be longer than a stream becomes several.
 
     Args:
-        prefix: tokens of each shared prefix, [N].
-        chosen: tokens of each chosen continuation, [N].
-        rejected: tokens of each rejected continuation, [N].
+        parts: of the step's pairs.
+        budget_tokens: longest stream; no single pair may be longer.
         hidden_size: width of the model.
 
     Returns:
-        [N], float64. A pair of 8 + 4 + 4 tokens at width 256 costs 16 + (78 + 42) / 1536 = 16.08.
+        Positions of the pairs of each bundle, in order of their first pair, and the bundles' sizes, [B].
     """
-    first = (prefix + chosen) * (prefix + chosen + 1) / 2
-    second = prefix * rejected + rejected * (rejected + 1) / 2
-    return (prefix + chosen + rejected + (first + second) / (6 * hidden_size)).astype(np.float64)
+    _, first, inverse = np.unique(parts.prompt, return_index=True, return_inverse=True)
+    if len(first) == len(parts.prompt):
+        bundles: Streams = [[pair] for pair in range(len(parts.prompt))]
+    else:
+        by_prompt: dict[int, list[int]] = {}
+        for pair, prompt in enumerate(inverse.tolist()):
+            by_prompt.setdefault(prompt, []).append(pair)
+        bundles = [bundle for pairs in by_prompt.values() for bundle in _within(parts, pairs, budget_tokens)]
+    heads = np.array([bundle[0] for bundle in bundles])
+    owner_C, kept_C = _continuations(parts, bundles)
+    prefix_B = parts.prefix_tokens[heads].astype(np.int64)
+    tokens_C = parts.tokens_P2.reshape(-1)[kept_C].astype(np.int64)
+    cost_C = continuation_cost(prefix_B[owner_C], tokens_C, hidden_size)
+    tokens_B = prefix_B + np.bincount(owner_C, tokens_C, len(bundles)).astype(np.int64)
+    return bundles, PairSizes(tokens_B, prefix_cost(prefix_B, hidden_size) + np.bincount(owner_C, cost_C, len(bundles)))
 
 
-def num_steps(num_pairs: int, global_batch_size: int, max_epochs: int) -> int:
-    """Whole optimizer steps in `max_epochs` passes; pairs left over at the very end are not trained on."""
-    return num_pairs * max_epochs // global_batch_size
+def _continuations(parts: PairParts, bundles: Streams) -> tuple[Ints, Ints]:
+    """Of each continuation that is computed: its bundle, and its position among all sides of all pairs."""
+    owner, kept = [], []
+    for number, bundle in enumerate(bundles):
+        sides = [side for pair in bundle for side in (2 * pair, 2 * pair + 1)]
+        if len(bundle) > 1:
+            sides = list({int(parts.start_P2.flat[side]): side for side in sides}.values())
+        owner += [number] * len(sides)
+        kept += sides
+    return np.array(owner), np.array(kept)
 
 
-def pairs_of_step(seed: int, step: int, global_batch_size: int, num_pairs: int) -> Ints:
-    """The pairs of one optimizer step: a window of the endless row of shuffled epochs.
-
-    Steps cross epoch borders, so every pair is used once before any is used twice.
-
-    Returns:
-        [global_batch_size], int64.
-    """
-    positions = np.arange(step * global_batch_size, (step + 1) * global_batch_size)
-    epochs, offsets = np.divmod(positions, num_pairs)
-    return np.array([_shuffled(seed, int(e), num_pairs)[o] for e, o in zip(epochs, offsets, strict=True)])
-
-
-@lru_cache(maxsize=4)
-def _shuffled(seed: int, epoch: int, num_pairs: int) -> Ints:
-    return np.random.default_rng((seed, epoch)).permutation(num_pairs)
+def _within(parts: PairParts, pairs: list[int], budget_tokens: int) -> Streams:
+    """Pairs of one prompt in as few bundles as come out of filling them one after the other."""
+    bundles: Streams = []
+    seen: set[int] = set()
+    room = -1
+    for pair in pairs:
+        sides = zip(parts.start_P2[pair].tolist(), parts.tokens_P2[pair].tolist(), strict=True)
+        new = {start: tokens for start, tokens in sides if start not in seen}
+        if not bundles or sum(new.values()) > room:
+            bundles.append([])
+            new = dict(zip(parts.start_P2[pair].tolist(), parts.tokens_P2[pair].tolist(), strict=True))
+            seen, room = set(), budget_tokens - int(parts.prefix_tokens[pair])
+        bundles[-1].append(pair)
+        seen |= new.keys()
+        room -= sum(new.values())
+    return bundles
 
 
 def plan_streams(sizes: PairSizes, tokens_per_stream: int, data_parallel_size: int) -> list[Streams]:
@@ -129,8 +180,3 @@ def _deal(streams: Streams, sizes: PairSizes, data_parallel_size: int) -> list[S
         ranks[rank].append(sorted(streams[index]))
         load[rank] += cost[index]
     return ranks
-
-
-def validation_batches(num_pairs: int, global_batch_size: int) -> list[Sequence[int]]:
-    """Every pair of a set exactly once, in order; the last batch takes what is left."""
-    return [range(i, min(i + global_batch_size, num_pairs)) for i in range(0, num_pairs, global_batch_size)]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from nemo_bt.data.settings import DataSettings
+
 
 @dataclass(frozen=True)
 class TrainerSettings:
@@ -97,26 +99,6 @@ class LossSettings:
     """Probability in [0, 0.5) that a label is wrong."""
     center_rewards_coefficient: float
     """Weight of (r_chosen + r_rejected)^2."""
-
-
-@dataclass(frozen=True)
-class DataSettings:
-    """Preference files and what may be dropped from them."""
-
-    train: list[str]
-    """Parquet files or globs of them."""
-    validation: dict[str, list[str]]
-    """Set name -> file, glob or list of them; metrics are logged as val/<set>/..."""
-    chosen_key: str
-    rejected_key: str
-    margin_key: str
-    """Column of floats, read when a loss term needs it."""
-    tokens_per_micro_batch: int
-    """Longest token stream that goes through the model at once."""
-    on_bad_pair: str
-    """drop: count and report pairs that cannot be trained on. error: stop at the first."""
-    max_drop_fraction: float
-    """More than this share of a file's rows dropped stops the run."""
 
 
 @dataclass(frozen=True)

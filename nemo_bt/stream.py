@@ -1,17 +1,17 @@
 """The pair stream: a micro-batch as one run of tokens, each prompt once, no padding between sequences.
 
 A group is one prefix and K continuations, laid out `prefix | continuation 1 | ... | continuation K`. A preference
-pair is a group of two, chosen first. Every continuation starts at position len(prefix) and attends to the prefix
-and to itself, so it is computed exactly as if it stood alone behind the prompt.
+pair names two of them; a group of K can hold up to K (K - 1) / 2. Every continuation starts at position len(prefix)
+and attends to the prefix and to itself, so it is computed exactly as if it stood alone behind the prompt.
 
-Shape suffixes: T = tokens in the stream, C = continuations, P = pairs (C = 2P). Pure torch and numpy.
+Shape suffixes: T = tokens in the stream, C = continuations, P = pairs. Pure torch and numpy.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,24 @@ Ids: TypeAlias = npt.NDArray[np.int32]
 """Token ids, [n]."""
 
 
+class Pair(NamedTuple):
+    """A preference between two continuations of a group.
+
+    Args:
+        chosen: position among them.
+        rejected: position among them.
+        margin: strength of the preference.
+        weight: factor on its loss.
+        source: number of the source of data that it comes from.
+    """
+
+    chosen: int = 0
+    rejected: int = 1
+    margin: float = 0.0
+    weight: float = 1.0
+    source: int = 0
+
+
 @dataclass(frozen=True)
 class Group:
     """One prefix and the continuations that share it.
@@ -29,12 +47,12 @@ class Group:
     Args:
         prefix: [n], may be empty: plain packing.
         continuations: K arrays of at least one token each; a continuation is scored at its last token.
-        margin: strength of the preference between the first two.
+        pairs: preferences between them; none where they are only scored.
     """
 
     prefix: Ids
     continuations: tuple[Ids, ...]
-    margin: float = 0.0
+    pairs: tuple[Pair, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -53,16 +71,24 @@ class PairStream:
             the CPU: it says which attention calls to make. A continuation with start == prefix end is the first
             of its group and answers for the prefix's own rows too.
         scored_C: stream index of each continuation's last token, [C], int64.
+        pairs_P2: chosen and rejected continuation of each pair, [P, 2], int64.
         margin_P: [P], float32.
+        weight_P: [P], float32.
+        source_P: [P], int64.
         num_real_tokens: tokens that belong to a group; the rest of T is filling.
+        num_sources: sources of data that its set has.
     """
 
     tokens_1T: Tensor
     positions_1T: Tensor
     segments_C4: Tensor
     scored_C: Tensor
+    pairs_P2: Tensor
     margin_P: Tensor
+    weight_P: Tensor
+    source_P: Tensor
     num_real_tokens: int
+    num_sources: int = 1
 
     @property
     def num_pairs(self) -> int:
@@ -71,14 +97,8 @@ class PairStream:
 
     def to(self, device: torch.device) -> PairStream:
         """The same stream with its tensors on `device`; segments stay where they are."""
-        return PairStream(
-            self.tokens_1T.to(device, non_blocking=True),
-            self.positions_1T.to(device, non_blocking=True),
-            self.segments_C4,
-            self.scored_C.to(device, non_blocking=True),
-            self.margin_P.to(device, non_blocking=True),
-            self.num_real_tokens,
-        )
+        names = ("tokens_1T", "positions_1T", "scored_C", "pairs_P2", "margin_P", "weight_P", "source_P")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 def shared_prefix(chosen: Ids, rejected: Ids) -> int:
@@ -91,23 +111,27 @@ def shared_prefix(chosen: Ids, rejected: Ids) -> int:
     return int(differs[0]) if len(differs) else longest
 
 
-def build_stream(groups: Sequence[Group], pad_id: int, multiple_of: int = 1) -> PairStream:
+def build_stream(groups: Sequence[Group], pad_id: int, multiple_of: int = 1, num_sources: int = 1) -> PairStream:
     """Lay groups out as one stream.
 
     Args:
         groups: may be empty: a stream of filling, worth nothing, for a rank that has no pair left.
         pad_id: token that fills the end; filled positions belong to no segment and change no reward.
         multiple_of: T is rounded up to a multiple of this (the tensor-parallel size, under sequence parallelism).
+        num_sources: sources of data that the pairs' set has.
     """
     tokens: list[Ids] = []
     positions: list[Ids] = []
     segments: list[tuple[int, int, int, int]] = []
+    pairs: list[Pair] = []
     end = 0
     for group in groups:
         prefix_start, prefix_end = end, end + len(group.prefix)
         tokens.append(group.prefix)
         positions.append(np.arange(len(group.prefix)))
         end = prefix_end
+        first = len(segments)
+        pairs += [pair._replace(chosen=first + pair.chosen, rejected=first + pair.rejected) for pair in group.pairs]
         for continuation in group.continuations:
             start, end = end, end + len(continuation)
             tokens.append(continuation)
@@ -122,6 +146,10 @@ def build_stream(groups: Sequence[Group], pad_id: int, multiple_of: int = 1) -> 
         positions_1T=torch.from_numpy(np.concatenate(positions).astype(np.int64))[None],
         segments_C4=segments_C4,
         scored_C=segments_C4[:, 3].long() - 1,
-        margin_P=torch.tensor([group.margin for group in groups], dtype=torch.float32),
+        pairs_P2=torch.tensor([pair[:2] for pair in pairs], dtype=torch.int64).reshape(-1, 2),
+        margin_P=torch.tensor([pair.margin for pair in pairs], dtype=torch.float32),
+        weight_P=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),
+        source_P=torch.tensor([pair.source for pair in pairs], dtype=torch.int64),
         num_real_tokens=end,
+        num_sources=num_sources,
     )

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from nemo_bt.architecture import HfConfig
-from nemo_bt.checkpoints import check_same_plan, checkpoint_to_resume, step_of
+from nemo_bt.checkpoints import check_same_data, check_same_plan, checkpoint_to_resume, step_of, write_data_record
 from nemo_bt.checks import check_vocabulary, hf_config_of
 from nemo_bt.config import dump_settings
-from nemo_bt.data.pairs import LoadReport, PairTable, load_pairs
+from nemo_bt.data.load import load_sets
+from nemo_bt.data.pairs import PairSet
+from nemo_bt.data.render import PLAIN
 from nemo_bt.data.tokenizer import keep_tokenizer, load_tokenizer
+from nemo_bt.epoch import num_steps
 from nemo_bt.errors import UserError
 from nemo_bt.origin import Origin, Start, check_plain, open_weights
-from nemo_bt.packing import num_steps
 from nemo_bt.settings import Settings
 from nemo_bt.terminal import Terminal
 
@@ -31,9 +33,8 @@ class Prepared:
     """Initial weights; None for random ones, or where the run resumes."""
     tokenizer: Any
     tokenizer_folder: Path
-    tables: dict[str, PairTable]
+    sets: dict[str, PairSet]
     """"train" and the validation sets."""
-    reports: list[LoadReport]
     total_steps: int
     resume_from: Path | None
     origin: Origin | None
@@ -68,11 +69,13 @@ def train(settings: Settings, origin: Origin | None, terminal: Terminal, rank: i
     if rank == 0:
         (log_dir / "config.yaml.tmp").write_text(dump_settings(settings))
         (log_dir / "config.yaml.tmp").replace(log_dir / "config.yaml")  # other ranks may be reading the old one
-        keep_tokenizer(prepared.tokenizer, prepared.tokenizer_folder, log_dir / "tokenizer")
+        new_template = settings.model.data.chat_template not in (None, PLAIN)
+        keep_tokenizer(prepared.tokenizer, prepared.tokenizer_folder, log_dir / "tokenizer", new_template)
+        write_data_record(log_dir / "data.json", prepared.sets)
     # Checkpoints take the tokenizer from rank 0.
     folder = log_dir / "tokenizer" if rank == 0 else prepared.tokenizer_folder
     validation = _fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal)
-    _summarise(validation, prepared.reports, settings.trainer.limit_val_batches, terminal)
+    _summarise(validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     terminal.line(f"checkpoint and metrics: {log_dir}")
     return validation
 
@@ -89,11 +92,13 @@ def _prepare(settings: Settings, origin: Origin | None, log_dir: Path, terminal:
     start = open_weights(origin, settings.trainer.seed) if origin and not resume_from else None
     if start:
         terminal.line(start.description)
-    tables, reports = _load_tables(settings, tokenizer, terminal)
-    for name, table in tables.items():
-        check_vocabulary(hf_config, int(table.tokens.max(initial=0)), f"a token of '{name}'")
-    total_steps = _total_steps(settings, len(tables["train"]))
-    return Prepared(hf_config, start, tokenizer, tokenizer_folder, tables, reports, total_steps, resume_from, origin)
+    sets = load_sets(settings, tokenizer, tokenizer_folder, bool(settings.trainer.limit_val_batches), terminal)
+    for name, pairs in sets.items():
+        check_vocabulary(hf_config, pairs.largest_id, f"a token of '{name}'")
+    if resume_from:
+        check_same_data(log_dir / "data.json", sets)
+    total_steps = _total_steps(settings, len(sets["train"].epoch))
+    return Prepared(hf_config, start, tokenizer, tokenizer_folder, sets, total_steps, resume_from, origin)
 
 
 def _runs_on_gpu(settings: Settings) -> bool:
@@ -111,34 +116,19 @@ def _runs_on_gpu(settings: Settings) -> bool:
 
 
 def _summarise(
-    validation: dict[str, float], reports: list[LoadReport], limit_val_batches: float, terminal: Terminal
+    validation: dict[str, float], sets: dict[str, PairSet], limit_val_batches: float, terminal: Terminal
 ) -> None:
     """The last validation beside a rule that reads nothing, so that nobody takes the one for the other."""
     rows = []
-    for report in reports:
-        key = f"val/{report.name}/"
+    for name, pairs in sets.items():
+        key = f"val/{name}/"
         if key + "accuracy" in validation:
-            longer = report.num_longer_chosen / report.num_kept
+            longer = pairs.column("is_longer", pairs.epoch.pair_E).mean()
             values = (validation[key + "accuracy"], longer, validation[key + "loss"], validation[key + "margin"])
-            rows.append([report.name, f"{report.num_kept:,}", *(f"{value:.4f}" for value in values)])
+            rows.append([name, f"{len(pairs.epoch):,}", *(f"{value:.4f}" for value in values)])
     if rows and limit_val_batches == 1.0:
         columns = ("validation set", "pairs", "accuracy", "longer answer wins", "loss", "margin")
         terminal.table(columns, rows)
-
-
-def _load_tables(
-    settings: Settings, tokenizer: Any, terminal: Terminal
-) -> tuple[dict[str, PairTable], list[LoadReport]]:
-    model, data = settings.model, settings.model.data
-    sources = {"train": data.train} | (data.validation if settings.trainer.limit_val_batches else {})
-    tables, reports = {}, []
-    for name, patterns in sources.items():
-        tables[name], report = load_pairs(
-            name, patterns, data, model.encoder_seq_length, tokenizer, model.loss.margin or model.loss.scale
-        )
-        terminal.line(str(report))
-        reports.append(report)
-    return tables, reports
 
 
 def _total_steps(settings: Settings, num_pairs: int) -> int:
@@ -172,9 +162,9 @@ def _fit(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Termina
         cpu.after_nemo_import()
     exp, log_dir = settings.exp_manager, Path(settings.exp_manager.explicit_log_dir)
     resume_from, total_steps = prepared.resume_from, prepared.total_steps
-    tables = dict(prepared.tables)
+    sets = dict(prepared.sets)
     pad_id = prepared.tokenizer.pad_token_id
-    data = PairDataModule(tables.pop("train"), tables, settings, num_steps=total_steps, pad_id=pad_id)
+    data = PairDataModule(sets.pop("train"), sets, settings, num_steps=total_steps, pad_id=pad_id)
     monitor = Monitor(
         data.data_sampler,
         terminal,

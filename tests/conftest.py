@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,12 @@ from nemo_bt.data.tokenizer import load_tokenizer
 from tests.hf_models import save
 from tests.preferences import write_random_pairs
 from tests.runs import convert, nemo_bt
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests, and the commands that they start, leave the user's cache alone."""
+    os.environ["NEMO_BT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

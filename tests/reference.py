@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from nemo_bt.data.pairs import PairTable
-from nemo_bt.packing import pairs_of_step
+from nemo_bt.data.pairs import PairSet
+from nemo_bt.epoch import pairs_of_step
+from tests.sources import conversations
 
 LAYERS = {
     "self_attn.o_proj.weight": "self_attention.linear_proj.weight",
@@ -83,14 +84,13 @@ def padded_rewards(model: Any, sequences: Sequence[np.ndarray], side: str = "rig
     return model(input_ids=ids, attention_mask=mask).logits[:, 0]
 
 
-def whole_sequences(table: PairTable, pairs: Sequence[int]) -> list[np.ndarray]:
+def whole_sequences(pairs: PairSet, numbers: Sequence[int]) -> list[np.ndarray]:
     """Chosen and rejected of each pair in turn, the prefix in front of both."""
-    groups = [table.group(pair) for pair in pairs]
-    return [np.concatenate([group.prefix, side]) for group in groups for side in group.continuations]
+    return [side for number in numbers for side in conversations(pairs, number)]
 
 
 def plain_loop(
-    model: LlamaForSequenceClassification, table: PairTable, *, steps: int, batch: int, seed: int, lr: float
+    model: LlamaForSequenceClassification, pairs: PairSet, *, steps: int, batch: int, seed: int, lr: float
 ) -> list[float]:
     """Train on the same pairs a step with torch's AdamW and nothing else; returns each step's loss."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -103,7 +103,7 @@ def plain_loop(
     )
     losses = []
     for step in range(steps):
-        rewards = padded_rewards(model, whole_sequences(table, pairs_of_step(seed, step, batch, len(table))))
+        rewards = padded_rewards(model, whole_sequences(pairs, pairs_of_step(seed, step, batch, pairs.epoch)))
         loss = -F.logsigmoid(rewards[0::2] - rewards[1::2]).mean()
         optimizer.zero_grad()
         loss.backward()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import LlamaForSequenceClassification
 
-from nemo_bt.config import load_settings
-from nemo_bt.data.pairs import PairTable, load_pairs
+from nemo_bt.data.pairs import PairSet
 from nemo_bt.data.tokenizer import load_tokenizer
 from tests.hf_models import save
 from tests.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences
 from tests.runs import Run, full_tensors, metrics, relative_difference, run_together
+from tests.sources import open_set
 
 STEPS = 10
 TOLERANCE = 1e-5
@@ -164,17 +164,14 @@ def hf_model_of(log_dir: Path, step: int) -> LlamaForSequenceClassification:
     return hf
 
 
-def table_of(dataset: Path, file: str) -> PairTable:
-    settings = load_settings("train", ["model=llama_quickstart", *common(dataset, dataset, 1)]).model
-    tokenizer = load_tokenizer(str(dataset / "tokenizer"), None)
-    patterns = [str(dataset / file)]
-    return load_pairs("x", patterns, settings.data, settings.encoder_seq_length, tokenizer, needs_margin=False)[0]
+def pairs_of(dataset: Path, file: str) -> PairSet:
+    return open_set(str(dataset / file), load_tokenizer(str(dataset / "tokenizer"), None))
 
 
 def test_validation_equals_transformers_over_every_pair(logs: Path, dataset: Path) -> None:
-    table = table_of(dataset, "random_val.parquet")
+    pairs = pairs_of(dataset, "random_val.parquet")
     with torch.no_grad():
-        rewards = padded_rewards(hf_model_of(logs / "initial", 1), whole_sequences(table, range(len(table))))
+        rewards = padded_rewards(hf_model_of(logs / "initial", 1), whole_sequences(pairs, range(37)))
     chosen, rejected = rewards[0::2], rewards[1::2]
     expected = {
         "loss": -torch.nn.functional.logsigmoid(chosen - rejected).mean(),
@@ -186,14 +183,14 @@ def test_validation_equals_transformers_over_every_pair(logs: Path, dataset: Pat
     }
     for key, value in expected.items():
         assert metrics(logs / "initial", f"val/held_out/{key}") == pytest.approx([value.item()], abs=1e-5)
-    assert len(table) == 37
+    assert len(pairs.epoch) == 37
 
 
 def test_twenty_steps_equal_a_plain_pytorch_loop_over_transformers(logs: Path, dataset: Path) -> None:
     hf = hf_model_of(logs / "initial", 1)
-    table = table_of(dataset, "random.parquet")
-    expected = plain_loop(hf, table, steps=20, batch=16, seed=1234, lr=1e-4)
-    untrained = plain_loop(hf_model_of(logs / "initial", 1), table, steps=20, batch=16, seed=1234, lr=0.0)
+    pairs = pairs_of(dataset, "random.parquet")
+    expected = plain_loop(hf, pairs, steps=20, batch=16, seed=1234, lr=1e-4)
+    untrained = plain_loop(hf_model_of(logs / "initial", 1), pairs, steps=20, batch=16, seed=1234, lr=0.0)
     assert metrics(logs / "twenty steps", "train/loss") == pytest.approx(expected, abs=1e-4)
     assert max(abs(a - b) for a, b in zip(expected, untrained, strict=True)) > 0.05
 

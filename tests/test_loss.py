@@ -12,9 +12,9 @@ from nemo_bt.settings import LossSettings
 PLAIN = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
 
 
-def loss(chosen: float, rejected: float, strength: float = 0.0, **terms: float) -> float:
+def loss(chosen: float, rejected: float, strength: float = 0.0, weight: float = 1.0, **terms: float) -> float:
     settings = replace(PLAIN, **terms)
-    return bradley_terry_loss(*(torch.tensor([x]) for x in (chosen, rejected, strength)), settings).item()
+    return bradley_terry_loss(*(torch.tensor([x]) for x in (chosen, rejected, strength, weight)), settings).item()
 
 
 def test_equal_rewards_cost_ln_2() -> None:
@@ -44,9 +44,15 @@ def test_centering_adds_the_squared_sum() -> None:
     assert loss(1.5, -0.5, center_rewards_coefficient=0.01) == pytest.approx(expected)
 
 
+def test_a_weight_multiplies_every_term() -> None:
+    assert loss(1.5, -0.5, weight=0.5, center_rewards_coefficient=0.01) == pytest.approx(
+        0.5 * (math.log(1 + math.exp(-2.0)) + 0.01)
+    )
+
+
 def test_gradient_is_minus_the_probability_of_being_wrong() -> None:
     chosen = torch.tensor([1.5], requires_grad=True)
-    bradley_terry_loss(chosen, torch.tensor([-0.5]), torch.zeros(1), PLAIN).sum().backward()
+    bradley_terry_loss(chosen, torch.tensor([-0.5]), torch.zeros(1), torch.ones(1), PLAIN).sum().backward()
     assert chosen.grad.item() == pytest.approx(-1 / (1 + math.exp(2.0)))
 
 

@@ -3,12 +3,29 @@
 import pytest
 import torch
 
-from nemo_bt.metrics import SUMS, means, pair_sums
+from nemo_bt.metrics import SUMS, means, means_by_source, pair_sums
+
+
+def sums_of(*values_P: torch.Tensor) -> torch.Tensor:
+    return pair_sums(*values_P, torch.zeros(len(values_P[0]), dtype=torch.int64), num_sources=1)
+
+
+def test_sources_are_summed_apart() -> None:
+    loss, chosen, rejected = torch.rand(3, 5)
+    sums = pair_sums(loss, chosen, rejected, torch.tensor([2, 0, 2, 2, 0]), num_sources=3)
+    assert sums[0].tolist() == sums_of(loss[[1, 4]], chosen[[1, 4]], rejected[[1, 4]])[0].tolist()
+    assert sums.sum(0).tolist() == pytest.approx(sums_of(loss, chosen, rejected)[0].tolist())
+    record = means_by_source(sums.tolist(), ["a", "b", "c"])
+    assert record["source/a/loss"] == pytest.approx(loss[[1, 4]].mean().item())
+    assert (record["source/a/pairs"], record["source/c/pairs"]) == (2, 3)
+    assert not any(name.startswith("source/b") for name in record)
+    assert means_by_source(sums[:1].tolist(), ["a"]) == {}
 
 
 def test_sums_count_right_pairs_and_ties_apart() -> None:
     chosen, rejected = torch.tensor([2.0, 1.0, 0.5]), torch.tensor([1.0, 1.0, 1.5])
-    sums = dict(zip(SUMS, pair_sums(torch.tensor([0.1, 0.2, 0.3]), chosen, rejected).tolist(), strict=True))
+    (sums_M,) = sums_of(torch.tensor([0.1, 0.2, 0.3]), chosen, rejected).tolist()
+    sums = dict(zip(SUMS, sums_M, strict=True))
     assert sums == pytest.approx(
         {
             "pairs": 3,
@@ -23,13 +40,13 @@ def test_sums_count_right_pairs_and_ties_apart() -> None:
 
 
 def test_no_pairs_sum_to_zero() -> None:
-    assert pair_sums(torch.empty(0), torch.empty(0), torch.empty(0)).tolist() == [0.0] * len(SUMS)
+    assert sums_of(torch.empty(0), torch.empty(0), torch.empty(0)).tolist() == [[0.0] * len(SUMS)]
 
 
 def test_adding_sums_weighs_every_pair_the_same() -> None:
     loss, chosen, rejected = torch.rand(3, 5)
-    whole = pair_sums(loss, chosen, rejected)
-    parts = sum(pair_sums(loss[i], chosen[i], rejected[i]) for i in (slice(0, 1), slice(1, 5)))
+    whole = sums_of(loss, chosen, rejected)[0]
+    parts = sum(sums_of(loss[i], chosen[i], rejected[i])[0] for i in (slice(0, 1), slice(1, 5)))
     assert means(parts.tolist()) == pytest.approx(means(whole.tolist()))
     assert means(whole.tolist())["loss"] == pytest.approx(loss.mean().item())
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nemo_bt.packing import PairSizes, num_steps, pair_cost, pairs_of_step, plan_streams, validation_batches
+from nemo_bt.packing import PairParts, PairSizes, bundle_pairs, plan_streams
 
 
 def sizes_of(tokens: list[int]) -> PairSizes:
@@ -48,31 +48,39 @@ def test_fewer_pairs_than_ranks_leave_empty_streams() -> None:
     assert sorted(map(len, (streams[0] for streams in plan_streams(sizes_of([5]), 10, 3)))) == [0, 0, 1]
 
 
-def test_epochs_use_every_pair_once_before_any_twice() -> None:
-    seen = np.concatenate([pairs_of_step(7, step, 4, 10) for step in range(5)])
-    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
-    assert seen[:10].tolist() != seen[10:].tolist() != list(range(10))
-
-
-def test_the_plan_depends_on_seed_and_step_alone() -> None:
-    assert pairs_of_step(7, 3, 8, 100).tolist() == pairs_of_step(7, 3, 8, 100).tolist()
-    assert pairs_of_step(7, 3, 8, 100).tolist() != pairs_of_step(8, 3, 8, 100).tolist()
-
-
-def test_a_batch_may_be_larger_than_the_data() -> None:
-    assert sorted(pairs_of_step(0, 0, 6, 3)) == [0, 0, 1, 1, 2, 2]
-
-
-def test_steps_of_a_run_are_whole() -> None:
-    assert num_steps(10, 4, 1) == 2
-    assert num_steps(10, 4, 2) == 5
+def parts_of(
+    prompts: list[int], prefix: list[int], starts: list[tuple[int, int]], tokens: list[tuple[int, int]]
+) -> PairParts:
+    return PairParts(*(np.array(values) for values in (prompts, prefix, starts, tokens)))
 
 
 def test_cost_counts_what_attention_reads() -> None:
-    n = [np.array([x]) for x in (8, 4, 4)]
+    _, sizes = bundle_pairs(parts_of([0], [8], [(8, 12)], [(4, 4)]), 100, hidden_size=256)
     attended = sum(range(1, 13)) + sum(range(9, 13))
-    assert pair_cost(*n, hidden_size=256)[0] == pytest.approx(16 + attended / (6 * 256))
+    assert sizes.cost[0] == pytest.approx(16 + attended / (6 * 256))
 
 
-def test_validation_takes_every_pair_once() -> None:
-    assert [list(batch) for batch in validation_batches(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+ALL_PAIRS_OF_FOUR = [(10, 20), (10, 30), (10, 40), (20, 30), (20, 40), (30, 40)]
+
+
+def test_pairs_of_a_prompt_cost_it_once_and_each_response_once() -> None:
+    parts = parts_of([7] * 6 + [8], [100] * 6 + [5], [*ALL_PAIRS_OF_FOUR, (200, 300)], [(10, 10)] * 6 + [(3, 4)])
+    bundles, sizes = bundle_pairs(parts, 1000, hidden_size=256)
+    assert bundles == [[0, 1, 2, 3, 4, 5], [6]]
+    assert sizes.tokens.tolist() == [100 + 4 * 10, 5 + 3 + 4]
+    attended = sum(range(1, 101)) + 4 * sum(range(101, 111))
+    assert sizes.cost[0] == pytest.approx(140 + attended / (6 * 256))
+
+
+def test_a_bundle_longer_than_a_stream_becomes_several() -> None:
+    parts = parts_of([7] * 6, [100] * 6, ALL_PAIRS_OF_FOUR, [(10, 10)] * 6)
+    bundles, sizes = bundle_pairs(parts, 130, hidden_size=256)
+    assert sorted(pair for bundle in bundles for pair in bundle) == list(range(6))
+    assert sizes.tokens.max() <= 130
+    assert len(bundles) < 6
+
+
+def test_pairs_of_different_prompts_are_not_put_together() -> None:
+    bundles, sizes = bundle_pairs(parts_of([0, 1], [4, 4], [(1, 2), (1, 2)], [(5, 6), (5, 6)]), 100, hidden_size=256)
+    assert bundles == [[0], [1]]
+    assert sizes.tokens.tolist() == [15, 15]

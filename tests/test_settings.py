@@ -26,7 +26,7 @@ def test_nemo_names_reach_the_settings() -> None:
     settings = load("model.optim.lr=3e-6", "trainer.precision=32", "model.data.train=[a.parquet,b.parquet]")
     assert settings.model.optim.lr == 3e-6
     assert settings.trainer.precision == "32"
-    assert settings.model.data.train == ["a.parquet", "b.parquet"]
+    assert [source.path for source in settings.model.data.train] == [["a.parquet"], ["b.parquet"]]
     assert (settings.model.num_layers, settings.model.hidden_size) == (4, 256)
 
 
@@ -52,7 +52,13 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
         (["model=nothing"], r"Could not find 'model/nothing'"),
         (["trainer.devices=["], r"\["),
         (["model.data.train=5"], r"model\.data\.train: Input should be a valid list"),
+        (["model.data.train=[{file: x}]"], r"model\.data\.train\[0\]: unknown key file\. A source has format"),
+        (["model.data.train=[{fraction: 0.5}]"], r"model\.data\.train\[0\]: expected a path, got"),
+        (["model.data.train=[{path: x, pairs: {most: 2}}]"], r"unknown key pairs\.most\. It has mode, max_pairs"),
+        (["model.data.train=[{path: x, fraction: big}]"], r"train\.0\.fraction: Input should be a valid number"),
+        (["model.data.train=[a/x.parquet, b/x.parquet]"], r"several sources are called 'x'\. Give them names"),
         (["model.data.validation=x.parquet"], r"model\.data\.validation: Input should be a valid dictionary"),
+        (["model.data.validation={hh: x}"], r"model\.data\.validation: entries .* a plus: \+model\.data\.validation\."),
         (["+model.data.validation.hh=3"], r"model\.data\.validation\.hh: Input should be a valid list"),
         (["model.data=null"], r"model\.data: expected a section of keys, got None"),
         (["~model.data.train"], r"model\.data\.train: Input should be a valid list"),
@@ -100,8 +106,18 @@ def test_a_value_that_has_to_be_given_is_named() -> None:
         (["model.loss.label_smoothing=0.5"], r"label_smoothing: expected \[0, 0\.5\), got 0\.5"),
         (["model.optim.betas=[0.9]"], r"betas: expected two numbers in \[0, 1\)"),
         (["model.optim.betas=[1.5,2]"], r"betas: expected two numbers in \[0, 1\)"),
-        (["model.data.train=[]"], r"model\.data\.train: expected at least one parquet file"),
+        (["model.data.train=[]"], r"model\.data\.train: expected at least one source of pairs"),
         (["+model.data.validation.train=x"], r"a set cannot be named 'train'"),
+        (["+model.data.validation.x=[]"], r"validation\.x: expected at least one source of pairs"),
+        (["model.data.train=[{path: x, fraction: 1, count: 2}]"], r"train 'x': fraction and count are both set"),
+        (["model.data.train=[{path: x, fraction: 1.5}]"], r"train 'x' fraction: expected \(0, 1\], got 1\.5"),
+        (["model.data.train=[{path: x, count: 0}]"], r"train 'x' count: expected more than 0, got 0"),
+        (["model.data.train=[{path: x, weight: -1}]"], r"train 'x' weight: expected 0 or more, got -1"),
+        (["model.data.pairs.mode=some"], r"pairs\.mode: expected one of best_vs_worst, .*, got some"),
+        (["model.data.pairs.max_pairs_per_prompt=0"], r"max_pairs_per_prompt: expected 1 or more, got 0"),
+        (["model.data.pairs.seed=-1"], r"pairs\.seed: expected 0 or more, got -1"),
+        (["model.data.length_policy=cut"], r"length_policy: expected one of drop, truncate_prompt_left, error"),
+        (["model.data.num_workers=0"], r"num_workers: expected 1 or more, got 0"),
         (["model.tokenizer.type=null"], r"model\.tokenizer\.type: expected a tokenizer folder"),
     ],
 )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nemo_bt.stream import Group, build_stream, shared_prefix
+from nemo_bt.stream import Group, Pair, build_stream, shared_prefix
 
 
 def ids(*values: int) -> np.ndarray:
@@ -11,15 +11,18 @@ def ids(*values: int) -> np.ndarray:
 
 
 def test_stream_of_a_pair_and_a_ranked_group() -> None:
-    pair = Group(ids(1, 2), (ids(3, 4), ids(5)), margin=0.5)
-    ranked = Group(ids(6), (ids(7), ids(8), ids(9, 10)))
+    pair = Group(ids(1, 2), (ids(3, 4), ids(5)), (Pair(1, 0, margin=0.5, weight=2.0, source=1),))
+    ranked = Group(ids(6), (ids(7), ids(8), ids(9, 10)), (Pair(0, 2), Pair(2, 1)))
     stream = build_stream([pair, ranked], pad_id=0)
+    assert stream.pairs_P2.tolist() == [[1, 0], [2, 4], [4, 3]]
     assert stream.tokens_1T.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
     assert stream.positions_1T.tolist() == [[0, 1, 2, 3, 2, 0, 1, 1, 1, 2]]
     assert stream.segments_C4.tolist() == [[0, 2, 2, 4], [0, 2, 4, 5], [5, 6, 6, 7], [5, 6, 7, 8], [5, 6, 8, 10]]
     assert stream.scored_C.tolist() == [3, 4, 6, 7, 9]
-    assert stream.margin_P.tolist() == [0.5, 0.0]
-    assert (stream.num_pairs, stream.num_real_tokens, pair.num_tokens) == (2, 10, 5)
+    assert stream.margin_P.tolist() == [0.5, 0.0, 0.0]
+    assert stream.weight_P.tolist() == [2.0, 1.0, 1.0]
+    assert stream.source_P.tolist() == [1, 0, 0]
+    assert (stream.num_pairs, stream.num_real_tokens, pair.num_tokens) == (3, 10, 5)
 
 
 def test_empty_prefix_is_plain_packing() -> None:

@@ -7,28 +7,8 @@ from typing import Any
 import pytest
 
 from nemo_bt.data.synthetic import THINGS, make_pairs
-from nemo_bt.data.tokenizer import load_tokenizer, tokenize
+from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
-from tests.preferences import messages
-
-
-def test_text_gets_one_bos_and_ends_in_eos(tokenizer: Any) -> None:
-    (ids,) = tokenize(tokenizer, ["I bring tea."])
-    assert ids[0] == tokenizer.bos_token_id
-    assert ids[-1] == tokenizer.eos_token_id
-    assert list(ids).count(tokenizer.bos_token_id) == list(ids).count(tokenizer.eos_token_id) == 1
-
-
-def test_no_rows_tokenize_to_nothing(tokenizer: Any) -> None:
-    assert tokenize(tokenizer, []) == []
-
-
-def test_a_template_that_refuses_a_conversation_is_named(tmp_path: Path, tokenizer: Any) -> None:
-    picky = load_tokenizer(
-        saved(tokenizer, tmp_path, chat_template="{{ raise_exception('roles must alternate') }}"), None
-    )
-    with pytest.raises(UserError, match=r"chat template refuses a conversation of the data .roles must alternate"):
-        tokenize(picky, [messages("a", "b")])
 
 
 def saved(tokenizer: Any, folder: Path, **changes: Any) -> str:
@@ -61,12 +41,6 @@ def test_a_folder_without_tokenizer_is_named(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path), None)
     with pytest.raises(UserError, match=r"/nowhere is not a folder"):
         load_tokenizer("/nowhere", None)
-
-
-def test_messages_need_a_chat_template(tmp_path: Path, tokenizer: Any) -> None:
-    plain = load_tokenizer(saved(tokenizer, tmp_path, chat_template=None), None)
-    with pytest.raises(UserError, match="no chat template, which message lists need"):
-        tokenize(plain, [messages("a", "b")])
 
 
 def test_synthetic_answers_cannot_be_told_without_the_prompt() -> None:

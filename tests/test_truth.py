@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nemo_bt.settings import LossSettings
-from nemo_bt.stream import Group, build_stream
+from nemo_bt.stream import Group, Pair, build_stream
 from tests.reference import hf_names, llama, padded_rewards
 from tests.runs import relative_difference
 
@@ -38,6 +38,9 @@ def reference(model: Any) -> Any:
     return hf
 
 
+PAIRS = {1: (), 2: (Pair(0, 1),), 4: (Pair(0, 1), Pair(3, 2), Pair(0, 2))}
+
+
 def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[Group]:
     rng = random.Random(seed)
 
@@ -48,9 +51,10 @@ def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[G
     for _ in range(6):
         prefix, continuations = ids(50), [ids(30) for _ in range(num_continuations)]
         if shared:
-            groups.append(Group(prefix, tuple(continuations)))
+            groups.append(Group(prefix, tuple(continuations), PAIRS[num_continuations]))
         else:
-            groups.append(Group(prefix[:0], tuple(np.concatenate([prefix, c]) for c in continuations)))
+            whole = tuple(np.concatenate([prefix, c]) for c in continuations)
+            groups.append(Group(prefix[:0], whole, PAIRS[num_continuations]))
     return groups
 
 
@@ -78,8 +82,11 @@ def test_filling_changes_no_reward(model: Any) -> None:
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt repeated"])
-def test_loss_and_every_gradient_equal_transformers(model: Any, reference: Any, shared: bool) -> None:
-    groups = random_groups(2, shared)
+@pytest.mark.parametrize("num_continuations", [2, 4])
+def test_loss_and_every_gradient_equal_transformers(
+    model: Any, reference: Any, num_continuations: int, shared: bool
+) -> None:
+    groups = random_groups(num_continuations, shared)
     stream = build_stream(groups, pad_id=0)
     reduction = model.training_loss_reduction
     reduction.setup(stream)
@@ -87,7 +94,9 @@ def test_loss_and_every_gradient_equal_transformers(model: Any, reference: Any, 
     model.zero_grad()
     (loss_sum / num_pairs).backward()
     hf = padded_rewards(reference, sequences(groups))
-    expected_loss = -torch.nn.functional.logsigmoid(hf[0::2] - hf[1::2]).mean()
+    by_group = hf.view(-1, num_continuations)
+    gaps = [by_group[i, pair.chosen] - by_group[i, pair.rejected] for i, g in enumerate(groups) for pair in g.pairs]
+    expected_loss = -torch.nn.functional.logsigmoid(torch.stack(gaps)).mean()
     expected_loss.backward()
     assert (loss_sum / num_pairs).item() == pytest.approx(expected_loss.item(), rel=1e-5)
     gradients = hf_names({name: p.grad for name, p in model.module.named_parameters()}, reference.config)
@@ -126,7 +135,8 @@ def test_adam_without_decoupled_decay_is_refused(model: Any) -> None:
 def test_margins_reach_the_loss_of_their_pair(model: Any) -> None:
     from nemo_bt.model.reward_model import PairLossReduction
 
-    groups = [replace(group, margin=0.3 * i) for i, group in enumerate(random_groups(2, shared=True))]
+    groups = random_groups(2, shared=True)
+    groups = [replace(group, pairs=(Pair(0, 1, margin=0.3 * i),)) for i, group in enumerate(groups)]
     reduction = PairLossReduction(LossSettings(True, False, 0.0, 0.0))
     reduction.setup(build_stream(groups, pad_id=0))
     reward = torch.randn(12)

@@ -1,158 +1,216 @@
-"""Parquet files -> rows of chosen, rejected and margin, with every structural mistake named by file and row.
+"""Files -> chunks of rows -> rows as dicts. A file is never in memory as a whole.
 
-A side is a text or a list of {"role", "content"} messages; the column's type says which.
+Chunks are what worker processes get: as bytes, so that they parse them, not the process that reads.
 """
 
 from __future__ import annotations
 
-import glob
-import math
-from collections.abc import Iterator, Sequence
+import io
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nemo_bt.data.account import RowError
+from nemo_bt.data.files import DataFile
 from nemo_bt.errors import UserError
 
-Side = Any
-"""str, or list[dict[str, str]] of messages."""
+Row: TypeAlias = "dict[str, Any] | RowError"
+"""A row as it stands in the file, or why it cannot be read."""
 
-_MESSAGES = "list<struct<role: string, content: string>>"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One preference as the file has it."""
-
-    chosen: Side
-    rejected: Side
-    margin: float
-    number: int
-    """Row in the file, from 0."""
+_CHUNK_ROWS = 512
+_CHUNK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Names of the columns to read; `margin` is None where no loss term needs it."""
+class Chunk:
+    """Consecutive rows of one file.
 
-    chosen: str
-    rejected: str
-    margin: str | None
+    Args:
+        file: name, for messages.
+        first_row: number in the file of the first, from 0.
+        num_rows: in the chunk.
+        payload: an Arrow stream, the lines of a JSONL file, or rows that are parsed already.
+        end_bytes: how far into the stored file the chunk reaches, for the progress bar.
+    """
+
+    file: str
+    first_row: int
+    num_rows: int
+    payload: bytes | list[bytes] | list[Row]
+    end_bytes: int
+
+    def rows(self) -> list[Row]:
+        """The rows, parsed."""
+        if isinstance(self.payload, bytes):
+            parsed: list[Row] = pa.ipc.open_stream(self.payload).read_all().to_pylist()
+            return parsed
+        return [_parse(line) if isinstance(line, bytes) else line for line in self.payload]
 
 
-def find_files(patterns: Sequence[str], setting: str) -> list[str]:
-    """Files that the patterns name, sorted within each pattern.
+def read_chunks(
+    file: DataFile, columns: list[str] | None, same_prompt: Callable[[Row, Row], bool] | None
+) -> Iterator[Chunk]:
+    """Chunks of one file, in order.
+
+    Args:
+        file: to read.
+        columns: of a parquet or Arrow file, all of them if None.
+        same_prompt: whether two neighbouring rows have to stay in one chunk; None if none have to.
 
     Raises:
-        UserError: a pattern matches no file; `setting` says where it was written.
+        UserError: not a file of its kind, or one that ends in the middle; names the file, and the row where it can.
     """
-    files: dict[str, None] = {}  # in order, each once
-    for pattern in patterns:
-        found = [str(pattern)] if Path(pattern).is_file() else sorted(glob.glob(str(pattern)))
-        if not found:
-            raise UserError(f"{setting}: no file matches {pattern}. Give an existing parquet file or a glob.")
-        files |= dict.fromkeys(found)
-    return list(files)
-
-
-def read_rows(file: str, columns: Columns) -> Iterator[Row]:
-    """Rows of one parquet file, a batch in memory at a time.
-
-    Raises:
-        UserError: not parquet, no rows, a column missing or of another type, an empty cell, a reply that is not
-            the assistant's. Names the file, and the row and column where there is one.
-    """
-    parquet = _open(file)
-    _check_schema(file, parquet.schema_arrow, columns)
-    if parquet.metadata.num_rows == 0:
-        raise UserError(f"{file}: 0 rows, expected at least one preference pair. Give a file with rows.")
-    names = [columns.chosen, columns.rejected] + ([columns.margin] if columns.margin else [])
+    readers = {"parquet": _parquet, "arrow": _arrow, "jsonl": _lines, "json": _json}
     number = 0
     try:
-        for batch in parquet.iter_batches(batch_size=1024, columns=names):
-            table = [batch.column(name).to_pylist() for name in names]
-            for cells in zip(*table, strict=True):
-                for name, cell in zip(names, cells, strict=True):
-                    _check_cell(file, number, name, cell)
-                yield Row(cells[0], cells[1], float(cells[2]) if columns.margin else 0.0, number)
-                number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: cannot be read beyond row {number} ({error}). Write it again.") from error
-
-
-def is_text(side: Side) -> bool:
-    """Whether a side is plain text, not messages."""
-    return isinstance(side, str)
-
-
-def response_of(side: Side) -> str:
-    """The text that is judged: the last message, what follows the last "Assistant:" turn, or all of a text."""
-    if not is_text(side):
-        return str(side[-1]["content"])
-    return str(side).rsplit("\n\nAssistant:", 1)[-1]
-
-
-def _open(file: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowException, OSError) as error:
+        chunks = readers[file.kind](file, columns)
+        for chunk in _whole_prompts(chunks, same_prompt) if same_prompt else chunks:
+            number = chunk.first_row + chunk.num_rows
+            yield chunk
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(
-            f"{file}: expected a parquet file, found one that cannot be read as such ({error}). "
-            "Write it again, or point model.data at a parquet file."
+            f"{file.name}: expected a whole {file.kind} file, found one that cannot be read beyond row {number} "
+            f"({error}). Write it again."
         ) from error
 
 
-def _check_schema(file: str, schema: pa.Schema, columns: Columns) -> None:
-    settings = {columns.chosen: "chosen_key", columns.rejected: "rejected_key", columns.margin: "margin_key"}
-    for name, key in settings.items():
-        if name is not None and schema.names.count(name) != 1:
-            found = "no" if name not in schema.names else f"{schema.names.count(name)} times the"
-            raise UserError(
-                f"{file}: {found} column '{name}', found {', '.join(schema.names)}. "
-                f"Set model.data.{key} to one of these."
-            )
-    kinds = {name: _kind(schema.field(name).type) for name in (columns.chosen, columns.rejected)}
-    for name, kind in kinds.items():
-        if kind is None:
-            raise UserError(
-                f"{file}: column '{name}' has type {schema.field(name).type}, expected string or {_MESSAGES}. "
-                f"Convert the column, or set model.data.{settings[name]} to another one."
-            )
-    if len(set(kinds.values())) > 1:
-        raise UserError(f"{file}: columns have different types ({kinds}); make both string or both {_MESSAGES}.")
-    if columns.margin is not None:
-        margin_type = schema.field(columns.margin).type
-        if not (pa.types.is_floating(margin_type) or pa.types.is_integer(margin_type)):
-            raise UserError(
-                f"{file}: column '{columns.margin}' has type {margin_type}, expected a number. Convert it, set "
-                "model.data.margin_key to another column, or turn off model.loss.margin and model.loss.scale."
-            )
+def first_rows(file: DataFile) -> list[Row]:
+    """Rows of the first chunk, to see what a file has.
+
+    Raises:
+        UserError: it has none, or see `read_chunks`.
+    """
+    for chunk in read_chunks(file, None, None):
+        return chunk.rows()
+    raise UserError(f"{file.name}: 0 rows, expected at least one preference. Give a file with rows.")
 
 
-def _kind(column_type: pa.DataType) -> str | None:
-    if pa.types.is_string(column_type) or pa.types.is_large_string(column_type):
-        return "text"
-    if pa.types.is_list(column_type) or pa.types.is_large_list(column_type):
-        item = column_type.value_type
-        if pa.types.is_struct(item):
-            fields = {item.field(i).name: _kind(item.field(i).type) for i in range(item.num_fields)}
-            if fields.get("role") == fields.get("content") == "text":
-                return "messages"
-    return None
+def _parquet(file: DataFile, columns: list[str] | None) -> Iterator[Chunk]:
+    with file.open() as stored:
+        parquet = pq.ParquetFile(stored)
+        names, total = parquet.schema_arrow.names, parquet.metadata.num_rows
+        _refuse_doubled(file, names)
+        wanted = None if columns is None else [name for name in names if name in columns]
+        number = 0
+        for batch in parquet.iter_batches(_CHUNK_ROWS, columns=wanted, use_threads=False):
+            done = file.num_bytes * (number + len(batch)) // total
+            yield from _batch(file, batch, number, done)
+            number += len(batch)
 
 
-def _check_cell(file: str, number: int, name: str, cell: Any) -> None:
-    where = f"{file} row {number} column '{name}'"
-    if cell is None:
-        raise UserError(f"{where}: empty cell, expected a value. Fill it or remove the row.")
-    if isinstance(cell, float | int) and not 0 <= cell < math.inf:
-        raise UserError(f"{where}: margin {cell}, expected a finite number of 0 or more. Mend or remove the row.")
-    if isinstance(cell, list):
-        if any(message is None or message["role"] is None or message["content"] is None for message in cell):
-            raise UserError(f"{where}: a message without role or content. Fill it or remove the row.")
-        if not cell or cell[-1]["role"] != "assistant":
-            last = cell[-1]["role"] if cell else "nothing"
-            raise UserError(f"{where}: ends with {last}, expected an assistant message: it is what gets the reward.")
+def _arrow(file: DataFile, columns: list[str] | None) -> Iterator[Chunk]:
+    with file.open() as stored:
+        reader = pa.ipc.open_stream(pa.PythonFile(stored, "r"))
+        _refuse_doubled(file, reader.schema.names)
+        number = 0
+        for batch in reader:
+            wanted = batch if columns is None else batch.select([n for n in batch.schema.names if n in columns])
+            yield from _batch(file, wanted, number, stored.tell())
+            number += len(batch)
+
+
+def _refuse_doubled(file: DataFile, names: list[str]) -> None:
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise UserError(f"{file.name}: several columns are called '{doubled[0]}'. Rename or remove all but one.")
+
+
+def _batch(file: DataFile, batch: pa.RecordBatch, first_row: int, end_bytes: int) -> Iterator[Chunk]:
+    """Chunks of one batch; only the bytes of its own rows are copied."""
+    for start in range(0, len(batch), _CHUNK_ROWS):
+        part = pa.Table.from_batches([batch.slice(start, _CHUNK_ROWS)])
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, part.schema) as writer:
+            writer.write_table(part)
+        yield Chunk(file.name, first_row + start, len(part), sink.getvalue(), end_bytes)
+
+
+def _lines(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
+    lines, stored = file.open_lines()
+    with stored:
+        yield from _line_chunks(file, lines, stored)
+
+
+def _line_chunks(file: DataFile, lines: BinaryIO, stored: BinaryIO) -> Iterator[Chunk]:
+    payload: list[bytes] = []
+    number = num_bytes = 0
+    for line in lines:
+        payload.append(line)
+        num_bytes += len(line)
+        if len(payload) == _CHUNK_ROWS or num_bytes > _CHUNK_BYTES:
+            yield Chunk(file.name, number, len(payload), payload, stored.tell())
+            number, payload, num_bytes = number + len(payload), [], 0
+    while payload and not payload[-1].strip():
+        payload.pop()  # an empty line at the end is no row
+    if payload:
+        yield Chunk(file.name, number, len(payload), payload, file.num_bytes)
+
+
+def _json(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
+    """A .json file is an array of objects, or lines of them."""
+    lines, stored = file.open_lines()
+    with stored:
+        text = io.TextIOWrapper(lines, encoding="utf-8")
+        start = text.read(1 << 16)
+        if not start.lstrip().startswith("["):
+            yield from _lines(file)
+            return
+        payload: list[Row] = []
+        number = 0
+        for row in _array(start.lstrip()[1:], text):
+            payload.append(row if isinstance(row, dict) else RowError("unreadable", f"{str(row)[:80]}"))
+            if len(payload) == _CHUNK_ROWS:
+                yield Chunk(file.name, number, len(payload), payload, stored.tell())
+                number, payload = number + len(payload), []
+        if payload:
+            yield Chunk(file.name, number, len(payload), payload, file.num_bytes)
+
+
+def _array(buffer: str, text: io.TextIOWrapper) -> Iterator[Any]:
+    """Elements of a JSON array whose opening bracket is read, with one element in memory at a time."""
+    decoder = json.JSONDecoder()
+    step = 1 << 16
+    while True:
+        buffer = buffer.lstrip().removeprefix(",").lstrip()
+        if buffer.startswith("]"):
+            return
+        try:
+            element, end = decoder.raw_decode(buffer)
+            if end == len(buffer):
+                raise json.JSONDecodeError("more may follow", buffer, end)  # a number may go on in the next block
+        except json.JSONDecodeError:
+            more = text.read(step)
+            if not more:
+                raise
+            buffer, step = buffer + more, 2 * step  # doubling: a long element is tried again only a few times
+            continue
+        yield element
+        buffer, step = buffer[end:], 1 << 16
+
+
+def _parse(line: bytes) -> Row:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return RowError("unreadable", str(error)[:200])
+    return row if isinstance(row, dict) else RowError("unreadable", f"found {type(row).__name__}")
+
+
+def _whole_prompts(chunks: Iterator[Chunk], same_prompt: Callable[[Row, Row], bool]) -> Iterator[Chunk]:
+    """Chunks that end where a prompt does, parsed already."""
+    held: list[Row] = []
+    last = None
+    for last in chunks:
+        start, rows = last.first_row - len(held), held + last.rows()
+        cut = len(rows) - 1
+        while cut > 0 and same_prompt(rows[cut - 1], rows[cut]):
+            cut -= 1
+        held = rows[cut:]
+        if cut:
+            yield Chunk(last.file, start, cut, rows[:cut], last.end_bytes)
+    if last is not None and held:
+        yield Chunk(last.file, last.first_row + last.num_rows - len(held), len(held), held, last.end_bytes)

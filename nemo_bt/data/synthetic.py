@@ -16,7 +16,6 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_bt.data.rows import Columns
 from nemo_bt.data.train_tokenizer import texts_of, train_tokenizer
 
 NAMES = ("Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Ida", "Jon", "Kim", "Lea", "Max")
@@ -59,7 +58,7 @@ def write_dataset(folder: Path, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in zip(("train", "validation"), make_pairs(seed), strict=True):
         pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
-    texts = texts_of([str(folder / "train.parquet")], Columns("chosen", "rejected", None))
+    texts = texts_of([str(folder / "train.parquet")])
     train_tokenizer(texts, VOCAB_SIZE, folder / "tokenizer")
 
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import TemplateError
-
-from nemo_bt.data.rows import Side, is_text
 from nemo_bt.errors import UserError
-from nemo_bt.stream import Ids
 
 _CONFIG = "tokenizer_config.json"
 _FILES = (
@@ -65,16 +59,17 @@ def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] 
     return tokenizer
 
 
-def keep_tokenizer(tokenizer: Any, folder: Path, target: Path) -> None:
-    """Put a tokenizer into `target`: its own files byte for byte, or saved anew where its pad token was chosen here.
+def keep_tokenizer(tokenizer: Any, folder: Path, target: Path, new_template: bool = False) -> None:
+    """Put a tokenizer into `target`: its own files byte for byte, or saved anew where a part of it was chosen here.
 
     Args:
         tokenizer: from `load_tokenizer`.
         folder: that it was loaded from.
         target: written to; may exist.
+        new_template: whether it was given another chat template; another pad token is seen by itself.
     """
     own = json.loads((folder / _CONFIG).read_text()).get("pad_token") if (folder / _CONFIG).exists() else None
-    if (own["content"] if isinstance(own, dict) else own) != tokenizer.pad_token:
+    if new_template or (own["content"] if isinstance(own, dict) else own) != tokenizer.pad_token:
         tokenizer.save_pretrained(target)
         return
     target.mkdir(exist_ok=True)
@@ -86,40 +81,3 @@ def keep_tokenizer(tokenizer: Any, folder: Path, target: Path) -> None:
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files of a Hugging Face folder that make its tokenizer and chat templates."""
     return sorted(file for pattern in _FILES for file in folder.glob(pattern) if file.is_file())
-
-
-def tokenize(tokenizer: Any, sides: Sequence[Side]) -> list[Ids]:
-    """Token ids of whole conversations.
-
-    Messages are rendered with the tokenizer's chat template, which brings its own special tokens. A text gets the
-    tokenizer's special tokens, and eos at its end: both sides of a pair end in the same token.
-
-    Args:
-        tokenizer: from `load_tokenizer`.
-        sides: all text or all messages.
-
-    Returns:
-        One int32 array each.
-
-    Raises:
-        UserError: messages, but the tokenizer has no chat template, or one that refuses them.
-    """
-    if not sides:
-        return []
-    if is_text(sides[0]):
-        ids = tokenizer(list(sides))["input_ids"]
-        eos = tokenizer.eos_token_id
-        return [np.array(i if eos is None or i[-1:] == [eos] else [*i, eos], dtype=np.int32) for i in ids]
-    if tokenizer.chat_template is None:
-        raise UserError(
-            f"{tokenizer.name_or_path}: no chat template, which message lists need. "
-            "Add chat_template to its tokenizer_config.json, or give columns of plain text."
-        )
-    try:
-        texts = [tokenizer.apply_chat_template(side, tokenize=False) for side in sides]
-    except TemplateError as error:
-        raise UserError(
-            f"{tokenizer.name_or_path}: its chat template refuses a conversation of the data ({error}). Mend the "
-            "conversation or the template; the template says which order of roles it expects."
-        ) from error
-    return [np.array(i, dtype=np.int32) for i in tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -9,7 +9,12 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nemo_bt.data.rows import Columns, Side, find_files, is_text, read_rows
+from nemo_bt.data.account import RowError
+from nemo_bt.data.choices import Side, Text
+from nemo_bt.data.detect import FORMATS, detect
+from nemo_bt.data.files import find_files
+from nemo_bt.data.rows import first_rows, read_chunks
+from nemo_bt.data.sources import source_of
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|end|>"
 CHAT_TEMPLATE = (
@@ -45,27 +50,37 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None
     fast.save_pretrained(folder)
 
 
-def texts_of(files: Sequence[str], columns: Columns) -> Iterable[str]:
-    """Every text and every message's content in the given files."""
-    for file in files:
-        for row in read_rows(file, columns):
-            for side in (row.chosen, row.rejected):
-                yield from _contents(side)
+def texts_of(paths: Sequence[str]) -> Iterable[str]:
+    """Every text and every message's content in preference files of any format; rows that cannot be read are left out.
+
+    Raises:
+        UserError: a path without files, a file without a known format.
+    """
+    for path in paths:
+        source = source_of(path)
+        for file in find_files(source, "--input"):
+            parse = FORMATS[detect(file, first_rows(file), source)].parse
+            for chunk in read_chunks(file, None, None):
+                for row in chunk.rows():
+                    try:
+                        sides = [] if isinstance(row, RowError) else parse(row, 0, source, False).sides
+                    except RowError:
+                        continue
+                    yield from (text for side in sides for text in _contents(side))
 
 
 def _contents(side: Side) -> list[str]:
-    return [str(side)] if is_text(side) else [message["content"] for message in side]
+    return [side.prompt + side.response] if isinstance(side, Text) else [message["content"] for message in side]
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--input", nargs="+", required=True, help="parquet files with chosen and rejected")
+    parser.add_argument("--input", nargs="+", required=True, help="preference files")
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--output", type=Path, required=True, help="tokenizer folder to write")
     args = parser.parse_args()
-    files = find_files(args.input, "--input")
-    train_tokenizer(texts_of(files, Columns("chosen", "rejected", None)), args.vocab_size, args.output)
+    train_tokenizer(texts_of(args.input), args.vocab_size, args.output)
     print(f"wrote {args.output}")
 
 

@@ -1,6 +1,6 @@
 """The NeMo model: a GPT configuration of NeMo with a reward head, trained on pair streams.
 
-Shape suffixes: C = continuations, P = pairs (C = 2P), M = sums of nemo_bt.metrics.
+Shape suffixes: C = continuations, P = pairs, S = sources of data, M = sums of nemo_bt.metrics.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class PairLossReduction(MegatronLossReduction):
 
         Args:
             batch: the stream; NeMo hands it over through `setup`.
-            reward_C: [C], float32; chosen and rejected alternate.
+            reward_C: [C], float32; a continuation may be in several pairs.
 
         Returns:
-            Loss sum in nats, number of pairs (int32), and the sums of nemo_bt.metrics, [M].
+            Loss sum in nats, number of pairs (int32), and the sums of nemo_bt.metrics, [S, M].
         """
-        chosen_P, rejected_P = reward_C[0::2], reward_C[1::2]
-        loss_P = bradley_terry_loss(chosen_P, rejected_P, batch.margin_P, self.settings)
+        chosen_P, rejected_P = reward_C[batch.pairs_P2].unbind(1)
+        loss_P = bradley_terry_loss(chosen_P, rejected_P, batch.margin_P, batch.weight_P, self.settings)
         num_pairs = torch.full((), batch.num_pairs, dtype=torch.int, device=loss_P.device)
-        return loss_P.sum(), num_pairs, pair_sums(loss_P, chosen_P, rejected_P)
+        return loss_P.sum(), num_pairs, pair_sums(loss_P, chosen_P, rejected_P, batch.source_P, batch.num_sources)
 
     def reduce(self, losses_reduced_per_micro_batch: Sequence[Tensor]) -> Tensor:
         """Mean loss over this rank's micro-batches; what is logged comes from the sums instead."""
-        sums_M = torch.stack(list(losses_reduced_per_micro_batch)).sum(0)
+        sums_M = torch.stack(list(losses_reduced_per_micro_batch)).sum((0, 1))
         return (sums_M[1] / sums_M[0].clamp(min=1)).float()
 
 

@@ -1,0 +1,192 @@
+"""Rows of a source -> the Arrow files of its cache, with every core."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from itertools import chain, islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from nemo_bt.data.account import Account
+from nemo_bt.data.custom import IDS, load_custom
+from nemo_bt.data.detect import detect
+from nemo_bt.data.encode import Recipe, encode, encode_ids
+from nemo_bt.data.files import DataFile
+from nemo_bt.data.layout import COLUMNS, Encoded
+from nemo_bt.data.rows import Chunk, first_rows, read_chunks
+from nemo_bt.errors import UserError
+from nemo_bt.terminal import Terminal
+
+TOKENS, PAIRS, ACCOUNT = "tokens.arrow", "pairs.arrow", "account.json"
+_SMALL_CHUNKS = 4
+
+Placed: TypeAlias = tuple[int, int, Chunk]
+"""Number of the file, bytes of those before it, and a chunk of it."""
+
+
+def build(
+    folder: Path, files: list[DataFile], recipe: Recipe, num_workers: int, terminal: Terminal, facts: dict[str, Any]
+) -> None:
+    """Write the cache of one source into an empty folder.
+
+    Args:
+        folder: exists; gets tokens.arrow (one column of ids), pairs.arrow (COLUMNS) and account.json.
+        files: in order; all of one format.
+        recipe: its format is what the source asks for, `auto` included.
+        num_workers: processes.
+        terminal: gets a bar of bytes read.
+        facts: what the cache is made from, for account.json.
+
+    Raises:
+        UserError: a file that cannot be read as it is named; files of different formats; a worker that was ended.
+    """
+    custom = load_custom(recipe, files) if recipe.source.custom_cls.name else None
+    recipe = replace(recipe, format=custom.format if custom else _format(recipe, files))
+    account = Account()
+    num_bytes = sum(file.num_bytes for file in files)
+    writer = _Writer(folder)
+    try:
+        chunks = custom.chunks() if custom else _chunks(files, recipe)
+        for done_bytes, encoded in _encoded(chunks, recipe, num_workers):
+            if not account.num_rows:  # the bar has a thread: it starts when all workers are forked
+                terminal.start(0, num_bytes, f"reading {recipe.source.name}, bytes")
+            writer.write(encoded)
+            account.add(encoded.account)
+            terminal.advance(done_bytes, f"{writer.num_pairs:,} pairs")
+        writer.close()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that tokenises {recipe.source.name} was ended, most often for want of memory. Set "
+            f"model.data.num_workers below {num_workers}."
+        ) from error
+    finally:
+        terminal.stop()
+    names = [file.name for file in files]
+    plain = {
+        "account": account.to_json(),
+        "files": names,
+        "format": recipe.format,
+        "largest_id": writer.largest_id,
+        "made_from": facts,
+    }
+    (folder / ACCOUNT).write_text(json.dumps(plain, indent=2) + "\n")
+
+
+def _format(recipe: Recipe, files: list[DataFile]) -> str:
+    found = {file.name: detect(file, first_rows(file), recipe.source) for file in files}
+    name, shape = next(iter(found.items()))
+    for other, its in found.items():
+        if its != shape:
+            raise UserError(
+                f"{name} has rows of format {shape}, {other} of format {its}. Expected one format in a source: make "
+                "them two sources, or set model.data.format."
+            )
+    return shape
+
+
+def _encoded(chunks: Iterator[Placed], recipe: Recipe, num_workers: int) -> Iterator[tuple[int, Encoded]]:
+    """Encoded chunks in order, each with the bytes read up to its end."""
+    first = list(islice(chunks, _SMALL_CHUNKS + 1))
+    if num_workers == 1 or len(first) <= _SMALL_CHUNKS:  # starting processes would take longer
+        for number, start_bytes, chunk in chain(first, chunks):
+            yield start_bytes + chunk.end_bytes, _encode(chunk, number, recipe)
+        return
+    # Forked, so that nothing is imported again; workers use one thread each and no torch.
+    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start_worker, (recipe,))
+    try:
+        waiting: deque[tuple[int, Future[Encoded]]] = deque()
+        for number, start_bytes, chunk in chain(first, chunks):
+            waiting.append((start_bytes + chunk.end_bytes, pool.submit(_encode_here, chunk, number)))
+            if len(waiting) > 3 * num_workers:  # bounds what is in memory
+                done_bytes, future = waiting.popleft()
+                yield done_bytes, future.result()
+        for done_bytes, future in waiting:
+            yield done_bytes, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _chunks(files: list[DataFile], recipe: Recipe) -> Iterator[Placed]:
+    same_prompt = recipe.same_prompt if recipe.groups_rows else None
+    start_bytes = 0
+    for number, file in enumerate(files):
+        for chunk in read_chunks(file, recipe.columns, same_prompt):
+            yield number, start_bytes, chunk
+        start_bytes += file.num_bytes
+
+
+_recipe: Recipe | None = None
+"""Of this worker process."""
+
+
+def _start_worker(recipe: Recipe) -> None:
+    global _recipe
+    _recipe = recipe
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _encode_here(chunk: Chunk, file_number: int) -> Encoded:
+    assert _recipe is not None
+    return _encode(chunk, file_number, _recipe)
+
+
+def _encode(chunk: Chunk, file_number: int, recipe: Recipe) -> Encoded:
+    return (encode_ids if recipe.format == IDS else encode)(chunk, file_number, recipe)
+
+
+class _Writer:
+    """Grows one raw file a column, and at the end makes of them Arrow files of a single batch each.
+
+    One batch is one run of memory when it is mapped: any pair is a slice of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.num_tokens = self.num_prompts = self.num_pairs = self.largest_id = 0
+        self._raw: dict[str, BinaryIO] = {name: self._path(name).open("wb") for name in ("token", *COLUMNS)}
+
+    def write(self, encoded: Encoded) -> None:
+        """Append a chunk."""
+        shifts = {name: self.num_tokens for name in COLUMNS if name.endswith("_start")} | {"prompt": self.num_prompts}
+        self._raw["token"].write(encoded.tokens.astype(np.int32).tobytes())
+        for name, values in encoded.columns.items():
+            self._raw[name].write((values + values.dtype.type(shifts[name]) if name in shifts else values).tobytes())
+        self.largest_id = max(self.largest_id, int(encoded.tokens.max(initial=0)))
+        self.num_tokens += len(encoded.tokens)
+        self.num_prompts += encoded.num_prompts
+        self.num_pairs += len(encoded.columns["row"])
+
+    def close(self) -> None:
+        """Write the Arrow files, to the disk itself."""
+        for raw in self._raw.values():
+            raw.close()
+        self._arrow(TOKENS, {"token": np.int32})
+        self._arrow(PAIRS, COLUMNS)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.raw"
+
+    def _arrow(self, name: str, columns: dict[str, Any]) -> None:
+        arrays = [pa.array(self._mapped(column, kind)) for column, kind in columns.items()]
+        batch = pa.record_batch(arrays, names=list(columns))
+        with (self.folder / name).open("wb") as file:
+            with pa.ipc.new_file(file, batch.schema, options=pa.ipc.IpcWriteOptions(allow_64bit=True)) as writer:
+                writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        for column in columns:
+            self._path(column).unlink()
+
+    def _mapped(self, column: str, kind: Any) -> Any:
+        path = self._path(column)
+        return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.empty(0, dtype=kind)

@@ -1,0 +1,187 @@
+"""Tokenised sources on disk, memory-mapped, under a key made of everything that a token id depends on.
+
+`<cache>/<key>/` is whole if it exists: it is written beside and renamed. Built by one process of a node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import FileLock, Timeout
+
+from nemo_bt.data.account import Account
+from nemo_bt.data.build import ACCOUNT, PAIRS, TOKENS, build
+from nemo_bt.data.custom import digest_of_class
+from nemo_bt.data.encode import Recipe
+from nemo_bt.data.files import DataFile, digest_of, find_files
+from nemo_bt.data.settings import RowSettings
+from nemo_bt.errors import UserError
+from nemo_bt.stream import Ids
+from nemo_bt.terminal import Terminal
+
+_LAYOUT = 1
+"""Of the cache's files and of what rows become; raised whenever either changes."""
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class CachedSource:
+    """One tokenised source.
+
+    Args:
+        name: of the source.
+        folder: in the cache.
+        tokens: every prompt with its responses, end to end, memory-mapped, [T], int32.
+        columns: nemo_bt.data.layout.COLUMNS, memory-mapped, [N] each.
+        account: of its rows.
+        files: names of its files, which the column `file` counts.
+        format: of its rows.
+        largest_id: of its tokens.
+        weight: factor on the loss of its pairs.
+    """
+
+    name: str
+    folder: Path
+    tokens: Ids
+    columns: dict[str, Any]
+    account: Account
+    files: list[str]
+    format: str
+    largest_id: int
+    weight: float
+
+    def __len__(self) -> int:
+        return len(self.columns["row"])
+
+    def where(self, pair: int) -> str:
+        """File and row of a pair."""
+        return f"{self.files[self.columns['file'][pair]]} row {self.columns['row'][pair]}"
+
+
+def cache_folder(configured: str | None) -> Path:
+    """Where tokenised data is kept: the setting, $NEMO_BT_CACHE, or ~/.cache/nemo_bt."""
+    return Path(configured or os.environ.get("NEMO_BT_CACHE") or "~/.cache/nemo_bt").expanduser()
+
+
+def open_source(
+    recipe: Recipe, setting: str, tokenizer_digest: str, folder: Path, num_workers: int, terminal: Terminal
+) -> CachedSource:
+    """A source, tokenised now if it has not been before.
+
+    Args:
+        recipe: of the source.
+        setting: where the source was written, for messages.
+        tokenizer_digest: of the tokenizer's files.
+        folder: from `cache_folder`.
+        num_workers: processes that tokenise.
+        terminal: shows the bar, on one rank.
+
+    Raises:
+        UserError: data that cannot be read (see nemo_bt.data.build); a cache that cannot be written.
+    """
+    files = find_files(recipe.source, setting)
+    try:
+        facts = _facts(recipe, files, tokenizer_digest, folder)
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+        target = folder / key
+        if not target.exists():
+            with _lock(folder / f"{key}.lock", target):
+                if not target.exists():
+                    _build_beside(target, files, recipe, num_workers, terminal, facts)
+        return _load(target, recipe)
+    except OSError as error:
+        raise UserError(
+            f"model.data.cache_dir={folder}: expected a folder with room to write to, got {error}. Set "
+            "model.data.cache_dir to another one."
+        ) from error
+
+
+def _facts(recipe: Recipe, files: list[DataFile], tokenizer_digest: str, folder: Path) -> dict[str, Any]:
+    """Everything that what is stored depends on, as plain data."""
+    custom = digest_of_class(recipe.source.custom_cls)
+    rows = {name: value for name, value in asdict(recipe.source).items() if name in RowSettings.__dataclass_fields__}
+    return {
+        "layout": _LAYOUT,
+        "files": digest_of(files, folder / "digests"),
+        "kinds": [] if custom else sorted({file.kind for file in files}),
+        "custom_class": custom,
+        "rows": rows,
+        "tokenizer": tokenizer_digest,
+        "rendering": recipe.renderer.described(),
+        "max_length": recipe.max_length,
+        "length_policy": recipe.length_policy,
+        "versions": {name: version(name) for name in ("tokenizers", "transformers")},
+    }
+
+
+@contextmanager
+def _lock(path: Path, target: Path) -> Iterator[None]:
+    """Hold the lock, or come back without it once `target` is there.
+
+    The first local rank has the terminal, so the others leave it the lock unless it does not come.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    is_first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
+    start_s = time.monotonic()
+    while not target.exists():
+        if is_first or time.monotonic() - start_s > _PATIENCE_S:
+            try:
+                lock.acquire(timeout=1)
+                break
+            except Timeout:
+                continue
+        time.sleep(0.1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build_beside(
+    target: Path, files: list[DataFile], recipe: Recipe, num_workers: int, terminal: Terminal, facts: dict[str, Any]
+) -> None:
+    host = socket.gethostname()
+    for left in target.parent.glob(f"{target.name}.{host}.*"):  # of a build that was killed: we hold its lock
+        shutil.rmtree(left, ignore_errors=True)
+    beside = target.with_name(f"{target.name}.{host}.{os.getpid()}")
+    beside.mkdir()
+    try:
+        build(beside, files, recipe, num_workers, terminal, facts)
+        if not target.exists():  # another node may share the folder and not the lock
+            beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _load(folder: Path, recipe: Recipe) -> CachedSource:
+    about = json.loads((folder / ACCOUNT).read_text())
+    return CachedSource(
+        name=recipe.source.name,
+        folder=folder,
+        tokens=_mapped(folder / TOKENS)["token"],
+        columns=_mapped(folder / PAIRS),
+        account=Account.from_json(about["account"]),
+        files=about["files"],
+        format=about["format"],
+        largest_id=about["largest_id"],
+        weight=recipe.source.weight,
+    )
+
+
+def _mapped(file: Path) -> dict[str, Any]:
+    """Columns of an Arrow file of one batch, without reading them."""
+    batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
+    return {name: batch.column(name).to_numpy(zero_copy_only=True) for name in batch.schema.names}

@@ -1,0 +1,161 @@
+"""A data set class of one's own: `model.data.custom_cls.{path,name}`.
+
+It is made as `cls(parquet_files=[...], tokenizer=..., config=...)`, where config has the keys of the source, max_length
+and custom_cls.options, and gives its items by `__len__` and `__getitem__`, or by `__iter__`. An item is one of
+
+- `{"chosen": ..., "rejected": ...}` or a tuple of the two: texts or lists of messages, which are then treated as the
+  rows of a file are; `prompt`, `margin` and `weight` may stand beside them;
+- `{"input_ids_j", "attention_mask_j", "input_ids_k", "attention_mask_k"}`: 1-D tensors of chosen (j) and rejected (k),
+  padded on either side; the contract of verl's and RM-Gallery's reward data sets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import OmegaConf
+
+from nemo_bt.data.account import RowError
+from nemo_bt.data.detect import detect
+from nemo_bt.data.files import DataFile
+from nemo_bt.data.rows import Chunk, Row
+from nemo_bt.data.settings import CustomClass
+from nemo_bt.errors import UserError
+
+if TYPE_CHECKING:
+    from nemo_bt.data.encode import Recipe
+
+IDS = "ids"
+_ID_KEYS = ("input_ids_j", "attention_mask_j", "input_ids_k", "attention_mask_k")
+_CHUNK_ITEMS = 512
+
+
+@dataclass(frozen=True)
+class CustomData:
+    """An object that keeps to the contract.
+
+    Args:
+        data: the object.
+        label: file and class, for messages.
+        format: IDS, or the format of its items as rows.
+    """
+
+    data: Any
+    label: str
+    format: str
+
+    def chunks(self) -> Iterator[tuple[int, int, Chunk]]:
+        """Its items as chunks of rows."""
+        payload: list[Row] = []
+        number = 0
+        for item in chain(_items(self.data), [None]):
+            if item is not None:
+                payload.append(_ids_row(item) if self.format == IDS else _row(item))
+            if len(payload) == _CHUNK_ITEMS or (item is None and payload):
+                yield 0, 0, Chunk(self.label, number, len(payload), payload, 0)
+                number, payload = number + len(payload), []
+
+
+def digest_of_class(custom: CustomClass) -> str | None:
+    """SHA-256 of the file, None where no class is named."""
+    if not custom.name:
+        return None
+    if not custom.path or not Path(custom.path).is_file():
+        raise UserError(f"model.data.custom_cls.path: expected a Python file with {custom.name}, got {custom.path}.")
+    return hashlib.sha256(Path(custom.path).read_bytes()).hexdigest()
+
+
+def load_custom(recipe: Recipe, files: list[DataFile]) -> CustomData:
+    """Make the object and look at its first item.
+
+    Raises:
+        UserError: there is no such class, it cannot be made as described above, or its first item is something else.
+    """
+    custom = recipe.source.custom_cls
+    label = f"{custom.path}:{custom.name}"
+    config = asdict(recipe.source) | {"max_length": recipe.max_length} | custom.options
+    cls = _load_class(custom)
+    try:
+        data = cls(
+            parquet_files=[file.path for file in files],
+            tokenizer=recipe.renderer.tokenizer,
+            config=OmegaConf.create(config),
+        )
+        first = next(_items(data), None)
+    except Exception as error:
+        raise UserError(
+            f"{label}: {type(error).__name__}: {error}. Expected {custom.name}(parquet_files=, tokenizer=, config=) "
+            "with __len__ and __getitem__, or __iter__."
+        ) from error
+    if first is None:
+        raise UserError(f"{label}: 0 items, expected at least one pair.")
+    if isinstance(first, dict) and set(_ID_KEYS) <= first.keys():
+        _ids_row(first)
+        return CustomData(data, label, IDS)
+    row = _row(first)
+    if isinstance(row, RowError):
+        raise UserError(
+            f"{label}: its first item is {_shown(first)}. Expected a dict with chosen and rejected (texts or lists of "
+            f"messages), a tuple of the two, or a dict with {', '.join(_ID_KEYS)}."
+        )
+    return CustomData(data, label, detect(DataFile(label, label, None), [row], recipe.source))
+
+
+def _load_class(custom: CustomClass) -> Any:
+    name = f"nemo_bt_custom_{Path(str(custom.path)).stem}"
+    spec = importlib.util.spec_from_file_location(name, str(custom.path))
+    if spec is None or spec.loader is None:
+        raise UserError(f"model.data.custom_cls.path: expected a Python file, got {custom.path}.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, str(custom.name))
+    except Exception as error:
+        raise UserError(
+            f"model.data.custom_cls: no class {custom.name} in {custom.path} ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _items(data: Any) -> Iterator[Any]:
+    if hasattr(type(data), "__len__") and hasattr(type(data), "__getitem__"):
+        return (data[i] for i in range(len(data)))
+    return iter(data)
+
+
+def _row(item: Any) -> Row:
+    if isinstance(item, tuple) and len(item) == 2:
+        return {"chosen": item[0], "rejected": item[1]}
+    if isinstance(item, dict) and {"chosen", "rejected"} <= item.keys():
+        return item
+    return RowError("type", f"an item is {_shown(item)}")
+
+
+def _ids_row(item: Any) -> Row:
+    """Chosen and rejected ids without their padding."""
+    row = {}
+    for side, letter in (("chosen", "j"), ("rejected", "k")):
+        try:
+            ids, mask = (np.asarray(item[f"{name}_{letter}"]) for name in ("input_ids", "attention_mask"))
+            if ids.ndim != 1 or ids.shape != mask.shape:
+                return RowError(
+                    "type", f"input_ids_{letter} of shape {ids.shape}, attention_mask_{letter} {mask.shape}"
+                )
+            row[side] = ids[mask.astype(bool)].astype(np.int32)
+        except (KeyError, TypeError, ValueError) as error:
+            return RowError("type", f"an item is {_shown(item)} ({type(error).__name__}: {error})")
+    return row
+
+
+def _shown(item: Any) -> str:
+    if isinstance(item, dict):
+        return "a dict of " + (", ".join(f"{key}: {type(value).__name__}" for key, value in item.items()) or "nothing")
+    return f"{type(item).__name__} {str(item)[:80]!r}"

@@ -1,0 +1,142 @@
+"""nemo-bt data build, show, stats: what training would see, without training."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_bt.data.load import load_sets
+from nemo_bt.data.pairs import PairSet
+from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.epoch import Ints, pairs_of_step
+from nemo_bt.errors import UserError
+from nemo_bt.origin import find_origin
+from nemo_bt.packing import bundle_pairs, plan_streams
+from nemo_bt.settings import Settings
+from nemo_bt.terminal import Terminal
+
+_PERCENTILES = (50, 90, 95, 99, 100)
+_PLANNED_STEPS = 8
+_HIDDEN_SIZE = 4096
+
+
+def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet], Any]:
+    """The data sets of a configuration, tokenised now if they have not been, and the tokenizer.
+
+    Raises:
+        UserError: no tokenizer; data that cannot be used.
+    """
+    model = settings.model
+    if not model.tokenizer.type and not model.restore_from_path:
+        raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
+    origin = None if model.tokenizer.type else find_origin(str(model.restore_from_path))
+    folder = Path(origin.tokenizer if origin else str(model.tokenizer.type))
+    tokenizer = load_tokenizer(str(folder), model.tokenizer.pad_token)
+    return load_sets(settings, tokenizer, folder, True, terminal), tokenizer
+
+
+def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: Terminal) -> None:
+    """The first pairs of each set as text made from their token ids; the tokens that are scored stand in brackets."""
+    for name, pairs in sets.items():
+        for pair in pairs.epoch.pair_E[:num_pairs].tolist():
+            (group,) = pairs.groups([pair])
+            chosen, rejected, margin, weight, source = group.pairs[0]
+            terminal.line(
+                f"── {name} · {pairs.source_names[source]} · {pairs.where(pair)} · "
+                f"margin {margin:g} · weight {weight:g}"
+            )
+            terminal.line(f"shared, {len(group.prefix)} tokens: {tokenizer.decode(group.prefix)}")
+            for label, position in (("chosen", chosen), ("rejected", rejected)):
+                ids = group.continuations[position]
+                scored = f"⟦{tokenizer.decode(ids[-1:])}⟧"
+                terminal.line(f"{label}, {len(ids)} tokens: {tokenizer.decode(ids[:-1])}{scored}")
+
+
+def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path, terminal: Terminal) -> None:
+    """Counts, lengths, what is shared, and how streams fill; writes a picture of the lengths."""
+    for name, pairs in sets.items():
+        terminal.line(f"\n{name}: {len(pairs.epoch):,} pairs an epoch")
+        rows = []
+        for source, account in zip(pairs.sources, pairs.accounts, strict=True):
+            terminal.line(f"  {source.name}: format {source.format}, {len(source.files)} files, {source.folder}")
+            rows.append([source.name, f"{account.num_rows:,}", f"{account.num_pairs:,}", f"{account.num_kept:,}"])
+            for reason, count in account.counted():
+                rows.append([f"  {reason}", "", "", f"{count:,}"])
+        terminal.table(("source", "rows", "pairs", "kept, or dropped"), rows)
+        lengths = lengths_of(pairs)
+        columns = ("tokens", "mean", *(f"p{p}" if p < 100 else "max" for p in _PERCENTILES))
+        table = [
+            [part, f"{values.mean():,.0f}", *(f"{v:,.0f}" for v in np.percentile(values, _PERCENTILES))]
+            for part, values in lengths.items()
+        ]
+        terminal.table(columns, table)
+        both, stream = sum(lengths[side].sum() for side in ("chosen", "rejected")), lengths["pair in a stream"].sum()
+        terminal.line(f"  shared prefixes save {1 - stream / both:.1%} of the tokens of chosen and rejected")
+        filled, num_streams = packing_estimate(pairs, settings)
+        terminal.line(
+            f"  a step of {settings.model.global_batch_size} pairs fills {num_streams:.1f} streams of "
+            f"{settings.model.data.tokens_per_micro_batch:,} tokens to {filled:.1%}"
+        )
+    draw_lengths(sets, picture)
+    terminal.line(f"lengths drawn in {picture}")
+
+
+def lengths_of(pairs: PairSet) -> dict[str, Ints]:
+    """Tokens of every entry of an epoch: what both sides share, each side whole, and the pair in a stream."""
+    entries = pairs.epoch.pair_E
+    prefix, chosen, rejected = (
+        pairs.column(f"{part}_tokens", entries).astype(np.int64) for part in ("prefix", "chosen", "rejected")
+    )
+    return {
+        "shared prefix": prefix,
+        "chosen": prefix + chosen,
+        "rejected": prefix + rejected,
+        "pair in a stream": prefix + chosen + rejected,
+    }
+
+
+def packing_estimate(pairs: PairSet, settings: Settings) -> tuple[float, float]:
+    """How full the streams of the first steps are, as a fraction, and how many a step has."""
+    model, budget = settings.model, settings.model.data.tokens_per_micro_batch
+    size = min(model.global_batch_size, len(pairs.epoch))
+    num_tokens = num_streams = 0
+    num_steps = min(_PLANNED_STEPS, max(1, len(pairs.epoch) // size))
+    for step in range(num_steps):
+        chosen = pairs_of_step(settings.trainer.seed, step, size, pairs.epoch)
+        _, sizes = bundle_pairs(pairs.parts(chosen), budget, _HIDDEN_SIZE)
+        num_streams += len(plan_streams(sizes, budget, 1)[0])
+        num_tokens += int(sizes.tokens.sum())
+    return num_tokens / (num_streams * budget), num_streams / num_steps
+
+
+def draw_lengths(sets: Mapping[str, PairSet], picture: Path) -> None:
+    """Histograms of `lengths_of`, one panel a set, as PNG.
+
+    Raises:
+        UserError: the picture cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3 * len(sets)), layout="constrained")
+    panels = figure.subplots(len(sets), 1, squeeze=False)[:, 0]
+    for panel, (name, pairs) in zip(panels, sets.items(), strict=True):
+        lengths = lengths_of(pairs)
+        longest = max(int(np.percentile(values, 99.5)) for values in lengths.values())
+        for part, values in lengths.items():
+            panel.hist(values, bins=60, range=(0, longest), histtype="step", linewidth=1.5, label=part)
+        panel.set(
+            title=f"{name}: {len(pairs.epoch):,} pairs", xlabel="tokens (up to the 99.5th percentile)", ylabel="pairs"
+        )
+        panel.legend(frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+    try:
+        with tempfile.NamedTemporaryFile(dir=picture.parent, suffix=".png", delete=False) as beside:
+            figure.savefig(beside, dpi=120)
+        Path(beside.name).replace(picture)
+        picture.chmod(0o644)
+    except OSError as error:
+        raise UserError(f"--picture {picture}: expected a file that can be written, got {error}.") from error

@@ -1,0 +1,67 @@
+"""Write preference files and open them as a data set."""
+
+import copy
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nemo_bt.config import load_settings
+from nemo_bt.data.load import load_sets
+from nemo_bt.data.pairs import PairSet
+from nemo_bt.data.sources import source_of
+from nemo_bt.settings import Settings
+from nemo_bt.terminal import Terminal
+
+
+def write(path: Path, rows: list[Any]) -> str:
+    """Rows in the kind of file that the name says; lines of bytes stand in a JSONL file as they are."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1))
+    else:
+        lines = b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
+        if path.suffix == ".zst":
+            with pa.CompressedOutputStream(str(path), "zstd") as out:
+                out.write(lines)
+        else:
+            path.write_bytes(gzip.compress(lines) if path.suffix == ".gz" else lines)
+    return str(path)
+
+
+def settings_with(*overrides: str) -> Settings:
+    """Settings of a run on a source that is put in later."""
+    needed = ["exp_manager.explicit_log_dir=run", "model.data.train=unused", "model.tokenizer.type=unused"]
+    return load_settings("train", ["model=llama_4x256", *needed, *overrides])
+
+
+def open_set(path: str, tokenizer: Any, *overrides: str, **source: Any) -> PairSet:
+    """The training set of one source: `overrides` of the configuration, `source` keys of the source."""
+    settings = settings_with(*overrides)
+    data = replace(settings.model.data, train=[source_of(path, **source)])
+    settings = replace(settings, model=replace(settings.model, data=data))
+    own = copy.deepcopy(tokenizer)  # a template may be put into it
+    return load_sets(settings, own, Path(tokenizer.name_or_path), False, Terminal(None))["train"]
+
+
+def conversations(pairs: PairSet, pair: int) -> list[np.ndarray]:
+    """Ids of the chosen and the rejected conversation of a pair, whole."""
+    (group,) = pairs.groups([pair])
+    return [np.concatenate([group.prefix, group.continuations[side]]) for side in group.pairs[0][:2]]
+
+
+def texts(pairs: PairSet, tokenizer: Any) -> list[tuple[str, str]]:
+    """Chosen and rejected of every pair, decoded."""
+    return [tuple(map(tokenizer.decode, conversations(pairs, i))) for i in range(sum(map(len, pairs.sources)))]
+
+
+def dropped(pairs: PairSet) -> dict[str, int]:
+    """What was left out, by reason."""
+    (account,) = pairs.accounts
+    return dict(account.dropped)
