@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "transformers", "safetensors")
+_PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "transformers", "tokenizers", "pyarrow", "safetensors")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from nemo_bt.origin import Origin, find_origin
 from nemo_bt.settings import Settings
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
+SCHEDULES = ("constant", "CosineAnnealing", "WarmupAnnealing")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 
 
@@ -138,7 +139,11 @@ def _check_values(settings: Settings) -> None:
     _one_of("trainer.accelerator", trainer.accelerator, ("auto", "gpu", "cpu"))
     _one_of("trainer.precision", trainer.precision, ("32", "bf16-mixed"))
     _one_of("model.optim.name", model.optim.name, ("adam", "distributed_fused_adam"))
-    _one_of("model.optim.sched.name", model.optim.sched.name, ("constant", "CosineAnnealing"))
+    _one_of("model.optim.sched.name", model.optim.sched.name, SCHEDULES)
+    if model.optim.sched.warmup_ratio is not None and model.optim.sched.warmup_steps:
+        raise UserError(
+            "model.optim.sched: warmup_steps and warmup_ratio are both set; set warmup_steps=0, or no ratio."
+        )
     for name, value, allowed, holds in _ranges(settings):
         _in_range(name, value, allowed, math.isfinite(value) and holds)
     if len(model.optim.betas) != 2 or not all(0 <= beta < 1 for beta in model.optim.betas):
@@ -177,6 +182,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         "model.optim.sched.warmup_steps": optim.sched.warmup_steps,
         "model.loss.center_rewards_coefficient": loss.center_rewards_coefficient,
     }
+    ratio = optim.sched.warmup_ratio or 0.0
     interval, limit = trainer.val_check_interval, trainer.limit_val_batches
     return [
         *((name, value, "more than 0", value > 0) for name, value in more_than_0.items()),
@@ -185,6 +191,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         ("trainer.val_check_interval", interval, "an int, or a fraction of the run", _is_count_or_share(interval)),
         ("trainer.limit_val_batches", limit, "an int, 0.0 or 1.0", isinstance(limit, int) or limit in (0.0, 1.0)),
         ("model.optim.sched.min_lr", optim.sched.min_lr, f"0 to lr={optim.lr}", 0 <= optim.sched.min_lr <= optim.lr),
+        ("model.optim.sched.warmup_ratio", ratio, "[0, 1)", 0 <= ratio < 1),
         ("model.loss.label_smoothing", loss.label_smoothing, "[0, 0.5)", 0 <= loss.label_smoothing < 0.5),
     ]
 

@@ -59,19 +59,23 @@ def report(error: UserError, stderr: TextIO) -> None:
         stderr.write(f"error: {error}\n")
 
 
+def end_with(parent_pid: int) -> None:
+    """Have the kernel end this process when its parent is gone.
+
+    Args:
+        parent_pid: that it was started by; if that is gone already, the process ends here.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def end_with_parent() -> None:
     """Have the kernel end this rank when the process that started it is gone, however that ended.
 
     What the rank forks (Megatron's checkpoint writers) ends with the rank in the same way.
     """
     if _STARTED_HERE in os.environ:
-        libc = ctypes.CDLL(None)
-
-        def end_with(parent_pid: int) -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent_pid:  # it was gone before the line above
-                os.kill(os.getpid(), signal.SIGKILL)
-
         forking = [0]
         os.register_at_fork(
             before=lambda: forking.__setitem__(0, os.getpid()), after_in_child=lambda: end_with(forking[0])

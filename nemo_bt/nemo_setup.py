@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,6 +17,7 @@ from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.pytorch.optim import (
     CosineAnnealingScheduler,
     MegatronOptimizerModule,
+    WarmupAnnealingScheduler,
     WarmupPolicyScheduler,
 )
 
@@ -116,10 +119,14 @@ def build_loggers(settings: ExpManagerSettings) -> list[Any]:
 
 
 def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> MegatronOptimizerModule:
-    schedules = {"constant": WarmupPolicyScheduler, "CosineAnnealing": CosineAnnealingScheduler}
-    extra = {"constant_steps": 0} if settings.sched.name == "CosineAnnealing" else {}
+    schedules = {
+        "constant": WarmupPolicyScheduler,
+        "CosineAnnealing": partial(CosineAnnealingScheduler, constant_steps=0),
+        "WarmupAnnealing": WarmupAnnealingScheduler,
+    }
+    warmup_steps = settings.sched.warmup_steps or math.ceil((settings.sched.warmup_ratio or 0.0) * num_steps)
     schedule = schedules[settings.sched.name](
-        max_steps=num_steps, warmup_steps=settings.sched.warmup_steps, min_lr=settings.sched.min_lr, **extra
+        max_steps=num_steps, warmup_steps=warmup_steps, min_lr=settings.sched.min_lr
     )
     config = OptimizerConfig(
         optimizer="adam",

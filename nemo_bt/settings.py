@@ -69,8 +69,10 @@ class SchedSettings:
     """Learning rate over steps: linear warm-up, then the named shape."""
 
     name: str
-    """constant or CosineAnnealing (NeMo's names)."""
+    """constant, CosineAnnealing or WarmupAnnealing, which falls linearly (NeMo's names)."""
     warmup_steps: int
+    warmup_ratio: float | None
+    """Warm-up as a fraction of the run, rounded up to whole steps; then warmup_steps has to be 0."""
     min_lr: float
 
 

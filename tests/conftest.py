@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import HealthCheck
 from transformers import AutoTokenizer
 
 from nemo_bt.data.synthetic import write_dataset
@@ -14,6 +16,12 @@ from nemo_bt.data.tokenizer import load_tokenizer
 from tests.hf_models import save
 from tests.preferences import write_random_pairs
 from tests.runs import convert, nemo_bt
+
+# The same examples in every run: HYPOTHESIS_PROFILE=explore looks for new ones.
+same = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+hypothesis.settings.register_profile("same", derandomize=True, **same)
+hypothesis.settings.register_profile("explore", max_examples=1000, **same)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(scope="session", autouse=True)

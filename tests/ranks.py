@@ -1,6 +1,8 @@
 """One rank of several training runs in a row: a process that imports NeMo costs 11 s, so runs share it.
 
-torchrun --nproc-per-node N -m tests.ranks runs.json     (a list of {port, overrides, checkpoint}, all of world size N)
+torchrun --nproc-per-node N -m tests.ranks runs.json
+
+The file has a list of {port, config, overrides, checkpoint}, all of world size N.
 """
 
 import json
@@ -33,7 +35,8 @@ def main() -> None:
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # torchrun's store serves one rendezvous, not several
     for run in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(run["port"])
-        settings = load_settings("train", run["overrides"])
+        config = Path(run["config"] or "train.yaml")
+        settings = load_settings(config.stem, run["overrides"], str(config.parent) if run["config"] else None)
         checkpoints = Path(settings.exp_manager.explicit_log_dir) / "checkpoints"
         checkpoints.mkdir(parents=True, exist_ok=True)
         if run["checkpoint"]:

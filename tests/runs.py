@@ -24,13 +24,20 @@ class Run:
 
     overrides: list[str]
     checkpoint: Path | None = None
+    config: Path | None = None
+    """A configuration file of its own; None is train.yaml."""
 
 
 def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int = 240) -> None:
     """Train each run in turn, all in one launch of `num_ranks` processes under torchrun."""
     spec = folder / f"runs-{num_ranks}.json"
     described = [
-        {"port": free_port(), "overrides": run.overrides, "checkpoint": run.checkpoint and str(run.checkpoint)}
+        {
+            "port": free_port(),
+            "config": run.config and str(run.config),
+            "overrides": run.overrides,
+            "checkpoint": run.checkpoint and str(run.checkpoint),
+        }
         for run in runs
     ]
     spec.write_text(json.dumps(described))

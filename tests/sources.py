@@ -41,7 +41,7 @@ def settings_with(*overrides: str) -> Settings:
     return load_settings("train", ["model=llama_4x256", *needed, *overrides])
 
 
-def open_set(path: str, tokenizer: Any, *overrides: str, **source: Any) -> PairSet:
+def open_set(path: str, tokenizer: Any, /, *overrides: str, **source: Any) -> PairSet:
     """The training set of one source: `overrides` of the configuration, `source` keys of the source."""
     settings = settings_with(*overrides)
     data = replace(settings.model.data, train=[source_of(path, **source)])

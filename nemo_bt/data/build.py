@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections import deque
@@ -25,6 +26,7 @@ from nemo_bt.data.files import DataFile
 from nemo_bt.data.layout import COLUMNS, Encoded
 from nemo_bt.data.rows import Chunk, first_rows, read_chunks
 from nemo_bt.errors import UserError
+from nemo_bt.launch import end_with
 from nemo_bt.terminal import Terminal
 
 TOKENS, PAIRS, ACCOUNT = "tokens.arrow", "pairs.arrow", "account.json"
@@ -102,7 +104,7 @@ def _encoded(chunks: Iterator[Placed], recipe: Recipe, num_workers: int) -> Iter
             yield start_bytes + chunk.end_bytes, _encode(chunk, number, recipe)
         return
     # Forked, so that nothing is imported again; workers use one thread each and no torch.
-    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start_worker, (recipe,))
+    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start_worker, (recipe, os.getpid()))
     try:
         waiting: deque[tuple[int, Future[Encoded]]] = deque()
         for number, start_bytes, chunk in chain(first, chunks):
@@ -129,10 +131,12 @@ _recipe: Recipe | None = None
 """Of this worker process."""
 
 
-def _start_worker(recipe: Recipe) -> None:
+def _start_worker(recipe: Recipe, parent_pid: int) -> None:
+    end_with(parent_pid)
     global _recipe
     _recipe = recipe
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    gc.freeze()  # what was imported before the fork is neither searched for garbage nor copied by the search
 
 
 def _encode_here(chunk: Chunk, file_number: int) -> Encoded:

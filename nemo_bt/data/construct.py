@@ -31,8 +31,7 @@ def make_pairs(choices: Choices, rules: PairRules) -> tuple[Pairs, Counter[str]]
         The pairs, best first, and how many candidates each rule left out. A single response counts as one candidate.
         Four scores 4, 3, 3, 1 under all_pairs give 5 pairs and one tie.
     """
-    random = np.random.default_rng((rules.seed, choices.rows[0]))
-    candidates = choices.given if choices.given is not None else _candidates(choices, rules.mode, random)
+    candidates = choices.given if choices.given is not None else _candidates(choices, rules)
     dropped: Counter[str] = Counter()
     if not candidates:
         return [], Counter(single=1)
@@ -46,19 +45,27 @@ def make_pairs(choices: Choices, rules: PairRules) -> tuple[Pairs, Counter[str]]
     limit = rules.max_pairs_per_prompt
     if limit is not None and len(pairs) > limit:
         dropped["cap"] = len(pairs) - limit
-        pairs = [pairs[i] for i in sorted(random.choice(len(pairs), limit, replace=False))]
+        drawn = _random(choices, rules).choice(len(pairs), limit, replace=False)
+        pairs = [pairs[i] for i in sorted(drawn)]
     return pairs, dropped
 
 
-def _candidates(choices: Choices, mode: str, random: np.random.Generator) -> Pairs:
+def _random(choices: Choices, rules: PairRules) -> np.random.Generator:
+    """The same for the same prompt, whichever process asks."""
+    return np.random.default_rng((rules.seed, choices.rows[0]))
+
+
+def _candidates(choices: Choices, rules: PairRules) -> Pairs:
     scores = choices.scores or []
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     if len(order) < 2:
         return []
-    if mode == "all_pairs":
+    if rules.mode == "all_pairs":
         return list(itertools.combinations(order, 2))
-    other = order[-1] if mode == "best_vs_worst" else order[1 + random.integers(len(order) - 1)]
-    return [(order[0], other)]
+    place = len(order) - 1
+    if rules.mode == "best_vs_random":
+        place = 1 + int(_random(choices, rules).integers(len(order) - 1))
+    return [(order[0], order[place])]
 
 
 def _left_out(choices: Choices, chosen: int, rejected: int, rules: PairRules) -> str:

@@ -87,12 +87,13 @@ def encode(chunk: Chunk, file_number: int, recipe: Recipe) -> Encoded:
     account = Account(num_rows=chunk.num_rows)
     renderer = recipe.renderer
     prompts = [_construct(choices, chunk.file, recipe, account) for choices in _parse(chunk, recipe, account)]
-    texts = [_render(prompt, renderer) for prompt in prompts]
-    of_messages = any(not isinstance(prompt.choices.sides[0], Text) for prompt in prompts)  # all rows of a file are
-    ids = iter(renderer.ids([text for by_side in texts for text in by_side.values()], of_messages))
+    texts = _render(prompts, renderer)
+    # The rows of a file are all texts or all messages.
+    of_messages = any(not isinstance(prompt.choices.sides[0], Text) for prompt in prompts if prompt.pairs)
+    ids = renderer.ids([list(by_side.values()) for by_side in texts], of_messages)
     layout = Layout(file_number)
-    for prompt, by_side in zip(prompts, texts, strict=True):
-        sequences = {side: next(ids) for side in by_side}
+    for prompt, by_side, found in zip(prompts, texts, ids, strict=True):
+        sequences = dict(zip(by_side, found, strict=True))
         prompt.keep([wrong_tokens(renderer, [by_side[s] for s in p], [sequences[s] for s in p]) for p in prompt.pairs])
         sequences = _fit(prompt, sequences, recipe)
         layout.add([_facts(prompt.choices, *pair) for pair in prompt.pairs], sequences)
@@ -157,17 +158,18 @@ def _construct(choices: Choices, file: str, recipe: Recipe, account: Account) ->
     return prompt
 
 
-def _render(prompt: _Pairs, renderer: Renderer) -> dict[int, str]:
-    """Texts of the sides that pairs need; pairs that the template refuses go."""
-    texts: dict[int, str] = {}
-    refused: dict[int, Finding] = {}
-    for side in dict.fromkeys(side for pair in prompt.pairs for side in pair):
-        try:
-            texts[side] = renderer.text(prompt.choices.sides[side])
-        except RowError as bad:
-            refused[side] = (bad.reason, bad.detail)
-    if refused:
-        prompt.keep([next((refused[side] for side in pair if side in refused), None) for pair in prompt.pairs])
+def _render(prompts: list[_Pairs], renderer: Renderer) -> list[dict[int, str]]:
+    """Texts of the sides that each prompt's pairs need; pairs that the template refuses go."""
+    used = [list(dict.fromkeys(side for pair in prompt.pairs for side in pair)) for prompt in prompts]
+    sides = [prompt.choices.sides[side] for prompt, needed in zip(prompts, used, strict=True) for side in needed]
+    rendered = iter(renderer.texts(sides))
+    texts = []
+    for prompt, needed in zip(prompts, used, strict=True):
+        found = {side: next(rendered) for side in needed}
+        refused = {side: (text.reason, text.detail) for side, text in found.items() if isinstance(text, RowError)}
+        if refused:
+            prompt.keep([next((refused[side] for side in pair if side in refused), None) for pair in prompt.pairs])
+        texts.append({side: text for side, text in found.items() if isinstance(text, str)})
     return texts
 
 

@@ -47,7 +47,7 @@ def wrong_tokens(renderer: Renderer, texts: list[str], ids: list[Ids]) -> Findin
             return "bos", f"{text[:60]!r}"
     if chosen[-1] != rejected[-1]:
         return "terminal", f"{chosen[-1]} and {rejected[-1]}"
-    if chosen[-1] == renderer.tokenizer.pad_token_id:
+    if chosen[-1] == renderer.pad_id:
         return "pad", f"id {chosen[-1]}"
     if np.array_equal(chosen, rejected):
         return "identical", "the same token ids"

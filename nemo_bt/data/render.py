@@ -16,6 +16,7 @@ import nemo_bt.conf
 from nemo_bt.data.account import RowError
 from nemo_bt.data.choices import Side, Text
 from nemo_bt.data.settings import DataSettings
+from nemo_bt.data.shared_ids import cut_strings, encode_sharing
 from nemo_bt.errors import UserError
 from nemo_bt.stream import Ids
 
@@ -31,35 +32,54 @@ class Renderer:
         template: Jinja source; None keeps conversations plain text.
         variables: for the template.
         adds_bos: whether the tokenizer puts a BOS in front of plain text.
+        bos: token and id; None where there is none, or where it is the eos too.
+        pad_id: id of the padding.
+        cuts: tokens behind which texts can be cut (nemo_bt.data.shared_ids).
     """
 
     tokenizer: Any
     template: str | None
     variables: dict[str, Any]
     adds_bos: bool
+    bos: tuple[str, int] | None
+    pad_id: int
+    cuts: list[str]
 
     @property
     def chat(self) -> bool:
         """Whether there is a template for messages."""
         return self.template is not None
 
-    def text(self, side: Side, answer_follows: bool = False) -> str:
-        """A conversation as the text that is tokenised.
+    def texts(self, sides: Sequence[Side]) -> list[str | RowError]:
+        """Conversations as the texts that are tokenised, or why the template refuses one.
 
         Raises:
-            RowError: the template refuses it.
             UserError: messages, but no template; a template that asks for today's date.
         """
-        if isinstance(side, Text):
-            return side.prompt + side.response
+        if not sides or isinstance(sides[0], Text):
+            return [side.prompt + side.response for side in sides if isinstance(side, Text)]
+        try:
+            together: list[str | RowError] = self._rendered(list(sides), answer_follows=False)
+        except RowError:
+            together = [self._text_or_error(side) for side in sides]
+        return together
+
+    def _text_or_error(self, side: Side) -> str | RowError:
+        try:
+            text: str = self._rendered([side], answer_follows=False)[0]
+            return text
+        except RowError as error:
+            return error
+
+    def _rendered(self, conversations: list[Any], answer_follows: bool) -> list[Any]:
         if self.template is None:
             raise UserError(
                 f"{self.tokenizer.name_or_path}: no chat template, which message lists need. Set "
                 "model.data.chat_template to a file or a name, or give columns of plain text."
             )
         try:
-            rendered: str = self.tokenizer.apply_chat_template(
-                side,
+            rendered: list[str] = self.tokenizer.apply_chat_template(
+                conversations,
                 chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=answer_follows,
@@ -69,34 +89,51 @@ class Renderer:
             raise RowError("template", str(error)[:200]) from error
         return rendered
 
-    def ids(self, texts: Sequence[str], of_messages: bool) -> list[Ids]:
+    def ids(self, groups: Sequence[Sequence[str]], of_messages: bool) -> list[list[Ids]]:
         """Token ids of whole conversations, int32.
 
         A text gets the tokenizer's special tokens, and eos at its end. A rendered conversation has its own; a BOS is
         put in front where the tokenizer would and the template did not. None gets a second one.
+
+        Args:
+            groups: texts of the conversations about each prompt.
+            of_messages: whether they were rendered from messages.
         """
         bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token_id
-        adds = self.adds_bos if of_messages else True
-        special = [adds and not (bos and text.startswith(bos)) for text in texts]
-        ids = _encode(self.tokenizer, texts, special)
+        special = [
+            (self.adds_bos or not of_messages) and not (bos and texts and texts[0].startswith(bos)) for texts in groups
+        ]
+        ids: list[list[Ids]] = [[]] * len(groups)
+        for flag in (False, True):
+            chosen = [i for i, is_special in enumerate(special) if is_special == flag]
+            for i, found in zip(chosen, self._encode([groups[i] for i in chosen], flag), strict=True):
+                ids[i] = found
         if of_messages or eos is None:
             return ids
-        return [i if len(i) and i[-1] == eos else np.append(i, np.int32(eos)) for i in ids]
+        return [[i if len(i) and i[-1] == eos else np.append(i, np.int32(eos)) for i in found] for found in ids]
+
+    def _encode(self, groups: list[Sequence[str]], special: bool) -> list[list[Ids]]:
+        """Ids with the tokenizer's special tokens, or without."""
+        if self.tokenizer.is_fast and not special:
+            return encode_sharing(self.tokenizer.backend_tokenizer, groups, self.cuts)
+        flat = [text for texts in groups for text in texts]
+        found = iter(self.tokenizer(flat, add_special_tokens=special)["input_ids"] if flat else [])
+        return [[np.array(next(found), dtype=np.int32) for _ in texts] for texts in groups]
 
     def one_bos(self, ids: Ids, text: str) -> bool:
         """Whether a sequence has the BOS that it should, once and at its start."""
-        bos = self.tokenizer.bos_token_id
-        if bos is None or bos == self.tokenizer.eos_token_id:
+        if self.bos is None:
             return True
-        expected = 1 if self.adds_bos or text.startswith(self.tokenizer.bos_token) else 0
-        return np.count_nonzero(ids == bos) == expected and (not expected or ids[0] == bos)
+        token, bos = self.bos
+        expected = self.adds_bos or text.startswith(token)
+        return bool(np.count_nonzero(ids == bos) == expected and (not expected or ids[0] == bos))
 
     def prompt_tokens(self, side: Side, ids: Ids) -> int:
         """How many of a conversation's tokens stand before the response."""
         if isinstance(side, Text):
-            before = self.ids([side.prompt], of_messages=False)[0][:-1] if side.prompt else ids[:0]
+            before = self.ids([[side.prompt]], of_messages=False)[0][0][:-1] if side.prompt else ids[:0]
         else:
-            before = self.ids([self.text(side[:-1], answer_follows=True)], of_messages=True)[0]
+            before = self.ids([self._rendered([side[:-1]], answer_follows=True)], of_messages=True)[0][0]
         longest = min(len(before), len(ids) - 1)
         differs = np.flatnonzero(before[:longest] != ids[:longest])
         return int(differs[0]) if len(differs) else longest
@@ -140,7 +177,22 @@ def load_renderer(tokenizer: Any, data: DataSettings) -> Renderer:
         tokenizer.chat_template = template
     first = tokenizer("a")["input_ids"][:1]
     adds_bos = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
-    return Renderer(tokenizer, template, data.chat_template_kwargs | {"strftime_now": clock}, adds_bos)
+    cuts = cut_strings(tokenizer)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    bos = None
+    if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id):
+        bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+    return Renderer(
+        tokenizer,
+        template,
+        data.chat_template_kwargs | {"strftime_now": clock},
+        adds_bos,
+        bos,
+        tokenizer.pad_token_id,
+        cuts,
+    )
 
 
 def _template(tokenizer: Any, wanted: str | None) -> str | None:
@@ -161,25 +213,3 @@ def _template(tokenizer: Any, wanted: str | None) -> str | None:
         f"model.data.chat_template: {wanted} is no file, no template of the tokenizer ({', '.join(named) or 'none'}) "
         f"and none of {', '.join(shipped)}."
     )
-
-
-def _encode(tokenizer: Any, texts: Sequence[str], special: Sequence[bool]) -> list[Ids]:
-    """Ids of each text, with special tokens where `special` says so."""
-    ids: list[Ids] = [np.empty(0, dtype=np.int32)] * len(texts)
-    for with_special in (False, True):
-        chosen = [i for i, flag in enumerate(special) if flag == with_special]
-        for i, found in zip(chosen, _encode_alike(tokenizer, [texts[i] for i in chosen], with_special), strict=True):
-            ids[i] = np.array(found, dtype=np.int32)
-    return ids
-
-
-def _encode_alike(tokenizer: Any, texts: list[str], with_special: bool) -> list[list[int]]:
-    if not texts:
-        return []
-    if not tokenizer.is_fast:
-        slow: list[list[int]] = tokenizer(texts, add_special_tokens=with_special)["input_ids"]
-        return slow
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=with_special)]

@@ -36,7 +36,7 @@ def complete_sources(data: dict[str, Any]) -> dict[str, Any]:
     return complete
 
 
-def source_of(path: str, **keys: Any) -> SourceSettings:
+def source_of(path: str, /, **keys: Any) -> SourceSettings:
     """A source with the shipped values, for code that has no configuration.
 
     Args:

@@ -1,0 +1,131 @@
+"""Files that are not whole, not there, not allowed, or not what the others are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nemo_bt.errors import UserError
+from tests.preferences import messages
+from tests.sources import open_set, write
+
+GOOD = {"chosen": messages("some tea", "I bring tea."), "rejected": messages("some tea", "I bring milk.")}
+
+
+def broken(tmp_path: Path, how: str) -> str:
+    """A file that cannot be read as a whole."""
+    rows = [{side: messages(f"question {i}", f"{side} {i}") for side in ("chosen", "rejected")} for i in range(3000)]
+    file = tmp_path / {"gz": "f.jsonl.gz", "json": "f.json"}.get(how, "f.parquet")
+    write(file, rows)
+    content = bytearray(file.read_bytes())
+    if how == "page":
+        content[100:400] = bytes(300)
+    elif how == "text":
+        content = bytearray(b"chosen,rejected\n")
+    else:
+        content = content[: len(content) // 2]
+    file.write_bytes(content)
+    return str(file)
+
+
+@pytest.mark.parametrize("how", ["half", "page", "text", "gz", "json"])
+def test_files_that_are_not_whole_are_named(tmp_path: Path, tokenizer: Any, how: str) -> None:
+    with pytest.raises(UserError, match=r"f\.\S+: expected a whole \w+ file, found one .* beyond row \d+ \(.*Write it"):
+        open_set(broken(tmp_path, how), tokenizer)
+
+
+def test_files_of_other_columns_or_formats_are_not_mixed_in_silence(tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path / "a.parquet", [GOOD])
+    write(tmp_path / "b.parquet", [{"chosen": "a", "rejected": "b"}])
+    with pytest.raises(UserError, match=r"a\.parquet has rows of format messages, .*b\.parquet of format text"):
+        open_set(str(tmp_path / "*.parquet"), tokenizer)
+    write(tmp_path / "b.parquet", [{"chosen": 1.5, "rejected": "b"}])
+    with pytest.raises(
+        UserError, match=r"b\.parquet: no format fits, found columns chosen \(float\), rejected \(text\)"
+    ):
+        open_set(str(tmp_path / "*.parquet"), tokenizer)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path, tokenizer: Any) -> None:
+    table = pa.table([["a"], ["b"], ["c"]], names=["chosen", "rejected", "chosen"])
+    pq.write_table(table, tmp_path / "f.parquet")
+    with pytest.raises(UserError, match=r"f\.parquet: several columns are called 'chosen'\. Rename"):
+        open_set(str(tmp_path / "f.parquet"), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["f.parquet", "f.jsonl", "f.json"])
+def test_files_without_rows_are_named(tmp_path: Path, tokenizer: Any, name: str) -> None:
+    if name == "f.parquet":
+        pq.write_table(pa.schema([("chosen", pa.string()), ("rejected", pa.string())]).empty_table(), tmp_path / name)
+    else:
+        (tmp_path / name).write_text("[]" if name == "f.json" else "")
+    with pytest.raises(UserError, match=rf"{name}: 0 rows, expected at least one preference"):
+        open_set(str(tmp_path / name), tokenizer)
+
+
+def test_a_file_without_a_readable_row_says_what_it_found(tmp_path: Path, tokenizer: Any) -> None:
+    file = write(tmp_path / "f.jsonl", [b"chosen,rejected", b"a,b"])
+    with pytest.raises(
+        UserError, match=r"f\.jsonl: no row can be read \(Expecting value.*Expected rows of JSON objects"
+    ):
+        open_set(file, tokenizer)
+
+
+def test_paths_that_lead_nowhere_are_named(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"model\.data\.train: no file matches /nowhere/\*\.parquet\. Expected an existing"
+    ):
+        open_set("/nowhere/*.parquet", tokenizer)
+    with pytest.raises(UserError, match=r"is a folder; give .*/\*\.parquet"):
+        open_set(str(tmp_path), tokenizer)
+    with pytest.raises(UserError, match=r"nope://x has a protocol that cannot be read"):
+        open_set("nope://x", tokenizer)
+    (tmp_path / "f.csv").write_text("a,b\n")
+    with pytest.raises(UserError, match=r"f\.csv: expected a name that ends in \.parquet, \.jsonl"):
+        open_set(str(tmp_path / "f.csv"), tokenizer)
+
+
+def test_urls_are_read_and_globs_take_every_file_once(tmp_path: Path, tokenizer: Any) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for name in ("a", "b"):
+        memory.pipe(f"/prefs/{name}.jsonl", json.dumps(GOOD | {"margin": len(name)}).encode() + b"\n")
+    pairs = open_set("memory://prefs/*.jsonl", tokenizer)
+    assert len(pairs.epoch) == 2
+    assert pairs.where(1) == "memory:///prefs/b.jsonl row 0"
+    file = write(tmp_path / "a.jsonl", [GOOD])
+    assert len(open_set(f"file://{file}", tokenizer).epoch) == 1
+    assert len(open_set("unused", tokenizer, path=[file, str(tmp_path / "*.jsonl")]).epoch) == 1
+
+
+UNREADABLE = """
+import os, sys
+import fsspec.implementations.local
+from nemo_bt.data.files import find_files
+from nemo_bt.data.sources import source_of
+from nemo_bt.data.rows import first_rows
+source = source_of(sys.argv[1])
+os.setuid(65534)
+try:
+    first_rows(find_files(source, "model.data.train")[0])
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become a user who may not read")
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    file = Path(write(tmp_path / "f.jsonl", [GOOD]))
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(0o755)
+    file.chmod(0o600)
+    result = subprocess.run([sys.executable, "-c", UNREADABLE, str(file)], capture_output=True, text=True, timeout=60)
+    assert result.stdout.startswith("UserError"), result.stderr
+    assert "f.jsonl: cannot be opened ([Errno 13] Permission denied" in result.stdout
