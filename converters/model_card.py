@@ -80,7 +80,7 @@ def model_card(start: Start, export: AsHf, has_chat_template: bool, name: str) -
 def _training(facts: dict[str, Any]) -> str:
     model, data = facts["settings"]["model"], facts["settings"]["model"]["data"]
     rows = {
-        "data": ", ".join(f"`{source['name']}`" for source in data["train"]),
+        "data": ", ".join(f"`{Path(path).name}`" for source in data["train"] for path in source["path"]),
         "started from": f"`{Path(model['restore_from_path']).name}`"
         if model["restore_from_path"]
         else "random weights",

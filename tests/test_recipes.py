@@ -96,7 +96,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     folder = tmp_path_factory.mktemp("recipes")
     models = {}
     for family in sorted({FAMILIES.get(recipe, "llama2, a key per query") for recipe in RECIPES}):
-        models[family] = save(family, folder / f"model-{family}", classifier=False, tokenizer=tokenizer)
+        models[family] = save(family, folder / f"model-{len(models)}", classifier=False, tokenizer=tokenizer)
     runs = []
     for recipe in RECIPES:
         start = models[FAMILIES.get(recipe, "llama2, a key per query")]
@@ -108,7 +108,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
             "model.tensor_model_parallel_size=1",
             "model.pipeline_model_parallel_size=1",
             "model.sequence_parallel=false",
-            "model.global_batch_size=4",
+            "model.global_batch_size=16",
             "model.data.max_bad_fraction=0.5",
             "trainer.devices=1",
             "trainer.num_nodes=1",
@@ -139,9 +139,9 @@ def test_a_mixture_logs_every_source(logs: Path) -> None:
         record = json.loads(line)
         pairs = {key: record[key] for key in record if key.endswith("/pairs")}
         if pairs:
-            assert sum(pairs.values()) == 4
+            assert sum(pairs.values()) == 16
             total = sum(record[key.replace("/pairs", "/loss")] * count for key, count in pairs.items())
-            assert total / 4 == pytest.approx(record["train/loss"])
+            assert total / 16 == pytest.approx(record["train/loss"])
 
 
 def test_learning_rates_are_the_schedules(logs: Path) -> None:

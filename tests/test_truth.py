@@ -38,7 +38,7 @@ def reference(model: Any) -> Any:
     return hf
 
 
-PAIRS = {1: (), 2: (Pair(0, 1),), 4: (Pair(0, 1), Pair(3, 2), Pair(0, 2))}
+PAIRS = {1: (), 2: (Pair(0, 1),), 3: (Pair(0, 2),), 4: (Pair(0, 1), Pair(3, 2), Pair(0, 2))}
 
 
 def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[Group]:

@@ -141,6 +141,10 @@ def _hub_files(path: str, source: SourceSettings) -> list[DataFile]:
     """The Arrow files that `datasets` makes of a data set of the hub, in its own cache."""
     from datasets import load_dataset
 
+    if "[" in source.split:
+        raise UserError(
+            f"{path}: split {source.split} is a part of one. Give the whole split, and a fraction or count."
+        )
     try:
         data_set = load_dataset(path, source.subset, split=source.split, revision=source.revision)
     except (OSError, ValueError) as error:  # the hub's and datasets' own errors are among these
