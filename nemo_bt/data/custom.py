@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -77,24 +78,27 @@ def load_custom(recipe: Recipe, files: list[DataFile]) -> CustomData:
     """Make the object and look at its first item.
 
     Raises:
-        UserError: there is no such class, it cannot be made as described above, or its first item is something else.
+        UserError: there is no such class, it does not take these arguments, or its first item is something else. What
+            the class itself raises is left as it is.
     """
     custom = recipe.source.custom_cls
     label = f"{custom.path}:{custom.name}"
     config = asdict(recipe.source) | {"max_length": recipe.max_length} | custom.options
     cls = _load_class(custom)
+    arguments = {
+        "parquet_files": [file.path for file in files],
+        "tokenizer": recipe.renderer.tokenizer,
+        "config": OmegaConf.create(config),
+    }
     try:
-        data = cls(
-            parquet_files=[file.path for file in files],
-            tokenizer=recipe.renderer.tokenizer,
-            config=OmegaConf.create(config),
-        )
-        first = next(_items(data), None)
-    except Exception as error:
+        inspect.signature(cls).bind(**arguments)
+    except TypeError as error:
         raise UserError(
-            f"{label}: {type(error).__name__}: {error}. Expected {custom.name}(parquet_files=, tokenizer=, config=) "
-            "with __len__ and __getitem__, or __iter__."
+            f"{label}: {error}. Expected {custom.name}(parquet_files=, tokenizer=, config=) with __len__ and "
+            "__getitem__, or __iter__."
         ) from error
+    data = cls(**arguments)
+    first = next(_items(data), None)
     if first is None:
         raise UserError(f"{label}: 0 items, expected at least one pair.")
     if isinstance(first, dict) and set(_ID_KEYS) <= first.keys():
@@ -116,13 +120,10 @@ def _load_class(custom: CustomClass) -> Any:
         raise UserError(f"model.data.custom_cls.path: expected a Python file, got {custom.path}.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-        return getattr(module, str(custom.name))
-    except Exception as error:
-        raise UserError(
-            f"model.data.custom_cls: no class {custom.name} in {custom.path} ({type(error).__name__}: {error})."
-        ) from error
+    spec.loader.exec_module(module)
+    if not isinstance(vars(module).get(str(custom.name)), type):
+        raise UserError(f"model.data.custom_cls.name: no class {custom.name} in {custom.path}.")
+    return getattr(module, str(custom.name))
 
 
 def _items(data: Any) -> Iterator[Any]:
