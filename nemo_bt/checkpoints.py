@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
@@ -96,7 +96,7 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
 
 
 def write_data_record(file: Path, sets: Mapping[str, PairSet]) -> None:
-    """Note which cached sources a run was made of: their names stand for what is in them."""
+    """Note everything that the token ids of a run depend on."""
     written = file.with_suffix(".tmp")
     written.write_text(json.dumps(_record(sets), indent=2) + "\n")
     written.replace(file)
@@ -115,14 +115,15 @@ def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
     if not file.exists():
         return
     before, now = json.loads(file.read_text())["train"], _record(sets)["train"]
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        raise UserError(
-            f"model.data.train: the files of '{changed[0]}', the tokenizer or its template have changed since the run "
-            "was started: it would not be the same run. Put them back, or start a new exp_manager.explicit_log_dir "
-            "with model.restore_from_path at the checkpoint."
-        )
+    for name, facts in now.items():
+        differ = [key for key in facts if before.get(name, {}).get(key) != facts[key]]
+        if differ:
+            raise UserError(
+                f"model.data.train: {', '.join(differ)} of '{name}' are not what they were when the run was started: "
+                "it would not be the same run. Put them back, or start a new exp_manager.explicit_log_dir with "
+                "model.restore_from_path at the checkpoint."
+            )
 
 
-def _record(sets: Mapping[str, PairSet]) -> dict[str, dict[str, str]]:
-    return {name: {source.name: source.folder.name for source in pairs.sources} for name, pairs in sets.items()}
+def _record(sets: Mapping[str, PairSet]) -> dict[str, dict[str, dict[str, Any]]]:
+    return {name: {source.name: source.made_from for source in pairs.sources} for name, pairs in sets.items()}

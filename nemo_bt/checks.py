@@ -69,7 +69,10 @@ def _check_source(where: str, source: SourceSettings) -> None:
         raise UserError(f"{where}: {' and '.join(given)} are both set; expected one of them at most.")
     for key, value in given.items():
         allowed = "(0, 1]" if key == "fraction" else "more than 0"
-        _in_range(f"{where} {key}", value, allowed, 0 < value <= (1 if key == "fraction" else math.inf))
+        holds = math.isfinite(value) and value > 0 and (key != "fraction" or value <= 1)
+        _in_range(f"{where} {key}", value, allowed, holds)
+    if isinstance(source.score_key, dict) and not any(source.score_key.values()):
+        raise UserError(f"{where} score_key: expected a weight other than 0, got {source.score_key}.")
     rules = source.pairs
     _one_of(f"{where} pairs.mode", rules.mode, ("best_vs_worst", "best_vs_random", "all_pairs"))
     at_least_0 = {"weight": source.weight, "pairs.min_margin": rules.min_margin, "pairs.min_ratio": rules.min_ratio}

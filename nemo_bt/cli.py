@@ -60,6 +60,8 @@ def _data(args: argparse.Namespace) -> int:
 
         terminal = Terminal(sys.stdout)
         sets, tokenizer = open_sets(settings, terminal)
+        if args.pairs < 1:
+            raise UserError(f"--pairs: expected 1 or more, got {args.pairs}.")
         if args.action == "show":
             show(sets, tokenizer, args.pairs, terminal)
         elif args.action == "stats":

@@ -13,6 +13,7 @@ from typing import TextIO
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -59,7 +60,7 @@ class Terminal:
             for number, column in enumerate(columns):
                 table.add_column(column, justify="right" if number else "left")
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*map(escape, row))
             self.console.print(table)
 
     def facts(self, rows: Sequence[tuple[str, str]]) -> None:
@@ -67,7 +68,7 @@ class Terminal:
         if self.console:
             table = Table(box=box.SIMPLE, show_header=False)
             for row in rows:
-                table.add_row(*row)
+                table.add_row(*map(escape, row))
             self.console.print(table)
 
     def start(self, done: int, total: int, unit: str = "step") -> None:

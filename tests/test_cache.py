@@ -218,7 +218,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, tokenizer: Any,
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NEMO_BT_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(
-        UserError, match=r"model\.data\.cache_dir=.*file/cache: expected a folder with room to write to"
+        UserError, match=r"model\.data\.cache_dir: expected a folder with room to write to, got .*file/cache"
     ):
         open_set(write(tmp_path / "f.jsonl", [GOOD]), tokenizer)
 

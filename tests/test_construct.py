@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from nemo_bt.config import load_settings
-from nemo_bt.data.choices import Choices, Text
+from nemo_bt.data.choices import Choices, Preference, Text
 from nemo_bt.data.construct import make_pairs, margin_of
 from nemo_bt.data.settings import PairRules
-from tests.data_rows import ROWS
+from nemo_bt.errors import UserError
+from tests.data_rows import HH, ROWS
+from tests.preferences import messages
 from tests.sources import dropped, open_set, texts, write
 
 RULES = {"mode": "all_pairs", "max_pairs_per_prompt": None, "min_margin": 0.0, "min_ratio": 0.0, "seed": 0}
@@ -23,7 +25,7 @@ def choices(*scores: float, row: int = 0, responses: list[str] | None = None) ->
 
 def pairs_of(found: Choices, **rules: Any) -> tuple[list[tuple[int, int]], dict[str, int]]:
     pairs, left_out = make_pairs(found, PairRules(**(RULES | rules)))
-    return pairs, dict(left_out)
+    return [pair.sides for pair in pairs], dict(left_out)
 
 
 def test_all_pairs_leave_out_ties() -> None:
@@ -64,12 +66,62 @@ def test_at_most_so_many_pairs_of_a_prompt() -> None:
 
 
 def test_the_margin_is_what_the_row_says_or_the_difference_of_scores() -> None:
-    scored = choices(3, 1)
-    assert margin_of(scored, 0, 1) == 2
-    scored.margins = [0.5, None]
-    assert margin_of(scored, 0, 1) == 0.5
-    scored.scores, scored.margins = None, [None, None]
-    assert margin_of(scored, 0, 1) == 0
+    assert margin_of(Preference(0, 1, 0, scores=(3, 1))) == 2
+    assert margin_of(Preference(0, 1, 0, margin=0.5, scores=(3, 1))) == 0.5
+    assert margin_of(Preference(0, 1, 0)) == 0
+
+
+def test_a_given_pair_is_left_out_by_its_own_margin_where_it_has_no_scores() -> None:
+    found = Choices([Text("q", "a"), Text("q", "b")], [0, 0], given=[Preference(0, 1, 0, margin=0.5)])
+    assert pairs_of(found, min_margin=1) == ([], {"margin": 1})
+    assert pairs_of(found, min_margin=0.5) == ([(0, 1)], {})
+
+
+def test_named_pairs_keep_what_is_theirs_when_rows_are_joined(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        {"prompt": "q", "chosen": good, "rejected": bad, "margin": i + 1.0, "weight": i + 2.0}
+        for i, (good, bad) in enumerate([("A", "B"), ("A", "C"), ("B", "C")])
+    ]
+    file = write(tmp_path / "rows.jsonl", rows)
+    for rules in ({}, {"max_pairs_per_prompt": 10}):
+        pairs = open_set(file, tokenizer, pairs=rules)
+        assert pairs.column("margin", range(3)).tolist() == [1, 2, 3]
+        assert pairs.column("weight", range(3)).tolist() == [2, 3, 4]
+        assert pairs.column("row", range(3)).tolist() == [0, 1, 2]
+        (group,) = pairs.groups(range(3))
+        assert [pair[:2] for pair in group.pairs] == [(0, 1), (0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("name", ["hh", "messages", "preference"])
+def test_the_limit_of_pairs_per_prompt_holds_for_every_format(tmp_path: Path, tokenizer: Any, name: str) -> None:
+    rows = {
+        "hh": [{side: HH.format("q", f"{side} {i}") for side in ("chosen", "rejected")} for i in range(4)],
+        "messages": [{side: messages("q", f"{side} {i}") for side in ("chosen", "rejected")} for i in range(4)],
+        "preference": [
+            {"prompt": "q", "response_1": f"a{i}", "response_2": f"b{i}", "preference_strength": -1} for i in range(4)
+        ],
+    }[name]
+    pairs = open_set(write(tmp_path / "rows.jsonl", rows), tokenizer, pairs={"max_pairs_per_prompt": 3})
+    assert (len(pairs.epoch), dropped(pairs)) == (3, {"cap": 1})
+
+
+def test_other_system_messages_are_other_prompts(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"system": f"s{i // 2}", "prompt": "q", "response": f"r{i}", "score": i} for i in range(4)]
+    for suffix in ("jsonl", "parquet"):
+        pairs = open_set(write(tmp_path / f"rows.{suffix}", rows), tokenizer, system_key="system")
+        assert [chosen.split("<|end|>")[0] for chosen, _ in texts(pairs, tokenizer)] == [
+            "<|bos|>system: s0",
+            "<|bos|>system: s1",
+        ]
+
+
+def test_weights_of_scores_may_be_negative(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"prompt": "q", "response": f"words {i}", "good": 2, "verbosity": i} for i in range(3)]
+    file = write(tmp_path / "rows.jsonl", rows)
+    (pair,) = texts(open_set(file, tokenizer, format="scored", score_key={"good": 1.0, "verbosity": -2.0}), tokenizer)
+    assert pair[0].endswith("words 0<|end|>")
+    with pytest.raises(UserError, match=r"two columns are for rows that name the chosen response"):
+        open_set(file, tokenizer, format="scored", score_key=["good", "verbosity"])
 
 
 def test_rows_with_the_same_prompt_are_put_together_across_chunks(tmp_path: Path, tokenizer: Any) -> None:

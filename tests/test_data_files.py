@@ -49,7 +49,7 @@ def test_files_of_other_columns_or_formats_are_not_mixed_in_silence(tmp_path: Pa
         open_set(str(tmp_path / "*.parquet"), tokenizer)
     write(tmp_path / "b.parquet", [{"chosen": 1.5, "rejected": "b"}])
     with pytest.raises(
-        UserError, match=r"b\.parquet: no format fits, found columns chosen \(float\), rejected \(text\)"
+        UserError, match=r"b\.parquet: no format fits, found columns chosen \(double\), rejected \(string\)"
     ):
         open_set(str(tmp_path / "*.parquet"), tokenizer)
 
@@ -116,7 +116,7 @@ from nemo_bt.data.rows import first_rows
 source = source_of(sys.argv[1])
 os.setuid(65534)
 try:
-    first_rows(find_files(source, "model.data.train")[0])
+    first_rows(find_files(source, "model.data.train")[0], None)
 except Exception as error:
     print(type(error).__name__, error)
 """

@@ -181,7 +181,9 @@ def test_a_format_can_be_named_and_one_that_does_not_exist_is_refused(tmp_path: 
 
 def test_columns_that_fit_no_format_are_listed(tmp_path: Path, tokenizer: Any) -> None:
     file = write(tmp_path / "rows.parquet", [{"good": "a", "bad": 1.5}])
-    with pytest.raises(UserError, match=r"rows\.parquet: no format fits, found columns good \(text\), bad \(float\)\."):
+    with pytest.raises(
+        UserError, match=r"rows\.parquet: no format fits, found columns good \(string\), bad \(double\)\."
+    ):
         open_set(file, tokenizer)
 
 

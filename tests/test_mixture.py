@@ -135,9 +135,9 @@ def test_validation_pairs_that_are_in_training_stop_the_run(tmp_path: Path, toke
     new = rows("new", 6)
     file = write(tmp_path / "val.jsonl", [*new, *swapped])
     with pytest.raises(
-        UserError, match=r"validation v: 6 of 8 pairs; dropped 2 with an answer that is also in the"
+        UserError, match=r"validation v: 2 of 8 pairs have an answer that is also in the training"
     ) as caught:
         mixture(tmp_path, tokenizer, {}, {}, v=[file])
-    assert f"{file} row 6 (with an answer" in str(caught.value)
+    assert f"The first:\n  {file} row 6\n" in str(caught.value)
     same_prompts = [json.loads(json.dumps(row).replace("good", "fine").replace("bad", "poor")) for row in rows("a", 3)]
     mixture(tmp_path, tokenizer, {}, {}, v=[write(tmp_path / "prompts.jsonl", same_prompts)])

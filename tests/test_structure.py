@@ -18,7 +18,7 @@ PURE = [
     "terminal", "train", "cpu", "quickstart", "architecture", "families", "origin", "nemo_file", "nemo_context",
     "checkpoint_facts", "weights.names", "weights.fused", "weights.convert", "weights.check", "weights.head",
     "weights.source", "weights.safetensors_folder", "weights.torch_dist", "weights.torch_dist_writer",
-    "epoch", "data.settings", "data.sources", "data.files", "data.rows", "data.account", "data.values", "data.choices",
+    "epoch", "data.settings", "data.sources", "data.files", "data.rows", "data.json_array", "data.shared_ids", "data.account", "data.values", "data.choices",
     "data.formats", "data.published", "data.detect", "data.construct", "data.tokenizer", "data.render", "data.guards",
     "data.length", "data.layout", "data.encode", "data.custom", "data.build", "data.cache", "data.mixture",
     "data.pairs", "data.load", "data.inspect", "data.synthetic", "data.train_tokenizer",

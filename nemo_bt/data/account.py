@@ -26,7 +26,6 @@ BAD = {
     "bos": "without exactly one BOS token",
     "terminal": "ending in different tokens",
     "pad": "scored at a pad token",
-    "overlap": "with an answer that is also in the training data",
 }
 LENGTH = {
     "long": "longer than model.encoder_seq_length",
@@ -129,7 +128,7 @@ class Account:
         """
         for kinds, key in ((BAD, "max_bad_fraction"), (LENGTH, "max_drop_fraction")):
             count, limit = sum(self.dropped[reason] for reason in kinds), getattr(data, key)
-            if count > limit * self.num_pairs or (count and not self.num_kept):
+            if count > limit * self.num_pairs:
                 shown = [example for reason in kinds for example in self._shown(reason)][:_NUM_EXAMPLES]
                 raise UserError(
                     f"{self.describe(name)}. Expected at most model.data.{key}={limit:g} of the pairs, found "
@@ -138,8 +137,8 @@ class Account:
                 )
         if not self.num_kept:
             raise UserError(
-                f"{self.describe(name)}. The source yields nothing: give rows, loosen model.data.pairs, or take the "
-                "source out."
+                f"{self.describe(name)}. The source yields nothing: mend the rows, loosen the limits and "
+                "model.data.pairs, or take it out."
             )
 
     def _shown(self, reason: str) -> list[str]:

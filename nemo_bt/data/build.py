@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, islice
 from multiprocessing import get_context
@@ -20,17 +21,18 @@ import pyarrow as pa
 
 from nemo_bt.data.account import Account
 from nemo_bt.data.custom import IDS, load_custom
-from nemo_bt.data.detect import detect
+from nemo_bt.data.detect import FORMATS, columns_of, detect, named_format
 from nemo_bt.data.encode import Recipe, encode, encode_ids
 from nemo_bt.data.files import DataFile
 from nemo_bt.data.layout import COLUMNS, Encoded
-from nemo_bt.data.rows import Chunk, first_rows, read_chunks
+from nemo_bt.data.rows import Chunk, column_types, first_rows, read_chunks
 from nemo_bt.errors import UserError
 from nemo_bt.launch import end_with
 from nemo_bt.terminal import Terminal
 
 TOKENS, PAIRS, ACCOUNT = "tokens.arrow", "pairs.arrow", "account.json"
 _SMALL_CHUNKS = 4
+_MB = 1_000_000
 
 Placed: TypeAlias = tuple[int, int, Chunk]
 """Number of the file, bytes of those before it, and a chunk of it."""
@@ -61,10 +63,10 @@ def build(
         chunks = custom.chunks() if custom else _chunks(files, recipe)
         for done_bytes, encoded in _encoded(chunks, recipe, num_workers):
             if not account.num_rows:  # the bar has a thread: it starts when all workers are forked
-                terminal.start(0, num_bytes, f"reading {recipe.source.name}, bytes")
+                terminal.start(0, num_bytes // _MB, f"MB of {recipe.source.name}")
             writer.write(encoded)
             account.add(encoded.account)
-            terminal.advance(done_bytes, f"{writer.num_pairs:,} pairs")
+            terminal.advance(done_bytes // _MB, f"{writer.num_pairs:,} pairs")
         writer.close()
     except BrokenProcessPool as error:
         raise UserError(
@@ -81,11 +83,21 @@ def build(
         "largest_id": writer.largest_id,
         "made_from": facts,
     }
-    (folder / ACCOUNT).write_text(json.dumps(plain, indent=2) + "\n")
+    writer.describe(plain)
 
 
 def _format(recipe: Recipe, files: list[DataFile]) -> str:
-    found = {file.name: detect(file, first_rows(file), recipe.source) for file in files}
+    named = named_format(recipe.source)
+    if named:
+        return named
+    columns = columns_of(FORMATS, recipe.source)
+    found = {}
+    for file in files:
+        rows = first_rows(file, columns)
+        if rows:
+            found[file.name] = detect(file.name, rows, recipe.source, column_types(file))
+    if not found:
+        raise UserError(f"{files[0].name}: 0 rows, expected at least one preference. Give a file with rows.")
     name, shape = next(iter(found.items()))
     for other, its in found.items():
         if its != shape:
@@ -119,10 +131,11 @@ def _encoded(chunks: Iterator[Placed], recipe: Recipe, num_workers: int) -> Iter
 
 
 def _chunks(files: list[DataFile], recipe: Recipe) -> Iterator[Placed]:
-    same_prompt = recipe.same_prompt if recipe.groups_rows else None
+    same_prompt = recipe.same_prompt if recipe.joins_rows else None
+    columns = columns_of([recipe.format], recipe.source)
     start_bytes = 0
     for number, file in enumerate(files):
-        for chunk in read_chunks(file, recipe.columns, same_prompt):
+        for chunk in read_chunks(file, columns, same_prompt):
             yield number, start_bytes, chunk
         start_bytes += file.num_bytes
 
@@ -148,6 +161,17 @@ def _encode(chunk: Chunk, file_number: int, recipe: Recipe) -> Encoded:
     return (encode_ids if recipe.format == IDS else encode)(chunk, file_number, recipe)
 
 
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say what to do where a folder of the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"model.data.cache_dir: expected a folder with room to write to, got {error} at {folder}. Set another."
+        ) from error
+
+
 class _Writer:
     """Grows one raw file a column, and at the end makes of them Arrow files of a single batch each.
 
@@ -160,7 +184,15 @@ class _Writer:
         self._raw: dict[str, BinaryIO] = {name: self._path(name).open("wb") for name in ("token", *COLUMNS)}
 
     def write(self, encoded: Encoded) -> None:
-        """Append a chunk."""
+        """Append a chunk.
+
+        Raises:
+            UserError: the disk does not take it; so do the others.
+        """
+        with writing_to(self.folder):
+            self._append(encoded)
+
+    def _append(self, encoded: Encoded) -> None:
         shifts = {name: self.num_tokens for name in COLUMNS if name.endswith("_start")} | {"prompt": self.num_prompts}
         self._raw["token"].write(encoded.tokens.astype(np.int32).tobytes())
         for name, values in encoded.columns.items():
@@ -172,10 +204,18 @@ class _Writer:
 
     def close(self) -> None:
         """Write the Arrow files, to the disk itself."""
-        for raw in self._raw.values():
-            raw.close()
-        self._arrow(TOKENS, {"token": np.int32})
-        self._arrow(PAIRS, COLUMNS)
+        with writing_to(self.folder):
+            for raw in self._raw.values():
+                raw.close()
+            self._arrow(TOKENS, {"token": np.int32})
+            self._arrow(PAIRS, COLUMNS)
+
+    def describe(self, plain: dict[str, Any]) -> None:
+        """Write account.json, to the disk itself."""
+        with writing_to(self.folder), (self.folder / ACCOUNT).open("w") as file:
+            file.write(json.dumps(plain, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.raw"

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from nemo_bt.data.account import Account
-from nemo_bt.data.build import ACCOUNT, PAIRS, TOKENS, build
+from nemo_bt.data.build import ACCOUNT, PAIRS, TOKENS, build, writing_to
 from nemo_bt.data.custom import digest_of_class
 from nemo_bt.data.encode import Recipe
 from nemo_bt.data.files import DataFile, digest_of, find_files
@@ -49,6 +49,7 @@ class CachedSource:
         files: names of its files, which the column `file` counts.
         format: of its rows.
         largest_id: of its tokens.
+        made_from: everything that its tokens depend on.
         weight: factor on the loss of its pairs.
     """
 
@@ -60,6 +61,7 @@ class CachedSource:
     files: list[str]
     format: str
     largest_id: int
+    made_from: dict[str, Any]
     weight: float
 
     def __len__(self) -> int:
@@ -92,20 +94,24 @@ def open_source(
         UserError: data that cannot be read (see nemo_bt.data.build); a cache that cannot be written.
     """
     files = find_files(recipe.source, setting)
-    try:
-        facts = _facts(recipe, files, tokenizer_digest, folder)
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-        target = folder / key
-        if not target.exists():
-            with _lock(folder / f"{key}.lock", target):
-                if not target.exists():
-                    _build_beside(target, files, recipe, num_workers, terminal, facts)
-        return _load(target, recipe)
-    except OSError as error:
-        raise UserError(
-            f"model.data.cache_dir={folder}: expected a folder with room to write to, got {error}. Set "
-            "model.data.cache_dir to another one."
-        ) from error
+    facts = _facts(recipe, files, tokenizer_digest, folder)
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    target = folder / key
+    opened = _open(target, recipe, files)
+    if opened is None:
+        with _lock(folder / f"{key}.lock", target):
+            opened = _open(target, recipe, files)
+            if opened is None:
+                with writing_to(target):
+                    shutil.rmtree(target, ignore_errors=True)  # damaged, if it is there
+                _build_beside(target, files, recipe, num_workers, terminal, facts)
+                if digest_of(files, folder / "digests") != facts["files"]:
+                    shutil.rmtree(target)
+                    raise UserError(f"a file of {recipe.source.name} changed while it was read. Start again.")
+                opened = _open(target, recipe, files)
+    if opened is None:
+        raise UserError(f"{target}: expected the tokenised source that was just written. Is the folder still there?")
+    return opened
 
 
 def _facts(recipe: Recipe, files: list[DataFile], tokenizer_digest: str, folder: Path) -> dict[str, Any]:
@@ -115,7 +121,7 @@ def _facts(recipe: Recipe, files: list[DataFile], tokenizer_digest: str, folder:
     return {
         "layout": _LAYOUT,
         "files": digest_of(files, folder / "digests"),
-        "kinds": [] if custom else sorted({file.kind for file in files}),
+        "kinds": [] if custom else [(file.kind, file.compression) for file in files],
         "custom_class": custom,
         "rows": rows,
         "tokenizer": tokenizer_digest,
@@ -128,26 +134,16 @@ def _facts(recipe: Recipe, files: list[DataFile], tokenizer_digest: str, folder:
 
 @contextmanager
 def _lock(path: Path, target: Path) -> Iterator[None]:
-    """Hold the lock, or come back without it once `target` is there.
-
-    The first local rank has the terminal, so the others leave it the lock unless it does not come.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    """Hold the lock. The first local rank has the terminal, so the others leave it the start for a while."""
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
     is_first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
     start_s = time.monotonic()
-    while not target.exists():
-        if is_first or time.monotonic() - start_s > _PATIENCE_S:
-            try:
-                lock.acquire(timeout=1)
-                break
-            except Timeout:
-                continue
+    while not is_first and not target.exists() and time.monotonic() - start_s < _PATIENCE_S:
         time.sleep(0.1)
-    try:
+    with FileLock(path, poll_interval=0.1):
         yield
-    finally:
-        lock.release()
 
 
 def _build_beside(
@@ -157,26 +153,41 @@ def _build_beside(
     for left in target.parent.glob(f"{target.name}.{host}.*"):  # of a build that was killed: we hold its lock
         shutil.rmtree(left, ignore_errors=True)
     beside = target.with_name(f"{target.name}.{host}.{os.getpid()}")
-    beside.mkdir()
+    with writing_to(beside):
+        beside.mkdir()
     try:
         build(beside, files, recipe, num_workers, terminal, facts)
-        if not target.exists():  # another node may share the folder and not the lock
+        try:
             beside.rename(target)
+        except OSError:
+            if not target.exists():  # else another node was faster, which shares the folder but not the lock
+                raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _load(folder: Path, recipe: Recipe) -> CachedSource:
-    about = json.loads((folder / ACCOUNT).read_text())
+def _open(folder: Path, recipe: Recipe, files: list[DataFile]) -> CachedSource | None:
+    """A source that is there and whole; messages get the names that its files have now."""
+    try:
+        about = json.loads((folder / ACCOUNT).read_text())
+        tokens, columns = _mapped(folder / TOKENS)["token"], _mapped(folder / PAIRS)
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    account = Account.from_json(about["account"])
+    names = [file.name for file in files]
+    for before, now in zip(about["files"], names, strict=True):
+        for reason, examples in account.examples.items():
+            account.examples[reason] = [e.replace(f"{before} row", f"{now} row", 1) for e in examples]
     return CachedSource(
         name=recipe.source.name,
         folder=folder,
-        tokens=_mapped(folder / TOKENS)["token"],
-        columns=_mapped(folder / PAIRS),
-        account=Account.from_json(about["account"]),
-        files=about["files"],
+        tokens=tokens,
+        columns=columns,
+        account=account,
+        files=names,
         format=about["format"],
         largest_id=about["largest_id"],
+        made_from=about["made_from"],
         weight=recipe.source.weight,
     )
 

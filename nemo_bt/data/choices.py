@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Messages: TypeAlias = list[dict[str, str]]
 
@@ -20,6 +20,31 @@ Side: TypeAlias = Text | Messages
 """A whole conversation that ends with the response that is judged."""
 
 
+class Preference(NamedTuple):
+    """A pair of sides, by their positions.
+
+    Args:
+        chosen: position in `Choices.sides`.
+        rejected: position in `Choices.sides`.
+        row: number in the file.
+        margin: strength; None where nothing is known about it.
+        weight: factor on the loss.
+        scores: of chosen and rejected, where they have any.
+    """
+
+    chosen: int
+    rejected: int
+    row: int
+    margin: float | None = None
+    weight: float = 1.0
+    scores: tuple[float, float] | None = None
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Chosen and rejected."""
+        return self.chosen, self.rejected
+
+
 @dataclass
 class Choices:
     """Responses to one prompt, from one row or from several that follow each other.
@@ -27,35 +52,39 @@ class Choices:
     Attributes:
         sides: K whole conversations.
         rows: number in the file of the row that each came from.
-        scores: of each, higher is better; None where nothing is known but `given`.
-        margins: strength of the preference for each when it is chosen; None takes the difference of scores, or 0.
+        scores: of each, higher is better; empty where the rows name pairs themselves.
+        margins: strength of a preference for each, where the row has one.
         weights: factor on the loss of pairs in which each is chosen.
-        given: pairs (chosen, rejected) that the rows name themselves; None leaves it to `model.data.pairs`.
+        given: pairs that the rows name; None leaves it to `model.data.pairs`.
     """
 
     sides: list[Side]
     rows: list[int]
-    scores: list[float] | None = None
+    scores: list[float] = field(default_factory=list)
     margins: list[float | None] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
-    given: list[tuple[int, int]] | None = None
+    given: list[Preference] | None = None
+
+    def same_prompt(self, other: Choices) -> bool:
+        """Whether both answer the same prompt; texts whose prompt is not known do not."""
+        if not self.sides or not other.sides:
+            return False
+        prompt = prompt_of(self.sides[0])
+        return bool(prompt) and prompt == prompt_of(other.sides[0])
 
     def add(self, other: Choices) -> None:
-        """Take in the responses of a further row with the same prompt; one that is there already stays one."""
-        index = []
-        for i, side in enumerate(other.sides):
-            if other.given is not None and side in self.sides:
-                index.append(self.sides.index(side))
-                continue
-            index.append(len(self.sides))
-            self.sides.append(side)
-            self.rows.append(other.rows[i])
-            self.margins.append(other.margins[i])
-            self.weights.append(other.weights[i])
-            if self.scores is not None and other.scores is not None:
-                self.scores.append(other.scores[i])
-        if self.given is not None and other.given is not None:
-            self.given += [(index[chosen], index[rejected]) for chosen, rejected in other.given]
+        """Take in the responses of a further row with the same prompt; a named one that is there already stays one."""
+        if self.given is None or other.given is None:
+            for name in ("sides", "rows", "scores", "margins", "weights"):
+                getattr(self, name).extend(getattr(other, name))
+            return
+        place = []
+        for side, row in zip(other.sides, other.rows, strict=True):
+            if side not in self.sides:
+                self.sides.append(side)
+                self.rows.append(row)
+            place.append(self.sides.index(side))
+        self.given += [pair._replace(chosen=place[pair.chosen], rejected=place[pair.rejected]) for pair in other.given]
 
 
 def response_of(side: Side) -> str:

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import TypeAlias
 
 import numpy as np
 
-from nemo_bt.data.choices import Choices, response_of
+from nemo_bt.data.choices import Choices, Preference, response_of
 from nemo_bt.data.settings import PairRules
 
-Pairs: TypeAlias = list[tuple[int, int]]
-"""(chosen, rejected), as positions in Choices.sides."""
 
-
-def make_pairs(choices: Choices, rules: PairRules) -> tuple[Pairs, Counter[str]]:
+def make_pairs(choices: Choices, rules: PairRules) -> tuple[list[Preference], Counter[str]]:
     """Pairs of one prompt.
 
     Candidates are the pairs that the rows name; else, with the best response b and K in all:
     best_vs_worst gives (b, worst), best_vs_random (b, one of the K - 1 others), all_pairs every two of the K.
-    A candidate is left out when its responses are the same, its scores are equal, their difference is below
-    `min_margin` or their ratio below `min_ratio`; of the rest at most `max_pairs_per_prompt` stay, drawn at random.
+    A candidate is left out when its responses are the same, its scores are equal, their difference (or the row's own
+    margin, where there are no scores) is below `min_margin` or their ratio below `min_ratio`; of the rest at most
+    `max_pairs_per_prompt` stay, drawn at random.
 
     Args:
         choices: K responses with scores, or with pairs that are given.
@@ -36,12 +33,12 @@ def make_pairs(choices: Choices, rules: PairRules) -> tuple[Pairs, Counter[str]]
     if not candidates:
         return [], Counter(single=1)
     pairs = []
-    for chosen, rejected in candidates:
-        reason = _left_out(choices, chosen, rejected, rules)
+    for pair in candidates:
+        reason = _left_out(choices, pair, rules)
         if reason:
             dropped[reason] += 1
         else:
-            pairs.append((chosen, rejected))
+            pairs.append(pair)
     limit = rules.max_pairs_per_prompt
     if limit is not None and len(pairs) > limit:
         dropped["cap"] = len(pairs) - limit
@@ -55,38 +52,40 @@ def _random(choices: Choices, rules: PairRules) -> np.random.Generator:
     return np.random.default_rng((rules.seed, choices.rows[0]))
 
 
-def _candidates(choices: Choices, rules: PairRules) -> Pairs:
-    scores = choices.scores or []
-    order = sorted(range(len(scores)), key=lambda i: -scores[i])
+def _candidates(choices: Choices, rules: PairRules) -> list[Preference]:
+    order = sorted(range(len(choices.sides)), key=lambda i: -choices.scores[i])
     if len(order) < 2:
         return []
     if rules.mode == "all_pairs":
-        return list(itertools.combinations(order, 2))
+        return [_scored(choices, *pair) for pair in itertools.combinations(order, 2)]
     place = len(order) - 1
     if rules.mode == "best_vs_random":
         place = 1 + int(_random(choices, rules).integers(len(order) - 1))
-    return [(order[0], order[place])]
+    return [_scored(choices, order[0], order[place])]
 
 
-def _left_out(choices: Choices, chosen: int, rejected: int, rules: PairRules) -> str:
+def _scored(choices: Choices, chosen: int, rejected: int) -> Preference:
+    scores = choices.scores[chosen], choices.scores[rejected]
+    return Preference(chosen, rejected, choices.rows[chosen], choices.margins[chosen], choices.weights[chosen], scores)
+
+
+def _left_out(choices: Choices, pair: Preference, rules: PairRules) -> str:
     """The rule that leaves a candidate out, "" if none does."""
-    if choices.given is None and response_of(choices.sides[chosen]) == response_of(choices.sides[rejected]):
+    responses = [response_of(choices.sides[side]) for side in pair.sides]
+    if choices.given is None and responses[0] == responses[1]:
         return "same"
-    if choices.scores is None:
-        return ""
-    high, low = choices.scores[chosen], choices.scores[rejected]
-    if high == low:
+    if pair.scores and pair.scores[0] == pair.scores[1]:
         return "tie"
-    if high - low < rules.min_margin:
+    strength = pair.scores[0] - pair.scores[1] if pair.scores else pair.margin
+    if strength is not None and strength < rules.min_margin:
         return "margin"
-    if rules.min_ratio and high < rules.min_ratio * low:
+    if pair.scores and rules.min_ratio and pair.scores[0] < rules.min_ratio * pair.scores[1]:
         return "ratio"
     return ""
 
 
-def margin_of(choices: Choices, chosen: int, rejected: int) -> float:
+def margin_of(pair: Preference) -> float:
     """Strength of a preference: what the row says, else the difference of scores, else 0."""
-    given = choices.margins[chosen]
-    if given is not None:
-        return given
-    return choices.scores[chosen] - choices.scores[rejected] if choices.scores is not None else 0.0
+    if pair.margin is not None:
+        return pair.margin
+    return pair.scores[0] - pair.scores[1] if pair.scores else 0.0

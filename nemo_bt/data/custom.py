@@ -1,12 +1,16 @@
 """A data set class of one's own: `model.data.custom_cls.{path,name}`.
 
-It is made as `cls(parquet_files=[...], tokenizer=..., config=...)`, where config has the keys of the source, max_length
-and custom_cls.options, and gives its items by `__len__` and `__getitem__`, or by `__iter__`. An item is one of
+It is made as `cls(parquet_files=[...], tokenizer=..., config=...)`, where config has the keys that say how rows are
+read, max_length and custom_cls.options, and gives its items by `__len__` and `__getitem__`, or by `__iter__`. An item
+is one of
 
 - `{"chosen": ..., "rejected": ...}` or a tuple of the two: texts or lists of messages, which are then treated as the
   rows of a file are; `prompt`, `margin` and `weight` may stand beside them;
 - `{"input_ids_j", "attention_mask_j", "input_ids_k", "attention_mask_k"}`: 1-D tensors of chosen (j) and rejected (k),
   padded on either side; the contract of verl's and RM-Gallery's reward data sets.
+
+Its pairs are kept in the cache. The key has the file of the class, the files of the source and the options: where it
+reads anything else, name that in an option and change the name when the contents do.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from itertools import chain
+from dataclasses import asdict, dataclass, fields
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +29,11 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from nemo_bt.data.account import RowError
-from nemo_bt.data.detect import detect
+from nemo_bt.data.detect import detect, named_format
 from nemo_bt.data.files import DataFile
 from nemo_bt.data.rows import Chunk, Row
-from nemo_bt.data.settings import CustomClass
+from nemo_bt.data.settings import CustomClass, RowSettings
+from nemo_bt.data.values import number_at
 from nemo_bt.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,25 +49,22 @@ class CustomData:
     """An object that keeps to the contract.
 
     Args:
-        data: the object.
+        items: that it gives, once.
         label: file and class, for messages.
         format: IDS, or the format of its items as rows.
     """
 
-    data: Any
+    items: Iterator[Any]
     label: str
     format: str
 
     def chunks(self) -> Iterator[tuple[int, int, Chunk]]:
         """Its items as chunks of rows."""
-        payload: list[Row] = []
+        as_row = _ids_row if self.format == IDS else _row
         number = 0
-        for item in chain(_items(self.data), [None]):
-            if item is not None:
-                payload.append(_ids_row(item) if self.format == IDS else _row(item))
-            if len(payload) == _CHUNK_ITEMS or (item is None and payload):
-                yield 0, 0, Chunk(self.label, number, len(payload), payload, 0)
-                number, payload = number + len(payload), []
+        while payload := [as_row(item) for item in islice(self.items, _CHUNK_ITEMS)]:
+            yield 0, 0, Chunk(self.label, number, len(payload), payload, 0)
+            number += len(payload)
 
 
 def digest_of_class(custom: CustomClass) -> str | None:
@@ -83,7 +85,9 @@ def load_custom(recipe: Recipe, files: list[DataFile]) -> CustomData:
     """
     custom = recipe.source.custom_cls
     label = f"{custom.path}:{custom.name}"
-    config = asdict(recipe.source) | {"max_length": recipe.max_length} | custom.options
+    keys = {field.name: getattr(recipe.source, field.name) for field in fields(RowSettings)}
+    config = keys | {"pairs": asdict(recipe.source.pairs), "custom_cls": asdict(custom)}
+    config |= {"max_length": recipe.max_length} | custom.options
     cls = _load_class(custom)
     arguments = {
         "parquet_files": [file.path for file in files],
@@ -98,19 +102,20 @@ def load_custom(recipe: Recipe, files: list[DataFile]) -> CustomData:
             "__getitem__, or __iter__."
         ) from error
     data = cls(**arguments)
-    first = next(_items(data), None)
-    if first is None:
+    items = _items(data)
+    first = list(islice(items, 1))
+    if not first:
         raise UserError(f"{label}: 0 items, expected at least one pair.")
-    if isinstance(first, dict) and set(_ID_KEYS) <= first.keys():
-        _ids_row(first)
-        return CustomData(data, label, IDS)
-    row = _row(first)
+    items = chain(first, items)
+    if isinstance(first[0], dict) and set(_ID_KEYS) <= first[0].keys():
+        return CustomData(items, label, IDS)
+    row = _row(first[0])
     if isinstance(row, RowError):
         raise UserError(
-            f"{label}: its first item is {_shown(first)}. Expected a dict with chosen and rejected (texts or lists of "
-            f"messages), a tuple of the two, or a dict with {', '.join(_ID_KEYS)}."
+            f"{label}: its first item is {_shown(first[0])}. Expected a dict with chosen and rejected (texts or lists "
+            f"of messages), a tuple of the two, or a dict with {', '.join(_ID_KEYS)}."
         )
-    return CustomData(data, label, detect(DataFile(label, label, None), [row], recipe.source))
+    return CustomData(items, label, named_format(recipe.source) or detect(label, [row], recipe.source))
 
 
 def _load_class(custom: CustomClass) -> Any:
@@ -141,18 +146,25 @@ def _row(item: Any) -> Row:
 
 
 def _ids_row(item: Any) -> Row:
-    """Chosen and rejected ids without their padding."""
-    row = {}
-    for side, letter in (("chosen", "j"), ("rejected", "k")):
-        try:
+    """Chosen and rejected ids without their padding, margin and weight."""
+    row: dict[str, Any] = {}
+    try:
+        for side, letter in (("chosen", "j"), ("rejected", "k")):
             ids, mask = (np.asarray(item[f"{name}_{letter}"]) for name in ("input_ids", "attention_mask"))
             if ids.ndim != 1 or ids.shape != mask.shape:
                 return RowError(
                     "type", f"input_ids_{letter} of shape {ids.shape}, attention_mask_{letter} {mask.shape}"
                 )
-            row[side] = ids[mask.astype(bool)].astype(np.int32)
-        except (KeyError, TypeError, ValueError) as error:
-            return RowError("type", f"an item is {_shown(item)} ({type(error).__name__}: {error})")
+            ids = ids[mask.astype(bool)]
+            if not np.issubdtype(ids.dtype, np.integer) or (ids < 0).any():
+                return RowError("type", f"input_ids_{letter} of {ids.dtype}, from {ids.min()}: expected whole numbers")
+            row[side] = ids.astype(np.int32)
+        for name, default in (("margin", 0.0), ("weight", 1.0)):
+            row[name] = number_at(item, name) if name in item else default
+    except RowError as error:
+        return error
+    except (KeyError, TypeError, ValueError) as error:
+        return RowError("type", f"an item is {_shown(item)} ({type(error).__name__}: {error})")
     return row
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nemo_bt.data import formats, published
 from nemo_bt.data.account import RowError
-from nemo_bt.data.files import DataFile
-from nemo_bt.data.formats import Format
+from nemo_bt.data.formats import Format, score_columns
 from nemo_bt.data.rows import Row
 from nemo_bt.data.settings import RowSettings
 from nemo_bt.errors import UserError
 
 
 def _sides(keys: RowSettings) -> list[str]:
-    return [keys.chosen_key, keys.rejected_key, *_scores(keys)]
+    return [keys.chosen_key, keys.rejected_key, *score_columns(keys)]
 
 
-def _scores(keys: RowSettings) -> list[str]:
-    names = [keys.score_key] if isinstance(keys.score_key, str) else list(keys.score_key)
-    return [name for key in (*names, keys.rank_key) for name in (key, f"{key}s")]
+def _with_system(*columns: str) -> Callable[[RowSettings], list[str]]:
+    return lambda keys: [*columns, *([keys.system_key] if keys.system_key else []), *score_columns(keys)]
 
 
 def _prompt(keys: RowSettings) -> list[str]:
@@ -27,33 +26,18 @@ def _prompt(keys: RowSettings) -> list[str]:
 
 
 FORMATS: dict[str, Format] = {
-    "helpsteer3": Format(published.helpsteer3, lambda keys: ["input", "output"]),
-    "preference": Format(published.preference, lambda keys: [c for cs in published.PREFERENCE_COLUMNS for c in cs]),
-    "shp": Format(
-        published.shp,
-        lambda keys: ["history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B"],
-        prompt_key=lambda keys: "history",
-    ),
-    "safe_rlhf": Format(
-        published.safe_rlhf,
-        lambda keys: ["prompt", "response_0", "response_1", "better_response_id", *_scores(keys)],
-        prompt_key=lambda keys: "prompt",
-    ),
+    "helpsteer3": Format(published.helpsteer3, _with_system("input", "output")),
+    "preference": Format(published.preference, _with_system(*(c for cs in published.PREFERENCE_COLUMNS for c in cs))),
+    "shp": Format(published.shp, _with_system("history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B")),
+    "safe_rlhf": Format(published.safe_rlhf, _with_system("prompt", "response_0", "response_1", "better_response_id")),
     "halos": Format(
-        published.halos,
-        lambda keys: ["type", "prompt", "output_A", "output_B", "label", "reward_A", "reward_B"],
-        prompt_key=lambda keys: "prompt",
+        published.halos, _with_system("type", "prompt", "output_A", "output_B", "label", "reward_A", "reward_B")
     ),
-    "ranked": Format(formats.ranked, lambda keys: [*_prompt(keys), keys.completions_key, *_scores(keys)]),
+    "ranked": Format(formats.ranked, lambda keys: [*_prompt(keys), keys.completions_key, *score_columns(keys)]),
     "scored": Format(
-        formats.scored,
-        lambda keys: [*_prompt(keys), keys.response_key, *_scores(keys)],
-        prompt_key=lambda keys: keys.prompt_key,
-        one_response=True,
+        formats.scored, lambda keys: [*_prompt(keys), keys.response_key, *score_columns(keys)], one_response=True
     ),
-    "prompt": Format(
-        formats.prompt, lambda keys: [*_prompt(keys), *_sides(keys)], prompt_key=lambda keys: keys.prompt_key
-    ),
+    "prompt": Format(formats.prompt, lambda keys: [*_prompt(keys), *_sides(keys)]),
     "messages": Format(formats.messages, _sides),
     "hh": Format(formats.hh, _sides),
     "text": Format(formats.text, _sides),
@@ -61,30 +45,46 @@ FORMATS: dict[str, Format] = {
 """Name -> format, in the order in which `detect` asks."""
 
 
-def detect(file: DataFile, rows: list[Row], keys: RowSettings) -> str:
-    """The format of a file.
-
-    Args:
-        file: for messages.
-        rows: its first rows.
-        keys: `format` auto, or the answer; names of columns.
+def named_format(keys: RowSettings) -> str | None:
+    """The format that the settings name; None where it is to be seen from the rows.
 
     Raises:
-        UserError: no such format, or none that fits. Says which columns there are, with their types.
+        UserError: there is none of that name.
     """
-    if keys.format != "auto":
-        if keys.format not in FORMATS:
-            raise UserError(f"model.data.format: expected auto or one of {', '.join(FORMATS)}, got {keys.format}.")
-        return keys.format
+    if keys.format not in ("auto", *FORMATS):
+        raise UserError(f"model.data.format: expected auto or one of {', '.join(FORMATS)}, got {keys.format}.")
+    return None if keys.format == "auto" else keys.format
+
+
+def columns_of(names: Iterable[str], keys: RowSettings) -> list[str] | None:
+    """Columns that the named formats read; None for all, where keys are paths into them."""
+    wanted = [column for name in names for column in FORMATS[name].columns(keys)]
+    columns = [key for key in (*wanted, keys.margin_key, keys.weight_key) if key]
+    return None if any("." in key for key in columns) else columns
+
+
+def detect(name: str, rows: list[Row], keys: RowSettings, types: Mapping[str, str] | None = None) -> str:
+    """The format of rows, by their columns.
+
+    Args:
+        name: of the file, for messages.
+        rows: the first ones.
+        keys: names of columns.
+        types: of all columns of the file, where it says them itself, for messages.
+
+    Raises:
+        UserError: none fits. Says which columns there are, with their types.
+    """
     columns = _columns(rows)
     found = _fitting(columns, keys)
     if found is None:
-        if not columns:
+        if not columns and not types:
             bad = next((str(row.detail) for row in rows if isinstance(row, RowError)), "none")
-            raise UserError(f"{file.name}: no row can be read ({bad}). Expected rows of JSON objects.")
-        have = ", ".join(f"{name} ({_kind(value)})" for name, value in columns.items())
+            raise UserError(f"{name}: no row can be read ({bad}). Expected rows of JSON objects.")
+        kinds = types or {column: _kind(value) for column, value in columns.items()}
+        have = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
         raise UserError(
-            f"{file.name}: no format fits, found columns {have}. Expected '{keys.chosen_key}' and "
+            f"{name}: no format fits, found columns {have}. Expected '{keys.chosen_key}' and "
             f"'{keys.rejected_key}' as text or lists of messages, or '{keys.prompt_key}' with '{keys.completions_key}' "
             f"or '{keys.response_key}' and scores. Set model.data.chosen_key and the like, or model.data.format to "
             f"one of {', '.join(FORMATS)}."
@@ -102,7 +102,7 @@ def _fitting(columns: dict[str, Any], keys: RowSettings) -> str | None:
         "safe_rlhf": {"prompt", "response_0", "response_1"} <= has,
         "halos": {"prompt", "output_A", "output_B", "label"} <= has,
         "ranked": {keys.prompt_key, keys.completions_key} <= has,
-        "scored": {keys.prompt_key, keys.response_key} <= has and any(name in has for name in _scores(keys)),
+        "scored": {keys.prompt_key, keys.response_key} <= has and any(name in has for name in score_columns(keys)),
         "prompt": keys.prompt_key in has and _kind(chosen) == _kind(rejected) and _kind(chosen) in ("text", "messages"),
         "messages": _kind(chosen) == _kind(rejected) == "messages",
         "hh": _is_transcript(chosen) and _is_transcript(rejected),

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from nemo_bt.data.account import Account, RowError
-from nemo_bt.data.choices import Choices, Text, response_of
-from nemo_bt.data.construct import Pairs, make_pairs, margin_of
+from nemo_bt.data.choices import Choices, Preference, Text, response_of
+from nemo_bt.data.construct import make_pairs, margin_of
 from nemo_bt.data.detect import FORMATS
 from nemo_bt.data.guards import Finding, wrong_text, wrong_tokens
 from nemo_bt.data.layout import Encoded, Layout, PairFacts
-from nemo_bt.data.length import cut_prompts
+from nemo_bt.data.length import cut_prompt
 from nemo_bt.data.render import Renderer
-from nemo_bt.data.rows import Chunk
+from nemo_bt.data.rows import Chunk, Row
 from nemo_bt.data.settings import SourceSettings
 from nemo_bt.errors import UserError
 from nemo_bt.stream import Ids
@@ -38,25 +37,31 @@ class Recipe:
     length_policy: str
 
     @property
-    def groups_rows(self) -> bool:
-        """Whether neighbouring rows with the same prompt belong together."""
-        shape = FORMATS[self.format]
-        capped = self.source.pairs.max_pairs_per_prompt is not None and shape.prompt_key is not None
-        return shape.one_response or capped
+    def joins_rows(self) -> bool:
+        """Whether neighbouring rows with the same prompt have to stay together, wherever a chunk ends."""
+        return FORMATS[self.format].one_response or self.source.pairs.max_pairs_per_prompt is not None
 
-    @property
-    def columns(self) -> list[str] | None:
-        """Columns of a file that are read; None for all, where keys are paths into them."""
-        keys = [*FORMATS[self.format].columns(self.source), self.source.margin_key, self.source.weight_key]
-        return None if any(key and "." in key for key in keys) else [key for key in keys if key]
-
-    def same_prompt(self, row: Any, other: Any) -> bool:
-        """Whether two rows have the same prompt."""
-        prompt_key = FORMATS[self.format].prompt_key
-        if prompt_key is None or not isinstance(row, dict) or not isinstance(other, dict):
+    def same_prompt(self, row: Row, other: Row) -> bool:
+        """Whether two rows have the same prompt; a bad row has none."""
+        try:
+            return self.belong(self.parse(row, 0), self.parse(other, 0))
+        except RowError:
             return False
-        key = prompt_key(self.source)
-        return key in row and row[key] == other.get(key)
+
+    def belong(self, choices: Choices, others: Choices) -> bool:
+        """Whether neighbours are put together: single responses, and pairs that rows name, to the same prompt."""
+        kind = FORMATS[self.format].one_response or (choices.given is not None and others.given is not None)
+        return kind and choices.same_prompt(others)
+
+    def parse(self, row: Row, number: int) -> Choices:
+        """A row's responses.
+
+        Raises:
+            RowError: it cannot be used.
+        """
+        if isinstance(row, RowError):
+            raise row
+        return FORMATS[self.format].parse(row, number, self.source, self.renderer.chat)
 
 
 class _Pairs:
@@ -64,11 +69,11 @@ class _Pairs:
 
     def __init__(self, choices: Choices, file: str, account: Account) -> None:
         self.choices, self.file, self.account = choices, file, account
-        self.pairs: Pairs = []
+        self.pairs: list[Preference] = []
 
-    def where(self, pair: tuple[int, int]) -> str:
+    def where(self, pair: Preference) -> str:
         """File and row of a pair."""
-        return f"{self.file} row {self.choices.rows[pair[0]]}"
+        return f"{self.file} row {pair.row}"
 
     def keep(self, findings: list[Finding | None]) -> None:
         """Drop and count each pair with a finding."""
@@ -88,16 +93,21 @@ def encode(chunk: Chunk, file_number: int, recipe: Recipe) -> Encoded:
     renderer = recipe.renderer
     prompts = [_construct(choices, chunk.file, recipe, account) for choices in _parse(chunk, recipe, account)]
     texts = _render(prompts, renderer)
-    # The rows of a file are all texts or all messages.
-    of_messages = any(not isinstance(prompt.choices.sides[0], Text) for prompt in prompts if prompt.pairs)
+    of_messages = [any(not isinstance(side, Text) for side in prompt.choices.sides) for prompt in prompts]
     ids = renderer.ids([list(by_side.values()) for by_side in texts], of_messages)
     layout = Layout(file_number)
     for prompt, by_side, found in zip(prompts, texts, ids, strict=True):
         sequences = dict(zip(by_side, found, strict=True))
-        prompt.keep([wrong_tokens(renderer, [by_side[s] for s in p], [sequences[s] for s in p]) for p in prompt.pairs])
-        sequences = _fit(prompt, sequences, recipe)
-        layout.add([_facts(prompt.choices, *pair) for pair in prompt.pairs], sequences)
+        prompt.keep([_wrong_tokens(renderer, pair, by_side, sequences) for pair in prompt.pairs])
+        for pairs, fitting in _fit(prompt, sequences, recipe):
+            layout.add([_facts(prompt.choices, pair) for pair in pairs], fitting)
     return layout.encoded(account)
+
+
+def _wrong_tokens(
+    renderer: Renderer, pair: Preference, texts: dict[int, str], sequences: dict[int, Ids]
+) -> Finding | None:
+    return wrong_tokens(renderer, [texts[side] for side in pair.sides], [sequences[side] for side in pair.sides])
 
 
 def encode_ids(chunk: Chunk, file_number: int, recipe: Recipe) -> Encoded:
@@ -114,38 +124,40 @@ def encode_ids(chunk: Chunk, file_number: int, recipe: Recipe) -> Encoded:
         finding = wrong_tokens(
             renderer, [bos if len(i) and i[0] == renderer.tokenizer.bos_token_id else "" for i in ids], ids
         )
-        if not finding and max(map(len, ids)) > recipe.max_length:
-            finding = ("long", f"{max(map(len, ids))} tokens")
+        longest = max(map(len, ids))
+        if not finding and longest > recipe.max_length:
+            if recipe.length_policy == "error":
+                raise _too_long(where, longest, recipe.max_length)
+            finding = ("long", f"{longest} tokens")
         if finding:
             account.drop(finding[0], where, finding[1])
         else:
-            layout.add([PairFacts(0, 1, 0.0, 1.0, number, len(ids[0]) > len(ids[1]))], dict(enumerate(ids)))
+            facts = PairFacts(0, 1, row["margin"], row["weight"], number, len(ids[0]) > len(ids[1]))
+            layout.add([facts], dict(enumerate(ids)))
     return layout.encoded(account)
 
 
-def _facts(choices: Choices, chosen: int, rejected: int) -> PairFacts:
-    better, worse = (len(response_of(choices.sides[side])) for side in (chosen, rejected))
-    margin, weight = margin_of(choices, chosen, rejected), choices.weights[chosen]
-    return PairFacts(chosen, rejected, margin, weight, choices.rows[chosen], better > worse)
+def _facts(choices: Choices, pair: Preference) -> PairFacts:
+    better, worse = (len(response_of(choices.sides[side])) for side in pair.sides)
+    return PairFacts(*pair.sides, margin_of(pair), pair.weight, pair.row, better > worse)
 
 
 def _parse(chunk: Chunk, recipe: Recipe, account: Account) -> list[Choices]:
-    parse, chat = FORMATS[recipe.format].parse, recipe.renderer.chat
+    """Responses by prompt: neighbouring rows with the same one are put together."""
     found: list[Choices] = []
-    previous = None
+    joins = False
     for number, row in enumerate(chunk.rows(), start=chunk.first_row):
         try:
-            if isinstance(row, RowError):
-                raise row
-            choices = parse(row, number, recipe.source, chat)
+            choices = recipe.parse(row, number)
         except RowError as bad:
             account.drop(bad.reason, f"{chunk.file} row {number}", bad.detail)
+            joins = False
             continue
-        if recipe.groups_rows and previous is not None and recipe.same_prompt(previous, row):
+        if joins and recipe.belong(found[-1], choices):
             found[-1].add(choices)
         else:
             found.append(choices)
-        previous = row
+        joins = True
     return found
 
 
@@ -160,7 +172,7 @@ def _construct(choices: Choices, file: str, recipe: Recipe, account: Account) ->
 
 def _render(prompts: list[_Pairs], renderer: Renderer) -> list[dict[int, str]]:
     """Texts of the sides that each prompt's pairs need; pairs that the template refuses go."""
-    used = [list(dict.fromkeys(side for pair in prompt.pairs for side in pair)) for prompt in prompts]
+    used = [list(dict.fromkeys(side for pair in prompt.pairs for side in pair.sides)) for prompt in prompts]
     sides = [prompt.choices.sides[side] for prompt, needed in zip(prompts, used, strict=True) for side in needed]
     rendered = iter(renderer.texts(sides))
     texts = []
@@ -168,27 +180,37 @@ def _render(prompts: list[_Pairs], renderer: Renderer) -> list[dict[int, str]]:
         found = {side: next(rendered) for side in needed}
         refused = {side: (text.reason, text.detail) for side, text in found.items() if isinstance(text, RowError)}
         if refused:
-            prompt.keep([next((refused[side] for side in pair if side in refused), None) for pair in prompt.pairs])
+            prompt.keep(
+                [next((refused[side] for side in pair.sides if side in refused), None) for pair in prompt.pairs]
+            )
         texts.append({side: text for side, text in found.items() if isinstance(text, str)})
     return texts
 
 
-def _fit(prompt: _Pairs, sequences: dict[int, Ids], recipe: Recipe) -> dict[int, Ids]:
-    """Sequences within the length; pairs that are not go."""
+def _fit(prompt: _Pairs, sequences: dict[int, Ids], recipe: Recipe) -> list[tuple[list[Preference], dict[int, Ids]]]:
+    """Pairs within the length, with their sequences. A pair whose prompt is cut no longer shares it with the others."""
     limit = recipe.max_length
-    if not prompt.pairs or max(map(len, sequences.values())) <= limit:
-        return sequences
-    fitted = sequences
-    if recipe.length_policy == "truncate_prompt_left":
-        fitted = cut_prompts(prompt.choices, prompt.pairs, sequences, limit, recipe.renderer)
-    longest = [max(len(fitted[side]) for side in pair) for pair in prompt.pairs]
-    if recipe.length_policy == "error" and max(longest) > limit:
-        raise UserError(
-            f"{prompt.where(prompt.pairs[0])}: {max(longest)} tokens, expected at most model.encoder_seq_length="
-            f"{limit}. Raise it, or set model.data.length_policy to drop or truncate_prompt_left."
-        )
-    prompt.keep([("long", f"{num_tokens} tokens") if num_tokens > limit else None for num_tokens in longest])
-    side = next(iter(sequences))
-    if len(fitted[side]) < len(sequences[side]):
-        prompt.account.num_truncated += len(prompt.pairs)
-    return fitted
+    longest = {pair: max(len(sequences[side]) for side in pair.sides) for pair in prompt.pairs}
+    whole = [pair for pair in prompt.pairs if longest[pair] <= limit]
+    if len(whole) == len(prompt.pairs):
+        return [(whole, sequences)]
+    fitting = [(whole, sequences)]
+    for pair in [pair for pair in prompt.pairs if longest[pair] > limit]:
+        if recipe.length_policy == "error":
+            raise _too_long(prompt.where(pair), longest[pair], limit)
+        cut = None
+        if recipe.length_policy == "truncate_prompt_left":
+            cut = cut_prompt(prompt.choices, pair, sequences, limit, recipe.renderer)
+        if cut is None:
+            prompt.account.drop("long", prompt.where(pair), f"{longest[pair]} tokens")
+        else:
+            prompt.account.num_truncated += 1
+            fitting.append(([pair], cut))
+    return fitting
+
+
+def _too_long(where: str, num_tokens: int, limit: int) -> UserError:
+    return UserError(
+        f"{where}: {num_tokens} tokens, expected at most model.encoder_seq_length={limit}. Raise it, or set "
+        "model.data.length_policy to drop or truncate_prompt_left."
+    )

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from nemo_bt.errors import UserError
 
 _KINDS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".arrow": "arrow"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_REMOTE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "sha256")
 _SETTLED_S = 2.0
 
 
@@ -55,6 +57,22 @@ class DataFile:
             )
         return _KINDS[suffixes[-1]]
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the path is one of this machine."""
+        protocol = self.file_system.protocol
+        return "file" in ([protocol] if isinstance(protocol, str) else protocol)
+
+    @property
+    def identity(self) -> str:
+        """The same for the same file, however it was written."""
+        return os.path.realpath(self.path) if self.is_local else self.name
+
+    @property
+    def compression(self) -> str | None:
+        """Gzip or zstd, by the name."""
+        return _COMPRESSIONS.get(Path(self.path).suffix)
+
     @cached_property
     def num_bytes(self) -> int:
         """Size as stored."""
@@ -75,10 +93,10 @@ class DataFile:
     def open_lines(self) -> tuple[BinaryIO, BinaryIO]:
         """The bytes without their compression, and the stored bytes below them, whose position tells how far it is."""
         stored = self.open()
-        compression = _COMPRESSIONS.get(Path(self.path).suffix)
-        if compression is None:
+        if self.compression is None:
             return stored, stored
-        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(stored, "r"), compression), 1 << 20), stored
+        unpacked = pa.CompressedInputStream(pa.PythonFile(stored, "r"), self.compression)
+        return io.BufferedReader(unpacked, 1 << 20), stored
 
 
 def find_files(source: SourceSettings, setting: str) -> list[DataFile]:
@@ -94,7 +112,7 @@ def find_files(source: SourceSettings, setting: str) -> list[DataFile]:
     files: dict[str, DataFile] = {}
     for path in source.path:
         found = _hub_files(path, source) if _is_hub_id(path) else _matching(path, setting)
-        files |= {file.name: file for file in found}
+        files |= {file.identity: file for file in found}
     return list(files.values())
 
 
@@ -140,6 +158,7 @@ def _is_hub_id(path: str) -> bool:
 def _hub_files(path: str, source: SourceSettings) -> list[DataFile]:
     """The Arrow files that `datasets` makes of a data set of the hub, in its own cache."""
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     if "[" in source.split:
         raise UserError(
@@ -147,7 +166,7 @@ def _hub_files(path: str, source: SourceSettings) -> list[DataFile]:
         )
     try:
         data_set = load_dataset(path, source.subset, split=source.split, revision=source.revision)
-    except (OSError, ValueError) as error:  # the hub's and datasets' own errors are among these
+    except (OSError, ValueError, DatasetsError) as error:  # the hub's own errors are OSErrors
         raise UserError(
             f"{path}: no such file, and as a data set of the hub it cannot be had: {error}. Mend the path, or set "
             "split, subset and revision of the source."
@@ -160,7 +179,8 @@ def digest_of(files: Sequence[DataFile], memory: Path) -> str:
     """SHA-256 of the contents of files, in order; their names do not count.
 
     A local file that has not changed is not read again: its digest is remembered beside its inode, size and times of
-    change, which a program cannot set back. A remote file counts by what its file system says identifies it.
+    change, which a program cannot set back. A remote file counts by its ETag or checksum where its file system has
+    one, else it is read.
 
     Args:
         files: to read.
@@ -171,8 +191,10 @@ def digest_of(files: Sequence[DataFile], memory: Path) -> str:
 
 
 def _digest(file: DataFile, memory: Path) -> str:
-    if not Path(file.path).is_file() or "://" in file.name:
-        return str(file.file_system.ukey(file.path))
+    if not file.is_local:
+        about = file.file_system.info(file.path)
+        known_by = [about[name] for name in _REMOTE_DIGESTS if about.get(name)]
+        return f"{file.name} {known_by[0]}" if known_by else _digest_of_contents(file)
     found = os.stat(file.path)
     stat = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
     note = memory / f"{hashlib.sha256(os.path.realpath(file.path).encode()).hexdigest()[:32]}.json"
@@ -182,13 +204,19 @@ def _digest(file: DataFile, memory: Path) -> str:
             return str(known["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing remembered, or written by another version
+    digest = _digest_of_contents(file)
+    if time.time() - found.st_ctime > _SETTLED_S:  # a later change within the clock's grain would look the same
+        with suppress(OSError):  # a cache that may only be read serves as well
+            memory.mkdir(parents=True, exist_ok=True)
+            written = note.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}")
+            written.write_text(json.dumps({"stat": stat, "digest": digest}))
+            written.replace(note)
+    return digest
+
+
+def _digest_of_contents(file: DataFile) -> str:
     digest = hashlib.sha256()
     with file.open() as opened:
         while block := opened.read(1 << 22):
             digest.update(block)
-    if time.time() - found.st_ctime > _SETTLED_S:  # a later change within the clock's grain would look the same
-        memory.mkdir(parents=True, exist_ok=True)
-        written = note.with_suffix(f".{os.getpid()}")
-        written.write_text(json.dumps({"stat": stat, "digest": digest.hexdigest()}))
-        written.replace(note)
     return digest.hexdigest()

@@ -12,18 +12,20 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from nemo_bt.data.account import RowError
-from nemo_bt.data.choices import Choices, Messages, Side, Text
+from nemo_bt.data.choices import Choices, Messages, Preference, Side, Text
 from nemo_bt.data.settings import RowSettings
 from nemo_bt.data.values import (
     as_conversation,
     as_messages,
     as_number,
     as_text,
+    has_value,
     list_at,
     number_at,
     text_at,
     value_at,
 )
+from nemo_bt.errors import UserError
 
 Row: TypeAlias = dict[str, Any]
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
@@ -36,62 +38,55 @@ class Format:
 
     Args:
         parse: (row, its number, keys, chat) -> Choices.
-        columns: the columns it reads; those that are optional end in "?".
-        prompt_key: column whose equal neighbours belong together; None where that is never asked for.
+        columns: the columns it reads, where they are there.
         one_response: a row has one response, so that neighbours have to be put together.
     """
 
     parse: Callable[[Row, int, RowSettings, bool], Choices]
     columns: Callable[[RowSettings], list[str]]
-    prompt_key: Callable[[RowSettings], str] | None = None
     one_response: bool = False
 
 
 def _pair(row: Row, number: int, keys: RowSettings, chosen: Side, rejected: Side) -> Choices:
     """A row that says itself which response was chosen."""
-    strength = _optional(row, keys.margin_key)
-    if strength is not None and strength < 0:
-        raise RowError("type", f"'{keys.margin_key}' is {strength}, expected 0 or more")
-    return Choices(
-        sides=[chosen, rejected],
-        rows=[number, number],
-        scores=_given_scores(row, keys),
-        margins=[strength, None],
-        weights=[_weight(row, keys), 1.0],
-        given=[(0, 1)],
-    )
+    pair = Preference(0, 1, number, _not_negative(row, keys.margin_key), _weight(row, keys), _given_scores(row, keys))
+    return Choices([chosen, rejected], [number, number], given=[pair])
 
 
-def _given_scores(row: Row, keys: RowSettings) -> list[float] | None:
+def _given_scores(row: Row, keys: RowSettings) -> tuple[float, float] | None:
     if isinstance(keys.score_key, list):
         chosen, rejected = (number_at(row, key) for key in keys.score_key)
         if chosen < rejected:
             raise RowError(
                 "type", f"{keys.score_key} are {chosen:g} and {rejected:g}: the chosen one has the lower score"
             )
-        return [chosen, rejected]
+        return chosen, rejected
     if isinstance(keys.score_key, str) and isinstance(row.get(keys.score_key), list):
         scores = [as_number(score, keys.score_key) for score in list_at(row, keys.score_key)]
         if len(scores) != 2:
             raise RowError("type", f"'{keys.score_key}' has {len(scores)} scores, expected two")
-        return sorted(scores, reverse=True)
+        return max(scores), min(scores)
     return None
 
 
 def _scored(row: Row, number: int, keys: RowSettings, sides: list[Side], scores: list[float]) -> Choices:
-    margins = [_optional(row, keys.margin_key)] * len(sides)
+    margins = [_not_negative(row, keys.margin_key)] * len(sides)
     return Choices(sides, [number] * len(sides), scores, margins, [_weight(row, keys)] * len(sides))
 
 
 def _weight(row: Row, keys: RowSettings) -> float:
-    weight = _optional(row, keys.weight_key)
-    if weight is not None and weight < 0:
-        raise RowError("type", f"'{keys.weight_key}' is {weight}, expected 0 or more")
+    weight = _not_negative(row, keys.weight_key)
     return 1.0 if weight is None else weight
 
 
-def _optional(row: Row, key: str | None) -> float | None:
-    return None if key is None or key not in row else number_at(row, key)
+def _not_negative(row: Row, key: str | None) -> float | None:
+    """A number of 0 or more; None where the column is not there, or null in this row."""
+    if key is None or not has_value(row, key):
+        return None
+    number = number_at(row, key)
+    if number < 0:
+        raise RowError("type", f"'{key}' is {number}, expected 0 or more")
+    return number
 
 
 def text(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
@@ -155,32 +150,43 @@ def ranked(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     completions = list_at(row, keys.completions_key)
     answers = [value_at(c, keys.response_key) if _has(c, keys.response_key) else c for c in completions]
     sides = [_answered(row, answer, keys, chat) for answer in answers]
-    in_each = bool(completions) and all(isinstance(c, dict) and "role" not in c for c in completions)
-    beside = [{name: values[i] for name, values in _lists(row).items() if i < len(values)} for i in range(len(sides))]
-    holders = completions if in_each else beside
+    if completions and all(isinstance(c, dict) and "role" not in c for c in completions):
+        holders: list[Row] = completions
+    else:
+        holders = [{} for _ in sides]
+        for name, values in row.items():
+            if isinstance(values, list) and name in score_columns(keys):
+                if len(values) != len(sides):
+                    raise RowError("type", f"'{name}' has {len(values)} values for {len(sides)} completions")
+                for holder, value in zip(holders, values, strict=True):
+                    holder[name] = value
     return _scored(row, number, keys, sides, [_score(holder, keys) for holder in holders])
 
 
 def _has(completion: Any, key: str) -> bool:
-    return isinstance(completion, dict) and key in completion
+    return isinstance(completion, dict) and has_value(completion, key)
 
 
-def _lists(row: Row) -> dict[str, list[Any]]:
-    return {name: value for name, value in row.items() if isinstance(value, list)}
+def score_columns(keys: RowSettings) -> list[str]:
+    """Names under which scores and ranks are looked for."""
+    names = [keys.score_key] if isinstance(keys.score_key, str) else list(keys.score_key)
+    return [name for key in (*names, keys.rank_key) for name in (key, f"{key}s")]
 
 
 def _score(holder: Row, keys: RowSettings) -> float:
     """Higher is better: a score, the weighted mean of several, or minus a rank."""
     if isinstance(keys.score_key, dict):
         total = sum(weight * number_at(holder, key) for key, weight in keys.score_key.items())
-        return total / sum(keys.score_key.values())
-    names = [keys.score_key] if isinstance(keys.score_key, str) else keys.score_key
-    plural = [f"{name}s" for name in names]
-    for name in (*names, *plural):
-        if name in holder:
+        return total / sum(abs(weight) for weight in keys.score_key.values())
+    if isinstance(keys.score_key, list):
+        raise UserError(
+            f"model.data.score_key={keys.score_key}: two columns are for rows that name the chosen response. Give one "
+            "column, or a section of columns with weights."
+        )
+    for name in (keys.score_key, f"{keys.score_key}s"):
+        if has_value(holder, name):
             return number_at(holder, name)
-    rank = keys.rank_key if keys.rank_key in holder else f"{keys.rank_key}s"
-    return -number_at(holder, rank)
+    return -number_at(holder, keys.rank_key if has_value(holder, keys.rank_key) else f"{keys.rank_key}s")
 
 
 def scored(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:

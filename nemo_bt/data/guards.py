@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from nemo_bt.data.choices import Choices, prompt_of, response_of
+from nemo_bt.data.choices import Choices, Preference, prompt_of, response_of
 from nemo_bt.data.render import Renderer
 from nemo_bt.stream import Ids
 
@@ -14,9 +14,9 @@ Finding: TypeAlias = tuple[str, str]
 """Reason, and what was found."""
 
 
-def wrong_text(choices: Choices, pair: tuple[int, int]) -> Finding | None:
+def wrong_text(choices: Choices, pair: Preference) -> Finding | None:
     """A pair as it was read: an empty response, prompts that differ, the same response twice."""
-    sides = [choices.sides[side] for side in pair]
+    sides = [choices.sides[side] for side in pair.sides]
     for side, name in zip(sides, ("chosen", "rejected"), strict=True):
         if not response_of(side).strip():
             return "empty", name

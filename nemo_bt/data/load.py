@@ -54,7 +54,9 @@ def load_sets(
             cached.append(open_source(recipe, setting, digest, cache_folder(data.cache_dir), num_workers, terminal))
         sets[name] = mix(name, sources, cached, settings, terminal)
         if name != "train":
-            check_overlap(sets["train"], sets[name], settings)
+            overlap = check_overlap(sets["train"], sets[name], settings.model.data.max_bad_fraction)
+            if overlap:
+                terminal.line(f"{name}: {overlap:,} pairs have an answer that is also in the training data")
     return sets
 
 
@@ -75,6 +77,11 @@ def mix(
         called = name if len(sources) == 1 else f"{name} {part.name}"
         account.check(called, data)
         wanted.append(num_wanted(source, len(kept)))
+        if wanted[-1] < 1:
+            raise UserError(
+                f"{called}: fraction={source.fraction}, repeat={source.repeat} of {len(kept)} pairs are none. Raise "
+                "it, set count, or take the source out."
+            )
         amount = f"; {wanted[-1]:,} an epoch" if wanted[-1] != len(kept) else ""
         terminal.line(account.describe(called) + amount)
         accounts.append(account)
@@ -104,29 +111,28 @@ def _within_budget(part: CachedSource, budget_tokens: int) -> tuple[Account, Int
     return account, np.flatnonzero(total <= budget_tokens)
 
 
-def check_overlap(train: PairSet, validation: PairSet, settings: Settings) -> int:
+def check_overlap(train: PairSet, validation: PairSet, max_fraction: float) -> int:
     """Count validation pairs of which a side, prompt and response, is also a side of a training pair.
 
     Returns:
         Their number.
 
     Raises:
-        UserError: more than model.data.max_bad_fraction of them.
+        UserError: more than `max_fraction` of the set's pairs.
     """
     seen = np.concatenate([s.columns[f"{side}_hash"] for s in train.sources for side in ("chosen", "rejected")])
     seen.sort()
-    total = 0
-    for source, account in zip(validation.sources, validation.accounts, strict=True):
-        found = np.zeros(len(source), dtype=bool)
-        for side in ("chosen", "rejected"):
-            hashes = source.columns[f"{side}_hash"]
-            place = np.searchsorted(seen, hashes).clip(max=len(seen) - 1)
-            found |= seen[place] == hashes
-        checked = deepcopy(account)
-        for pair in np.flatnonzero(found).tolist():
-            checked.drop("overlap", source.where(pair))
-        checked.num_kept -= int(found.sum())
-        if found.any():
-            checked.check(f"validation {validation.name}", settings.model.data)
-        total += int(found.sum())
-    return total
+    used = np.unique(validation.epoch.pair_E)
+    found = np.zeros(len(used), dtype=bool)
+    for side in ("chosen", "rejected"):
+        hashes = validation.column(f"{side}_hash", used)
+        found |= seen[np.searchsorted(seen, hashes).clip(max=len(seen) - 1)] == hashes
+    count = int(found.sum())
+    if count > max_fraction * len(used):
+        first = "\n  ".join(validation.where(pair) for pair in used[found][:3].tolist())
+        raise UserError(
+            f"validation {validation.name}: {count} of {len(used)} pairs have an answer that is also in the training "
+            f"data. Expected at most model.data.max_bad_fraction={max_fraction:g} of them. Take them out of one of the "
+            f"two, or raise the limit. The first:\n  {first}"
+        )
+    return count

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from nemo_bt.data.account import RowError
 from nemo_bt.data.choices import Choices, Side
-from nemo_bt.data.formats import Row, _answered, _pair, _scored
+from nemo_bt.data.formats import Row, _answered, _pair
 from nemo_bt.data.settings import RowSettings
 from nemo_bt.data.values import as_number, list_at, number_at, value_at
 
@@ -21,7 +20,7 @@ def helpsteer3(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     """HelpSteer3 as RM-Gallery nests it: `input` messages, `output[].answer` with a label, columns or JSON texts.
 
     The label stands in the answer or beside it: `is_preferred`, and `preference_score` from -3 (the first is much
-    better) to 3, whose size is the margin. Neither preferred is a tie.
+    better) to 3, whose size is the margin. Neither preferred is a tie, which the rules leave out.
     """
     outputs = list_at(row, "output")
     if len(outputs) != 2 or not all(isinstance(output, dict) for output in outputs):
@@ -42,7 +41,7 @@ def helpsteer3(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
         if (signed > 0) - (signed < 0) != scores[1] - scores[0]:
             raise RowError("type", f"preference_score {signed:g} and is_preferred {preferred} disagree")
         scores = [max(-signed, 0.0), max(signed, 0.0)]
-    return _scored(row, number, keys, sides, scores)
+    return _given(row, number, keys, sides, scores, first_is_chosen=scores[0] >= scores[1])
 
 
 def preference(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
@@ -51,7 +50,8 @@ def preference(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
         if strength in row:
             signed = number_at(row, strength)
             sides = _sides(row, prompt, (first, second), keys, chat)
-            return _scored(row, number, keys, sides, [max(-signed, 0.0), max(signed, 0.0)])
+            scores = [max(-signed, 0.0), max(signed, 0.0)]
+            return _given(row, number, keys, sides, scores, first_is_chosen=signed <= 0)
     raise RowError("missing", "no overall_preference nor preference_strength")
 
 
@@ -90,10 +90,11 @@ def _sides(row: Row, prompt: str, responses: tuple[str, str], keys: RowSettings,
 def _given(
     row: Row, number: int, keys: RowSettings, sides: list[Side], scores: list[float] | None, first_is_chosen: bool
 ) -> Choices:
-    order: Any = (0, 1) if first_is_chosen else (1, 0)
-    choices = _pair(row, number, keys, *(sides[i] for i in order))
-    if scores:
-        choices.scores = [scores[i] for i in order]
-        if choices.scores[0] < choices.scores[1]:
-            raise RowError("type", f"the chosen one has the lower score, {choices.scores[0]:g} < {choices.scores[1]:g}")
+    order = (0, 1) if first_is_chosen else (1, 0)
+    choices = _pair(row, number, keys, sides[order[0]], sides[order[1]])
+    if scores and choices.given:
+        chosen, rejected = (scores[i] for i in order)
+        if chosen < rejected:
+            raise RowError("type", f"the chosen one has the lower score, {chosen:g} < {rejected:g}")
+        choices.given[0] = choices.given[0]._replace(scores=(chosen, rejected))
     return choices

@@ -56,13 +56,13 @@ class Renderer:
         Raises:
             UserError: messages, but no template; a template that asks for today's date.
         """
-        if not sides or isinstance(sides[0], Text):
-            return [side.prompt + side.response for side in sides if isinstance(side, Text)]
+        messages = [side for side in sides if not isinstance(side, Text)]
         try:
-            together: list[str | RowError] = self._rendered(list(sides), answer_follows=False)
+            rendered: list[str | RowError] = self._rendered(messages, answer_follows=False) if messages else []
         except RowError:
-            together = [self._text_or_error(side) for side in sides]
-        return together
+            rendered = [self._text_or_error(side) for side in messages]
+        found = iter(rendered)
+        return [side.prompt + side.response if isinstance(side, Text) else next(found) for side in sides]
 
     def _text_or_error(self, side: Side) -> str | RowError:
         try:
@@ -89,7 +89,7 @@ class Renderer:
             raise RowError("template", str(error)[:200]) from error
         return rendered
 
-    def ids(self, groups: Sequence[Sequence[str]], of_messages: bool) -> list[list[Ids]]:
+    def ids(self, groups: Sequence[Sequence[str]], of_messages: Sequence[bool]) -> list[list[Ids]]:
         """Token ids of whole conversations, int32.
 
         A text gets the tokenizer's special tokens, and eos at its end. A rendered conversation has its own; a BOS is
@@ -97,20 +97,22 @@ class Renderer:
 
         Args:
             groups: texts of the conversations about each prompt.
-            of_messages: whether they were rendered from messages.
+            of_messages: for each group, whether it was rendered from messages.
         """
         bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token_id
         special = [
-            (self.adds_bos or not of_messages) and not (bos and texts and texts[0].startswith(bos)) for texts in groups
+            (self.adds_bos or not rendered) and not (bos and texts and texts[0].startswith(bos))
+            for texts, rendered in zip(groups, of_messages, strict=True)
         ]
         ids: list[list[Ids]] = [[]] * len(groups)
         for flag in (False, True):
             chosen = [i for i, is_special in enumerate(special) if is_special == flag]
             for i, found in zip(chosen, self._encode([groups[i] for i in chosen], flag), strict=True):
                 ids[i] = found
-        if of_messages or eos is None:
-            return ids
-        return [[i if len(i) and i[-1] == eos else np.append(i, np.int32(eos)) for i in found] for found in ids]
+        for found, rendered in zip(ids, of_messages, strict=True):
+            if not rendered and eos is not None:
+                found[:] = [i if len(i) and i[-1] == eos else np.append(i, np.int32(eos)) for i in found]
+        return ids
 
     def _encode(self, groups: list[Sequence[str]], special: bool) -> list[list[Ids]]:
         """Ids with the tokenizer's special tokens, or without."""
@@ -131,9 +133,9 @@ class Renderer:
     def prompt_tokens(self, side: Side, ids: Ids) -> int:
         """How many of a conversation's tokens stand before the response."""
         if isinstance(side, Text):
-            before = self.ids([[side.prompt]], of_messages=False)[0][0][:-1] if side.prompt else ids[:0]
+            before = self.ids([[side.prompt]], [False])[0][0][:-1] if side.prompt else ids[:0]
         else:
-            before = self.ids([self._rendered([side[:-1]], answer_follows=True)], of_messages=True)[0][0]
+            before = self.ids([self._rendered([side[:-1]], answer_follows=True)], [True])[0][0]
         longest = min(len(before), len(ids) - 1)
         differs = np.flatnonzero(before[:longest] != ids[:longest])
         return int(differs[0]) if len(differs) else longest

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from nemo_bt.data.account import RowError
 from nemo_bt.data.files import DataFile
+from nemo_bt.data.json_array import BLOCK, elements
 from nemo_bt.errors import UserError
 
 Row: TypeAlias = "dict[str, Any] | RowError"
@@ -46,8 +47,7 @@ class Chunk:
     def rows(self) -> list[Row]:
         """The rows, parsed."""
         if isinstance(self.payload, bytes):
-            parsed: list[Row] = pa.ipc.open_stream(self.payload).read_all().to_pylist()
-            return parsed
+            return _python_rows(pa.ipc.open_stream(self.payload).read_all())
         return [_parse(line) if isinstance(line, bytes) else line for line in self.payload]
 
 
@@ -71,22 +71,45 @@ def read_chunks(
         for chunk in _whole_prompts(chunks, same_prompt) if same_prompt else chunks:
             number = chunk.first_row + chunk.num_rows
             yield chunk
-    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, EOFError, ValueError, RecursionError) as error:
         raise UserError(
             f"{file.name}: expected a whole {file.kind} file, found one that cannot be read beyond row {number} "
             f"({error}). Write it again."
         ) from error
 
 
-def first_rows(file: DataFile) -> list[Row]:
-    """Rows of the first chunk, to see what a file has.
+def first_rows(file: DataFile, columns: list[str] | None) -> list[Row]:
+    """Rows of the first chunk, to see what a file has; none of an empty file.
 
     Raises:
-        UserError: it has none, or see `read_chunks`.
+        UserError: see `read_chunks`.
     """
-    for chunk in read_chunks(file, None, None):
-        return chunk.rows()
-    raise UserError(f"{file.name}: 0 rows, expected at least one preference. Give a file with rows.")
+    return next((chunk.rows() for chunk in read_chunks(file, columns, None)), [])
+
+
+def column_types(file: DataFile) -> dict[str, str]:
+    """Types of all columns, where the file says them itself."""
+    if file.kind not in ("parquet", "arrow"):
+        return {}
+    with file.open() as stored:
+        if file.kind == "parquet":
+            schema = pq.ParquetFile(stored).schema_arrow
+        else:
+            schema = pa.ipc.open_stream(pa.PythonFile(stored, "r")).schema
+    return {column.name: str(column.type) for column in schema}
+
+
+def _python_rows(table: pa.Table) -> list[Row]:
+    """Rows as dicts; one that has no value in Python is bad, and only that one."""
+    try:
+        rows: list[Row] = table.to_pylist()
+    except UnicodeDecodeError as error:
+        if len(table) == 1:
+            return [RowError("unicode", str(error)[:200])]
+        rows = [row for i in range(len(table)) for row in _python_rows(table.slice(i, 1))]
+    return rows
 
 
 def _parquet(file: DataFile, columns: list[str] | None) -> Iterator[Chunk]:
@@ -137,15 +160,18 @@ def _lines(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
 
 def _line_chunks(file: DataFile, lines: BinaryIO, stored: BinaryIO) -> Iterator[Chunk]:
     payload: list[bytes] = []
+    blank: list[bytes] = []
     number = num_bytes = 0
     for line in lines:
-        payload.append(line)
+        if not line.strip():
+            blank.append(line)  # no row if nothing follows
+            continue
+        payload += [*blank, line]
+        blank = []
         num_bytes += len(line)
-        if len(payload) == _CHUNK_ROWS or num_bytes > _CHUNK_BYTES:
+        if len(payload) >= _CHUNK_ROWS or num_bytes > _CHUNK_BYTES:
             yield Chunk(file.name, number, len(payload), payload, stored.tell())
             number, payload, num_bytes = number + len(payload), [], 0
-    while payload and not payload[-1].strip():
-        payload.pop()  # an empty line at the end is no row
     if payload:
         yield Chunk(file.name, number, len(payload), payload, file.num_bytes)
 
@@ -155,41 +181,19 @@ def _json(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
     lines, stored = file.open_lines()
     with stored:
         text = io.TextIOWrapper(lines, encoding="utf-8")
-        start = text.read(1 << 16)
+        start = text.read(BLOCK)
         if not start.lstrip().startswith("["):
             yield from _lines(file)
             return
         payload: list[Row] = []
         number = 0
-        for row in _array(start.lstrip()[1:], text):
-            payload.append(row if isinstance(row, dict) else RowError("unreadable", f"{str(row)[:80]}"))
+        for row in elements(start.lstrip()[1:], text):
+            payload.append(row if isinstance(row, dict) else RowError("unreadable", ascii(row)[:80]))
             if len(payload) == _CHUNK_ROWS:
                 yield Chunk(file.name, number, len(payload), payload, stored.tell())
                 number, payload = number + len(payload), []
         if payload:
             yield Chunk(file.name, number, len(payload), payload, file.num_bytes)
-
-
-def _array(buffer: str, text: io.TextIOWrapper) -> Iterator[Any]:
-    """Elements of a JSON array whose opening bracket is read, with one element in memory at a time."""
-    decoder = json.JSONDecoder()
-    step = 1 << 16
-    while True:
-        buffer = buffer.lstrip().removeprefix(",").lstrip()
-        if buffer.startswith("]"):
-            return
-        try:
-            element, end = decoder.raw_decode(buffer)
-            if end == len(buffer):
-                raise json.JSONDecodeError("more may follow", buffer, end)  # a number may go on in the next block
-        except json.JSONDecodeError:
-            more = text.read(step)
-            if not more:
-                raise
-            buffer, step = buffer + more, 2 * step  # doubling: a long element is tried again only a few times
-            continue
-        yield element
-        buffer, step = buffer[end:], 1 << 16
 
 
 def _parse(line: bytes) -> Row:

@@ -36,8 +36,14 @@ def cut_strings(tokenizer: Any) -> list[str]:
         for token in tokens
         if not (token["normalized"] or token["rstrip"] or token["single_word"])
         and not (token["content"][-1].isalnum() or token["content"][-1] == "_")
+        and not _repeats(token["content"])
         and not any(_overlap(token["content"], other) for other in contents if other != token["content"])
     ]
+
+
+def _repeats(a: str) -> bool:
+    """Whether a text can hold it twice with a character in common, as `))` in `)))`."""
+    return any(a[-n:] == a[:n] for n in range(1, len(a)))
 
 
 def _overlap(a: str, b: str) -> bool:

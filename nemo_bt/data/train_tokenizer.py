@@ -59,7 +59,7 @@ def texts_of(paths: Sequence[str]) -> Iterable[str]:
     for path in paths:
         source = source_of(path)
         for file in find_files(source, "--input"):
-            parse = FORMATS[detect(file, first_rows(file), source)].parse
+            parse = FORMATS[detect(file.name, first_rows(file, None), source)].parse
             for chunk in read_chunks(file, None, None):
                 for row in chunk.rows():
                     try:

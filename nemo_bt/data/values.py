@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
+
+import numpy as np
 
 from nemo_bt.data.account import RowError
 from nemo_bt.data.choices import Messages
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def value_at(row: dict[str, Any], key: str) -> Any:
@@ -29,6 +32,15 @@ def value_at(row: dict[str, Any], key: str) -> Any:
     if value is None:
         raise RowError("missing", f"no '{key}'")
     return value
+
+
+def has_value(row: dict[str, Any], key: str) -> bool:
+    """Whether `value_at` finds something."""
+    try:
+        value_at(row, key)
+    except RowError:
+        return False
+    return True
 
 
 def text_at(row: dict[str, Any], key: str) -> str:
@@ -74,8 +86,8 @@ def as_number(value: Any, key: str) -> float:
         number = float(value)
     except OverflowError as error:
         raise RowError("type", f"'{key}' is too large") from error
-    if not math.isfinite(number):
-        raise RowError("type", f"'{key}' is {number}, expected a finite number")
+    if not abs(number) <= _LARGEST:
+        raise RowError("type", f"'{key}' is {number}, expected a finite number of 32 bits")
     return number
 
 
