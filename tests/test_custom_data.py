@@ -70,6 +70,26 @@ class LeftPadded(Base):
             mk = mk[:-1]
         return dict(input_ids_j=j, attention_mask_j=mj, input_ids_k=k, attention_mask_k=mk)
 
+class Once(Base):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.left = iter(range(5))
+    __len__ = None
+    def __iter__(self):
+        return self
+    def __next__(self):
+        i = next(self.left)
+        return None if i in (2, 3) else {"chosen": f"c{i}", "rejected": "r", "margin": i}
+
+class OddIds(Base):
+    def __len__(self):
+        return 4
+    def __getitem__(self, i):
+        bos, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        ids = [[bos, 5, end], [bos, 5.5, end], [bos, -3, end], [bos, 5, 6, 7, 8, 9, end]][i]
+        return dict(input_ids_j=ids, attention_mask_j=[1] * len(ids), margin=0.5, weight=2.0,
+                    input_ids_k=[bos, 9, end], attention_mask_k=[1] * 3)
+
 class Wrong(Base):
     def __getitem__(self, i):
         return {"input_ids": [1], "labels": 5}
@@ -111,6 +131,25 @@ def test_padding_on_the_left_is_taken_off_and_guards_look_at_ids(tmp_path: Path,
     end, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     assert [ids.tolist() for ids in conversations(pairs, 0)] == [[bos, 5, 9, end], [bos, 5, 7, 8, end]]
     assert dropped(pairs) == {"terminal": 1, "type": 1}
+
+
+def test_an_iterator_loses_no_item_and_items_that_are_nothing_are_counted(
+    tmp_path: Path, tokenizer: Any, module: Path
+) -> None:
+    file = write(tmp_path / "f.jsonl", [{}])
+    pairs = open_set(file, tokenizer, "model.data.max_bad_fraction=1", **custom(module, "Once"))
+    assert [chosen for chosen, _ in texts(pairs, tokenizer)] == [f"<|bos|>c{i}<|end|>" for i in (0, 1, 4)]
+    assert (dropped(pairs), pairs.column("row", range(3)).tolist()) == ({"type": 2}, [0, 1, 4])
+
+
+def test_ids_have_to_be_ids_and_keep_to_the_length(tmp_path: Path, tokenizer: Any, module: Path) -> None:
+    file, short = write(tmp_path / "f.jsonl", [{}]), "model.encoder_seq_length=5"
+    limits = ("model.data.max_bad_fraction=1", "model.data.max_drop_fraction=1")
+    pairs = open_set(file, tokenizer, short, *limits, **custom(module, "OddIds"))
+    assert dropped(pairs) == {"type": 2, "long": 1}
+    assert pairs.groups([0])[0].pairs[0][2:4] == (0.5, 2.0)
+    with pytest.raises(UserError, match=r"item 3: 7 tokens, expected at most model\.encoder_seq_length=5"):
+        open_set(file, tokenizer, short, "model.data.length_policy=error", *limits, **custom(module, "OddIds"))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
 """Guards and limits: what is dropped, counted and shown, and what every kind of broken file says."""
 
-import gzip
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,7 +15,6 @@ from tests.sources import conversations, dropped, open_set, settings_with, texts
 
 ALL = ("model.data.max_bad_fraction=1", "model.data.max_drop_fraction=1")
 GOOD = {"chosen": messages("some tea", "I bring tea."), "rejected": messages("some tea", "I bring milk.")}
-SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
 def sides(chosen: Any, rejected: Any = None) -> dict[str, Any]:
@@ -168,6 +165,27 @@ def test_prompts_are_cut_from_the_left_and_responses_stay_whole(tmp_path: Path, 
     assert "cut 1 prompts from the left" in pairs.accounts[0].describe("x")
 
 
+def test_a_pair_that_is_cut_takes_nothing_from_those_that_fit(tmp_path: Path, tokenizer: Any) -> None:
+    prompt = "tea " * 10
+    rows = [sides(messages(prompt, f"yes {i}"), messages(prompt, "no " * (1 if i % 2 else 8))) for i in range(4)]
+    cut = ("model.encoder_seq_length=40", "model.data.length_policy=truncate_prompt_left", *ALL)
+    pairs = open_set(write(tmp_path / "rows.jsonl", rows), tokenizer, *cut)
+    assert (len(pairs.epoch), pairs.accounts[0].num_truncated) == (4, 2)
+    prompts = {int(pairs.column("row", [i])[0]): texts(pairs, tokenizer)[i][0] for i in range(4)}
+    assert all(text.startswith("<|bos|>user: tea") == bool(row % 2) for row, text in prompts.items())
+    assert max(len(ids) for i in range(4) for ids in conversations(pairs, i)) == 40
+
+
+def test_a_template_that_renders_no_prompt_alone_cuts_nothing(tmp_path: Path, tokenizer: Any) -> None:
+    own = tokenizer.chat_template.replace("{{ bos_token }}", "{{ bos_token }}{{ messages[0]['content'][0] }}")
+    (tmp_path / "first.jinja").write_text(own)
+    long = [{"role": "assistant", "content": "tea " * 60}]
+    file = write(tmp_path / "rows.jsonl", [GOOD, {"chosen": long, "rejected": [long[0] | {"content": "a " * 99}]}])
+    cut = ("model.encoder_seq_length=60", "model.data.length_policy=truncate_prompt_left", *ALL)
+    template = f"model.data.chat_template={tmp_path / 'first.jinja'}"
+    assert dropped(open_set(file, tokenizer, template, *cut))["long"] == 1
+
+
 def test_texts_without_a_known_prompt_are_never_cut(tmp_path: Path, tokenizer: Any) -> None:
     rows = [{"chosen": "tea", "rejected": "milk"}, {"chosen": "tea " * 200, "rejected": "tea " * 200 + "milk"}]
     cut = ("model.encoder_seq_length=100", "model.data.length_policy=truncate_prompt_left", *ALL)
@@ -213,19 +231,3 @@ def test_a_chunk_knows_rows_from_mistakes() -> None:
     found = Chunk("f", 0, 2, [b'{"a": 1}\n', b"7\n"], 0).rows()
     assert found[0] == {"a": 1}
     assert isinstance(found[1], RowError)
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no {SHARED}, where the real data lies")
-def test_hh_has_five_prompts_that_differ_and_four_empty_responses(tmp_path: Path, tokenizer: Any) -> None:
-    pairs = open_set(str(SHARED / "hh_harmless_base_test.jsonl.gz"), tokenizer)
-    account = pairs.accounts[0]
-    assert (account.num_rows, account.num_kept) == (2312, 2303)
-    assert dropped(pairs) == {"prompts": 5, "empty": 4}
-    with gzip.open(SHARED / "hh_harmless_base_test.jsonl.gz") as lines:
-        rows = [json.loads(line) for line in lines]
-    cut = [[row[side].rsplit("\n\nAssistant:", 1) for side in ("chosen", "rejected")] for row in rows]
-    differ = [i for i, (chosen, rejected) in enumerate(cut) if chosen[0] != rejected[0]]
-    empty = [i for i, both in enumerate(cut) if not all(response.strip() for _, response in both)]
-    assert (differ, empty) == ([1254, 1688, 1950, 1952, 2036], [86, 516, 925, 1103])
-    kept = pairs.column("row", np.arange(2303))
-    assert set(range(2312)) - set(kept.tolist()) == {*differ, *empty}

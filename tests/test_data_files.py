@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
+from nemo_bt.data.files import find_files
+from nemo_bt.data.rows import read_chunks
+from nemo_bt.data.sources import source_of
 from nemo_bt.errors import UserError
 from tests.preferences import messages
-from tests.sources import open_set, write
+from tests.sources import dropped, open_set, texts, write
 
 GOOD = {"chosen": messages("some tea", "I bring tea."), "rejected": messages("some tea", "I bring milk.")}
 
@@ -131,6 +134,70 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     result = subprocess.run([sys.executable, "-c", UNREADABLE, str(file)], capture_output=True, text=True, timeout=60)
     assert result.stdout.startswith("UserError"), result.stderr
     assert "f.jsonl: cannot be opened ([Errno 13] Permission denied" in result.stdout
+
+
+def test_blank_lines_at_the_end_are_no_rows(tmp_path: Path, tokenizer: Any) -> None:
+    for count in (1, 511, 512):
+        file = write(tmp_path / f"f{count}.jsonl", [*[GOOD] * count, b"", b"  ", b""])
+        assert open_set(file, tokenizer).accounts[0].num_rows == count
+    inside = open_set(write(tmp_path / "i.jsonl", [GOOD, b"", GOOD]), tokenizer, "model.data.max_bad_fraction=1")
+    assert (dropped(inside), inside.column("row", [0, 1]).tolist()) == ({"unreadable": 1}, [0, 2])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("[{}]\n[{}]", "Extra data behind the array"),
+        ("[{} {}]", "Expecting ',' delimiter"),
+        ("[{},]", "Expecting value"),
+        ("[" * 100_000, "recursion"),
+        ("[" + "1" * 5000 + "]", "limit"),
+        ("[{}", "the array does not end"),
+    ],
+)
+def test_arrays_that_are_none_are_refused(tmp_path: Path, tokenizer: Any, text: str, found: str) -> None:
+    (tmp_path / "f.json").write_text(text)
+    with pytest.raises(UserError, match=rf"f\.json: expected a whole json file, found one .*{found}"):
+        open_set(str(tmp_path / "f.json"), tokenizer)
+
+
+def test_numbers_across_blocks_are_one_element(tmp_path: Path) -> None:
+    file = tmp_path / "f.json"
+    file.write_text("[" + ",".join(["1234567"] * 30_000) + "]")
+    (found,) = find_files(source_of(str(file)), "x")
+    assert sum(chunk.num_rows for chunk in read_chunks(found, None, None)) == 30_000
+
+
+def test_an_empty_part_is_no_mistake_beside_others(tmp_path: Path, tokenizer: Any) -> None:
+    write(tmp_path / "a.jsonl", [])
+    write(tmp_path / "b.jsonl", [GOOD])
+    assert len(open_set(str(tmp_path / "*.jsonl"), tokenizer).epoch) == 1
+
+
+def test_columns_that_are_not_read_may_hold_anything_and_bytes_that_are_no_text_are_bad(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    columns = {
+        "chosen": pa.array(["a", "b"]),
+        "rejected": pa.array([b"c", b"\xff"], pa.binary()).view(pa.string()),
+        "when": pa.array([2**40, 2**40], pa.int64()).view(pa.timestamp("s")),
+        "note": pa.array([b"\xff", b"\xfe"], pa.binary()).view(pa.string()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "f.parquet")
+    pairs = open_set(str(tmp_path / "f.parquet"), tokenizer, "model.data.max_bad_fraction=1")
+    assert dropped(pairs) == {"unicode": 1}
+
+
+def test_texts_and_messages_may_stand_in_one_file(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {"prompt": [GOOD["chosen"][0]]}
+        | {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")},
+    ]
+    found = texts(open_set(write(tmp_path / "f.jsonl", rows), tokenizer), tokenizer)
+    assert found[0][0] == "<|bos|>user: q<|end|>assistant: a<|end|>"
+    with pytest.raises(UserError, match="no chat template, which message lists need"):
+        open_set(str(tmp_path / "f.jsonl"), tokenizer, "model.data.chat_template=none")
 
 
 HUB = """

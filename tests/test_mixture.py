@@ -1,6 +1,7 @@
 """How many pairs of each source an epoch has, which, and in which order."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,12 @@ def rows(name: str, count: int) -> list[dict[str, Any]]:
 
 
 def mixture(
-    tmp_path: Path, tokenizer: Any, *sources: dict[str, Any], seed: int = 1, **validation: Any
+    tmp_path: Path,
+    tokenizer: Any,
+    *sources: dict[str, Any],
+    seed: int = 1,
+    terminal: Terminal | None = None,
+    **validation: Any,
 ) -> dict[str, PairSet]:
     """Data sets of sources a, b, ... of ten pairs each."""
     made = []
@@ -39,7 +45,7 @@ def mixture(
     sets = {name: [source_of(path) for path in paths] for name, paths in validation.items()}
     data = replace(settings.model.data, train=made, validation=sets)
     settings = replace(settings, model=replace(settings.model, data=data))
-    return load_sets(settings, tokenizer, Path(tokenizer.name_or_path), True, Terminal(None))
+    return load_sets(settings, tokenizer, Path(tokenizer.name_or_path), True, terminal or Terminal(None))
 
 
 def counts(pairs: PairSet) -> list[int]:
@@ -128,6 +134,19 @@ def test_a_source_that_yields_nothing_is_named(tmp_path: Path, tokenizer: Any) -
         UserError, match=r"train tied: 0 of 1 pairs; dropped 1 with tied scores\. The source yields nothing"
     ):
         mixture(tmp_path, tokenizer, {}, {"path": file, "name": "tied"})
+
+
+def test_a_share_that_is_nothing_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"train b: fraction=0\.01, repeat=None of 10 pairs are none\. Raise it, set count"
+    ):
+        mixture(tmp_path, tokenizer, {}, {"fraction": 0.01})
+
+
+def test_overlap_below_the_limit_is_told(tmp_path: Path, tokenizer: Any, capsys: Any) -> None:
+    file = write(tmp_path / "v.jsonl", [*rows("new", 199), *rows("a", 1)])
+    mixture(tmp_path, tokenizer, {}, {}, terminal=Terminal(sys.stdout), v=[file])
+    assert "v: 1 pairs have an answer that is also in the training data\n" in capsys.readouterr().out
 
 
 def test_validation_pairs_that_are_in_training_stop_the_run(tmp_path: Path, tokenizer: Any) -> None:

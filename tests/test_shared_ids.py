@@ -79,6 +79,11 @@ def test_cuts_are_found_where_they_are_safe_and_only_there() -> None:
     assert cut_strings(tokenizer_of("metaspace first", "plain")) == []
     assert set(cut_strings(tokenizer_of("bytelevel", "rstrip"))) == {"<unk>"}
     backend = trained("bytelevel")
+    backend.add_tokens([AddedToken("))", normalized=False)])
+    assert cut_strings(PreTrainedTokenizerFast(tokenizer_object=backend)) == ["<unk>"]
+    (found,) = encode_sharing(backend, [["a))). x", "a))). y"]], ["<unk>"])
+    assert found[0].tolist() == backend.encode("a))). x", add_special_tokens=False).ids
+    backend = trained("bytelevel")
     backend.add_special_tokens(["<|a|>", "|>b", "<|c|>d", "<|e|>"])
     assert cut_strings(PreTrainedTokenizerFast(tokenizer_object=backend)) == ["<unk>"]
 
