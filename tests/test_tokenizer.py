@@ -51,7 +51,7 @@ def test_synthetic_answers_cannot_be_told_without_the_prompt() -> None:
             chosen, rejected = (sum(thing in answer for answer in counts[side]) for side in ("chosen", "rejected"))
             assert chosen == rejected > 0
         assert {len(answer.split()) for side in counts.values() for answer in side} == {3}
-    prompts = [
-        {(p["chosen"][0]["content"], p["rejected"][1]["content"]) for p in pairs} for pairs in (train, validation)
-    ]
+    prompts = [{pair["chosen"][0]["content"] for pair in pairs} for pairs in (train, validation)]
+    assert [len(found) for found in prompts] == [108, 36]
+    assert [len(train), len(validation)] == [1188, 396]
     assert not prompts[0] & prompts[1]

@@ -157,11 +157,12 @@ def _build_beside(
         beside.mkdir()
     try:
         build(beside, files, recipe, num_workers, terminal, facts)
-        try:
-            beside.rename(target)
-        except OSError:
-            if not target.exists():  # else another node was faster, which shares the folder but not the lock
-                raise
+        with writing_to(target):
+            try:
+                beside.rename(target)
+            except OSError:
+                if not target.exists():  # else another node was faster, which shares the folder but not the lock
+                    raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 

@@ -30,27 +30,29 @@ Pair: TypeAlias = dict[str, Messages]
 def make_pairs(seed: int) -> tuple[list[Pair], list[Pair]]:
     """Training and validation pairs as rows of message lists, the same for the same seed.
 
+    A prompt is one of 12 people who wants one of 12 things, and has a pair with each of the 11 other things. The
+    prompts of validation are in no training pair; in both sets each thing is wanted by as many people.
+
     Returns:
-        1,188 and 396 rows: 12 people, 66 couples of things, each asked for both ways in the same set.
+        1,188 and 396 rows.
     """
     rng = random.Random(seed)
-    situations = [(name, *things) for name in NAMES for things in itertools.combinations(THINGS, 2)]
-    rng.shuffle(situations)
-    num_validation = round(VALIDATION_FRACTION * len(situations))
-    splits = situations[num_validation:], situations[:num_validation]
-    train, validation = ([pair for situation in split for pair in _both_ways(*situation)] for split in splits)
+    num_held_out = round(VALIDATION_FRACTION * len(NAMES))
+    held_out = {(name, thing) for thing in THINGS for name in rng.sample(NAMES, num_held_out)}
+    train: list[Pair] = []
+    validation: list[Pair] = []
+    for name, thing in itertools.product(NAMES, THINGS):
+        pairs = [_pair(name, thing, other) for other in THINGS if other != thing]
+        (validation if (name, thing) in held_out else train).extend(pairs)
     rng.shuffle(train)
     return train, validation
 
 
-def _both_ways(name: str, thing: str, other: str) -> list[Pair]:
-    pairs = []
-    for wanted, unwanted in ((thing, other), (other, thing)):
-        prompt = {"role": "user", "content": f"{name} would like some {wanted}. What do you bring?"}
-        answers = ({"role": "assistant", "content": f"I bring {brought}."} for brought in (wanted, unwanted))
-        chosen, rejected = ([prompt, answer] for answer in answers)
-        pairs.append({"chosen": chosen, "rejected": rejected})
-    return pairs
+def _pair(name: str, wanted: str, unwanted: str) -> Pair:
+    prompt = {"role": "user", "content": f"{name} would like some {wanted}. What do you bring?"}
+    answers = ({"role": "assistant", "content": f"I bring {brought}."} for brought in (wanted, unwanted))
+    chosen, rejected = ([prompt, answer] for answer in answers)
+    return {"chosen": chosen, "rejected": rejected}
 
 
 def write_dataset(folder: Path, seed: int = 0) -> None:
