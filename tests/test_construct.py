@@ -107,11 +107,12 @@ def test_the_limit_of_pairs_per_prompt_holds_for_every_format(tmp_path: Path, to
 
 def test_a_bad_row_ends_a_prompt_wherever_it_stands(tmp_path: Path, tokenizer: Any) -> None:
     rows = [{"prompt": "q", "response": f"r{i}", "score": i} for i in range(3)]
+    last = [{"prompt": "z", "response": "r", "score": 1}]
     for before in (0, 510, 511):
         other = [{"prompt": f"p{i}", "response": f"r{i % 2}", "score": i % 2} for i in range(before)]
-        file = write(tmp_path / f"{before}.jsonl", [*other, rows[0], {"prompt": "q"}, *rows[1:]])
+        file = write(tmp_path / f"{before}.jsonl", [*other, rows[0], {"prompt": "q"}, *rows[1:], *last])
         pairs = open_set(file, tokenizer, "model.data.max_bad_fraction=1")
-        assert (len(pairs.epoch), dropped(pairs)) == (1, {"missing": 1, "single": before + 1})
+        assert (len(pairs.epoch), dropped(pairs)) == (1, {"missing": 1, "single": before + 2})
 
 
 def test_other_system_messages_are_other_prompts(tmp_path: Path, tokenizer: Any) -> None:
