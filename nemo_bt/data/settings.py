@@ -25,11 +25,12 @@ class PairRules:
     mode: str
     """best_vs_worst, best_vs_random or all_pairs."""
     max_pairs_per_prompt: int | None
-    """At most so many, chosen at random; rows that follow each other with the same prompt count as one prompt."""
+    """At most so many, chosen at random. Rows that follow each other with the same prompt count as one, but for
+    `ranked` ones, which have all of a prompt's responses."""
     min_margin: float
-    """Smallest difference of the scores of a pair."""
+    """Smallest difference of the scores of a pair, or margin of a row without scores."""
     min_ratio: float
-    """Smallest ratio of the chosen score to the rejected one; 0 asks for none."""
+    """Smallest ratio of the chosen score to the rejected one, for scores above 0; 0 asks for none."""
     seed: int
     """Of the random choices."""
 
