@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,19 @@ def test_a_damaged_entry_is_built_again(tmp_path: Path, tokenizer: Any, cache: P
     (source.folder / name).write_bytes(whole[: len(whole) // 2])
     assert "tea" in texts(open_set(file, tokenizer), tokenizer)[0][0]
     assert (source.folder / name).read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path, tokenizer: Any, cache: Path) -> None:
+    file = write(tmp_path / "f.jsonl", [GOOD])
+    (source,) = open_set(file, tokenizer).sources
+    shutil.rmtree(source.folder)
+    lock = source.folder.with_name(f"{source.folder.name}.lock")
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(
+        UserError, match=r"model\.data\.cache_dir: .*\.lock cannot be locked \(.*Set it to a folder on another"
+    ):
+        open_set(file, tokenizer)
 
 
 def test_compression_is_part_of_the_key(tmp_path: Path, tokenizer: Any, cache: Path) -> None:

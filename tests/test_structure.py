@@ -21,8 +21,8 @@ PURE = [
     "epoch", "data.settings", "data.sources", "data.files", "data.rows", "data.account", "data.values", "data.choices",
     "data.json_array", "data.shared_ids",
     "data.formats", "data.published", "data.detect", "data.construct", "data.tokenizer", "data.render", "data.guards",
-    "data.length", "data.layout", "data.encode", "data.custom", "data.build", "data.cache", "data.mixture",
-    "data.pairs", "data.load", "data.inspect", "data.synthetic", "data.train_tokenizer",
+    "data.length", "data.layout", "data.encode", "data.custom", "data.build", "data.workers", "data.cache",
+    "data.mixture", "data.pairs", "data.load", "data.inspect", "data.synthetic", "data.train_tokenizer",
 ]  # fmt: skip
 
 

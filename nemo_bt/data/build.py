@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -26,8 +24,8 @@ from nemo_bt.data.encode import Recipe, encode, encode_ids
 from nemo_bt.data.files import DataFile
 from nemo_bt.data.layout import COLUMNS, Encoded
 from nemo_bt.data.rows import Chunk, column_types, first_rows, read_chunks
+from nemo_bt.data.workers import WorkerEnded, Workers
 from nemo_bt.errors import UserError
-from nemo_bt.launch import end_with
 from nemo_bt.terminal import Terminal
 
 TOKENS, PAIRS, ACCOUNT = "tokens.arrow", "pairs.arrow", "account.json"
@@ -68,7 +66,7 @@ def build(
             account.add(encoded.account)
             terminal.advance(done_bytes // _MB, f"{writer.num_pairs:,} pairs")
         writer.close()
-    except BrokenProcessPool as error:
+    except WorkerEnded as error:
         raise UserError(
             f"a process that tokenises {recipe.source.name} was ended, most often for want of memory. Set "
             f"model.data.num_workers below {num_workers}."
@@ -113,21 +111,17 @@ def _encoded(chunks: Iterator[Placed], recipe: Recipe, num_workers: int) -> Iter
     first = list(islice(chunks, _SMALL_CHUNKS + 1))
     if num_workers == 1 or len(first) <= _SMALL_CHUNKS:  # starting processes would take longer
         for number, start_bytes, chunk in chain(first, chunks):
-            yield start_bytes + chunk.end_bytes, _encode(chunk, number, recipe)
+            yield start_bytes + chunk.end_bytes, _encode(recipe, chunk, number)
         return
-    # Forked, so that nothing is imported again; workers use one thread each and no torch.
-    pool = ProcessPoolExecutor(num_workers, get_context("fork"), _start_worker, (recipe, os.getpid()))
-    try:
+    with Workers(partial(_encode, recipe), num_workers) as workers:
         waiting: deque[tuple[int, Future[Encoded]]] = deque()
         for number, start_bytes, chunk in chain(first, chunks):
-            waiting.append((start_bytes + chunk.end_bytes, pool.submit(_encode_here, chunk, number)))
+            waiting.append((start_bytes + chunk.end_bytes, workers.submit(chunk, number)))
             if len(waiting) > 3 * num_workers:  # bounds what is in memory
                 done_bytes, future = waiting.popleft()
                 yield done_bytes, future.result()
         for done_bytes, future in waiting:
             yield done_bytes, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _chunks(files: list[DataFile], recipe: Recipe) -> Iterator[Placed]:
@@ -140,24 +134,7 @@ def _chunks(files: list[DataFile], recipe: Recipe) -> Iterator[Placed]:
         start_bytes += file.num_bytes
 
 
-_recipe: Recipe | None = None
-"""Of this worker process."""
-
-
-def _start_worker(recipe: Recipe, parent_pid: int) -> None:
-    end_with(parent_pid)
-    global _recipe
-    _recipe = recipe
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    gc.freeze()  # what was imported before the fork is neither searched for garbage nor copied by the search
-
-
-def _encode_here(chunk: Chunk, file_number: int) -> Encoded:
-    assert _recipe is not None
-    return _encode(chunk, file_number, _recipe)
-
-
-def _encode(chunk: Chunk, file_number: int, recipe: Recipe) -> Encoded:
+def _encode(recipe: Recipe, chunk: Chunk, file_number: int) -> Encoded:
     return (encode_ids if recipe.format == IDS else encode)(chunk, file_number, recipe)
 
 

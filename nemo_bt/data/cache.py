@@ -142,8 +142,17 @@ def _lock(path: Path, target: Path) -> Iterator[None]:
     start_s = time.monotonic()
     while not is_first and not target.exists() and time.monotonic() - start_s < _PATIENCE_S:
         time.sleep(0.1)
-    with FileLock(path, poll_interval=0.1):
+    lock = FileLock(path)
+    try:
+        lock.acquire(poll_interval=0.1)
+    except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+        raise UserError(
+            f"model.data.cache_dir: {path} cannot be locked ({error}). Set it to a folder on another disk."
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _build_beside(
