@@ -92,7 +92,7 @@ def check(found: Encoded, renderer: Renderer) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_every_row_is_a_pair_or_is_counted(renderer: Renderer, name: str, data: Any) -> None:
     lines = data.draw(chunks(name))

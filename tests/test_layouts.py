@@ -126,7 +126,10 @@ NAMES = [name for layouts in LAYOUTS.values() for name in layouts if name != "on
 def test_one_pair_a_stream_equals_all_pairs_in_a_stream(logs: Path) -> None:
     streams = {name: metrics(logs / name, "train/packing_efficiency") for name in EQUAL_LENGTHS}
     tokens = [share * 2048 for share in streams["all pairs in a stream"]]
-    assert streams["one pair a stream"] == pytest.approx([t / (16 * 48) for t in tokens])
+    counts = [t / (share * 48) for t, share in zip(tokens, streams["one pair a stream"], strict=True)]
+    assert counts == pytest.approx([round(count) for count in counts])
+    assert set(map(round, counts)) <= {15, 16}  # neighbours may have the same prompt, and share a stream
+    assert [round(count) for count in counts].count(16) >= STEPS // 2
     losses = [metrics(logs / name, "train/loss") for name in EQUAL_LENGTHS]
     assert losses[0] == pytest.approx(losses[1], rel=TOLERANCE)
     weights = [full_tensors(checkpoint(logs / name)) for name in EQUAL_LENGTHS]

@@ -64,7 +64,7 @@ TEXT = st.lists(st.sampled_from([*WORDS, *TURNS, " "]) | st.text(max_size=4), ma
 
 @pytest.mark.parametrize("strip", STRIPS)
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(prompt=TEXT, answers=st.lists(TEXT, min_size=1, max_size=3))
 def test_ids_are_those_of_the_whole_texts(kind: str, strip: str, prompt: str, answers: list[str]) -> None:
     tokenizer = tokenizer_of(kind, strip)

@@ -16,13 +16,13 @@ reads anything else, name that in an option and change the name when the content
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, islice
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -119,13 +119,14 @@ def load_custom(recipe: Recipe, files: list[DataFile]) -> CustomData:
 
 
 def _load_class(custom: CustomClass) -> Any:
-    name = f"nemo_bt_custom_{Path(str(custom.path)).stem}"
-    spec = importlib.util.spec_from_file_location(name, str(custom.path))
-    if spec is None or spec.loader is None:
-        raise UserError(f"model.data.custom_cls.path: expected a Python file, got {custom.path}.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+    path = Path(str(custom.path))
+    if path.suffix != ".py":
+        raise UserError(f"model.data.custom_cls.path: expected a Python file, got {path}.")
+    module = ModuleType(f"nemo_bt_custom_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    # From the source itself: Python's own cache of compiled files overlooks a change within a second.
+    exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     if not isinstance(vars(module).get(str(custom.name)), type):
         raise UserError(f"model.data.custom_cls.name: no class {custom.name} in {custom.path}.")
     return getattr(module, str(custom.name))
