@@ -44,11 +44,11 @@ def test_show_marks_the_scored_token_between_overrides_and_options(dataset: Path
     assert lines[4].startswith("── held_out ·")
 
 
-def test_stats_count_and_draw(dataset: Path, capsys: Any, tmp_path: Path) -> None:
+def test_stats_count_and_draw(dataset: Path, tokenizer: Any, capsys: Any, tmp_path: Path) -> None:
     picture = tmp_path / "lengths.png"
     status, out, _ = run(capsys, dataset, "stats", "--picture", str(picture), "model.global_batch_size=16")
     assert status == 0
-    pairs = open_set(str(dataset / "random.parquet"), _Tokenizer(dataset))
+    pairs = open_set(str(dataset / "random.parquet"), tokenizer)
     groups = [pairs.groups([i])[0] for i in range(100)]
     prefix, stream = sum(len(g.prefix) for g in groups), sum(g.num_tokens for g in groups)
     assert f"shared prefixes save {prefix / (stream + prefix):.1%} of the tokens" in out
@@ -61,12 +61,6 @@ def test_stats_count_and_draw(dataset: Path, capsys: Any, tmp_path: Path) -> Non
     assert picture.stat().st_size > 10_000
     status, _, err = run(capsys, dataset, "stats", "--picture", str(tmp_path / "no" / "x.png"))
     assert (status, "--picture" in err) == (2, True)
-
-
-def _Tokenizer(dataset: Path) -> Any:  # noqa: N802 - stands for the class
-    from nemo_bt.data.tokenizer import load_tokenizer
-
-    return load_tokenizer(str(dataset / "tokenizer"), None)
 
 
 def test_mistakes_end_with_status_2(dataset: Path, capsys: Any) -> None:
