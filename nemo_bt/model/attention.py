@@ -1,7 +1,10 @@
 """Attention over the segments of a pair stream: the shared prefix is read by every continuation, never repeated.
 
-Shape suffixes: T = tokens in the stream, N = query heads on this rank, G = key/value heads on this rank,
-D = head size, C = continuations, Q = rows of one call, K = keys of one call.
+The last layer hands on the scored rows alone: nothing else of it reaches a reward.
+
+Shape suffixes: T = tokens in the stream, t = T / TP under sequence parallelism and T without, N = query heads on this
+rank, G = key/value heads on this rank, D = head size, H = hidden size, C = continuations, c = C rounded up to a
+multiple of TP under sequence parallelism.
 """
 
 from __future__ import annotations
@@ -10,11 +13,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from megatron.core import parallel_state, tensor_parallel
 from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from nemo_bt.architecture import rope_frequencies
+from nemo_bt.model.blocked_attention import blocked_attention
+from nemo_bt.model.segments import AttentionRule, scored_rows, segments_of
 
 
 class RotarySelfAttention(SelfAttention):
@@ -37,8 +43,17 @@ class RotarySelfAttention(SelfAttention):
             attention_mask: segments_C4.
             rotary_pos_emb: angles of all kinds of layers, [kinds, T, 1, 1, D].
             **kwargs: Megatron's.
+
+        Returns:
+            Output and its bias. The last layer's output is [c, 1, H] (c / TP of it under sequence parallelism) and
+            has the residual added: `add_nothing` in the place of Megatron's addition leaves it as it is.
         """
-        return super().forward(hidden_states, attention_mask, rotary_pos_emb=rotary_pos_emb[self.kind], **kwargs)
+        output, bias = super().forward(
+            hidden_states, attention_mask, rotary_pos_emb=rotary_pos_emb[self.kind], **kwargs
+        )
+        if self.layer_number == self.config.num_layers:
+            output = output + _take_rows(hidden_states, _scored_rows(attention_mask, self.config), self.config)
+        return output, bias
 
     def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
         """Megatron's, with rotated dimensions scaled: cosine and sine times a factor, in any rotary kernel."""
@@ -50,6 +65,15 @@ class RotarySelfAttention(SelfAttention):
         return query, key, value
 
 
+def add_nothing(training: bool, fused: bool) -> Any:
+    """In the place of Megatron's `get_bias_dropout_add` behind the last layer's attention: the residual is in already."""
+    return lambda output_and_bias, residual, dropout: _with_bias(*output_and_bias)
+
+
+def _with_bias(output: Tensor, bias: Tensor | None) -> Tensor:
+    return output if bias is None else output + bias
+
+
 class SegmentAttention(MegatronModule):
     """Megatron's core attention for a pair stream.
 
@@ -59,9 +83,12 @@ class SegmentAttention(MegatronModule):
 
     def __init__(self, config: Any, layer_number: int, softmax_scale: float | None = None, **_: Any) -> None:
         super().__init__(config=config)
-        self.softmax_scale = softmax_scale or config.kv_channels**-0.5
-        self.window = config.layer_windows[layer_number - 1]
-        self.softcap = config.attn_logit_softcapping
+        self.rule = AttentionRule(
+            scale=softmax_scale or config.kv_channels**-0.5,
+            window=config.layer_windows[layer_number - 1],
+            softcap=config.attn_logit_softcapping,
+            only_scored=layer_number == config.num_layers,
+        )
 
     def forward(
         self, query_T1ND: Tensor, key_T1GD: Tensor, value_T1GD: Tensor, attention_mask: Tensor, **_: Any
@@ -75,54 +102,55 @@ class SegmentAttention(MegatronModule):
             attention_mask: segments_C4, [C, 4], int32, on the CPU.
 
         Returns:
-            [T, 1, N * D]; rows of filling are zero.
+            [T, 1, N * D]; rows of filling are zero. Of the last layer [c, 1, N * D].
         """
-        query, key, value = (x[:, 0].transpose(0, 1) for x in (query_T1ND, key_T1GD, value_T1GD))
-        parts = []
-        end = 0
-        for prefix_start, prefix_end, start, end in attention_mask.tolist():
-            if start == prefix_end:  # first of its group: the prefix's rows come along
-                rows = slice(prefix_start, end)
-                parts.append(self._attend(query[:, rows], key[:, rows], value[:, rows]))
-            else:
-                keys, values = (
-                    torch.cat([x[:, prefix_start:prefix_end], x[:, start:end]], dim=1) for x in (key, value)
-                )
-                parts.append(self._attend(query[:, start:end], keys, values))
-        num_filling = query.shape[1] - end
-        if num_filling:
-            parts.append(query.new_zeros(query.shape[0], num_filling, query.shape[2]))
-        out_NTD = torch.cat(parts, dim=1)
-        return out_NTD.transpose(0, 1).reshape(out_NTD.shape[1], 1, -1)
+        query, key, value = (x[:, 0] for x in (query_T1ND, key_T1GD, value_T1GD))
+        attend = kernel_attention if query.is_cuda and not self.rule.softcap else blocked_attention
+        out = attend(query, key, value, attention_mask, self.rule).flatten(1)
+        if self.rule.only_scored:
+            num_filling = len(_scored_rows(attention_mask, self.config)) - len(out)
+            out = F.pad(out, (0, 0, 0, num_filling)) if num_filling else out
+        return out[:, None]
 
-    def _attend(self, query_NQD: Tensor, key_GKD: Tensor, value_GKD: Tensor) -> Tensor:
-        """Causal attention in which the last query row sees every key of its window."""
-        num_queries, num_keys = query_NQD.shape[1], key_GKD.shape[1]
-        limited = 0 < self.window < num_keys
-        if num_queries == num_keys and not limited and not self.softcap:
-            mask_QK = None
-        else:
-            mask_QK = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query_NQD.device)
-            mask_QK = mask_QK.tril(num_keys - num_queries)
-            if limited:
-                mask_QK = mask_QK.triu(num_keys - num_queries - self.window + 1)
-        if self.softcap:
-            return self._attend_softly(query_NQD, key_GKD, value_GKD, mask_QK)
-        return F.scaled_dot_product_attention(
-            query_NQD[None],
-            key_GKD[None],
-            value_GKD[None],
-            attn_mask=mask_QK,
-            is_causal=mask_QK is None,
-            scale=self.softmax_scale,
-            enable_gqa=query_NQD.shape[0] != key_GKD.shape[0],
-        )[0]
 
-    def _attend_softly(self, query_NQD: Tensor, key_GKD: Tensor, value_GKD: Tensor, mask_QK: Tensor) -> Tensor:
-        """softmax(c * tanh(scale * q k / c)) v. Source: Gemma Team 2024 (arXiv 2408.00118), section 2."""
-        queries_per_key = query_NQD.shape[0] // key_GKD.shape[0]
-        key_NKD, value_NKD = (x.repeat_interleave(queries_per_key, dim=0) for x in (key_GKD, value_GKD))
-        logits_NQK = self.softmax_scale * query_NQD @ key_NKD.transpose(1, 2)
-        logits_NQK = self.softcap * torch.tanh(logits_NQK / self.softcap)
-        weights_NQK = logits_NQK.masked_fill(~mask_QK, float("-inf")).softmax(-1, dtype=torch.float32)
-        return weights_NQK.to(value_NKD.dtype) @ value_NKD
+def kernel_attention(
+    query_TND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C4: Tensor, rule: AttentionRule
+) -> Tensor:
+    """What `blocked_attention` computes, with one call of torch's attention kernel per segment: for GPUs.
+
+    Raises:
+        ValueError: there is a soft cap, which the kernel does not know.
+    """
+    if rule.softcap:
+        raise ValueError("expected no softcap, got one; blocked_attention has it")
+    out_QND = query_TND.new_zeros(len(segments_C4) if rule.only_scored else len(query_TND), *query_TND.shape[1:])
+    for segment in segments_of(segments_C4, rule.only_scored):
+        for block in segment.blocks(len(query_TND), rule.window):
+            hidden_RK = block.hidden_keys(query_TND.device)
+            is_causal = hidden_RK is not None and not block.num_before and not block.window
+            rows = [query_TND[block.rows], segment.of(key_TGD)[block.keys], segment.of(value_TGD)[block.keys]]
+            out_NRD = F.scaled_dot_product_attention(
+                *(x.transpose(0, 1)[None] for x in rows),
+                attn_mask=None if is_causal or hidden_RK is None else ~hidden_RK,
+                is_causal=is_causal,
+                scale=rule.scale,
+                enable_gqa=query_TND.shape[1] != key_TGD.shape[1],
+            )[0]
+            out_QND[block.out_rows] = out_NRD.transpose(0, 1)
+    return out_QND
+
+
+def _scored_rows(segments_C4: Tensor, config: Any) -> Tensor:
+    return scored_rows(segments_C4, config.tensor_model_parallel_size if config.sequence_parallel else 1)
+
+
+def _take_rows(hidden_t1H: Tensor, rows_c: Tensor, config: Any) -> Tensor:
+    """Rows of the stream, [c, 1, H]; under sequence parallelism this rank's c / TP of them, wherever they were."""
+    rows_c = rows_c.to(hidden_t1H.device)
+    if not config.sequence_parallel:
+        return hidden_t1H[rows_c]
+    num_local = len(hidden_t1H)
+    local_c = rows_c - num_local * parallel_state.get_tensor_model_parallel_rank()
+    is_local_c = (local_c >= 0) & (local_c < num_local)
+    mine_c1H = hidden_t1H[local_c.clamp(0, num_local - 1)] * is_local_c[:, None, None]
+    return tensor_parallel.reduce_scatter_to_sequence_parallel_region(mine_c1H)

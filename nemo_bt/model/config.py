@@ -83,6 +83,7 @@ def reward_config(hf_config: HfConfig, seq_length: int) -> RewardConfig:
         **dict.fromkeys(_NEEDS_TRANSFORMER_ENGINE, on_gpu),
         activation_func=_ACTIVATIONS[activation],
         bias_activation_fusion=on_gpu and activation == "silu",  # Megatron fuses no other of them without a bias
+        use_te_activation_func=not on_gpu and activation == "silu",  # cpu_kernels.swiglu
         transformer_layer_spec=pair_stream_layer_spec,
         share_embeddings_and_output_weights=False,
         calculate_per_token_loss=True,

@@ -6,6 +6,7 @@ so checkpoints serve both.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,10 +21,15 @@ from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
 from torch import Tensor
 
-from nemo_bt.model.attention import RotarySelfAttention, SegmentAttention
+from nemo_bt.model.attention import RotarySelfAttention, SegmentAttention, add_nothing
+from nemo_bt.model.cpu_kernels import rms_norm, swiglu
 
 
 class Norm(torch.nn.Module):
@@ -95,6 +101,10 @@ class CpuSpecProvider(LocalSpecProvider):
         """The norm that stands alone; the configuration says which."""
         return Norm
 
+    def activation_func(self) -> Any:
+        """Used where the configuration has `use_te_activation_func`."""
+        return swiglu
+
 
 def has_transformer_engine() -> bool:
     """Whether layers are built from Transformer Engine: it is installed and there is a GPU to run it."""
@@ -122,7 +132,10 @@ def pair_stream_layer_spec(config: Any, vp_stage: int | None = None) -> Transfor
         backend = CpuSpecProvider()
         row_parallel_norm = RowParallelLinearNorm
     mlp = get_mlp_module_spec_for_backend(
-        backend=backend, num_experts=config.num_moe_experts, moe_grouped_gemm=config.moe_grouped_gemm
+        backend=backend,
+        num_experts=config.num_moe_experts,
+        moe_grouped_gemm=config.moe_grouped_gemm,
+        use_te_activation_func=config.use_te_activation_func,
     )
     if config.has_post_norms:
         mlp.submodules.linear_fc2 = row_parallel_norm
@@ -147,8 +160,10 @@ def pair_stream_layer_spec(config: Any, vp_stage: int | None = None) -> Transfor
             mlp_bda=get_bias_dropout_add,
         ),
     )
-    num_layers = get_num_layers_to_build(config, vp_stage=vp_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=backend.layer_norm())
+    layers = [layer] * get_num_layers_to_build(config, vp_stage=vp_stage)
+    if get_transformer_layer_offset(config, vp_stage=vp_stage) + len(layers) == config.num_layers:
+        layers[-1] = replace(layer, submodules=replace(layer.submodules, self_attn_bda=add_nothing))
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=backend.layer_norm())
 
 
 def normalised(hidden: Tensor, weight: Tensor, bias: Tensor | None, eps: float, zero_centered: bool) -> Tensor:
@@ -156,7 +171,7 @@ def normalised(hidden: Tensor, weight: Tensor, bias: Tensor | None, eps: float, 
     if zero_centered:
         weight = weight + 1
     if bias is None:
-        return F.rms_norm(hidden, weight.shape, weight, eps)
+        return rms_norm(hidden, weight, eps)
     return F.layer_norm(hidden, weight.shape, weight, bias, eps)
 
 

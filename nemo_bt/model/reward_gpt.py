@@ -1,7 +1,7 @@
 """A Megatron GPT whose output layer is the reward head, run on a pair stream.
 
 Shape suffixes: T = tokens in the stream, t = T / TP under sequence parallelism and T without, H = hidden size,
-C = continuations (the scored sequences).
+C = continuations (the scored sequences), c = C rounded up to a multiple of TP under sequence parallelism.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt import gpt_model
 from megatron.core.transformer.module import MegatronModule
@@ -40,25 +41,24 @@ class RewardHead(MegatronModule):
         # Each rank scores its own tokens, so Megatron has to sum the gradient over TP.
         self.weight.sequence_parallel = config.sequence_parallel
 
-    def forward(self, hidden_t1H: Tensor, scored_C: Tensor) -> Tensor:
-        """Rewards at the scored positions, the same on every tensor-parallel rank.
+    def forward(self, hidden_c1H: Tensor, num_scored: int) -> Tensor:
+        """Rewards of the scored rows, the same on every tensor-parallel rank.
 
         Args:
-            hidden_t1H: output of the last norm, [t, 1, H].
-            scored_C: stream positions, [C], int64.
+            hidden_c1H: output of the last norm, [c, 1, H], or c / TP of it under sequence parallelism.
+            num_scored: C; rows beyond it are filling.
 
         Returns:
-            [C], float32. Under sequence parallelism each rank projects the rows that it holds and the [C] results
-            are summed over TP: nothing of size T or H is sent.
+            [C], float32. Under sequence parallelism each rank projects the rows that it holds and the results
+            are summed over TP: nothing of size H is sent.
         """
-        if not self.sequence_parallel:
-            return hidden_t1H[scored_C, 0].float() @ self.weight[0].float()
-        num_local = hidden_t1H.shape[0]
-        local_C = scored_C - num_local * parallel_state.get_tensor_model_parallel_rank()
-        is_local_C = (local_C >= 0) & (local_C < num_local)
-        rows_CH = hidden_t1H[local_C.clamp(0, num_local - 1), 0]
-        reward_C = (rows_CH.float() @ self.weight[0].float()) * is_local_C
-        return tensor_parallel.reduce_from_tensor_model_parallel_region(reward_C)
+        reward_c = hidden_c1H[:, 0].float() @ self.weight[0].float()
+        if self.sequence_parallel:
+            world_size = parallel_state.get_tensor_model_parallel_world_size()
+            before = len(reward_c) * parallel_state.get_tensor_model_parallel_rank()
+            after = len(reward_c) * (world_size - 1) - before
+            reward_c = tensor_parallel.reduce_from_tensor_model_parallel_region(F.pad(reward_c, (before, after)))
+        return reward_c[:num_scored]
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
@@ -85,7 +85,7 @@ class RewardGPT(gpt_model.GPTModel):
             tokens_1T: [1, T], int64.
             positions_1T: [1, T], int64.
             segments_C4: [C, 4], int32, on the CPU.
-            scored_C: [C], int64.
+            scored_C: [C], int64: the ends of the segments.
 
         Returns:
             [C] float32 on the last stage, else [t, 1, H].
@@ -97,7 +97,7 @@ class RewardGPT(gpt_model.GPTModel):
                 hidden_t1H = hidden_t1H * torch.tensor(self.config.embedding_scale, dtype=hidden_t1H.dtype)
         angles = self.rotary_angles(positions_1T)
         hidden_t1H = self.decoder(hidden_states=hidden_t1H, attention_mask=segments_C4, rotary_pos_emb=angles)
-        return self.output_layer(hidden_t1H, scored_C) if self.post_process else hidden_t1H
+        return self.output_layer(hidden_t1H, len(scored_C)) if self.post_process else hidden_t1H
 
 
 @contextmanager

@@ -1,0 +1,90 @@
+"""Norm and SwiGLU for CPUs, each with the fewest passes over memory that eager torch allows.
+
+Left to autograd, each of them writes and reads every intermediate and keeps it for the backward pass. These compute
+in blocks of tokens that stay in a core's cache, and keep the input alone.
+
+Shape suffixes: T = tokens, H = size of the normalised dimension, F = ffn size of this rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_BLOCK_ELEMENTS = 128 * 1024
+"""Of one operand of a block: 0.5 MB in fp32."""
+
+
+def rms_norm(hidden: Tensor, weight_H: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, [..., H]."""
+    out: Tensor = _RmsNorm.apply(hidden, weight_H, eps)
+    return out
+
+
+def swiglu(gate_and_up: Tensor) -> Tensor:
+    """silu(gate) * up of [..., 2 F], gate first; [..., F]. Source: Shazeer 2020 (arXiv 2002.05202), eq. 5."""
+    out: Tensor = _SwiGlu.apply(gate_and_up)
+    return out
+
+
+def _blocks(num_rows: int, row_elements: int) -> Iterator[slice]:
+    rows = max(1, _BLOCK_ELEMENTS // max(row_elements, 1))
+    for start in range(0, num_rows, rows):
+        yield slice(start, min(start + rows, num_rows))
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight_H: Tensor, eps: float) -> Tensor:
+        x_TH = hidden.reshape(-1, hidden.shape[-1])
+        out_TH = torch.empty_like(x_TH)
+        inverse_T1 = x_TH.new_empty(len(x_TH), 1)
+        for rows in _blocks(*x_TH.shape):
+            mean_T1 = torch.linalg.vector_norm(x_TH[rows], dim=-1, keepdim=True).square_().div_(x_TH.shape[1])
+            torch.rsqrt(mean_T1.add_(eps), out=inverse_T1[rows])
+            torch.mul(x_TH[rows], inverse_T1[rows], out=out_TH[rows]).mul_(weight_H)
+        ctx.save_for_backward(x_TH, weight_H, inverse_T1)
+        return out_TH.view(hidden.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        """With n = x / rms: dx = (g w - n mean(g w n)) / rms, dw = sum over tokens of g n."""
+        x_TH, weight_H, inverse_T1 = ctx.saved_tensors
+        grad_TH = grads[0].reshape(x_TH.shape)
+        grad_x_TH, grad_weight_H = torch.empty_like(x_TH), torch.zeros_like(weight_H)
+        for rows in _blocks(*x_TH.shape):
+            normed_TH = x_TH[rows] * inverse_T1[rows]
+            product_TH = grad_TH[rows] * normed_TH
+            grad_weight_H += product_TH.sum(0)
+            mean_T1 = (product_TH @ weight_H).div_(x_TH.shape[1]).unsqueeze_(1)
+            torch.mul(grad_TH[rows], weight_H, out=grad_x_TH[rows])
+            grad_x_TH[rows].sub_(normed_TH.mul_(mean_T1)).mul_(inverse_T1[rows])
+        return grad_x_TH.view(grads[0].shape), grad_weight_H, None
+
+
+class _SwiGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_and_up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_and_up)
+        gate_TF, up_TF = gate_and_up.reshape(-1, gate_and_up.shape[-1]).chunk(2, dim=-1)
+        out_TF = torch.empty(gate_TF.shape, dtype=gate_TF.dtype)
+        for rows in _blocks(*gate_TF.shape):
+            torch.mul(F.silu(gate_TF[rows]), up_TF[rows], out=out_TF[rows])
+        return out_TF.view(*gate_and_up.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (gate_and_up,) = ctx.saved_tensors
+        grad_in = torch.empty_like(gate_and_up)
+        gate_TF, up_TF = gate_and_up.reshape(-1, gate_and_up.shape[-1]).chunk(2, dim=-1)
+        grad_gate_TF, grad_up_TF = grad_in.view(-1, grad_in.shape[-1]).chunk(2, dim=-1)
+        grad_TF = grads[0].reshape(gate_TF.shape)
+        for rows in _blocks(*gate_TF.shape):
+            torch.mul(F.silu(gate_TF[rows]), grad_TF[rows], out=grad_up_TF[rows])
+            grad_silu_TF = grad_TF[rows] * up_TF[rows]
+            torch.ops.aten.silu_backward.grad_input(grad_silu_TF, gate_TF[rows], grad_input=grad_gate_TF[rows])
+        return grad_in

@@ -1,0 +1,130 @@
+"""Which rows of a stream attend to which: the continuations of a stream as blocks of query rows and their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttentionRule:
+    """What attention computes beside softmax(scale q k) v.
+
+    Args:
+        scale: factor on the logits.
+        window: tokens that a query sees, itself included; 0 is all.
+        softcap: c in c * tanh(logit / c), None is none. Source: Gemma Team 2024 (arXiv 2408.00118), section 2.
+        only_scored: compute the last row of each continuation only.
+    """
+
+    scale: float
+    window: int = 0
+    softcap: float | None = None
+    only_scored: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """Query rows that are computed together.
+
+    Args:
+        rows: of the stream.
+        out_rows: where their result goes.
+        keys: that any of them sees, positions in the segment.
+        num_before: of those keys, how many come before the first row itself.
+        window: tokens that a row sees, where some row does not see all of `keys` before it; else 0.
+    """
+
+    rows: slice
+    out_rows: slice
+    keys: slice
+    num_before: int
+    window: int
+
+    @property
+    def num_rows(self) -> int:
+        """Number of query rows."""
+        return self.rows.stop - self.rows.start
+
+    @property
+    def num_keys(self) -> int:
+        """Number of keys."""
+        return self.keys.stop - self.keys.start
+
+    def hidden_keys(self, device: torch.device) -> Tensor | None:
+        """Keys that a row must not see, [rows, keys], bool; None where each sees all."""
+        if self.num_rows == 1 and not self.window:
+            return None
+        ones_RK = torch.ones(self.num_rows, self.num_keys, dtype=torch.bool, device=device)
+        hidden_RK = ones_RK.triu(self.num_before + 1)
+        return hidden_RK | ones_RK.tril_(self.num_before - self.window) if self.window else hidden_RK
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A continuation behind its prefix; the first of a group takes the prefix's rows along as its own.
+
+    Args:
+        prefix: of the stream; empty for the first of a group.
+        own: rows of the stream.
+        scored_as: number of the continuation where only its last row is computed, else None.
+    """
+
+    prefix: slice
+    own: slice
+    scored_as: int | None
+
+    @property
+    def num_prefix(self) -> int:
+        """Tokens of the prefix."""
+        return self.prefix.stop - self.prefix.start
+
+    def of(self, x_TGD: Tensor) -> Tensor:
+        """Rows of the segment, prefix first."""
+        return torch.cat([x_TGD[self.prefix], x_TGD[self.own]]) if self.num_prefix else x_TGD[self.own]
+
+    def add_to(self, x_TGD: Tensor, rows_SGD: Tensor) -> None:
+        """Add rows of the segment to those of the stream, in place."""
+        x_TGD[self.prefix] += rows_SGD[: self.num_prefix]
+        x_TGD[self.own] += rows_SGD[self.num_prefix :]
+
+    def blocks(self, max_rows: int, window: int) -> Iterator[Block]:
+        """Blocks of at most `max_rows` rows, in order."""
+        first = self.own.start if self.scored_as is None else self.own.stop - 1
+        for start in range(first, self.own.stop, max_rows):
+            end = min(start + max_rows, self.own.stop)
+            key_of_row = self.num_prefix + start - self.own.start
+            first_key = max(0, key_of_row - window + 1) if window else 0
+            keys = slice(first_key, key_of_row + end - start)
+            out_start = start if self.scored_as is None else self.scored_as
+            yield Block(
+                rows=slice(start, end),
+                out_rows=slice(out_start, out_start + end - start),
+                keys=keys,
+                num_before=key_of_row - first_key,
+                window=window if window < keys.stop - keys.start else 0,
+            )
+
+
+def segments_of(segments_C4: Tensor, only_scored: bool) -> Iterator[Segment]:
+    """Segments of a stream.
+
+    Args:
+        segments_C4: `PairStream.segments_C4`.
+        only_scored: of each continuation the last row only.
+    """
+    for number, (prefix_start, prefix_end, start, end) in enumerate(segments_C4.tolist()):
+        scored_as = number if only_scored else None
+        if start == prefix_end:
+            yield Segment(slice(0, 0), slice(prefix_start, end), scored_as)
+        else:
+            yield Segment(slice(prefix_start, prefix_end), slice(start, end), scored_as)
+
+
+def scored_rows(segments_C4: Tensor, multiple_of: int) -> Tensor:
+    """Stream positions of the scored tokens, [n], int64: n is C, at least 1, rounded up; what is added is row 0."""
+    scored_C = segments_C4[:, 3].long() - 1
+    return torch.cat([scored_C, scored_C.new_zeros(-len(scored_C) % multiple_of if len(scored_C) else multiple_of)])
