@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import queue
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import megatron.core.dist_checkpointing.strategies.filesystem_async as megatron_writer
 from nemo.lightning.io.pl import TrainerContext
 
 from nemo_bt.checkpoint_facts import write_facts
@@ -25,6 +27,9 @@ class CheckpointCallback(pl.Callback):
         self.every_n_steps, self.save_last_n = params.every_n_train_steps, params.save_last_n
         self.settings, self.monitor = settings, monitor
         self._last_saved_step: int | None = None
+        # Megatron would start a process by spawn for this queue, which imports torch and the main module again, and
+        # outlives a rank that is killed. It is written and read by this process (filesystem_async.py:51).
+        megatron_writer._results_queue = queue.Queue()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed run has its first step saved already."""

@@ -33,6 +33,7 @@ class StepBatch:
         num_pairs: pairs of the step over all ranks.
         num_tokens: real tokens of the step over all ranks.
         num_streams: streams of the step over all ranks.
+        num_attended: pairs of a query and a key that it sees, over all ranks.
     """
 
     name: str
@@ -40,6 +41,7 @@ class StepBatch:
     num_pairs: int
     num_tokens: int
     num_streams: int
+    num_attended: int
 
 
 class StepDataset(Dataset[StepBatch]):
@@ -65,7 +67,14 @@ class StepDataset(Dataset[StepBatch]):
         for stream in ranks[parallel_state.get_data_parallel_rank()]:
             groups = self.pairs.groups(pairs[[pair for bundle in stream for pair in bundles[bundle]]])
             streams.append(build_stream(groups, self.pad_id, multiple_of, len(self.pairs.sources)))
-        return StepBatch(self.name, streams, len(pairs), int(sizes.tokens.sum()), sum(map(len, ranks)))
+        return StepBatch(
+            name=self.name,
+            streams=streams,
+            num_pairs=len(pairs),
+            num_tokens=int(sizes.tokens.sum()),
+            num_streams=sum(map(len, ranks)),
+            num_attended=int(sizes.attended.sum()),
+        )
 
 
 class StepsFrom(Sampler[int]):

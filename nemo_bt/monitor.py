@@ -12,6 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from nemo_bt.data_module import PairSampler
+from nemo_bt.flops import layer_shape, training_flops
 from nemo_bt.metrics import means, means_by_source
 from nemo_bt.terminal import Terminal
 
@@ -36,6 +37,8 @@ def drop_lines_after(metrics_file: Path, step: int) -> None:
 class Monitor(pl.Callback):
     """Logs the mean over the steps since the last log; one all-reduce each time it does, none in between.
 
+    `peak_flops` is that of all devices of the run together, FLOP/s, where it is known.
+
     It also says when to validate, by the step number: Lightning counts batches, and counts one too many after a
     resume (training_epoch_loop.py, total_batch_idx). Throughput counts only the time inside training steps, not
     validation or saving.
@@ -49,10 +52,11 @@ class Monitor(pl.Callback):
         num_steps: int,
         log_every_n_steps: int,
         validate_every_n_steps: int,
+        peak_flops: float | None = None,
     ) -> None:
         self.sampler, self.terminal, self.metrics_file = sampler, terminal, metrics_file
         self.num_steps, self.log_every_n_steps = num_steps, log_every_n_steps
-        self.validate_every_n_steps = validate_every_n_steps
+        self.validate_every_n_steps, self.peak_flops = validate_every_n_steps, peak_flops
         self.validation_record: dict[str, float] = {}
         """Step and metrics of the last validation."""
         self._restart_interval()
@@ -60,6 +64,7 @@ class Monitor(pl.Callback):
 
     def _restart_interval(self) -> None:
         self._interval_s, self._steps, self._tokens, self._capacity_tokens, self._pairs = 0.0, 0, 0, 0, 0
+        self._attended = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar."""
@@ -81,6 +86,7 @@ class Monitor(pl.Callback):
         self._tokens += last.num_tokens
         self._capacity_tokens += last.num_streams * self.sampler.tokens_per_stream
         self._pairs += last.num_pairs
+        self._attended += last.num_attended
         if step % self.validate_every_n_steps == 0 or step == self.num_steps:
             trainer.val_check_batch = 1
         if step % self.log_every_n_steps == 0 or step == self.num_steps:
@@ -123,6 +129,9 @@ class Monitor(pl.Callback):
             "packing_efficiency": self._tokens / self._capacity_tokens,
             "step_time_s": self._interval_s / self._steps,
         }
+        if self.peak_flops:
+            flops = training_flops(layer_shape(pl_module.config), self._tokens, self._attended)
+            values["mfu"] = flops / self._interval_s / self.peak_flops
         values |= means_by_source(sums_SM, trainer.datamodule.train.source_names)
         self._store(trainer, step, {f"train/{key}": value for key, value in values.items()})
         self._run_s, self._run_steps = self._run_s + self._interval_s, self._run_steps + self._steps

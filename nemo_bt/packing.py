@@ -7,6 +7,7 @@ Shape suffixes: P = pairs of a step, B = bundles of them, C = continuations.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,11 +27,23 @@ class PairSizes:
 
     Args:
         tokens: stream tokens of each, [N], int64.
-        cost: compute of each in units of one token through the linear layers, [N], float64.
+        attended: pairs of a query and a key that it sees, itself included, [N], int64.
+        hidden_size: width of the model.
     """
 
     tokens: Ints
-    cost: Floats
+    attended: Ints
+    hidden_size: int
+
+    @property
+    def cost(self) -> Floats:
+        """Compute of each in units of one token through the linear layers, [N].
+
+        A token that attends to n others costs about 4 n hidden FLOPs beside the 24 hidden^2 of a layer's linear
+        parts, so n / (6 hidden) tokens. A prefix of 8 with two continuations of 4 costs
+        16 + (36 + 42 + 42) / 1536 = 16.08 at width 256.
+        """
+        return np.asarray(self.tokens + self.attended / (6 * self.hidden_size), dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -48,23 +61,6 @@ class PairParts:
     prefix_tokens: Ints
     start_P2: Ints
     tokens_P2: Ints
-
-
-def prefix_cost(tokens: Ints, hidden_size: int) -> Floats:
-    """Compute of prefixes, in tokens: one per token for the linear layers, plus what attention reads.
-
-    A token that attends to n others costs about 4 n hidden FLOPs beside the 24 hidden^2 of a layer's linear
-    parts, so n / (6 hidden) tokens.
-    """
-    return np.asarray(tokens + tokens * (tokens + 1) / (12 * hidden_size), dtype=np.float64)
-
-
-def continuation_cost(prefix: Ints, tokens: Ints, hidden_size: int) -> Floats:
-    """Compute of continuations, in tokens; each of their tokens reads the prefix too.
-
-    A prefix of 8 with two continuations of 4 costs 16 + (36 + 42 + 42) / 1536 = 16.08 at width 256.
-    """
-    return prefix_cost(tokens, hidden_size) + prefix * tokens / (6 * hidden_size)
 
 
 def bundle_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tuple[Streams, PairSizes]:
@@ -92,9 +88,15 @@ def bundle_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tupl
     owner_C, kept_C = _continuations(parts, bundles)
     prefix_B = parts.prefix_tokens[heads].astype(np.int64)
     tokens_C = parts.tokens_P2.reshape(-1)[kept_C].astype(np.int64)
-    cost_C = continuation_cost(prefix_B[owner_C], tokens_C, hidden_size)
+    attended_C = _causal(tokens_C) + prefix_B[owner_C] * tokens_C  # each token of a continuation reads the prefix too
     tokens_B = prefix_B + np.bincount(owner_C, tokens_C, len(bundles)).astype(np.int64)
-    return bundles, PairSizes(tokens_B, prefix_cost(prefix_B, hidden_size) + np.bincount(owner_C, cost_C, len(bundles)))
+    attended_B = _causal(prefix_B) + np.bincount(owner_C, attended_C, len(bundles)).astype(np.int64)
+    return bundles, PairSizes(tokens_B, attended_B, hidden_size)
+
+
+def _causal(tokens: Ints) -> Ints:
+    """Pairs of a query and a key in a causal run of so many tokens."""
+    return tokens * (tokens + 1) // 2
 
 
 def _continuations(parts: PairParts, bundles: Streams) -> tuple[Ints, Ints]:
@@ -140,43 +142,45 @@ def plan_streams(sizes: PairSizes, tokens_per_stream: int, data_parallel_size: i
         when there are fewer pairs than streams.
     """
     num_streams = -(-int(sizes.tokens.sum()) // tokens_per_stream)
+    cost = sizes.cost
     while True:
         num_streams = -(-max(num_streams, 1) // data_parallel_size) * data_parallel_size
         for rule in ("least loaded", "tightest"):
-            streams = _place(sizes, num_streams, tokens_per_stream, rule)
+            streams = _place(sizes.tokens, cost, num_streams, tokens_per_stream, rule)
             if streams is not None:
-                return _deal(streams, sizes, data_parallel_size)
+                return _deal(streams, cost, data_parallel_size)
         num_streams += 1
 
 
-def _place(sizes: PairSizes, num_streams: int, budget: int, rule: str) -> Streams | None:
+def _place(tokens: Ints, cost: Floats, num_streams: int, budget: int, rule: str) -> Streams | None:
     """Long pairs first, each to the stream with room that is cheapest so far, or that has least room.
 
     The first rule balances; the second, best fit, still finds a place where balancing left none.
     """
     streams: Streams = [[] for _ in range(num_streams)]
-    cost = np.zeros(num_streams)
+    load = np.zeros(num_streams)
     room = np.full(num_streams, budget, dtype=np.int64)
-    for pair in np.argsort(-sizes.tokens, kind="stable"):
-        fits = room >= sizes.tokens[pair]
+    for pair in np.argsort(-tokens, kind="stable"):
+        fits = room >= tokens[pair]
         if not fits.any():
             return None
-        badness = cost if rule == "least loaded" else room
+        badness = load if rule == "least loaded" else room
         stream = int(np.argmin(np.where(fits, badness, np.inf)))
         streams[stream].append(int(pair))
-        cost[stream] += sizes.cost[pair]
-        room[stream] -= sizes.tokens[pair]
+        load[stream] += cost[pair]
+        room[stream] -= tokens[pair]
     return streams
 
 
-def _deal(streams: Streams, sizes: PairSizes, data_parallel_size: int) -> list[Streams]:
+def _deal(streams: Streams, cost: Floats, data_parallel_size: int) -> list[Streams]:
     """Give each rank the same number of streams, the dearest first to the rank with the least so far."""
     each = len(streams) // data_parallel_size
-    cost = [float(sizes.cost[stream].sum()) for stream in streams]
+    stream_cost = [float(cost[stream].sum()) for stream in streams]
     ranks: list[Streams] = [[] for _ in range(data_parallel_size)]
-    load = [0.0] * data_parallel_size
-    for index in sorted(range(len(streams)), key=lambda i: (-cost[i], i)):
-        rank = min((r for r in range(data_parallel_size) if len(ranks[r]) < each), key=lambda r: (load[r], r))
+    by_load = [(0.0, rank) for rank in range(data_parallel_size)]
+    for index in sorted(range(len(streams)), key=lambda i: (-stream_cost[i], i)):
+        load, rank = heapq.heappop(by_load)
         ranks[rank].append(sorted(streams[index]))
-        load[rank] += cost[index]
+        if len(ranks[rank]) < each:
+            heapq.heappush(by_load, (load + stream_cost[index], rank))
     return ranks

@@ -5,6 +5,7 @@ NeMo is imported inside functions: its checkpoint writer starts processes that i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nemo_bt.data.render import PLAIN
 from nemo_bt.data.tokenizer import keep_tokenizer, load_tokenizer
 from nemo_bt.epoch import num_steps
 from nemo_bt.errors import UserError
+from nemo_bt.flops import peak_flops
 from nemo_bt.origin import Origin, Start, check_plain, open_weights
 from nemo_bt.settings import Settings
 from nemo_bt.terminal import Terminal
@@ -41,7 +43,9 @@ class Prepared:
     """Kept: its tokenizer may lie in a folder that goes with it."""
 
 
-def train(settings: Settings, origin: Origin | None, terminal: Terminal, rank: int) -> dict[str, float]:
+def train(
+    settings: Settings, origin: Origin | None, terminal: Terminal, rank: int, callbacks: Sequence[Any] = ()
+) -> dict[str, float]:
     """Train on this rank, together with all others.
 
     Args:
@@ -49,6 +53,7 @@ def train(settings: Settings, origin: Origin | None, terminal: Terminal, rank: i
         origin: that it found.
         terminal: rank 0's; silent on the others.
         rank: of this process in the whole job.
+        callbacks: of Lightning, called after the run's own.
 
     Returns:
         The last validation's metrics by name.
@@ -74,7 +79,7 @@ def train(settings: Settings, origin: Origin | None, terminal: Terminal, rank: i
         write_data_record(log_dir / "data.json", prepared.sets)
     # Checkpoints take the tokenizer from rank 0.
     folder = log_dir / "tokenizer" if rank == 0 else prepared.tokenizer_folder
-    validation = _fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal)
+    validation = _fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, callbacks)
     _summarise(validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     terminal.line(f"checkpoint and metrics: {log_dir}")
     return validation
@@ -144,7 +149,19 @@ def _total_steps(settings: Settings, num_pairs: int) -> int:
     return total_steps
 
 
-def _fit(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal) -> dict[str, float]:
+def _peak_flops(settings: Settings, on_gpu: bool) -> float | None:
+    """Of all devices of the run."""
+    import torch
+
+    of_one = settings.trainer.peak_flops_per_device
+    if of_one is None and on_gpu:
+        of_one = peak_flops(torch.cuda.get_device_name(), settings.trainer.precision)
+    return of_one * settings.world_size if of_one else None
+
+
+def _fit(
+    settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal, callbacks: Sequence[Any]
+) -> dict[str, float]:
     import torch
 
     from nemo_bt import cpu
@@ -172,9 +189,10 @@ def _fit(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Termina
         num_steps=total_steps,
         log_every_n_steps=settings.trainer.log_every_n_steps,
         validate_every_n_steps=validation_interval(settings.trainer.val_check_interval, total_steps),
+        peak_flops=_peak_flops(settings, on_gpu),
     )
     saver = CheckpointCallback(log_dir / "checkpoints", settings, monitor)
-    trainer = build_trainer(settings, total_steps, on_gpu, [saver, monitor], build_loggers(exp))
+    trainer = build_trainer(settings, total_steps, on_gpu, [saver, monitor, *callbacks], build_loggers(exp))
     model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), total_steps)
     if trainer.is_global_zero:
         drop_lines_after(log_dir / "metrics.jsonl", step_of(resume_from) if resume_from else 0)

@@ -7,7 +7,7 @@ from nemo_bt.packing import PairParts, PairSizes, bundle_pairs, plan_streams
 
 
 def sizes_of(tokens: list[int]) -> PairSizes:
-    return PairSizes(np.array(tokens), np.array(tokens, dtype=np.float64))
+    return PairSizes(np.array(tokens), np.zeros(len(tokens), dtype=np.int64), hidden_size=256)
 
 
 def random_sizes(seed: int, num_pairs: int = 64) -> PairSizes:

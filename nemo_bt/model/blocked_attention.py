@@ -70,9 +70,7 @@ class _BlockedAttention(torch.autograd.Function):
                 probs_GMK, tanh_GMK = _probabilities(query_GMD, key_SGD[block.keys], block, rule.softcap)
                 grad_value_GSD[:, block.keys] += torch.bmm(probs_GMK.transpose(1, 2), grad_out_GMD)
                 grad_GMK = torch.bmm(grad_out_GMD, value_SGD[block.keys].permute(1, 2, 0))
-                torch.ops.aten._softmax_backward_data.out(
-                    grad_GMK, probs_GMK, -1, probs_GMK.dtype, grad_input=grad_GMK
-                )
+                torch.ops.aten._softmax_backward_data.out(grad_GMK, probs_GMK, -1, probs_GMK.dtype, grad_input=grad_GMK)
                 if tanh_GMK is not None:
                     grad_GMK.mul_(1 - tanh_GMK**2)
                 grad_query_GMD = torch.bmm(grad_GMK, key_SGD[block.keys].transpose(0, 1)).mul_(rule.scale)

@@ -38,15 +38,17 @@ def _blocks(num_rows: int, row_elements: int) -> Iterator[slice]:
 
 
 class _RmsNorm(torch.autograd.Function):
+    """Computes in fp32 at least, and rounds once."""
+
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight_H: Tensor, eps: float) -> Tensor:
         x_TH = hidden.reshape(-1, hidden.shape[-1])
         out_TH = torch.empty_like(x_TH)
-        inverse_T1 = x_TH.new_empty(len(x_TH), 1)
+        inverse_T1 = x_TH.new_empty(len(x_TH), 1, dtype=torch.promote_types(x_TH.dtype, torch.float32))
         for rows in _blocks(*x_TH.shape):
-            mean_T1 = torch.linalg.vector_norm(x_TH[rows], dim=-1, keepdim=True).square_().div_(x_TH.shape[1])
-            torch.rsqrt(mean_T1.add_(eps), out=inverse_T1[rows])
-            torch.mul(x_TH[rows], inverse_T1[rows], out=out_TH[rows]).mul_(weight_H)
+            norm_T1 = torch.linalg.vector_norm(x_TH[rows], dim=-1, keepdim=True, dtype=inverse_T1.dtype)
+            torch.rsqrt(norm_T1.square_().div_(x_TH.shape[1]).add_(eps), out=inverse_T1[rows])
+            torch.mul(x_TH[rows] * inverse_T1[rows], weight_H, out=out_TH[rows])
         ctx.save_for_backward(x_TH, weight_H, inverse_T1)
         return out_TH.view(hidden.shape)
 
@@ -54,16 +56,16 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         """With n = x / rms: dx = (g w - n mean(g w n)) / rms, dw = sum over tokens of g n."""
         x_TH, weight_H, inverse_T1 = ctx.saved_tensors
-        grad_TH = grads[0].reshape(x_TH.shape)
-        grad_x_TH, grad_weight_H = torch.empty_like(x_TH), torch.zeros_like(weight_H)
+        grad_TH, wide_weight_H = grads[0].reshape(x_TH.shape), weight_H.to(inverse_T1.dtype)
+        grad_x_TH, grad_weight_H = torch.empty_like(x_TH), torch.zeros_like(wide_weight_H)
         for rows in _blocks(*x_TH.shape):
             normed_TH = x_TH[rows] * inverse_T1[rows]
             product_TH = grad_TH[rows] * normed_TH
             grad_weight_H += product_TH.sum(0)
-            mean_T1 = (product_TH @ weight_H).div_(x_TH.shape[1]).unsqueeze_(1)
-            torch.mul(grad_TH[rows], weight_H, out=grad_x_TH[rows])
-            grad_x_TH[rows].sub_(normed_TH.mul_(mean_T1)).mul_(inverse_T1[rows])
-        return grad_x_TH.view(grads[0].shape), grad_weight_H, None
+            mean_T1 = (product_TH @ wide_weight_H).div_(x_TH.shape[1]).unsqueeze_(1)
+            torch.mul(grad_TH[rows], wide_weight_H, out=product_TH).sub_(normed_TH.mul_(mean_T1))
+            torch.mul(product_TH, inverse_T1[rows], out=grad_x_TH[rows])
+        return grad_x_TH.view(grads[0].shape), grad_weight_H.to(weight_H.dtype), None
 
 
 class _SwiGlu(torch.autograd.Function):
@@ -74,7 +76,7 @@ class _SwiGlu(torch.autograd.Function):
         out_TF = torch.empty(gate_TF.shape, dtype=gate_TF.dtype)
         for rows in _blocks(*gate_TF.shape):
             torch.mul(F.silu(gate_TF[rows]), up_TF[rows], out=out_TF[rows])
-        return out_TF.view(*gate_and_up.shape[:-1], -1)
+        return out_TF.view(*gate_and_up.shape[:-1], gate_TF.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

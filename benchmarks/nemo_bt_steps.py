@@ -1,0 +1,47 @@
+"""One rank of nemo_bt's trainer, a step at a time: started by `benchmarks.vs_trl`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from benchmarks.turns import Turns
+from nemo_bt.checks import check_settings
+from nemo_bt.config import load_settings
+from nemo_bt.terminal import Terminal
+from nemo_bt.train import train
+
+
+class Report(pl.Callback):
+    """Ends each step with a turn; what lies between two ends, reading the next step's pairs included, is the step."""
+
+    def __init__(self, turns: Turns, max_steps: int) -> None:
+        self.turns, self.max_steps = turns, max_steps
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.turns.begin()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.turns.end_step(last=trainer.global_step == self.max_steps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--address", required=True)
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_args()
+    rank = int(os.environ.get("RANK", 0))
+    settings = load_settings("train", args.overrides)
+    (Path(settings.exp_manager.explicit_log_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)
+    report = Report(Turns(args.address, rank), settings.trainer.max_steps)
+    terminal = Terminal(sys.stdout if rank == 0 else None)
+    train(settings, check_settings(settings), terminal, rank, callbacks=[report])
+
+
+if __name__ == "__main__":
+    main()

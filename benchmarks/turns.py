@@ -1,0 +1,96 @@
+"""Two trainers take turns, one optimizer step at a time: noise of the machine falls on both alike.
+
+The command listens at a socket of the file system; rank 0 of each trainer connects and asks before every step.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_START_TIMEOUT_S = 180
+
+
+class Turns:
+    """A trainer's side. It reports each step and then waits for its next turn, on every rank."""
+
+    def __init__(self, address: str, rank: int) -> None:
+        self.connection = Client(address, "AF_UNIX") if rank == 0 else None
+        self.begin()
+
+    def begin(self) -> None:
+        """Training begins: from here on the first step is timed."""
+        self.start_s = time.perf_counter()
+
+    def end_step(self, last: bool) -> None:
+        """Report the step that ends here and wait for the next turn, unless it was the last step.
+
+        The first step needs no turn: the command waits for it before it starts another trainer.
+        """
+        seconds = time.perf_counter() - self.start_s
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if self.connection:
+            self.connection.send({"seconds": seconds, "peak_mb": peak_mb})
+            if not last:
+                self.connection.recv()
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        self.begin()
+
+
+class Trainer:
+    """The command's side: a process that trains in steps.
+
+    Args:
+        module: to run with `python -m`, one process per rank.
+        arguments: of it; it appends `--address` and connects there.
+        num_ranks: processes.
+        log: what it prints.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], num_ranks: int, log: Path, env: dict[str, str]) -> None:
+        self.log = log
+        address = str(log.with_suffix(".socket"))
+        ranks = (
+            ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
+        )
+        command = [sys.executable, *ranks, "-m", module, *arguments, "--address", address]
+        with Listener(address, "AF_UNIX") as listener, log.open("w") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
+            listener._listener._socket.settimeout(_START_TIMEOUT_S)
+            self.connection: Connection = listener.accept()
+        self.steps: list[dict[str, Any]] = [self._received()]
+
+    def step(self) -> float:
+        """One optimizer step; its seconds."""
+        self.connection.send("go")
+        self.steps.append(self._received())
+        return float(self.steps[-1]["seconds"])
+
+    def end(self) -> None:
+        """Wait until it has ended by itself after its last step.
+
+        Raises:
+            SystemExit: it failed.
+        """
+        if self.process.wait(timeout=_START_TIMEOUT_S):
+            raise SystemExit(f"a trainer failed: see {self.log}")
+
+    def stop(self) -> None:
+        """End it before its last step."""
+        self.process.terminate()
+        self.process.wait(timeout=_START_TIMEOUT_S)
+
+    def _received(self) -> dict[str, Any]:
+        try:
+            return dict(self.connection.recv())
+        except EOFError:
+            raise SystemExit(f"a trainer ended early: see {self.log}") from None
