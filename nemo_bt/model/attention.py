@@ -128,9 +128,12 @@ def kernel_attention(
         for block in segment.blocks(len(query_TND), rule.window):
             hidden_RK = block.hidden_keys(query_TND.device)
             is_causal = hidden_RK is not None and not block.num_before and not block.window
-            rows = [query_TND[block.rows], segment.of(key_TGD)[block.keys], segment.of(value_TGD)[block.keys]]
+            query_NRD = query_TND[block.rows].transpose(0, 1)
+            keys, values = (segment.of(x.transpose(0, 1))[:, block.keys] for x in (key_TGD, value_TGD))
             out_NRD = F.scaled_dot_product_attention(
-                *(x.transpose(0, 1)[None] for x in rows),
+                query_NRD[None],
+                keys[None],
+                values[None],
                 attn_mask=None if is_causal or hidden_RK is None else ~hidden_RK,
                 is_causal=is_causal,
                 scale=rule.scale,

@@ -82,14 +82,18 @@ class Segment:
         """Tokens of the prefix."""
         return self.prefix.stop - self.prefix.start
 
-    def of(self, x_TGD: Tensor) -> Tensor:
-        """Rows of the segment, prefix first."""
-        return torch.cat([x_TGD[self.prefix], x_TGD[self.own]]) if self.num_prefix else x_TGD[self.own]
+    def of(self, x_GTD: Tensor) -> Tensor:
+        """Rows of the segment, prefix first, [G, S, D]."""
+        return torch.cat([x_GTD[:, self.prefix], x_GTD[:, self.own]], dim=1) if self.num_prefix else x_GTD[:, self.own]
 
-    def add_to(self, x_TGD: Tensor, rows_SGD: Tensor) -> None:
-        """Add rows of the segment to those of the stream, in place."""
-        x_TGD[self.prefix] += rows_SGD[: self.num_prefix]
-        x_TGD[self.own] += rows_SGD[self.num_prefix :]
+    def add_to(self, x_GTD: Tensor, keys: slice, rows_GKD: Tensor) -> None:
+        """Add rows, at positions `keys` of the segment, to those of the stream, in place."""
+        in_prefix = max(0, min(keys.stop, self.num_prefix) - keys.start)
+        if in_prefix:
+            first = self.prefix.start + keys.start
+            x_GTD[:, first : first + in_prefix] += rows_GKD[:, :in_prefix]
+        first = self.own.start + keys.start + in_prefix - self.num_prefix
+        x_GTD[:, first : first + rows_GKD.shape[1] - in_prefix] += rows_GKD[:, in_prefix:]
 
     def blocks(self, max_rows: int, window: int) -> Iterator[Block]:
         """Blocks of at most `max_rows` rows, in order."""
