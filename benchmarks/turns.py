@@ -5,6 +5,7 @@ The command listens at a socket of the file system; rank 0 of each trainer conne
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -12,7 +13,6 @@ import time
 from collections.abc import Sequence
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -56,24 +56,31 @@ class Trainer:
         log: what it prints.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], num_ranks: int, log: Path, env: dict[str, str]) -> None:
+    def __init__(self, module: str, arguments: Sequence[str], num_ranks: int, log: Path) -> None:
         self.log = log
+        threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
         address = str(log.with_suffix(".socket"))
         ranks = (
             ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
         )
         command = [sys.executable, *ranks, "-m", module, *arguments, "--address", address]
         with Listener(address, "AF_UNIX") as listener, log.open("w") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
+            )
             listener._listener._socket.settimeout(_START_TIMEOUT_S)
             self.connection: Connection = listener.accept()
-        self.steps: list[dict[str, Any]] = [self._received()]
+        self.seconds: list[float] = []
+        """Of each step so far; the first is a warm-up."""
+        self.peak_mb = 0.0
+        """Largest memory of rank 0 so far, by the last report."""
+        self._receive()
 
     def step(self) -> float:
         """One optimizer step; its seconds."""
         self.connection.send("go")
-        self.steps.append(self._received())
-        return float(self.steps[-1]["seconds"])
+        self._receive()
+        return self.seconds[-1]
 
     def end(self) -> None:
         """Wait until it has ended by itself after its last step.
@@ -89,8 +96,10 @@ class Trainer:
         self.process.terminate()
         self.process.wait(timeout=_START_TIMEOUT_S)
 
-    def _received(self) -> dict[str, Any]:
+    def _receive(self) -> None:
         try:
-            return dict(self.connection.recv())
+            report = self.connection.recv()
+            self.seconds.append(report["seconds"])
+            self.peak_mb = report["peak_mb"]
         except EOFError:
             raise SystemExit(f"a trainer ended early: see {self.log}") from None

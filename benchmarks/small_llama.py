@@ -1,0 +1,111 @@
+"""A Llama from random weights, a tokenizer and pairs in a fixed order: what every benchmark of training starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
+
+from nemo_bt.config import load_settings
+from nemo_bt.data.load import load_sets
+from nemo_bt.data.pairs import PairSet
+from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.train_tokenizer import texts_of, train_tokenizer
+from nemo_bt.epoch import pairs_of_step
+from nemo_bt.terminal import Terminal
+
+LR, WEIGHT_DECAY, BETA2 = 1e-4, 0.01, 0.98
+MAX_LENGTH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the model, and the pairs of a step."""
+
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    key_heads: int
+    batch_pairs: int
+
+    @property
+    def name(self) -> str:
+        """As 4x256."""
+        return f"{self.layers}x{self.hidden}"
+
+
+SMALL, LARGE = Size(4, 256, 688, 8, 4, batch_pairs=64), Size(8, 512, 1376, 8, 4, batch_pairs=16)
+
+
+def make_tokenizer(data: Path, folder: Path) -> None:
+    """A byte-level BPE of 8,192 tokens, learnt from the larger file."""
+    train_tokenizer(texts_of([str(data / "alpaca_eval_train.parquet")]), 8192, folder)
+
+
+def make_model(size: Size, tokenizer: Path, folder: Path, seed: int) -> None:
+    """A Hugging Face folder with model, head and tokenizer."""
+    torch.manual_seed(seed)
+    loaded = load_tokenizer(str(tokenizer), None)
+    config = LlamaConfig(
+        vocab_size=8192,
+        hidden_size=size.hidden,
+        intermediate_size=size.ffn,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.key_heads,
+        max_position_embeddings=MAX_LENGTH_TOKENS,
+        pad_token_id=loaded.pad_token_id,
+        num_labels=1,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    loaded.save_pretrained(folder)
+
+
+def training_overrides(size: Size, model: Path, pairs: Path, run: Path, num_steps: int, seed: int) -> list[str]:
+    """Settings of nemo-bt train: AdamW at a constant rate, every step logged, no validation."""
+    return [
+        f"model.restore_from_path={model}",
+        f"exp_manager.explicit_log_dir={run}",
+        f"model.data.train={pairs}",
+        f"model.encoder_seq_length={MAX_LENGTH_TOKENS}",
+        "model.data.max_drop_fraction=1",
+        f"model.global_batch_size={size.batch_pairs}",
+        f"model.optim.lr={LR}",
+        "model.optim.sched.name=constant",
+        "model.optim.sched.warmup_steps=0",
+        f"model.optim.weight_decay={WEIGHT_DECAY}",
+        f"model.optim.betas=[0.9,{BETA2}]",
+        "trainer.accelerator=cpu",
+        "trainer.log_every_n_steps=1",
+        "trainer.limit_val_batches=0",
+        f"trainer.max_steps={num_steps}",
+        f"trainer.seed={seed}",
+    ]
+
+
+def open_pairs(overrides: list[str], model: Path) -> PairSet:
+    """The training pairs of these settings."""
+    tokenizer = load_tokenizer(str(model), None)
+    return load_sets(load_settings("train", overrides), tokenizer, model, False, Terminal(None))["train"]
+
+
+def write_token_pairs(pairs: PairSet, batch_pairs: int, num_steps: int, seed: int, file: Path) -> float:
+    """The pairs of the first steps, in order, as token ids of both sides, as TRL reads them.
+
+    Returns:
+        Tokens of both sides, mean of the steps.
+    """
+    sides, tokens = [], 0
+    for step in range(num_steps):
+        for group in pairs.groups(pairs_of_step(seed, step, batch_pairs, pairs.epoch)):
+            for pair in group.pairs:
+                chosen, rejected = (group.prefix.tolist() + group.continuations[i].tolist() for i in pair[:2])
+                sides.append({"chosen_ids": chosen, "rejected_ids": rejected})
+                tokens += len(chosen) + len(rejected)
+    pq.write_table(pa.Table.from_pylist(sides), file)
+    return tokens / num_steps
