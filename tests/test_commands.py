@@ -13,6 +13,7 @@ import torch
 from nemo_bt.architecture import scratch_hf_config
 from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.config import load_settings
+from nemo_bt.flops import LayerShape, training_flops
 from tests.runs import metrics, nemo_bt
 
 
@@ -107,6 +108,7 @@ def killed_and_resumed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
         "trainer.max_steps=2000",
         "trainer.log_every_n_steps=1",
         "trainer.val_check_interval=1000",
+        "trainer.peak_flops_per_device=1e12",
         "exp_manager.resume_if_exists=true",
         "exp_manager.checkpoint_callback_params.every_n_train_steps=3",
     )
@@ -145,9 +147,19 @@ def test_metric_names_are_the_documented_ones(killed_and_resumed: tuple[Path, st
     lines = (log_dir / "metrics.jsonl").read_text().splitlines()
     names = {key for line in lines for key in json.loads(line)} - {"step"}
     train = "loss accuracy reward_chosen reward_rejected margin lr grad_norm tokens_per_second pairs_per_second"
-    train += " packing_efficiency step_time_s"
+    train += " packing_efficiency step_time_s mfu"
     validation = "loss accuracy reward_chosen reward_rejected margin ties"
     assert names == {f"train/{n}" for n in train.split()} | {f"val/held_out/{n}" for n in validation.split()}
+
+
+def test_mfu_is_a_fraction_of_the_given_peak_of_all_ranks(killed_and_resumed: tuple[Path, str]) -> None:
+    log_dir, _ = killed_and_resumed
+    shape = LayerShape(2, hidden_size=64, query_size=64, key_size=32, ffn_size=160, num_ffn_matrices=3)
+    tokens_per_second, mfu = (metrics(log_dir, f"train/{name}") for name in ("tokens_per_second", "mfu"))
+    for rate, fraction in zip(tokens_per_second, mfu, strict=True):
+        flops_per_token = 2 * 1e12 * fraction / rate
+        context = (flops_per_token - training_flops(shape, 1, 0)) / training_flops(shape, 0, 1)
+        assert 5 < context < 100  # keys that a token of these short pairs sees, on average
 
 
 def test_the_terminal_shows_what_a_user_needs_and_nemo_log_the_rest(killed_and_resumed: tuple[Path, str]) -> None:

@@ -1,4 +1,4 @@
-"""Kernels on their own: attention against a dense mask, norm and SwiGLU against their formulas and finite differences."""
+"""Kernels on their own: attention against a dense mask, norm and SwiGLU against formulas and finite differences."""
 
 from collections.abc import Callable
 from typing import Any
@@ -105,9 +105,10 @@ def test_attention_of_bf16_is_that_of_its_values_in_fp32() -> None:
     assert torch.equal(got, exact.bfloat16())
 
 
-def test_a_stream_of_filling_alone_gives_zeros_and_zero_gradients() -> None:
+@pytest.mark.parametrize("only_scored", [False, True])
+def test_a_stream_of_filling_alone_gives_zeros_and_zero_gradients(only_scored: bool) -> None:
     tensors, _ = inputs()
-    got = blocked_attention.blocked_attention(*tensors, SEGMENTS[:0], RULES["all"])
+    got = blocked_attention.blocked_attention(*tensors, SEGMENTS[:0], AttentionRule(0.3, only_scored=only_scored))
     assert not got.any()
     assert not any(x.any() for x in torch.autograd.grad(got.sum(), tensors))
 

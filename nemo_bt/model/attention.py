@@ -66,7 +66,7 @@ class RotarySelfAttention(SelfAttention):
 
 
 def add_nothing(training: bool, fused: bool) -> Any:
-    """In the place of Megatron's `get_bias_dropout_add` behind the last layer's attention: the residual is in already."""
+    """In the place of Megatron's `get_bias_dropout_add` behind the last layer's attention: it has the residual."""
     return lambda output_and_bias, residual, dropout: _with_bias(*output_and_bias)
 
 

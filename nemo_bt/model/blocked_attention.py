@@ -86,7 +86,8 @@ class _BlockedAttention(torch.autograd.Function):
 
 def _by_key_head(x_TND: Tensor, num_key_heads: int) -> Tensor:
     """[T, N, D] -> a copy as [G, T, r, D]."""
-    by_head = x_TND.reshape(len(x_TND), num_key_heads, -1, x_TND.shape[2]).transpose(0, 1)
+    num_rows, num_heads, head_size = x_TND.shape
+    by_head = x_TND.reshape(num_rows, num_key_heads, num_heads // num_key_heads, head_size).transpose(0, 1)
     return by_head.clone(memory_format=torch.contiguous_format)
 
 

@@ -20,7 +20,7 @@ _BLOCK_ELEMENTS = 128 * 1024
 
 
 def rms_norm(hidden: Tensor, weight_H: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, [..., H]."""
+    """RMSNorm, x / sqrt(mean(x^2) + eps) * weight over the last dimension, [..., H]."""
     out: Tensor = _RmsNorm.apply(hidden, weight_H, eps)
     return out
 

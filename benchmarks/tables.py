@@ -1,0 +1,88 @@
+"""README's table and picture of speed, made from the newest result files: `python -m benchmarks.tables`.
+
+The table stands between two marks in README.md; what was between them is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+
+from benchmarks.results_file import RESULTS
+
+_README = Path(__file__).parents[1] / "README.md"
+_START, _END = "<!-- benchmarks.tables: speed -->", "<!-- end -->"
+_PICTURE = RESULTS / "vs_trl.svg"
+_ROWS = {
+    "hh, 4 x 256": "hh",
+    "AlpacaEval, 4 x 256": "alpaca_eval",
+    "hh, 8 x 512": "hh_8x512",
+    "AlpacaEval, 8 x 512": "alpaca_eval_8x512",
+}
+
+
+def main() -> None:
+    figures = newest("vs_trl")
+    text = _README.read_text()
+    if not re.search(f"{_START}.*{_END}", text, re.DOTALL):
+        raise SystemExit(f"README.md: expected the marks {_START} and {_END}")
+    table = speed_table(figures)
+    _README.write_text(re.sub(f"{_START}.*{_END}", f"{_START}\n{table}\n{_END}", text, flags=re.DOTALL))
+    draw(figures)
+    print(f"wrote the table into {_README.name}, and {_PICTURE.relative_to(_README.parent)}")
+
+
+def newest(benchmark: str) -> dict[str, dict[str, float]]:
+    """Figures by name of the last day's file."""
+    file = max(RESULTS.glob(f"{benchmark}-*.json"), key=lambda path: path.stem.rsplit("-", 1)[1])
+    return {figure["name"]: figure for figure in json.loads(file.read_text())["figures"]}
+
+
+def speed_table(figures: dict[str, dict[str, float]]) -> str:
+    """Markdown; a ratio with its smallest and largest turn."""
+    lines = [
+        "| pairs/s over TRL's RewardTrainer | at its micro-batch of 8 | at its fastest | two ranks, at its fastest "
+        "| peak memory, of TRL's at 8 |",
+        "|---|---|---|---|---|",
+    ]
+    for title, case in _ROWS.items():
+        cells = [
+            _with_spread(figures[f"vs_trl/{name}/pairs_per_second_ratio"])
+            for name in (f"{case}/micro8", f"{case}/best", f"{case}_2ranks/best")
+        ]
+        memory = figures[f"vs_trl/{case}/micro8/peak_memory_ratio"]["value"]
+        lines.append(f"| {title} | {' | '.join(cells)} | {memory:.2f} |")
+    return "\n".join(lines)
+
+
+def _with_spread(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.2f} ({figure['min']:.2f} to {figure['max']:.2f})"
+
+
+def draw(figures: dict[str, dict[str, float]]) -> None:
+    """Ratios with their spread, as bars."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "nemo_bt"
+    figure, axes = pyplot.subplots(figsize=(8, 3))
+    width = 0.38
+    for number, (rival, label) in enumerate((("micro8", "TRL at micro-batch 8"), ("best", "TRL at its fastest"))):
+        ratios = [figures[f"vs_trl/{case}/{rival}/pairs_per_second_ratio"] for case in _ROWS.values()]
+        values = [ratio["value"] for ratio in ratios]
+        spread = [[r["value"] - r["min"] for r in ratios], [r["max"] - r["value"] for r in ratios]]
+        places = [place + (number - 0.5) * width for place in range(len(values))]
+        axes.bar(places, values, width, yerr=spread, capsize=3, label=label)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(_ROWS)), list(_ROWS))
+    axes.set_ylabel("pairs/s of nemo_bt over TRL's")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(_PICTURE, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
