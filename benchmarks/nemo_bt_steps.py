@@ -20,14 +20,14 @@ from nemo_bt.train import train
 class Report(pl.Callback):
     """Ends each step with a turn; what lies between two ends, reading the next step's pairs included, is the step."""
 
-    def __init__(self, turns: Turns, max_steps: int) -> None:
-        self.turns, self.max_steps = turns, max_steps
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self.turns.begin()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.turns.end_step(last=trainer.global_step == self.max_steps)
+        self.turns.end_step()
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     rank = int(os.environ.get("RANK", 0))
     settings = load_settings("train", args.overrides)
     (Path(settings.exp_manager.explicit_log_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)
-    report = Report(Turns(args.address, rank), settings.trainer.max_steps)
+    report = Report(Turns(args.address, rank))
     terminal = Terminal(sys.stdout if rank == 0 else None)
     train(settings, check_settings(settings), terminal, rank, callbacks=[report])
 

@@ -41,7 +41,7 @@ def main() -> None:
     figures = []
     for data in ("hh", "alpaca_eval"):
         file = args.data / f"{data}_train.parquet"
-        overrides = small_llama.training_overrides(SMALL, args.folder / "model", file, args.folder / "run", 1, seed=1)
+        overrides = small_llama.training_overrides(args.folder / "model", file, args.folder / "run", 1, seed=1)
         pairs = small_llama.open_pairs(overrides, args.folder / "model")
         for batch in _BATCHES:
             if batch <= len(pairs.epoch):
@@ -78,8 +78,8 @@ def _figures(start: str, pairs: PairSet, batch: int) -> list[Figure]:
 
 
 def _planned(pairs: PairSet, batch: int, step: int, num_ranks: int) -> tuple[PairSizes, list[Streams], float]:
-    parts = pairs.parts(pairs_of_step(1, step, batch, pairs.epoch))
     start_s = time.perf_counter()
+    parts = pairs.parts(pairs_of_step(1, step, batch, pairs.epoch))
     _, sizes = bundle_pairs(parts, _BUDGET_TOKENS, SMALL.hidden)
     ranks = plan_streams(sizes, _BUDGET_TOKENS, num_ranks)
     return sizes, ranks, 1e3 * (time.perf_counter() - start_s)

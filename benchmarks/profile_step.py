@@ -92,7 +92,7 @@ def main() -> None:
     small_llama.make_model(SMALL, args.folder / "tokenizer", model, seed=1)
     file = args.data / f"{args.set}_train.parquet"
     num_steps = _WARM_UP + _TIMED + _PROFILED
-    overrides = small_llama.training_overrides(SMALL, model, file, args.folder / "run", num_steps, seed=1)
+    overrides = small_llama.training_overrides(model, file, args.folder / "run", num_steps, seed=1)
     settings = load_settings("train", [*overrides, "model.data.tokens_per_micro_batch=4096"])
     (args.folder / "run" / "checkpoints").mkdir(parents=True)
     clock = Clock()

@@ -10,7 +10,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-_PACKAGES = ("torch", "nemo_toolkit", "megatron-core", "transformers", "tokenizers", "pyarrow", "safetensors")
+_PACKAGES = (
+    "torch",
+    "nemo_toolkit",
+    "megatron-core",
+    "transformers",
+    "tokenizers",
+    "pyarrow",
+    "safetensors",
+    "trl",
+    "accelerate",
+)
 
 
 @dataclass(frozen=True)

@@ -76,13 +76,13 @@ def _sizes(args: argparse.Namespace) -> list[Figure]:
 
 
 def _overrides(file: Path, folder: Path, name: str) -> list[str]:
-    return small_llama.training_overrides(SMALL, folder / "model", file, folder / name, _TURNS + 1, seed=1)
+    return small_llama.training_overrides(folder / "model", file, folder / name, _TURNS + 1, seed=1)
 
 
 def _step_tokens(file: Path, folder: Path) -> list[int]:
     """Tokens in the streams of each step."""
     pairs = small_llama.open_pairs(_overrides(file, folder, "unused"), folder / "model")
-    steps = (pairs_of_step(1, step, SMALL.batch_pairs, pairs.epoch) for step in range(_TURNS + 1))
+    steps = (pairs_of_step(1, step, 64, pairs.epoch) for step in range(_TURNS + 1))
     return [sum(group.num_tokens for group in pairs.groups(numbers)) for numbers in steps]
 
 
@@ -92,6 +92,8 @@ def _trainer(name: str, extra: Sequence[str], num_ranks: int, file: Path, folder
 
 
 def _take_turns(trainers: dict[str, Trainer]) -> None:
+    for trainer in trainers.values():
+        trainer.ready()
     for turn in range(_TURNS):
         times = ", ".join(f"{name} {trainer.step():.2f} s" for name, trainer in trainers.items())
         print(f"turn {turn + 1}: {times}", flush=True)

@@ -24,14 +24,13 @@ MAX_LENGTH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Size:
-    """Of the model, and the pairs of a step."""
+    """Of the model."""
 
     layers: int
     hidden: int
     ffn: int
     heads: int
     key_heads: int
-    batch_pairs: int
 
     @property
     def name(self) -> str:
@@ -39,7 +38,7 @@ class Size:
         return f"{self.layers}x{self.hidden}"
 
 
-SMALL, LARGE = Size(4, 256, 688, 8, 4, batch_pairs=64), Size(8, 512, 1376, 8, 4, batch_pairs=16)
+SMALL, LARGE = Size(4, 256, 688, 8, 4), Size(8, 512, 1376, 8, 4)
 
 
 def make_tokenizer(data: Path, folder: Path) -> None:
@@ -66,15 +65,15 @@ def make_model(size: Size, tokenizer: Path, folder: Path, seed: int) -> None:
     loaded.save_pretrained(folder)
 
 
-def training_overrides(size: Size, model: Path, pairs: Path, run: Path, num_steps: int, seed: int) -> list[str]:
-    """Settings of nemo-bt train: AdamW at a constant rate, every step logged, no validation."""
+def training_overrides(model: Path, pairs: Path, run: Path, num_steps: int, seed: int = 1) -> list[str]:
+    """Settings of nemo-bt train: 64 pairs a step, AdamW at a constant rate, every step logged, no validation."""
     return [
         f"model.restore_from_path={model}",
         f"exp_manager.explicit_log_dir={run}",
         f"model.data.train={pairs}",
         f"model.encoder_seq_length={MAX_LENGTH_TOKENS}",
         "model.data.max_drop_fraction=1",
-        f"model.global_batch_size={size.batch_pairs}",
+        "model.global_batch_size=64",
         f"model.optim.lr={LR}",
         "model.optim.sched.name=constant",
         "model.optim.sched.warmup_steps=0",
@@ -94,18 +93,19 @@ def open_pairs(overrides: list[str], model: Path) -> PairSet:
     return load_sets(load_settings("train", overrides), tokenizer, model, False, Terminal(None))["train"]
 
 
-def write_token_pairs(pairs: PairSet, batch_pairs: int, num_steps: int, seed: int, file: Path) -> float:
+def write_token_pairs(pairs: PairSet, batch_pairs: int, num_steps: int, seed: int, file: Path) -> list[int]:
     """The pairs of the first steps, in order, as token ids of both sides, as TRL reads them.
 
     Returns:
-        Tokens of both sides, mean of the steps.
+        Tokens in the streams of each step: a prompt that its pair's sides share counts once.
     """
-    sides, tokens = [], 0
+    sides, tokens = [], []
     for step in range(num_steps):
+        tokens.append(0)
         for group in pairs.groups(pairs_of_step(seed, step, batch_pairs, pairs.epoch)):
+            tokens[-1] += group.num_tokens
             for pair in group.pairs:
                 chosen, rejected = (group.prefix.tolist() + group.continuations[i].tolist() for i in pair[:2])
                 sides.append({"chosen_ids": chosen, "rejected_ids": rejected})
-                tokens += len(chosen) + len(rejected)
     pq.write_table(pa.Table.from_pylist(sides), file)
-    return tokens / num_steps
+    return tokens

@@ -21,6 +21,7 @@ from benchmarks.turns import Trainer
 from nemo_bt.data.synthetic import write_dataset
 
 _RUNS = 3
+_SAVES, _SAVE_EVERY = 5, 4
 _TARGETS_S = {"first_step": 25.0, "save": 1.0}
 _TIMEOUT_S = 180
 _POLL_S = 0.02
@@ -83,18 +84,25 @@ def _first_step_s(data: Path, run: Path) -> float:
 
 
 def _saves(folder: Path) -> list[float]:
-    """Seconds that a save adds to a step: those with one over the median of those without."""
-    data, num_steps = folder / "data", 4 * _RUNS + 1
+    """Seconds that each save adds to the steps from it to the next one, beside a run that never saves, in turns."""
+    data, num_steps = folder / "data", _SAVES * _SAVE_EVERY + 1
     small_llama.make_model(SMALL, data / "tokenizer", folder / "model", seed=1)
-    overrides = small_llama.training_overrides(
-        SMALL, folder / "model", data / "train.parquet", folder / "saves", num_steps, seed=1
-    )
-    every = ["exp_manager.checkpoint_callback_params.every_n_train_steps=2", "model.data.tokens_per_micro_batch=4096"]
-    trainer = Trainer("benchmarks.nemo_bt_steps", [*overrides, *every], 1, folder / "saves.log")
-    seconds = [trainer.step() for _ in range(num_steps - 1)]
-    trainer.end()
-    without = median(seconds[::2])  # the second step, the fourth, ...: a save comes before the third, the fifth, ...
-    return [s - without for s in seconds[1::2]]
+    trainers = {}
+    for name, every in (("saves", _SAVE_EVERY), ("never", 0)):
+        overrides = small_llama.training_overrides(folder / "model", data / "train.parquet", folder / name, num_steps)
+        overrides += [
+            f"exp_manager.checkpoint_callback_params.every_n_train_steps={every}",
+            "model.data.tokens_per_micro_batch=4096",
+        ]
+        trainers[name] = Trainer("benchmarks.nemo_bt_steps", overrides, 1, folder / f"{name}.log")
+    for trainer in trainers.values():
+        trainer.ready()
+    added = [trainers["saves"].step() - trainers["never"].step() for _ in range(num_steps - 1)]
+    for trainer in trainers.values():
+        trainer.end()
+    # A save begins the step behind a multiple of _SAVE_EVERY; the first of those steps is number _SAVE_EVERY + 1.
+    first = _SAVE_EVERY - 1
+    return [sum(added[i : i + _SAVE_EVERY]) for i in range(first, len(added) - _SAVE_EVERY + 1, _SAVE_EVERY)]
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ _README = Path(__file__).parents[1] / "README.md"
 _START, _END = "<!-- benchmarks.tables: speed -->", "<!-- end -->"
 _PICTURE = RESULTS / "vs_trl.svg"
 _ROWS = {
-    "hh, 4 x 256": "hh",
-    "AlpacaEval, 4 x 256": "alpaca_eval",
-    "hh, 8 x 512": "hh_8x512",
-    "AlpacaEval, 8 x 512": "alpaca_eval_8x512",
+    f"{title}, {shape}{ranks}": f"{case}{size}{count}"
+    for shape, size in (("4 x 256", ""), ("8 x 512", "_8x512"))
+    for ranks, count in (("", ""), (", two ranks", "_2ranks"))
+    for title, case in (("hh", "hh"), ("AlpacaEval", "alpaca_eval"))
 }
 
 
@@ -44,17 +44,17 @@ def newest(benchmark: str) -> dict[str, dict[str, float]]:
 def speed_table(figures: dict[str, dict[str, float]]) -> str:
     """Markdown; a ratio with its smallest and largest turn."""
     lines = [
-        "| pairs/s over TRL's RewardTrainer | at its micro-batch of 8 | at its fastest | two ranks, at its fastest "
-        "| peak memory, of TRL's at 8 |",
-        "|---|---|---|---|---|",
+        "| pairs/s over TRL's RewardTrainer | pairs a step | at its micro-batch of 8 | at its fastest "
+        "| peak memory, of TRL's at 8 | largest loss difference |",
+        "|---|---|---|---|---|---|",
     ]
     for title, case in _ROWS.items():
-        cells = [
-            _with_spread(figures[f"vs_trl/{name}/pairs_per_second_ratio"])
-            for name in (f"{case}/micro8", f"{case}/best", f"{case}_2ranks/best")
-        ]
-        memory = figures[f"vs_trl/{case}/micro8/peak_memory_ratio"]["value"]
-        lines.append(f"| {title} | {' | '.join(cells)} | {memory:.2f} |")
+        start = f"vs_trl/{case}"
+        cells = [_with_spread(figures[f"{start}/{rival}/pairs_per_second_ratio"]) for rival in ("micro8", "best")]
+        cells[1] += f", of {figures[f'{start}/best/micro_batch']['value']:.0f}"
+        memory, loss = (figures[f"{start}/{name}"] for name in ("micro8/peak_memory_ratio", "largest_loss_difference"))
+        batch = figures[f"{start}/batch"]["value"]
+        lines.append(f"| {title} | {batch:.0f} | {' | '.join(cells)} | {memory['value']:.2f} | {loss['max']:.1e} |")
     return "\n".join(lines)
 
 
@@ -68,7 +68,7 @@ def draw(figures: dict[str, dict[str, float]]) -> None:
     from matplotlib import pyplot
 
     matplotlib.rcParams["svg.hashsalt"] = "nemo_bt"
-    figure, axes = pyplot.subplots(figsize=(8, 3))
+    figure, axes = pyplot.subplots(figsize=(9, 3.5))
     width = 0.38
     for number, (rival, label) in enumerate((("micro8", "TRL at micro-batch 8"), ("best", "TRL at its fastest"))):
         ratios = [figures[f"vs_trl/{case}/{rival}/pairs_per_second_ratio"] for case in _ROWS.values()]
@@ -77,7 +77,7 @@ def draw(figures: dict[str, dict[str, float]]) -> None:
         places = [place + (number - 0.5) * width for place in range(len(values))]
         axes.bar(places, values, width, yerr=spread, capsize=3, label=label)
     axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(_ROWS)), list(_ROWS))
+    axes.set_xticks(range(len(_ROWS)), [title.replace(", ", "\n") for title in _ROWS], fontsize=8)
     axes.set_ylabel("pairs/s of nemo_bt over TRL's")
     axes.legend()
     figure.tight_layout()

@@ -27,14 +27,14 @@ class InOrder(RewardTrainer):
 class Report(TrainerCallback):
     """Ends each step with a turn and keeps the loss."""
 
-    def __init__(self, turns: Turns, max_steps: int) -> None:
-        self.turns, self.max_steps = turns, max_steps
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.turns.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.turns.end_step(last=state.global_step == self.max_steps)
+        self.turns.end_step()
 
 
 def main() -> None:
@@ -71,7 +71,7 @@ def main() -> None:
         args=config,
         train_dataset=datasets.Dataset.from_parquet(settings["pairs"], cache_dir=settings["folder"]),
         processing_class=AutoTokenizer.from_pretrained(settings["model"]),
-        callbacks=[Report(turns, settings["steps"])],
+        callbacks=[Report(turns)],
     )
     trainer.train()
     if rank == 0:

@@ -1,12 +1,12 @@
 """Two trainers take turns, one optimizer step at a time: noise of the machine falls on both alike.
 
-The command listens at a socket of the file system; rank 0 of each trainer connects and asks before every step.
+The command listens at a socket of the file system; rank 0 of each trainer connects and asks before every step. Nobody
+ends, with all that saving and leaving cost, before every step is timed.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -30,24 +30,25 @@ class Turns:
         """Training begins: from here on the first step is timed."""
         self.start_s = time.perf_counter()
 
-    def end_step(self, last: bool) -> None:
-        """Report the step that ends here and wait for the next turn, unless it was the last step.
-
-        The first step needs no turn: the command waits for it before it starts another trainer.
-        """
+    def end_step(self) -> None:
+        """Report the step that ends here and wait for the next turn; after the last step, for the leave to end."""
         seconds = time.perf_counter() - self.start_s
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if self.connection:
-            self.connection.send({"seconds": seconds, "peak_mb": peak_mb})
-            if not last:
-                self.connection.recv()
+            self.connection.send({"seconds": seconds, "peak_mb": peak_memory_mb()})
+            self.connection.recv()
         if torch.distributed.is_initialized():
             torch.distributed.barrier()
         self.begin()
 
 
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far; getrusage would count what the process was forked from."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+
 class Trainer:
-    """The command's side: a process that trains in steps.
+    """The command's side: a process that trains in steps. It starts at once; `ready` waits for its first step.
 
     Args:
         module: to run with `python -m`, one process per rank.
@@ -64,16 +65,19 @@ class Trainer:
             ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"] if num_ranks > 1 else []
         )
         command = [sys.executable, *ranks, "-m", module, *arguments, "--address", address]
-        with Listener(address, "AF_UNIX") as listener, log.open("w") as output:
-            self.process = subprocess.Popen(
-                command, stdout=output, stderr=output, env=os.environ | {"OMP_NUM_THREADS": str(threads)}
-            )
-            listener._listener._socket.settimeout(_START_TIMEOUT_S)
-            self.connection: Connection = listener.accept()
+        self.listener = Listener(address, "AF_UNIX")
+        with log.open("w") as output:
+            env = os.environ | {"OMP_NUM_THREADS": str(threads)}
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
         self.seconds: list[float] = []
         """Of each step so far; the first is a warm-up."""
         self.peak_mb = 0.0
         """Largest memory of rank 0 so far, by the last report."""
+
+    def ready(self) -> None:
+        """Wait until it has done its first step."""
+        self.listener._listener._socket.settimeout(_START_TIMEOUT_S)
+        self.connection: Connection = self.listener.accept()
         self._receive()
 
     def step(self) -> float:
@@ -83,11 +87,12 @@ class Trainer:
         return self.seconds[-1]
 
     def end(self) -> None:
-        """Wait until it has ended by itself after its last step.
+        """Let it end after its last step, and wait for that: only when no step of another is timed any more.
 
         Raises:
             SystemExit: it failed.
         """
+        self.connection.send("go")
         if self.process.wait(timeout=_START_TIMEOUT_S):
             raise SystemExit(f"a trainer failed: see {self.log}")
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import queue
 import shutil
+import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import megatron.core.dist_checkpointing.strategies.filesystem_async as megatron_writer
 from nemo.lightning.io.pl import TrainerContext
+from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
 from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.checkpoints import saved_checkpoints
@@ -19,7 +24,12 @@ from nemo_bt.settings import Settings
 
 
 class CheckpointCallback(pl.Callback):
-    """Save every n steps and at the end of training, and keep the newest few."""
+    """Save every n steps and at the end of training, and keep the newest few.
+
+    A save that is still being written when a rank fails is lost; the one before it stays, as it is only deleted after.
+    With `async_save` each rank forks a process that writes while training goes on; NeMo's AsyncFinalizerCallback, which
+    its strategy adds, calls `_finish` at the end of a later step or of training.
+    """
 
     def __init__(self, folder: Path, settings: Settings, monitor: Monitor) -> None:
         params = settings.exp_manager.checkpoint_callback_params
@@ -27,9 +37,9 @@ class CheckpointCallback(pl.Callback):
         self.every_n_steps, self.save_last_n = params.every_n_train_steps, params.save_last_n
         self.settings, self.monitor = settings, monitor
         self._last_saved_step: int | None = None
-        # Megatron would start a process by spawn for this queue, which imports torch and the main module again, and
-        # outlives a rank that is killed. It is written and read by this process (filesystem_async.py:51).
-        megatron_writer._results_queue = queue.Queue()
+        # Megatron's own queue is a process, started by spawn: it would import torch and the main module again, and
+        # outlive a rank that is killed (filesystem_async.py:51).
+        megatron_writer._results_queue = ResultsQueue()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A resumed run has its first step saved already."""
@@ -56,12 +66,49 @@ class CheckpointCallback(pl.Callback):
         if trainer.is_global_zero and unfinished.exists():
             shutil.rmtree(unfinished)
         trainer.strategy.barrier("before save")
-        trainer.save_checkpoint(unfinished)
+        io = trainer.strategy.checkpoint_io
+        in_background = isinstance(io, AsyncFinalizableCheckpointIO)
+        if in_background:
+            io.maybe_finalize_save_checkpoint(blocking=True)  # one save at a time
+        trainer.save_checkpoint(unfinished, storage_options={"finalize_fn": partial(self._finish, trainer, whole)})
         if trainer.is_global_zero:
             TrainerContext.from_trainer(trainer).io_dump(unfinished / "context", yaml_attrs=["model"])
             facts = {"step": step, "validation": self.monitor.validation_record, "settings": asdict(self.settings)}
             write_facts(unfinished / "context", trainer.lightning_module.config.hf_config, facts)
-            unfinished.rename(whole)
+        if not in_background:
+            self._finish(trainer, whole)
+            trainer.strategy.barrier("after save")
+
+    def _finish(self, trainer: pl.Trainer, whole: Path) -> None:
+        """Every rank has written its part: the checkpoint gets its name, and old ones go."""
+        if trainer.is_global_zero:
+            (self.folder / f".{whole.name}.unfinished").rename(whole)
             for old in saved_checkpoints(self.folder)[: -self.save_last_n] if self.save_last_n else []:
                 shutil.rmtree(old.rename(self.folder / f".{old.name}.unfinished"))  # never half there under its name
-        trainer.strategy.barrier("after save")
+
+
+class ResultsQueue:
+    """What Megatron's writers report, from this process or one that it forked: a file that both have open."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (open as long as the run)
+        self.read_bytes = 0
+
+    def put(self, results: Any) -> None:
+        """Append one report."""
+        self.file.seek(0, os.SEEK_END)
+        self.file.write(pickle.dumps(results))
+
+    def get_nowait(self) -> Any:
+        """The oldest report that was not taken yet.
+
+        Raises:
+            queue.Empty: there is none.
+        """
+        self.file.seek(self.read_bytes)
+        try:
+            results = pickle.load(self.file)
+        except (EOFError, pickle.UnpicklingError):  # the second: cut short by a full disk
+            raise queue.Empty from None
+        self.read_bytes = self.file.tell()
+        return results

@@ -8,6 +8,7 @@ from typing import Any
 PEAK_BF16_FLOPS = {
     "A100": 312e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "B200": 2250e12,

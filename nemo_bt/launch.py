@@ -73,13 +73,11 @@ def end_with(parent_pid: int) -> None:
 def end_with_parent() -> None:
     """Have the kernel end this rank when the process that started it is gone, however that ended.
 
-    What the rank forks (Megatron's checkpoint writers) ends with the rank in the same way.
+    What the rank forks (Megatron's checkpoint writers) ends with the rank in the same way, whoever started it.
     """
+    forking = [0]
+    os.register_at_fork(before=lambda: forking.__setitem__(0, os.getpid()), after_in_child=lambda: end_with(forking[0]))
     if _STARTED_HERE in os.environ:
-        forking = [0]
-        os.register_at_fork(
-            before=lambda: forking.__setitem__(0, os.getpid()), after_in_child=lambda: end_with(forking[0])
-        )
         end_with(int(os.environ[_STARTED_HERE]))
 
 

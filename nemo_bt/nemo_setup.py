@@ -62,7 +62,7 @@ def build_trainer(
             use_distributed_optimizer=sharded, check_for_nan_in_grad=True, grad_reduce_in_fp32=True
         ),
         process_group_backend="nccl" if on_gpu else "gloo",
-        ckpt_async_save=False,
+        ckpt_async_save=settings.exp_manager.checkpoint_callback_params.async_save,
         ckpt_optim_fully_reshardable=True,
         replace_progress_bar=False,  # NeMo's printer makes rank 0 issue a collective more than the others
     )

@@ -48,6 +48,9 @@ class CheckpointSettings:
     """Optimizer steps between checkpoints; 0 saves only at the end."""
     save_last_n: int
     """Newest checkpoints kept; 0 keeps all."""
+    async_save: bool
+    """Write in processes beside the training, and name the checkpoint when all have. A failure before that leaves the
+    checkpoint before; false writes each one before the next step."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight_H: Tensor, eps: float) -> Tensor:
         x_TH = hidden.reshape(-1, hidden.shape[-1])
-        out_TH = torch.empty_like(x_TH)
+        out_TH = x_TH.new_empty(x_TH.shape)
         inverse_T1 = x_TH.new_empty(len(x_TH), 1, dtype=torch.promote_types(x_TH.dtype, torch.float32))
         for rows in _blocks(*x_TH.shape):
             norm_T1 = torch.linalg.vector_norm(x_TH[rows], dim=-1, keepdim=True, dtype=inverse_T1.dtype)
@@ -57,7 +57,7 @@ class _RmsNorm(torch.autograd.Function):
         """With n = x / rms: dx = (g w - n mean(g w n)) / rms, dw = sum over tokens of g n."""
         x_TH, weight_H, inverse_T1 = ctx.saved_tensors
         grad_TH, wide_weight_H = grads[0].reshape(x_TH.shape), weight_H.to(inverse_T1.dtype)
-        grad_x_TH, grad_weight_H = torch.empty_like(x_TH), torch.zeros_like(wide_weight_H)
+        grad_x_TH, grad_weight_H = x_TH.new_empty(x_TH.shape), torch.zeros_like(wide_weight_H)
         for rows in _blocks(*x_TH.shape):
             normed_TH = x_TH[rows] * inverse_T1[rows]
             product_TH = grad_TH[rows] * normed_TH
@@ -73,7 +73,7 @@ class _SwiGlu(torch.autograd.Function):
     def forward(ctx: Any, gate_and_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_and_up)
         gate_TF, up_TF = gate_and_up.reshape(-1, gate_and_up.shape[-1]).chunk(2, dim=-1)
-        out_TF = torch.empty(gate_TF.shape, dtype=gate_TF.dtype)
+        out_TF = gate_TF.new_empty(gate_TF.shape)
         for rows in _blocks(*gate_TF.shape):
             torch.mul(F.silu(gate_TF[rows]), up_TF[rows], out=out_TF[rows])
         return out_TF.view(*gate_and_up.shape[:-1], gate_TF.shape[1])
@@ -81,7 +81,7 @@ class _SwiGlu(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (gate_and_up,) = ctx.saved_tensors
-        grad_in = torch.empty_like(gate_and_up)
+        grad_in = torch.empty_like(gate_and_up, memory_format=torch.contiguous_format)
         gate_TF, up_TF = gate_and_up.reshape(-1, gate_and_up.shape[-1]).chunk(2, dim=-1)
         grad_gate_TF, grad_up_TF = grad_in.view(-1, grad_in.shape[-1]).chunk(2, dim=-1)
         grad_TF = grads[0].reshape(gate_TF.shape)
