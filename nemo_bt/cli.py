@@ -1,4 +1,7 @@
-"""The nemo-bt command. Exit status: 0 done, 2 a mistake that the user can mend, 1 anything else."""
+"""The nemo-bt command. Exit status: 0 done, 2 a mistake that the user can mend, 1 anything else.
+
+What a command needs is imported by the command: `--help` waits for nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from nemo_bt import launch
-from nemo_bt.checks import check_data, check_settings
-from nemo_bt.config import load_settings
 from nemo_bt.errors import UserError
-from nemo_bt.origin import Origin
 from nemo_bt.settings import Settings
+
+if TYPE_CHECKING:
+    from nemo_bt.origin import Origin
 
 
 def main() -> None:
@@ -50,6 +54,9 @@ def run(argv: Sequence[str]) -> int:
 
 def _data(args: argparse.Namespace) -> int:
     """One of nemo-bt data build, show, stats."""
+    from nemo_bt.checks import check_data
+    from nemo_bt.config import load_settings
+
     try:
         overrides = ["exp_manager.explicit_log_dir=unused", *args.overrides]
         settings = load_settings(args.config_name, overrides, args.config_dir)
@@ -74,6 +81,9 @@ def _data(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     """nemo-bt train: start the ranks, or be one."""
+    from nemo_bt.checks import check_settings
+    from nemo_bt.config import load_settings
+
     try:
         settings = load_settings(args.config_name, args.overrides, args.config_dir)
         origin = check_settings(settings)

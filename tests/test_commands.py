@@ -33,6 +33,13 @@ def arguments(dataset: Path, log_dir: Path, *extra: str) -> list[str]:
     ]
 
 
+def test_help_waits_for_nothing_heavy() -> None:
+    code = "import sys, nemo_bt.cli\ntry: nemo_bt.cli.run(['train', '--help'])\nfinally: print('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "overrides" in result.stdout.lower()
+    assert result.stdout.endswith("False\n")
+
+
 def test_a_mistake_in_the_settings_costs_no_start_up(dataset: Path, tmp_path: Path) -> None:
     start_s = time.monotonic()
     result = nemo_bt(*arguments(dataset, tmp_path / "run", "trainer.devices=3", "model.tensor_model_parallel_size=3"))
