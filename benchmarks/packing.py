@@ -2,8 +2,9 @@
 
 python -m benchmarks.packing --data folder/with/hh_train.parquet/and/alpaca_eval_train.parquet
 
-A step of n full streams and a rest needs n + 1, so its efficiency has a bound below 1, also given; where there are
-more ranks than full streams every rank gets one stream. No rank can cost less than the dearest pair: the least
+A step of n full streams and a rest needs n + 1, and each rank the same number, so efficiency has a bound below 1, also
+given; where there are more ranks than full streams every rank gets one stream, which is then no longer than its pairs:
+the budget that it leaves costs nothing. No rank can cost less than the dearest pair: the least
 imbalance that the pairs of a step allow is given too.
 """
 
@@ -57,13 +58,12 @@ def _figures(start: str, pairs: PairSet, batch: int) -> list[Figure]:
             continue
         plans = [_planned(pairs, batch, step, num_ranks) for step in range(steps)]
         case = f"{start}/{num_ranks}_ranks"
-        if num_ranks == 1:
-            efficiency = [float(sizes.tokens.sum()) / _capacity(ranks) for sizes, ranks, _ in plans]
-            bound = [float(sizes.tokens.sum()) / _least_capacity(sizes) for sizes, _, _ in plans]
-            target = _EFFICIENCY_TARGET if batch >= 512 else None
-            figures.append(_figure(f"{case}/packing_efficiency", efficiency, "fraction", target))
-            figures.append(_figure(f"{case}/packing_efficiency_bound", bound, "fraction"))
-        else:
+        efficiency = [float(sizes.tokens.sum()) / _capacity(ranks) for sizes, ranks, _ in plans]
+        bound = [float(sizes.tokens.sum()) / _least_capacity(sizes, num_ranks) for sizes, _, _ in plans]
+        target = _EFFICIENCY_TARGET if num_ranks == 1 and batch >= 512 else None
+        figures.append(_figure(f"{case}/packing_efficiency", efficiency, "fraction", target))
+        figures.append(_figure(f"{case}/packing_efficiency_bound", bound, "fraction"))
+        if num_ranks > 1:
             loads = [[sum(sizes.cost[s].sum() for s in rank) for rank in ranks] for sizes, ranks, _ in plans]
             target = _IMBALANCE_TARGET if (num_ranks, batch) == (64, 512) else None
             figures.append(_figure(f"{case}/imbalance", [max(load) / mean(load) for load in loads], "ratio", target))
@@ -89,8 +89,9 @@ def _capacity(ranks: list[Streams]) -> int:
     return sum(map(len, ranks)) * _BUDGET_TOKENS
 
 
-def _least_capacity(sizes: PairSizes) -> int:
-    return -(-int(sizes.tokens.sum()) // _BUDGET_TOKENS) * _BUDGET_TOKENS
+def _least_capacity(sizes: PairSizes, num_ranks: int) -> int:
+    each = -(-int(sizes.tokens.sum()) // (_BUDGET_TOKENS * num_ranks))
+    return each * num_ranks * _BUDGET_TOKENS
 
 
 def _figure(name: str, values: Sequence[float], unit: str, target: float | None = None) -> Figure:

@@ -3,6 +3,9 @@
 import os
 import pickle
 import queue
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,12 +52,11 @@ def test_a_report_that_was_cut_short_is_none(results_queue: Any) -> None:
         results_queue.get_nowait()
 
 
-@pytest.fixture(scope="module")
-def saved(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same two-rank run, saving every step in the background, at once, and in the background with one kept."""
-    folder = tmp_path_factory.mktemp("saves")
-    saver = "exp_manager.checkpoint_callback_params"
-    base = [
+SAVER = "exp_manager.checkpoint_callback_params"
+
+
+def four_steps(dataset: Path) -> list[str]:
+    return [
         "model=llama_quickstart",
         "model.hidden_size=64",
         "model.ffn_hidden_size=160",
@@ -66,14 +68,23 @@ def saved(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "trainer.accelerator=cpu",
         "trainer.devices=2",
         "trainer.max_steps=4",
-        f"{saver}.every_n_train_steps=1",
+        f"{SAVER}.every_n_train_steps=1",
     ]
+
+
+@pytest.fixture(scope="module")
+def saved(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same two-rank run, saving every step in the background, at once, and in the background with one kept."""
+    folder = tmp_path_factory.mktemp("saves")
     ways = {
-        "background": [f"{saver}.save_last_n=0"],
-        "at_once": [f"{saver}.save_last_n=0", f"{saver}.async_save=false"],
-        "one_kept": [f"{saver}.save_last_n=1"],
+        "background": [f"{SAVER}.save_last_n=0"],
+        "at_once": [f"{SAVER}.save_last_n=0", f"{SAVER}.async_save=false"],
+        "one_kept": [f"{SAVER}.save_last_n=1"],
     }
-    runs = [Run([*base, *extra, f"exp_manager.explicit_log_dir={folder / name}"]) for name, extra in ways.items()]
+    runs = [
+        Run([*four_steps(dataset), *extra, f"exp_manager.explicit_log_dir={folder / name}"])
+        for name, extra in ways.items()
+    ]
     run_together(2, runs, folder)
     return folder
 
@@ -93,3 +104,22 @@ def test_a_save_in_the_background_holds_the_weights_of_its_step(saved: Path) -> 
 def test_old_checkpoints_go_only_when_the_next_is_whole(saved: Path) -> None:
     assert [path.name for path in (saved / "one_kept" / "checkpoints").iterdir()] == ["reward-step4.nemo"]
     assert (saved / "one_kept" / "checkpoints" / "reward-step4.nemo" / "context" / "io.json").exists()
+
+
+def test_a_writer_that_fails_ends_the_run_and_leaves_the_checkpoint_before(saved: Path, dataset: Path) -> None:
+    log_dir = saved / "full_disk"
+    shutil.copytree(saved / "background", log_dir)
+    checkpoints = log_dir / "checkpoints"
+    for step in (3, 4):
+        shutil.rmtree(checkpoints / f"reward-step{step}.nemo")
+    before = full_tensors(checkpoints / "reward-step2.nemo", prefix="")
+    overrides = [*four_steps(dataset), f"{SAVER}.save_last_n=1", f"exp_manager.explicit_log_dir={log_dir}"]
+    command = [sys.executable, "-m", "nemo_bt", "train", *overrides, "exp_manager.resume_if_exists=true"]
+    no_large_files = ["bash", "-c", 'ulimit -f 200; exec "$@"', "bash"]  # of 1,024 bytes: weights are larger
+    result = subprocess.run([*no_large_files, *command], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Worker failure" in result.stderr
+    assert not (checkpoints / "reward-step3.nemo").exists()
+    after = full_tensors(checkpoints / "reward-step2.nemo", prefix="")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
