@@ -48,7 +48,7 @@ def speed_table(figures: dict[str, dict[str, float]]) -> str:
         "| peak memory, of TRL's at 8 | largest loss difference |",
         "|---|---|---|---|---|---|",
     ]
-    for title, case in _ROWS.items():
+    for title, case in _rows(figures).items():
         start = f"vs_trl/{case}"
         cells = [_with_spread(figures[f"{start}/{rival}/pairs_per_second_ratio"]) for rival in ("micro8", "best")]
         cells[1] += f", of {figures[f'{start}/best/micro_batch']['value']:.0f}"
@@ -56,6 +56,11 @@ def speed_table(figures: dict[str, dict[str, float]]) -> str:
         batch = figures[f"{start}/batch"]["value"]
         lines.append(f"| {title} | {batch:.0f} | {' | '.join(cells)} | {memory['value']:.2f} | {loss['max']:.1e} |")
     return "\n".join(lines)
+
+
+def _rows(figures: dict[str, dict[str, float]]) -> dict[str, str]:
+    """Cases that were measured, by their title."""
+    return {title: case for title, case in _ROWS.items() if f"vs_trl/{case}/batch" in figures}
 
 
 def _with_spread(figure: dict[str, float]) -> str:
@@ -71,13 +76,13 @@ def draw(figures: dict[str, dict[str, float]]) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 3.5))
     width = 0.38
     for number, (rival, label) in enumerate((("micro8", "TRL at micro-batch 8"), ("best", "TRL at its fastest"))):
-        ratios = [figures[f"vs_trl/{case}/{rival}/pairs_per_second_ratio"] for case in _ROWS.values()]
+        ratios = [figures[f"vs_trl/{case}/{rival}/pairs_per_second_ratio"] for case in _rows(figures).values()]
         values = [ratio["value"] for ratio in ratios]
         spread = [[r["value"] - r["min"] for r in ratios], [r["max"] - r["value"] for r in ratios]]
         places = [place + (number - 0.5) * width for place in range(len(values))]
         axes.bar(places, values, width, yerr=spread, capsize=3, label=label)
     axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(range(len(_ROWS)), [title.replace(", ", "\n") for title in _ROWS], fontsize=8)
+    axes.set_xticks(range(len(_rows(figures))), [title.replace(", ", "\n") for title in _rows(figures)], fontsize=8)
     axes.set_ylabel("pairs/s of nemo_bt over TRL's")
     axes.legend()
     figure.tight_layout()
