@@ -114,5 +114,5 @@ def _megatron_rewards(groups: list[Group], start: Start) -> Tensor:
 
     with reward_gpt(start.origin.hf_config, start) as gpt:
         stream = build_stream(groups, pad_id=0)
-        rewards: Tensor = gpt(stream.tokens_1T, stream.positions_1T, stream.segments_C4, stream.scored_C)
+        rewards: Tensor = gpt(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
     return rewards

@@ -21,6 +21,7 @@ from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.checkpoints import saved_checkpoints
 from nemo_bt.monitor import Monitor
 from nemo_bt.settings import Settings
+from nemo_bt.weights.adapters import Adapters
 
 
 class CheckpointCallback(pl.Callback):
@@ -75,6 +76,10 @@ class CheckpointCallback(pl.Callback):
             TrainerContext.from_trainer(trainer).io_dump(unfinished / "context", yaml_attrs=["model"])
             facts = {"step": step, "validation": self.monitor.validation_record, "settings": asdict(self.settings)}
             write_facts(unfinished / "context", trainer.lightning_module.config.hf_config, facts)
+            if lora := self.settings.model.peft.lora:
+                given = str(self.settings.model.restore_from_path)
+                base = str(Path(given).resolve()) if Path(given).exists() else given
+                Adapters(base, tuple(lora.target_modules), lora.adapter_dim, lora.alpha).write(unfinished / "context")
         if not in_background:
             self._finish(trainer, whole)
             trainer.strategy.barrier("after save")

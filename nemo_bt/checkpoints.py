@@ -33,6 +33,7 @@ _PLAN = (
     "model.global_batch_size",
     "model.encoder_seq_length",
     "model.tokenizer.type",
+    "model.peft",
     "model.data.train",
     "model.data.chat_template",
     "model.data.chat_template_kwargs",

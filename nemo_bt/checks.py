@@ -13,11 +13,13 @@ from nemo_bt.architecture import HfConfig, complete, megatron_fields, padded_voc
 from nemo_bt.checkpoints import checkpoint_to_resume
 from nemo_bt.data.settings import DataSettings, SourceSettings
 from nemo_bt.errors import UserError
+from nemo_bt.layout import check_layout, divides
 from nemo_bt.origin import Origin, find_origin
-from nemo_bt.settings import Settings
+from nemo_bt.settings import ModelSettings, Settings
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
 SCHEDULES = ("constant", "CosineAnnealing", "WarmupAnnealing")
+_ADAPTABLE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 
 
@@ -36,8 +38,35 @@ def check_settings(settings: Settings) -> Origin | None:
     resume_from = checkpoint_to_resume(Path(exp.explicit_log_dir) / "checkpoints", exp.resume_if_exists)
     origin = find_origin(str(resume_from or given)) if resume_from or given else None
     hf_config = hf_config_of(settings, origin, num_tokens=1)
-    _check_layout(settings, megatron_fields(hf_config, settings.model.encoder_seq_length))
+    fields = megatron_fields(hf_config, settings.model.encoder_seq_length)
+    check_layout(settings, fields)
+    _check_adapters(settings.model, fields)
     return origin
+
+
+def _check_adapters(model: ModelSettings, fields: dict[str, Any]) -> None:
+    _one_of("model.peft.peft_scheme", str(model.peft.peft_scheme or "null"), ("null", "lora"))
+    lora = model.peft.lora
+    if lora is None:
+        return
+    start = "model.peft.lora_tuning"
+    if not model.restore_from_path:
+        raise UserError("model.peft.peft_scheme=lora needs a model to adapt: set model.restore_from_path.")
+    allowed = dict.fromkeys(_ADAPTABLE, "")
+    if fields.get("num_moe_experts"):
+        allowed |= dict.fromkeys(("linear_fc1", "linear_fc2"), "experts share no adapter here")
+    if fields["has_post_norms"]:
+        allowed |= dict.fromkeys(("linear_proj", "linear_fc2"), "its output is normalised, so nothing could be merged")
+    for name in lora.target_modules or ["nothing"]:
+        if allowed.get(name, "not a layer with adapters"):
+            possible = ", ".join(name for name, why in allowed.items() if not why)
+            raise UserError(f"{start}.target_modules: expected some of {possible}, got {name}. {allowed.get(name, '')}")
+    _in_range(f"{start}.adapter_dim", lora.adapter_dim, "1 or more", lora.adapter_dim >= 1)
+    _in_range(f"{start}.alpha", lora.alpha, "more than 0", 0 < lora.alpha < math.inf)
+    _in_range(f"{start}.adapter_dropout", lora.adapter_dropout, "[0, 1)", 0 <= lora.adapter_dropout < 1)
+    divides(
+        model.tensor_model_parallel_size, "tensor_model_parallel_size", lora.adapter_dim, "peft.lora_tuning.adapter_dim"
+    )
 
 
 def check_data(data: DataSettings) -> None:
@@ -114,7 +143,7 @@ def hf_config_of(settings: Settings, origin: Origin | None, num_tokens: int) -> 
         if given[name] < 1:
             raise UserError(f"model.{name}: expected 1 or more, got {given[name]}.")
     if model.kv_channels is None:
-        _divides(2 * given["num_attention_heads"], "num_attention_heads x 2", given["hidden_size"], "hidden_size")
+        divides(2 * given["num_attention_heads"], "num_attention_heads x 2", given["hidden_size"], "hidden_size")
     return scratch_hf_config(model, model.vocab_size or padded_vocab(num_tokens))
 
 
@@ -172,6 +201,9 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         "model.encoder_seq_length": model.encoder_seq_length,
         "model.tensor_model_parallel_size": model.tensor_model_parallel_size,
         "model.pipeline_model_parallel_size": model.pipeline_model_parallel_size,
+        "model.context_parallel_size": model.context_parallel_size,
+        "model.expert_model_parallel_size": model.expert_model_parallel_size,
+        "model.optim.num_distributed_optimizer_instances": optim.num_distributed_optimizer_instances,
         "model.optim.lr": optim.lr,
         "model.optim.eps": optim.eps,
     }
@@ -183,6 +215,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         "exp_manager.checkpoint_callback_params.save_last_n": saving.save_last_n,
         "model.optim.weight_decay": optim.weight_decay,
         "model.optim.sched.warmup_steps": optim.sched.warmup_steps,
+        "model.moe_aux_loss_coeff": model.moe_aux_loss_coeff,
         "model.loss.center_rewards_coefficient": loss.center_rewards_coefficient,
     }
     ratio = optim.sched.warmup_ratio or 0.0
@@ -201,41 +234,6 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
 
 def _is_count_or_share(value: float) -> bool:
     return isinstance(value, int) or value <= 1
-
-
-def _check_layout(settings: Settings, sizes: dict[str, Any]) -> None:
-    model = settings.model
-    tp, pp = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
-    if settings.world_size % (tp * pp):
-        raise UserError(
-            f"world size {settings.world_size} (trainer.devices={settings.trainer.devices} x trainer.num_nodes="
-            f"{settings.trainer.num_nodes}) is not a multiple of {tp * pp} (tensor_model_parallel_size={tp} x "
-            f"pipeline_model_parallel_size={pp}). Change one of them."
-        )
-    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "hidden_size", "vocab_size"):
-        _divides(tp, "tensor_model_parallel_size", sizes[name], name)
-    _divides(pp, "pipeline_model_parallel_size", sizes["num_layers"], "num_layers")
-    _divides(sizes["num_query_groups"], "num_query_groups", sizes["num_attention_heads"], "num_attention_heads")
-    if sizes.get("num_moe_experts") and tp > 1 and not model.sequence_parallel:
-        raise UserError(
-            f"a model of {sizes['num_moe_experts']} experts with model.tensor_model_parallel_size={tp} needs "
-            "model.sequence_parallel=true: Megatron's routing does."
-        )
-    if model.sequence_parallel and tp == 1:
-        raise UserError("model.sequence_parallel=true needs model.tensor_model_parallel_size > 1, got 1.")
-    if model.global_batch_size < settings.data_parallel_size:
-        raise UserError(
-            f"model.global_batch_size={model.global_batch_size} pairs over {settings.data_parallel_size} data-parallel "
-            f"ranks leaves some without a pair. Raise it to at least {settings.data_parallel_size}."
-        )
-
-
-def _divides(divisor: int, divisor_name: str, number: int, name: str) -> None:
-    if number % divisor:
-        raise UserError(
-            f"model.{name}={number} is not a multiple of model.{divisor_name}={divisor} "
-            f"({number} / {divisor} = {number / divisor:.3f}). Change one of them."
-        )
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

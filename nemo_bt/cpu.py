@@ -33,12 +33,15 @@ def install() -> None:
     import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
     import megatron.core.tensor_parallel.random as megatron_random
     import megatron.core.transformer.moe.moe_utils as moe_utils
+    import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
 
     # (M) tensor_parallel/random.py:41,72 read and write the CUDA generator through torch._C.
     megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
     megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     # (M) transformer/moe/moe_utils.py:958 reads a name that its import of Transformer Engine would have set.
     moe_utils.te_general_gemm = None
+    # (M) transformer/moe/moe_utils.py:883 makes numbers of what is on a GPU only; all_to_all takes no tensors.
+    token_dispatcher.maybe_move_tensor_to_cpu = _numbers
     # (M) optimizer/__init__.py:30 falls back to torch's AdamW, which keeps a tensor `step` per parameter that the
     # distributed optimizer cannot shard; it handles FusedAdam, whose step belongs to the group.
     megatron_optimizer.Adam = GroupStepAdamW
@@ -102,6 +105,10 @@ class GroupStepAdamW(torch.optim.Optimizer):
                 eps=group["eps"],
                 maximize=False,
             )
+
+
+def _numbers(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
 
 
 def _is_cuda(device: Any) -> bool:

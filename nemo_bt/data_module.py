@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from nemo_bt.data.pairs import PairSet
 from nemo_bt.epoch import pairs_of_step, validation_batches
 from nemo_bt.metrics import SUMS
+from nemo_bt.model.held_rows import stream_multiple
 from nemo_bt.packing import bundle_pairs, plan_streams
 from nemo_bt.settings import Settings
 from nemo_bt.stream import PairStream, build_stream
@@ -61,8 +62,16 @@ class StepDataset(Dataset[StepBatch]):
             pairs = self.pairs.epoch.pair_E[self.batches[step]]
         budget = model.data.tokens_per_micro_batch
         bundles, sizes = bundle_pairs(self.pairs.parts(pairs), budget, self.hidden_size)
-        ranks = plan_streams(sizes, budget, parallel_state.get_data_parallel_world_size())
-        multiple_of = model.tensor_model_parallel_size if model.sequence_parallel else 1
+        is_interleaved = (model.virtual_pipeline_model_parallel_size or 1) > 1
+        num_together = model.pipeline_model_parallel_size if is_interleaved else 1
+        ranks = plan_streams(sizes, budget, parallel_state.get_data_parallel_world_size(), num_together)
+        num_sharing = model.tensor_model_parallel_size if model.sequence_parallel else 1
+        multiple_of = stream_multiple(model.context_parallel_size, num_sharing)
+        if model.pipeline_model_parallel_size > 1:
+            # Stages receive tensors of one shape: streams are filled up to the longest of the rank, which balance makes
+            # about as long as the others.
+            longest = max(int(sizes.tokens[stream].sum()) for stream in ranks[parallel_state.get_data_parallel_rank()])
+            multiple_of = max(1, -(-longest // multiple_of)) * multiple_of
         streams = []
         for stream in ranks[parallel_state.get_data_parallel_rank()]:
             groups = self.pairs.groups(pairs[[pair for bundle in stream for pair in bundles[bundle]]])
@@ -120,12 +129,13 @@ class PairSampler(DataSampler):
             data=iter(self.last.streams),
             num_microbatches=len(self.last.streams),
             micro_batch_size=1,
-            seq_length=self.tokens_per_stream,
+            seq_length=self.last.streams[0].tokens_1T.shape[1],  # the same for all of a step in a pipeline
         )
 
     def on_megatron_step_end(self, step: MegatronStep, microbatch_outputs: list[Tensor]) -> None:
-        """Add up; only one tensor-parallel rank of the last pipeline stage counts."""
-        if microbatch_outputs and parallel_state.get_tensor_model_parallel_rank() == 0:
+        """Add up; of the ranks that have the same rewards, on the last pipeline stage, only one counts."""
+        is_first = parallel_state.get_tensor_model_parallel_rank() == parallel_state.get_context_parallel_rank() == 0
+        if microbatch_outputs and is_first:
             name = self.last.name
             sums_SM = torch.stack(microbatch_outputs).sum(0)
             self.sums_SM[name] = self.sums_SM[name] + sums_SM if name in self.sums_SM else sums_SM

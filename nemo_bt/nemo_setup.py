@@ -28,6 +28,8 @@ from nemo_bt.monitor import NEVER
 from nemo_bt.origin import Start
 from nemo_bt.settings import ExpManagerSettings, OptimSettings, Settings
 
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.uint8}
+
 
 def build_model(
     settings: Settings, hf_config: HfConfig, start: Start | None, tokenizer_folder: str, num_steps: int
@@ -37,14 +39,30 @@ def build_model(
     Args:
         settings: of the run.
         hf_config: of the model.
-        start: initial weights; None for random ones, or where the run resumes.
+        start: initial weights; None for random ones, or where the run resumes and its checkpoint has all.
         tokenizer_folder: saved with the checkpoint.
         num_steps: length of the run, for the learning-rate schedule.
     """
-    config = reward_config(hf_config, settings.model.encoder_seq_length)
+    is_interleaved = settings.model.virtual_pipeline_model_parallel_size is not None
+    fields = {
+        # Two pipeline ranks are each other's previous and next: batched, their messages would be taken for one another.
+        "overlap_p2p_comm": is_interleaved,
+        "batch_p2p_comm": not is_interleaved,
+        "moe_aux_loss_coeff": settings.model.moe_aux_loss_coeff,
+        "recompute_granularity": settings.model.activations_checkpoint_granularity,
+        "recompute_method": settings.model.activations_checkpoint_method,
+        "recompute_num_layers": settings.model.activations_checkpoint_num_layers,
+    }
+    config = reward_config(hf_config, settings.model.encoder_seq_length, **fields)
     optim = _build_optim(settings.model.optim, settings.trainer.gradient_clip_val, num_steps)
-    model = RewardModel(config, loss=settings.model.loss, optim=optim, tokenizer=AutoTokenizer(tokenizer_folder))
-    model.start = start
+    model = RewardModel(
+        config,
+        loss=settings.model.loss,
+        optim=optim,
+        tokenizer=AutoTokenizer(tokenizer_folder),
+        lora=settings.model.peft.lora,
+    )
+    model.start, model.adapter_seed = start, settings.trainer.seed
     return model
 
 
@@ -57,9 +75,19 @@ def build_trainer(
     strategy = nl.MegatronStrategy(
         tensor_model_parallel_size=model.tensor_model_parallel_size,
         pipeline_model_parallel_size=model.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=model.virtual_pipeline_model_parallel_size,
+        num_layers_in_first_pipeline_stage=model.num_layers_in_first_pipeline_stage,
+        num_layers_in_last_pipeline_stage=model.num_layers_in_last_pipeline_stage,
+        context_parallel_size=model.context_parallel_size,
+        expert_model_parallel_size=model.expert_model_parallel_size,
+        use_tp_pp_dp_mapping=model.use_tp_pp_dp_mapping,
         sequence_parallel=model.sequence_parallel,
+        num_distributed_optimizer_instances=model.optim.num_distributed_optimizer_instances,
         ddp=DistributedDataParallelConfig(
-            use_distributed_optimizer=sharded, check_for_nan_in_grad=True, grad_reduce_in_fp32=True
+            use_distributed_optimizer=sharded,
+            num_distributed_optimizer_instances=model.optim.num_distributed_optimizer_instances,
+            check_for_nan_in_grad=True,
+            grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
         ),
         process_group_backend="nccl" if on_gpu else "gloo",
         ckpt_async_save=settings.exp_manager.checkpoint_callback_params.async_save,
@@ -138,5 +166,12 @@ def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> M
         adam_eps=settings.eps,
         clip_grad=clip_grad,
         use_distributed_optimizer=settings.name == "distributed_fused_adam",
+        optimizer_cpu_offload=settings.optimizer_cpu_offload,
+        optimizer_offload_fraction=settings.optimizer_offload_fraction,
+        overlap_cpu_optimizer_d2h_h2d=settings.optimizer_cpu_offload,
+        use_precision_aware_optimizer=settings.use_precision_aware_optimizer,
+        main_grads_dtype=_DTYPES[settings.main_grads_dtype],
+        exp_avg_dtype=_DTYPES[settings.exp_avg_dtype],
+        exp_avg_sq_dtype=_DTYPES[settings.exp_avg_sq_dtype],
     )
     return MegatronOptimizerModule(config=config, lr_scheduler=schedule)

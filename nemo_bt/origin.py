@@ -16,6 +16,7 @@ from nemo_bt.checkpoint_facts import HF_CONFIG
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.nemo_context import hf_config_of_nemo_model
 from nemo_bt.nemo_file import NemoFile
+from nemo_bt.weights.adapters import Adapters, WithAdapters, read_adapters
 from nemo_bt.weights.check import check_hf_tensors, check_megatron_tensors
 from nemo_bt.weights.convert import AsMegatron
 from nemo_bt.weights.head import WithNewHead
@@ -45,6 +46,9 @@ class Origin:
     """None for a Hugging Face folder."""
     is_reward_model: bool
     """Says of itself that it has a reward head; else it may have one or not."""
+    adapters: Adapters | None = None
+    base: Origin | None = None
+    """Where it has adapters, the model that they belong to."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,10 @@ def find_origin(given: str) -> Origin:
         )
     file = NemoFile(path)
     if (file.context / HF_CONFIG).exists():
-        return Origin(path, given, read_hf_config(file.context / HF_CONFIG), file.context / "tokenizer", file, True)
+        adapters = read_adapters(file.context)
+        base = find_origin(adapters.base) if adapters else None
+        config = read_hf_config(file.context / HF_CONFIG)
+        return Origin(path, given, config, file.context / "tokenizer", file, True, adapters, base)
     config, tokenizer = hf_config_of_nemo_model(file.context, lambda: TorchDist(file.open_weights, str(path)).infos)
     return Origin(path, given, config, file.context / tokenizer, file, False)
 
@@ -109,7 +116,11 @@ def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = Non
     """
     name, config = str(origin.path), origin.hf_config
     source: TensorSource
-    if origin.nemo_file is None:
+    if origin.adapters and origin.base and origin.nemo_file:
+        base = open_weights(origin.base, head_seed, dtype).source
+        source = WithAdapters(base, TorchDist(origin.nemo_file.open_weights, name), origin.adapters, name)
+        has_head = True
+    elif origin.nemo_file is None:
         source = SafetensorsFolder(origin.path)
         has_head = check_hf_tensors(source.infos, config, name)
         source = AsMegatron(AsDtype(source, dtype) if dtype else source, config)
@@ -123,6 +134,7 @@ def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = Non
         source = WithNewHead(source, complete(config).hidden_size, head_seed)
     what = "reward model" if has_head else "base model"
     kind = f"{what} ({config['model_type']}, {'.nemo' if origin.nemo_file else 'Hugging Face folder'})"
+    kind += f" of adapters on {origin.adapters.base}" if origin.adapters else ""
     norm = source.read(HEAD).double().norm().item()
     return Start(origin, source, kind, has_head, f"{'kept' if has_head else f'new, seed {head_seed}'}, norm {norm:.4f}")
 

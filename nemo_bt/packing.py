@@ -129,13 +129,16 @@ def _within(parts: PairParts, pairs: list[int], budget_tokens: int) -> Streams:
     return bundles
 
 
-def plan_streams(sizes: PairSizes, tokens_per_stream: int, data_parallel_size: int) -> list[Streams]:
+def plan_streams(
+    sizes: PairSizes, tokens_per_stream: int, data_parallel_size: int, multiple_of: int = 1
+) -> list[Streams]:
     """Pack pairs into the fewest streams that fit, the same number on each rank, balanced by cost.
 
     Args:
         sizes: of the step's pairs.
         tokens_per_stream: budget of a stream; no pair may be longer.
         data_parallel_size: ranks that share the step.
+        multiple_of: of which the number of streams on each rank is a multiple; an interleaved pipeline asks for it.
 
     Returns:
         For each data-parallel rank its streams. Every pair is in exactly one. A rank can hold an empty stream
@@ -143,8 +146,9 @@ def plan_streams(sizes: PairSizes, tokens_per_stream: int, data_parallel_size: i
     """
     num_streams = -(-int(sizes.tokens.sum()) // tokens_per_stream)
     cost = sizes.cost
+    together = data_parallel_size * multiple_of
     while True:
-        num_streams = -(-max(num_streams, 1) // data_parallel_size) * data_parallel_size
+        num_streams = -(-max(num_streams, 1) // together) * together
         for rule in ("least loaded", "tightest"):
             streams = _place(sizes.tokens, cost, num_streams, tokens_per_stream, rule)
             if streams is not None:

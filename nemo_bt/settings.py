@@ -91,6 +91,21 @@ class OptimSettings:
     weight_decay: float
     betas: list[float]
     eps: float
+    grad_reduce_in_fp32: bool
+    """Add gradients up over micro-batches and ranks in fp32; false in the dtype of the parameters."""
+    num_distributed_optimizer_instances: int
+    """Groups of data-parallel ranks that each shard the optimizer state; more send less across nodes and hold more."""
+    optimizer_cpu_offload: bool
+    """Keep optimizer state, and update weights, in the memory of the host (GPU runs only)."""
+    optimizer_offload_fraction: float
+    """Share of the parameters that this holds for, (0, 1]."""
+    use_precision_aware_optimizer: bool
+    """Let the three dtypes below be other than fp32: with distributed_fused_adam, on a GPU."""
+    main_grads_dtype: str
+    """fp32 or bf16."""
+    exp_avg_dtype: str
+    exp_avg_sq_dtype: str
+    """fp32, bf16, fp16 or fp8 (of one byte, scaled)."""
     sched: SchedSettings
 
 
@@ -119,6 +134,33 @@ class TokenizerSettings:
 
 
 @dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters beside frozen weights."""
+
+    target_modules: list[str]
+    """Of linear_qkv, linear_proj, linear_fc1, linear_fc2."""
+    adapter_dim: int
+    """Rank."""
+    alpha: float
+    """The adapter's output is multiplied by alpha / adapter_dim."""
+    adapter_dropout: float
+
+
+@dataclass(frozen=True)
+class PeftSettings:
+    """What is trained beside the head, which always is."""
+
+    peft_scheme: str | None
+    """lora, or null: every weight."""
+    lora_tuning: LoraSettings
+
+    @property
+    def lora(self) -> LoraSettings | None:
+        """The adapters, where there are any."""
+        return self.lora_tuning if self.peft_scheme == "lora" else None
+
+
+@dataclass(frozen=True)
 class ModelSettings:
     """The Megatron GPT under the reward head, its layout, optimizer, loss and data."""
 
@@ -141,9 +183,29 @@ class ModelSettings:
     """Longest prompt + response, in tokens."""
     tensor_model_parallel_size: int
     pipeline_model_parallel_size: int
+    virtual_pipeline_model_parallel_size: int | None
+    """Parts of the model that each pipeline rank holds, interleaved, for a smaller bubble; null is one."""
+    num_layers_in_first_pipeline_stage: int | None
+    num_layers_in_last_pipeline_stage: int | None
+    """Layers of the first and last pipeline rank, where they differ from the others'; null: an equal share."""
+    context_parallel_size: int
+    """Ranks that share the tokens of each stream."""
+    expert_model_parallel_size: int
+    """Ranks that share the experts; they are data- and context-parallel ranks of everything else."""
+    moe_aux_loss_coeff: float
+    """Factor of the loss that balances experts, formula in nemo_bt.model.balance; 0 is none."""
+    use_tp_pp_dp_mapping: bool
+    """Number ranks through tensor, then context, then pipeline, then data parallelism, not data before pipeline."""
     sequence_parallel: bool
+    activations_checkpoint_granularity: str | None
+    """selective: compute attention again in the backward pass; full: whole layers; null: keep all activations."""
+    activations_checkpoint_method: str | None
+    """Of full: uniform keeps the input of every group of layers, block computes only the first layers again."""
+    activations_checkpoint_num_layers: int | None
+    """Layers of a group, or how many are computed again, on each pipeline rank."""
     global_batch_size: int
     """Pairs per optimizer step, over all ranks."""
+    peft: PeftSettings
     optim: OptimSettings
     loss: LossSettings
     data: DataSettings
@@ -164,6 +226,7 @@ class Settings:
 
     @property
     def data_parallel_size(self) -> int:
-        """Model replicas: world size over TP x PP."""
-        layout = self.model.tensor_model_parallel_size * self.model.pipeline_model_parallel_size
-        return self.world_size // layout
+        """Model replicas: world size over TP x PP x CP."""
+        model = self.model
+        shared = model.tensor_model_parallel_size * model.pipeline_model_parallel_size * model.context_parallel_size
+        return self.world_size // shared

@@ -67,10 +67,10 @@ class PairStream:
     Args:
         tokens_1T: token ids, [1, T], int64.
         positions_1T: position of each token in its own sequence, [1, T], int64.
-        segments_C4: (prefix start, prefix end, start, end) of each continuation in the stream, [C, 4], int32, on
-            the CPU: it says which attention calls to make. A continuation with start == prefix end is the first
-            of its group and answers for the prefix's own rows too.
-        scored_C: stream index of each continuation's last token, [C], int64.
+        segments_C5: (prefix start, prefix end, start, end, pairs) of each continuation in the stream, [C, 5], int32, on
+            the CPU: which attention calls to make, and in how many pairs the continuation is. A continuation with
+            start == prefix end is the first of its group and answers for the prefix's own rows too. Its last token is
+            the scored one.
         pairs_P2: chosen and rejected continuation of each pair, [P, 2], int64.
         margin_P: [P], float32.
         weight_P: [P], float32.
@@ -81,8 +81,7 @@ class PairStream:
 
     tokens_1T: Tensor
     positions_1T: Tensor
-    segments_C4: Tensor
-    scored_C: Tensor
+    segments_C5: Tensor
     pairs_P2: Tensor
     margin_P: Tensor
     weight_P: Tensor
@@ -97,7 +96,7 @@ class PairStream:
 
     def to(self, device: torch.device) -> PairStream:
         """The same stream with its tensors on `device`; segments stay where they are."""
-        names = ("tokens_1T", "positions_1T", "scored_C", "pairs_P2", "margin_P", "weight_P", "source_P")
+        names = ("tokens_1T", "positions_1T", "pairs_P2", "margin_P", "weight_P", "source_P")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
@@ -117,7 +116,7 @@ def build_stream(groups: Sequence[Group], pad_id: int, multiple_of: int = 1, num
     Args:
         groups: may be empty: a stream of filling, worth nothing, for a rank that has no pair left.
         pad_id: token that fills the end; filled positions belong to no segment and change no reward.
-        multiple_of: T is rounded up to a multiple of this (the tensor-parallel size, under sequence parallelism).
+        multiple_of: T is rounded up to a multiple of this, so that ranks can share it.
         num_sources: sources of data that the pairs' set has.
     """
     tokens: list[Ids] = []
@@ -140,12 +139,14 @@ def build_stream(groups: Sequence[Group], pad_id: int, multiple_of: int = 1, num
     num_filling = -end % multiple_of if end else multiple_of
     tokens.append(np.full(num_filling, pad_id, dtype=np.int32))
     positions.append(np.zeros(num_filling, dtype=np.int32))
-    segments_C4 = torch.tensor(segments, dtype=torch.int32).reshape(-1, 4)
+    num_pairs_C = np.bincount([side for pair in pairs for side in pair[:2]], minlength=len(segments))
+    segments_C5 = torch.tensor(
+        [(*segment, n) for segment, n in zip(segments, num_pairs_C.tolist(), strict=True)], dtype=torch.int32
+    ).reshape(-1, 5)
     return PairStream(
         tokens_1T=torch.from_numpy(np.concatenate(tokens).astype(np.int64))[None],
         positions_1T=torch.from_numpy(np.concatenate(positions).astype(np.int64))[None],
-        segments_C4=segments_C4,
-        scored_C=segments_C4[:, 3].long() - 1,
+        segments_C5=segments_C5,
         pairs_P2=torch.tensor([pair[:2] for pair in pairs], dtype=torch.int64).reshape(-1, 2),
         margin_P=torch.tensor([pair.margin for pair in pairs], dtype=torch.float32),
         weight_P=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),

@@ -21,9 +21,11 @@ from nemo_bt.data.tokenizer import keep_tokenizer, load_tokenizer
 from nemo_bt.epoch import num_steps
 from nemo_bt.errors import UserError
 from nemo_bt.flops import peak_flops
+from nemo_bt.layout import check_device
 from nemo_bt.origin import Origin, Start, check_plain, open_weights
 from nemo_bt.settings import Settings
 from nemo_bt.terminal import Terminal
+from nemo_bt.weights.adapters import trained_parameters
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Prepared:
 
     hf_config: HfConfig
     start: Start | None
-    """Initial weights; None for random ones, or where the run resumes."""
+    """Initial weights; None for random ones, or where the run resumes from a checkpoint that has all."""
     tokenizer: Any
     tokenizer_folder: Path
     sets: dict[str, PairSet]
@@ -62,6 +64,7 @@ def train(
         UserError: the model, the tokenizer or the data cannot be used as they are.
     """
     on_gpu = _runs_on_gpu(settings)
+    check_device(settings, on_gpu)
     log_dir = Path(settings.exp_manager.explicit_log_dir)
     prepared = _prepare(settings, origin, log_dir, terminal)
     resume_from = prepared.resume_from
@@ -94,9 +97,12 @@ def _prepare(settings: Settings, origin: Origin | None, log_dir: Path, terminal:
     tokenizer = load_tokenizer(str(tokenizer_folder), model.tokenizer.pad_token)
     hf_config = hf_config_of(settings, origin, max(tokenizer.get_vocab().values()) + 1)
     check_vocabulary(hf_config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
-    start = open_weights(origin, settings.trainer.seed) if origin and not resume_from else None
+    weights = origin.base if resume_from and origin else origin  # a checkpoint of adapters needs its base model
+    start = open_weights(weights, settings.trainer.seed) if weights else None
     if start:
         terminal.line(start.description)
+    if start and model.peft.lora:
+        terminal.line(trained_parameters(start.source.infos, model.peft.lora))
     sets = load_sets(settings, tokenizer, tokenizer_folder, bool(settings.trainer.limit_val_batches), terminal)
     for name, pairs in sets.items():
         check_vocabulary(hf_config, pairs.largest_id, f"a token of '{name}'")

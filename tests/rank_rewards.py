@@ -23,7 +23,7 @@ def rewards(model: Any, stream: Any) -> torch.Tensor | None:
         hidden = torch.empty(stream.tokens_1T.shape[1], 1, model.config.hidden_size)
         torch.distributed.recv(hidden, src=parallel_state.get_pipeline_model_parallel_prev_rank())
         gpt.set_input_tensor(hidden)
-    out = gpt(stream.tokens_1T, stream.positions_1T, stream.segments_C4, stream.scored_C)
+    out = gpt(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
     if stage < last:
         torch.distributed.send(out.contiguous(), dst=parallel_state.get_pipeline_model_parallel_next_rank())
         return None

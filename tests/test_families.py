@@ -77,7 +77,7 @@ def reward_model(nemo: Path) -> Any:
 
 def rewards(model: Any) -> torch.Tensor:
     stream = build_stream(GROUPS, pad_id=0)
-    return model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C4, stream.scored_C)
+    return model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -10,65 +10,42 @@ from transformers import LlamaForSequenceClassification
 from nemo_bt.data.pairs import PairSet
 from nemo_bt.data.tokenizer import load_tokenizer
 from tests.hf_models import save
+from tests.layouts import (
+    CP2,
+    LLAMA,
+    MIXTRAL,
+    PP2,
+    QUICK_RANKS,
+    QWEN3_MOE,
+    SAVE,
+    SMALL_LLAMA,
+    SP,
+    STEPS,
+    TP2,
+    VPP2,
+    checkpoint,
+    common,
+)
 from tests.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences
 from tests.runs import Run, full_tensors, metrics, relative_difference, run_together
 from tests.sources import open_set
 
-STEPS = 10
 TOLERANCE = 1e-5
 
-TP2 = ["model.tensor_model_parallel_size=2"]
-PP2 = ["model.pipeline_model_parallel_size=2"]
-SP = ["model.sequence_parallel=true"]
-ZERO = ["model.optim.name=distributed_fused_adam"]
-SAVE = ["exp_manager.checkpoint_callback_params.every_n_train_steps=4", "trainer.val_check_interval=3"]
-
-LAYOUTS = {
-    1: {"one stream": SAVE, "streams of the longest pair": ["model.data.tokens_per_micro_batch=130"]},
-    2: {
-        "TP2": TP2,
-        "PP2": PP2,
-        "DP2": [],
-        "TP2 SP": [*TP2, *SP],
-        "DP2 distributed optimizer": [*ZERO, *SAVE],
-        "PP2 small streams": [*PP2, "model.data.tokens_per_micro_batch=300"],
-    },
-    4: {"TP2 PP2": [*TP2, *PP2], "TP2 SP DP2 distributed optimizer": [*TP2, *SP, *ZERO]},
-}
+LAYOUTS = {1: {"one stream": SAVE, **LLAMA[1]}, **{num_ranks: LLAMA[num_ranks] for num_ranks in QUICK_RANKS[1:]}}
 EQUAL_LENGTHS = {"one pair a stream": 48, "all pairs in a stream": 2048}
 """On pairs of 35 to 47 tokens: budgets that hold one pair, and a whole step."""
 FOLDERS = {
-    1: {"gemma3": [], "mixtral": []},
-    2: {"gemma3 TP2 SP": [*TP2, *SP], "gemma3 PP2": PP2, "mixtral TP2 SP": [*TP2, *SP], "mixtral PP2": PP2},
+    1: {"gemma3": [], "mixtral": [], "qwen3 moe": []},
+    2: {"gemma3: TP2 SP": [*TP2, *SP], "gemma3: PP2": PP2, "gemma3: CP2": CP2, "gemma3: PP2 VPP2": VPP2},
+    4: {},
 }
+for num_ranks in QUICK_RANKS:
+    for model, layouts in {"mixtral": MIXTRAL, "qwen3 moe": QWEN3_MOE}.items():
+        named = layouts.get(num_ranks, {}).items()
+        FOLDERS[num_ranks] |= {f"{model}: {name}": overrides for name, overrides in named}
 """Three steps from Hugging Face folders of base models."""
 RESUMED = {1: "one stream", 2: "DP2 distributed optimizer"}
-
-
-def common(dataset: Path, log_dir: Path, num_ranks: int) -> list[str]:
-    return [
-        f"exp_manager.explicit_log_dir={log_dir}",
-        "exp_manager.checkpoint_callback_params.save_last_n=0",
-        f"model.data.train={dataset / 'random.parquet'}",
-        f"+model.data.validation.held_out={dataset / 'random_val.parquet'}",
-        f"model.tokenizer.type={dataset / 'tokenizer'}",
-        "model.global_batch_size=16",
-        "model.data.tokens_per_micro_batch=2048",
-        "model.optim.lr=1e-4",
-        # Adam divides by |gradient| + eps, so it turns the rounding of a gradient as small as eps into a whole step;
-        # at 1e-6 no gradient of this model is that small and layouts can be compared to the last digits.
-        "model.optim.eps=1e-6",
-        "model.optim.sched.name=constant",
-        "model.optim.sched.warmup_steps=0",
-        "trainer.accelerator=cpu",
-        "trainer.log_every_n_steps=1",
-        f"trainer.devices={num_ranks}",
-        f"trainer.max_steps={STEPS}",
-    ]
-
-
-def checkpoint(log_dir: Path, step: int = STEPS) -> Path:
-    return log_dir / "checkpoints" / f"reward-step{step}.nemo"
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +53,16 @@ def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Log directories of all layouts, each started from the same initial weights."""
     folder = tmp_path_factory.mktemp("layouts")
     start = f"model.restore_from_path={checkpoint(folder / 'initial', 1)}"
-    model = ["model=llama_quickstart", "model.num_layers=4", "model.hidden_size=64", "model.ffn_hidden_size=160"]
-    for shape in FOLDERS[1]:
+    for shape in (name for name in FOLDERS[1] if ":" not in name):
         save(
             shape, folder / f"hf-{shape}", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None)
         )
     for num_ranks, layouts in LAYOUTS.items():
         runs = [Run([*common(dataset, folder / name, num_ranks), start, *extra]) for name, extra in layouts.items()]
         if num_ranks == 1:
-            initial = [*common(dataset, folder / "initial", 1), *model, "trainer.max_steps=1"]
+            initial = [*common(dataset, folder / "initial", 1), *SMALL_LLAMA, "trainer.max_steps=1"]
             twenty = [*common(dataset, folder / "twenty steps", 1), start, "trainer.max_steps=20"]
-            seeded = [*common(dataset, folder / "other seed", 1), *model, "trainer.max_steps=1", "trainer.seed=5"]
+            seeded = [*common(dataset, folder / "other seed", 1), *SMALL_LLAMA, "trainer.max_steps=1", "trainer.seed=5"]
             runs = [Run(initial), *runs, Run(twenty), Run(seeded)]
             for name, tokens in EQUAL_LENGTHS.items():
                 overrides = [*common(dataset, folder / name, 1), start, f"model.data.tokens_per_micro_batch={tokens}"]
@@ -100,9 +76,10 @@ def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, extra in FOLDERS.get(num_ranks, {}).items():
             overrides = [*common(dataset, folder / name, num_ranks), *extra, "trainer.max_steps=3"]
             overrides += [
-                f"model.restore_from_path={folder / ('hf-' + name.split()[0])}",
+                f"model.restore_from_path={folder / ('hf-' + name.split(':')[0])}",
                 "model.encoder_seq_length=512",
             ]
+            overrides += ["model.moe_aux_loss_coeff=0.1"] if name.startswith("qwen3 moe") else []
             runs.append(Run(overrides))
         run_together(num_ranks, runs, folder)
     return folder
@@ -136,9 +113,9 @@ def test_one_pair_a_stream_equals_all_pairs_in_a_stream(logs: Path) -> None:
     assert max(relative_difference(weights[0][key], weights[1][key]) for key in weights[1]) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", FOLDERS[2])
+@pytest.mark.parametrize("name", [name for named in FOLDERS.values() for name in named if ":" in name])
 def test_a_base_model_from_its_folder_trains_alike_at_every_layout(logs: Path, name: str) -> None:
-    one = name.split()[0]
+    one = name.split(":")[0]
     assert metrics(logs / name, "train/loss") == pytest.approx(metrics(logs / one, "train/loss"), rel=TOLERANCE)
     assert metrics(logs / name, "train/grad_norm") == pytest.approx(
         metrics(logs / one, "train/grad_norm"), rel=TOLERANCE

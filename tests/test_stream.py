@@ -17,8 +17,9 @@ def test_stream_of_a_pair_and_a_ranked_group() -> None:
     assert stream.pairs_P2.tolist() == [[1, 0], [2, 4], [4, 3]]
     assert stream.tokens_1T.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
     assert stream.positions_1T.tolist() == [[0, 1, 2, 3, 2, 0, 1, 1, 1, 2]]
-    assert stream.segments_C4.tolist() == [[0, 2, 2, 4], [0, 2, 4, 5], [5, 6, 6, 7], [5, 6, 7, 8], [5, 6, 8, 10]]
-    assert stream.scored_C.tolist() == [3, 4, 6, 7, 9]
+    assert stream.segments_C5.tolist() == [
+        [0, 2, 2, 4, 1], [0, 2, 4, 5, 1], [5, 6, 6, 7, 1], [5, 6, 7, 8, 1], [5, 6, 8, 10, 2],
+    ]  # fmt: skip
     assert stream.margin_P.tolist() == [0.5, 0.0, 0.0]
     assert stream.weight_P.tolist() == [2.0, 1.0, 1.0]
     assert stream.source_P.tolist() == [1, 0, 0]
@@ -28,20 +29,20 @@ def test_stream_of_a_pair_and_a_ranked_group() -> None:
 def test_empty_prefix_is_plain_packing() -> None:
     stream = build_stream([Group(ids(), (ids(1), ids(2, 3)))], pad_id=0)
     assert stream.positions_1T.tolist() == [[0, 0, 1]]
-    assert stream.segments_C4.tolist() == [[0, 0, 0, 1], [0, 0, 1, 3]]
+    assert stream.segments_C5.tolist() == [[0, 0, 0, 1, 0], [0, 0, 1, 3, 0]]
 
 
 def test_length_is_rounded_up_with_filling_that_belongs_to_nothing() -> None:
     stream = build_stream([Group(ids(1), (ids(2), ids(3)))], pad_id=9, multiple_of=4)
     assert stream.tokens_1T.tolist() == [[1, 2, 3, 9]]
-    assert stream.segments_C4[-1].tolist() == [0, 1, 2, 3]
+    assert stream.segments_C5[-1].tolist() == [0, 1, 2, 3, 0]
     assert stream.num_real_tokens == 3
 
 
 def test_a_rank_without_pairs_gets_a_stream_worth_nothing() -> None:
     stream = build_stream([], pad_id=9, multiple_of=2)
     assert stream.tokens_1T.tolist() == [[9, 9]]
-    assert (stream.num_pairs, len(stream.scored_C), stream.num_real_tokens) == (0, 0, 0)
+    assert (stream.num_pairs, len(stream.segments_C5), stream.num_real_tokens) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ SOURCES = [
     for path in (REPO / folder).rglob("*.py")
 ]
 PURE = [
-    "errors", "settings", "checks", "config", "packing", "stream", "loss", "metrics", "checkpoints", "launch", "cli",
-    "terminal", "train", "cpu", "quickstart", "architecture", "families", "origin", "nemo_file", "nemo_context",
-    "checkpoint_facts", "flops", "weights.names", "weights.fused", "weights.convert", "weights.check", "weights.head",
+    "errors", "settings", "checks", "layout", "config", "packing", "stream", "loss", "metrics", "checkpoints", "launch",
+    "cli", "terminal", "train", "cpu", "quickstart", "architecture", "families", "origin", "nemo_file", "nemo_context",
+    "checkpoint_facts", "flops", "model.held_rows", "model.segments", "weights.names", "weights.fused",
+    "weights.convert", "weights.check", "weights.head", "weights.adapters",
     "weights.source", "weights.safetensors_folder", "weights.torch_dist", "weights.torch_dist_writer",
     "epoch", "data.settings", "data.sources", "data.files", "data.rows", "data.account", "data.values", "data.choices",
     "data.json_array", "data.shared_ids",

@@ -60,7 +60,7 @@ def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[G
 
 def rewards(model: Any, groups: list[Group], multiple_of: int = 1) -> torch.Tensor:
     stream = build_stream(groups, pad_id=0, multiple_of=multiple_of)
-    return model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C4, stream.scored_C)
+    return model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
 
 
 def sequences(groups: list[Group]) -> list[np.ndarray]:
@@ -158,6 +158,6 @@ def test_head_computes_in_fp32_whatever_the_hidden_states_are(model: Any) -> Non
 
     head = RewardHead(HIDDEN, 1, config=model.config).bfloat16()
     hidden = torch.randn(5, 1, HIDDEN).bfloat16()
-    got = head(hidden, 2)
+    got = head(hidden)
     assert got.dtype == torch.float32
-    assert torch.equal(got, hidden[:2, 0].float() @ head.weight[0].float())
+    assert torch.equal(got, hidden[:, 0].float() @ head.weight[0].float())

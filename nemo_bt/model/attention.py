@@ -1,10 +1,12 @@
 """Attention over the segments of a pair stream: the shared prefix is read by every continuation, never repeated.
 
-The last layer hands on the scored rows alone: nothing else of it reaches a reward.
+The last layer hands on the scored rows alone: nothing else of it reaches a reward. Under context parallelism a rank has
+the queries of the rows that it holds, and the keys and values of all.
 
-Shape suffixes: T = tokens in the stream, t = T / TP under sequence parallelism and T without, N = query heads on this
-rank, G = key/value heads on this rank, D = head size, H = hidden size, C = continuations, c = C rounded up to a
-multiple of TP under sequence parallelism.
+Shape suffixes: T = tokens in the stream, t = those that this rank holds, T / CP, s = t / TP under sequence parallelism
+and t without, N = query heads on this rank, G = key/value heads on this rank, D = head size, H = hidden size,
+C = continuations, c = those whose scored token this rank holds, rounded up to a multiple of TP under sequence
+parallelism.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from torch import Tensor
 
 from nemo_bt.architecture import rope_frequencies
 from nemo_bt.model.blocked_attention import blocked_attention
-from nemo_bt.model.segments import AttentionRule, scored_rows, segments_of
+from nemo_bt.model.context_parallel import held_here, keys_and_values_of_all
+from nemo_bt.model.held_rows import HeldRows
+from nemo_bt.model.segments import AttentionRule, filled_up, scored_here, segments_of
 
 
 class RotarySelfAttention(SelfAttention):
@@ -39,9 +43,9 @@ class RotarySelfAttention(SelfAttention):
         """Attend.
 
         Args:
-            hidden_states: [t, 1, H].
-            attention_mask: segments_C4.
-            rotary_pos_emb: angles of all kinds of layers, [kinds, T, 1, 1, D].
+            hidden_states: [s, 1, H].
+            attention_mask: segments_C5.
+            rotary_pos_emb: angles of all kinds of layers, [kinds, t, 1, 1, D].
             **kwargs: Megatron's.
 
         Returns:
@@ -51,8 +55,9 @@ class RotarySelfAttention(SelfAttention):
         output, bias = super().forward(
             hidden_states, attention_mask, rotary_pos_emb=rotary_pos_emb[self.kind], **kwargs
         )
-        if self.layer_number == self.config.num_layers:
-            output = output + _take_rows(hidden_states, _scored_rows(attention_mask, self.config), self.config)
+        if hands_on_scored_rows(self.config, self.layer_number):
+            held = held_here(rotary_pos_emb.shape[1])
+            output = output + take_scored_rows(hidden_states, attention_mask, held, self.config)
         return output, bias
 
     def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
@@ -77,7 +82,7 @@ def _with_bias(output: Tensor, bias: Tensor | None) -> Tensor:
 class SegmentAttention(MegatronModule):
     """Megatron's core attention for a pair stream.
 
-    `attention_mask` carries `PairStream.segments_C4`: a small CPU tensor, so that Megatron's activation recompute
+    `attention_mask` carries `PairStream.segments_C5`: a small CPU tensor, so that Megatron's activation recompute
     and pipeline hand it on as they do a mask. Exactly equal to attending in each `prefix + continuation` alone.
     """
 
@@ -87,34 +92,35 @@ class SegmentAttention(MegatronModule):
             scale=softmax_scale or config.kv_channels**-0.5,
             window=config.layer_windows[layer_number - 1],
             softcap=config.attn_logit_softcapping,
-            only_scored=layer_number == config.num_layers,
+            only_scored=hands_on_scored_rows(config, layer_number),
         )
 
     def forward(
-        self, query_T1ND: Tensor, key_T1GD: Tensor, value_T1GD: Tensor, attention_mask: Tensor, **_: Any
+        self, query_t1ND: Tensor, key_t1GD: Tensor, value_t1GD: Tensor, attention_mask: Tensor, **_: Any
     ) -> Tensor:
         """Attend.
 
         Args:
-            query_T1ND: [T, 1, N, D].
-            key_T1GD: [T, 1, G, D].
-            value_T1GD: [T, 1, G, D].
-            attention_mask: segments_C4, [C, 4], int32, on the CPU.
+            query_t1ND: [t, 1, N, D].
+            key_t1GD: [t, 1, G, D].
+            value_t1GD: [t, 1, G, D].
+            attention_mask: segments_C5, [C, 5], int32, on the CPU.
 
         Returns:
-            [T, 1, N * D]; rows of filling are zero. Of the last layer [c, 1, N * D].
+            [t, 1, N * D]; rows of filling are zero. Of the last layer [c, 1, N * D].
         """
-        query, key, value = (x[:, 0] for x in (query_T1ND, key_T1GD, value_T1GD))
-        attend = kernel_attention if query.is_cuda and not self.rule.softcap else blocked_attention
-        out = attend(query, key, value, attention_mask, self.rule).flatten(1)
+        held = held_here(len(query_t1ND))
+        key_TGD, value_TGD = keys_and_values_of_all(key_t1GD[:, 0], value_t1GD[:, 0])
+        attend = kernel_attention if query_t1ND.is_cuda and not self.rule.softcap else blocked_attention
+        out = attend(query_t1ND[:, 0], key_TGD, value_TGD, attention_mask, self.rule, held).flatten(1)
         if self.rule.only_scored:
-            num_filling = len(_scored_rows(attention_mask, self.config)) - len(out)
+            num_filling = len(_scored_rows(attention_mask, held, self.config)) - len(out)
             out = F.pad(out, (0, 0, 0, num_filling)) if num_filling else out
         return out[:, None]
 
 
 def kernel_attention(
-    query_TND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C4: Tensor, rule: AttentionRule
+    query_tND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C5: Tensor, rule: AttentionRule, held: HeldRows
 ) -> Tensor:
     """What `blocked_attention` computes, with one call of torch's attention kernel per segment: for GPUs.
 
@@ -123,12 +129,15 @@ def kernel_attention(
     """
     if rule.softcap:
         raise ValueError("expected no softcap, got one; blocked_attention has it")
-    out_QND = query_TND.new_zeros(len(segments_C4) if rule.only_scored else len(query_TND), *query_TND.shape[1:])
-    for segment in segments_of(segments_C4, rule.only_scored):
-        for block in segment.blocks(len(query_TND), rule.window):
-            hidden_RK = block.hidden_keys(query_TND.device)
+    num_rows = len(scored_here(segments_C5, held)[0]) if rule.only_scored else len(query_tND)
+    # Zeros that depend on every input: a rank that attends nowhere takes part in the backward pass's collectives too.
+    zero = sum(x[:0].sum() for x in (query_tND, key_TGD, value_TGD))
+    out_QND = zero.expand(num_rows, *query_tND.shape[1:]).clone()
+    for segment in segments_of(segments_C5, rule.only_scored, held):
+        for block in segment.blocks(len(query_tND), rule.window, held):
+            hidden_RK = block.hidden_keys(query_tND.device)
             is_causal = hidden_RK is not None and not block.num_before and not block.window
-            query_NRD = query_TND[block.rows].transpose(0, 1)
+            query_NRD = query_tND[block.rows].transpose(0, 1)
             keys, values = (segment.of(x.transpose(0, 1))[:, block.keys] for x in (key_TGD, value_TGD))
             out_NRD = F.scaled_dot_product_attention(
                 query_NRD[None],
@@ -137,23 +146,32 @@ def kernel_attention(
                 attn_mask=None if is_causal or hidden_RK is None else ~hidden_RK,
                 is_causal=is_causal,
                 scale=rule.scale,
-                enable_gqa=query_TND.shape[1] != key_TGD.shape[1],
+                enable_gqa=query_tND.shape[1] != key_TGD.shape[1],
             )[0]
             out_QND[block.out_rows] = out_NRD.transpose(0, 1)
     return out_QND
 
 
-def _scored_rows(segments_C4: Tensor, config: Any) -> Tensor:
-    return scored_rows(segments_C4, config.tensor_model_parallel_size if config.sequence_parallel else 1)
+def hands_on_scored_rows(config: Any, layer_number: int) -> bool:
+    """Whether a layer hands on the scored rows alone: the last, unless its router has to see every row."""
+    sees_all = bool(config.num_moe_experts and config.moe_aux_loss_coeff)
+    return layer_number == config.num_layers and not sees_all
 
 
-def _take_rows(hidden_t1H: Tensor, rows_c: Tensor, config: Any) -> Tensor:
-    """Rows of the stream, [c, 1, H]; under sequence parallelism this rank's c / TP of them, wherever they were."""
-    rows_c = rows_c.to(hidden_t1H.device)
+def _scored_rows(segments_C5: Tensor, held: HeldRows, config: Any) -> Tensor:
+    _, rows = scored_here(segments_C5, held)
+    return filled_up(rows, config.tensor_model_parallel_size if config.sequence_parallel else 1)
+
+
+def take_scored_rows(hidden_s1H: Tensor, segments_C5: Tensor, held: HeldRows, config: Any) -> Tensor:
+    """Scored rows that this context-parallel rank holds, [c, 1, H]; under sequence parallelism c / TP of them, wherever
+    they were.
+    """
+    rows_c = _scored_rows(segments_C5, held, config).to(hidden_s1H.device)
     if not config.sequence_parallel:
-        return hidden_t1H[rows_c]
-    num_local = len(hidden_t1H)
+        return hidden_s1H[rows_c]
+    num_local = len(hidden_s1H)
     local_c = rows_c - num_local * parallel_state.get_tensor_model_parallel_rank()
     is_local_c = (local_c >= 0) & (local_c < num_local)
-    mine_c1H = hidden_t1H[local_c.clamp(0, num_local - 1)] * is_local_c[:, None, None]
+    mine_c1H = hidden_s1H[local_c.clamp(0, num_local - 1)] * is_local_c[:, None, None]
     return tensor_parallel.reduce_scatter_to_sequence_parallel_region(mine_c1H)

@@ -4,7 +4,8 @@ torch's autograd would write a gradient as long as the stream for every slice of
 once, in its place. Probabilities are computed again in the backward pass: nothing of size rows x keys is kept.
 
 Shape suffixes: T = tokens in the stream, N = query heads, G = key/value heads, r = N / G, D = head size, R = query
-rows of a block, M = R * r, K = keys of a block, S = tokens of a segment, Q = query rows of the whole call.
+rows of a block, M = R * r, K = keys of a block, S = tokens of a segment, t = rows of the stream that this rank holds
+(T without context parallelism), Q = query rows of the whole call.
 """
 
 from __future__ import annotations
@@ -15,62 +16,71 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_bt.model.segments import AttentionRule, Block, segments_of
+from nemo_bt.model.held_rows import HeldRows
+from nemo_bt.model.segments import AttentionRule, Block, scored_here, segments_of
 
 BLOCK_ROWS = 128
 """Query rows of a block: scores of 8 heads against 700 keys are 2.9 MB."""
 
 
 def blocked_attention(
-    query_TND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C4: Tensor, rule: AttentionRule
+    query_tND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C5: Tensor, rule: AttentionRule, held: HeldRows
 ) -> Tensor:
     """Causal attention of every continuation over its prefix and itself, computed in fp32.
 
     Args:
-        query_TND: [T, N, D].
+        query_tND: of the rows that this rank holds, [t, N, D].
         key_TGD: [T, G, D].
         value_TGD: [T, G, D].
-        segments_C4: of the stream, [C, 4], on the CPU.
+        segments_C5: of the stream, [C, 5], on the CPU.
         rule: of this layer.
+        held: rows of this rank.
 
     Returns:
-        [Q, N, D] in the dtype of the query: Q = T with zeros where there is no segment, or Q = C for `only_scored`.
+        [Q, N, D] in the dtype of the query: Q = t with zeros where there is no segment; for `only_scored` one row for
+        each scored token that this rank holds, C without context parallelism.
     """
-    floats = (x.float() for x in (query_TND, key_TGD, value_TGD))
-    out_QND: Tensor = _BlockedAttention.apply(*floats, segments_C4, rule)
-    return out_QND.to(query_TND.dtype)
+    floats = (x.float() for x in (query_tND, key_TGD, value_TGD))
+    out_QND: Tensor = _BlockedAttention.apply(*floats, segments_C5, rule, held)
+    return out_QND.to(query_tND.dtype)
 
 
 class _BlockedAttention(torch.autograd.Function):
-    """Heads that read one key head stand together, [G, T, r, D]: a block of rows is one matrix a key head."""
+    """Heads that read one key head stand together, [G, t, r, D]: a block of rows is one matrix a key head."""
 
     @staticmethod
     def forward(
-        ctx: Any, query_TND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C4: Tensor, rule: AttentionRule
+        ctx: Any,
+        query_tND: Tensor,
+        key_TGD: Tensor,
+        value_TGD: Tensor,
+        segments_C5: Tensor,
+        rule: AttentionRule,
+        held: HeldRows,
     ) -> Tensor:
-        query_GTrD = _by_key_head(query_TND, key_TGD.shape[1]).mul_(rule.scale)
+        query_GtrD = _by_key_head(query_tND, key_TGD.shape[1]).mul_(rule.scale)
         key_GTD, value_GTD = key_TGD.transpose(0, 1).contiguous(), value_TGD.transpose(0, 1).contiguous()
-        ctx.save_for_backward(query_GTrD, key_GTD, value_GTD)
-        ctx.segments_C4, ctx.rule = segments_C4, rule
-        num_rows = len(segments_C4) if rule.only_scored else len(query_TND)
-        out_GQrD = query_GTrD.new_zeros(len(key_GTD), num_rows, *query_GTrD.shape[2:])
-        for segment in segments_of(segments_C4, rule.only_scored):
+        ctx.save_for_backward(query_GtrD, key_GTD, value_GTD)
+        ctx.segments_C5, ctx.rule, ctx.held = segments_C5, rule, held
+        num_rows = len(scored_here(segments_C5, held)[0]) if rule.only_scored else len(query_tND)
+        out_GQrD = query_GtrD.new_zeros(len(key_GTD), num_rows, *query_GtrD.shape[2:])
+        for segment in segments_of(segments_C5, rule.only_scored, held):
             key_GSD, value_GSD = segment.of(key_GTD), segment.of(value_GTD)
-            for block in segment.blocks(BLOCK_ROWS, rule.window):
-                query_GMD = query_GTrD[:, block.rows].flatten(1, 2)
+            for block in segment.blocks(BLOCK_ROWS, rule.window, held):
+                query_GMD = query_GtrD[:, block.rows].flatten(1, 2)
                 probs_GMK, _ = _probabilities(query_GMD, key_GSD[:, block.keys], block, rule.softcap)
                 out_GQrD[:, block.out_rows].flatten(1, 2).copy_(torch.bmm(probs_GMK, value_GSD[:, block.keys]))
         return _by_row(out_GQrD)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        (query_GTrD, key_GTD, value_GTD), rule = ctx.saved_tensors, ctx.rule
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        (query_GtrD, key_GTD, value_GTD), rule, held = ctx.saved_tensors, ctx.rule, ctx.held
         grad_out_GQrD = _by_key_head(grads[0], len(key_GTD))
-        grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query_GTrD, key_GTD, value_GTD))
-        for segment in segments_of(ctx.segments_C4, rule.only_scored):
+        grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query_GtrD, key_GTD, value_GTD))
+        for segment in segments_of(ctx.segments_C5, rule.only_scored, held):
             key_GSD, value_GSD = segment.of(key_GTD), segment.of(value_GTD)
-            for block in segment.blocks(BLOCK_ROWS, rule.window):
-                query_GMD = query_GTrD[:, block.rows].flatten(1, 2)
+            for block in segment.blocks(BLOCK_ROWS, rule.window, held):
+                query_GMD = query_GtrD[:, block.rows].flatten(1, 2)
                 grad_out_GMD = grad_out_GQrD[:, block.out_rows].flatten(1, 2)
                 probs_GMK, tanh_GMK = _probabilities(query_GMD, key_GSD[:, block.keys], block, rule.softcap)
                 segment.add_to(grad_value, block.keys, torch.bmm(probs_GMK.transpose(1, 2), grad_out_GMD))
@@ -81,7 +91,7 @@ class _BlockedAttention(torch.autograd.Function):
                 grad_query[:, block.rows].flatten(1, 2).copy_(torch.bmm(grad_GMK, key_GSD[:, block.keys]))
                 segment.add_to(grad_key, block.keys, torch.bmm(grad_GMK.transpose(1, 2), query_GMD))
         grad_query.mul_(rule.scale)
-        return _by_row(grad_query), grad_key.transpose(0, 1), grad_value.transpose(0, 1), None, None
+        return _by_row(grad_query), grad_key.transpose(0, 1), grad_value.transpose(0, 1), None, None, None
 
 
 def _by_key_head(x_TND: Tensor, num_key_heads: int) -> Tensor:

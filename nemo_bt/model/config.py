@@ -56,15 +56,16 @@ class RewardConfig(llm.GPTConfig):
     has_post_norms: bool = False
 
 
-def reward_config(hf_config: HfConfig, seq_length: int) -> RewardConfig:
+def reward_config(hf_config: HfConfig, seq_length: int, **fields: Any) -> RewardConfig:
     """The configuration of a reward model for this device.
 
-    Sum-and-count gradients, streams of varying length through the pipeline, attention over segments, no tied LM
+    Sum-and-count gradients, attention over segments, no tied LM
     head, and no fusion that needs Transformer Engine or Apex where they are not there.
 
     Args:
         hf_config: of a supported architecture, as it came.
         seq_length: longest sequence, in tokens.
+        **fields: others of Megatron's.
 
     Raises:
         UserError: the architecture has a part that is not supported.
@@ -87,8 +88,8 @@ def reward_config(hf_config: HfConfig, seq_length: int) -> RewardConfig:
         transformer_layer_spec=pair_stream_layer_spec,
         share_embeddings_and_output_weights=False,
         calculate_per_token_loss=True,
-        variable_seq_lengths=True,
-        moe_token_dispatcher_type="alltoall",  # variable_seq_lengths asks for it, experts or not
+        moe_token_dispatcher_type="alltoall",
         hidden_dropout=0.0,
         attention_dropout=0.0,
+        **fields,
     )

@@ -22,13 +22,13 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import (
-    TransformerLayer,
     TransformerLayerSubmodules,
     get_transformer_layer_offset,
 )
 from torch import Tensor
 
-from nemo_bt.model.attention import RotarySelfAttention, SegmentAttention, add_nothing
+from nemo_bt.model.attention import RotarySelfAttention, SegmentAttention, add_nothing, hands_on_scored_rows
+from nemo_bt.model.balance import PairStreamLayer
 from nemo_bt.model.cpu_kernels import rms_norm, swiglu
 
 
@@ -60,6 +60,7 @@ class NormColumnParallelLinear(ColumnParallelLinear):
     def __init__(self, input_size: int, output_size: int, *, config: TransformerConfig, **kwargs: Any) -> None:
         super().__init__(input_size, output_size, config=config, **kwargs)
         self.eps, self.zero_centered = config.layernorm_epsilon, config.layernorm_zero_centered_gamma
+        self.return_layernorm_output = False  # for adapters, under Transformer Engine's name
         self.layer_norm_weight = norm_parameter(config, input_size, 0.0 if self.zero_centered else 1.0)
         self.register_parameter("layer_norm_bias", None)
         if config.normalization == "LayerNorm":
@@ -67,10 +68,11 @@ class NormColumnParallelLinear(ColumnParallelLinear):
 
     def forward(
         self, hidden: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Project [tokens, 1, input_size] to [tokens, 1, output_size / TP]."""
+    ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
+        """Project [tokens, 1, input_size] to [tokens, 1, output_size / TP]; with the norm's output where asked for."""
         normed = normalised(hidden, self.layer_norm_weight, self.layer_norm_bias, self.eps, self.zero_centered)
-        return super().forward(normed, weight, runtime_gather_output)
+        output, bias = super().forward(normed, weight, runtime_gather_output)
+        return ((output, normed), bias) if self.return_layernorm_output else (output, bias)
 
 
 class RowParallelLinearNorm(RowParallelLinear):
@@ -141,7 +143,7 @@ def pair_stream_layer_spec(config: Any, vp_stage: int | None = None) -> Transfor
         mlp.submodules.linear_fc2 = row_parallel_norm
     head_norm = backend.layer_norm(for_qk=True) if config.qk_layernorm else IdentityOp
     layer = ModuleSpec(
-        module=TransformerLayer,
+        module=PairStreamLayer,
         submodules=TransformerLayerSubmodules(
             self_attention=ModuleSpec(
                 module=RotarySelfAttention,
@@ -161,7 +163,7 @@ def pair_stream_layer_spec(config: Any, vp_stage: int | None = None) -> Transfor
         ),
     )
     layers = [layer] * get_num_layers_to_build(config, vp_stage=vp_stage)
-    if get_transformer_layer_offset(config, vp_stage=vp_stage) + len(layers) == config.num_layers:
+    if hands_on_scored_rows(config, get_transformer_layer_offset(config, vp_stage=vp_stage) + len(layers)):
         layers[-1] = replace(layer, submodules=replace(layer.submodules, self_attn_bda=add_nothing))
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=backend.layer_norm())
 

@@ -22,7 +22,7 @@ def load_weights(module: torch.nn.Module, start: Start) -> None:
     sharded = module.sharded_state_dict()
     apply_factories(sharded)
     with torch.no_grad():
-        for tensor in _leaves(sharded):
+        for tensor in leaves(sharded):
             if isinstance(tensor, ShardedTensor):
                 _copy(tensor, start)
 
@@ -42,11 +42,12 @@ def _copy(tensor: ShardedTensor, start: Start) -> None:
     tensor.data[: len(part)].copy_(part)
 
 
-def _leaves(tree: Any) -> Iterator[Any]:
+def leaves(tree: Any) -> Iterator[Any]:
+    """What a sharded state dict holds, whatever lists and dictionaries its factories have made of it."""
     if isinstance(tree, dict):
         tree = list(tree.values())
     if isinstance(tree, list | tuple):
         for branch in tree:
-            yield from _leaves(branch)
+            yield from leaves(branch)
     else:
         yield tree

@@ -1,7 +1,8 @@
 """A Megatron GPT whose output layer is the reward head, run on a pair stream.
 
-Shape suffixes: T = tokens in the stream, t = T / TP under sequence parallelism and T without, H = hidden size,
-C = continuations (the scored sequences), c = C rounded up to a multiple of TP under sequence parallelism.
+Shape suffixes: T = tokens in the stream, t = T / CP of them on this rank, s = t / TP under sequence parallelism and t
+without, H = hidden size, C = continuations (the scored sequences), c = those whose scored token this context-parallel
+rank holds, rounded up to a multiple of TP under sequence parallelism.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
+from nemo_bt.model.attention import hands_on_scored_rows, take_scored_rows
+from nemo_bt.model.context_parallel import held_here, own_rows, rewards_of_all
 from nemo_bt.model.rotary import RotaryAngles
 from nemo_bt.weights.head import new_head
 
@@ -41,15 +44,14 @@ class RewardHead(MegatronModule):
         # Each rank scores its own tokens, so Megatron has to sum the gradient over TP.
         self.weight.sequence_parallel = config.sequence_parallel
 
-    def forward(self, hidden_c1H: Tensor, num_scored: int) -> Tensor:
+    def forward(self, hidden_c1H: Tensor) -> Tensor:
         """Rewards of the scored rows, the same on every tensor-parallel rank.
 
         Args:
             hidden_c1H: output of the last norm, [c, 1, H], or c / TP of it under sequence parallelism.
-            num_scored: C; rows beyond it are filling.
 
         Returns:
-            [C], float32. Under sequence parallelism each rank projects the rows that it holds and the results
+            [c], float32. Under sequence parallelism each rank projects the rows that it holds and the results
             are summed over TP: nothing of size H is sent.
         """
         reward_c = hidden_c1H[:, 0].float() @ self.weight[0].float()
@@ -58,7 +60,7 @@ class RewardHead(MegatronModule):
             before = len(reward_c) * parallel_state.get_tensor_model_parallel_rank()
             after = len(reward_c) * (world_size - 1) - before
             reward_c = tensor_parallel.reduce_from_tensor_model_parallel_region(F.pad(reward_c, (before, after)))
-        return reward_c[:num_scored]
+        return reward_c
 
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
@@ -78,26 +80,35 @@ class RewardGPT(gpt_model.GPTModel):
         del self.rotary_pos_emb
         self.rotary_angles = RotaryAngles(self.config.hf_config)
 
-    def forward(self, tokens_1T: Tensor, positions_1T: Tensor, segments_C4: Tensor, scored_C: Tensor) -> Tensor:
+    def forward(self, tokens_1T: Tensor, positions_1T: Tensor, segments_C5: Tensor) -> Tensor:
         """Rewards on the last pipeline stage, hidden states on the others.
+
+        Each context-parallel rank takes its rows of the stream, and has the rewards of all.
 
         Args:
             tokens_1T: [1, T], int64.
             positions_1T: [1, T], int64.
-            segments_C4: [C, 4], int32, on the CPU.
-            scored_C: [C], int64: the ends of the segments.
+            segments_C5: [C, 5], int32, on the CPU.
 
         Returns:
-            [C] float32 on the last stage, else [t, 1, H].
+            [C] float32 on the last stage, else [s, 1, H].
         """
-        hidden_t1H = None
+        tokens_1t, positions_1t = own_rows(tokens_1T), own_rows(positions_1T)
+        hidden_s1H = None
         if self.pre_process:
-            hidden_t1H = self.embedding(tokens_1T, positions_1T)
+            hidden_s1H = self.embedding(tokens_1t, positions_1t)
             if self.config.embedding_scale != 1.0:
-                hidden_t1H = hidden_t1H * torch.tensor(self.config.embedding_scale, dtype=hidden_t1H.dtype)
-        angles = self.rotary_angles(positions_1T)
-        hidden_t1H = self.decoder(hidden_states=hidden_t1H, attention_mask=segments_C4, rotary_pos_emb=angles)
-        return self.output_layer(hidden_t1H, len(scored_C)) if self.post_process else hidden_t1H
+                hidden_s1H = hidden_s1H * torch.tensor(self.config.embedding_scale, dtype=hidden_s1H.dtype)
+            if torch.is_grad_enabled() and not hidden_s1H.requires_grad:
+                hidden_s1H.requires_grad_()  # under a frozen embedding, recomputed layers would have no gradient
+        angles = self.rotary_angles(positions_1t)
+        hidden_s1H = self.decoder(hidden_states=hidden_s1H, attention_mask=segments_C5, rotary_pos_emb=angles)
+        if not self.post_process:
+            return hidden_s1H
+        held = held_here(tokens_1t.shape[1])
+        if not hands_on_scored_rows(self.config, self.config.num_layers):
+            hidden_s1H = take_scored_rows(hidden_s1H, segments_C5, held, self.config)
+        return rewards_of_all(self.output_layer(hidden_s1H), segments_C5, held)
 
 
 @contextmanager

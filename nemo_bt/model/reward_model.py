@@ -5,23 +5,29 @@ Shape suffixes: C = continuations, P = pairs, S = sources of data, M = sums of n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import fiddle as fdl
 import nemo.collections.llm.gpt.model.base as nemo_gpt
 import torch
+from megatron.core import parallel_state
+from megatron.core.transformer.moe import moe_layer
 from nemo.collections import llm
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 from torch import Tensor
 
 from nemo_bt.loss import bradley_terry_loss
 from nemo_bt.metrics import pair_sums
+from nemo_bt.model.balance import BalancedRouter
 from nemo_bt.model.config import RewardConfig
 from nemo_bt.model.load import load_weights
+from nemo_bt.model.lora import add_adapters, trained_part
 from nemo_bt.model.reward_gpt import RewardGPT, replaced
 from nemo_bt.origin import Start
-from nemo_bt.settings import LossSettings
+from nemo_bt.settings import LoraSettings, LossSettings
 from nemo_bt.stream import PairStream
+from nemo_bt.weights.adapters import is_trained
 
 
 class PairLossReduction(MegatronLossReduction):
@@ -38,12 +44,15 @@ class PairLossReduction(MegatronLossReduction):
             batch: the stream; NeMo hands it over through `setup`.
             reward_C: [C], float32; a continuation may be in several pairs.
 
+        Every context-parallel rank has all rewards: the first counts the pairs, and Megatron adds the gradients up.
+
         Returns:
             Loss sum in nats, number of pairs (int32), and the sums of nemo_bt.metrics, [S, M].
         """
         chosen_P, rejected_P = reward_C[batch.pairs_P2].unbind(1)
         loss_P = bradley_terry_loss(chosen_P, rejected_P, batch.margin_P, batch.weight_P, self.settings)
-        num_pairs = torch.full((), batch.num_pairs, dtype=torch.int, device=loss_P.device)
+        counted = batch.num_pairs if parallel_state.get_context_parallel_rank() == 0 else 0
+        num_pairs = torch.full((), counted, dtype=torch.int, device=loss_P.device)
         return loss_P.sum(), num_pairs, pair_sums(loss_P, chosen_P, rejected_P, batch.source_P, batch.num_sources)
 
     def reduce(self, losses_reduced_per_micro_batch: Sequence[Tensor]) -> Tensor:
@@ -59,26 +68,63 @@ class RewardModel(llm.GPTModel):
         config: made by `nemo_bt.model.config.reward_config`.
         loss: terms of the loss.
         optim: NeMo's optimizer module.
+        lora: adapters to train in the place of the weights.
         tokenizer: NeMo's tokenizer, saved into the checkpoint's context.
     """
 
-    def __init__(self, config: RewardConfig, loss: LossSettings, optim: Any = None, tokenizer: Any = None) -> None:
+    def __init__(
+        self,
+        config: RewardConfig,
+        loss: LossSettings,
+        optim: Any = None,
+        tokenizer: Any = None,
+        lora: LoraSettings | None = None,
+    ) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer)
         self.loss_settings = loss
         self.start: Start | None = None
         """Initial weights; not an argument, because NeMo writes those into every checkpoint."""
+        self.lora, self.adapter_seed = lora, 0
+
+    def reinit(self) -> RewardModel:
+        """A copy that is not built yet: NeMo makes one for each part of an interleaved pipeline."""
+        copy: RewardModel = fdl.build(self.__io__)
+        copy.start, copy.adapter_seed = self.start, self.adapter_seed
+        return copy
 
     def configure_model(self, vp_stage: int | None = None) -> None:
-        """Build `RewardGPT` where NeMo's configurations name Megatron's GPTModel themselves (base.py:374).
+        """Build our classes where NeMo names Megatron's GPTModel itself (base.py:374), and Megatron TopKRouter
+        (moe_layer.py:124).
 
         Initial weights are loaded at once, before the optimizer copies them.
         """
         if hasattr(self, "module"):
             return
-        with replaced(nemo_gpt, "MCoreGPTModel", RewardGPT):
+        with replaced(nemo_gpt, "MCoreGPTModel", RewardGPT), replaced(moe_layer, "TopKRouter", BalancedRouter):
             super().configure_model(vp_stage)
         if self.start:
             load_weights(self.module, self.start)
+        if self.lora:
+            add_adapters(self.module, self.lora, self.adapter_seed)
+
+    def sharded_state_dict(self, prefix: str = "", metadata: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What a checkpoint has of this rank: everything, or what training with adapters changes."""
+        sharded = self.module.sharded_state_dict(prefix=prefix, metadata=metadata)
+        return trained_part(sharded) if self.lora else sharded
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Of a checkpoint; one of adapters leaves the frozen weights as they are, and nothing else.
+
+        Raises:
+            RuntimeError: a tensor is missing or not known.
+        """
+        if not self.lora:
+            return super().load_state_dict(state_dict, strict, assign)
+        result = super().load_state_dict(state_dict, False, assign)
+        missing = [name for name in result.missing_keys if is_trained(name)]
+        if strict and (missing or result.unexpected_keys):
+            raise RuntimeError(f"missing {missing}, not known {result.unexpected_keys}")
+        return result
 
     def data_step(self, dataloader_iter: Iterator[PairStream]) -> PairStream:
         """The next stream, on this rank's device."""
@@ -86,7 +132,7 @@ class RewardModel(llm.GPTModel):
 
     def forward_step(self, batch: PairStream) -> Tensor:
         """Rewards, [C], on the last pipeline stage; hidden states on the others."""
-        return self.module(batch.tokens_1T, batch.positions_1T, batch.segments_C4, batch.scored_C)
+        return self.module(batch.tokens_1T, batch.positions_1T, batch.segments_C5)
 
     @property
     def training_loss_reduction(self) -> PairLossReduction:

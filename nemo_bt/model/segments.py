@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nemo_bt.model.held_rows import HeldRows
+
 
 @dataclass(frozen=True)
 class AttentionRule:
@@ -31,7 +33,7 @@ class Block:
     """Query rows that are computed together.
 
     Args:
-        rows: of the stream.
+        rows: of those that this rank holds.
         out_rows: where their result goes.
         keys: that any of them sees, positions in the segment.
         num_before: of those keys, how many come before the first row itself.
@@ -70,7 +72,7 @@ class Segment:
     Args:
         prefix: of the stream; empty for the first of a group.
         own: rows of the stream.
-        scored_as: number of the continuation where only its last row is computed, else None.
+        scored_as: where only its last row is computed, the position of that among the rank's scored rows; else None.
     """
 
     prefix: slice
@@ -95,40 +97,54 @@ class Segment:
         first = self.own.start + keys.start + in_prefix - self.num_prefix
         x_GTD[:, first : first + rows_GKD.shape[1] - in_prefix] += rows_GKD[:, in_prefix:]
 
-    def blocks(self, max_rows: int, window: int) -> Iterator[Block]:
-        """Blocks of at most `max_rows` rows, in order."""
+    def blocks(self, max_rows: int, window: int, held: HeldRows) -> Iterator[Block]:
+        """Blocks of at most `max_rows` of the rows that this rank holds, in order."""
         first = self.own.start if self.scored_as is None else self.own.stop - 1
-        for start in range(first, self.own.stop, max_rows):
-            end = min(start + max_rows, self.own.stop)
-            key_of_row = self.num_prefix + start - self.own.start
-            first_key = max(0, key_of_row - window + 1) if window else 0
-            keys = slice(first_key, key_of_row + end - start)
-            out_start = start if self.scored_as is None else self.scored_as
-            yield Block(
-                rows=slice(start, end),
-                out_rows=slice(out_start, out_start + end - start),
-                keys=keys,
-                num_before=key_of_row - first_key,
-                window=window if window < keys.stop - keys.start else 0,
-            )
+        for run in held.within(first, self.own.stop):
+            for start in range(run.start, run.stop, max_rows):
+                end = min(start + max_rows, run.stop)
+                key_of_row = self.num_prefix + start - self.own.start
+                first_key = max(0, key_of_row - window + 1) if window else 0
+                keys = slice(first_key, key_of_row + end - start)
+                local = run.local + start - run.start
+                out_start = local if self.scored_as is None else self.scored_as
+                yield Block(
+                    rows=slice(local, local + end - start),
+                    out_rows=slice(out_start, out_start + end - start),
+                    keys=keys,
+                    num_before=key_of_row - first_key,
+                    window=window if window < keys.stop - keys.start else 0,
+                )
 
 
-def segments_of(segments_C4: Tensor, only_scored: bool) -> Iterator[Segment]:
+def segments_of(segments_C5: Tensor, only_scored: bool, held: HeldRows) -> Iterator[Segment]:
     """Segments of a stream.
 
     Args:
-        segments_C4: `PairStream.segments_C4`.
-        only_scored: of each continuation the last row only.
+        segments_C5: `PairStream.segments_C5`.
+        only_scored: of each continuation the last row only, where this rank holds it.
+        held: rows of this rank.
     """
-    for number, (prefix_start, prefix_end, start, end) in enumerate(segments_C4.tolist()):
-        scored_as = number if only_scored else None
+    num_scored = 0
+    for prefix_start, prefix_end, start, end, _ in segments_C5.tolist():
+        scored_as = num_scored if only_scored else None
+        if only_scored:
+            if held.local(end - 1) is None:
+                continue
+            num_scored += 1
         if start == prefix_end:
             yield Segment(slice(0, 0), slice(prefix_start, end), scored_as)
         else:
             yield Segment(slice(prefix_start, prefix_end), slice(start, end), scored_as)
 
 
-def scored_rows(segments_C4: Tensor, multiple_of: int) -> Tensor:
-    """Stream positions of the scored tokens, [n], int64: n is C, at least 1, rounded up; what is added is row 0."""
-    scored_C = segments_C4[:, 3].long() - 1
-    return torch.cat([scored_C, scored_C.new_zeros(-len(scored_C) % multiple_of if len(scored_C) else multiple_of)])
+def scored_here(segments_C5: Tensor, held: HeldRows) -> tuple[list[int], list[int]]:
+    """Continuations whose scored token this rank holds, and at which of its rows."""
+    rows = [held.local(end - 1) for end in segments_C5[:, 3].tolist()]
+    numbers = [number for number, row in enumerate(rows) if row is not None]
+    return numbers, [row for row in rows if row is not None]
+
+
+def filled_up(rows: list[int], multiple_of: int) -> Tensor:
+    """Rows as a tensor, [n], int64: their number, at least 1, is rounded up; what is added is row 0."""
+    return torch.tensor(rows + [0] * (-len(rows) % multiple_of if rows else multiple_of))

@@ -1,0 +1,80 @@
+"""Ten steps at every layout against ten on one rank: the largest difference of a loss and of a weight.
+
+python -m benchmarks.layouts
+
+Three models of 4 layers with random weights, in fp32 on the CPU: a Llama, a Mixtral of 4 experts, and a Qwen3-MoE of 4
+experts with the loss that balances them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from benchmarks.results_file import Figure, write_results
+from nemo_bt.data.synthetic import write_dataset
+from nemo_bt.data.tokenizer import load_tokenizer
+from tests.hf_models import save
+from tests.layouts import LLAMA, MIXTRAL, QWEN3_MOE, SMALL_LLAMA, checkpoint, common
+from tests.preferences import write_random_pairs
+from tests.runs import Run, full_tensors, metrics, relative_difference, run_together
+
+_TARGET = 1e-5
+_ONE_RANK = "one rank"
+_TIMEOUT_S = 500
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/layouts"))
+    parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
+    args = parser.parse_args()
+    folder: Path = args.folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_dataset(folder)
+    write_random_pairs(folder / "random.parquet", 100, seed=1)
+    write_random_pairs(folder / "random_val.parquet", 37, seed=2)
+    tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
+    for shape in ("mixtral", "qwen3 moe"):
+        save(shape, folder / f"hf-{shape}", classifier=False, tokenizer=tokenizer)
+    initial = [*common(folder, folder / "initial", 1), *SMALL_LLAMA, "trainer.max_steps=1"]
+    starts = {
+        "llama": [f"model.restore_from_path={checkpoint(folder / 'initial', 1)}"],
+    }
+    for shape, loss in {"mixtral": [], "qwen3 moe": ["model.moe_aux_loss_coeff=0.1"]}.items():
+        starts[shape] = [f"model.restore_from_path={folder / f'hf-{shape}'}", "model.encoder_seq_length=512", *loss]
+    figures: list[Figure] = []
+    for num_ranks in args.ranks:
+        one = {_ONE_RANK: list[str]()} if num_ranks == 1 else {}
+        tables = {"llama": LLAMA, "mixtral": MIXTRAL, "qwen3 moe": QWEN3_MOE}
+        layouts = {model: one | table.get(num_ranks, {}) for model, table in tables.items()}
+        runs = [Run(initial)] if num_ranks == 1 else []
+        for model, named in layouts.items():
+            for name, extra in named.items():
+                runs.append(Run([*common(folder, folder / model / name, num_ranks), *starts[model], *extra]))
+        run_together(num_ranks, runs, folder, _TIMEOUT_S)
+        for model, named in layouts.items():
+            for name in named.keys() - one.keys():
+                figures += _figures(f"layouts/{model}/{name}", folder / model / name, folder / model / _ONE_RANK)
+        print(f"{num_ranks} ranks: {sum(map(len, layouts.values()))} layouts", flush=True)
+    print(f"wrote {write_results('layouts', args.host_kind, 'python -m benchmarks.layouts', figures)}")
+
+
+def _figures(start: str, log_dir: Path, one: Path) -> list[Figure]:
+    losses = zip(metrics(log_dir, "train/loss"), metrics(one, "train/loss"), strict=True)
+    found, expected = full_tensors(checkpoint(log_dir)), full_tensors(checkpoint(one))
+    if found.keys() != expected.keys():
+        raise SystemExit(f"{start}: other weights than one rank: {sorted(found.keys() ^ expected.keys())}")
+    values = {
+        "loss": max(abs(a - b) / abs(b) for a, b in losses),
+        "weights": max(relative_difference(found[name], expected[name]) for name in expected),
+    }
+    return [Figure(f"{start}/{name}", v, "relative difference", v, v, _TARGET) for name, v in values.items()]
+
+
+if __name__ == "__main__":
+    main()

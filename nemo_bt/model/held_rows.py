@@ -1,0 +1,81 @@
+"""Rows of a stream that one context-parallel rank holds.
+
+The stream is cut into equal chunks, dealt to the ranks there and back (0 1 1 0 0 1 1 0 for two), so that each has the
+same number of tokens, and of late tokens, which see many keys, as of early ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+CHUNKS_PER_RANK = 8
+
+
+class Run(NamedTuple):
+    """Rows `start` to `stop` of the stream, which a rank holds from its own row `local` on."""
+
+    start: int
+    stop: int
+    local: int
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """What a rank holds.
+
+    Args:
+        runs: in order, none touching the next.
+    """
+
+    runs: tuple[Run, ...]
+
+    def within(self, start: int, stop: int) -> Iterator[Run]:
+        """What is held of rows `start` to `stop`."""
+        for run in self.runs:
+            first, last = max(start, run.start), min(stop, run.stop)
+            if first < last:
+                yield Run(first, last, run.local + first - run.start)
+
+    def local(self, row: int) -> int | None:
+        """Where the rank has a row of the stream; None where it does not."""
+        return next((run.local for run in self.within(row, row + 1)), None)
+
+
+@lru_cache(maxsize=256)
+def held_rows(num_tokens: int, num_ranks: int = 1, rank: int = 0) -> HeldRows:
+    """Rows of a stream that `rank` holds.
+
+    Args:
+        num_tokens: of the stream, a multiple of num_ranks * CHUNKS_PER_RANK where there are several ranks.
+        num_ranks: context-parallel size.
+        rank: among them.
+    """
+    if num_ranks == 1:
+        return HeldRows((Run(0, num_tokens, 0),))
+    chunk = num_tokens // (num_ranks * CHUNKS_PER_RANK)
+    runs: list[Run] = []
+    for position, number in enumerate(chunks_of(num_ranks, rank)):
+        run = Run(number * chunk, (number + 1) * chunk, position * chunk)
+        if runs and runs[-1].stop == run.start:
+            run = runs.pop()._replace(stop=run.stop)
+        runs.append(run)
+    return HeldRows(tuple(runs))
+
+
+def stream_multiple(num_ranks: int, sequence_parallel_ranks: int) -> int:
+    """Tokens of which a stream is a multiple, so that ranks get the same number of chunks and of rows.
+
+    Two context-parallel ranks without sequence parallelism: 16.
+    """
+    each = math.lcm(CHUNKS_PER_RANK, sequence_parallel_ranks) if num_ranks > 1 else sequence_parallel_ranks
+    return num_ranks * each
+
+
+def chunks_of(num_ranks: int, rank: int) -> list[int]:
+    """Numbers of a rank's chunks: of two ranks, 0 has 0 3 4 7 ... and 1 has 1 2 5 6 ..."""
+    rounds = range(CHUNKS_PER_RANK)
+    return [n * num_ranks + (rank if n % 2 == 0 else num_ranks - 1 - rank) for n in rounds]

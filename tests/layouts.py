@@ -1,0 +1,117 @@
+"""Layouts that have to give one rank's losses and weights: name -> overrides, by number of ranks.
+
+`make test` trains with those of QUICK_RANKS; `python -m benchmarks.layouts` with all.
+"""
+
+from pathlib import Path
+
+STEPS = 10
+SMALL_LLAMA = ["model=llama_quickstart", "model.num_layers=4", "model.hidden_size=64", "model.ffn_hidden_size=160"]
+
+TP2 = ["model.tensor_model_parallel_size=2"]
+PP2 = ["model.pipeline_model_parallel_size=2"]
+PP4 = ["model.pipeline_model_parallel_size=4"]
+VPP2 = [*PP2, "model.virtual_pipeline_model_parallel_size=2"]
+UNEVEN = [*PP2, "model.num_layers_in_first_pipeline_stage=1", "model.num_layers_in_last_pipeline_stage=3"]
+CP2 = ["model.context_parallel_size=2"]
+CP4 = ["model.context_parallel_size=4"]
+EP2 = ["model.expert_model_parallel_size=2"]
+EP4 = ["model.expert_model_parallel_size=4"]
+SP = ["model.sequence_parallel=true"]
+PP_BEFORE_DP = ["model.use_tp_pp_dp_mapping=true"]
+ZERO = ["model.optim.name=distributed_fused_adam"]
+TWO_INSTANCES = [*ZERO, "model.optim.num_distributed_optimizer_instances=2"]
+SMALL_STREAMS = ["model.data.tokens_per_micro_batch=300"]
+SELECTIVE = ["model.activations_checkpoint_granularity=selective"]
+SAVE = ["exp_manager.checkpoint_callback_params.every_n_train_steps=4", "trainer.val_check_interval=3"]
+
+
+def full(method: str, num_layers: int) -> list[str]:
+    """Recompute whole layers."""
+    start = "model.activations_checkpoint_"
+    return [f"{start}granularity=full", f"{start}method={method}", f"{start}num_layers={num_layers}"]
+
+
+LLAMA: dict[int, dict[str, list[str]]] = {
+    1: {
+        "streams of the longest pair": ["model.data.tokens_per_micro_batch=130"],
+        "recompute attention": SELECTIVE,
+        "recompute groups of 2 layers": full("uniform", 2),
+        "recompute 3 layers": full("block", 3),
+    },
+    2: {
+        "TP2": TP2,
+        "PP2": PP2,
+        "DP2": [],
+        "CP2": CP2,
+        "TP2 SP": [*TP2, *SP],
+        "DP2 distributed optimizer": [*ZERO, *SAVE],
+        "CP2 distributed optimizer small streams": [*CP2, *ZERO, *SMALL_STREAMS],
+        "PP2 small streams": [*PP2, *SMALL_STREAMS],
+        "PP2 of 1 and 3 layers": [*UNEVEN, *SMALL_STREAMS],
+        "PP2 VPP2": VPP2,
+        "TP2 SP recompute attention": [*TP2, *SP, *SELECTIVE],
+        "PP2 recompute 1 layer small streams": [*PP2, *full("block", 1), *SMALL_STREAMS],
+    },
+    4: {
+        "TP2 PP2": [*TP2, *PP2],
+        "TP2 SP DP2 distributed optimizer": [*TP2, *SP, *ZERO],
+        "TP2 SP CP2": [*TP2, *SP, *CP2],
+        "PP2 VPP2 CP2 recompute layers": [*VPP2, *CP2, *full("uniform", 1)],
+        "PP4 small streams": [*PP4, *SMALL_STREAMS],
+        "PP2 VPP2 DP2 distributed optimizer": [*VPP2, *ZERO, *SMALL_STREAMS],
+        "CP4": CP4,
+        "DP4 two optimizer instances": TWO_INSTANCES,
+        "CP2 DP2 recompute attention": [*CP2, *SELECTIVE],
+    },
+    8: {
+        "TP2 SP PP2 CP2": [*TP2, *SP, *PP2, *CP2],
+        "TP2 PP2 DP2 pipeline before data": [*TP2, *PP2, *PP_BEFORE_DP],
+        "DP8 distributed optimizer": ZERO,
+        "PP2 VPP2 CP2 DP2 distributed optimizer recompute layers": [*VPP2, *CP2, *ZERO, *full("uniform", 1)],
+        "TP2 SP CP2 DP2 two optimizer instances": [*TP2, *SP, *CP2, *TWO_INSTANCES],
+        "PP4 CP2": [*PP4, *CP2, *SMALL_STREAMS],
+    },
+}
+MIXTRAL: dict[int, dict[str, list[str]]] = {
+    2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "EP2 DP2": EP2, "EP2 CP2": [*EP2, *CP2]},
+    4: {
+        "EP2 TP2 SP DP2": [*EP2, *TP2, *SP],
+        "EP2 PP2 DP2 distributed optimizer": [*EP2, *PP2, *ZERO],
+        "EP4 CP2 DP2": [*EP4, *CP2],
+    },
+    8: {"EP2 TP2 SP PP2 DP2": [*EP2, *TP2, *SP, *PP2], "EP4 DP8 distributed optimizer": [*EP4, *ZERO]},
+}
+QWEN3_MOE: dict[int, dict[str, list[str]]] = {
+    1: {"small streams": SMALL_STREAMS},
+    2: {"TP2 SP": [*TP2, *SP], "EP2 DP2": EP2, "PP2 VPP2 recompute layers": [*VPP2, *full("uniform", 1)]},
+    4: {"EP2 TP2 SP CP2": [*EP2, *TP2, *SP, *CP2]},
+}
+"""With the loss that balances experts."""
+QUICK_RANKS = (1, 2, 4)
+
+
+def common(dataset: Path, log_dir: Path, num_ranks: int) -> list[str]:
+    return [
+        f"exp_manager.explicit_log_dir={log_dir}",
+        "exp_manager.checkpoint_callback_params.save_last_n=0",
+        f"model.data.train={dataset / 'random.parquet'}",
+        f"+model.data.validation.held_out={dataset / 'random_val.parquet'}",
+        f"model.tokenizer.type={dataset / 'tokenizer'}",
+        "model.global_batch_size=16",
+        "model.data.tokens_per_micro_batch=2048",
+        "model.optim.lr=1e-4",
+        # Adam divides by |gradient| + eps, so it turns the rounding of a gradient as small as eps into a whole step;
+        # at 1e-6 no gradient of this model is that small and layouts can be compared to the last digits.
+        "model.optim.eps=1e-6",
+        "model.optim.sched.name=constant",
+        "model.optim.sched.warmup_steps=0",
+        "trainer.accelerator=cpu",
+        "trainer.log_every_n_steps=1",
+        f"trainer.devices={num_ranks}",
+        f"trainer.max_steps={STEPS}",
+    ]
+
+
+def checkpoint(log_dir: Path, step: int = STEPS) -> Path:
+    return log_dir / "checkpoints" / f"reward-step{step}.nemo"

@@ -1,0 +1,167 @@
+"""Layouts that cannot work are refused with the equation, before NeMo is imported."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from nemo_bt.checks import check_settings
+from nemo_bt.config import load_settings
+from nemo_bt.errors import UserError
+from nemo_bt.layout import check_device, stage_layers
+from nemo_bt.settings import Settings
+
+NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
+TP, PP, VPP, CP, EP = (
+    f"model.{name}_parallel_size"
+    for name in ("tensor_model", "pipeline_model", "virtual_pipeline_model", "context", "expert_model")
+)
+FIRST, LAST = "model.num_layers_in_first_pipeline_stage", "model.num_layers_in_last_pipeline_stage"
+RECOMPUTE = "model.activations_checkpoint"
+ZERO = "model.optim.name=distributed_fused_adam"
+LORA = "model.peft.lora_tuning"
+MIXTRAL = {
+    "model_type": "mixtral",
+    "num_hidden_layers": 4,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "num_local_experts": 8,
+    "vocab_size": 384,
+}
+GEMMA2 = {name: value for name, value in MIXTRAL.items() if "experts" not in name} | {"model_type": "gemma2"}
+
+
+def settings_of(*overrides: str) -> Settings:
+    return load_settings("train", ["model=llama_4x256", *NEEDED, *overrides])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["trainer.devices=6", f"{TP}=2", f"{CP}=2"],
+            r"world size 6 .* is not a multiple of 4 \(tensor_model_parallel_size=2 x pipeline_model_parallel_size=1 x "
+            r"context_parallel_size=2\)",
+        ),
+        ([f"{CP}=0"], r"context_parallel_size: expected more than 0, got 0"),
+        (
+            [f"{VPP}=2"],
+            r"virtual_pipeline_model_parallel_size=2 with pipeline_model_parallel_size=1: expected 2 or more",
+        ),
+        (["trainer.devices=2", f"{PP}=2", f"{VPP}=1"], r"virtual_pipeline_model_parallel_size=1 with .*=2: expected 2"),
+        (["trainer.devices=2", f"{PP}=2", f"{VPP}=3"], r"pipeline stage=2 is not a multiple of .*=3"),
+        (
+            ["trainer.devices=2", f"{PP}=2", f"{FIRST}=1", f"{LAST}=2"],
+            r"num_layers=4 minus 1 and 2 .* are 1 layers for",
+        ),
+        (["trainer.devices=4", f"{PP}=4", f"{FIRST}=2"], r"minus 2 .* are 2 layers for the other 3 of .*=4 stages"),
+        ([f"{FIRST}=4"], r"minus 4 .* are 0 layers for the other 0 of pipeline_model_parallel_size=1 stages"),
+        (["trainer.devices=2", f"{EP}=2"], r"expert_model_parallel_size=2 needs a model with experts"),
+        ([f"{RECOMPUTE}_granularity=some"], r"granularity: expected selective, full or null, got some"),
+        ([f"{RECOMPUTE}_granularity=full"], r"granularity=full, method=None, num_layers=None: full needs a method"),
+        ([f"{RECOMPUTE}_method=block", f"{RECOMPUTE}_num_layers=1"], r"granularity=None, method=block, num_layers=1"),
+        (
+            [f"{RECOMPUTE}_granularity=full", f"{RECOMPUTE}_method=all"],
+            r"method: expected uniform, block or null, got all",
+        ),
+        (
+            [f"{RECOMPUTE}_granularity=full", f"{RECOMPUTE}_method=block", f"{RECOMPUTE}_num_layers=5"],
+            r"num_layers: expected 1 to 4, the layers of a stage, got 5",
+        ),
+        (
+            ["model.optim.num_distributed_optimizer_instances=2"],
+            r"instances=2 needs .*distributed_fused_adam, got adam",
+        ),
+        (
+            ["trainer.devices=3", ZERO, "model.optim.num_distributed_optimizer_instances=2"],
+            r"3 data- and context-parallel ranks are not a multiple of .*instances=2",
+        ),
+        (["model.optim.exp_avg_dtype=bf16"], r"exp_avg_dtype=bf16 needs .*use_precision_aware_optimizer=true"),
+        (["model.optim.main_grads_dtype=fp8"], r"main_grads_dtype: expected one of fp32, bf16, got fp8"),
+        (
+            ["model.optim.use_precision_aware_optimizer=true"],
+            r"needs model\.optim\.name=distributed_fused_adam, got adam",
+        ),
+        (["model.optim.optimizer_offload_fraction=0"], r"optimizer_offload_fraction: expected \(0, 1\], got 0"),
+        (["model.moe_aux_loss_coeff=-1"], r"moe_aux_loss_coeff: expected 0 or more, got -1"),
+        (["model.peft.peft_scheme=dora"], r"peft_scheme: expected one of null, lora, got dora"),
+        (["model.peft.peft_scheme=lora"], r"lora needs a model to adapt: set model\.restore_from_path"),
+    ],
+)
+def test_what_cannot_work_shows_its_numbers(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_settings(settings_of(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("config", "overrides", "message"),
+    [
+        (MIXTRAL, ["trainer.devices=3", f"{EP}=3"], r"num_moe_experts=8 is not a multiple of .*=3"),
+        (
+            MIXTRAL,
+            ["trainer.devices=2", f"{PP}=2", f"{EP}=2"],
+            r"1 data- and context-parallel ranks .* multiple of .*=2",
+        ),
+        (MIXTRAL, ["model.peft.peft_scheme=lora"], r"some of linear_qkv, linear_proj, got linear_fc1\. experts share"),
+        (
+            GEMMA2,
+            ["model.peft.peft_scheme=lora"],
+            r"some of linear_qkv, linear_fc1, got linear_proj\. its output is norm",
+        ),
+        (
+            GEMMA2,
+            ["model.peft.peft_scheme=lora", f"{LORA}.target_modules=[]"],
+            r"target_modules: expected some of .*, got nothing",
+        ),
+        (
+            GEMMA2,
+            ["model.peft.peft_scheme=lora", f"{LORA}.target_modules=[linear_qkv]", f"{LORA}.adapter_dim=0"],
+            r"adapter_dim: expected 1 or more, got 0",
+        ),
+        (
+            GEMMA2,
+            ["model.peft.peft_scheme=lora", f"{LORA}.target_modules=[linear_qkv]", f"{LORA}.adapter_dropout=1"],
+            r"adapter_dropout: expected \[0, 1\), got 1",
+        ),
+        (
+            GEMMA2,
+            ["model.peft.peft_scheme=lora", f"{LORA}.target_modules=[linear_qkv]", f"{LORA}.alpha=0"],
+            r"alpha: expected more than 0, got 0",
+        ),
+        (
+            GEMMA2,
+            [
+                "trainer.devices=2",
+                f"{TP}=2",
+                "model.peft.peft_scheme=lora",
+                f"{LORA}.target_modules=[linear_qkv]",
+                f"{LORA}.adapter_dim=3",
+            ],
+            r"peft\.lora_tuning\.adapter_dim=3 is not a multiple of .*=2",
+        ),
+    ],
+)
+def test_a_models_parts_have_to_fit(
+    config: dict[str, object], overrides: list[str], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    settings = load_settings("train", [*NEEDED, f"model.restore_from_path={tmp_path}", *overrides])
+    with pytest.raises(UserError, match=message):
+        check_settings(settings)
+
+
+def test_what_only_a_gpu_does_is_refused_on_a_cpu() -> None:
+    settings = settings_of("model.optim.optimizer_cpu_offload=true")
+    check_device(settings, on_gpu=True)
+    with pytest.raises(UserError, match=r"optimizer_cpu_offload=true needs a GPU, and this run is on the CPU"):
+        check_device(settings, on_gpu=False)
+
+
+def test_layers_of_each_stage() -> None:
+    even, uneven = settings_of(f"{PP}=4").model, settings_of(f"{PP}=4", f"{FIRST}=6", f"{LAST}=8").model
+    assert stage_layers(even, 32) == [8, 8, 8, 8]
+    assert stage_layers(uneven, 32) == [6, 9, 9, 8]
+    assert stage_layers(settings_of(f"{PP}=2", f"{FIRST}=1", f"{LAST}=3").model, 4) == [1, 3]
+    assert stage_layers(settings_of(f"{PP}=2", f"{LAST}=3").model, 4) == [1, 3]

@@ -1,0 +1,142 @@
+"""Adapters: alike at every layout, resumed exactly, saved alone, and merged into what transformers loads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForSequenceClassification
+
+from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.errors import UserError
+from nemo_bt.origin import find_origin, open_weights
+from nemo_bt.weights.names import HEAD
+from tests.hf_models import build, save
+from tests.layouts import CP2, PP2, SP, TP2, ZERO, checkpoint, common, full
+from tests.reference import padded_rewards, whole_sequences
+from tests.runs import Run, convert, full_tensors, metrics, relative_difference, run_together
+from tests.sources import open_set
+
+STEPS, DIM = 6, 4
+ONE = "one rank"
+LAYOUTS = {
+    1: {"recompute layers": full("uniform", 1)},
+    2: {"TP2 SP": [*TP2, *SP], "PP2 distributed optimizer": [*PP2, *ZERO], "CP2": CP2},
+}
+
+
+@pytest.fixture(scope="module")
+def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lora")
+    save("qwen3", folder / "base", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
+    lora = "model.peft.lora_tuning"
+    settings = [
+        f"model.restore_from_path={folder / 'base'}",
+        "model.encoder_seq_length=512",
+        "model.peft.peft_scheme=lora",
+        f"{lora}.adapter_dim={DIM}",
+        f"{lora}.alpha=8",
+        "model.optim.lr=1e-2",
+        f"trainer.max_steps={STEPS}",
+        "exp_manager.checkpoint_callback_params.every_n_train_steps=3",
+    ]
+    for num_ranks, layouts in LAYOUTS.items():
+        named = {ONE: list[str]()} | layouts if num_ranks == 1 else layouts
+        runs = [Run([*common(dataset, folder / name, num_ranks), *settings, *more]) for name, more in named.items()]
+        if num_ranks == 1:
+            resumed = [*common(dataset, folder / "resumed", 1), *settings, "exp_manager.resume_if_exists=true"]
+            runs.append(Run(resumed, checkpoint(folder / ONE, 3)))
+        run_together(num_ranks, runs, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for layouts in LAYOUTS.values() for name in layouts])
+def test_every_layout_gives_one_ranks_losses_and_adapters(logs: Path, name: str) -> None:
+    expected = metrics(logs / ONE, "train/loss")
+    assert len(expected) == STEPS
+    assert expected[0] - expected[-1] > 0.01
+    assert metrics(logs / name, "train/loss") == pytest.approx(expected, rel=1e-5)
+    tensors, found = (full_tensors(checkpoint(logs / log_dir, STEPS)) for log_dir in (ONE, name))
+    assert tensors.keys() == found.keys()
+    assert max(relative_difference(found[key], tensors[key]) for key in tensors) < 1e-5
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Path) -> None:
+    assert metrics(logs / "resumed", "train/loss") == metrics(logs / ONE, "train/loss")[3:]
+    expected, found = (full_tensors(checkpoint(logs / name, STEPS), prefix="") for name in (ONE, "resumed"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+def test_only_adapters_and_head_are_trained_and_saved(logs: Path) -> None:
+    tensors = full_tensors(checkpoint(logs / ONE, STEPS))
+    modules = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
+    sides = ("linear_in", "linear_out")
+    adapters = {f"module.decoder.layers.{m}.adapter.{side}.weight" for m in modules for side in sides}
+    assert tensors.keys() == adapters | {f"module.{HEAD}"}
+    optimizer = full_tensors(checkpoint(logs / ONE, STEPS), prefix="optimizer.state.exp_avg.")
+    assert {name.removeprefix("optimizer.state.exp_avg.") for name in optimizer} == tensors.keys()
+    trained = sum(tensor.numel() for tensor in tensors.values())
+    frozen = sum(p.numel() for name, p in build("qwen3", classifier=False).named_parameters() if "lm_head" not in name)
+    frozen += (384 - 350) * 64  # rows that fill the embedding up
+    said = (logs / "output-1.txt").read_text()
+    assert f"adapters of rank {DIM} and the head: {trained:,} parameters are trained, {frozen:,} are frozen" in said
+
+
+@pytest.fixture(scope="module")
+def merged(logs: Path) -> Any:
+    result = convert("nemo_to_hf", "--input", checkpoint(logs / ONE, STEPS), "--output", logs / "merged")
+    assert result.returncode == 0, result.stderr
+    return AutoModelForSequenceClassification.from_pretrained(logs / "merged", num_labels=1).float().eval()
+
+
+def test_the_merged_export_gives_the_rewards_of_training(logs: Path, dataset: Path, merged: Any) -> None:
+    pairs = open_set(str(dataset / "random_val.parquet"), load_tokenizer(str(dataset / "tokenizer"), None))
+    with torch.no_grad():
+        rewards = padded_rewards(merged, whole_sequences(pairs, range(37)))
+    chosen, rejected = rewards[0::2], rewards[1::2]
+    expected = {
+        "loss": -F.logsigmoid(chosen - rejected).mean().item(),
+        "reward_chosen": chosen.mean().item(),
+        "reward_rejected": rejected.mean().item(),
+    }
+    for key, value in expected.items():
+        assert metrics(logs / ONE, f"val/held_out/{key}")[-1] == pytest.approx(value, abs=1e-5)
+
+
+def test_the_merge_adds_scaled_products_and_changes_nothing_else(logs: Path, merged: Any) -> None:
+    base = dict(build("qwen3", classifier=False).named_parameters())
+    tensors = full_tensors(checkpoint(logs / ONE, STEPS))
+    stem = "module.decoder.layers.mlp.linear_fc2.adapter"
+    for layer in range(4):
+        a, b = (tensors[f"{stem}.{side}.weight"][layer] for side in ("linear_in", "linear_out"))
+        name = f"model.layers.{layer}.mlp.down_proj.weight"
+        torch.testing.assert_close(merged.get_parameter(name), base[name] + 8 / DIM * b @ a)
+        assert b.any()
+        for same in ("self_attn.q_norm", "input_layernorm"):
+            weight = f"model.layers.{layer}.{same}.weight"
+            assert torch.equal(merged.get_parameter(weight), base[weight])
+    assert torch.equal(merged.model.embed_tokens.weight, base["model.embed_tokens.weight"])
+    assert torch.equal(merged.score.weight, tensors[f"module.{HEAD}"])
+
+
+def test_training_starts_from_merged_weights(logs: Path) -> None:
+    start = open_weights(find_origin(str(checkpoint(logs / ONE, STEPS))), head_seed=0)
+    assert start.has_head
+    assert f"of adapters on {logs / 'base'}" in start.description
+
+
+def test_adapters_that_do_not_fit_are_an_error(logs: Path, tmp_path: Path) -> None:
+    context = checkpoint(logs / "resumed", STEPS) / "context"
+    facts = json.loads((context / "adapters.json").read_text())
+    (context / "adapters.json").write_text(json.dumps(facts | {"adapter_dim": 8}))
+    with pytest.raises(UserError, match=r"expected shape \(.*\), found \(.*\): the adapters do not fit"):
+        open_weights(find_origin(str(context.parent)), head_seed=0)
+    (context / "adapters.json").write_text(json.dumps(facts | {"base": str(tmp_path / "gone")}))
+    with pytest.raises(UserError, match="gone does not exist"):
+        find_origin(str(context.parent))
+    (context / "adapters.json").write_text("{}")
+    with pytest.raises(UserError, match=r"adapters\.json: expected base, target_modules, adapter_dim and alpha"):
+        find_origin(str(context.parent))
