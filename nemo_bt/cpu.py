@@ -29,6 +29,7 @@ def install() -> None:
     _redirect_devices()
     _redirect_streams_and_memory()
     _redirect_random_state()
+    _redirect_collectives()
     import megatron.core.optimizer as megatron_optimizer
     import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
     import megatron.core.tensor_parallel.random as megatron_random
@@ -191,3 +192,34 @@ def _redirect_random_state() -> None:
     # (M) tensor_parallel/random.py:196-201 forks the CUDA generator per tensor-parallel rank.
     torch.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
     torch.cuda.manual_seed = torch.manual_seed
+
+
+def _redirect_collectives() -> None:
+    # (M) tensor_parallel/mappings.py:150,191: experts' tokens over tensor-parallel ranks come in parts of different
+    # lengths, which gloo does not take.
+    all_gather, reduce_scatter = torch.distributed.all_gather, torch.distributed.reduce_scatter
+
+    def gather(outputs: list[torch.Tensor], own: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if all(output.shape == own.shape for output in outputs):
+            return all_gather(outputs, own, *args, **kwargs)
+        rows = own.new_zeros(max(map(len, outputs)), *own.shape[1:])
+        rows[: len(own)] = own
+        gathered = [torch.empty_like(rows) for _ in outputs]
+        all_gather(gathered, rows, *args, **kwargs)
+        for output, part in zip(outputs, gathered, strict=True):
+            output.copy_(part[: len(output)])
+        return None
+
+    def scatter(own: torch.Tensor, inputs: list[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        if all(part.shape == own.shape for part in inputs):
+            return reduce_scatter(own, inputs, *args, **kwargs)
+        longest = max(map(len, inputs))
+        padded = [part.new_zeros(longest, *part.shape[1:]) for part in inputs]
+        for rows, part in zip(padded, inputs, strict=True):
+            rows[: len(part)] = part
+        result = torch.empty_like(padded[0])
+        reduce_scatter(result, padded, *args, **kwargs)
+        own.copy_(result[: len(own)])
+        return None
+
+    torch.distributed.all_gather, torch.distributed.reduce_scatter = gather, scatter

@@ -88,6 +88,7 @@ def reward_config(hf_config: HfConfig, seq_length: int, **fields: Any) -> Reward
         transformer_layer_spec=pair_stream_layer_spec,
         share_embeddings_and_output_weights=False,
         calculate_per_token_loss=True,
+        deallocate_pipeline_outputs=on_gpu,  # gloo would send what is freed already; CUDA's streams wait
         moe_token_dispatcher_type="alltoall",
         hidden_dropout=0.0,
         attention_dropout=0.0,
