@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -54,10 +55,17 @@ def install() -> None:
 
 def after_nemo_import() -> None:
     """Redirect what only exists once NeMo is imported."""
+    import nemo.collections.llm.peft.lora as nemo_lora
+    import nemo.collections.llm.peft.utils as peft_utils
     import nemo.lightning.io.pl as nemo_pl
 
     # (N) lightning/io/pl.py:495 moves a loaded checkpoint between GPUs; on one CPU there is nothing to move.
     nemo_pl._fix_tensors_device = lambda checkpoint: checkpoint
+    # (N) collections/llm/peft/lora.py:703 and utils.py:77 ask whether a layer is one of Transformer Engine's, there or
+    # not.
+    if not nemo_lora.HAVE_TE:
+        nemo_lora.te = SimpleNamespace(Linear=None)
+        peft_utils.HAVE_TE = False
 
 
 class GroupStepAdamW(torch.optim.Optimizer):
