@@ -15,7 +15,7 @@ from nemo_bt.data.synthetic import write_dataset
 from nemo_bt.data.tokenizer import load_tokenizer
 from tests.hf_models import save
 from tests.preferences import write_random_pairs
-from tests.runs import convert, nemo_bt
+from tests.runs import convert, nemo_bt, run_together
 
 # The same examples in every run: HYPOTHESIS_PROFILE=explore looks for new ones.
 same = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -37,6 +37,22 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_dataset(folder)
     write_random_pairs(folder / "random.parquet", 100, seed=1)
     write_random_pairs(folder / "random_val.parquet", 37, seed=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def launched(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a folder for each test module that plans runs: one launch for each number of ranks has them all."""
+    folder = tmp_path_factory.mktemp("launched")
+    modules = {item.module.__name__.removeprefix("tests."): item.module for item in request.session.items}
+    plans = []
+    for name, module in modules.items():
+        if hasattr(module, "planned_runs"):
+            (folder / name).mkdir()
+            plans.append(module.planned_runs(dataset, folder / name))
+    for num_ranks in sorted({num_ranks for plan in plans for num_ranks in plan}):
+        runs = [run for plan in plans for run in plan.get(num_ranks, [])]
+        run_together(num_ranks, runs, folder, timeout_s=400)
     return folder
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nemo_bt import cpu
-from tests.runs import Run, full_tensors, run_together
+from tests.runs import Run, full_tensors
 
 
 @pytest.fixture
@@ -72,10 +72,8 @@ def four_steps(dataset: Path) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="module")
-def saved(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     """The same two-rank run, saving every step in the background, at once, and in the background with one kept."""
-    folder = tmp_path_factory.mktemp("saves")
     ways = {
         "background": [f"{SAVER}.save_last_n=0"],
         "at_once": [f"{SAVER}.save_last_n=0", f"{SAVER}.async_save=false"],
@@ -85,8 +83,12 @@ def saved(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Run([*four_steps(dataset), *extra, f"exp_manager.explicit_log_dir={folder / name}"])
         for name, extra in ways.items()
     ]
-    run_together(2, runs, folder)
-    return folder
+    return {2: runs}
+
+
+@pytest.fixture(scope="module")
+def saved(launched: Path) -> Path:
+    return launched / "test_checkpoint_callback"
 
 
 def test_a_save_in_the_background_holds_the_weights_of_its_step(saved: Path) -> None:

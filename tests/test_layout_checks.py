@@ -56,6 +56,7 @@ def settings_of(*overrides: str) -> Settings:
             ["trainer.devices=2", f"{PP}=2", f"{FIRST}=1", f"{LAST}=2"],
             r"num_layers=4 minus 1 and 2 .* are 1 layers for",
         ),
+        (["trainer.devices=4", f"{PP}=4", f"{FIRST}=2", f"{LAST}=2"], r"are 0 layers for the other 2 of .*=4 stages"),
         (["trainer.devices=4", f"{PP}=4", f"{FIRST}=2"], r"minus 2 .* are 2 layers for the other 3 of .*=4 stages"),
         ([f"{FIRST}=4"], r"minus 4 .* are 0 layers for the other 0 of pipeline_model_parallel_size=1 stages"),
         (["trainer.devices=2", f"{EP}=2"], r"expert_model_parallel_size=2 needs a model with experts"),

@@ -25,14 +25,16 @@ from tests.layouts import (
     VPP2,
     checkpoint,
     common,
+    quick,
 )
 from tests.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences
-from tests.runs import Run, full_tensors, metrics, relative_difference, run_together
+from tests.runs import Run, full_tensors, metrics, relative_difference
 from tests.sources import open_set
 
 TOLERANCE = 1e-5
 
-LAYOUTS = {1: {"one stream": SAVE, **LLAMA[1]}, **{num_ranks: LLAMA[num_ranks] for num_ranks in QUICK_RANKS[1:]}}
+LAYOUTS = {num_ranks: quick(LLAMA, num_ranks) for num_ranks in QUICK_RANKS}
+LAYOUTS[1] |= {"one stream": SAVE}
 EQUAL_LENGTHS = {"one pair a stream": 48, "all pairs in a stream": 2048}
 """On pairs of 35 to 47 tokens: budgets that hold one pair, and a whole step."""
 FOLDERS = {
@@ -42,16 +44,14 @@ FOLDERS = {
 }
 for num_ranks in QUICK_RANKS:
     for model, layouts in {"mixtral": MIXTRAL, "qwen3 moe": QWEN3_MOE}.items():
-        named = layouts.get(num_ranks, {}).items()
-        FOLDERS[num_ranks] |= {f"{model}: {name}": overrides for name, overrides in named}
+        FOLDERS[num_ranks] |= {f"{model}: {name}": extra for name, extra in quick(layouts, num_ranks).items()}
 """Three steps from Hugging Face folders of base models."""
 RESUMED = {1: "one stream", 2: "DP2 distributed optimizer"}
 
 
-@pytest.fixture(scope="module")
-def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Log directories of all layouts, each started from the same initial weights."""
-    folder = tmp_path_factory.mktemp("layouts")
+def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
+    """All layouts, each started from the same initial weights."""
+    plan = {}
     start = f"model.restore_from_path={checkpoint(folder / 'initial', 1)}"
     for shape in (name for name in FOLDERS[1] if ":" not in name):
         save(
@@ -81,8 +81,13 @@ def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             ]
             overrides += ["model.moe_aux_loss_coeff=0.1"] if name.startswith("qwen3 moe") else []
             runs.append(Run(overrides))
-        run_together(num_ranks, runs, folder)
-    return folder
+        plan[num_ranks] = runs
+    return plan
+
+
+@pytest.fixture(scope="module")
+def logs(launched: Path) -> Path:
+    return launched / "test_layouts"
 
 
 @pytest.mark.parametrize("name", RESUMED.values())
@@ -132,7 +137,7 @@ def test_the_seed_decides_the_initial_weights(logs: Path) -> None:
 
 def test_no_pair_is_counted_twice(logs: Path) -> None:
     for num_ranks in LAYOUTS:
-        shown = (logs / f"output-{num_ranks}.txt").read_text()
+        shown = (logs.parent / f"output-{num_ranks}.txt").read_text()
         counted = re.findall(r"validation held_out: .* of ([\d,]+) pairs$", shown, re.MULTILINE)
         assert set(counted) == {"37"}
 

@@ -16,7 +16,7 @@ from nemo_bt.weights.names import HEAD
 from tests.hf_models import build, save
 from tests.layouts import CP2, PP2, SP, TP2, ZERO, checkpoint, common, full
 from tests.reference import padded_rewards, whole_sequences
-from tests.runs import Run, convert, full_tensors, metrics, relative_difference, run_together
+from tests.runs import Run, convert, full_tensors, metrics, relative_difference
 from tests.sources import open_set
 
 STEPS, DIM = 6, 4
@@ -27,9 +27,8 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("lora")
+def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
+    plan = {}
     save("qwen3", folder / "base", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
     lora = "model.peft.lora_tuning"
     settings = [
@@ -49,8 +48,13 @@ def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if num_ranks == 1:
             resumed = [*common(dataset, folder / "resumed", 1), *settings, "exp_manager.resume_if_exists=true"]
             runs.append(Run(resumed, checkpoint(folder / ONE, 3)))
-        run_together(num_ranks, runs, folder)
-    return folder
+        plan[num_ranks] = runs
+    return plan
+
+
+@pytest.fixture(scope="module")
+def logs(launched: Path) -> Path:
+    return launched / "test_lora"
 
 
 @pytest.mark.parametrize("name", [name for layouts in LAYOUTS.values() for name in layouts])
@@ -82,7 +86,7 @@ def test_only_adapters_and_head_are_trained_and_saved(logs: Path) -> None:
     trained = sum(tensor.numel() for tensor in tensors.values())
     frozen = sum(p.numel() for name, p in build("qwen3", classifier=False).named_parameters() if "lm_head" not in name)
     frozen += (384 - 350) * 64  # rows that fill the embedding up
-    said = (logs / "output-1.txt").read_text()
+    said = (logs.parent / "output-1.txt").read_text()
     assert f"adapters of rank {DIM} and the head: {trained:,} parameters are trained, {frozen:,} are frozen" in said
 
 

@@ -13,10 +13,11 @@ from nemo_bt.config import load_settings
 from nemo_bt.data.load import load_sets
 from nemo_bt.epoch import pairs_of_step
 from nemo_bt.terminal import Terminal
+from tests.layouts import SMALL_LLAMA, TP2, checkpoint, common
 from tests.reference import padded_rewards, whole_sequences
-from tests.runs import Run, full_tensors, metrics, relative_difference, run_together
+from tests.runs import Run, full_tensors, metrics, relative_difference
 from tests.sources import write
-from tests.test_layouts import TOLERANCE, TP2, checkpoint, common, hf_model_of
+from tests.test_layouts import TOLERANCE, hf_model_of
 
 LAYOUTS = {
     1: {"mixed": [], "small streams": ["model.data.tokens_per_micro_batch=200"]},
@@ -36,24 +37,31 @@ def mixture(dataset: Path, folder: Path) -> str:
     return f"model.data.train=[{drawn}, {{path: {ranked}, pairs: {{mode: all_pairs}}, weight: 0.5}}]"
 
 
-@pytest.fixture(scope="module")
-def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Log directories, and that of a resumed run."""
-    folder = tmp_path_factory.mktemp("mixtures")
+def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
+    """Layouts, and a resumed run."""
+    plan = {}
     train = mixture(dataset, folder)
-    model = ["model=llama_quickstart", "model.num_layers=4", "model.hidden_size=64", "model.ffn_hidden_size=160"]
     start = f"model.restore_from_path={checkpoint(folder / 'initial', 1)}"
     save = "exp_manager.checkpoint_callback_params.every_n_train_steps=2"
     for num_ranks, layouts in LAYOUTS.items():
-        runs = [Run([*common(dataset, folder / "initial", 1), *model, "trainer.max_steps=1"])] if num_ranks == 1 else []
+        runs = (
+            [Run([*common(dataset, folder / "initial", 1), *SMALL_LLAMA, "trainer.max_steps=1"])]
+            if num_ranks == 1
+            else []
+        )
         for name, extra in layouts.items():
             overrides = [*common(dataset, folder / name, num_ranks), start, train, *extra, save]
             runs.append(Run([*overrides, f"trainer.max_steps={STEPS}"]))
         if num_ranks == 2:
             overrides = [*common(dataset, folder / "resumed", 2), start, train, "exp_manager.resume_if_exists=true"]
             runs.append(Run([*overrides, f"trainer.max_steps={STEPS}"], checkpoint(folder / "DP2", 2)))
-        run_together(num_ranks, runs, folder)
-    return folder
+        plan[num_ranks] = runs
+    return plan
+
+
+@pytest.fixture(scope="module")
+def logs(launched: Path) -> Path:
+    return launched / "test_mixture_layouts"
 
 
 @pytest.mark.parametrize("name", [name for names in LAYOUTS.values() for name in names if name != "mixed"])

@@ -25,6 +25,14 @@ def test_every_pair_is_in_exactly_one_stream_within_budget(data_parallel_size: i
         assert max(sizes.tokens[stream].sum() for streams in ranks for stream in streams) <= budget
 
 
+def test_an_interleaved_pipeline_gets_multiples_of_its_stages() -> None:
+    ranks = plan_streams(random_sizes(0), 2048, 2, multiple_of=4)
+    fewest = -(-int(random_sizes(0).tokens.sum()) // 2048)
+    assert [len(streams) for streams in ranks] == [-(-fewest // 8) * 4] * 2
+    assert fewest % 8
+    assert sorted(pair for streams in ranks for stream in streams for pair in stream) == list(range(64))
+
+
 def test_streams_are_as_few_as_the_tokens_allow() -> None:
     sizes = random_sizes(0)
     (streams,) = plan_streams(sizes, 4096, 1)

@@ -90,7 +90,7 @@ class Segment:
 
     def add_to(self, x_GTD: Tensor, keys: slice, rows_GKD: Tensor) -> None:
         """Add rows, at positions `keys` of the segment, to those of the stream, in place."""
-        in_prefix = max(0, min(keys.stop, self.num_prefix) - keys.start)
+        in_prefix = max(0, self.num_prefix - keys.start)  # a row's keys reach beyond the prefix: itself
         if in_prefix:
             first = self.prefix.start + keys.start
             x_GTD[:, first : first + in_prefix] += rows_GKD[:, :in_prefix]
