@@ -58,7 +58,7 @@ def main() -> None:
                 runs.append(Run([*common(folder, folder / model / name, num_ranks), *starts[model], *extra]))
         run_together(num_ranks, runs, folder, _TIMEOUT_S)
         for model, named in layouts.items():
-            for name in named.keys() - one.keys():
+            for name in (name for name in named if name not in one):
                 figures += _figures(f"layouts/{model}/{name}", folder / model / name, folder / model / _ONE_RANK)
         print(f"{num_ranks} ranks: {sum(map(len, layouts.values()))} layouts", flush=True)
     print(f"wrote {write_results('layouts', args.host_kind, 'python -m benchmarks.layouts', figures)}")

@@ -1,12 +1,11 @@
-"""README's table and picture of speed, made from the newest result files: `python -m benchmarks.tables`.
+"""README's tables and picture, made from the newest result files: `python -m benchmarks.tables`.
 
-The table stands between two marks in README.md; what was between them is replaced.
+Each table stands between two marks in README.md; what was between them is replaced.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import matplotlib
@@ -14,7 +13,8 @@ import matplotlib
 from benchmarks.results_file import RESULTS
 
 _README = Path(__file__).parents[1] / "README.md"
-_START, _END = "<!-- benchmarks.tables: speed -->", "<!-- end -->"
+_END = "<!-- end -->"
+_LAYOUTS = RESULTS.parent / "layouts.md"
 _PICTURE = RESULTS / "vs_trl.svg"
 _ROWS = {
     f"{title}, {shape}{ranks}": f"{case}{size}{count}"
@@ -25,14 +25,20 @@ _ROWS = {
 
 
 def main() -> None:
-    figures = newest("vs_trl")
+    speed = newest("vs_trl")
     text = _README.read_text()
-    if not re.search(f"{_START}.*{_END}", text, re.DOTALL):
-        raise SystemExit(f"README.md: expected the marks {_START} and {_END}")
-    table = speed_table(figures)
-    _README.write_text(re.sub(f"{_START}.*{_END}", f"{_START}\n{table}\n{_END}", text, flags=re.DOTALL))
-    draw(figures)
-    print(f"wrote the table into {_README.name}, and {_PICTURE.relative_to(_README.parent)}")
+    for name, table in {"speed": speed_table(speed), "layouts": layouts_table(newest("layouts"))}.items():
+        start = f"<!-- benchmarks.tables: {name} -->"
+        before, found, rest = text.partition(start)
+        _, ended, after = rest.partition(_END)
+        if not found or not ended:
+            raise SystemExit(f"README.md: expected the marks {start} and {_END}")
+        text = f"{before}{start}\n{table}\n{_END}{after}"
+    _README.write_text(text)
+    _LAYOUTS.write_text(all_layouts(newest("layouts")))
+    draw(speed)
+    written = ", ".join(str(path.relative_to(_README.parent)) for path in (_README, _LAYOUTS, _PICTURE))
+    print(f"wrote {written}")
 
 
 def newest(benchmark: str) -> dict[str, dict[str, float]]:
@@ -56,6 +62,38 @@ def speed_table(figures: dict[str, dict[str, float]]) -> str:
         batch = figures[f"{start}/batch"]["value"]
         lines.append(f"| {title} | {batch:.0f} | {' | '.join(cells)} | {memory['value']:.2f} | {loss['max']:.1e} |")
     return "\n".join(lines)
+
+
+def layouts_table(figures: dict[str, dict[str, float]]) -> str:
+    """Markdown; per model, how many layouts and the largest differences."""
+    lines = ["| model | layouts | loss | weights |", "|---|---|---|---|"]
+    for model in dict.fromkeys(model for model, _ in _layouts(figures)):
+        layouts = [layout for of, layout in _layouts(figures) if of == model]
+        worst = [max(figures[f"layouts/{model}/{x}/{kind}"]["value"] for x in layouts) for kind in ("loss", "weights")]
+        lines.append(f"| {model} | {len(layouts)} | {worst[0]:.1e} | {worst[1]:.1e} |")
+    return "\n".join(lines)
+
+
+def all_layouts(figures: dict[str, dict[str, float]]) -> str:
+    """Markdown; a layout a row."""
+    lines = [
+        "# Ten steps at every layout against ten on one rank",
+        "",
+        "`python -m benchmarks.layouts`, fp32 on CPU ranks; the largest relative difference of a loss and of a weight.",
+        "Differences are those of sums in another order.",
+        "",
+        "| model | layout | loss | weights |",
+        "|---|---|---|---|",
+    ]
+    for model, layout in _layouts(figures):
+        loss, weights = (figures[f"layouts/{model}/{layout}/{kind}"]["value"] for kind in ("loss", "weights"))
+        lines.append(f"| {model} | {layout} | {loss:.1e} | {weights:.1e} |")
+    return "\n".join(lines) + "\n"
+
+
+def _layouts(figures: dict[str, dict[str, float]]) -> list[tuple[str, str]]:
+    """Model and layout of each."""
+    return [(name.split("/")[1], name.split("/")[2]) for name in figures if name.endswith("/loss")]
 
 
 def _rows(figures: dict[str, dict[str, float]]) -> dict[str, str]:

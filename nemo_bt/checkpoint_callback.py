@@ -32,11 +32,11 @@ class CheckpointCallback(pl.Callback):
     its strategy adds, calls `_finish` at the end of a later step or of training.
     """
 
-    def __init__(self, folder: Path, settings: Settings, monitor: Monitor) -> None:
+    def __init__(self, folder: Path, settings: Settings, monitor: Monitor, adapters: Adapters | None) -> None:
         params = settings.exp_manager.checkpoint_callback_params
         self.folder, self.name = folder, settings.exp_manager.name
         self.every_n_steps, self.save_last_n = params.every_n_train_steps, params.save_last_n
-        self.settings, self.monitor = settings, monitor
+        self.settings, self.monitor, self.adapters = settings, monitor, adapters
         self._last_saved_step: int | None = None
         # Megatron's own queue is a process, started by spawn: it would import torch and the main module again, and
         # outlive a rank that is killed (filesystem_async.py:51).
@@ -76,10 +76,8 @@ class CheckpointCallback(pl.Callback):
             TrainerContext.from_trainer(trainer).io_dump(unfinished / "context", yaml_attrs=["model"])
             facts = {"step": step, "validation": self.monitor.validation_record, "settings": asdict(self.settings)}
             write_facts(unfinished / "context", trainer.lightning_module.config.hf_config, facts)
-            if lora := self.settings.model.peft.lora:
-                given = str(self.settings.model.restore_from_path)
-                base = str(Path(given).resolve()) if Path(given).exists() else given
-                Adapters(base, tuple(lora.target_modules), lora.adapter_dim, lora.alpha).write(unfinished / "context")
+            if self.adapters:
+                self.adapters.write(unfinished / "context")
         if not in_background:
             self._finish(trainer, whole)
             trainer.strategy.barrier("after save")

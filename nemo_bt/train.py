@@ -23,9 +23,9 @@ from nemo_bt.errors import UserError
 from nemo_bt.flops import peak_flops
 from nemo_bt.layout import check_device
 from nemo_bt.origin import Origin, Start, check_plain, open_weights
-from nemo_bt.settings import Settings
+from nemo_bt.settings import LoraSettings, Settings
 from nemo_bt.terminal import Terminal
-from nemo_bt.weights.adapters import trained_parameters
+from nemo_bt.weights.adapters import Adapters, trained_parameters
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Prepared:
     """"train" and the validation sets."""
     total_steps: int
     resume_from: Path | None
+    adapters: Adapters | None
+    """What a checkpoint says of them; None where every weight is trained."""
     origin: Origin | None
     """Kept: its tokenizer may lie in a folder that goes with it."""
 
@@ -109,7 +111,18 @@ def _prepare(settings: Settings, origin: Origin | None, log_dir: Path, terminal:
     if resume_from:
         check_same_data(log_dir / "data.json", sets)
     total_steps = _total_steps(settings, len(sets["train"].epoch))
-    return Prepared(hf_config, start, tokenizer, tokenizer_folder, sets, total_steps, resume_from, origin)
+    adapters = _adapters(model.peft.lora, origin, resumes=resume_from is not None)
+    return Prepared(hf_config, start, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, origin)
+
+
+def _adapters(lora: LoraSettings | None, origin: Origin | None, resumes: bool) -> Adapters | None:
+    """Of a new run, or those that the checkpoint to resume has."""
+    if not (lora and origin):
+        return None
+    if resumes:
+        return origin.adapters
+    base = str(Path(origin.given).resolve()) if Path(origin.given).exists() else origin.given
+    return Adapters(base, tuple(lora.target_modules), lora.adapter_dim, lora.alpha)
 
 
 def _runs_on_gpu(settings: Settings) -> bool:
@@ -197,7 +210,7 @@ def _fit(
         validate_every_n_steps=validation_interval(settings.trainer.val_check_interval, total_steps),
         peak_flops=_peak_flops(settings, on_gpu),
     )
-    saver = CheckpointCallback(log_dir / "checkpoints", settings, monitor)
+    saver = CheckpointCallback(log_dir / "checkpoints", settings, monitor, prepared.adapters)
     trainer = build_trainer(settings, total_steps, on_gpu, [saver, monitor, *callbacks], build_loggers(exp))
     model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), total_steps)
     if trainer.is_global_zero:

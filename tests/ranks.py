@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import lightning.pytorch as pl
+
 from nemo_bt.checks import check_settings
 from nemo_bt.config import load_settings
 from nemo_bt.launch import current_rank
@@ -31,6 +33,32 @@ def put_checkpoint(checkpoint: Path, folder: Path) -> None:
         time.sleep(0.05)
 
 
+class AllocatedBytes(pl.Callback):
+    """Writes what Megatron has allocated at the end: state-<rank>.json."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self.log_dir = log_dir
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        from megatron.core import parallel_state
+
+        parts = [part.module for part in trainer.strategy.megatron_parallel]
+        buffers = [buffer for part in parts for buffer in part.buffers + part.expert_parallel_buffers]
+        whole = [buffer.param_data for buffer in buffers if buffer.param_data is not None]
+        weights = whole or [p for part in parts for p in part.parameters() if p.requires_grad]
+        optimizer = trainer.optimizers[0].mcore_optimizer
+        states = [one.optimizer.state for one in getattr(optimizer, "chained_optimizers", [optimizer])]
+        moments = [tensor for state in states for of in state.values() for tensor in of.values()]
+        sizes = {
+            "pipeline_rank": parallel_state.get_pipeline_model_parallel_rank(),
+            "data_rank": parallel_state.get_data_parallel_rank(with_context_parallel=True),
+            "weights": sum(tensor.nbytes for tensor in weights),
+            "gradients": sum(buffer.grad_data.nbytes for buffer in buffers),
+            "optimizer": sum(tensor.nbytes for tensor in moments),
+        }
+        (self.log_dir / f"state-{current_rank()}.json").write_text(json.dumps(sizes))
+
+
 def main() -> None:
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # torchrun's store serves one rendezvous, not several
     for run in json.loads(Path(sys.argv[1]).read_text()):
@@ -41,7 +69,9 @@ def main() -> None:
         checkpoints.mkdir(parents=True, exist_ok=True)
         if run["checkpoint"]:
             put_checkpoint(Path(run["checkpoint"]), checkpoints)
-        train(settings, check_settings(settings), Terminal(sys.stdout if current_rank() == 0 else None), current_rank())
+        terminal = Terminal(sys.stdout if current_rank() == 0 else None)
+        rank = current_rank()
+        train(settings, check_settings(settings), terminal, rank, [AllocatedBytes(checkpoints.parent)])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What a layout needs and sends, counted without building it."""

@@ -1,0 +1,92 @@
+"""Bytes of weights, gradients and optimizer state on a rank, as Megatron allocates them.
+
+Source: megatron-core 0.15.3, distributed/param_and_grad_buffer.py (one buffer for each part of a pipeline, its
+parameters in reverse; with a distributed optimizer each starts at a multiple of 64 elements and the buffer ends at one
+of 128 and of the ranks), optimizer/distrib_optimizer.py (a rank keeps state for what lies in its share of the buffer).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from nemo_bt.plan.parameters import Parameter
+from nemo_bt.settings import Settings
+
+_FP32_BYTES = 4
+_DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
+_PARAMETER_MULTIPLE, _BUFFER_MULTIPLE = 64, 128
+
+
+@dataclass(frozen=True)
+class StateBytes:
+    """Of one rank, in bytes."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+
+
+def state_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_rank: int = 0) -> StateBytes:
+    """What a rank allocates before its first step, and with it.
+
+    Args:
+        settings: of the run.
+        parts: from `nemo_bt.plan.parameters.rank_parameters`.
+        data_rank: among data- and context-parallel ranks; with a distributed optimizer, whose part.
+    """
+    model = settings.model
+    sharing = settings.data_parallel_size * model.context_parallel_size
+    is_sharded = model.optim.name == "distributed_fused_adam"
+    dtype_bytes = _FP32_BYTES if settings.trainer.precision == "32" else 2
+    grad_bytes = _FP32_BYTES if model.optim.grad_reduce_in_fp32 else dtype_bytes
+    weights = gradients = optimizer = 0
+    for is_expert in (False, True):
+        ranks = sharing // (model.expert_model_parallel_size if is_expert else 1)
+        ranks //= model.optim.num_distributed_optimizer_instances
+        for part in parts:
+            sizes = [parameter.num_elements for parameter in part if parameter.is_expert == is_expert]
+            if not sizes:
+                continue
+            starts, end = buffer_places(sizes, ranks if is_sharded else None)
+            weights += end * dtype_bytes
+            gradients += end * grad_bytes
+            own = data_rank // (model.expert_model_parallel_size if is_expert else 1) % ranks
+            kept = _kept(starts, sizes, end, ranks, own) if is_sharded else sum(sizes)
+            optimizer += kept * _state_bytes_per_element(settings, dtype_bytes)
+    return StateBytes(weights, gradients, optimizer)
+
+
+def buffer_places(sizes: Sequence[int], ranks: int | None) -> tuple[list[int], int]:
+    """Where the parameters of a buffer start, in the order of the parameters, and where it ends.
+
+    Args:
+        sizes: elements of each parameter.
+        ranks: that share the optimizer state; None without sharing: nothing is padded then.
+
+    Two parameters of 100 and 30 elements on two ranks: the second lies first, [64, 0], and the buffer ends at 256.
+    """
+    starts, end = [], 0
+    for size in reversed(sizes):
+        start = end if ranks is None else _rounded_up(end, _PARAMETER_MULTIPLE)
+        starts.append(start)
+        end = start + size
+    return starts[::-1], end if ranks is None else _rounded_up(end, math.lcm(ranks, _BUFFER_MULTIPLE))
+
+
+def _kept(starts: Iterable[int], sizes: Iterable[int], end: int, ranks: int, rank: int) -> int:
+    """Elements of parameters in a rank's share of the buffer."""
+    first, last = end // ranks * rank, end // ranks * (rank + 1)
+    return sum(max(0, min(last, start + size) - max(first, start)) for start, size in zip(starts, sizes, strict=True))
+
+
+def _state_bytes_per_element(settings: Settings, dtype_bytes: int) -> int:
+    """Two moments, and a main copy in fp32 of weights that are not."""
+    optim = settings.model.optim
+    main = _FP32_BYTES if dtype_bytes < _FP32_BYTES else 0
+    return _DTYPE_BYTES[optim.exp_avg_dtype] + _DTYPE_BYTES[optim.exp_avg_sq_dtype] + main
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

@@ -1,0 +1,50 @@
+"""What the planner counts, against published sizes and by hand; real runs are in test_layouts."""
+
+import pytest
+
+from nemo_bt.config import load_settings
+from nemo_bt.plan.parameters import rank_parameters
+from nemo_bt.plan.state import buffer_places, state_bytes
+from nemo_bt.settings import Settings
+
+LLAMA3_8B = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+BACKBONE = 8_030_261_248 - 128256 * 4096
+"""Parameters that the model card tells, without the language model's head."""
+
+
+def settings_of(*overrides: str) -> Settings:
+    needed = ["exp_manager.explicit_log_dir=x", "model.data.train=x", "model.tokenizer.type=x", "trainer.devices=8"]
+    return load_settings("train", ["model=llama_4x256", *needed, *overrides])
+
+
+@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (8, 1), (2, 4)])
+def test_parameters_of_all_ranks_are_the_published_number(tp: int, pp: int) -> None:
+    overrides = [f"model.tensor_model_parallel_size={tp}", f"model.pipeline_model_parallel_size={pp}"]
+    parts = [rank_parameters(LLAMA3_8B, settings_of(*overrides).model, stage) for stage in range(pp)]
+    parameters = [parameter for stage in parts for part in stage for parameter in part]
+    whole = ("layernorm.weight", "layer_norm_weight", "output_layer.weight")
+    elements = sum(p.num_elements * (1 if p.name.endswith(whole) else tp) for p in parameters)
+    assert elements == BACKBONE + 4096
+
+
+def test_bytes_of_mixed_precision() -> None:
+    settings = settings_of("trainer.precision=bf16-mixed", "model.optim.name=distributed_fused_adam")
+    (part,) = parts = rank_parameters(LLAMA3_8B, settings.model, 0)
+    count = sum(parameter.num_elements for parameter in part)
+    found = state_bytes(settings, parts)
+    assert (found.weights, found.gradients) == (2 * count, 4 * count)
+    assert sum(state_bytes(settings, parts, rank).optimizer for rank in range(8)) == 12 * count
+
+
+def test_buffers_are_padded_as_megatrons() -> None:
+    assert buffer_places([100, 30], 2) == ([64, 0], 256)
+    assert buffer_places([100, 30], 3) == ([64, 0], 384)
+    assert buffer_places([100, 30], None) == ([30, 0], 130)
