@@ -53,12 +53,13 @@ def layer_shape(config: Any) -> LayerShape:
     )
 
 
-def training_flops(shape: LayerShape, num_tokens: int, num_attended: int) -> float:
+def training_flops(shape: LayerShape, num_tokens: int, num_attended: int, is_frozen: bool = False) -> float:
     """FLOPs of forward and backward over the real tokens of a stream; recomputation is not counted, nor is padding.
 
     layers * (6 tokens (2 hidden (query + key) + matrices experts hidden ffn) + 12 query attended)
 
-    Every layer counts in full, also the last, of which only the scored rows are computed. One layer of width 2
+    Frozen weights have no gradient of their own: 4 in the place of 6; adapters beside them are not counted. Every layer
+    counts in full, also the last, of which only the scored rows are computed. One layer of width 2
     with query, key and ffn size 2 and a gate: 10 tokens that attend to 30 pairs are 10 * 168 + 30 * 24 = 2,400.
     Source: Chowdhery et al. 2022 (arXiv 2204.02311), appendix B, with causal attention.
 
@@ -66,10 +67,13 @@ def training_flops(shape: LayerShape, num_tokens: int, num_attended: int) -> flo
         shape: of the model.
         num_tokens: in the streams, each prompt once.
         num_attended: pairs of a query and a key that it sees, itself included, over the streams.
+        is_frozen: only adapters are trained.
     """
     ffn = shape.num_ffn_matrices * shape.num_active_experts * shape.hidden_size * shape.ffn_size
     weights = 2 * shape.hidden_size * (shape.query_size + shape.key_size) + ffn
-    return shape.num_layers * (6.0 * num_tokens * weights + 12.0 * shape.query_size * num_attended)
+    return shape.num_layers * (
+        (4.0 if is_frozen else 6.0) * num_tokens * weights + 12.0 * shape.query_size * num_attended
+    )
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:

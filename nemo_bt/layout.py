@@ -9,6 +9,8 @@ from nemo_bt.settings import ModelSettings, Settings
 
 GRANULARITIES = (None, "selective", "full")
 METHODS = (None, "uniform", "block")
+_OFFLOADED = ("distributed_fused_adam", "fp32", "fp32")
+"""What Megatron can resume: its other optimizers do not make the state of an offloaded one again."""
 GRAD_DTYPES = ("fp32", "bf16")
 STATE_DTYPES = ("fp32", "bf16", "fp16", "fp8")
 
@@ -26,7 +28,8 @@ def check_layout(settings: Settings, sizes: dict[str, Any]) -> None:
     model = settings.model
     tp = model.tensor_model_parallel_size
     _check_world(settings)
-    for name in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", "hidden_size", "vocab_size"):
+    width = "moe_ffn_hidden_size" if sizes.get("num_moe_experts") else "ffn_hidden_size"
+    for name in ("num_attention_heads", "num_query_groups", width, "hidden_size", "vocab_size"):
         divides(tp, "tensor_model_parallel_size", sizes[name], name)
     divides(sizes["num_query_groups"], "num_query_groups", sizes["num_attention_heads"], "num_attention_heads")
     _check_pipeline(model, sizes["num_layers"])
@@ -98,6 +101,12 @@ def _check_world(settings: Settings) -> None:
         model.pipeline_model_parallel_size,
         model.context_parallel_size,
     )
+    ep = model.expert_model_parallel_size
+    if model.use_tp_pp_dp_mapping and pp > 1 and cp != ep:
+        raise UserError(
+            f"model.use_tp_pp_dp_mapping=true with pipeline_model_parallel_size={pp} needs context_parallel_size={cp} "
+            f"= expert_model_parallel_size={ep}: Megatron shares experts and the rest over the same pipelines."
+        )
     if settings.world_size % (tp * pp * cp):
         raise UserError(
             f"world size {settings.world_size} (trainer.devices={settings.trainer.devices} x trainer.num_nodes="
@@ -128,6 +137,10 @@ def _check_experts(settings: Settings, num_experts: int | None) -> None:
             f"a model of {num_experts} experts with model.tensor_model_parallel_size={tp} needs "
             "model.sequence_parallel=true: Megatron's routing does."
         )
+    if model.moe_aux_loss_coeff and not num_experts:
+        raise UserError(
+            f"model.moe_aux_loss_coeff={model.moe_aux_loss_coeff} needs a model with experts; this one has none."
+        )
     if ep == 1:
         return
     if not num_experts:
@@ -139,6 +152,13 @@ def _check_experts(settings: Settings, num_experts: int | None) -> None:
             f"{sharing} data- and context-parallel ranks (world size {settings.world_size} over tensor_model_parallel_"
             f"size={tp} x pipeline_model_parallel_size={model.pipeline_model_parallel_size}) are not a multiple of "
             f"model.expert_model_parallel_size={ep}. Change one of them."
+        )
+    instances = model.optim.num_distributed_optimizer_instances
+    if sharing // ep % instances:
+        raise UserError(
+            f"{sharing // ep} ranks that share an expert ({sharing} data- and context-parallel ranks over "
+            f"expert_model_parallel_size={ep}) are not a multiple of model.optim.num_distributed_optimizer_instances="
+            f"{instances}. Change one of them."
         )
 
 
@@ -174,6 +194,11 @@ def _check_optimizer(settings: Settings) -> None:
         raise UserError(
             "model.optim.use_precision_aware_optimizer=true needs model.optim.name=distributed_fused_adam, got "
             f"{optim.name}."
+        )
+    if optim.optimizer_cpu_offload and (optim.name, optim.exp_avg_dtype, optim.exp_avg_sq_dtype) != _OFFLOADED:
+        raise UserError(
+            "model.optim.optimizer_cpu_offload=true needs model.optim.name=distributed_fused_adam and moments in fp32, "
+            f"got {optim.name}, exp_avg_dtype={optim.exp_avg_dtype} and exp_avg_sq_dtype={optim.exp_avg_sq_dtype}."
         )
     if not 0 < optim.optimizer_offload_fraction <= 1:
         raise UserError(

@@ -130,7 +130,9 @@ class Monitor(pl.Callback):
             "step_time_s": self._interval_s / self._steps,
         }
         if self.peak_flops:
-            flops = training_flops(layer_shape(pl_module.config), self._tokens, self._attended)
+            flops = training_flops(
+                layer_shape(pl_module.config), self._tokens, self._attended, pl_module.lora is not None
+            )
             values["mfu"] = flops / self._interval_s / self.peak_flops
         values |= means_by_source(sums_SM, trainer.datamodule.train.source_names)
         self._store(trainer, step, {f"train/{key}": value for key, value in values.items()})

@@ -23,6 +23,7 @@ from nemo.lightning.pytorch.optim import (
 
 from nemo_bt.architecture import HfConfig
 from nemo_bt.model.config import reward_config
+from nemo_bt.model.layers import has_transformer_engine
 from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.monitor import NEVER
 from nemo_bt.origin import Start
@@ -48,6 +49,8 @@ def build_model(
         # Two pipeline ranks are each other's previous and next: batched, their messages would be taken for one another.
         "overlap_p2p_comm": is_interleaved,
         "batch_p2p_comm": not is_interleaved,
+        # Megatron's own linear layers, which adapters are, would need Apex for it.
+        "gradient_accumulation_fusion": has_transformer_engine() and not settings.model.peft.lora,
         "moe_aux_loss_coeff": settings.model.moe_aux_loss_coeff,
         "recompute_granularity": settings.model.activations_checkpoint_granularity,
         "recompute_method": settings.model.activations_checkpoint_method,
@@ -101,7 +104,10 @@ def build_trainer(
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         strategy=strategy,
-        plugins=nl.MegatronMixedPrecision(precision=trainer.precision),
+        # It writes its own value over that of the strategy's ddp (megatron_strategy.py:499).
+        plugins=nl.MegatronMixedPrecision(
+            precision=trainer.precision, grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32
+        ),
         max_steps=num_steps,
         max_epochs=-1,
         limit_val_batches=trainer.limit_val_batches if validates else 0,

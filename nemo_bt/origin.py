@@ -16,7 +16,7 @@ from nemo_bt.checkpoint_facts import HF_CONFIG
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.nemo_context import hf_config_of_nemo_model
 from nemo_bt.nemo_file import NemoFile
-from nemo_bt.weights.adapters import Adapters, WithAdapters, read_adapters
+from nemo_bt.weights.adapters import ADAPTERS, Adapters, WithAdapters, read_adapters
 from nemo_bt.weights.check import check_hf_tensors, check_megatron_tensors
 from nemo_bt.weights.convert import AsMegatron
 from nemo_bt.weights.head import WithNewHead
@@ -70,11 +70,12 @@ class Start:
         return f"{self.origin.given}: {self.kind}, head {self.head}"
 
 
-def find_origin(given: str) -> Origin:
+def find_origin(given: str, adapted: tuple[Path, ...] = ()) -> Origin:
     """Look at what `given` names.
 
     Args:
         given: path of a folder or a file, or `organisation/model@revision` on the Hugging Face hub.
+        adapted: checkpoints of adapters that lead here.
 
     Raises:
         UserError: nothing usable is there.
@@ -94,11 +95,24 @@ def find_origin(given: str) -> Origin:
     file = NemoFile(path)
     if (file.context / HF_CONFIG).exists():
         adapters = read_adapters(file.context)
-        base = find_origin(adapters.base) if adapters else None
+        base = _base_of(adapters, path, adapted) if adapters else None
         config = read_hf_config(file.context / HF_CONFIG)
         return Origin(path, given, config, file.context / "tokenizer", file, True, adapters, base)
     config, tokenizer = hf_config_of_nemo_model(file.context, lambda: TorchDist(file.open_weights, str(path)).infos)
     return Origin(path, given, config, file.context / tokenizer, file, False)
+
+
+def _base_of(adapters: Adapters, path: Path, adapted: tuple[Path, ...]) -> Origin:
+    """The model that adapters belong to."""
+    adapted = (*adapted, path.resolve())
+    if Path(adapters.base).resolve() in adapted:
+        raise UserError(f"{path}: context/{ADAPTERS} names itself as its base, {adapters.base}.")
+    try:
+        return find_origin(adapters.base, adapted)
+    except UserError as error:
+        raise UserError(
+            f"{path}: its adapters belong to {adapters.base} (context/{ADAPTERS}), which is not there: {error}"
+        ) from error
 
 
 def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = None) -> Start:
@@ -117,8 +131,9 @@ def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = Non
     name, config = str(origin.path), origin.hf_config
     source: TensorSource
     if origin.adapters and origin.base and origin.nemo_file:
-        base = open_weights(origin.base, head_seed, dtype).source
+        base = open_weights(origin.base, head_seed).source
         source = WithAdapters(base, TorchDist(origin.nemo_file.open_weights, name), origin.adapters, name)
+        source = AsDtype(source, dtype) if dtype else source  # after the sum: no value is rounded twice
         has_head = True
     elif origin.nemo_file is None:
         source = SafetensorsFolder(origin.path)

@@ -25,7 +25,7 @@ from nemo_bt.layout import check_device
 from nemo_bt.origin import Origin, Start, check_plain, open_weights
 from nemo_bt.settings import LoraSettings, Settings
 from nemo_bt.terminal import Terminal
-from nemo_bt.weights.adapters import Adapters, trained_parameters
+from nemo_bt.weights.adapters import Adapters, check_base, digest, trained_parameters
 
 
 @dataclass(frozen=True)
@@ -111,18 +111,20 @@ def _prepare(settings: Settings, origin: Origin | None, log_dir: Path, terminal:
     if resume_from:
         check_same_data(log_dir / "data.json", sets)
     total_steps = _total_steps(settings, len(sets["train"].epoch))
-    adapters = _adapters(model.peft.lora, origin, resumes=resume_from is not None)
+    adapters = _adapters(model.peft.lora, origin, start, resumes=resume_from is not None)
     return Prepared(hf_config, start, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, origin)
 
 
-def _adapters(lora: LoraSettings | None, origin: Origin | None, resumes: bool) -> Adapters | None:
+def _adapters(lora: LoraSettings | None, origin: Origin | None, start: Start | None, resumes: bool) -> Adapters | None:
     """Of a new run, or those that the checkpoint to resume has."""
-    if not (lora and origin):
+    if not (lora and origin and start):
         return None
     if resumes:
+        if origin.adapters:
+            check_base(start.source, origin.adapters, origin.given)
         return origin.adapters
     base = str(Path(origin.given).resolve()) if Path(origin.given).exists() else origin.given
-    return Adapters(base, tuple(lora.target_modules), lora.adapter_dim, lora.alpha)
+    return Adapters(base, tuple(lora.target_modules), lora.adapter_dim, lora.alpha, digest(start.source))
 
 
 def _runs_on_gpu(settings: Settings) -> bool:

@@ -5,6 +5,10 @@
 
 from pathlib import Path
 
+from nemo_bt.data.tokenizer import load_tokenizer
+from tests.hf_models import save
+from tests.runs import Run
+
 STEPS = 10
 SMALL_LLAMA = ["model=llama_quickstart", "model.num_layers=4", "model.hidden_size=64", "model.ffn_hidden_size=160"]
 
@@ -22,6 +26,7 @@ PP_BEFORE_DP = ["model.use_tp_pp_dp_mapping=true"]
 ZERO = ["model.optim.name=distributed_fused_adam"]
 TWO_INSTANCES = [*ZERO, "model.optim.num_distributed_optimizer_instances=2"]
 SMALL_STREAMS = ["model.data.tokens_per_micro_batch=300"]
+GRADS_AS_WEIGHTS = ["model.optim.grad_reduce_in_fp32=false"]
 SELECTIVE = ["model.activations_checkpoint_granularity=selective"]
 SAVE = ["exp_manager.checkpoint_callback_params.every_n_train_steps=4", "trainer.val_check_interval=3"]
 
@@ -74,7 +79,7 @@ LLAMA: dict[int, dict[str, list[str]]] = {
     },
 }
 MIXTRAL: dict[int, dict[str, list[str]]] = {
-    2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "EP2 DP2": EP2, "EP2 CP2": [*EP2, *CP2]},
+    2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "EP2 DP2": EP2, "EP2 CP2": [*EP2, *CP2, *GRADS_AS_WEIGHTS]},
     4: {
         "EP2 TP2 SP DP2": [*EP2, *TP2, *SP],
         "EP2 PP2 DP2 distributed optimizer": [*EP2, *PP2, *ZERO],
@@ -131,3 +136,55 @@ def common(dataset: Path, log_dir: Path, num_ranks: int) -> list[str]:
 
 def checkpoint(log_dir: Path, step: int = STEPS) -> Path:
     return log_dir / "checkpoints" / f"reward-step{step}.nemo"
+
+
+LAYOUTS = {num_ranks: quick(LLAMA, num_ranks) for num_ranks in QUICK_RANKS}
+LAYOUTS[1] |= {"one stream": SAVE}
+EQUAL_LENGTHS = {"one pair a stream": 48, "all pairs in a stream": 2048}
+"""On pairs of 35 to 47 tokens: budgets that hold one pair, and a whole step."""
+FOLDERS = {
+    1: {"gemma3": [], "mixtral": [], "qwen3 moe": []},
+    2: {"gemma3: TP2 SP": [*TP2, *SP], "gemma3: PP2": PP2, "gemma3: CP2": CP2, "gemma3: PP2 VPP2": VPP2},
+    4: {},
+}
+for num_ranks in QUICK_RANKS:
+    for model, layouts in {"mixtral": MIXTRAL, "qwen3 moe": QWEN3_MOE}.items():
+        FOLDERS[num_ranks] |= {f"{model}: {name}": extra for name, extra in quick(layouts, num_ranks).items()}
+"""Three steps from Hugging Face folders of base models."""
+RESUMED = {1: "one stream", 2: "DP2 distributed optimizer"}
+
+
+def runs_of_all_layouts(dataset: Path, folder: Path) -> dict[int, list[Run]]:
+    """All layouts, each started from the same initial weights."""
+    plan = {}
+    start = f"model.restore_from_path={checkpoint(folder / 'initial', 1)}"
+    for shape in (name for name in FOLDERS[1] if ":" not in name):
+        save(
+            shape, folder / f"hf-{shape}", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None)
+        )
+    for num_ranks, layouts in LAYOUTS.items():
+        runs = [Run([*common(dataset, folder / name, num_ranks), start, *extra]) for name, extra in layouts.items()]
+        if num_ranks == 1:
+            initial = [*common(dataset, folder / "initial", 1), *SMALL_LLAMA, "trainer.max_steps=1"]
+            twenty = [*common(dataset, folder / "twenty steps", 1), start, "trainer.max_steps=20"]
+            seeded = [*common(dataset, folder / "other seed", 1), *SMALL_LLAMA, "trainer.max_steps=1", "trainer.seed=5"]
+            runs = [Run(initial), *runs, Run(twenty), Run(seeded)]
+            for name, tokens in EQUAL_LENGTHS.items():
+                overrides = [*common(dataset, folder / name, 1), start, f"model.data.tokens_per_micro_batch={tokens}"]
+                overrides += [f"model.data.train={dataset / 'train.parquet'}", "trainer.limit_val_batches=0"]
+                runs.append(Run(overrides))
+        if num_ranks in RESUMED:
+            name = RESUMED[num_ranks]
+            resumed = [*common(dataset, folder / f"{name} resumed", num_ranks), start, *layouts[name]]
+            resumed += ["exp_manager.resume_if_exists=true"]
+            runs.append(Run(resumed, checkpoint(folder / name, 4)))
+        for name, extra in FOLDERS.get(num_ranks, {}).items():
+            overrides = [*common(dataset, folder / name, num_ranks), *extra, "trainer.max_steps=3"]
+            overrides += [
+                f"model.restore_from_path={folder / ('hf-' + name.split(':')[0])}",
+                "model.encoder_seq_length=512",
+            ]
+            overrides += ["model.moe_aux_loss_coeff=0.1"] if name.startswith("qwen3 moe") else []
+            runs.append(Run(overrides))
+        plan[num_ranks] = runs
+    return plan

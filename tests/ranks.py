@@ -49,7 +49,21 @@ class AllocatedBytes(pl.Callback):
         optimizer = trainer.optimizers[0].mcore_optimizer
         states = [one.optimizer.state for one in getattr(optimizer, "chained_optimizers", [optimizer])]
         moments = [tensor for state in states for of in state.values() for tensor in of.values()]
+        config, groups = pl_module.config, parallel_state
+        layout = {
+            "tensor": groups.get_tensor_model_parallel_world_size(),
+            "pipeline": groups.get_pipeline_model_parallel_world_size(),
+            "parts": len(parts),
+            "context": groups.get_context_parallel_world_size(),
+            "experts": groups.get_expert_model_parallel_world_size(),
+            "layers": sum(len(part.module.module.decoder.layers) for part in trainer.strategy.megatron_parallel),
+            "recompute": [config.recompute_granularity, config.recompute_method, config.recompute_num_layers],
+            "instances": parts[0].ddp_config.num_distributed_optimizer_instances,
+            "grad_reduce_in_fp32": parts[0].ddp_config.grad_reduce_in_fp32,
+            "next_pipeline_rank": groups.get_pipeline_model_parallel_next_rank(),
+        }
         sizes = {
+            "layout": layout,
             "pipeline_rank": parallel_state.get_pipeline_model_parallel_rank(),
             "data_rank": parallel_state.get_data_parallel_rank(with_context_parallel=True),
             "weights": sum(tensor.nbytes for tensor in weights),
@@ -69,6 +83,7 @@ def main() -> None:
         checkpoints.mkdir(parents=True, exist_ok=True)
         if run["checkpoint"]:
             put_checkpoint(Path(run["checkpoint"]), checkpoints)
+        print(f"run: {checkpoints.parent}", flush=True)
         terminal = Terminal(sys.stdout if current_rank() == 0 else None)
         rank = current_rank()
         train(settings, check_settings(settings), terminal, rank, [AllocatedBytes(checkpoints.parent)])

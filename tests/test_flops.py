@@ -10,6 +10,7 @@ from nemo_bt.flops import LayerShape, layer_shape, peak_flops, training_flops
 def test_one_layer_of_width_two() -> None:
     shape = LayerShape(1, hidden_size=2, query_size=2, key_size=2, ffn_size=2, num_ffn_matrices=3)
     assert training_flops(shape, num_tokens=10, num_attended=30) == 2400
+    assert training_flops(shape, num_tokens=10, num_attended=30, is_frozen=True) == 2400 - 2 * 10 * 28
 
 
 def test_llama_3_8b_is_six_flops_a_parameter_and_token() -> None:

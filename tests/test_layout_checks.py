@@ -86,6 +86,15 @@ def settings_of(*overrides: str) -> Settings:
             r"needs model\.optim\.name=distributed_fused_adam, got adam",
         ),
         (["model.optim.optimizer_offload_fraction=0"], r"optimizer_offload_fraction: expected \(0, 1\], got 0"),
+        (
+            ["trainer.devices=4", f"{PP}=2", f"{CP}=2", "model.use_tp_pp_dp_mapping=true"],
+            r"use_tp_pp_dp_mapping=true with pipeline_model_parallel_size=2 needs context_parallel_size=2 = .*size=1",
+        ),
+        (
+            ["model.optim.optimizer_cpu_offload=true"],
+            r"needs model\.optim\.name=distributed_fused_adam and moments in fp32",
+        ),
+        (["model.moe_aux_loss_coeff=0.1"], r"moe_aux_loss_coeff=0\.1 needs a model with experts"),
         (["model.moe_aux_loss_coeff=-1"], r"moe_aux_loss_coeff: expected 0 or more, got -1"),
         (["model.peft.peft_scheme=dora"], r"peft_scheme: expected one of null, lora, got dora"),
         (["model.peft.peft_scheme=lora"], r"lora needs a model to adapt: set model\.restore_from_path"),
@@ -104,6 +113,16 @@ def test_what_cannot_work_shows_its_numbers(overrides: list[str], message: str) 
             MIXTRAL,
             ["trainer.devices=2", f"{PP}=2", f"{EP}=2"],
             r"1 data- and context-parallel ranks .* multiple of .*=2",
+        ),
+        (
+            MIXTRAL,
+            ["trainer.devices=4", f"{EP}=4", ZERO, "model.optim.num_distributed_optimizer_instances=2"],
+            r"1 ranks that share an expert .* are not a multiple of .*instances=2",
+        ),
+        (
+            MIXTRAL | {"model_type": "qwen3_moe", "moe_intermediate_size": 42},
+            ["trainer.devices=4", f"{TP}=4", "model.sequence_parallel=true"],
+            r"moe_ffn_hidden_size=42 is not a multiple of .*=4",
         ),
         (MIXTRAL, ["model.peft.peft_scheme=lora"], r"some of linear_qkv, linear_proj, got linear_fc1\. experts share"),
         (

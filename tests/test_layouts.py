@@ -13,83 +13,17 @@ from nemo_bt.checks import hf_config_of
 from nemo_bt.config import load_settings
 from nemo_bt.data.pairs import PairSet
 from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.layout import stage_layers
 from nemo_bt.origin import find_origin
 from nemo_bt.plan.parameters import rank_parameters
 from nemo_bt.plan.state import state_bytes
-from tests.hf_models import save
-from tests.layouts import (
-    CP2,
-    LLAMA,
-    MIXTRAL,
-    PP2,
-    QUICK_RANKS,
-    QWEN3_MOE,
-    SAVE,
-    SMALL_LLAMA,
-    SP,
-    STEPS,
-    TP2,
-    VPP2,
-    checkpoint,
-    common,
-    quick,
-)
+from tests.layouts import EQUAL_LENGTHS, FOLDERS, LAYOUTS, RESUMED, STEPS, checkpoint, runs_of_all_layouts
 from tests.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences
-from tests.runs import Run, full_tensors, metrics, relative_difference
+from tests.runs import full_tensors, metrics, relative_difference
 from tests.sources import open_set
 
 TOLERANCE = 1e-5
-
-LAYOUTS = {num_ranks: quick(LLAMA, num_ranks) for num_ranks in QUICK_RANKS}
-LAYOUTS[1] |= {"one stream": SAVE}
-EQUAL_LENGTHS = {"one pair a stream": 48, "all pairs in a stream": 2048}
-"""On pairs of 35 to 47 tokens: budgets that hold one pair, and a whole step."""
-FOLDERS = {
-    1: {"gemma3": [], "mixtral": [], "qwen3 moe": []},
-    2: {"gemma3: TP2 SP": [*TP2, *SP], "gemma3: PP2": PP2, "gemma3: CP2": CP2, "gemma3: PP2 VPP2": VPP2},
-    4: {},
-}
-for num_ranks in QUICK_RANKS:
-    for model, layouts in {"mixtral": MIXTRAL, "qwen3 moe": QWEN3_MOE}.items():
-        FOLDERS[num_ranks] |= {f"{model}: {name}": extra for name, extra in quick(layouts, num_ranks).items()}
-"""Three steps from Hugging Face folders of base models."""
-RESUMED = {1: "one stream", 2: "DP2 distributed optimizer"}
-
-
-def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
-    """All layouts, each started from the same initial weights."""
-    plan = {}
-    start = f"model.restore_from_path={checkpoint(folder / 'initial', 1)}"
-    for shape in (name for name in FOLDERS[1] if ":" not in name):
-        save(
-            shape, folder / f"hf-{shape}", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None)
-        )
-    for num_ranks, layouts in LAYOUTS.items():
-        runs = [Run([*common(dataset, folder / name, num_ranks), start, *extra]) for name, extra in layouts.items()]
-        if num_ranks == 1:
-            initial = [*common(dataset, folder / "initial", 1), *SMALL_LLAMA, "trainer.max_steps=1"]
-            twenty = [*common(dataset, folder / "twenty steps", 1), start, "trainer.max_steps=20"]
-            seeded = [*common(dataset, folder / "other seed", 1), *SMALL_LLAMA, "trainer.max_steps=1", "trainer.seed=5"]
-            runs = [Run(initial), *runs, Run(twenty), Run(seeded)]
-            for name, tokens in EQUAL_LENGTHS.items():
-                overrides = [*common(dataset, folder / name, 1), start, f"model.data.tokens_per_micro_batch={tokens}"]
-                overrides += [f"model.data.train={dataset / 'train.parquet'}", "trainer.limit_val_batches=0"]
-                runs.append(Run(overrides))
-        if num_ranks in RESUMED:
-            name = RESUMED[num_ranks]
-            resumed = [*common(dataset, folder / f"{name} resumed", num_ranks), start, *layouts[name]]
-            resumed += ["exp_manager.resume_if_exists=true"]
-            runs.append(Run(resumed, checkpoint(folder / name, 4)))
-        for name, extra in FOLDERS.get(num_ranks, {}).items():
-            overrides = [*common(dataset, folder / name, num_ranks), *extra, "trainer.max_steps=3"]
-            overrides += [
-                f"model.restore_from_path={folder / ('hf-' + name.split(':')[0])}",
-                "model.encoder_seq_length=512",
-            ]
-            overrides += ["model.moe_aux_loss_coeff=0.1"] if name.startswith("qwen3 moe") else []
-            runs.append(Run(overrides))
-        plan[num_ranks] = runs
-    return plan
+planned_runs = runs_of_all_layouts
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +79,35 @@ def test_the_bytes_that_megatron_allocates_are_those_counted(logs: Path, name: s
     assert len(files) == settings.world_size
     for file in files:
         allocated = json.loads(file.read_text())
+        del allocated["layout"]
         parts = rank_parameters(hf_config, settings.model, allocated.pop("pipeline_rank"))
         assert allocated == {
             "data_rank": allocated["data_rank"],
             **asdict(state_bytes(settings, parts, allocated["data_rank"])),
+        }
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(name for named in FOLDERS.values() for name in named)])
+def test_every_setting_of_a_layout_reaches_megatron(logs: Path, name: str) -> None:
+    settings = load_settings("config", [], str(logs / name))
+    model, stages = settings.model, settings.model.pipeline_model_parallel_size
+    for rank in range(settings.world_size):
+        found = json.loads((logs / name / f"state-{rank}.json").read_text())
+        assert found["layout"] == {
+            "tensor": model.tensor_model_parallel_size,
+            "pipeline": stages,
+            "parts": model.virtual_pipeline_model_parallel_size or 1,
+            "context": model.context_parallel_size,
+            "experts": model.expert_model_parallel_size,
+            "layers": stage_layers(model, 4)[found["pipeline_rank"]],
+            "recompute": [
+                model.activations_checkpoint_granularity,
+                model.activations_checkpoint_method,
+                model.activations_checkpoint_num_layers,
+            ],
+            "instances": model.optim.num_distributed_optimizer_instances,
+            "grad_reduce_in_fp32": model.optim.grad_reduce_in_fp32,
+            "next_pipeline_rank": (rank + settings.world_size // stages) % settings.world_size,
         }
 
 

@@ -1,6 +1,7 @@
 """Adapters: alike at every layout, resumed exactly, saved alone, and merged into what transformers loads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from transformers import AutoModelForSequenceClassification
 from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.origin import find_origin, open_weights
-from nemo_bt.weights.names import HEAD
+from nemo_bt.weights.adapters import WithAdapters, digest, read_adapters
+from nemo_bt.weights.names import EMBEDDING, HEAD
+from nemo_bt.weights.torch_dist import TorchDist
 from tests.hf_models import build, save
-from tests.layouts import CP2, PP2, SP, TP2, ZERO, checkpoint, common, full
+from tests.layouts import CP2, SP, TP2, VPP2, ZERO, checkpoint, common, full
 from tests.reference import padded_rewards, whole_sequences
 from tests.runs import Run, convert, full_tensors, metrics, relative_difference
 from tests.sources import open_set
@@ -23,13 +26,15 @@ STEPS, DIM = 6, 4
 ONE = "one rank"
 LAYOUTS = {
     1: {"recompute layers": full("uniform", 1)},
-    2: {"TP2 SP": [*TP2, *SP], "PP2 distributed optimizer": [*PP2, *ZERO], "CP2": CP2},
+    2: {"TP2 SP": [*TP2, *SP], "TP2": TP2, "PP2 VPP2": VPP2, "DP2 distributed optimizer": ZERO, "CP2": CP2},
 }
 
 
 def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     plan = {}
     save("qwen3", folder / "base", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
+    save("nemotron", folder / "gateless", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
+    nemotron = [f"model.restore_from_path={folder / 'gateless'}", "trainer.max_steps=3"]
     lora = "model.peft.lora_tuning"
     settings = [
         f"model.restore_from_path={folder / 'base'}",
@@ -38,13 +43,15 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
         f"{lora}.adapter_dim={DIM}",
         f"{lora}.alpha=8",
         "model.optim.lr=1e-3",
-        "model.optim.eps=1e-5",  # as tests.layouts says, for gradients that are a tenth as large
+        "model.optim.eps=1e-4",  # as tests.layouts says; adapters have smaller gradients than weights
         f"trainer.max_steps={STEPS}",
         "exp_manager.checkpoint_callback_params.every_n_train_steps=3",
     ]
     for num_ranks, layouts in LAYOUTS.items():
         named = {ONE: list[str]()} | layouts if num_ranks == 1 else layouts
-        runs = [Run([*common(dataset, folder / name, num_ranks), *settings, *more]) for name, more in named.items()]
+        named = {name: [*settings, *more] for name, more in named.items()}
+        named |= {f"nemotron {num_ranks}": [*settings, *nemotron, *(TP2 if num_ranks == 2 else [])]}
+        runs = [Run([*common(dataset, folder / name, num_ranks), *extra]) for name, extra in named.items()]
         if num_ranks == 1:
             resumed = [*common(dataset, folder / "resumed", 1), *settings, "exp_manager.resume_if_exists=true"]
             runs.append(Run(resumed, checkpoint(folder / ONE, 3)))
@@ -66,6 +73,12 @@ def test_every_layout_gives_one_ranks_losses_and_adapters(logs: Path, name: str)
     tensors, found = (full_tensors(checkpoint(logs / log_dir, STEPS)) for log_dir in (ONE, name))
     assert tensors.keys() == found.keys()
     assert max(relative_difference(found[key], tensors[key]) for key in tensors) < 1e-5
+
+
+def test_adapters_of_an_mlp_without_a_gate_are_alike_at_every_layout(logs: Path) -> None:
+    expected, found = (full_tensors(checkpoint(logs / f"nemotron {num_ranks}", 3)) for num_ranks in (1, 2))
+    assert expected["module.decoder.layers.mlp.linear_fc1.adapter.linear_out.weight"].any()
+    assert max(relative_difference(found[key], expected[key]) for key in expected) < 1e-5
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Path) -> None:
@@ -139,9 +152,29 @@ def test_adapters_that_do_not_fit_are_an_error(logs: Path, tmp_path: Path) -> No
     (context / "adapters.json").write_text(json.dumps(facts | {"adapter_dim": 8}))
     with pytest.raises(UserError, match=r"expected shape \(.*\), found \(.*\): the adapters do not fit"):
         open_weights(find_origin(str(context.parent)), head_seed=0)
+    (context / "adapters.json").write_text(json.dumps(facts | {"base_digest": "0"}))
+    with pytest.raises(UserError, match=r"its adapters belong to other weights than those that are at .*base now"):
+        open_weights(find_origin(str(context.parent)), head_seed=0)
     (context / "adapters.json").write_text(json.dumps(facts | {"base": str(tmp_path / "gone")}))
-    with pytest.raises(UserError, match="gone does not exist"):
+    with pytest.raises(
+        UserError, match=r"its adapters belong to .*gone \(context/adapters\.json\), which is not there"
+    ):
+        find_origin(str(context.parent))
+    (context / "adapters.json").write_text(json.dumps(facts | {"base": str(context.parent)}))
+    with pytest.raises(UserError, match=r"context/adapters\.json names itself as its base"):
         find_origin(str(context.parent))
     (context / "adapters.json").write_text("{}")
-    with pytest.raises(UserError, match=r"adapters\.json: expected base, target_modules, adapter_dim and alpha"):
+    with pytest.raises(UserError, match=r"adapters\.json: expected base, target_modules, adapter_dim, alpha and base_"):
         find_origin(str(context.parent))
+
+
+def test_adapters_in_fp32_on_a_base_in_bf16_are_merged_in_fp32(logs: Path) -> None:
+    path = checkpoint(logs / ONE, STEPS)
+    base = open_weights(find_origin(str(logs / "base")), 0, torch.bfloat16).source
+    trained = TorchDist(find_origin(str(path)).nemo_file.open_weights, str(path))
+    adapters = replace(read_adapters(path / "context"), base_digest=digest(base))
+    merged, name = WithAdapters(base, trained, adapters, str(path)), "decoder.layers.mlp.linear_fc2.weight"
+    stem = name.removesuffix(".weight")
+    a, b = (trained.read(f"{stem}.adapter.{side}.weight") for side in ("linear_in", "linear_out"))
+    assert [merged.infos[key].dtype for key in (name, EMBEDDING)] == [torch.float32, torch.bfloat16]
+    torch.testing.assert_close(merged.read(name), base.read(name).float() + 8 / DIM * b @ a)

@@ -134,15 +134,15 @@ def kernel_attention(
     zero = sum(x[:0].sum() for x in (query_tND, key_TGD, value_TGD))
     out_QND = zero.expand(num_rows, *query_tND.shape[1:]).clone()
     for segment in segments_of(segments_C5, rule.only_scored, held):
+        key_GSD, value_GSD = (segment.of(x.transpose(0, 1)) for x in (key_TGD, value_TGD))
         for block in segment.blocks(len(query_tND), rule.window, held):
             hidden_RK = block.hidden_keys(query_tND.device)
             is_causal = hidden_RK is not None and not block.num_before and not block.window
             query_NRD = query_tND[block.rows].transpose(0, 1)
-            keys, values = (segment.of(x.transpose(0, 1))[:, block.keys] for x in (key_TGD, value_TGD))
             out_NRD = F.scaled_dot_product_attention(
                 query_NRD[None],
-                keys[None],
-                values[None],
+                key_GSD[None, :, block.keys],
+                value_GSD[None, :, block.keys],
                 attn_mask=None if is_causal or hidden_RK is None else ~hidden_RK,
                 is_causal=is_causal,
                 scale=rule.scale,

@@ -81,7 +81,7 @@ def reward_config(hf_config: HfConfig, seq_length: int, **fields: Any) -> Reward
     return RewardConfig(
         **{name: getattr(nemo_config, name) for name in _KNOWN_TO_NEMO},
         **megatron_fields(hf_config, seq_length),
-        **dict.fromkeys(_NEEDS_TRANSFORMER_ENGINE, on_gpu),
+        **dict.fromkeys(_NEEDS_TRANSFORMER_ENGINE, on_gpu) | fields,
         activation_func=_ACTIVATIONS[activation],
         bias_activation_fusion=on_gpu and activation == "silu",  # Megatron fuses no other of them without a bias
         use_te_activation_func=not on_gpu and activation == "silu",  # cpu_kernels.swiglu
@@ -92,5 +92,4 @@ def reward_config(hf_config: HfConfig, seq_length: int, **fields: Any) -> Reward
         moe_token_dispatcher_type="alltoall",
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        **fields,
     )

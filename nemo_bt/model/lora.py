@@ -43,6 +43,9 @@ def add_adapters(gpt: torch.nn.Module, settings: LoraSettings, seed: int) -> Non
         dropout=settings.adapter_dropout,
     )
     fn.walk(gpt, lora.transform)
+    for name, module in gpt.named_modules():
+        if name.endswith("linear_fc1.adapter") and not gpt.config.gated_linear_unit:
+            module.base_linear_name = name.replace("linear_fc1", "mlp")  # its name makes NeMo store B as gate and up
     with torch.no_grad():
         sharded = gpt.sharded_state_dict()
         apply_factories(sharded)

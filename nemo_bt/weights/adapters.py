@@ -6,12 +6,14 @@ A and B lie in a checkpoint as `<layer>.adapter.linear_in.weight`, [L, dim, colu
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from nemo_bt.errors import UserError
@@ -33,12 +35,14 @@ class Adapters:
         target_modules: layers that have one.
         adapter_dim: rank.
         alpha: of the factor alpha / dim.
+        base_digest: `digest` of the base model's weights.
     """
 
     base: str
     target_modules: tuple[str, ...]
     adapter_dim: int
     alpha: float
+    base_digest: str
 
     def write(self, context: Path) -> None:
         """Write into a checkpoint's context/."""
@@ -57,10 +61,36 @@ def read_adapters(context: Path) -> Adapters | None:
     try:
         found = json.loads(file.read_text())
         return Adapters(
-            str(found["base"]), tuple(found["target_modules"]), int(found["adapter_dim"]), float(found["alpha"])
+            base=str(found["base"]),
+            target_modules=tuple(found["target_modules"]),
+            adapter_dim=int(found["adapter_dim"]),
+            alpha=float(found["alpha"]),
+            base_digest=str(found["base_digest"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: expected base, target_modules, adapter_dim and alpha, got {error!r}.") from error
+        raise UserError(
+            f"{file}: expected base, target_modules, adapter_dim, alpha and base_digest, got {error!r}."
+        ) from error
+
+
+def digest(source: TensorSource) -> str:
+    """Of every tensor's name and shape and of its first values, but for the head: tells one base model from another."""
+    hashed = hashlib.sha256()
+    for name, info in sorted(source.infos.items()):
+        if name != HEAD:
+            first = source.read(name, tuple(slice(0, size) for size in (*[1] * (len(info.shape) - 1), 8)))
+            hashed.update(f"{name} {info.shape} {first.flatten().tolist()}".encode())
+    return hashed.hexdigest()[:32]
+
+
+def check_base(base: TensorSource, adapters: Adapters, where: str) -> None:
+    """Check that a base model has the weights that adapters were trained on.
+
+    Raises:
+        UserError: it has others.
+    """
+    if digest(base) != adapters.base_digest:
+        raise UserError(f"{where}: its adapters belong to other weights than those that are at {adapters.base} now.")
 
 
 def is_trained(name: str) -> bool:
@@ -110,12 +140,13 @@ class WithAdapters:
         where: the checkpoint, for messages.
 
     Raises:
-        UserError: an adapter is missing, belongs to no weight of the base, or has another shape.
+        UserError: the base is another one, or an adapter is missing, belongs to no weight of it, or has another shape.
     """
 
     def __init__(self, base: TensorSource, trained: TensorSource, adapters: Adapters, where: str) -> None:
         self.base, self.trained = base, trained
         self.scale = adapters.alpha / adapters.adapter_dim
+        check_base(base, adapters, where)
         expected = trained_shapes(base.infos, adapters.target_modules, adapters.adapter_dim)
         found = {name: info.shape for name, info in trained.infos.items()}
         if found != expected:
@@ -125,12 +156,15 @@ class WithAdapters:
                 f"fit {adapters.base}."
             )
         self.adapted = {name.removesuffix(A_WEIGHT) + ".weight" for name in expected if name.endswith(A_WEIGHT)}
-        self.infos = base.infos | {HEAD: TensorInfo(trained.infos[HEAD].shape, base.infos[HEAD].dtype)}
+        self.infos = base.infos | {HEAD: trained.infos[HEAD]}
+        for name in self.adapted:
+            info, added = base.infos[name], trained.infos[name.removesuffix(".weight") + B_WEIGHT]
+            self.infos[name] = TensorInfo(info.shape, torch.promote_types(info.dtype, added.dtype))
 
     def read(self, name: str, region: Region = ()) -> Tensor:
-        """The tensor, or a part of it, in its own dtype."""
+        """The tensor, or a part of it; merged ones in the wider of the two dtypes."""
         if name == HEAD:
-            return self.trained.read(name, region).to(self.infos[HEAD].dtype)
+            return self.trained.read(name, region)
         tensor = self.base.read(name, region)
         if name not in self.adapted:
             return tensor
@@ -138,4 +172,4 @@ class WithAdapters:
         stem = name.removesuffix(".weight")
         a = self.trained.read(stem + A_WEIGHT, (layers, slice(None), columns)).float()
         b = self.trained.read(stem + B_WEIGHT, (layers, rows)).float()
-        return (tensor.float() + self.scale * b @ a).to(tensor.dtype)
+        return (tensor.float() + self.scale * b @ a).to(self.infos[name].dtype)
