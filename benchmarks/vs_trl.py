@@ -61,11 +61,11 @@ class Case:
 
 
 CASES = [
-    Case("hh", SMALL, 1, 64, _MICRO_BATCHES, turns=3, seeds=(1, 2, 3)),
-    Case("alpaca_eval", SMALL, 1, 64, (1, 2, 8), turns=2),
-    Case("hh", SMALL, 2, 32, (1, 8), turns=3),
+    Case("hh", SMALL, 1, 64, _MICRO_BATCHES, turns=2, seeds=(1, 2, 3)),
+    Case("alpaca_eval", SMALL, 1, 64, (1, 8), turns=2),
+    Case("hh", SMALL, 2, 32, (1, 8), turns=2),
     Case("alpaca_eval", SMALL, 2, 32, (1, 8), turns=2),
-    Case("hh", LARGE, 1, 8, (1, 8), turns=3),
+    Case("hh", LARGE, 1, 8, (1, 8), turns=2),
     Case("alpaca_eval", LARGE, 1, 8, (1, 8), turns=2),
 ]
 ALL_CASES = [
