@@ -42,14 +42,18 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def launched(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a folder for each test module that plans runs: one launch for each number of ranks has them all."""
+    """Folder with a folder for each module that plans runs: one launch for each number of ranks has them all.
+
+    Test modules that name the same function share its runs.
+    """
     folder = tmp_path_factory.mktemp("launched")
-    modules = {item.module.__name__.removeprefix("tests."): item.module for item in request.session.items}
+    modules = {item.module for item in request.session.items}
+    functions = {module.planned_runs for module in modules if hasattr(module, "planned_runs")}
     plans = []
-    for name, module in modules.items():
-        if hasattr(module, "planned_runs"):
-            (folder / name).mkdir()
-            plans.append(module.planned_runs(dataset, folder / name))
+    for planned_runs in sorted(functions, key=lambda function: function.__module__):
+        name = planned_runs.__module__.removeprefix("tests.")
+        (folder / name).mkdir()
+        plans.append(planned_runs(dataset, folder / name))
     for num_ranks in sorted({num_ranks for plan in plans for num_ranks in plan}):
         runs = [run for plan in plans for run in plan.get(num_ranks, [])]
         run_together(num_ranks, runs, folder, timeout_s=400)

@@ -10,14 +10,18 @@ import torch
 
 from nemo_bt.architecture import activation_name
 from nemo_bt.origin import find_origin, open_weights
+from nemo_bt.plan.activations import StreamRows, part_units
+from nemo_bt.plan.shape import model_shape
 from nemo_bt.settings import LossSettings
 from nemo_bt.stream import build_stream
 from nemo_bt.weights.convert import AsHf
 from nemo_bt.weights.source import TensorInfo
 from tests.hf_models import SHAPES, build
+from tests.recorder import SavedBytes
 from tests.reference import padded_rewards
 from tests.runs import relative_difference, torchrun
 from tests.test_conversion import to_nemo
+from tests.test_plan import settings_of as one_rank_settings
 from tests.test_truth import random_groups, sequences
 
 GROUPS = random_groups(3, shared=True, seed=5)
@@ -120,6 +124,19 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, converted: dic
     assert found.keys() == expected.keys()
     differences = {name: relative_difference(found[name], gradient) for name, gradient in expected.items()}
     assert max(differences.values()) < 2e-5, max(differences, key=differences.__getitem__)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_a_stream_keeps_for_its_backward_pass_is_counted(
+    shape: str, one_rank: None, converted: dict[str, Path]
+) -> None:
+    model, stream = reward_model(converted[shape]), build_stream(GROUPS, pad_id=0)
+    saved = SavedBytes(list(model.module.parameters()))
+    with saved.counted():
+        reward_C = model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
+    rows = StreamRows(stream.tokens_1T.shape[1], len(reward_C), len(reward_C))
+    units = part_units(model_shape(model.config.hf_config), one_rank_settings().model, 0, 0, rows, dtype_bytes=4)
+    assert sum(unit.kept for unit in units) == pytest.approx(saved.now, rel=0.03)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -4,6 +4,7 @@ import pytest
 
 from nemo_bt.config import load_settings
 from nemo_bt.plan.parameters import rank_parameters
+from nemo_bt.plan.shape import model_shape
 from nemo_bt.plan.state import buffer_places, state_bytes
 from nemo_bt.settings import Settings
 
@@ -28,7 +29,7 @@ def settings_of(*overrides: str) -> Settings:
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (8, 1), (2, 4)])
 def test_parameters_of_all_ranks_are_the_published_number(tp: int, pp: int) -> None:
     overrides = [f"model.tensor_model_parallel_size={tp}", f"model.pipeline_model_parallel_size={pp}"]
-    parts = [rank_parameters(LLAMA3_8B, settings_of(*overrides).model, stage) for stage in range(pp)]
+    parts = [rank_parameters(model_shape(LLAMA3_8B), settings_of(*overrides).model, stage) for stage in range(pp)]
     parameters = [parameter for stage in parts for part in stage for parameter in part]
     whole = ("layernorm.weight", "layer_norm_weight", "output_layer.weight")
     elements = sum(p.num_elements * (1 if p.name.endswith(whole) else tp) for p in parameters)
@@ -37,7 +38,7 @@ def test_parameters_of_all_ranks_are_the_published_number(tp: int, pp: int) -> N
 
 def test_bytes_of_mixed_precision() -> None:
     settings = settings_of("trainer.precision=bf16-mixed", "model.optim.name=distributed_fused_adam")
-    (part,) = parts = rank_parameters(LLAMA3_8B, settings.model, 0)
+    (part,) = parts = rank_parameters(model_shape(LLAMA3_8B), settings.model, 0)
     count = sum(parameter.num_elements for parameter in part)
     found = state_bytes(settings, parts)
     assert (found.weights, found.gradients) == (2 * count, 4 * count)

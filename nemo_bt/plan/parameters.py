@@ -1,17 +1,15 @@
 """Parameters that a rank holds: how many elements each, in the order in which Megatron registers them.
 
-Shapes are those of a checkpoint, `nemo_bt.weights.convert.megatron_infos`, taken apart by layer, expert and rank.
+Shapes are those of a checkpoint, taken apart by layer, expert and rank.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_bt.architecture import HfConfig
 from nemo_bt.layout import stage_layers
+from nemo_bt.plan.shape import ModelShape
 from nemo_bt.settings import ModelSettings
-from nemo_bt.weights.check import expected_tensors
-from nemo_bt.weights.convert import megatron_infos
 from nemo_bt.weights.names import EMBEDDING, HEAD
 
 _LAYER = "decoder.layers."
@@ -29,7 +27,7 @@ class Parameter:
     Args:
         name: in a checkpoint, without the layer's number.
         num_elements: on this rank.
-        is_expert: belongs to one of several experts, which other ranks share than the rest.
+        is_expert: belongs to an expert, and experts are shared out: other ranks have the same one than have the rest.
     """
 
     name: str
@@ -37,21 +35,20 @@ class Parameter:
     is_expert: bool
 
 
-def rank_parameters(hf_config: HfConfig, model: ModelSettings, pipeline_rank: int) -> list[list[Parameter]]:
+def rank_parameters(shape: ModelShape, model: ModelSettings, pipeline_rank: int) -> list[list[Parameter]]:
     """Parameters of a rank, a list for each part of an interleaved pipeline, in Megatron's order.
 
     Every tensor-, data- and context-parallel rank of a stage has the same sizes.
 
     Args:
-        hf_config: of the model.
+        shape: of the model.
         model: its layout.
         pipeline_rank: stage.
     """
-    shapes = {name: info.shape for name, info in megatron_infos(expected_tensors(hf_config), hf_config).items()}
-    num_layers = next(shape[0] for name, shape in shapes.items() if name.startswith(_LAYER))
+    shapes = shape.tensors
     num_parts = model.virtual_pipeline_model_parallel_size or 1
     stages = model.pipeline_model_parallel_size
-    layers = stage_layers(model, num_layers)[pipeline_rank] // num_parts
+    layers = stage_layers(model, shape.num_layers)[pipeline_rank] // num_parts
     layer = _layer_parameters(shapes, model)
     parts = []
     for part in range(num_parts):
@@ -79,7 +76,7 @@ def _layer_parameters(shapes: dict[str, tuple[int, ...]], model: ModelSettings) 
 
 def _parameter(name: str, shape: tuple[int, ...], model: ModelSettings) -> Parameter:
     ranks = model.tensor_model_parallel_size if name.endswith(_SPLIT_OVER_TENSOR_RANKS) else 1
-    return Parameter(name, _elements(shape) // ranks, _EXPERTS in name)
+    return Parameter(name, _elements(shape) // ranks, _EXPERTS in name and model.expert_model_parallel_size > 1)
 
 
 def _place(name: str) -> tuple[int, ...]:

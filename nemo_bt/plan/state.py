@@ -8,7 +8,7 @@ of 128 and of the ranks), optimizer/distrib_optimizer.py (a rank keeps state for
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemo_bt.plan.parameters import Parameter
@@ -28,6 +28,49 @@ class StateBytes:
     optimizer: int
 
 
+@dataclass(frozen=True)
+class Buffer:
+    """Parameters of one part of a pipeline that the same ranks share.
+
+    Args:
+        is_expert: of experts.
+        is_shared: the optimizer state of it is shared.
+        ranks: that share it.
+        starts: first element of each parameter.
+        sizes: elements of each parameter.
+        end: elements of the whole, with padding.
+        weight_bytes: of the whole.
+        gradient_bytes: of the whole.
+    """
+
+    is_expert: bool
+    is_shared: bool
+    ranks: int
+    starts: list[int]
+    sizes: list[int]
+    end: int
+    weight_bytes: int
+    gradient_bytes: int
+
+
+def buffers(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list[Buffer]:
+    """Of a rank: for each part one of what all ranks hold, and one of experts where there are some."""
+    model = settings.model
+    is_shared = model.optim.name == "distributed_fused_adam"
+    made = []
+    for is_expert in (False, True):
+        ranks = settings.data_parallel_size * model.context_parallel_size
+        ranks //= model.expert_model_parallel_size if is_expert else 1
+        ranks //= model.optim.num_distributed_optimizer_instances
+        for part in parts:
+            sizes = [parameter.num_elements for parameter in part if parameter.is_expert == is_expert]
+            if sizes:
+                starts, end = buffer_places(sizes, ranks if is_shared else None)
+                weights, gradients = end * activation_bytes(settings), end * gradient_bytes(settings)
+                made.append(Buffer(is_expert, is_shared, ranks, starts, sizes, end, weights, gradients))
+    return made
+
+
 def state_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_rank: int = 0) -> StateBytes:
     """What a rank allocates before its first step, and with it.
 
@@ -36,26 +79,24 @@ def state_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_r
         parts: from `nemo_bt.plan.parameters.rank_parameters`.
         data_rank: among data- and context-parallel ranks; with a distributed optimizer, whose part.
     """
-    model = settings.model
-    sharing = settings.data_parallel_size * model.context_parallel_size
-    is_sharded = model.optim.name == "distributed_fused_adam"
-    dtype_bytes = _FP32_BYTES if settings.trainer.precision == "32" else 2
-    grad_bytes = _FP32_BYTES if model.optim.grad_reduce_in_fp32 else dtype_bytes
     weights = gradients = optimizer = 0
-    for is_expert in (False, True):
-        ranks = sharing // (model.expert_model_parallel_size if is_expert else 1)
-        ranks //= model.optim.num_distributed_optimizer_instances
-        for part in parts:
-            sizes = [parameter.num_elements for parameter in part if parameter.is_expert == is_expert]
-            if not sizes:
-                continue
-            starts, end = buffer_places(sizes, ranks if is_sharded else None)
-            weights += end * dtype_bytes
-            gradients += end * grad_bytes
-            own = data_rank // (model.expert_model_parallel_size if is_expert else 1) % ranks
-            kept = _kept(starts, sizes, end, ranks, own) if is_sharded else sum(sizes)
-            optimizer += kept * _state_bytes_per_element(settings, dtype_bytes)
+    for buffer in buffers(settings, parts):
+        own = data_rank // (settings.model.expert_model_parallel_size if buffer.is_expert else 1) % buffer.ranks
+        weights += buffer.weight_bytes
+        gradients += buffer.gradient_bytes
+        kept = _kept(buffer, own) if buffer.is_shared else sum(buffer.sizes)
+        optimizer += kept * _state_bytes_per_element(settings)
     return StateBytes(weights, gradients, optimizer)
+
+
+def activation_bytes(settings: Settings) -> int:
+    """Of an element of weights and activations."""
+    return _FP32_BYTES if settings.trainer.precision == "32" else 2
+
+
+def gradient_bytes(settings: Settings) -> int:
+    """Of an element of the gradient."""
+    return _FP32_BYTES if settings.model.optim.grad_reduce_in_fp32 else activation_bytes(settings)
 
 
 def buffer_places(sizes: Sequence[int], ranks: int | None) -> tuple[list[int], int]:
@@ -75,16 +116,17 @@ def buffer_places(sizes: Sequence[int], ranks: int | None) -> tuple[list[int], i
     return starts[::-1], end if ranks is None else _rounded_up(end, math.lcm(ranks, _BUFFER_MULTIPLE))
 
 
-def _kept(starts: Iterable[int], sizes: Iterable[int], end: int, ranks: int, rank: int) -> int:
+def _kept(buffer: Buffer, rank: int) -> int:
     """Elements of parameters in a rank's share of the buffer."""
-    first, last = end // ranks * rank, end // ranks * (rank + 1)
-    return sum(max(0, min(last, start + size) - max(first, start)) for start, size in zip(starts, sizes, strict=True))
+    each = buffer.end // buffer.ranks
+    places = zip(buffer.starts, buffer.sizes, strict=True)
+    return sum(max(0, min(each * (rank + 1), start + size) - max(each * rank, start)) for start, size in places)
 
 
-def _state_bytes_per_element(settings: Settings, dtype_bytes: int) -> int:
+def _state_bytes_per_element(settings: Settings) -> int:
     """Two moments, and a main copy in fp32 of weights that are not."""
     optim = settings.model.optim
-    main = _FP32_BYTES if dtype_bytes < _FP32_BYTES else 0
+    main = _FP32_BYTES if activation_bytes(settings) < _FP32_BYTES else 0
     return _DTYPE_BYTES[optim.exp_avg_dtype] + _DTYPE_BYTES[optim.exp_avg_sq_dtype] + main
 
 

@@ -1,0 +1,204 @@
+"""What a real run allocates, keeps for its backward pass, sends, and in which order it computes."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.distributed.distributed_c10d import ProcessGroup, get_process_group_ranks
+from torch.utils._python_dispatch import TorchDispatchMode
+
+RECORDED_STEP = 1
+OPERATIONS = {
+    "allreduce_": "all_reduce",
+    "allreduce_coalesced_": "all_reduce",
+    "allgather_": "all_gather",
+    "_allgather_base_": "all_gather",
+    "allgather_into_tensor_coalesced_": "all_gather",
+    "reduce_scatter_": "reduce_scatter",
+    "_reduce_scatter_base_": "reduce_scatter",
+    "reduce_scatter_tensor_coalesced_": "reduce_scatter",
+    "alltoall_base_": "all_to_all",
+    "broadcast_": "broadcast",
+    "send": "send",
+    "recv_": "receive",
+}
+_WITH_OUTPUT = tuple(name for name, operation in OPERATIONS.items() if operation in ("all_gather", "reduce_scatter"))
+
+
+class Messages(TorchDispatchMode):
+    """Counts what reaches torch's process groups: operation, ranks, bytes of the larger of input and output.
+
+    Of an all_to_all bytes of the input, since what comes back depends on the others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[tuple[str, tuple[int, ...], int]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.split(".")[0]
+        if func.namespace == "c10d" and name != "barrier":
+            group = next(
+                ProcessGroup.unbox(arg) for arg in args if isinstance(arg, torch.ScriptObject) and _is_group(arg)
+            )
+            tensors = args[:2] if name in _WITH_OUTPUT else args[1:2] if name == "alltoall_base_" else args[:1]
+            size = max(map(_nbytes, tensors))
+            self.counts[OPERATIONS[name], tuple(get_process_group_ranks(group)), size] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _is_group(arg: torch.ScriptObject) -> bool:
+    return "ProcessGroup" in str(arg._type())
+
+
+def _nbytes(tensors: Any) -> int:
+    return tensors.nbytes if isinstance(tensors, Tensor) else sum(map(_nbytes, tensors))
+
+
+class SavedBytes:
+    """Bytes of the storages that autograd keeps, each once; those of parameters are left out."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.left_out = {parameter.untyped_storage()._cdata for parameter in parameters}
+        self.uses: Counter[int] = Counter()
+        self.now = self.peak = 0
+
+    def change(self, storage: torch.UntypedStorage, uses: int) -> None:
+        """One use more or less."""
+        key = storage._cdata
+        if key in self.left_out:
+            return
+        was = self.uses[key]
+        self.uses[key] += uses
+        if not was or not self.uses[key]:
+            self.now += uses * storage.nbytes()
+            self.peak = max(self.peak, self.now)
+
+    def counted(self) -> Any:
+        """A context in which what autograd keeps is counted."""
+        return torch.autograd.graph.saved_tensors_hooks(lambda tensor: _Saved(tensor, self), lambda saved: saved.tensor)
+
+
+class _Saved:
+    def __init__(self, tensor: Tensor, counts: SavedBytes) -> None:
+        self.tensor, self.counts = tensor, counts
+        counts.change(tensor.untyped_storage(), 1)
+
+    def __del__(self) -> None:
+        self.counts.change(self.tensor.untyped_storage(), -1)
+
+
+class Recorder(pl.Callback):
+    """Writes state-<rank>.json: sizes at the end of a run, and what its second step did."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self.log_dir = log_dir
+        self.first_step: int | None = None
+        self.step: dict[str, Any] | None = None
+        self.messages: Messages | None = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.first_step is None:
+            self.first_step = trainer.global_step
+        if trainer.global_step != self.first_step + RECORDED_STEP:
+            return
+        parts = [part.module for part in trainer.strategy.megatron_parallel]
+        self.saved = SavedBytes([parameter for part in parts for parameter in part.parameters()])
+        self.hooks = self.saved.counted()
+        self.passes: list[tuple[bool, int]] = []
+        gpts = [part.module.module for part in trainer.strategy.megatron_parallel]
+        self.handles = [gpt.register_forward_hook(self._noting(number)) for number, gpt in enumerate(gpts)]
+        self.messages = Messages()
+        self.hooks.__enter__()
+        self.messages.__enter__()
+
+    def _noting(self, part: int) -> Any:
+        def note(module: torch.nn.Module, args: Any, output: Tensor) -> None:
+            self.passes.append((True, part))
+            output.register_hook(lambda _: self.passes.append((False, part)))
+
+        return note
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.messages is None or self.step is not None:
+            return
+        self.messages.__exit__(None, None, None)
+        self.hooks.__exit__(None, None, None)
+        for handle in self.handles:
+            handle.remove()
+        streams = trainer.datamodule.data_sampler.last.streams
+        self.step = {
+            "groups": {name: get_process_group_ranks(group) for name, group in _groups().items()},
+            "messages": [[*key, count] for key, count in self.messages.counts.items()],
+            "activations": self.saved.peak,
+            "kept_after_the_step": self.saved.now,
+            "passes": self.passes,
+            "streams": [[stream.tokens_1T.shape[1], stream.segments_C5.tolist()] for stream in streams],
+        }
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        from megatron.core import parallel_state
+
+        parts = [part.module for part in trainer.strategy.megatron_parallel]
+        buffers = [buffer for part in parts for buffer in part.buffers + part.expert_parallel_buffers]
+        whole = [buffer.param_data for buffer in buffers if buffer.param_data is not None]
+        weights = whole or [p for part in parts for p in part.parameters() if p.requires_grad]
+        optimizer = trainer.optimizers[0].mcore_optimizer
+        states = [one.optimizer.state for one in getattr(optimizer, "chained_optimizers", [optimizer])]
+        moments = [tensor for state in states for of in state.values() for tensor in of.values()]
+        config, groups = pl_module.config, parallel_state
+        layout = {
+            "tensor": groups.get_tensor_model_parallel_world_size(),
+            "pipeline": groups.get_pipeline_model_parallel_world_size(),
+            "parts": len(parts),
+            "context": groups.get_context_parallel_world_size(),
+            "experts": groups.get_expert_model_parallel_world_size(),
+            "layers": sum(len(part.module.module.decoder.layers) for part in trainer.strategy.megatron_parallel),
+            "recompute": [config.recompute_granularity, config.recompute_method, config.recompute_num_layers],
+            "instances": parts[0].ddp_config.num_distributed_optimizer_instances,
+            "grad_reduce_in_fp32": parts[0].ddp_config.grad_reduce_in_fp32,
+            "next_pipeline_rank": groups.get_pipeline_model_parallel_next_rank(),
+        }
+        sizes = {
+            "layout": layout,
+            "pipeline_rank": parallel_state.get_pipeline_model_parallel_rank(),
+            "data_rank": parallel_state.get_data_parallel_rank(with_context_parallel=True),
+            "weights": sum(tensor.nbytes for tensor in weights),
+            "gradients": sum(buffer.grad_data.nbytes for buffer in buffers),
+            "optimizer": sum(tensor.nbytes for tensor in moments),
+            "step": self.step,
+        }
+        (self.log_dir / f"state-{torch.distributed.get_rank()}.json").write_text(json.dumps(sizes))
+
+
+def _groups() -> dict[str, ProcessGroup]:
+    """Megatron's groups by the names of nemo_bt.plan.traffic."""
+    from megatron.core import parallel_state as ps
+
+    groups = {
+        "tp": ps.get_tensor_model_parallel_group(),
+        "pp": ps.get_pipeline_model_parallel_group(),
+        "cp": ps.get_context_parallel_group(),
+        "ep": ps.get_expert_model_parallel_group(),
+        "tp_cp": ps.get_tensor_and_context_parallel_group(),
+        "tp_ep": ps.get_expert_tensor_and_model_parallel_group(),
+        "mp": ps.get_model_parallel_group(),
+        "expert_mp": ps.get_expert_tensor_model_pipeline_parallel_group(),
+        "dp_cp": ps.get_data_parallel_group(with_context_parallel=True),
+        "expert_dp": ps.get_expert_data_parallel_group(),
+        "intra_dp_cp": ps.get_data_parallel_group(with_context_parallel=True, partial_data_parallel=True),
+        "intra_expert_dp": ps.get_expert_data_parallel_group(partial_expert_data_parallel=True),
+        "instance": ps.get_intra_distributed_optimizer_instance_group(),
+    }
+    inter = ps.get_inter_distributed_optimizer_instance_group(check_initialized=False)
+    return groups | ({"inter": inter} if inter else {})
