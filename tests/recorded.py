@@ -22,7 +22,8 @@ from nemo_bt.plan.parameters import rank_parameters
 from nemo_bt.plan.schedule import Pass, peak_bytes, rank_schedule
 from nemo_bt.plan.shape import model_shape
 from nemo_bt.plan.state import StateBytes, activation_bytes, state_bytes
-from nemo_bt.plan.traffic import Sent, step_traffic
+from nemo_bt.plan.stream_traffic import Sent
+from nemo_bt.plan.traffic import step_traffic
 from nemo_bt.settings import Settings
 
 Messages = Counter[tuple[str, tuple[int, ...], int]]

@@ -16,8 +16,8 @@ SOURCES = [
 PURE = [
     "errors", "settings", "checks", "layout", "config", "packing", "stream", "loss", "metrics", "checkpoints", "launch",
     "cli", "terminal", "train", "cpu", "quickstart", "architecture", "families", "origin", "nemo_file", "nemo_context",
-    "checkpoint_facts", "flops", "plan.shape", "plan.parameters", "plan.state", "plan.schedule", "plan.activations", "plan.traffic", "model.held_rows", "model.segments", "weights.names",
-    "weights.fused",
+    "checkpoint_facts", "flops", "plan.shape", "plan.parameters", "plan.state", "plan.schedule", "plan.activations",
+    "plan.stream_traffic", "plan.traffic", "model.held_rows", "model.segments", "weights.names", "weights.fused",
     "weights.convert", "weights.check", "weights.head", "weights.adapters",
     "weights.source", "weights.safetensors_folder", "weights.torch_dist", "weights.torch_dist_writer",
     "epoch", "data.settings", "data.sources", "data.files", "data.rows", "data.account", "data.values", "data.choices",
