@@ -15,6 +15,7 @@ from nemo_bt.data.settings import DataSettings, SourceSettings
 from nemo_bt.errors import UserError
 from nemo_bt.layout import check_layout, divides
 from nemo_bt.origin import Origin, find_origin
+from nemo_bt.ranges import check_ranges, in_range, one_of
 from nemo_bt.settings import ModelSettings, Settings
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
@@ -45,7 +46,7 @@ def check_settings(settings: Settings) -> Origin | None:
 
 
 def _check_adapters(model: ModelSettings, fields: dict[str, Any]) -> None:
-    _one_of("model.peft.peft_scheme", str(model.peft.peft_scheme or "null"), ("null", "lora"))
+    one_of("model.peft.peft_scheme", str(model.peft.peft_scheme or "null"), ("null", "lora"))
     lora = model.peft.lora
     if lora is None:
         return
@@ -61,9 +62,9 @@ def _check_adapters(model: ModelSettings, fields: dict[str, Any]) -> None:
         if allowed.get(name, "not a layer with adapters"):
             possible = ", ".join(name for name, why in allowed.items() if not why)
             raise UserError(f"{start}.target_modules: expected some of {possible}, got {name}. {allowed.get(name, '')}")
-    _in_range(f"{start}.adapter_dim", lora.adapter_dim, "1 or more", lora.adapter_dim >= 1)
-    _in_range(f"{start}.alpha", lora.alpha, "more than 0", 0 < lora.alpha < math.inf)
-    _in_range(f"{start}.adapter_dropout", lora.adapter_dropout, "[0, 1)", 0 <= lora.adapter_dropout < 1)
+    in_range(f"{start}.adapter_dim", lora.adapter_dim, "1 or more", lora.adapter_dim >= 1)
+    in_range(f"{start}.alpha", lora.alpha, "more than 0", 0 < lora.alpha < math.inf)
+    in_range(f"{start}.adapter_dropout", lora.adapter_dropout, "[0, 1)", 0 <= lora.adapter_dropout < 1)
     divides(
         model.tensor_model_parallel_size, "tensor_model_parallel_size", lora.adapter_dim, "peft.lora_tuning.adapter_dim"
     )
@@ -79,11 +80,11 @@ def check_data(data: DataSettings) -> None:
         raise UserError("model.data.train: expected at least one source of pairs, got none.")
     if "train" in data.validation:
         raise UserError("model.data.validation: a set cannot be named 'train'; choose another name.")
-    _one_of("model.data.length_policy", data.length_policy, ("drop", "truncate_prompt_left", "error"))
+    one_of("model.data.length_policy", data.length_policy, ("drop", "truncate_prompt_left", "error"))
     for key in ("max_bad_fraction", "max_drop_fraction"):
-        _in_range(f"model.data.{key}", getattr(data, key), "[0, 1]", 0 <= getattr(data, key) <= 1)
+        in_range(f"model.data.{key}", getattr(data, key), "[0, 1]", 0 <= getattr(data, key) <= 1)
     for key, value in (("tokens_per_micro_batch", data.tokens_per_micro_batch), ("num_workers", data.num_workers)):
-        _in_range(f"model.data.{key}", value, "1 or more", value is None or value >= 1)
+        in_range(f"model.data.{key}", value, "1 or more", value is None or value >= 1)
     for name, sources in {"train": data.train, **data.validation}.items():
         if not sources:
             raise UserError(f"model.data.validation.{name}: expected at least one source of pairs, got none.")
@@ -99,17 +100,17 @@ def _check_source(where: str, source: SourceSettings) -> None:
     for key, value in given.items():
         allowed = "(0, 1]" if key == "fraction" else "more than 0"
         holds = math.isfinite(value) and value > 0 and (key != "fraction" or value <= 1)
-        _in_range(f"{where} {key}", value, allowed, holds)
+        in_range(f"{where} {key}", value, allowed, holds)
     if isinstance(source.score_key, dict) and not any(source.score_key.values()):
         raise UserError(f"{where} score_key: expected a weight other than 0, got {source.score_key}.")
     rules = source.pairs
-    _one_of(f"{where} pairs.mode", rules.mode, ("best_vs_worst", "best_vs_random", "all_pairs"))
+    one_of(f"{where} pairs.mode", rules.mode, ("best_vs_worst", "best_vs_random", "all_pairs"))
     at_least_0 = {"weight": source.weight, "pairs.min_margin": rules.min_margin, "pairs.min_ratio": rules.min_ratio}
     for key, value in at_least_0.items():
-        _in_range(f"{where} {key}", value, "0 or more", value >= 0)
+        in_range(f"{where} {key}", value, "0 or more", value >= 0)
     limit = rules.max_pairs_per_prompt
-    _in_range(f"{where} pairs.max_pairs_per_prompt", limit, "1 or more", limit is None or limit >= 1)
-    _in_range(f"{where} pairs.seed", rules.seed, "0 or more", rules.seed >= 0)
+    in_range(f"{where} pairs.max_pairs_per_prompt", limit, "1 or more", limit is None or limit >= 1)
+    in_range(f"{where} pairs.seed", rules.seed, "0 or more", rules.seed >= 0)
 
 
 def hf_config_of(settings: Settings, origin: Origin | None, num_tokens: int) -> HfConfig:
@@ -168,16 +169,15 @@ def check_vocabulary(hf_config: HfConfig, token_id: int, whose: str) -> None:
 
 def _check_values(settings: Settings) -> None:
     trainer, model = settings.trainer, settings.model
-    _one_of("trainer.accelerator", trainer.accelerator, ("auto", "gpu", "cpu"))
-    _one_of("trainer.precision", trainer.precision, ("32", "bf16-mixed"))
-    _one_of("model.optim.name", model.optim.name, ("adam", "distributed_fused_adam"))
-    _one_of("model.optim.sched.name", model.optim.sched.name, SCHEDULES)
+    one_of("trainer.accelerator", trainer.accelerator, ("auto", "gpu", "cpu"))
+    one_of("trainer.precision", trainer.precision, ("32", "bf16-mixed"))
+    one_of("model.optim.name", model.optim.name, ("adam", "distributed_fused_adam"))
+    one_of("model.optim.sched.name", model.optim.sched.name, SCHEDULES)
     if model.optim.sched.warmup_ratio is not None and model.optim.sched.warmup_steps:
         raise UserError(
             "model.optim.sched: warmup_steps and warmup_ratio are both set; set warmup_steps=0, or no ratio."
         )
-    for name, value, allowed, holds in _ranges(settings):
-        _in_range(name, value, allowed, math.isfinite(value) and holds)
+    check_ranges(settings)
     if len(model.optim.betas) != 2 or not all(0 <= beta < 1 for beta in model.optim.betas):
         raise UserError(f"model.optim.betas: expected two numbers in [0, 1), got {model.optim.betas}.")
     if "/" in settings.exp_manager.name or not settings.exp_manager.name:
@@ -185,62 +185,3 @@ def _check_values(settings: Settings) -> None:
     check_data(model.data)
     if not model.restore_from_path and not model.tokenizer.type:
         raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
-
-
-def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
-    """Name, value, what is allowed and whether it holds, of every number that has a range."""
-    trainer, model = settings.trainer, settings.model
-    saving, optim, loss = settings.exp_manager.checkpoint_callback_params, model.optim, model.loss
-    more_than_0 = {
-        "trainer.devices": trainer.devices,
-        "trainer.num_nodes": trainer.num_nodes,
-        "trainer.max_epochs": trainer.max_epochs,
-        "trainer.log_every_n_steps": trainer.log_every_n_steps,
-        "trainer.val_check_interval": trainer.val_check_interval,
-        "model.global_batch_size": model.global_batch_size,
-        "model.encoder_seq_length": model.encoder_seq_length,
-        "model.tensor_model_parallel_size": model.tensor_model_parallel_size,
-        "model.pipeline_model_parallel_size": model.pipeline_model_parallel_size,
-        "model.context_parallel_size": model.context_parallel_size,
-        "model.expert_model_parallel_size": model.expert_model_parallel_size,
-        "model.optim.num_distributed_optimizer_instances": optim.num_distributed_optimizer_instances,
-        "model.optim.lr": optim.lr,
-        "model.optim.eps": optim.eps,
-    }
-    at_least_0 = {
-        "trainer.seed": trainer.seed,
-        "trainer.gradient_clip_val": trainer.gradient_clip_val,
-        "trainer.limit_val_batches": trainer.limit_val_batches,
-        "exp_manager.checkpoint_callback_params.every_n_train_steps": saving.every_n_train_steps,
-        "exp_manager.checkpoint_callback_params.save_last_n": saving.save_last_n,
-        "model.optim.weight_decay": optim.weight_decay,
-        "model.optim.sched.warmup_steps": optim.sched.warmup_steps,
-        "model.moe_aux_loss_coeff": model.moe_aux_loss_coeff,
-        "model.loss.center_rewards_coefficient": loss.center_rewards_coefficient,
-    }
-    ratio = optim.sched.warmup_ratio or 0.0
-    interval, limit = trainer.val_check_interval, trainer.limit_val_batches
-    return [
-        *((name, value, "more than 0", value > 0) for name, value in more_than_0.items()),
-        *((name, value, "0 or more", value >= 0) for name, value in at_least_0.items()),
-        ("trainer.max_steps", trainer.max_steps, "1 or more, or -1", trainer.max_steps > 0 or trainer.max_steps == -1),
-        ("trainer.val_check_interval", interval, "an int, or a fraction of the run", _is_count_or_share(interval)),
-        ("trainer.limit_val_batches", limit, "an int, 0.0 or 1.0", isinstance(limit, int) or limit in (0.0, 1.0)),
-        ("model.optim.sched.min_lr", optim.sched.min_lr, f"0 to lr={optim.lr}", 0 <= optim.sched.min_lr <= optim.lr),
-        ("model.optim.sched.warmup_ratio", ratio, "[0, 1)", 0 <= ratio < 1),
-        ("model.loss.label_smoothing", loss.label_smoothing, "[0, 0.5)", 0 <= loss.label_smoothing < 0.5),
-    ]
-
-
-def _is_count_or_share(value: float) -> bool:
-    return isinstance(value, int) or value <= 1
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"{name}: expected one of {', '.join(allowed)}, got {value}.")
-
-
-def _in_range(name: str, value: float | None, allowed: str, holds: bool) -> None:
-    if not holds:
-        raise UserError(f"{name}: expected {allowed}, got {value}.")

@@ -41,15 +41,18 @@ def run(argv: Sequence[str]) -> int:
     data.add_argument("action", choices=("build", "show", "stats"))
     data.add_argument("--pairs", type=int, default=2, help="show: pairs of each set")
     data.add_argument("--picture", type=Path, default=Path("lengths.png"), help="stats: file for the histogram")
-    for command in (train, data):
-        command.add_argument("--config-name", default="train", help="a configuration of conf/ or of --config-dir")
+    plan = commands.add_parser("plan", help="memory and time of every layout on a cluster", description=described)
+    plan.add_argument("--json", action="store_true", help="everything, for programs")
+    plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
+    for command, name in ((train, "train"), (data, "train"), (plan, "plan")):
+        command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
         command.add_argument("--config-dir", help="a folder with configurations of your own")
         command.add_argument("overrides", nargs="*", metavar="key=value")
     args, more = parser.parse_known_args(argv)  # argparse takes overrides on one side of an option only
     if any(word.startswith("-") for word in more):
         parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
     args.overrides += more
-    return _data(args) if args.command == "data" else _train(args)
+    return {"data": _data, "plan": _plan, "train": _train}[args.command](args)
 
 
 def _data(args: argparse.Namespace) -> int:
@@ -73,6 +76,19 @@ def _data(args: argparse.Namespace) -> int:
             show(sets, tokenizer, args.pairs, terminal)
         elif args.action == "stats":
             stats(sets, settings, args.picture, terminal)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    """nemo-bt plan."""
+    try:
+        from nemo_bt.plan.command import plan_run
+        from nemo_bt.terminal import Terminal
+
+        plan_run(args.config_name, args.overrides, args.config_dir, args.rows, args.json, Terminal(sys.stdout))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -20,11 +20,21 @@ from nemo_bt.data.sources import complete_sources
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
 
+Kind = TypeVar("Kind", bound=Settings)
+
 
 def load_settings(config_name: str, overrides: Sequence[str], config_dir: str | None = None) -> Settings:
-    """Compose a configuration and turn it into Settings.
+    """Compose a configuration and turn it into Settings; see `load_settings_of`."""
+    return load_settings_of(Settings, config_name, overrides, config_dir)
+
+
+def load_settings_of(
+    kind: type[Kind], config_name: str, overrides: Sequence[str], config_dir: str | None = None
+) -> Kind:
+    """Compose a configuration and turn it into settings.
 
     Args:
+        kind: Settings, or a dataclass with more sections.
         config_name: a file of `conf/` or of `config_dir`, without .yaml.
         overrides: `key=value`, in Hydra's grammar.
         config_dir: a folder of your own; its files may build on those of `conf/`.
@@ -39,10 +49,10 @@ def load_settings(config_name: str, overrides: Sequence[str], config_dir: str | 
             config = compose(config_name, overrides=[*search, *overrides])
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(_explain(error)) from error
-    _refuse_unknown(values, Settings)
+        raise UserError(_explain(error, kind)) from error
+    _refuse_unknown(values, kind)
     try:
-        return TypeAdapter(Settings).validate_python(_normalised(values))
+        return TypeAdapter(kind).validate_python(_normalised(values))
     except ValidationError as error:
         wrong = error.errors()[0]
         key = ".".join(str(part) for part in wrong["loc"])
@@ -61,19 +71,19 @@ def _normalised(values: Any) -> Any:
     return values
 
 
-def _refuse_unknown(values: Any, section: Any, prefix: str = "") -> None:
+def _refuse_unknown(values: Any, section: Any, prefix: str = "", root: Any = None) -> None:
     if not isinstance(values, dict):
         raise UserError(f"{prefix.rstrip('.')}: expected a section of keys, got {values!r}.")
     hints = get_type_hints(section)
     for name in values:
         if name not in hints:
-            raise UserError(_unknown(f"{prefix}{name}"))
+            raise UserError(_unknown(f"{prefix}{name}", root or section))
     for name, kind in hints.items():
         if is_dataclass(kind):
-            _refuse_unknown(values.get(name), kind, f"{prefix}{name}.")
+            _refuse_unknown(values.get(name), kind, f"{prefix}{name}.", root or section)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, kind: type[Settings]) -> str:
     """Hydra's and OmegaConf's messages on one line, without the parts that speak of their classes."""
     messages = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
     lines = [line.strip() for message in messages for line in message.splitlines()]
@@ -81,17 +91,17 @@ def _explain(error: Exception) -> str:
     text = " ".join(dict.fromkeys(lines))
     if "not in struct" in text and "Could not override '" in text:
         key = text.split("Could not override '", 1)[1].split("'", 1)[0]
-        if key in _all_keys(Settings):
+        if key in _all_keys(kind):
             return f"{key}: entries that are not there yet are added with a plus: +{key}.<name>=..."
-        return _unknown(key)
+        return _unknown(key, kind)
     if "Missing mandatory value" in text:
         key = text.split("full_key: ", 1)[-1].split()[0]
         return f"{key}: expected a value, got none. Give {key}=..."
     return text
 
 
-def _unknown(key: str) -> str:
-    near = difflib.get_close_matches(key, _all_keys(Settings), n=1, cutoff=0.5)
+def _unknown(key: str, kind: Any) -> str:
+    near = difflib.get_close_matches(key, _all_keys(kind), n=1, cutoff=0.5)
     return f"unknown key {key}. " + (f"Did you mean {near[0]}?" if near else "nemo_bt/settings.py lists all keys.")
 
 

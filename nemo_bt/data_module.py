@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from nemo_bt.data.pairs import PairSet
 from nemo_bt.epoch import pairs_of_step, validation_batches
 from nemo_bt.metrics import SUMS
-from nemo_bt.model.held_rows import stream_multiple
-from nemo_bt.packing import bundle_pairs, plan_streams
 from nemo_bt.settings import Settings
+from nemo_bt.step import plan_step
 from nemo_bt.stream import PairStream, build_stream
 
 
@@ -55,34 +54,24 @@ class StepDataset(Dataset[StepBatch]):
         self.batches = validation_batches(len(pairs.epoch), size) if name != "train" else None
 
     def __getitem__(self, step: int) -> StepBatch:
-        model = self.settings.model
         if self.batches is None:
-            pairs = pairs_of_step(self.settings.trainer.seed, step, model.global_batch_size, self.pairs.epoch)
+            size = self.settings.model.global_batch_size
+            pairs = pairs_of_step(self.settings.trainer.seed, step, size, self.pairs.epoch)
         else:
             pairs = self.pairs.epoch.pair_E[self.batches[step]]
-        budget = model.data.tokens_per_micro_batch
-        bundles, sizes = bundle_pairs(self.pairs.parts(pairs), budget, self.hidden_size)
-        is_interleaved = (model.virtual_pipeline_model_parallel_size or 1) > 1
-        num_together = model.pipeline_model_parallel_size if is_interleaved else 1
-        ranks = plan_streams(sizes, budget, parallel_state.get_data_parallel_world_size(), num_together)
-        num_sharing = model.tensor_model_parallel_size if model.sequence_parallel else 1
-        multiple_of = stream_multiple(model.context_parallel_size, num_sharing)
-        if model.pipeline_model_parallel_size > 1:
-            # Stages receive tensors of one shape: streams are filled up to the longest of the rank, which balance makes
-            # about as long as the others.
-            longest = max(int(sizes.tokens[stream].sum()) for stream in ranks[parallel_state.get_data_parallel_rank()])
-            multiple_of = max(1, -(-longest // multiple_of)) * multiple_of
+        plan = plan_step(self.settings, self.pairs.parts(pairs), self.hidden_size)
+        rank = parallel_state.get_data_parallel_rank()
         streams = []
-        for stream in ranks[parallel_state.get_data_parallel_rank()]:
-            groups = self.pairs.groups(pairs[[pair for bundle in stream for pair in bundles[bundle]]])
-            streams.append(build_stream(groups, self.pad_id, multiple_of, len(self.pairs.sources)))
+        for stream, length in zip(plan.ranks[rank], plan.lengths(rank), strict=True):
+            groups = self.pairs.groups(pairs[[pair for bundle in stream for pair in plan.bundles[bundle]]])
+            streams.append(build_stream(groups, self.pad_id, length, len(self.pairs.sources)))
         return StepBatch(
             name=self.name,
             streams=streams,
             num_pairs=len(pairs),
-            num_tokens=int(sizes.tokens.sum()),
-            num_streams=sum(map(len, ranks)),
-            num_attended=int(sizes.attended.sum()),
+            num_tokens=int(plan.sizes.tokens.sum()),
+            num_streams=sum(map(len, plan.ranks)),
+            num_attended=int(plan.sizes.attended.sum()),
         )
 
 

@@ -29,11 +29,13 @@ class PairSizes:
         tokens: stream tokens of each, [N], int64.
         attended: pairs of a query and a key that it sees, itself included, [N], int64.
         hidden_size: width of the model.
+        continuations: scored sequences of each, [N], int64; None where nobody asks.
     """
 
     tokens: Ints
     attended: Ints
     hidden_size: int
+    continuations: Ints | None = None
 
     @property
     def cost(self) -> Floats:
@@ -91,7 +93,7 @@ def bundle_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tupl
     attended_C = _causal(tokens_C) + prefix_B[owner_C] * tokens_C  # each token of a continuation reads the prefix too
     tokens_B = prefix_B + np.bincount(owner_C, tokens_C, len(bundles)).astype(np.int64)
     attended_B = _causal(prefix_B) + np.bincount(owner_C, attended_C, len(bundles)).astype(np.int64)
-    return bundles, PairSizes(tokens_B, attended_B, hidden_size)
+    return bundles, PairSizes(tokens_B, attended_B, hidden_size, np.bincount(owner_C, minlength=len(bundles)))
 
 
 def _causal(tokens: Ints) -> Ints:

@@ -41,6 +41,10 @@ def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     return before
 
 
+_ANY_WIDTH = 10_000
+"""Columns: a table that is wider than the terminal is wrapped by it, not cut."""
+
+
 class Terminal:
     """A progress bar with lines above it; plain lines where stdout is not a terminal."""
 
@@ -54,14 +58,14 @@ class Terminal:
             self.console.print(text, markup=False)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table; the first column is text, the others are numbers."""
+        """Print a table as wide as it is; the first column is text, the others are numbers."""
         if self.console:
             table = Table(box=box.SIMPLE_HEAD)
             for number, column in enumerate(columns):
                 table.add_column(column, justify="right" if number else "left")
             for row in rows:
                 table.add_row(*map(escape, row))
-            self.console.print(table)
+            Console(file=self.console.file, width=_ANY_WIDTH, highlight=False).print(table)
 
     def facts(self, rows: Sequence[tuple[str, str]]) -> None:
         """Print names and values in two columns."""

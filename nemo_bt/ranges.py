@@ -1,0 +1,87 @@
+"""Numbers that have a range, and the messages for those outside of it."""
+
+from __future__ import annotations
+
+import math
+
+from nemo_bt.errors import UserError
+from nemo_bt.settings import Settings
+
+
+def check_ranges(settings: Settings) -> None:
+    """Check every number that has a range.
+
+    Raises:
+        UserError: the first that is outside of it.
+    """
+    for name, value, allowed, holds in _ranges(settings):
+        in_range(name, value, allowed, math.isfinite(value) and holds)
+
+
+def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
+    """Name, value, what is allowed and whether it holds, of every number that has a range."""
+    trainer, model = settings.trainer, settings.model
+    saving, optim, loss = settings.exp_manager.checkpoint_callback_params, model.optim, model.loss
+    more_than_0 = {
+        "trainer.devices": trainer.devices,
+        "trainer.num_nodes": trainer.num_nodes,
+        "trainer.max_epochs": trainer.max_epochs,
+        "trainer.log_every_n_steps": trainer.log_every_n_steps,
+        "trainer.val_check_interval": trainer.val_check_interval,
+        "model.global_batch_size": model.global_batch_size,
+        "model.encoder_seq_length": model.encoder_seq_length,
+        "model.tensor_model_parallel_size": model.tensor_model_parallel_size,
+        "model.pipeline_model_parallel_size": model.pipeline_model_parallel_size,
+        "model.context_parallel_size": model.context_parallel_size,
+        "model.expert_model_parallel_size": model.expert_model_parallel_size,
+        "model.optim.num_distributed_optimizer_instances": optim.num_distributed_optimizer_instances,
+        "model.optim.lr": optim.lr,
+        "model.optim.eps": optim.eps,
+    }
+    at_least_0 = {
+        "trainer.seed": trainer.seed,
+        "trainer.gradient_clip_val": trainer.gradient_clip_val,
+        "trainer.limit_val_batches": trainer.limit_val_batches,
+        "exp_manager.checkpoint_callback_params.every_n_train_steps": saving.every_n_train_steps,
+        "exp_manager.checkpoint_callback_params.save_last_n": saving.save_last_n,
+        "model.optim.weight_decay": optim.weight_decay,
+        "model.optim.sched.warmup_steps": optim.sched.warmup_steps,
+        "model.moe_aux_loss_coeff": model.moe_aux_loss_coeff,
+        "model.loss.center_rewards_coefficient": loss.center_rewards_coefficient,
+    }
+    ratio = optim.sched.warmup_ratio or 0.0
+    interval, limit = trainer.val_check_interval, trainer.limit_val_batches
+    return [
+        *((name, value, "more than 0", value > 0) for name, value in more_than_0.items()),
+        *((name, value, "0 or more", value >= 0) for name, value in at_least_0.items()),
+        ("trainer.max_steps", trainer.max_steps, "1 or more, or -1", trainer.max_steps > 0 or trainer.max_steps == -1),
+        ("trainer.val_check_interval", interval, "an int, or a fraction of the run", _is_count_or_share(interval)),
+        ("trainer.limit_val_batches", limit, "an int, 0.0 or 1.0", isinstance(limit, int) or limit in (0.0, 1.0)),
+        ("model.optim.sched.min_lr", optim.sched.min_lr, f"0 to lr={optim.lr}", 0 <= optim.sched.min_lr <= optim.lr),
+        ("model.optim.sched.warmup_ratio", ratio, "[0, 1)", 0 <= ratio < 1),
+        ("model.loss.label_smoothing", loss.label_smoothing, "[0, 0.5)", 0 <= loss.label_smoothing < 0.5),
+    ]
+
+
+def _is_count_or_share(value: float) -> bool:
+    return isinstance(value, int) or value <= 1
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Check that a value is one of a few.
+
+    Raises:
+        UserError: it is not.
+    """
+    if value not in allowed:
+        raise UserError(f"{name}: expected one of {', '.join(allowed)}, got {value}.")
+
+
+def in_range(name: str, value: float | None, allowed: str, holds: bool) -> None:
+    """Say what is allowed, where a number does not hold to it.
+
+    Raises:
+        UserError: it does not.
+    """
+    if not holds:
+        raise UserError(f"{name}: expected {allowed}, got {value}.")

@@ -1,0 +1,61 @@
+"""The plan of one optimizer step: which pairs each rank computes in which stream, and how long streams are.
+
+A pure function of the settings and the step's pairs; training and the planner read the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nemo_bt.model.held_rows import stream_multiple
+from nemo_bt.packing import PairParts, PairSizes, Streams, bundle_pairs, plan_streams
+from nemo_bt.settings import Settings
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Of one step.
+
+    Args:
+        bundles: positions, in the step's list of pairs, of the pairs that are computed together.
+        sizes: of the bundles.
+        ranks: for each data-parallel rank its streams, as lists of bundles.
+        multiple_of: tokens of which every stream is a multiple.
+        is_one_length: streams of a rank are filled up to its longest: the stages of a pipeline receive tensors of one
+            shape.
+    """
+
+    bundles: Streams
+    sizes: PairSizes
+    ranks: list[Streams]
+    multiple_of: int
+    is_one_length: bool
+
+    def lengths(self, rank: int) -> list[int]:
+        """Tokens of each stream of a rank, with filling."""
+        tokens = [int(self.sizes.tokens[stream].sum()) for stream in self.ranks[rank]]
+        filled = [max(1, -(-number // self.multiple_of)) * self.multiple_of for number in tokens]
+        return [max(filled)] * len(filled) if self.is_one_length else filled
+
+
+def plan_step(settings: Settings, parts: PairParts, hidden_size: int) -> StepPlan:
+    """Plan a step.
+
+    Args:
+        settings: of the run.
+        parts: of the step's pairs.
+        hidden_size: width of the model.
+    """
+    model = settings.model
+    budget = model.data.tokens_per_micro_batch
+    bundles, sizes = bundle_pairs(parts, budget, hidden_size)
+    is_interleaved = (model.virtual_pipeline_model_parallel_size or 1) > 1
+    num_together = model.pipeline_model_parallel_size if is_interleaved else 1
+    num_sharing = model.tensor_model_parallel_size if model.sequence_parallel else 1
+    return StepPlan(
+        bundles=bundles,
+        sizes=sizes,
+        ranks=plan_streams(sizes, budget, settings.data_parallel_size, num_together),
+        multiple_of=stream_multiple(model.context_parallel_size, num_sharing),
+        is_one_length=model.pipeline_model_parallel_size > 1,
+    )
