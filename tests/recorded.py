@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from nemo_bt.checks import hf_config_of
 from nemo_bt.config import load_settings
 from nemo_bt.metrics import SUMS
 from nemo_bt.model.held_rows import held_rows
@@ -55,8 +54,8 @@ def settings_of(log_dir: Path) -> Settings:
 def found_and_planned(log_dir: Path) -> list[tuple[OneRank, OneRank]]:
     """Of each rank."""
     settings = settings_of(log_dir)
-    hf_config = hf_config_of(settings, find_origin(settings.model.restore_from_path), num_tokens=1)
-    shape, model = model_shape(hf_config), settings.model
+    saved = find_origin(str(next((log_dir / "checkpoints").glob("*.nemo"))))
+    shape, model = model_shape(saved.hf_config), settings.model
     parts = model.virtual_pipeline_model_parallel_size or 1
     both = []
     for rank in range(settings.world_size):
