@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from nemo_bt.architecture import megatron_fields
 from nemo_bt.checks import check_data, hf_config_of
@@ -88,5 +88,6 @@ def _pairs(run: PlanRun, terminal: Terminal) -> Pairs:
     if not run.model.data.train:
         return drawn_pairs(run.plan.lengths, run)
     check_data(run.model.data)
-    sets, _ = open_sets(run, terminal)
+    data = replace(run.model.data, validation={})
+    sets, _ = open_sets(replace(run, model=replace(run.model, data=data)), terminal)
     return pairs_of_set(sets["train"], run)

@@ -1,0 +1,165 @@
+"""Measure a cluster's constants and write them to conf/cluster/<name>.yaml, for `nemo-bt plan cluster=<name>`.
+
+torchrun --nproc-per-node 8 -m benchmarks.cluster --name ours --flops 989e12
+
+On several nodes torchrun runs on each, as for training; rank 0 writes. Each value is the median of several turns.
+Matrix products are in bf16 on a GPU and fp32 on a CPU; attention is forward and backward over a stream of pairs; memory
+is a copy; links are an all-reduce of 64 MiB and one of 8 bytes, over the ranks of a node and over one of each node.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nemo_bt.conf
+import torch
+import yaml
+
+_TURNS = 7
+_MESSAGE_BYTES, _COPIED_BYTES = 64 * 2**20, 512 * 2**20
+_NUM_PAIRS, _PREFIX_TOKENS, _RESPONSE_TOKENS = 8, 384, 128
+_HEADS, _KEY_HEADS, _HEAD_SIZE = 8, 2, 128
+_SINGLE = 1e12
+"""Of a link that there is not: more than any."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--flops", type=float, help="the data sheet's dense FLOP/s; without it, what is measured")
+    parser.add_argument("--rows", type=int, default=8192, help="of the matrices")
+    parser.add_argument("--reserved-bytes", type=float, default=5e9)
+    parser.add_argument("--folder", type=Path, default=Path(next(iter(nemo_bt.conf.__path__))) / "cluster")
+    args = parser.parse_args()
+    on_gpu = torch.cuda.is_available()
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    matmul, attention = matmul_flops(args.rows, device), attention_flops(device)
+    peak = args.flops or matmul
+    node, network = links(device)
+    values = {
+        "name": args.name,
+        "origin": "measured by benchmarks.cluster",
+        "memory_bytes": float(memory_of(device)),
+        "reserved_bytes": args.reserved_bytes,
+        "flops": peak,
+        "matmul_efficiency": min(1.0, matmul / peak),
+        "attention_efficiency": min(1.0, attention / peak),
+        "memory_bytes_per_s": memory_speed(device),
+        "node_bytes_per_s": node[0],
+        "node_latency_s": node[1],
+        "network_bytes_per_s": network[0],
+        "network_latency_s": network[1],
+    }
+    if torch.distributed.get_rank() == 0:
+        file = args.folder / f"{args.name}.yaml"
+        file.write_text(yaml.safe_dump(values, sort_keys=False))
+        print(f"{file.read_text()}wrote {file}")
+    torch.distributed.destroy_process_group()
+
+
+def matmul_flops(rows: int, device: torch.device) -> float:
+    """FLOP/s of a product of two square matrices."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    a, b = (torch.randn(rows, rows, device=device, dtype=dtype) for _ in range(2))
+    return 2 * rows**3 / _median_s(lambda: a @ b, device)
+
+
+def attention_flops(device: torch.device) -> float:
+    """FLOP/s of forward and backward pass over pairs that share their prompts."""
+    from nemo_bt import cpu
+
+    if device.type == "cpu":
+        cpu.install()
+    from nemo_bt.model.attention import kernel_attention
+    from nemo_bt.model.blocked_attention import blocked_attention
+    from nemo_bt.model.held_rows import held_rows
+    from nemo_bt.model.segments import AttentionRule
+
+    pair = _PREFIX_TOKENS + 2 * _RESPONSE_TOKENS
+    segments, attended = [], 0
+    for start in range(0, _NUM_PAIRS * pair, pair):
+        for first in (start + _PREFIX_TOKENS, start + _PREFIX_TOKENS + _RESPONSE_TOKENS):
+            segments.append((start, start + _PREFIX_TOKENS, first, first + _RESPONSE_TOKENS, 1))
+            attended += _RESPONSE_TOKENS * _PREFIX_TOKENS + _RESPONSE_TOKENS * (_RESPONSE_TOKENS + 1) // 2
+        attended += _PREFIX_TOKENS * (_PREFIX_TOKENS + 1) // 2
+    segments_C5 = torch.tensor(segments, dtype=torch.int32)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    query, key, value = (
+        torch.randn(_NUM_PAIRS * pair, heads, _HEAD_SIZE, device=device, dtype=dtype, requires_grad=True)
+        for heads in (_HEADS, _KEY_HEADS, _KEY_HEADS)
+    )
+    attend = kernel_attention if device.type == "cuda" else blocked_attention
+    rule, held = AttentionRule(scale=_HEAD_SIZE**-0.5), held_rows(_NUM_PAIRS * pair)
+
+    def both_passes() -> None:
+        attend(query, key, value, segments_C5, rule, held).sum().backward()
+
+    return 3.5 * 4 * _HEADS * _HEAD_SIZE * attended / _median_s(both_passes, device)
+
+
+def memory_speed(device: torch.device) -> float:
+    """Bytes per second that a copy reads and writes."""
+    source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * _COPIED_BYTES / _median_s(lambda: target.copy_(source), device)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of a device; of a host, its share for each rank."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return host // int(os.environ["LOCAL_WORLD_SIZE"])
+
+
+def links(device: torch.device) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Bytes per second and seconds of a message, inside a node and between nodes."""
+    world, each = torch.distributed.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = [list(range(first, first + each)) for first in range(0, world, each)]
+    across = [list(range(place, world, each)) for place in range(each)]
+    return _link(nodes, device), _link(across, device)
+
+
+def _link(groups: list[list[int]], device: torch.device) -> tuple[float, float]:
+    rank = torch.distributed.get_rank()
+    made = [torch.distributed.new_group(ranks) for ranks in groups]
+    number = next(number for number, ranks in enumerate(groups) if rank in ranks)
+    size, group = len(groups[number]), made[number]
+    if size == 1:
+        return _SINGLE, 1e-9
+    large = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8, device=device)
+    small = torch.zeros(8, dtype=torch.uint8, device=device)
+
+    def seconds(message: Any) -> float:
+        return _median_s(lambda: torch.distributed.all_reduce(message, group=group), device)
+
+    latency_s = seconds(small)
+    sent = 2 * (size - 1) / size * _MESSAGE_BYTES
+    return sent / max(seconds(large) - latency_s, 1e-9), latency_s
+
+
+def _median_s(work: Callable[[], Any], device: torch.device) -> float:
+    """Of one turn, after one that warms up."""
+    times = []
+    for _ in range(1 + _TURNS):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start_s = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start_s)
+    return statistics.median(times[1:])
+
+
+if __name__ == "__main__":
+    main()

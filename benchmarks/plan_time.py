@@ -1,0 +1,103 @@
+"""Seconds of a step that the planner foresees with constants measured here, over those of real runs.
+
+python -m benchmarks.plan_time
+
+A Llama of 8 layers of width 512 in fp32 on CPU ranks, on pairs of random length. One rank has all threads; two have
+half of them each, and constants of their own. Figures are medians over steps, with their spread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from benchmarks.results_file import Figure, write_results
+from nemo_bt.data.inspect import open_sets
+from nemo_bt.data.synthetic import write_dataset
+from nemo_bt.origin import find_origin
+from nemo_bt.plan.parameters import rank_parameters
+from nemo_bt.plan.settings import ClusterSettings
+from nemo_bt.plan.shape import model_shape
+from nemo_bt.plan.streams import pairs_of_set, typical_step
+from nemo_bt.plan.time import stage_time
+from nemo_bt.terminal import Terminal
+from tests.layouts import CP2, PP2, SP, TP2, ZERO, common
+from tests.preferences import write_random_pairs
+from tests.recorded import settings_of
+from tests.runs import metrics
+
+_STEPS, _LEFT_OUT = 9, 3
+_MODEL = [
+    "model=llama_4x256",
+    *("model.num_layers=8", "model.hidden_size=512", "model.ffn_hidden_size=1376"),
+    *("model.data.tokens_per_micro_batch=1024", f"trainer.max_steps={_STEPS}", "trainer.limit_val_batches=0"),
+]
+_LAYOUTS: dict[str, tuple[int, list[str]]] = {
+    "one rank": (1, []),
+    "recompute": (
+        1,
+        [f"model.activations_checkpoint_{x}" for x in ("granularity=full", "method=uniform", "num_layers=1")],
+    ),
+    "DP2 distributed optimizer": (2, ZERO),
+    "TP2": (2, TP2),
+    "TP2 SP": (2, [*TP2, *SP]),
+    "PP2": (2, PP2),
+    "CP2": (2, CP2),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/plan_time"))
+    parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
+    args = parser.parse_args()
+    folder: Path = args.folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    write_dataset(folder)
+    for seed, file in enumerate(("random.parquet", "random_val.parquet"), start=1):
+        write_random_pairs(folder / file, 200, seed)
+    clusters = {num_ranks: _cluster(folder, num_ranks) for num_ranks in (1, 2)}
+    figures = []
+    for name, (num_ranks, extra) in _LAYOUTS.items():
+        log_dir = folder / name
+        overrides = [*common(folder, log_dir, num_ranks), *_MODEL, *extra]
+        subprocess.run([sys.executable, "-m", "nemo_bt", "train", *overrides], check=True, timeout=300)
+        planned_s = _planned_s(log_dir, clusters[num_ranks])
+        ratios = [planned_s / seconds for seconds in metrics(log_dir, "train/step_time_s")[_LEFT_OUT:]]
+        median = statistics.median(ratios)
+        figures.append(Figure(f"plan_time/{name}", median, "planned over measured", min(ratios), max(ratios)))
+    print(f"wrote {write_results('plan_time', args.host_kind, 'python -m benchmarks.plan_time', figures)}")
+
+
+def _cluster(folder: Path, num_ranks: int) -> ClusterSettings:
+    name = f"ranks{num_ranks}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    options = ["--name", name, "--rows", "2048", "--folder", str(folder)]
+    env = os.environ | {"OMP_NUM_THREADS": str((os.cpu_count() or 1) // num_ranks or 1)}
+    subprocess.run([*command, "-m", "benchmarks.cluster", *options], check=True, timeout=300, env=env)
+    return ClusterSettings(**yaml.safe_load((folder / f"{name}.yaml").read_text()))
+
+
+def _planned_s(log_dir: Path, cluster: ClusterSettings) -> float:
+    settings = settings_of(log_dir)
+    shape = model_shape(find_origin(str(next((log_dir / "checkpoints").glob("*.nemo")))).hf_config)
+    sets, _ = open_sets(settings, Terminal(None))
+    step = typical_step(settings, pairs_of_set(sets["train"], settings), _STEPS, shape.hidden_size)
+    return max(
+        stage_time(
+            settings, shape, cluster, stage, rank_parameters(shape, settings.model, stage), step.load, step.num_streams
+        ).total
+        for stage in range(settings.model.pipeline_model_parallel_size)
+    )
+
+
+if __name__ == "__main__":
+    main()
