@@ -1,5 +1,7 @@
 """Ten steps at every layout against ten on one rank: the largest difference of a loss and of a weight.
 
+Beside them what the planner foresees: how far bytes of activations are off, and how many messages differ.
+
 python -m benchmarks.layouts
 
 Three models of 4 layers with random weights, in fp32 on the CPU: a Llama, a Mixtral of 4 experts, and a Qwen3-MoE of 4
@@ -19,6 +21,7 @@ from nemo_bt.data.tokenizer import load_tokenizer
 from tests.hf_models import save
 from tests.layouts import LLAMA, MIXTRAL, QWEN3_MOE, SMALL_LLAMA, checkpoint, common
 from tests.preferences import write_random_pairs
+from tests.recorded import OneRank, activations_difference, by_operation_and_ranks, found_and_planned, settings_of
 from tests.runs import Run, full_tensors, metrics, relative_difference, run_together
 
 _TARGET = 1e-5
@@ -73,7 +76,24 @@ def _figures(start: str, log_dir: Path, one: Path) -> list[Figure]:
         "loss": max(abs(a - b) / abs(b) for a, b in losses),
         "weights": max(relative_difference(found[name], expected[name]) for name in expected),
     }
-    return [Figure(f"{start}/{name}", v, "relative difference", v, v, _TARGET) for name, v in values.items()]
+    figures = [Figure(f"{start}/{name}", v, "relative difference", v, v, _TARGET) for name, v in values.items()]
+    ranks, is_uneven = found_and_planned(log_dir), settings_of(log_dir).model.expert_model_parallel_size > 1
+    off = activations_difference(ranks, on_average=is_uneven)
+    unlike = sum(_unlike(*both, whatever_size=is_uneven) for both in ranks)
+    return [
+        *figures,
+        Figure(f"{start}/activations", off, "relative difference of the planned bytes", off, off, 0.1),
+        Figure(f"{start}/messages", unlike, "messages not as planned", unlike, unlike, 0),
+    ]
+
+
+def _unlike(found: OneRank, planned: OneRank, whatever_size: bool) -> int:
+    """Messages of one rank and step that only one of the two has; sizes of those to experts are not foreseen."""
+    if whatever_size:
+        sides = by_operation_and_ranks(found), by_operation_and_ranks(planned)
+    else:
+        sides = found.messages, planned.messages
+    return sum(((sides[0] - sides[1]) + (sides[1] - sides[0])).values())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from benchmarks.results_file import RESULTS
 _README = Path(__file__).parents[1] / "README.md"
 _END = "<!-- end -->"
 _LAYOUTS = RESULTS.parent / "layouts.md"
+_WEAK_SCALING = RESULTS.parent / "weak_scaling.md"
 _PICTURE = RESULTS / "vs_trl.svg"
 _ROWS = {
     f"{title}, {shape}{ranks}": f"{case}{size}{count}"
@@ -36,8 +37,9 @@ def main() -> None:
         text = f"{before}{start}\n{table}\n{_END}{after}"
     _README.write_text(text)
     _LAYOUTS.write_text(all_layouts(newest("layouts")))
+    _WEAK_SCALING.write_text(weak_scaling(newest("weak_scaling")))
     draw(speed)
-    written = ", ".join(str(path.relative_to(_README.parent)) for path in (_README, _LAYOUTS, _PICTURE))
+    written = ", ".join(str(path.relative_to(_README.parent)) for path in (_README, _LAYOUTS, _WEAK_SCALING, _PICTURE))
     print(f"wrote {written}")
 
 
@@ -65,12 +67,13 @@ def speed_table(figures: dict[str, dict[str, float]]) -> str:
 
 
 def layouts_table(figures: dict[str, dict[str, float]]) -> str:
-    """Markdown; per model, how many layouts and the largest differences."""
-    lines = ["| model | layouts | loss | weights |", "|---|---|---|---|"]
+    """Markdown; per model, how many layouts and the largest differences, the planner's too."""
+    lines = ["| model | layouts | loss | weights | planned activations |", "|---|---|---|---|---|"]
     for model in dict.fromkeys(model for model, _ in _layouts(figures)):
         layouts = [layout for of, layout in _layouts(figures) if of == model]
-        worst = [max(figures[f"layouts/{model}/{x}/{kind}"]["value"] for x in layouts) for kind in ("loss", "weights")]
-        lines.append(f"| {model} | {len(layouts)} | {worst[0]:.1e} | {worst[1]:.1e} |")
+        kinds = ("loss", "weights", "activations")
+        worst = [max(figures[f"layouts/{model}/{layout}/{kind}"]["value"] for layout in layouts) for kind in kinds]
+        lines.append(f"| {model} | {len(layouts)} | {worst[0]:.1e} | {worst[1]:.1e} | {worst[2]:.1%} |")
     return "\n".join(lines)
 
 
@@ -80,14 +83,40 @@ def all_layouts(figures: dict[str, dict[str, float]]) -> str:
         "# Ten steps at every layout against ten on one rank",
         "",
         "`python -m benchmarks.layouts`, fp32 on CPU ranks; the largest relative difference of a loss and of a weight.",
-        "Differences are those of sums in another order.",
+        "Differences are those of sums in another order. Then what the planner is off by: bytes of activations (of the",
+        "average rank where experts lie on several, else of the worst), and messages of a step, over all ranks.",
         "",
-        "| model | layout | loss | weights |",
-        "|---|---|---|---|",
+        "| model | layout | loss | weights | activations | messages |",
+        "|---|---|---|---|---|---|",
     ]
     for model, layout in _layouts(figures):
-        loss, weights = (figures[f"layouts/{model}/{layout}/{kind}"]["value"] for kind in ("loss", "weights"))
-        lines.append(f"| {model} | {layout} | {loss:.1e} | {weights:.1e} |")
+        kinds = ("loss", "weights", "activations", "messages")
+        loss, weights, off, unlike = (figures[f"layouts/{model}/{layout}/{kind}"]["value"] for kind in kinds)
+        lines.append(f"| {model} | {layout} | {loss:.1e} | {weights:.1e} | {off:.1%} | {unlike} |")
+    return "\n".join(lines) + "\n"
+
+
+def weak_scaling(figures: dict[str, dict[str, float]]) -> str:
+    """Markdown; a number of ranks and what they share a row, counted and planned side by side."""
+    lines = [
+        "# What a rank sends and waits for as ranks and batch grow together",
+        "",
+        "`python -m benchmarks.weak_scaling`: a Llama of 8 layers in fp32, eight pairs a step for each rank. Counted",
+        "in a real step, and what `nemo_bt.plan` says of it; of the rank that sends most.",
+        "",
+        "| ranks share | ranks | MB sent, counted | planned | collectives, counted | planned | messages between stages "
+        "| planned | waiting | planned |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    formats = {"bytes": lambda v: f"{v / 1e6:.6f}", "bubble": lambda v: f"{v:.4f}"}
+    for start in dict.fromkeys(name.rsplit("/", 2)[0] for name in figures):
+        _, shared, ranks = start.split("/")
+        cells = [
+            formats.get(kind, str)(figures[f"{start}/{kind}/{whose}"]["value"])
+            for kind in ("bytes", "collectives", "peer_to_peer", "bubble")
+            for whose in ("counted", "planned")
+        ]
+        lines.append(f"| {shared} | {ranks} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -115,6 +115,22 @@ def _messages(traffic: Counter[Sent], groups: dict[str, list[int]], rank: int) -
     return counts
 
 
+def by_operation_and_ranks(one: OneRank) -> Counter[tuple[str, tuple[int, ...]]]:
+    """Messages whatever their size."""
+    counts: Counter[tuple[str, tuple[int, ...]]] = Counter()
+    for (operation, ranks, _), count in one.messages.items():
+        counts[operation, ranks] += count
+    return counts
+
+
+def activations_difference(ranks: Sequence[tuple[OneRank, OneRank]], on_average: bool) -> float:
+    """Relative difference of the planned bytes from those found: of the worst rank, or of the average rank."""
+    found, planned = ([one.activations for one in side] for side in zip(*ranks, strict=True))
+    if on_average:
+        found, planned = [sum(found)], [sum(planned)]
+    return max(abs(p / f - 1) for p, f in zip(planned, found, strict=True))
+
+
 def bubble_of(passes: Sequence[Sequence[Pass]]) -> float:
     """Share of a step that the ranks of a pipeline wait, where a forward pass takes 1 and a backward pass 2.
 

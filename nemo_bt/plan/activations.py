@@ -69,7 +69,13 @@ def hands_on_all(shape: ModelShape, model: ModelSettings) -> bool:
 
 
 def part_units(
-    shape: ModelShape, model: ModelSettings, pipeline_rank: int, part: int, rows: StreamRows, dtype_bytes: int
+    shape: ModelShape,
+    model: ModelSettings,
+    pipeline_rank: int,
+    part: int,
+    rows: StreamRows,
+    dtype_bytes: int,
+    on_gpu: bool = False,
 ) -> list[Unit]:
     """Units of one part of a pipeline rank in the order of the forward pass.
 
@@ -80,8 +86,9 @@ def part_units(
         part: of an interleaved pipeline; 0 without.
         rows: of the stream.
         dtype_bytes: of an activation.
+        on_gpu: layers are Transformer Engine's and attention is a kernel's.
     """
-    counts = _Counts(shape, model, rows, dtype_bytes)
+    counts = _Counts(shape, model, rows, dtype_bytes, on_gpu)
     stages, parts = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size or 1
     is_last = pipeline_rank == stages - 1 and part == parts - 1
     num_layers = stage_layers(model, shape.num_layers)[pipeline_rank] // parts
@@ -96,7 +103,7 @@ def part_units(
     elif granularity == "full":
         units = [counts.recomputed([unit]) for unit in units[:number]] + units[number:]
     first = counts.embedding() if pipeline_rank == part == 0 else 0
-    if granularity == "full":
+    if granularity == "full" or on_gpu:
         first += counts.angles()
     last = counts.head(scored_already=not hands_on_all(shape, model)) if is_last else 0
     return [Unit(first, first), *units, Unit(last, last)]
@@ -117,6 +124,7 @@ class _Counts:
     model: ModelSettings
     rows: StreamRows
     dtype_bytes: int
+    on_gpu: bool
 
     @property
     def _tp(self) -> int:
@@ -148,7 +156,7 @@ class _Counts:
         return self.rows.held(self.model) * _INDEX_BYTES * (1 if self._tp == 1 else 2)
 
     def angles(self) -> int:
-        """Rotary angles, an input of every recomputed unit."""
+        """Rotary angles, an input of every recomputed unit and of a fused rotation."""
         return _FP32_BYTES * self.rows.held(self.model) * self.shape.rotated_size * self.shape.num_rotary_kinds
 
     def head(self, scored_already: bool) -> int:
@@ -169,15 +177,23 @@ class _Counts:
     def _rotation(self, rows: int) -> int:
         """Cosine and sine for queries and for keys; inputs of the norms of heads, that of keys a view of all three."""
         shape = self.shape
-        angles = 4 * self.dtype_bytes * rows * shape.rotated_size
+        angles = 0 if self.on_gpu else 4 * self.dtype_bytes * rows * shape.rotated_size
         if not shape.has_head_norms:
             return angles
         inputs = self.dtype_bytes * rows * (2 * shape.query_size + 2 * shape.key_size)
         return angles + (inputs + _FP32_BYTES * rows * (shape.num_heads + shape.num_key_heads)) // self._tp
 
     def _attention(self, rows: int) -> int:
-        keys_and_values = 2 * self.rows.tokens * self.shape.key_size
-        return _FP32_BYTES * (rows * self.shape.query_size + keys_and_values) // self._tp
+        """Queries, keys and values.
+
+        A kernel keeps its output too, a number for each row and head, and keys and values of a second continuation
+        together with its prefix: taken to be as many as all keys and values, which is the most for pairs.
+        """
+        shape, keys_and_values = self.shape, 2 * self.rows.tokens * self.shape.key_size
+        if self.on_gpu:
+            elements = 2 * rows * shape.query_size + 2 * keys_and_values
+            return (self.dtype_bytes * elements + _FP32_BYTES * rows * shape.num_heads) // self._tp
+        return _FP32_BYTES * (rows * shape.query_size + keys_and_values) // self._tp
 
     def _recomputed_attention(self, rows: int) -> int:
         """Queries and keys; values are a view of all three in one."""

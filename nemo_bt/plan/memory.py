@@ -63,7 +63,8 @@ def activations_peak(settings: Settings, shape: ModelShape, stage: int, rows: St
     """Most bytes of activations of a rank at any time of a step."""
     model = settings.model
     stages, parts = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size or 1
-    units = [part_units(shape, model, stage, part, rows, activation_bytes(settings)) for part in range(parts)]
+    size, on_gpu = activation_bytes(settings), settings.trainer.accelerator != "cpu"
+    units = [part_units(shape, model, stage, part, rows, size, on_gpu) for part in range(parts)]
     kept, in_backward = zip(*map(part_bytes, units), strict=True)
     enough = min(num_streams, 3 * stages)  # later rounds have no more in flight than the first
     return peak_bytes(rank_schedule(stages, stage, parts, enough), kept, in_backward)

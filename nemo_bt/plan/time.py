@@ -82,10 +82,11 @@ def stage_time(
     matmul_flops, attention_flops = _flops(settings, shape, stage, load)
     matmul = num_streams * matmul_flops / (cluster.flops * cluster.matmul_efficiency)
     attention = num_streams * attention_flops / (cluster.flops * cluster.attention_efficiency)
+    on_gpu = settings.trainer.accelerator != "cpu"
     units = [
         unit
         for part in range(parts)
-        for unit in part_units(shape, model, stage, part, load.rows, activation_bytes(settings))
+        for unit in part_units(shape, model, stage, part, load.rows, activation_bytes(settings), on_gpu)
     ]
     kept = num_streams * sum(max(unit.kept, unit.in_backward) for unit in units)
     memory = _TOUCHES_OF_KEPT * kept / cluster.memory_bytes_per_s
