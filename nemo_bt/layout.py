@@ -125,6 +125,12 @@ def _check_pipeline(model: ModelSettings, num_layers: int) -> None:
             f"model.virtual_pipeline_model_parallel_size={vpp} with pipeline_model_parallel_size={pp}: expected 2 or "
             "more of both, or virtual_pipeline_model_parallel_size=null."
         )
+    first, last = model.num_layers_in_first_pipeline_stage, model.num_layers_in_last_pipeline_stage
+    if pp == 2 and first is not None and last is not None:
+        raise UserError(
+            f"model.num_layers_in_first_pipeline_stage={first} and model.num_layers_in_last_pipeline_stage={last} with "
+            f"virtual_pipeline_model_parallel_size={vpp} and two stages: give one of them, the other has the rest."
+        )
     for number in sorted(set(layers)):
         divides(vpp, "virtual_pipeline_model_parallel_size", number, "num_layers of a pipeline stage")
 

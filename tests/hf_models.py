@@ -46,9 +46,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "gemma3": {
         "model_type": "gemma3_text",
+        "num_hidden_layers": 6,
         "head_dim": 24,
         "sliding_window": 16,
-        "layer_types": _ALTERNATING,
+        "layer_types": [*_ALTERNATING, *_ALTERNATING[:2]],
         "rope_scaling": {"rope_type": "linear", "factor": 8.0},
         "query_pre_attn_scalar": 30,
     },

@@ -17,6 +17,7 @@ PP2 = ["model.pipeline_model_parallel_size=2"]
 PP4 = ["model.pipeline_model_parallel_size=4"]
 VPP2 = [*PP2, "model.virtual_pipeline_model_parallel_size=2"]
 UNEVEN = [*PP2, "model.num_layers_in_first_pipeline_stage=1", "model.num_layers_in_last_pipeline_stage=3"]
+UNEVEN_VPP = [*VPP2, "model.num_layers_in_first_pipeline_stage=2"]
 CP2 = ["model.context_parallel_size=2"]
 CP4 = ["model.context_parallel_size=4"]
 EP2 = ["model.expert_model_parallel_size=2"]
@@ -144,13 +145,27 @@ EQUAL_LENGTHS = {"one pair a stream": 48, "all pairs in a stream": 2048}
 """On pairs of 35 to 47 tokens: budgets that hold one pair, and a whole step."""
 FOLDERS = {
     1: {"gemma3": [], "mixtral": [], "qwen3 moe": []},
-    2: {"gemma3: TP2 SP": [*TP2, *SP], "gemma3: PP2": PP2, "gemma3: CP2": CP2, "gemma3: PP2 VPP2": VPP2},
+    2: {
+        "gemma3: TP2 SP": [*TP2, *SP],
+        "gemma3: PP2": PP2,
+        "gemma3: CP2": CP2,
+        "gemma3: PP2 VPP2 of 2 and 4 layers": UNEVEN_VPP,
+    },
     4: {},
 }
 for num_ranks in QUICK_RANKS:
     for model, layouts in {"mixtral": MIXTRAL, "qwen3 moe": QWEN3_MOE}.items():
         FOLDERS[num_ranks] |= {f"{model}: {name}": extra for name, extra in quick(layouts, num_ranks).items()}
 """Three steps from Hugging Face folders of base models."""
+BF16 = {
+    1: {"bf16": []},
+    2: {
+        "bf16 DP2 distributed optimizer": ZERO,
+        "bf16 TP2 SP gradients in bf16": [*TP2, *SP, *GRADS_AS_WEIGHTS],
+        "bf16 PP2": PP2,
+    },
+}
+"""Three steps with weights and activations of two bytes."""
 RESUMED = {1: "one stream", 2: "DP2 distributed optimizer"}
 
 
@@ -178,6 +193,9 @@ def runs_of_all_layouts(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             resumed = [*common(dataset, folder / f"{name} resumed", num_ranks), start, *layouts[name]]
             resumed += ["exp_manager.resume_if_exists=true"]
             runs.append(Run(resumed, checkpoint(folder / name, 4)))
+        for name, extra in BF16.get(num_ranks, {}).items():
+            more = ["trainer.precision=bf16-mixed", "trainer.max_steps=3", *extra]
+            runs.append(Run([*common(dataset, folder / name, num_ranks), start, *more]))
         for name, extra in FOLDERS.get(num_ranks, {}).items():
             overrides = [*common(dataset, folder / name, num_ranks), *extra, "trainer.max_steps=3"]
             overrides += [

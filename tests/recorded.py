@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def settings_of(log_dir: Path) -> Settings:
     return load_settings("config", [], str(log_dir))
 
 
+@cache
 def found_and_planned(log_dir: Path) -> list[tuple[OneRank, OneRank]]:
     """Of each rank."""
     settings = settings_of(log_dir)

@@ -114,7 +114,7 @@ class Recorder(pl.Callback):
         self.saved = SavedBytes([parameter for part in parts for parameter in part.parameters()])
         self.hooks = self.saved.counted()
         self.passes: list[tuple[bool, int]] = []
-        gpts = [part.module.module for part in trainer.strategy.megatron_parallel]
+        gpts = map(_gpt_of, trainer.strategy.megatron_parallel)
         self.handles = [gpt.register_forward_hook(self._noting(number)) for number, gpt in enumerate(gpts)]
         self.messages = Messages()
         self.hooks.__enter__()
@@ -154,8 +154,10 @@ class Recorder(pl.Callback):
         whole = [buffer.param_data for buffer in buffers if buffer.param_data is not None]
         weights = whole or [p for part in parts for p in part.parameters() if p.requires_grad]
         optimizer = trainer.optimizers[0].mcore_optimizer
-        states = [one.optimizer.state for one in getattr(optimizer, "chained_optimizers", [optimizer])]
-        moments = [tensor for state in states for of in state.values() for tensor in of.values()]
+        optimizers = getattr(optimizer, "chained_optimizers", [optimizer])
+        kept = [tensor for one in optimizers for of in one.optimizer.state.values() for tensor in of.values()]
+        for name in ("fp32_from_float16_groups", "shard_fp32_from_float16_groups"):  # main copies of weights in bf16
+            kept += [tensor for one in optimizers for group in getattr(one, name, []) for tensor in group]
         config, groups = pl_module.config, parallel_state
         layout = {
             "tensor": groups.get_tensor_model_parallel_world_size(),
@@ -163,7 +165,7 @@ class Recorder(pl.Callback):
             "parts": len(parts),
             "context": groups.get_context_parallel_world_size(),
             "experts": groups.get_expert_model_parallel_world_size(),
-            "layers": sum(len(part.module.module.decoder.layers) for part in trainer.strategy.megatron_parallel),
+            "layers": sum(len(_gpt_of(part).decoder.layers) for part in trainer.strategy.megatron_parallel),
             "recompute": [config.recompute_granularity, config.recompute_method, config.recompute_num_layers],
             "instances": parts[0].ddp_config.num_distributed_optimizer_instances,
             "grad_reduce_in_fp32": parts[0].ddp_config.grad_reduce_in_fp32,
@@ -175,10 +177,19 @@ class Recorder(pl.Callback):
             "data_rank": parallel_state.get_data_parallel_rank(with_context_parallel=True),
             "weights": sum(tensor.nbytes for tensor in weights),
             "gradients": sum(buffer.grad_data.nbytes for buffer in buffers),
-            "optimizer": sum(tensor.nbytes for tensor in moments),
+            "optimizer": sum(tensor.nbytes for tensor in kept if tensor is not None),
             "step": self.step,
         }
         (self.log_dir / f"state-{torch.distributed.get_rank()}.json").write_text(json.dumps(sizes))
+
+
+def _gpt_of(part: Any) -> torch.nn.Module:
+    """The model under what NeMo and Megatron wrap around it."""
+    from megatron.core.models.gpt import GPTModel
+
+    while not isinstance(part, GPTModel):
+        part = part.module
+    return part
 
 
 def _groups() -> dict[str, ProcessGroup]:

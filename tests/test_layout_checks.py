@@ -51,6 +51,10 @@ def settings_of(*overrides: str) -> Settings:
             r"virtual_pipeline_model_parallel_size=2 with pipeline_model_parallel_size=1: expected 2 or more",
         ),
         (["trainer.devices=2", f"{PP}=2", f"{VPP}=1"], r"virtual_pipeline_model_parallel_size=1 with .*=2: expected 2"),
+        (
+            ["trainer.devices=2", f"{PP}=2", f"{VPP}=2", f"{FIRST}=2", f"{LAST}=2"],
+            r"num_layers_in_first_pipeline_stage=2 and .*=2 with .*=2 and two stages: give one of them",
+        ),
         (["trainer.devices=2", f"{PP}=2", f"{VPP}=3"], r"pipeline stage=2 is not a multiple of .*=3"),
         (
             ["trainer.devices=2", f"{PP}=2", f"{FIRST}=1", f"{LAST}=2"],

@@ -12,7 +12,8 @@ from nemo_bt.config import load_settings
 from nemo_bt.data.pairs import PairSet
 from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.layout import stage_layers
-from tests.layouts import EQUAL_LENGTHS, FOLDERS, LAYOUTS, RESUMED, STEPS, checkpoint, runs_of_all_layouts
+from tests.hf_models import SHAPES
+from tests.layouts import BF16, EQUAL_LENGTHS, FOLDERS, LAYOUTS, RESUMED, STEPS, checkpoint, runs_of_all_layouts
 from tests.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences
 from tests.runs import full_tensors, metrics, relative_difference
 from tests.sources import open_set
@@ -78,7 +79,9 @@ def test_every_setting_of_a_layout_reaches_megatron(logs: Path, name: str) -> No
             "parts": model.virtual_pipeline_model_parallel_size or 1,
             "context": model.context_parallel_size,
             "experts": model.expert_model_parallel_size,
-            "layers": stage_layers(model, 4)[found["pipeline_rank"]],
+            "layers": stage_layers(model, SHAPES.get(name.split(":")[0], {}).get("num_hidden_layers", 4))[
+                found["pipeline_rank"]
+            ],
             "recompute": [
                 model.activations_checkpoint_granularity,
                 model.activations_checkpoint_method,
@@ -148,6 +151,14 @@ def test_losses_equal_one_ranks(logs: Path, name: str) -> None:
     assert found == pytest.approx(expected, rel=TOLERANCE)
     norms = (metrics(logs / layout, "train/grad_norm") for layout in (name, "one stream"))
     assert next(norms) == pytest.approx(next(norms), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", [name for named in BF16.values() for name in named])
+def test_losses_in_bf16_are_nearly_those_in_fp32(logs: Path, name: str) -> None:
+    """A bf16 number has 8 bits: 4e-3 from one to the next."""
+    expected, found = metrics(logs / "one stream", "train/loss")[:3], metrics(logs / name, "train/loss")
+    assert found == pytest.approx(expected, rel=4e-3)
+    assert found != pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

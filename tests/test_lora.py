@@ -35,6 +35,9 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     save("qwen3", folder / "base", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
     save("nemotron", folder / "gateless", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
     nemotron = [f"model.restore_from_path={folder / 'gateless'}", "trainer.max_steps=3"]
+    save("mixtral", folder / "experts", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
+    attention = "model.peft.lora_tuning.target_modules=[linear_qkv,linear_proj]"
+    mixtral = [f"model.restore_from_path={folder / 'experts'}", "trainer.max_steps=3", attention]
     lora = "model.peft.lora_tuning"
     settings = [
         f"model.restore_from_path={folder / 'base'}",
@@ -51,6 +54,7 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
         named = {ONE: list[str]()} | layouts if num_ranks == 1 else layouts
         named = {name: [*settings, *more] for name, more in named.items()}
         named |= {f"nemotron {num_ranks}": [*settings, *nemotron, *(TP2 if num_ranks == 2 else [])]}
+        named |= {f"mixtral {num_ranks}": [*settings, *mixtral, *([*TP2, *SP] if num_ranks == 2 else [])]}
         runs = [Run([*common(dataset, folder / name, num_ranks), *extra]) for name, extra in named.items()]
         if num_ranks == 1:
             resumed = [*common(dataset, folder / "resumed", 1), *settings, "exp_manager.resume_if_exists=true"]
@@ -78,6 +82,14 @@ def test_every_layout_gives_one_ranks_losses_and_adapters(logs: Path, name: str)
 def test_adapters_of_an_mlp_without_a_gate_are_alike_at_every_layout(logs: Path) -> None:
     expected, found = (full_tensors(checkpoint(logs / f"nemotron {num_ranks}", 3)) for num_ranks in (1, 2))
     assert expected["module.decoder.layers.mlp.linear_fc1.adapter.linear_out.weight"].any()
+    assert max(relative_difference(found[key], expected[key]) for key in expected) < 1e-5
+
+
+def test_adapters_of_the_attention_beside_experts_are_alike_at_every_layout(logs: Path) -> None:
+    losses = [metrics(logs / f"mixtral {num_ranks}", "train/loss") for num_ranks in (1, 2)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    expected, found = (full_tensors(checkpoint(logs / f"mixtral {num_ranks}", 3)) for num_ranks in (1, 2))
+    assert expected["module.decoder.layers.self_attention.linear_proj.adapter.linear_out.weight"].any()
     assert max(relative_difference(found[key], expected[key]) for key in expected) < 1e-5
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from nemo_bt.plan.schedule import bubble
-from tests.layouts import FOLDERS, LAYOUTS, runs_of_all_layouts
+from tests.layouts import BF16, FOLDERS, LAYOUTS, runs_of_all_layouts
 from tests.recorded import (
     OneRank,
     activations_difference,
@@ -16,7 +16,7 @@ from tests.recorded import (
 )
 
 planned_runs = runs_of_all_layouts
-NAMES = [name for named in (*LAYOUTS.values(), *FOLDERS.values()) for name in named]
+NAMES = [name for named in (*LAYOUTS.values(), *FOLDERS.values(), *BF16.values()) for name in named]
 EVEN = [name for name in NAMES if "EP" not in name]
 UNEVEN = [name for name in NAMES if "EP" in name]
 """Their experts lie on several ranks: what a rank holds and sends depends on where tokens go."""
