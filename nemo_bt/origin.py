@@ -29,7 +29,7 @@ _OF_CHECKPOINT = re.compile(r"^(\.metadata|metadata\.json|common\.pt|__\d+_\d+\.
 _HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
 _HUB_NOT = ["consolidated*", "original/*", "*/*.safetensors"]
 """Other formats of the same weights."""
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken"]
+_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,20 @@ class Start:
         return f"{self.origin.given}: {self.kind}, head {self.head}"
 
 
-def find_origin(given: str, adapted: tuple[Path, ...] = ()) -> Origin:
+def find_origin(given: str, adapted: tuple[Path, ...] = (), hub_files: tuple[str, ...] = _HUB_FILES) -> Origin:
     """Look at what `given` names.
 
     Args:
         given: path of a folder or a file, or `organisation/model@revision` on the Hugging Face hub.
         adapted: checkpoints of adapters that lead here.
+        hub_files: patterns of what is downloaded from the hub.
 
     Raises:
         UserError: nothing usable is there.
     """
     path = Path(given)
     if not path.exists():
-        path, given = _download(given)
+        path, given = _download(given, hub_files)
     if path.is_dir() and (path / "config.json").exists():
         config = read_hf_config(path / "config.json")
         is_classifier = any("SequenceClassification" in str(name) for name in _listed(config.get("architectures")))
@@ -177,7 +178,7 @@ def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _download(given: str) -> tuple[Path, str]:
+def _download(given: str, files: tuple[str, ...]) -> tuple[Path, str]:
     hub_id = _HUB_ID.match(given)
     if not hub_id:
         raise UserError(f"model.restore_from_path: {given} does not exist, nor is it organisation/model of a hub.")
@@ -186,7 +187,7 @@ def _download(given: str) -> tuple[Path, str]:
 
     repo, revision = hub_id["repo"], hub_id["revision"]
     try:
-        path = Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_HUB_NOT))
+        path = Path(snapshot_download(repo, revision=revision, allow_patterns=[*files], ignore_patterns=_HUB_NOT))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
             f"model.restore_from_path: {given} is not a path here, and not a model that the hub gives: "

@@ -18,6 +18,7 @@ from nemo_bt.plan.shape import model_shape
 from nemo_bt.plan.streams import StreamLoad, drawn_pairs, streams_of_step, typical_step
 from nemo_bt.plan.time import stage_time
 from nemo_bt.plan.traffic import bytes_sent, group_sizes, step_traffic
+from tests.runs import nemo_bt
 
 SEVENTY_B = ["model=llama3_70b", "trainer.num_nodes=8", "trainer.devices=8", "cluster=h100"]
 FEW = ["plan.tensor_model_parallel_size=[4,8,64]", "plan.pipeline_model_parallel_size=[1,4]"]
@@ -193,3 +194,34 @@ def test_typical_steps_have_the_tokens_of_the_data() -> None:
     tokens = [pairs.parts_of_step(number) for number in (0, 1)]
     assert step.tokens_per_step == sum(p.prefix_tokens.sum() + p.tokens_P2.sum() for p in tokens) / 2
     assert len(step.stream_tokens) == 2 * 4 * step.num_streams
+
+
+def test_of_a_model_on_the_hub_its_configuration_is_enough(tmp_path: Path) -> None:
+    """A Mixtral in a cache as huggingface_hub lays it out, without weights; experts shared out or not."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repo = tmp_path / "hub" / "models--org--mixtral"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(commit)
+    (repo / "snapshots" / commit).mkdir(parents=True)
+    (repo / "snapshots" / commit / "config.json").write_text(json.dumps({"model_type": "mixtral"}))
+    few = [
+        "plan.tensor_model_parallel_size=[1,2]",
+        "plan.expert_model_parallel_size=[1,8]",
+        "plan.recompute_layers=[0]",
+    ]
+    few += ["plan.pipeline_model_parallel_size=[2]", "plan.virtual_pipeline_model_parallel_size=[null]"]
+    model = [
+        "model.restore_from_path=org/mixtral",
+        "trainer.devices=8",
+        "trainer.num_nodes=4",
+        "cluster.memory_bytes=1e13",
+    ]
+    env = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    result = nemo_bt("plan", "--json", *model, *few, "plan.context_parallel_size=[1]", **env)
+    found = json.loads(result.stdout)
+    memory = {
+        (one["layout"]["tensor_model_parallel_size"], one["layout"]["expert_model_parallel_size"]): one["memory_bytes"]
+        for one in found["fits"]
+    }
+    assert memory[1, 8]["weights"] < memory[1, 1]["weights"] / 4
+    assert any("all_to_all" in kind for one in found["fits"] for kind in one["sent_bytes"])

@@ -50,7 +50,8 @@ def plan_run(
     if run.model.peft.lora:
         raise UserError("model.peft.peft_scheme=lora: a plan counts full training. Leave it out.")
     given = run.model.restore_from_path
-    hf_config = hf_config_of(run, find_origin(given) if given else None, num_tokens=1)
+    origin = find_origin(given, hub_files=("config.json",)) if given else None
+    hf_config = hf_config_of(run, origin, num_tokens=1)
     sizes = megatron_fields(hf_config, run.model.encoder_seq_length)
     shape = model_shape(hf_config)
     results = search(run, shape, sizes, _pairs(run, Terminal(None) if wants_json else terminal))
