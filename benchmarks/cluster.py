@@ -25,8 +25,6 @@ _TURNS = 7
 _MESSAGE_BYTES, _COPIED_BYTES = 64 * 2**20, 512 * 2**20
 _NUM_PAIRS, _PREFIX_TOKENS, _RESPONSE_TOKENS = 8, 384, 128
 _HEADS, _KEY_HEADS, _HEAD_SIZE = 8, 2, 128
-_SINGLE = 1e12
-"""Of a link that there is not: more than any."""
 
 
 def main() -> None:
@@ -50,6 +48,7 @@ def main() -> None:
         "origin": "measured by benchmarks.cluster",
         "memory_bytes": float(memory_of(device)),
         "reserved_bytes": args.reserved_bytes,
+        "precision": "bf16-mixed" if on_gpu else "32",
         "flops": peak,
         "matmul_efficiency": min(1.0, matmul / peak),
         "attention_efficiency": min(1.0, attention / peak),
@@ -121,21 +120,22 @@ def memory_of(device: torch.device) -> int:
     return host // int(os.environ["LOCAL_WORLD_SIZE"])
 
 
-def links(device: torch.device) -> tuple[tuple[float, float], tuple[float, float]]:
+def links(device: torch.device) -> list[tuple[float | None, float | None]]:
     """Bytes per second and seconds of a message, inside a node and between nodes."""
     world, each = torch.distributed.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = [list(range(first, first + each)) for first in range(0, world, each)]
     across = [list(range(place, world, each)) for place in range(each)]
-    return _link(nodes, device), _link(across, device)
+    return [_link(nodes, device), _link(across, device)]
 
 
-def _link(groups: list[list[int]], device: torch.device) -> tuple[float, float]:
+def _link(groups: list[list[int]], device: torch.device) -> tuple[float | None, float | None]:
+    """None of a link that there is not."""
     rank = torch.distributed.get_rank()
     made = [torch.distributed.new_group(ranks) for ranks in groups]
     number = next(number for number, ranks in enumerate(groups) if rank in ranks)
     size, group = len(groups[number]), made[number]
     if size == 1:
-        return _SINGLE, 1e-9
+        return None, None
     large = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8, device=device)
     small = torch.zeros(8, dtype=torch.uint8, device=device)
 

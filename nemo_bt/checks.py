@@ -15,7 +15,7 @@ from nemo_bt.data.settings import DataSettings, SourceSettings
 from nemo_bt.errors import UserError
 from nemo_bt.layout import check_layout, divides
 from nemo_bt.origin import Origin, find_origin
-from nemo_bt.ranges import check_ranges, in_range, one_of
+from nemo_bt.ranges import check_choices, check_ranges, in_range, one_of
 from nemo_bt.settings import ModelSettings, Settings
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
@@ -168,10 +168,8 @@ def check_vocabulary(hf_config: HfConfig, token_id: int, whose: str) -> None:
 
 
 def _check_values(settings: Settings) -> None:
-    trainer, model = settings.trainer, settings.model
-    one_of("trainer.accelerator", trainer.accelerator, ("auto", "gpu", "cpu"))
-    one_of("trainer.precision", trainer.precision, ("32", "bf16-mixed"))
-    one_of("model.optim.name", model.optim.name, ("adam", "distributed_fused_adam"))
+    model = settings.model
+    check_choices(settings)
     one_of("model.optim.sched.name", model.optim.sched.name, SCHEDULES)
     if model.optim.sched.warmup_ratio is not None and model.optim.sched.warmup_steps:
         raise UserError(

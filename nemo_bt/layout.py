@@ -66,7 +66,8 @@ def stage_layers(model: ModelSettings, num_layers: int) -> list[int]:
     """
     pp = model.pipeline_model_parallel_size
     first, last = model.num_layers_in_first_pipeline_stage, model.num_layers_in_last_pipeline_stage
-    given = [layers for layers in (first, last) if layers is not None]
+    at_start, at_end = ([layers] if layers is not None else [] for layers in (first, last))
+    given = at_start + at_end
     if not given:
         divides(pp, "pipeline_model_parallel_size", num_layers, "num_layers")
         return [num_layers // pp] * pp
@@ -78,7 +79,7 @@ def stage_layers(model: ModelSettings, num_layers: int) -> list[int]:
             f"pipeline_model_parallel_size={pp} stages: expected the same on each, 1 or more. Change one of them."
         )
     middle = [rest // stages] * stages if stages else []
-    return [first] * (first is not None) + middle + [last] * (last is not None)
+    return at_start + middle + at_end
 
 
 def divides(divisor: int, divisor_name: str, number: int, name: str) -> None:
@@ -182,9 +183,13 @@ def _check_recompute(model: ModelSettings, num_layers: int) -> None:
             "block) and a number of layers, and nothing else takes them."
         )
     if number is not None:
-        most = max(stage_layers(model, num_layers)) // (model.virtual_pipeline_model_parallel_size or 1)
+        parts = model.virtual_pipeline_model_parallel_size or 1
+        most = max(stage_layers(model, num_layers)) // parts
         if not 1 <= number <= most:
             raise UserError(f"{start}num_layers: expected 1 to {most}, the layers of a stage, got {number}.")
+        if method == "uniform":
+            for layers in sorted({layers // parts for layers in stage_layers(model, num_layers)}):
+                divides(number, "activations_checkpoint_num_layers", layers, "num_layers of a part of the pipeline")
 
 
 def _check_optimizer(settings: Settings) -> None:

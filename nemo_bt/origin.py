@@ -29,7 +29,8 @@ _OF_CHECKPOINT = re.compile(r"^(\.metadata|metadata\.json|common\.pt|__\d+_\d+\.
 _HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
 _HUB_NOT = ["consolidated*", "original/*", "*/*.safetensors"]
 """Other formats of the same weights."""
-_HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+HUB_FILES_BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_HUB_FILES = (*HUB_FILES_BESIDE_WEIGHTS, "*.safetensors")
 
 
 @dataclass(frozen=True)

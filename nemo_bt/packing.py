@@ -29,13 +29,13 @@ class PairSizes:
         tokens: stream tokens of each, [N], int64.
         attended: pairs of a query and a key that it sees, itself included, [N], int64.
         hidden_size: width of the model.
-        continuations: scored sequences of each, [N], int64; None where nobody asks.
+        continuations: scored sequences of each, [N], int64.
     """
 
     tokens: Ints
     attended: Ints
     hidden_size: int
-    continuations: Ints | None = None
+    continuations: Ints
 
     @property
     def cost(self) -> Floats:
@@ -145,7 +145,12 @@ def plan_streams(
     Returns:
         For each data-parallel rank its streams. Every pair is in exactly one. A rank can hold an empty stream
         when there are fewer pairs than streams.
+
+    Raises:
+        ValueError: a pair is longer than a stream.
     """
+    if len(sizes.tokens) and sizes.tokens.max() > tokens_per_stream:
+        raise ValueError(f"expected pairs of at most {tokens_per_stream} tokens, got {sizes.tokens.max()}")
     num_streams = -(-int(sizes.tokens.sum()) // tokens_per_stream)
     cost = sizes.cost
     together = data_parallel_size * multiple_of

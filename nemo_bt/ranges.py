@@ -8,6 +8,17 @@ from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
 
 
+def check_choices(settings: Settings) -> None:
+    """Check what device, precision and optimizer a run names.
+
+    Raises:
+        UserError: the first that there is not.
+    """
+    one_of("trainer.accelerator", settings.trainer.accelerator, ("auto", "gpu", "cpu"))
+    one_of("trainer.precision", settings.trainer.precision, ("32", "bf16-mixed"))
+    one_of("model.optim.name", settings.model.optim.name, ("adam", "distributed_fused_adam"))
+
+
 def check_ranges(settings: Settings) -> None:
     """Check every number that has a range.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from nemo_bt.model.held_rows import stream_multiple
 from nemo_bt.packing import PairParts, PairSizes, Streams, bundle_pairs, plan_streams
-from nemo_bt.settings import Settings
+from nemo_bt.settings import ModelSettings, Settings
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,19 @@ def plan_step(settings: Settings, parts: PairParts, hidden_size: int) -> StepPla
     model = settings.model
     budget = model.data.tokens_per_micro_batch
     bundles, sizes = bundle_pairs(parts, budget, hidden_size)
+    num_together, multiple_of, is_one_length = stream_rules(model)
+    ranks = plan_streams(sizes, budget, settings.data_parallel_size, num_together)
+    return StepPlan(bundles, sizes, ranks, multiple_of, is_one_length)
+
+
+def stream_rules(model: ModelSettings) -> tuple[int, int, bool]:
+    """What a layout asks of streams.
+
+    Returns:
+        Of which their number on each data-parallel rank is a multiple: an interleaved pipeline takes them in groups. Of
+        which their tokens are one. Whether those of a rank and step have one length.
+    """
+    stages = model.pipeline_model_parallel_size
     is_interleaved = (model.virtual_pipeline_model_parallel_size or 1) > 1
-    num_together = model.pipeline_model_parallel_size if is_interleaved else 1
     num_sharing = model.tensor_model_parallel_size if model.sequence_parallel else 1
-    return StepPlan(
-        bundles=bundles,
-        sizes=sizes,
-        ranks=plan_streams(sizes, budget, settings.data_parallel_size, num_together),
-        multiple_of=stream_multiple(model.context_parallel_size, num_sharing),
-        is_one_length=model.pipeline_model_parallel_size > 1,
-    )
+    return stages if is_interleaved else 1, stream_multiple(model.context_parallel_size, num_sharing), stages > 1

@@ -76,6 +76,10 @@ def settings_of(*overrides: str) -> Settings:
             r"num_layers: expected 1 to 4, the layers of a stage, got 5",
         ),
         (
+            [f"{RECOMPUTE}_granularity=full", f"{RECOMPUTE}_method=uniform", f"{RECOMPUTE}_num_layers=3"],
+            r"num_layers of a part of the pipeline=4 is not a multiple of .*num_layers=3 \(4 / 3 = 1.333\)",
+        ),
+        (
             ["model.optim.num_distributed_optimizer_instances=2"],
             r"instances=2 needs .*distributed_fused_adam, got adam",
         ),

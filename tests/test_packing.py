@@ -7,7 +7,8 @@ from nemo_bt.packing import PairParts, PairSizes, bundle_pairs, plan_streams
 
 
 def sizes_of(tokens: list[int]) -> PairSizes:
-    return PairSizes(np.array(tokens), np.zeros(len(tokens), dtype=np.int64), hidden_size=256)
+    none = np.zeros(len(tokens), dtype=np.int64)
+    return PairSizes(np.array(tokens), attended=none, hidden_size=256, continuations=none + 2)
 
 
 def random_sizes(seed: int, num_pairs: int = 64) -> PairSizes:

@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 
-from nemo_bt.checks import hf_config_of
 from nemo_bt.cli import run
-from nemo_bt.config import load_settings_of
-from nemo_bt.flops import LayerShape, training_flops
-from nemo_bt.plan.activations import StreamRows
-from nemo_bt.plan.parameters import rank_parameters
+from nemo_bt.config import load_settings, load_settings_of
+from nemo_bt.plan.search import LAYOUT
 from nemo_bt.plan.settings import PlanRun
-from nemo_bt.plan.shape import model_shape
-from nemo_bt.plan.streams import StreamLoad, drawn_pairs, streams_of_step, typical_step
-from nemo_bt.plan.time import stage_time
-from nemo_bt.plan.traffic import bytes_sent, group_sizes, step_traffic
+from nemo_bt.settings import Settings
 from tests.runs import nemo_bt
 
 SEVENTY_B = ["model=llama3_70b", "trainer.num_nodes=8", "trainer.devices=8", "cluster=h100"]
@@ -81,10 +75,14 @@ def test_the_table_names_the_fastest_layout_as_overrides(capsys: pytest.CaptureF
     assert run(["plan", *SEVENTY_B, *FEW, "--rows", "3"]) == 0
     text = capsys.readouterr().out
     assert "64 x h100" in text
-    fastest = text.splitlines()[-1]
-    settings = load_settings_of(PlanRun, "plan", [*SEVENTY_B, *fastest.split()])
-    first_row = next(line for line in text.splitlines() if "DP" in line)
-    assert f"TP{settings.model.tensor_model_parallel_size} " in first_row
+    first_row = next(line for line in text.splitlines() if "DP" in line).split()
+    needed = ["exp_manager.explicit_log_dir=unused", "model.data.train=[]"]
+    trained = load_settings("train", ["model=llama3_70b", *needed, *text.splitlines()[-1].split()])
+    assert f"TP{trained.model.tensor_model_parallel_size}" in first_row
+    assert f"DP{trained.data_parallel_size}" in first_row
+    planned = plan_run_of(*SEVENTY_B)
+    layout = {key: getattr(trained.model, key) for key in LAYOUT}
+    assert trained == Settings(planned.trainer, planned.exp_manager, replace(planned.model, **layout))
 
 
 @pytest.mark.parametrize(
@@ -92,10 +90,20 @@ def test_the_table_names_the_fastest_layout_as_overrides(capsys: pytest.CaptureF
     [
         (["cluster=h99"], "Could not find 'cluster/h99'"),
         (["cluster.flops=0"], "cluster.flops: expected more than 0, got 0.0."),
-        (["cluster.matmul_efficiency=1.5"], "expected a share"),
+        (["cluster.matmul_efficiency=1.5"], "cluster.matmul_efficiency: expected (0, 1], got 1.5."),
+        (["cluster.reserved_bytes=1e12"], "expected more than reserved_bytes=1e+12"),
+        (["trainer.precision=32"], "cluster.flops=9.89e+14 of h100 is in bf16-mixed"),
+        (["trainer.precision=64"], "trainer.precision: expected one of 32, bf16-mixed, got 64."),
+        (["cluster.node_bytes_per_s=null"], "h100 was measured without such a link"),
+        (["model.tensor_model_parallel_size=2"], "Give plan.tensor_model_parallel_size=[2]."),
+        (["model.activations_checkpoint_granularity=selective"], "plan.recompute_layers says"),
+        (["model.optim.optimizer_cpu_offload=true"], "a plan counts no memory of hosts"),
         (["plan.context_parallel_size=[0]"], "plan.context_parallel_size: expected numbers from 1, got [0]."),
         (["plan.context_parallel_size=[]"], "plan.context_parallel_size: expected numbers from 1, got []."),
-        (["plan.lengths.quantiles=[0,1]"], "that rise, of one length"),
+        (["plan.lengths.quantiles=[0,1]"], "all rising and of one length"),
+        (["plan.lengths.quantiles=[5,6,7,8,9]"], "expected quantiles from 0 to 1"),
+        (["plan.lengths.response_tokens=[1,2,3,4,nan]"], "plan.lengths.response_tokens.4"),
+        (["plan.lengths.prefix_tokens=[-5,0,1,2,3]"], "prefixes of 0 or more, got -5"),
         (["plan.lenghts.num_pairs=3"], "Did you mean plan.lengths.num_pairs?"),
         (["model.data.tokens_per_micro_batch=1000"], "937 + 2 x 625 = 2187"),
         (["model.peft.peft_scheme=lora"], "a plan counts full training"),
@@ -109,71 +117,6 @@ def test_a_mistake_ends_with_status_2(capsys: pytest.CaptureFixture[str], overri
     assert message in capsys.readouterr().err
 
 
-def test_drawn_lengths_have_the_quantiles_that_were_given() -> None:
-    settings = plan_run_of("model=llama3_8b", "model.global_batch_size=40000")
-    lengths = settings.plan.lengths
-    parts = drawn_pairs(lengths, settings).parts_of_step(0)
-    for quantile, tokens in zip(lengths.quantiles, lengths.response_tokens, strict=True):
-        below = (parts.tokens_P2 <= round(tokens)).mean()
-        assert below == pytest.approx(quantile, abs=0.02)
-
-
-def test_every_pair_of_a_step_is_in_one_stream_of_one_rank() -> None:
-    settings = plan_run_of("model=llama3_8b", "trainer.devices=8", "model.context_parallel_size=2")
-    pairs = drawn_pairs(settings.plan.lengths, settings)
-    parts = pairs.parts_of_step(3)
-    ranks = streams_of_step(settings, pairs, 3, hidden_size=4096)
-    loads = [load for streams in ranks for load in streams]
-    assert len(ranks) == 4
-    assert sum(load.num_tokens for load in loads) == parts.prefix_tokens.sum() + parts.tokens_P2.sum()
-    assert sum(load.rows.continuations for load in loads) == 2 * settings.model.global_batch_size
-    assert all(load.rows.tokens % 16 == 0 and load.rows.tokens >= load.num_tokens for load in loads)
-
-
-def test_flops_of_all_ranks_are_those_of_training() -> None:
-    """On a machine of one FLOP/s; but for the last layer, of which scored rows alone are computed."""
-    settings = plan_run_of(
-        "model=llama3_8b",
-        "trainer.devices=8",
-        "model.tensor_model_parallel_size=2",
-        "model.pipeline_model_parallel_size=2",
-        "model.sequence_parallel=true",
-    )
-    cluster = replace(settings.cluster, flops=1.0, matmul_efficiency=1.0, attention_efficiency=1.0)
-    shape = model_shape(hf_config_of(settings, None, num_tokens=1))
-    load = StreamLoad(StreamRows(4096, 10, 10), num_tokens=4096, num_attended=1_000_000)
-    times = [
-        stage_time(settings, shape, cluster, stage, rank_parameters(shape, settings.model, stage), load, 3)
-        for stage in (0, 1)
-    ]
-    whole = LayerShape(32, 4096, 4096, 1024, 14336, 3)
-    all_layers = training_flops(whole, 3 * 4096, 0)
-    outputs = 4096 * 4096 + 3 * 4096 * 14336
-    assert 2 * sum(time.matmul for time in times) == pytest.approx(all_layers - 3 * 6 * outputs * (4096 - 10))
-    forward = 4 * 4096 * 3 * 1_000_000 * 31
-    assert 2 * sum(time.attention for time in times) == pytest.approx(3.5 * forward)
-
-
-def test_messages_take_the_time_of_their_link() -> None:
-    """Tensor parallelism inside a node, data parallelism across nodes."""
-    settings = plan_run_of(
-        "model=llama3_8b", "trainer.devices=2", "trainer.num_nodes=2", "model.tensor_model_parallel_size=2"
-    )
-    links = {"node_bytes_per_s": 10.0, "node_latency_s": 0.0, "network_bytes_per_s": 1.0, "network_latency_s": 5.0}
-    shape = model_shape(hf_config_of(settings, None, num_tokens=1))
-    parameters = rank_parameters(shape, settings.model, 0)
-    load = StreamLoad(StreamRows(512, 4, 4), num_tokens=512, num_attended=1000)
-    time = stage_time(settings, shape, replace(settings.cluster, **links), 0, parameters, load, 2)
-    sizes = group_sizes(settings)
-    sent = step_traffic(settings, shape, parameters, 0, [load.rows, load.rows])
-    inside = sum(count * bytes_sent(one, 2) for one, count in sent.items() if one.group == "tp")
-    across = {one: count for one, count in sent.items() if one.group != "tp"}
-    assert {one.group for one in across} == {"intra_dp_cp", "dp_cp", "instance"}
-    assert time.messages == pytest.approx(inside / 10)
-    seconds = sum(count * (5 + bytes_sent(one, sizes[one.group])) for one, count in across.items())
-    assert time.gradients == pytest.approx(seconds)
-
-
 def test_a_plan_reads_the_data_that_it_is_given(
     tmp_path: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,15 +128,6 @@ def test_a_plan_reads_the_data_that_it_is_given(
     steps = [one["hours_per_epoch"] * 3600 / one["time_s"]["total"] for one in found["fits"]]
     assert steps
     assert steps == pytest.approx([100 / 16] * len(steps))
-
-
-def test_typical_steps_have_the_tokens_of_the_data() -> None:
-    settings = plan_run_of("model=llama3_8b", "trainer.devices=8", "model.pipeline_model_parallel_size=2")
-    pairs = drawn_pairs(settings.plan.lengths, settings)
-    step = typical_step(settings, pairs, num_steps=2, hidden_size=4096)
-    tokens = [pairs.parts_of_step(number) for number in (0, 1)]
-    assert step.tokens_per_step == sum(p.prefix_tokens.sum() + p.tokens_P2.sum() for p in tokens) / 2
-    assert len(step.stream_tokens) == 2 * 4 * step.num_streams
 
 
 def test_of_a_model_on_the_hub_its_configuration_is_enough(tmp_path: Path) -> None:

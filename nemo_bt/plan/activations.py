@@ -29,11 +29,14 @@ class StreamRows:
         tokens: of the whole stream, with filling, T.
         continuations: in the stream, C.
         scored: of those, the ones whose scored token this context-parallel rank holds.
+        copied: keys that a kernel of attention keeps once more: those of every continuation behind the first of its
+            prompt, with their prefix; counted as if the first were copied too.
     """
 
     tokens: int
     continuations: int
     scored: int
+    copied: int = 0
 
     def held(self, model: ModelSettings) -> int:
         """Rows of this context-parallel rank, t."""
@@ -186,12 +189,12 @@ class _Counts:
     def _attention(self, rows: int) -> int:
         """Queries, keys and values.
 
-        A kernel keeps its output too, a number for each row and head, and keys and values of a second continuation
-        together with its prefix: taken to be as many as all keys and values, which is the most for pairs.
+        A kernel keeps its output too, a number for each row and head, and keys and values of later continuations
+        together with their prefix.
         """
         shape, keys_and_values = self.shape, 2 * self.rows.tokens * self.shape.key_size
         if self.on_gpu:
-            elements = 2 * rows * shape.query_size + 2 * keys_and_values
+            elements = 2 * rows * shape.query_size + keys_and_values + 2 * self.rows.copied * shape.key_size
             return (self.dtype_bytes * elements + _FP32_BYTES * rows * shape.num_heads) // self._tp
         return _FP32_BYTES * (rows * shape.query_size + keys_and_values) // self._tp
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_bt.layout import stage_layers
-from nemo_bt.plan.shape import ModelShape
+from nemo_bt.plan.shape import LAYERS, ModelShape
 from nemo_bt.settings import ModelSettings
 from nemo_bt.weights.names import EMBEDDING, HEAD
 
-_LAYER = "decoder.layers."
 _EXPERTS = "mlp.experts.experts."
 _ATTENTION_ORDER = ("linear_proj", "linear_qkv", "q_layernorm", "k_layernorm")
 _ORDER = ("self_attention", "pre_mlp_layernorm", "mlp.router", "mlp.linear_fc1", "mlp.linear_fc2", "mlp.experts")
@@ -65,7 +64,7 @@ def rank_parameters(shape: ModelShape, model: ModelSettings, pipeline_rank: int)
 
 def _layer_parameters(shapes: dict[str, tuple[int, ...]], model: ModelSettings) -> list[Parameter]:
     """Of one layer; experts one after the other."""
-    names = sorted((name for name in shapes if name.startswith(_LAYER)), key=_place)
+    names = sorted((name for name in shapes if name.startswith(LAYERS)), key=_place)
     dense = [_parameter(name, shapes[name][1:], model) for name in names if _EXPERTS not in name]
     stacked = [name for name in names if _EXPERTS in name]
     if not stacked:
@@ -81,7 +80,7 @@ def _parameter(name: str, shape: tuple[int, ...], model: ModelSettings) -> Param
 
 def _place(name: str) -> tuple[int, ...]:
     """Where Megatron's modules register a parameter."""
-    rest = name.removeprefix(_LAYER)
+    rest = name.removeprefix(LAYERS)
     block = next(number for number, start in enumerate(_ORDER) if rest.startswith(start))
     module = next((n for n, part in enumerate(_ATTENTION_ORDER) if f".{part}." in rest), 0)
     expert = int("linear_fc2" in rest)

@@ -42,10 +42,11 @@ def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, ter
     """
     fits, rejected = sorted_by_time(results), [one for one in results if isinstance(one, Rejected)]
     room = (run.cluster.memory_bytes - run.cluster.reserved_bytes) / GIB
+    facts = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in _facts(run).items()}
+    terminal.facts(list(facts.items()))
     terminal.line(
-        f"{run.world_size} x {run.cluster.name} ({run.cluster.origin}), {room:.1f} GiB each for tensors. Memory in GiB "
-        f"of the fullest rank, streams of {run.model.data.tokens_per_micro_batch:,} tokens; p50, p99: activations at "
-        "those percentiles of the lengths of streams. Sent: by the busiest rank in a step."
+        f"Memory in GiB of the fullest rank, of {room:.1f}, with streams of {run.model.data.tokens_per_micro_batch:,} "
+        "tokens; p50, p99: activations at those percentiles of the lengths of streams. Sent: by the busiest rank."
     )
     terminal.table(_COLUMNS, [_row(one) for one in fits[:num_rows]])
     if not fits:
@@ -66,7 +67,7 @@ def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, ter
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         terminal.line(f"  {names[0]}{more}: {reason}")
     if fits:
-        terminal.line("\nThe fastest, as overrides of nemo-bt train:\n" + " ".join(overrides(fits[0].model)))
+        terminal.line("\nThe fastest, beside the model and the data:\n" + " ".join(overrides(run, fits[0].model)))
 
 
 def as_json(run: PlanRun, results: Sequence[Planned | Rejected]) -> str:
@@ -86,10 +87,13 @@ def as_json(run: PlanRun, results: Sequence[Planned | Rejected]) -> str:
         }
         for one in sorted_by_time(results)
     ]
-    rejected = [{"layout": _layout(one.model), "reason": one.reason} for one in results if isinstance(one, Rejected)]
-    return json.dumps(
-        {"cluster": asdict(run.cluster), "world_size": run.world_size, "fits": fits, "rejected": rejected}
-    )
+    rejected = [
+        {"layout": _layout(one.model), "reason": one.reason, "needed_bytes": one.needed_bytes}
+        for one in results
+        if isinstance(one, Rejected)
+    ]
+    whole = {"settings": _facts(run), "cluster": asdict(run.cluster), "world_size": run.world_size}
+    return json.dumps(whole | {"fits": fits, "rejected": rejected}, allow_nan=False)
 
 
 def sorted_by_time(results: Sequence[Planned | Rejected]) -> list[Planned]:
@@ -111,9 +115,31 @@ def name(model: ModelSettings) -> str:
     return " ".join(given + ([f"recompute {number}"] if number else []))
 
 
-def overrides(model: ModelSettings) -> list[str]:
-    """For nemo-bt train."""
-    return [f"model.{key}={'null' if value is None else str(value).lower()}" for key, value in _layout(model).items()]
+def overrides(run: PlanRun, model: ModelSettings) -> list[str]:
+    """For nemo-bt train: the layout, and what plan.yaml has otherwise than train.yaml."""
+    values = {f"model.{key}": value for key, value in _layout(model).items()}
+    values |= {
+        "model.optim.name": model.optim.name,
+        "trainer.precision": run.trainer.precision,
+        "trainer.devices": run.trainer.devices,
+        "trainer.num_nodes": run.trainer.num_nodes,
+    }
+    return [f"{key}={'null' if value is None else str(value).lower()}" for key, value in values.items()]
+
+
+def _facts(run: PlanRun) -> dict[str, str | int]:
+    """What a plan is about."""
+    model, lengths = run.model, run.plan.lengths
+    drawn = f"{lengths.num_pairs:,}, drawn from plan.lengths: {lengths.prefix_tokens}, {lengths.response_tokens}"
+    return {
+        "devices": f"{run.world_size} x {run.cluster.name} ({run.cluster.origin})",
+        "model": model.restore_from_path or f"{model.num_layers} layers of width {model.hidden_size}",
+        "pairs of an epoch": ", ".join(source.name for source in model.data.train) if model.data.train else drawn,
+        "pairs a step": model.global_batch_size,
+        "tokens of a stream at most": model.data.tokens_per_micro_batch,
+        "precision": run.trainer.precision,
+        "optimizer": model.optim.name,
+    }
 
 
 def _layout(model: ModelSettings) -> dict[str, Any]:

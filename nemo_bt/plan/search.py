@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -16,10 +16,11 @@ from nemo_bt.plan.memory import RankMemory, activations_peak, rank_memory
 from nemo_bt.plan.parameters import rank_parameters
 from nemo_bt.plan.settings import PlanRun
 from nemo_bt.plan.shape import ModelShape
-from nemo_bt.plan.streams import Pairs, TypicalStep, typical_step
-from nemo_bt.plan.time import StepTime, stage_time
+from nemo_bt.plan.streams import Pairs, Step, StreamLoad, mean_load, slowest_rank, steps_of
+from nemo_bt.plan.time import StepTime, step_time
 from nemo_bt.plan.traffic import bytes_sent, group_sizes, step_traffic
 from nemo_bt.settings import ModelSettings
+from nemo_bt.step import stream_rules
 
 GIB = 2**30
 PERCENTILES = (50, 90, 99)
@@ -46,9 +47,9 @@ class Planned:
         data_parallel_size: replicas.
         memory: of the fullest rank, with streams as long as they can be.
         activations_at: bytes of that rank's activations at percentiles of the lengths of streams.
-        time: of a step.
-        sent: bytes that the busiest rank sends in a step, by operation and group.
-        streams: of a step on a data-parallel rank, on average.
+        time: of an average step.
+        sent: bytes that the busiest rank sends in an average step, by operation and group.
+        streams: of an average step on a data-parallel rank.
         tokens_per_step: real ones.
         pairs_per_epoch: of the data.
         world_size: devices.
@@ -100,8 +101,8 @@ def search(run: PlanRun, shape: ModelShape, sizes: dict[str, Any], pairs: Pairs)
         sizes: of the model, from `nemo_bt.architecture.megatron_fields`.
         pairs: of the data.
     """
-    seen: dict[tuple[Any, ...], TypicalStep] = {}
     has_experts = bool(shape.num_experts)
+    seen: dict[tuple[int, ...], list[Step]] = {}
     return [_tried(replace(run, model=model), shape, sizes, pairs, seen) for model in layouts(run, has_experts)]
 
 
@@ -137,80 +138,97 @@ def layouts(run: PlanRun, has_experts: bool) -> Iterator[ModelSettings]:
 
 
 def _tried(
-    run: PlanRun, shape: ModelShape, sizes: dict[str, Any], pairs: Pairs, seen: dict[tuple[Any, ...], TypicalStep]
+    run: PlanRun, shape: ModelShape, sizes: dict[str, Any], pairs: Pairs, seen: dict[tuple[int, ...], list[Step]]
 ) -> Planned | Rejected:
     model = run.model
     try:
         check_layout(run, sizes)
     except UserError as error:
         return Rejected(model, str(error))
-    key = tuple(getattr(model, name) for name in LAYOUT[:4])  # what streams depend on
+    key = (run.data_parallel_size, *stream_rules(model))
     if key not in seen:
-        seen[key] = typical_step(run, pairs, run.plan.num_steps, shape.hidden_size)
-    step = seen[key]
+        seen[key] = steps_of(run, pairs, run.plan.num_steps, shape.hidden_size)
+    steps = seen[key]
+    loads = [load for step in steps for streams in step for load in streams]
+    num_streams = max(len(streams) for step in steps for streams in step)
     stages = sorted({0, min(1, model.pipeline_model_parallel_size - 1), model.pipeline_model_parallel_size - 1})
-    longest = _rows(run, model.data.tokens_per_micro_batch, step.most_continuations)
-    memory = max(
-        (rank_memory(run, shape, stage, longest, step.num_streams) for stage in stages), key=lambda rank: rank.total
-    )
     room = run.cluster.memory_bytes - run.cluster.reserved_bytes
-    if memory.total > room:
-        return Rejected(model, _too_much(memory, room), memory.total)
-    return _planned(run, shape, pairs, step, memory, stages)
-
-
-def _planned(
-    run: PlanRun, shape: ModelShape, pairs: Pairs, step: TypicalStep, memory: RankMemory, stages: list[int]
-) -> Planned:
+    longest = max(load.rows.tokens for load in loads)
+    full, found = (
+        _fullest(run, shape, stages, scaled(loads, tokens, model), num_streams)
+        for tokens in (model.data.tokens_per_micro_batch, longest)
+    )
+    if full.total > room:
+        return Rejected(model, _too_much(full, room) + _would_fit(found, longest, room, len(steps)), full.total)
     at = {
-        percentile: activations_peak(
-            run,
-            shape,
-            memory.stage,
-            _rows(run, int(np.percentile(step.stream_tokens, percentile)), step.load.rows.continuations),
-            step.num_streams,
-        )
-        for percentile in PERCENTILES
+        percentile: activations_peak(run, shape, full.stage, scaled(loads, tokens, model), num_streams)
+        for percentile, tokens in zip(PERCENTILES, _percentiles(loads), strict=True)
     }
-    parameters = {stage: rank_parameters(shape, run.model, stage) for stage in stages}
-    times = [
-        stage_time(run, shape, run.cluster, stage, parameters[stage], step.load, step.num_streams) for stage in stages
-    ]
-    sent = [_sent(run, shape, stage, parameters[stage], step) for stage in stages]
+    parameters = {stage: rank_parameters(shape, model, stage) for stage in stages}
     return Planned(
-        model=run.model,
+        model=model,
         data_parallel_size=run.data_parallel_size,
-        memory=memory,
+        memory=full,
         activations_at=at,
-        time=max(times, key=lambda time: time.total),
-        sent=max(sent, key=lambda kinds: sum(kinds.values())),
-        streams=step.num_streams,
-        tokens_per_step=step.tokens_per_step,
+        time=step_time(run, shape, run.cluster, parameters, steps),
+        sent=max((_sent(run, shape, stage, parameters[stage], steps) for stage in stages), key=_total),
+        streams=sum(len(step[0]) for step in steps) / len(steps),
+        tokens_per_step=sum(load.num_tokens for load in loads) / len(steps),
         pairs_per_epoch=pairs.num_pairs,
         world_size=run.world_size,
     )
 
 
-def _sent(run: PlanRun, shape: ModelShape, stage: int, parameters: Any, step: TypicalStep) -> dict[str, float]:
+def scaled(loads: Sequence[StreamLoad], tokens: int, model: ModelSettings) -> StreamRows:
+    """A stream of so many tokens, made as the densest of `loads`, and filled up so that ranks share it."""
+    multiple = stream_rules(model)[1]
+    continuations, copied = (
+        -(-tokens * max(getattr(load.rows, name) / load.rows.tokens for load in loads) // 1)
+        for name in ("continuations", "copied")
+    )
+    scored = -(-int(continuations) // model.context_parallel_size)
+    return StreamRows(-(-tokens // multiple) * multiple, int(continuations), scored, int(copied))
+
+
+def _fullest(run: PlanRun, shape: ModelShape, stages: list[int], rows: StreamRows, num_streams: int) -> RankMemory:
+    return max((rank_memory(run, shape, stage, rows, num_streams) for stage in stages), key=lambda rank: rank.total)
+
+
+def _percentiles(loads: Sequence[StreamLoad]) -> list[int]:
+    return [int(value) for value in np.percentile([load.rows.tokens for load in loads], PERCENTILES)]
+
+
+def _total(kinds: dict[str, float]) -> float:
+    return sum(kinds.values())
+
+
+def _sent(run: PlanRun, shape: ModelShape, stage: int, parameters: Any, steps: Sequence[Step]) -> dict[str, float]:
+    """Bytes of an average step, of the data-parallel rank that has most to do."""
     sizes = group_sizes(run)
     at_the_end = step_traffic(run, shape, parameters, stage, [])
-    of_a_stream = step_traffic(run, shape, parameters, stage, [step.load.rows]) - at_the_end
     kinds: dict[str, float] = {}
-    for traffic, times in ((of_a_stream, step.num_streams), (at_the_end, 1)):
-        for sent, count in traffic.items():
-            kind = f"{sent.operation} {sent.group}"
-            kinds[kind] = kinds.get(kind, 0.0) + times * count * bytes_sent(sent, sizes[sent.group])
+    for step in steps:
+        streams = slowest_rank(step, shape.hidden_size)
+        of_a_stream = step_traffic(run, shape, parameters, stage, [mean_load(streams).rows]) - at_the_end
+        for traffic, times in ((of_a_stream, len(streams)), (at_the_end, 1)):
+            for sent, count in traffic.items():
+                kind = f"{sent.operation} {sent.group}"
+                size = times * count * bytes_sent(sent, sizes[sent.group]) / len(steps)
+                kinds[kind] = kinds.get(kind, 0.0) + size
     return {kind: size for kind, size in kinds.items() if size}
-
-
-def _rows(run: PlanRun, tokens: int, continuations: int) -> StreamRows:
-    """A stream of so many tokens, filled up so that ranks share it."""
-    multiple = run.model.context_parallel_size * run.model.tensor_model_parallel_size
-    filled = -(-tokens // multiple) * multiple
-    return StreamRows(filled, continuations, -(-continuations // run.model.context_parallel_size))
 
 
 def _too_much(memory: RankMemory, room: float) -> str:
     names = ("weights", "gradients", "optimizer", "activations", "buffers")
     parts = ", ".join(f"{name} {getattr(memory, name) / GIB:.1f}" for name in names)
     return f"a rank of stage {memory.stage} needs {memory.total / GIB:.1f} GiB of {room / GIB:.1f}: {parts}."
+
+
+def _would_fit(memory: RankMemory, longest: int, room: float, num_steps: int) -> str:
+    """What a user can do about streams that are longer than the data ever makes them."""
+    if memory.total > room:
+        return ""
+    return (
+        f" The longest stream of {num_steps} steps has {longest} tokens and would fit: set model.data."
+        "tokens_per_micro_batch near it."
+    )

@@ -18,21 +18,23 @@ class ClusterSettings:
     """Of one device."""
     reserved_bytes: float
     """Of it, what no tensor of ours gets: the driver's context, NCCL's buffers, gaps between allocations."""
+    precision: str
+    """That flops is of, as trainer.precision."""
     flops: float
-    """Dense FLOP/s in the precision of the run, as the data sheet has it."""
+    """Dense FLOP/s, as the data sheet has it."""
     matmul_efficiency: float
     """Share of it that matrix products reach."""
     attention_efficiency: float
     """Share of it that attention reaches."""
     memory_bytes_per_s: float
     """Between a device and its memory."""
-    node_bytes_per_s: float
-    """That a device can send to others of its node, each way."""
-    node_latency_s: float
+    node_bytes_per_s: float | None
+    """That a device can send to others of its node, each way; null is not known."""
+    node_latency_s: float | None
     """Of one message inside a node."""
-    network_bytes_per_s: float
+    network_bytes_per_s: float | None
     """That a device can send to other nodes, each way."""
-    network_latency_s: float
+    network_latency_s: float | None
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,9 @@ class LengthSettings:
 
     quantiles: list[float]
     """From 0 to 1, rising."""
-    prefix_tokens: list[float]
+    prefix_tokens: list[int]
     """Tokens that both sides of a pair share."""
-    response_tokens: list[float]
+    response_tokens: list[int]
     """Of each side, what is its own."""
     num_pairs: int
     """Of an epoch."""

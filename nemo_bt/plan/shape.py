@@ -9,6 +9,9 @@ from nemo_bt.weights.check import expected_tensors
 from nemo_bt.weights.convert import megatron_infos
 from nemo_bt.weights.names import EMBEDDING
 
+LAYERS = "decoder.layers."
+"""Start of the names of stacked tensors."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -67,7 +70,7 @@ def model_shape(hf_config: HfConfig) -> ModelShape:
         UserError: values that no layer here computes.
     """
     fields = megatron_fields(hf_config, seq_length=1)
-    tensors = {name: info.shape for name, info in megatron_infos(expected_tensors(hf_config), hf_config).items()}
+    tensors = _tensors(hf_config, fields["num_layers"])
     frequencies, _ = rope_frequencies(hf_config)
     num_experts = fields.get("num_moe_experts", 0)
     ffn_size = fields["moe_ffn_hidden_size"] if num_experts else fields["ffn_hidden_size"]
@@ -92,3 +95,14 @@ def model_shape(hf_config: HfConfig) -> ModelShape:
         num_experts=num_experts,
         topk=fields.get("moe_router_topk", 1),
     )
+
+
+def _tensors(hf_config: HfConfig, num_layers: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a checkpoint's tensors: those of a model of one layer, as all layers are alike."""
+    one_layer = hf_config | {"num_hidden_layers": 1}
+    if hf_config.get("layer_types"):
+        one_layer |= {"layer_types": hf_config["layer_types"][:1]}
+    infos = megatron_infos(expected_tensors(one_layer), one_layer)
+    return {
+        name: (num_layers, *info.shape[1:]) if name.startswith(LAYERS) else info.shape for name, info in infos.items()
+    }

@@ -124,9 +124,13 @@ def _kept(buffer: Buffer, rank: int) -> int:
 
 
 def _state_bytes_per_element(settings: Settings) -> int:
-    """Two moments, and a main copy in fp32 of weights that are not."""
+    """Two moments, and a main copy in fp32 of weights that are not.
+
+    The precision-aware optimizer keeps of that the two bytes that a weight in bf16 lacks (store_param_remainders).
+    """
     optim = settings.model.optim
     main = _FP32_BYTES if activation_bytes(settings) < _FP32_BYTES else 0
+    main = main // 2 if optim.use_precision_aware_optimizer else main
     return _DTYPE_BYTES[optim.exp_avg_dtype] + _DTYPE_BYTES[optim.exp_avg_sq_dtype] + main
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from nemo_bt.plan.activations import StreamRows
 from nemo_bt.plan.settings import LengthSettings
 from nemo_bt.settings import Settings
 from nemo_bt.step import plan_step
+
+_ENOUGH_PAIRS = 8192
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,19 @@ def drawn_pairs(lengths: LengthSettings, settings: Settings) -> Pairs:
     Raises:
         UserError: the quantiles are none, or a pair can be longer than a stream.
     """
-    prefix, response = lengths.prefix_tokens, lengths.response_tokens
-    rising = [lengths.quantiles, prefix, response]
-    if any(sorted(values) != values or len(values) != len(prefix) for values in rising) or len(prefix) < 2:
+    prefix, response, quantiles = lengths.prefix_tokens, lengths.response_tokens, lengths.quantiles
+    rising = all(sorted(values) == values and len(values) == len(prefix) for values in (quantiles, prefix, response))
+    if not rising or len(prefix) < 2 or quantiles[0] != 0 or quantiles[-1] != 1:
         raise UserError(
-            "plan.lengths: expected quantiles, prefix_tokens and response_tokens that rise, of one length, 2 or more; "
-            f"got {lengths.quantiles}, {prefix} and {response}."
+            "plan.lengths: expected quantiles from 0 to 1, prefix_tokens and response_tokens, all rising and of one "
+            f"length; got {quantiles}, {prefix} and {response}."
         )
     most, budget = prefix[-1] + 2 * response[-1], settings.model.data.tokens_per_micro_batch
-    if most > budget or response[0] < 1:
+    if most > budget or response[0] < 1 or prefix[0] < 0:
         raise UserError(
-            f"plan.lengths: expected responses of 1 token or more, got {response[0]:g}, and pairs of at most "
-            f"model.data.tokens_per_micro_batch={budget} tokens, got {prefix[-1]:g} + 2 x {response[-1]:g} = {most:g}."
+            f"plan.lengths: expected responses of 1 token or more, got {response[0]}, prefixes of 0 or more, got "
+            f"{prefix[0]}, and pairs of at most model.data.tokens_per_micro_batch={budget} tokens, got {prefix[-1]} + "
+            f"2 x {response[-1]} = {most}."
         )
 
     def parts_of_step(step: int) -> PairParts:
@@ -94,27 +98,12 @@ def drawn_pairs(lengths: LengthSettings, settings: Settings) -> Pairs:
     return Pairs(parts_of_step, lengths.num_pairs)
 
 
-@dataclass(frozen=True)
-class TypicalStep:
-    """What several steps have on a data-parallel rank.
-
-    Args:
-        load: the average stream.
-        num_streams: of a step.
-        stream_tokens: of every stream, with filling.
-        most_continuations: of a stream.
-        tokens_per_step: of all ranks, without filling.
-    """
-
-    load: StreamLoad
-    num_streams: int
-    stream_tokens: Ints
-    most_continuations: int
-    tokens_per_step: float
+Step: TypeAlias = list[list[StreamLoad]]
+"""Streams of each data-parallel rank."""
 
 
-def typical_step(settings: Settings, pairs: Pairs, num_steps: int, hidden_size: int) -> TypicalStep:
-    """Look at the first steps.
+def steps_of(settings: Settings, pairs: Pairs, num_steps: int, hidden_size: int) -> list[Step]:
+    """The first steps; fewer where they are large.
 
     Args:
         settings: with the layout.
@@ -122,28 +111,32 @@ def typical_step(settings: Settings, pairs: Pairs, num_steps: int, hidden_size: 
         num_steps: to look at.
         hidden_size: width of the model.
     """
-    steps = [streams_of_step(settings, pairs, step, hidden_size) for step in range(num_steps)]
-    loads = [load for ranks in steps for streams in ranks for load in streams]
-    stream_tokens = np.array([load.rows.tokens for load in loads])
-    continuations = np.array([load.rows.continuations for load in loads])
-    model = settings.model
-    multiple = model.context_parallel_size * model.tensor_model_parallel_size
-    tokens = max(1, round(stream_tokens.mean() / multiple)) * multiple
-    rows = StreamRows(
-        tokens, round(continuations.mean()), -(-round(continuations.mean()) // model.context_parallel_size)
-    )
-    num_tokens = sum(load.num_tokens for load in loads)
-    attended = sum(load.num_attended for load in loads)
-    return TypicalStep(
-        load=StreamLoad(rows, num_tokens // len(loads), attended // len(loads)),
-        num_streams=len(steps[0][0]),
-        stream_tokens=stream_tokens,
-        most_continuations=int(continuations.max()),
-        tokens_per_step=num_tokens / num_steps,
+    enough = max(1, min(num_steps, _ENOUGH_PAIRS // settings.model.global_batch_size))
+    return [streams_of_step(settings, pairs, step, hidden_size) for step in range(enough)]
+
+
+def slowest_rank(step: Step, hidden_size: int) -> list[StreamLoad]:
+    """Streams of the rank for which all others wait; by the cost that packing balances."""
+    return max(step, key=lambda streams: sum(one.rows.tokens + one.num_attended / (6 * hidden_size) for one in streams))
+
+
+def mean_load(streams: Sequence[StreamLoad]) -> StreamLoad:
+    """The average stream, in whole rows."""
+
+    def mean(values: Iterable[int]) -> int:
+        return round(sum(values) / len(streams))
+
+    rows = [one.rows for one in streams]
+    return StreamLoad(
+        rows=StreamRows(
+            *(mean(getattr(one, name) for one in rows) for name in ("tokens", "continuations", "scored", "copied"))
+        ),
+        num_tokens=mean(one.num_tokens for one in streams),
+        num_attended=mean(one.num_attended for one in streams),
     )
 
 
-def streams_of_step(settings: Settings, pairs: Pairs, step: int, hidden_size: int) -> list[list[StreamLoad]]:
+def streams_of_step(settings: Settings, pairs: Pairs, step: int, hidden_size: int) -> Step:
     """Streams of each data-parallel rank.
 
     Args:
@@ -152,15 +145,18 @@ def streams_of_step(settings: Settings, pairs: Pairs, step: int, hidden_size: in
         step: from 0.
         hidden_size: width of the model.
     """
-    plan = plan_step(settings, pairs.parts_of_step(step), hidden_size)
+    parts = pairs.parts_of_step(step)
+    plan = plan_step(settings, parts, hidden_size)
+    sizes, prefix_B = plan.sizes, parts.prefix_tokens[[bundle[0] for bundle in plan.bundles]]
+    copied_B = sizes.tokens + np.maximum(0, sizes.continuations - 2) * prefix_B
     context_ranks = settings.model.context_parallel_size
     ranks = []
     for rank, streams in enumerate(plan.ranks):
         loads = []
         for stream, length in zip(streams, plan.lengths(rank), strict=True):
-            continuations = int(plan.sizes.continuations[stream].sum())
-            rows = StreamRows(length, continuations, -(-continuations // context_ranks))
-            tokens, attended = (int(values[stream].sum()) for values in (plan.sizes.tokens, plan.sizes.attended))
+            counts = (sizes.continuations, copied_B, sizes.tokens, sizes.attended)
+            continuations, copied, tokens, attended = (int(values[stream].sum()) for values in counts)
+            rows = StreamRows(length, continuations, -(-continuations // context_ranks), copied)
             loads.append(StreamLoad(rows, tokens, attended))
         ranks.append(loads)
     return ranks

@@ -12,9 +12,10 @@ what forward passes do, attention 2.5 times, since its probabilities are compute
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 
+from nemo_bt.errors import UserError
 from nemo_bt.layout import stage_layers
 from nemo_bt.plan.activations import hands_on_all, part_units
 from nemo_bt.plan.parameters import Parameter
@@ -23,7 +24,7 @@ from nemo_bt.plan.settings import ClusterSettings
 from nemo_bt.plan.shape import ModelShape
 from nemo_bt.plan.state import activation_bytes, state_bytes
 from nemo_bt.plan.stream_traffic import Sent
-from nemo_bt.plan.streams import StreamLoad
+from nemo_bt.plan.streams import Step, StreamLoad, mean_load, slowest_rank
 from nemo_bt.plan.traffic import bytes_sent, group_sizes, step_traffic
 from nemo_bt.settings import Settings
 
@@ -55,6 +56,31 @@ class StepTime:
     def total(self) -> float:
         """All of it."""
         return self.matmul + self.attention + self.memory + self.messages + self.gradients + self.bubble
+
+
+def step_time(
+    settings: Settings,
+    shape: ModelShape,
+    cluster: ClusterSettings,
+    parameters: Mapping[int, Sequence[Sequence[Parameter]]],
+    steps: Sequence[Step],
+) -> StepTime:
+    """Of the average step: each takes as long as its slowest stage on the data-parallel rank that has most to do.
+
+    Args:
+        settings: of the run.
+        shape: of the model.
+        cluster: its constants.
+        parameters: of the stages to look at.
+        steps: streams of each.
+    """
+    times = []
+    for step in steps:
+        streams = slowest_rank(step, shape.hidden_size)
+        load, count = mean_load(streams), len(streams)
+        stages = [stage_time(settings, shape, cluster, stage, own, load, count) for stage, own in parameters.items()]
+        times.append(max(stages, key=lambda time: time.total))
+    return StepTime(*(sum(parts) / len(times) for parts in zip(*map(astuple, times), strict=True)))
 
 
 def stage_time(
@@ -128,7 +154,7 @@ def _recomputed_layers(settings: Settings, layers: int) -> int:
     if model.activations_checkpoint_method == "uniform":
         return layers
     parts = model.virtual_pipeline_model_parallel_size or 1
-    return (model.activations_checkpoint_num_layers or 0) * parts
+    return min(model.activations_checkpoint_num_layers or 0, layers // parts) * parts
 
 
 def _optimizer_bytes(settings: Settings, parameters: Sequence[Sequence[Parameter]]) -> int:
@@ -141,15 +167,26 @@ def _seconds(settings: Settings, cluster: ClusterSettings, traffic: Counter[Sent
     sizes, spans = group_sizes(settings), _spans(settings)
     seconds = 0.0
     for sent, count in traffic.items():
-        in_node = spans[sent.group] <= settings.trainer.devices
-        speed, latency = (
-            (cluster.node_bytes_per_s, cluster.node_latency_s)
-            if in_node
-            else (cluster.network_bytes_per_s, cluster.network_latency_s)
-        )
-        if sent.operation != "receive":  # the other end of a message that is counted there
-            seconds += count * (latency + bytes_sent(sent, sizes[sent.group]) / speed)
+        if sent.operation == "receive":  # the other end of a message that is counted there
+            continue
+        speed, latency = _link(settings, cluster, spans[sent.group])
+        seconds += count * (latency + bytes_sent(sent, sizes[sent.group]) / speed)
     return seconds
+
+
+def _link(settings: Settings, cluster: ClusterSettings, span: int) -> tuple[float, float]:
+    """Bytes per second and seconds of a message between ranks that lie so far apart."""
+    in_node = span <= settings.trainer.devices and settings.trainer.devices % span == 0
+    in_node = in_node or settings.trainer.num_nodes == 1
+    name = "node" if in_node else "network"
+    speed, latency = (getattr(cluster, f"{name}_{what}") for what in ("bytes_per_s", "latency_s"))
+    if speed is None or latency is None:
+        raise UserError(
+            f"cluster.{name}_bytes_per_s and {name}_latency_s: expected numbers, got {speed} and {latency}: "
+            f"{cluster.name} was measured without such a link, and trainer.devices={settings.trainer.devices} x "
+            f"trainer.num_nodes={settings.trainer.num_nodes} have it. Measure with both, or give the values."
+        )
+    return speed, latency
 
 
 def _spans(settings: Settings) -> dict[str, int]:
@@ -163,7 +200,7 @@ def _spans(settings: Settings) -> dict[str, int]:
     data = sizes["tp"] * sizes["dp_cp"]
     pipeline_first = model.use_tp_pp_dp_mapping
     pipeline = inner * sizes["pp"] if pipeline_first else data * sizes["pp"]
-    if pipeline_first and sizes["pp"] > 1:
+    if pipeline_first and settings.data_parallel_size > 1:
         data *= sizes["pp"]
     everything = settings.world_size
     return {
