@@ -25,8 +25,8 @@ from nemo_bt.origin import find_origin
 from nemo_bt.plan.parameters import rank_parameters
 from nemo_bt.plan.settings import ClusterSettings
 from nemo_bt.plan.shape import model_shape
-from nemo_bt.plan.streams import pairs_of_set, typical_step
-from nemo_bt.plan.time import stage_time
+from nemo_bt.plan.streams import pairs_of_set, steps_of
+from nemo_bt.plan.time import step_time
 from nemo_bt.terminal import Terminal
 from tests.layouts import CP2, PP2, SP, TP2, ZERO, common
 from tests.preferences import write_random_pairs
@@ -90,13 +90,10 @@ def _planned_s(log_dir: Path, cluster: ClusterSettings) -> float:
     settings = settings_of(log_dir)
     shape = model_shape(find_origin(str(next((log_dir / "checkpoints").glob("*.nemo")))).hf_config)
     sets, _ = open_sets(settings, Terminal(None))
-    step = typical_step(settings, pairs_of_set(sets["train"], settings), _STEPS, shape.hidden_size)
-    return max(
-        stage_time(
-            settings, shape, cluster, stage, rank_parameters(shape, settings.model, stage), step.load, step.num_streams
-        ).total
-        for stage in range(settings.model.pipeline_model_parallel_size)
-    )
+    steps = steps_of(settings, pairs_of_set(sets["train"], settings), _STEPS, shape.hidden_size)
+    stages = range(settings.model.pipeline_model_parallel_size)
+    parameters = {stage: rank_parameters(shape, settings.model, stage) for stage in stages}
+    return step_time(settings, shape, cluster, parameters, steps).total
 
 
 if __name__ == "__main__":

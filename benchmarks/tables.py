@@ -28,7 +28,12 @@ _ROWS = {
 def main() -> None:
     speed = newest("vs_trl")
     text = _README.read_text()
-    for name, table in {"speed": speed_table(speed), "layouts": layouts_table(newest("layouts"))}.items():
+    tables = {
+        "speed": speed_table(speed),
+        "layouts": layouts_table(newest("layouts")),
+        "plan_time": plan_time_table(newest("plan_time")),
+    }
+    for name, table in tables.items():
         start = f"<!-- benchmarks.tables: {name} -->"
         before, found, rest = text.partition(start)
         _, ended, after = rest.partition(_END)
@@ -77,6 +82,12 @@ def layouts_table(figures: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def plan_time_table(figures: dict[str, dict[str, float]]) -> str:
+    """Markdown; of each layout, planned seconds over measured ones, with their spread over steps."""
+    lines = ["| layout | planned over measured seconds of a step |", "|---|---|"]
+    return "\n".join(lines + [f"| {name.split('/')[1]} | {_with_spread(figure)} |" for name, figure in figures.items()])
+
+
 def all_layouts(figures: dict[str, dict[str, float]]) -> str:
     """Markdown; a layout a row."""
     lines = [
@@ -102,7 +113,8 @@ def weak_scaling(figures: dict[str, dict[str, float]]) -> str:
         "# What a rank sends and waits for as ranks and batch grow together",
         "",
         "`python -m benchmarks.weak_scaling`: a Llama of 8 layers in fp32, eight pairs a step for each rank. Counted",
-        "in a real step, and what `nemo_bt.plan` says of it; of the rank that sends most.",
+        "in a real step, and what `nemo_bt.plan` says of it; of the rank that sends most. Waiting is that of the order",
+        "in which the stages computed, played through with 1 for a forward pass and 2 for a backward pass.",
         "",
         "| ranks share | ranks | MB sent, counted | planned | collectives, counted | planned | messages between stages "
         "| planned | waiting | planned |",
