@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
@@ -24,13 +23,11 @@ _CPU = torch.device("cpu")
 @functools.cache
 def install() -> None:
     """Redirect what asks for CUDA to the CPU, and give Megatron an Adam that runs there. A second call does nothing."""
-    # (M) core/inference/unified_memory.py:71 compiles an extension at import where nvcc is; without a GPU it has to be
-    # told for which architecture.
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "9.0")
     _redirect_devices()
     _redirect_streams_and_memory()
     _redirect_random_state()
     _redirect_collectives()
+    _leave_out_extension()
     import megatron.core.optimizer as megatron_optimizer
     import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
     import megatron.core.tensor_parallel.random as megatron_random
@@ -51,6 +48,24 @@ def install() -> None:
     distributed_optimizer.Adam = GroupStepAdamW
     distributed_optimizer.HAVE_APEX_OR_TE = True
     distributed_optimizer.USING_APEX_OPTIMIZER = True
+
+
+def _leave_out_extension() -> None:
+    """(M) core/inference/unified_memory.py:71 compiles memory management for GPUs when it is imported.
+
+    With torch built for CUDA and no GPU that takes a core 20 s and fails, in every process again; then Megatron goes on
+    without it, as it does here.
+    """
+    from torch.utils import cpp_extension
+
+    def not_compiled(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no GPU")
+
+    load_inline, cpp_extension.load_inline = cpp_extension.load_inline, not_compiled
+    try:
+        import megatron.core.inference.unified_memory  # noqa: F401
+    finally:
+        cpp_extension.load_inline = load_inline
 
 
 def after_nemo_import() -> None:

@@ -18,7 +18,7 @@ PURE = [
     "cli", "terminal", "train", "cpu", "quickstart", "architecture", "families", "origin", "nemo_file", "nemo_context",
     "checkpoint_facts", "flops", "plan.shape", "plan.parameters", "plan.state", "plan.schedule", "plan.activations",
     "plan.stream_traffic", "plan.traffic", "plan.settings", "plan.checks", "plan.streams", "plan.memory", "plan.time",
-    "plan.search", "plan.report", "plan.command", "step", "ranges", "model.held_rows", "model.segments",
+    "plan.search", "plan.report", "plan.command", "step", "ranges", "manifest", "model.held_rows", "model.segments",
     "weights.names", "weights.fused", "weights.convert", "weights.check", "weights.head", "weights.adapters",
     "weights.source", "weights.safetensors_folder", "weights.torch_dist", "weights.torch_dist_writer",
     "epoch", "data.settings", "data.sources", "data.files", "data.rows", "data.account", "data.values", "data.choices",
@@ -55,6 +55,17 @@ def test_importing_cpu_changes_nothing() -> None:
         "assert all(old[k] is new[k] for old, new in zip(before, after) for k in old)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_start_on_a_cpu_compiles_nothing() -> None:
+    code = (
+        "import torch.utils.cpp_extension as extension\n"
+        "extension.load_inline = lambda *_, **__: exit('compiled')\n"
+        "from nemo_bt import cpu\ncpu.install()\nimport megatron.core.inference.unified_memory\n"
+        "assert extension.load_inline.__name__ == '<lambda>'"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
 
 
