@@ -14,14 +14,19 @@ from typing import Any
 
 import lightning.pytorch as pl
 import megatron.core.dist_checkpointing.strategies.filesystem_async as megatron_writer
+import torch
 from nemo.lightning.io.pl import TrainerContext
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
 from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.checkpoints import saved_checkpoints
+from nemo_bt.manifest import facts_of, files_of, write_manifest
 from nemo_bt.monitor import Monitor
 from nemo_bt.settings import Settings
 from nemo_bt.weights.adapters import Adapters
+
+_STEP_OF_SCHEDULE = {"last_epoch", "_step_count"}
+"""What torch's schedulers count; the other attributes of their state are settings, or follow from them."""
 
 
 class CheckpointCallback(pl.Callback):
@@ -42,9 +47,21 @@ class CheckpointCallback(pl.Callback):
         # outlive a rank that is killed (filesystem_async.py:51).
         megatron_writer._results_queue = ResultsQueue()
 
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Of the schedule its step goes on; the rest is by the settings of now, as a run may get more steps."""
+        for state in checkpoint["lr_schedulers"]:
+            for name in set(state) - _STEP_OF_SCHEDULE:
+                del state[name]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A resumed run has its first step saved already."""
+        """A resumed run has its first step saved already, and its learning rate is the schedule's."""
         self._last_saved_step = trainer.global_step
+        for config in trainer.lr_scheduler_configs:
+            groups, rates = config.scheduler.optimizer.param_groups, config.scheduler.get_lr()
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -83,9 +100,18 @@ class CheckpointCallback(pl.Callback):
             trainer.strategy.barrier("after save")
 
     def _finish(self, trainer: pl.Trainer, whole: Path) -> None:
-        """Every rank has written its part: the checkpoint gets its name, and old ones go."""
+        """Every rank has written its part: the checkpoint gets its manifest and its name, and old ones go.
+
+        Each rank reads a share of the files once more; they are in the page cache still.
+        """
+        unfinished = self.folder / f".{whole.name}.unfinished"
+        trainer.strategy.barrier("before manifest")
+        shares: list[dict[str, Any]] = [{}] * trainer.world_size
+        own = facts_of(unfinished, files_of(unfinished)[trainer.global_rank :: trainer.world_size])
+        torch.distributed.all_gather_object(shares, own)
         if trainer.is_global_zero:
-            (self.folder / f".{whole.name}.unfinished").rename(whole)
+            write_manifest(unfinished, {name: facts for share in shares for name, facts in share.items()})
+            unfinished.rename(whole)
             for old in saved_checkpoints(self.folder)[: -self.save_last_n] if self.save_last_n else []:
                 shutil.rmtree(old.rename(self.folder / f".{old.name}.unfinished"))  # never half there under its name
 

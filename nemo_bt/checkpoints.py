@@ -1,4 +1,7 @@
-"""Finding checkpoints: `<log dir>/checkpoints/<name>-step<n>.nemo` is whole if it exists. Imports nothing heavy."""
+"""Finding checkpoints: `<log dir>/checkpoints/<name>-step<n>.nemo` was whole when it got its name.
+
+Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from nemo_bt.errors import UserError
+from nemo_bt.manifest import plain_damage
 from nemo_bt.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,8 +65,11 @@ def step_of(checkpoint: Path) -> int:
 def checkpoint_to_resume(folder: Path, resume_if_exists: bool) -> Path | None:
     """The newest checkpoint to continue from, or None for a fresh run.
 
+    One that is seen to be damaged without reading its weights is passed over; these are looked through when they are
+    loaded (`nemo_bt.resume`).
+
     Raises:
-        UserError: there are checkpoints, but the run is not to resume and would write over them.
+        UserError: there are checkpoints, but the run is not to resume and would write over them; or none is whole.
     """
     saved = saved_checkpoints(folder)
     if saved and not resume_if_exists:
@@ -70,7 +77,23 @@ def checkpoint_to_resume(folder: Path, resume_if_exists: bool) -> Path | None:
             f"{folder} holds checkpoints up to step {step_of(saved[-1])}. Set exp_manager.resume_if_exists=true to "
             "continue, or another exp_manager.explicit_log_dir to start again."
         )
-    return saved[-1] if saved else None
+    found = []
+    for checkpoint in reversed(saved):
+        reason = plain_damage(checkpoint)
+        if reason is None:
+            return checkpoint
+        found.append(f"{checkpoint} is damaged: {reason}")
+    if found:
+        raise UserError(none_whole(found))
+    return None
+
+
+def none_whole(found: list[str]) -> str:
+    """The message where every checkpoint is damaged."""
+    return (
+        f"no checkpoint to resume from is whole. {'; '.join(found)}. Bring one back, or start a new "
+        "exp_manager.explicit_log_dir."
+    )
 
 
 def check_same_plan(config_file: Path, settings: Settings) -> None:

@@ -67,7 +67,9 @@ class Monitor(pl.Callback):
         self._attended = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar."""
+        """Forget what was logged beyond the checkpoint that the run continues from, and show the bar."""
+        if trainer.is_global_zero:
+            drop_lines_after(self.metrics_file, trainer.global_step)
         self.terminal.start(trainer.global_step, self.num_steps)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:

@@ -27,6 +27,7 @@ from nemo_bt.model.layers import has_transformer_engine
 from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.monitor import NEVER
 from nemo_bt.origin import Start
+from nemo_bt.resume import CheckedStrategy
 from nemo_bt.settings import ExpManagerSettings, OptimSettings, Settings
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.uint8}
@@ -75,7 +76,7 @@ def build_trainer(
     """NeMo's Trainer with its MegatronStrategy at the configured layout."""
     trainer, model = settings.trainer, settings.model
     sharded = model.optim.name == "distributed_fused_adam"
-    strategy = nl.MegatronStrategy(
+    strategy = CheckedStrategy(
         tensor_model_parallel_size=model.tensor_model_parallel_size,
         pipeline_model_parallel_size=model.pipeline_model_parallel_size,
         virtual_pipeline_model_parallel_size=model.virtual_pipeline_model_parallel_size,

@@ -193,7 +193,7 @@ def _fit(
 
     from nemo_bt.checkpoint_callback import CheckpointCallback
     from nemo_bt.data_module import PairDataModule
-    from nemo_bt.monitor import Monitor, drop_lines_after, validation_interval
+    from nemo_bt.monitor import Monitor, validation_interval
     from nemo_bt.nemo_setup import build_loggers, build_model, build_trainer
 
     if not on_gpu:
@@ -215,10 +215,7 @@ def _fit(
     saver = CheckpointCallback(log_dir / "checkpoints", settings, monitor, prepared.adapters)
     trainer = build_trainer(settings, total_steps, on_gpu, [saver, monitor, *callbacks], build_loggers(exp))
     model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), total_steps)
-    if trainer.is_global_zero:
-        drop_lines_after(log_dir / "metrics.jsonl", step_of(resume_from) if resume_from else 0)
-    if resume_from:
-        terminal.line(f"resuming from {resume_from}")
+    trainer.strategy.terminal, trainer.strategy.is_trusted = terminal, exp.trust_checkpoint
     trainer.fit(model, data, ckpt_path=str(resume_from) if resume_from else None)
     parallel_state.destroy_model_parallel()
     torch.distributed.destroy_process_group()

@@ -192,7 +192,7 @@ def runs_of_all_layouts(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             name = RESUMED[num_ranks]
             resumed = [*common(dataset, folder / f"{name} resumed", num_ranks), start, *layouts[name]]
             resumed += ["exp_manager.resume_if_exists=true"]
-            runs.append(Run(resumed, checkpoint(folder / name, 4)))
+            runs.append(Run(resumed, checkpoint(folder / name, 4), damaged=checkpoint(folder / name, 8)))
         for name, extra in BF16.get(num_ranks, {}).items():
             more = ["trainer.precision=bf16-mixed", "trainer.max_steps=3", *extra]
             runs.append(Run([*common(dataset, folder / name, num_ranks), start, *more]))

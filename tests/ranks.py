@@ -20,11 +20,19 @@ from nemo_bt.train import train
 from tests.recorder import Recorder
 
 
-def put_checkpoint(checkpoint: Path, folder: Path) -> None:
-    """Leave one checkpoint of an earlier run in `folder`, as if the run had been killed after it."""
+def put_checkpoint(checkpoint: Path, folder: Path, damaged: bool = False) -> None:
+    """Leave one checkpoint of an earlier run in `folder`, as if the run had been killed after it.
+
+    A damaged one has another bit in the middle of its largest file.
+    """
     target = folder / checkpoint.name
     if current_rank() == 0:
         shutil.copytree(checkpoint, folder / "copying")
+        if damaged:
+            largest = max((folder / "copying" / "weights").iterdir(), key=lambda path: path.stat().st_size)
+            content = bytearray(largest.read_bytes())
+            content[len(content) // 2] ^= 1
+            largest.write_bytes(content)
         (folder / "copying").rename(target)
     deadline_s = time.monotonic() + 60
     while not target.exists():
@@ -42,6 +50,8 @@ def main() -> None:
         checkpoints.mkdir(parents=True, exist_ok=True)
         if run["checkpoint"]:
             put_checkpoint(Path(run["checkpoint"]), checkpoints)
+        if run["damaged"]:
+            put_checkpoint(Path(run["damaged"]), checkpoints, damaged=True)
         print(f"run: {checkpoints.parent}", flush=True)
         terminal = Terminal(sys.stdout if current_rank() == 0 else None)
         rank = current_rank()

@@ -24,6 +24,8 @@ class Run:
 
     overrides: list[str]
     checkpoint: Path | None = None
+    damaged: Path | None = None
+    """A newer checkpoint beside it, of which a bit is changed."""
     config: Path | None = None
     """A configuration file of its own; None is train.yaml."""
 
@@ -37,6 +39,7 @@ def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int =
             "config": run.config and str(run.config),
             "overrides": run.overrides,
             "checkpoint": run.checkpoint and str(run.checkpoint),
+            "damaged": run.damaged and str(run.damaged),
         }
         for run in runs
     ]

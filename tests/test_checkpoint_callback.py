@@ -1,5 +1,6 @@
 """Saving: what Megatron's writers report reaches the rank, and saves in the background leave whole checkpoints only."""
 
+import math
 import os
 import pickle
 import queue
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from nemo_bt import cpu
-from tests.runs import Run, full_tensors
+from tests.runs import Run, full_tensors, metrics
 
 
 @pytest.fixture
@@ -73,7 +74,10 @@ def four_steps(dataset: Path) -> list[str]:
 
 
 def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
-    """The same two-rank run, saving every step in the background, at once, and in the background with one kept."""
+    """The same two-rank run, saving every step in the background, at once, and in the background with one kept.
+
+    And the first of them, finished after four steps, with four more.
+    """
     ways = {
         "background": [f"{SAVER}.save_last_n=0"],
         "at_once": [f"{SAVER}.save_last_n=0", f"{SAVER}.async_save=false"],
@@ -83,7 +87,9 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
         Run([*four_steps(dataset), *extra, f"exp_manager.explicit_log_dir={folder / name}"])
         for name, extra in ways.items()
     ]
-    return {2: runs}
+    more = ["trainer.max_steps=8", "trainer.log_every_n_steps=1", "exp_manager.resume_if_exists=true"]
+    extended = [*four_steps(dataset), *more, f"exp_manager.explicit_log_dir={folder / 'extended'}"]
+    return {2: [*runs, Run(extended, folder / "background" / "checkpoints" / "reward-step4.nemo")]}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +112,12 @@ def test_a_save_in_the_background_holds_the_weights_of_its_step(saved: Path) -> 
 def test_old_checkpoints_go_only_when_the_next_is_whole(saved: Path) -> None:
     assert [path.name for path in (saved / "one_kept" / "checkpoints").iterdir()] == ["reward-step4.nemo"]
     assert (saved / "one_kept" / "checkpoints" / "reward-step4.nemo" / "context" / "io.json").exists()
+
+
+def test_a_finished_run_gets_more_steps_at_the_rates_of_the_longer_schedule(saved: Path) -> None:
+    """Step k has the rate of a cosine over eight steps at k - 1."""
+    expected = [9e-6 * 0.5 * (1 + math.cos(math.pi * step / 8)) for step in (4, 5, 6, 7)]
+    assert metrics(saved / "extended", "train/lr") == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_writer_that_fails_ends_the_run_and_leaves_the_checkpoint_before(saved: Path, dataset: Path) -> None:

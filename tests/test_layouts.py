@@ -12,6 +12,7 @@ from nemo_bt.config import load_settings
 from nemo_bt.data.pairs import PairSet
 from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.layout import stage_layers
+from nemo_bt.manifest import plain_damage
 from tests.hf_models import SHAPES
 from tests.layouts import BF16, EQUAL_LENGTHS, FOLDERS, LAYOUTS, RESUMED, STEPS, checkpoint, runs_of_all_layouts
 from tests.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences
@@ -29,7 +30,13 @@ def logs(launched: Path) -> Path:
 
 @pytest.mark.parametrize("name", RESUMED.values())
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Path, name: str) -> None:
+    """It finds checkpoints of steps 4 and 8, and the newer one has a bit that was not written."""
     whole, resumed = logs / name, logs / f"{name} resumed"
+    assert (resumed / "checkpoints" / "reward-step8.nemo.damaged").is_dir()
+    assert plain_damage(resumed / "checkpoints" / "reward-step8.nemo.damaged") is None
+    shown = " ".join(path.read_text() for path in logs.parent.glob("output-*.txt"))
+    pattern = re.escape(f"{resumed}/checkpoints/reward-step8.nemo is damaged: weights/") + ".* has other contents"
+    assert len(re.findall(pattern, shown)) == 1
     for key in ("train/loss", "train/grad_norm", "train/lr"):
         assert metrics(resumed, key) == metrics(whole, key)[4:]
     assert metrics(resumed, "val/held_out/loss") == metrics(whole, "val/held_out/loss")[1:]

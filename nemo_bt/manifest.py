@@ -1,0 +1,82 @@
+"""What a checkpoint consists of: every file with its size and digest, so that a changed one is not taken for whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+"""In the folder of a checkpoint; those that were converted, or saved by an earlier version, have none."""
+WEIGHTS = ".distcp"
+"""End of the names of the large files."""
+_CHUNK_BYTES = 8 * 2**20
+
+
+def files_of(checkpoint: Path) -> list[str]:
+    """Files of a checkpoint beside its manifest, in one order everywhere."""
+    files = (path for path in checkpoint.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(checkpoint)) for path in files if path != checkpoint / MANIFEST)
+
+
+def facts_of(checkpoint: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of files, by name."""
+    return {name: {"bytes": (checkpoint / name).stat().st_size, "sha256": _sha256(checkpoint / name)} for name in names}
+
+
+def write_manifest(checkpoint: Path, facts: dict[str, dict[str, Any]]) -> None:
+    """Write facts of all files, from `facts_of`."""
+    (checkpoint / MANIFEST).write_text(json.dumps({"files": facts}, indent=1, sort_keys=True) + "\n")
+
+
+def damage(checkpoint: Path, rank: int = 0, num_ranks: int = 1) -> str | None:
+    """What is not as it was written; None where all is, or nobody wrote down how it was.
+
+    Args:
+        checkpoint: folder.
+        rank: that asks; digests are shared out over `num_ranks`, sizes are looked at by each.
+        num_ranks: that ask.
+    """
+    facts, reason = _read(checkpoint)
+    return reason or _first_difference(checkpoint, facts, lambda number, name: number % num_ranks == rank)
+
+
+def plain_damage(checkpoint: Path) -> str | None:
+    """What can be seen without reading the weights: sizes of all files, and digests of the others."""
+    facts, reason = _read(checkpoint)
+    return reason or _first_difference(checkpoint, facts, lambda number, name: not name.endswith(WEIGHTS))
+
+
+def _read(checkpoint: Path) -> tuple[dict[str, dict[str, Any]], str | None]:
+    if not (checkpoint / MANIFEST).exists():
+        return {}, None
+    try:
+        facts = json.loads((checkpoint / MANIFEST).read_text())["files"]
+        return {str(name): {"bytes": fact["bytes"], "sha256": fact["sha256"]} for name, fact in facts.items()}, None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return {}, f"{MANIFEST} does not read: {error!r}"
+
+
+def _first_difference(
+    checkpoint: Path, facts: dict[str, dict[str, Any]], wants_digest: Callable[[int, str], bool]
+) -> str | None:
+    for name, fact in facts.items():
+        file = checkpoint / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != fact["bytes"]:
+            return f"{name} has {file.stat().st_size:,} bytes, {fact['bytes']:,} were written"
+    for number, (name, fact) in enumerate(facts.items()):
+        if wants_digest(number, name) and _sha256(checkpoint / name) != fact["sha256"]:
+            return f"{name} has other contents than were written"
+    return None
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while chunk := opened.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,58 @@
+"""NeMo's strategy, that loads the newest checkpoint that is whole. Importing this file imports NeMo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nemo.lightning as nl
+import torch
+
+from nemo_bt.checkpoints import none_whole, saved_checkpoints
+from nemo_bt.errors import UserError
+from nemo_bt.manifest import damage
+from nemo_bt.origin import check_plain
+from nemo_bt.terminal import Terminal
+
+
+class CheckedStrategy(nl.MegatronStrategy):
+    """Looks through a checkpoint before it is loaded, all ranks together, and falls back to an older one.
+
+    Attributes:
+        terminal: where it says so; not an argument, because NeMo writes those into every checkpoint.
+        is_trusted: checkpoints may hold more than plain data.
+    """
+
+    terminal: Terminal | None = None
+    is_trusted: bool = False
+
+    def load_checkpoint(self, checkpoint_path: str | Path, selective_restore: bool = False) -> dict[str, Any]:
+        """Of the newest checkpoint beside `checkpoint_path`, or that one, which is whole.
+
+        Raises:
+            UserError: none is.
+        """
+        whole = self._newest_whole(Path(checkpoint_path).parent)
+        if not self.is_trusted:
+            check_plain(whole)
+        if self.terminal:
+            self.terminal.line(f"resuming from {whole}")
+        loaded: dict[str, Any] = super().load_checkpoint(whole, selective_restore)
+        return loaded
+
+    def _newest_whole(self, folder: Path) -> Path:
+        rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        found = []
+        for checkpoint in reversed(saved_checkpoints(folder)):
+            reasons: list[str | None] = [None] * num_ranks
+            torch.distributed.all_gather_object(reasons, damage(checkpoint, rank, num_ranks))
+            reason = next((reason for reason in reasons if reason), None)
+            if reason is None:
+                return checkpoint
+            found.append(f"{checkpoint} is damaged: {reason}")
+            if self.terminal:
+                self.terminal.line(f"{found[-1]}. It is set aside as {checkpoint.name}.damaged")
+            if rank == 0:
+                checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.damaged"))
+            torch.distributed.barrier()
+        raise UserError(none_whole(found))
