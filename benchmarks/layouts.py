@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from pathlib import Path
 
+from benchmarks.random_set import make_random_set
 from benchmarks.results_file import Figure, write_results
-from nemo_bt.data.synthetic import write_dataset
 from nemo_bt.data.tokenizer import load_tokenizer
 from tests.hf_models import save
 from tests.layouts import LLAMA, MIXTRAL, QWEN3_MOE, SMALL_LLAMA, checkpoint, common
-from tests.preferences import write_random_pairs
 from tests.recorded import OneRank, activations_difference, by_operation_and_ranks, found_and_planned, settings_of
 from tests.runs import Run, full_tensors, metrics, relative_difference, run_together
 
@@ -35,12 +33,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
     args = parser.parse_args()
-    folder: Path = args.folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_dataset(folder)
-    write_random_pairs(folder / "random.parquet", 100, seed=1)
-    write_random_pairs(folder / "random_val.parquet", 37, seed=2)
+    folder = make_random_set(args.folder, 100, 37)
     tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
     for shape in ("mixtral", "qwen3 moe"):
         save(shape, folder / f"hf-{shape}", classifier=False, tokenizer=tokenizer)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.random_set import make_random_set
 from benchmarks.results_file import Figure, write_results
 from nemo_bt.data.inspect import open_sets
-from nemo_bt.data.synthetic import write_dataset
 from nemo_bt.origin import find_origin
 from nemo_bt.plan.parameters import rank_parameters
 from nemo_bt.plan.settings import ClusterSettings
@@ -29,7 +28,6 @@ from nemo_bt.plan.streams import pairs_of_set, steps_of
 from nemo_bt.plan.time import step_time
 from nemo_bt.terminal import Terminal
 from tests.layouts import CP2, PP2, SP, TP2, ZERO, common
-from tests.preferences import write_random_pairs
 from tests.recorded import settings_of
 from tests.runs import metrics
 
@@ -58,12 +56,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/plan_time"))
     parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
     args = parser.parse_args()
-    folder: Path = args.folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_dataset(folder)
-    for seed, file in enumerate(("random.parquet", "random_val.parquet"), start=1):
-        write_random_pairs(folder / file, 200, seed)
+    folder = make_random_set(args.folder, 200, 200)
     clusters = {num_ranks: _cluster(folder, num_ranks) for num_ranks in (1, 2)}
     figures = []
     for name, (num_ranks, extra) in _LAYOUTS.items():

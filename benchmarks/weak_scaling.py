@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
+from benchmarks.random_set import make_random_set
 from benchmarks.results_file import Figure, write_results
-from nemo_bt.data.synthetic import write_dataset
 from nemo_bt.plan.schedule import bubble
 from nemo_bt.plan.stream_traffic import Sent
 from nemo_bt.plan.traffic import bytes_sent
 from tests.layouts import SP, ZERO, common
-from tests.preferences import write_random_pairs
 from tests.recorded import PEER_TO_PEER, Messages, bubble_of, found_and_planned, settings_of
 from tests.runs import Run, run_together
 
@@ -39,11 +37,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/weak_scaling"))
     parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
     args = parser.parse_args()
-    folder: Path = args.folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    write_dataset(folder)
-    write_random_pairs(folder / "random.parquet", 200, seed=1)
+    folder = make_random_set(args.folder, 200, 200)
     figures: list[Figure] = []
     for num_ranks in _NUM_RANKS:
         named = layouts(num_ranks)
