@@ -76,7 +76,7 @@ class CheckpointCallback(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
-        if step == self._last_saved_step:
+        if step in (self._last_saved_step, self.monitor.sampler.skipped_steps):  # or no step was taken yet
             return
         self._last_saved_step = step
         whole = self.folder / f"{self.name}-step{step}.nemo"

@@ -94,6 +94,7 @@ class PairSampler(DataSampler):
     Attributes:
         sums_SM: sums of nemo_bt.metrics by set name since they were last taken, this rank's part only.
         last: the step that runs or ran last.
+        skipped_steps: that were left out, in this process.
     """
 
     dataloader_type = "single"
@@ -102,6 +103,8 @@ class PairSampler(DataSampler):
         self.tokens_per_stream, self.num_sources = tokens_per_stream, num_sources
         self.sums_SM: dict[str, Tensor] = {}
         self.last: StepBatch | None = None
+        self.skipped_steps = 0
+        self._pending: tuple[str, Tensor] | None = None
 
     def setup(self, global_rank: int) -> None:
         """Nothing to set up: the number of micro-batches comes with each step."""
@@ -127,7 +130,17 @@ class PairSampler(DataSampler):
         if microbatch_outputs and is_first:
             name = self.last.name
             sums_SM = torch.stack(microbatch_outputs).sum(0)
+            self._pending = name, sums_SM
+        if self.last and self.last.name != "train":
+            self.settle(counts=True)
+
+    def settle(self, counts: bool) -> None:
+        """Add up what the last step brought, or leave it out: a training step waits for its verdict."""
+        self.skipped_steps += not counts
+        if self._pending and counts:
+            name, sums_SM = self._pending
             self.sums_SM[name] = self.sums_SM[name] + sums_SM if name in self.sums_SM else sums_SM
+        self._pending = None
 
     def take_sums(self, names: Sequence[str], device: torch.device) -> list[list[list[float]]]:
         """Sums over all ranks of the named sets, by source, since the last call: one all-reduce, on every rank."""

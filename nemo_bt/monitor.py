@@ -120,7 +120,11 @@ class Monitor(pl.Callback):
 
     def _log_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
         (sums_SM,) = self.sampler.take_sums(["train"], pl_module.device)
-        values = means([sum(column) for column in zip(*sums_SM, strict=True)])
+        sums_M = [sum(column) for column in zip(*sums_SM, strict=True)]
+        if not sums_M[0]:
+            self._restart_interval()
+            return  # every step since the last line was skipped
+        values = means(sums_M)
         values.pop("ties")
         grad_norm = trainer.callback_metrics.get("grad_norm")  # absent when clipping is off: nobody computed it
         values |= {
@@ -131,6 +135,8 @@ class Monitor(pl.Callback):
             "packing_efficiency": self._tokens / self._capacity_tokens,
             "step_time_s": self._interval_s / self._steps,
         }
+        if self.sampler.skipped_steps:
+            values["skipped_steps"] = self.sampler.skipped_steps
         if self.peak_flops:
             flops = training_flops(
                 layer_shape(pl_module.config), self._tokens, self._attended, pl_module.lora is not None

@@ -90,7 +90,7 @@ def build_trainer(
         ddp=DistributedDataParallelConfig(
             use_distributed_optimizer=sharded,
             num_distributed_optimizer_instances=model.optim.num_distributed_optimizer_instances,
-            check_for_nan_in_grad=True,
+            check_for_nan_in_grad=False,  # it ends a rank; nemo_bt.nonfinite skips the step on all
             grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
         ),
         process_group_backend="nccl" if on_gpu else "gloo",

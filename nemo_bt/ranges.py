@@ -38,6 +38,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         "trainer.num_nodes": trainer.num_nodes,
         "trainer.max_epochs": trainer.max_epochs,
         "trainer.log_every_n_steps": trainer.log_every_n_steps,
+        "trainer.max_nonfinite_steps": trainer.max_nonfinite_steps,
         "trainer.val_check_interval": trainer.val_check_interval,
         "model.global_batch_size": model.global_batch_size,
         "model.encoder_seq_length": model.encoder_seq_length,

@@ -34,6 +34,8 @@ class TrainerSettings:
     gradient_clip_val: float
     """Largest global gradient norm; 0 turns clipping off."""
     log_every_n_steps: int
+    max_nonfinite_steps: int
+    """Steps in a row whose loss or gradient is not finite, after which the run stops; each of them is skipped."""
     peak_flops_per_device: float | None
     """FLOP/s that train/mfu is a fraction of; null takes the bf16 peak of the known GPUs (nemo_bt/flops.py)."""
     seed: int

@@ -31,6 +31,7 @@ class Pair(NamedTuple):
         margin: strength of the preference.
         weight: factor on its loss.
         source: number of the source of data that it comes from.
+        number: of the pair in its set.
     """
 
     chosen: int = 0
@@ -38,6 +39,7 @@ class Pair(NamedTuple):
     margin: float = 0.0
     weight: float = 1.0
     source: int = 0
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class PairStream:
         margin_P: [P], float32.
         weight_P: [P], float32.
         source_P: [P], int64.
+        number_P: of each pair in its set, [P], int64, on the CPU.
         num_real_tokens: tokens that belong to a group; the rest of T is filling.
         num_sources: sources of data that its set has.
     """
@@ -86,6 +89,7 @@ class PairStream:
     margin_P: Tensor
     weight_P: Tensor
     source_P: Tensor
+    number_P: Tensor
     num_real_tokens: int
     num_sources: int = 1
 
@@ -95,7 +99,7 @@ class PairStream:
         return len(self.margin_P)
 
     def to(self, device: torch.device) -> PairStream:
-        """The same stream with its tensors on `device`; segments stay where they are."""
+        """The same stream with its tensors on `device`; segments and numbers stay where they are."""
         names = ("tokens_1T", "positions_1T", "pairs_P2", "margin_P", "weight_P", "source_P")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
@@ -151,6 +155,7 @@ def build_stream(groups: Sequence[Group], pad_id: int, multiple_of: int = 1, num
         margin_P=torch.tensor([pair.margin for pair in pairs], dtype=torch.float32),
         weight_P=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),
         source_P=torch.tensor([pair.source for pair in pairs], dtype=torch.int64),
+        number_P=torch.tensor([pair.number for pair in pairs], dtype=torch.int64),
         num_real_tokens=end,
         num_sources=num_sources,
     )

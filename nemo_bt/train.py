@@ -195,6 +195,7 @@ def _fit(
     from nemo_bt.data_module import PairDataModule
     from nemo_bt.monitor import Monitor, validation_interval
     from nemo_bt.nemo_setup import build_loggers, build_model, build_trainer
+    from nemo_bt.nonfinite import NonFiniteGuard
 
     if not on_gpu:
         cpu.after_nemo_import()
@@ -212,8 +213,9 @@ def _fit(
         validate_every_n_steps=validation_interval(settings.trainer.val_check_interval, total_steps),
         peak_flops=_peak_flops(settings, on_gpu),
     )
+    guard = NonFiniteGuard(data.data_sampler, terminal, settings.trainer.max_nonfinite_steps)
     saver = CheckpointCallback(log_dir / "checkpoints", settings, monitor, prepared.adapters)
-    trainer = build_trainer(settings, total_steps, on_gpu, [saver, monitor, *callbacks], build_loggers(exp))
+    trainer = build_trainer(settings, total_steps, on_gpu, [guard, saver, monitor, *callbacks], build_loggers(exp))
     model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), total_steps)
     trainer.strategy.terminal, trainer.strategy.is_trusted = terminal, exp.trust_checkpoint
     trainer.fit(model, data, ckpt_path=str(resume_from) if resume_from else None)

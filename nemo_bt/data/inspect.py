@@ -44,7 +44,7 @@ def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: 
     for name, pairs in sets.items():
         for pair in pairs.epoch.pair_E[:num_pairs].tolist():
             (group,) = pairs.groups([pair])
-            chosen, rejected, margin, weight, source = group.pairs[0]
+            chosen, rejected, margin, weight, source, _ = group.pairs[0]
             terminal.line(
                 f"── {name} · {pairs.source_names[source]} · {pairs.where(pair)} · "
                 f"margin {margin:g} · weight {weight:g}"

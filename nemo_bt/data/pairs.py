@@ -79,7 +79,7 @@ class PairSet:
         return [self._group(source, members) for (source, _), members in by_prompt.items()]
 
     def _group(self, number: int, pairs: list[int]) -> Group:
-        source = self.sources[number]
+        source, first = self.sources[number], sum(map(len, self.sources[:number]))
         place: dict[int, int] = {}
         continuations: list[Ids] = []
         named: list[Pair] = []
@@ -92,7 +92,7 @@ class PairSet:
                     continuations.append(source.tokens[start : start + tokens])
                 sides.append(place[start])
             margin, weight = (float(source.columns[name][pair]) for name in ("margin", "weight"))
-            named.append(Pair(sides[0], sides[1], margin, weight * source.weight, number))
+            named.append(Pair(sides[0], sides[1], margin, weight * source.weight, number, first + pair))
         start, tokens = (int(source.columns[f"prefix_{what}"][pairs[0]]) for what in ("start", "tokens"))
         return Group(source.tokens[start : start + tokens], tuple(continuations), tuple(named))
 

@@ -5,6 +5,7 @@ Shape suffixes: C = continuations, P = pairs, S = sources of data, M = sums of n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,11 +32,16 @@ from nemo_bt.weights.adapters import is_trained
 
 
 class PairLossReduction(MegatronLossReduction):
-    """Loss of a micro-batch as (sum, pairs, metric sums); Megatron divides the gradient by all pairs of the step."""
+    """Loss of a micro-batch as (sum, pairs, metric sums); Megatron divides the gradient by all pairs of the step.
 
-    def __init__(self, settings: LossSettings) -> None:
+    Args:
+        settings: terms of the loss.
+        losses: where the losses of each stream are kept, [P] each, detached; None keeps none.
+    """
+
+    def __init__(self, settings: LossSettings, losses: list[Tensor] | None = None) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.losses = settings, losses
 
     def forward(self, batch: PairStream, reward_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score the pairs of one stream.
@@ -51,6 +57,9 @@ class PairLossReduction(MegatronLossReduction):
         """
         chosen_P, rejected_P = reward_C[batch.pairs_P2].unbind(1)
         loss_P = bradley_terry_loss(chosen_P, rejected_P, batch.margin_P, batch.weight_P, self.settings)
+        if self.losses is not None:
+            self.losses.append(loss_P.detach())
+            loss_P = loss_P * torch.where(loss_P.isfinite(), 1.0, math.nan)  # what is not makes the gradient so
         counted = batch.num_pairs if parallel_state.get_context_parallel_rank() == 0 else 0
         num_pairs = torch.full((), counted, dtype=torch.int, device=loss_P.device)
         return loss_P.sum(), num_pairs, pair_sums(loss_P, chosen_P, rejected_P, batch.source_P, batch.num_sources)
@@ -85,11 +94,13 @@ class RewardModel(llm.GPTModel):
         self.start: Start | None = None
         """Initial weights; not an argument, because NeMo writes those into every checkpoint."""
         self.lora, self.adapter_seed = lora, 0
+        self.step_losses: list[Tensor] = []
+        """Of each stream of the last training step, on the last pipeline stage."""
 
     def reinit(self) -> RewardModel:
         """A copy that is not built yet: NeMo makes one for each part of an interleaved pipeline."""
         copy: RewardModel = fdl.build(self.__io__)
-        copy.start, copy.adapter_seed = self.start, self.adapter_seed
+        copy.start, copy.adapter_seed, copy.step_losses = self.start, self.adapter_seed, self.step_losses
         return copy
 
     def configure_model(self, vp_stage: int | None = None) -> None:
@@ -137,7 +148,7 @@ class RewardModel(llm.GPTModel):
     @property
     def training_loss_reduction(self) -> PairLossReduction:
         """Called by NeMo for each training micro-batch."""
-        return PairLossReduction(self.loss_settings)
+        return PairLossReduction(self.loss_settings, self.step_losses)
 
     @property
     def validation_loss_reduction(self) -> PairLossReduction:
