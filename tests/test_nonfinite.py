@@ -38,7 +38,8 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
         for name, extra in named.items():
             overrides = [*common(dataset, folder / name, num_ranks), *STRENGTHS, *extra]
             overrides += [f"model.restore_from_path={checkpoint(folder / 'initial', 1)}", f"model.data.train={data}"]
-            overrides += ["exp_manager.checkpoint_callback_params.every_n_train_steps=1"]
+            if name in ("one rank", "DP2 distributed optimizer"):
+                overrides += ["exp_manager.checkpoint_callback_params.every_n_train_steps=1"]
             runs.append(Run(overrides))
         plan[num_ranks] = runs
     return plan
