@@ -8,10 +8,12 @@ import pytest
 from nemo_bt.checks import hf_config_of
 from nemo_bt.flops import LayerShape, training_flops
 from nemo_bt.packing import PairParts
-from nemo_bt.plan.activations import StreamRows
+from nemo_bt.plan.activations import StreamRows, part_bytes, part_units
+from nemo_bt.plan.memory import rank_memory
 from nemo_bt.plan.parameters import rank_parameters
-from nemo_bt.plan.search import scaled
+from nemo_bt.plan.search import layouts, scaled
 from nemo_bt.plan.shape import model_shape
+from nemo_bt.plan.state import state_bytes
 from nemo_bt.plan.streams import Pairs, StreamLoad, drawn_pairs, mean_load, steps_of, streams_of_step
 from nemo_bt.plan.time import stage_time, step_time
 from nemo_bt.plan.traffic import bytes_sent, group_sizes, step_traffic
@@ -127,3 +129,57 @@ def test_a_longer_stream_of_the_same_kind_has_more_of_everything() -> None:
     model = replace(plan_run_of("model=llama3_8b").model, context_parallel_size=2)
     loads = [StreamLoad(StreamRows(100, 6, 3, 100), 100, 1), StreamLoad(StreamRows(100, 2, 1, 190), 100, 1)]
     assert scaled(loads, 1000, model) == StreamRows(1008, 60, 30, 1900)
+
+
+def test_a_pipelines_step_by_hand() -> None:
+    """One FLOP, byte or message a second: every part of a stage's time is a count."""
+    settings = plan_run_of("model=llama3_8b", "trainer.devices=6", "model.pipeline_model_parallel_size=2")
+    ones = {"flops": 1.0, "memory_bytes_per_s": 1.0, "node_bytes_per_s": 1.0, "node_latency_s": 0.0}
+    cluster = replace(settings.cluster, **ones, network_bytes_per_s=None, network_latency_s=None)
+    shape = model_shape(hf_config_of(settings, None, num_tokens=1))
+    parameters = rank_parameters(shape, settings.model, 0)
+    load = StreamLoad(StreamRows(512, 4, 4, 512), num_tokens=512, num_attended=1000)
+    time = stage_time(settings, shape, cluster, 0, parameters, load, 5)
+    assert time.messages == 5 * 512 * 4096 * 2  # to the next stage; what comes back is counted where it is sent
+    kept, _ = part_bytes(part_units(shape, settings.model, 0, 0, load.rows, 2, on_gpu=True))
+    state = state_bytes(settings, parameters)
+    assert time.memory == 5 * 4 * kept + 2 * state.optimizer + state.gradients + state.weights
+    busy = time.matmul + time.attention + time.messages + 5 * 4 * kept
+    assert time.bubble == pytest.approx(busy / 5)
+
+
+def test_what_a_layer_keeps_on_a_gpu_by_hand() -> None:
+    """Two layers of an 8 B model, of which the last keeps one row of its MLP; 512 tokens, 300 copied keys."""
+    model = plan_run_of("model=llama3_8b", "model.num_layers=2").model
+    shape = model_shape(hf_config_of(plan_run_of("model=llama3_8b", "model.num_layers=2"), None, num_tokens=1))
+    first, layer, _, _ = part_units(shape, model, 0, 0, StreamRows(512, 1, 1, 300), dtype_bytes=2, on_gpu=True)
+    width, keys, ffn, heads = 4096, 1024, 14336, 32
+    norms_and_inputs = 512 * (4 * width * 2 + 2 * 4)
+    attention = 512 * 2 * width * 2 + 512 * 2 * keys * 2 + 300 * 2 * keys * 2 + 512 * heads * 4
+    assert layer.kept == norms_and_inputs + attention + 512 * width * 2 + 512 * 3 * ffn * 2
+    assert first.kept == 512 * 8 + 512 * 128 * 4  # ids, and angles of a fused rotation
+
+
+def test_buffers_hold_the_largest_message_twice_and_the_largest_mlp() -> None:
+    settings = plan_run_of(
+        "model=llama3_8b", "trainer.devices=2", "model.tensor_model_parallel_size=2", "model.sequence_parallel=true"
+    )
+    shape = model_shape(hf_config_of(settings, None, num_tokens=1))
+    memory = rank_memory(settings, shape, 0, StreamRows(512, 2, 2), num_streams=3)
+    assert memory.buffers == 2 * 512 * 4096 * 2 + 2 * (512 * 3 * 14336 // 2 + 256 * 4096)
+
+
+def test_what_is_tried() -> None:
+    """No interleaving without a pipeline, no shared experts without any; sequence parallelism with tensor's."""
+    run = plan_run_of(
+        "model=llama3_8b",
+        "plan.tensor_model_parallel_size=[1,2]",
+        "plan.pipeline_model_parallel_size=[1,2]",
+        "plan.virtual_pipeline_model_parallel_size=[null,2]",
+        "plan.context_parallel_size=[1]",
+        "plan.recompute_layers=[0]",
+    )
+    tried = list(layouts(run, has_experts=False))
+    assert len(tried) == 2 * (1 + 2)
+    assert len(list(layouts(run, has_experts=True))) == 4 * len(tried)
+    assert all(model.sequence_parallel == (model.tensor_model_parallel_size > 1) for model in tried)

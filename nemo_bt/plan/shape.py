@@ -18,7 +18,7 @@ class ModelShape:
     """Of the whole model, before any rank takes a part.
 
     Args:
-        tensors: shape of each tensor of a checkpoint, layers and experts stacked in the first dimensions.
+        tensors: shape of each tensor of a checkpoint of one layer: 1, and experts, in the first dimensions.
         num_layers: of the whole model.
         hidden_size: width, H.
         num_heads: query heads.
@@ -70,7 +70,7 @@ def model_shape(hf_config: HfConfig) -> ModelShape:
         UserError: values that no layer here computes.
     """
     fields = megatron_fields(hf_config, seq_length=1)
-    tensors = _tensors(hf_config, fields["num_layers"])
+    tensors = _tensors(hf_config)
     frequencies, _ = rope_frequencies(hf_config)
     num_experts = fields.get("num_moe_experts", 0)
     ffn_size = fields["moe_ffn_hidden_size"] if num_experts else fields["ffn_hidden_size"]
@@ -97,12 +97,9 @@ def model_shape(hf_config: HfConfig) -> ModelShape:
     )
 
 
-def _tensors(hf_config: HfConfig, num_layers: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of a checkpoint's tensors: those of a model of one layer, as all layers are alike."""
+def _tensors(hf_config: HfConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors of a model of one layer: all layers are alike, and a large model takes long to describe."""
     one_layer = hf_config | {"num_hidden_layers": 1}
     if hf_config.get("layer_types"):
         one_layer |= {"layer_types": hf_config["layer_types"][:1]}
-    infos = megatron_infos(expected_tensors(one_layer), one_layer)
-    return {
-        name: (num_layers, *info.shape[1:]) if name.startswith(LAYERS) else info.shape for name, info in infos.items()
-    }
+    return {name: info.shape for name, info in megatron_infos(expected_tensors(one_layer), one_layer).items()}
