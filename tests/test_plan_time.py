@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nemo_bt.checks import hf_config_of
+from nemo_bt.errors import UserError
 from nemo_bt.flops import LayerShape, training_flops
 from nemo_bt.packing import PairParts
 from nemo_bt.plan.activations import StreamRows, part_bytes, part_units
@@ -134,18 +135,38 @@ def test_a_longer_stream_of_the_same_kind_has_more_of_everything() -> None:
 def test_a_pipelines_step_by_hand() -> None:
     """One FLOP, byte or message a second: every part of a stage's time is a count."""
     settings = plan_run_of("model=llama3_8b", "trainer.devices=6", "model.pipeline_model_parallel_size=2")
-    ones = {"flops": 1.0, "memory_bytes_per_s": 1.0, "node_bytes_per_s": 1.0, "node_latency_s": 0.0}
+    ones = {"flops": 1.0, "memory_bytes_per_s": 1.0, "node_bytes_per_s": 1.0, "node_latency_s": 1.0}
     cluster = replace(settings.cluster, **ones, network_bytes_per_s=None, network_latency_s=None)
     shape = model_shape(hf_config_of(settings, None, num_tokens=1))
     parameters = rank_parameters(shape, settings.model, 0)
     load = StreamLoad(StreamRows(512, 4, 4, 512), num_tokens=512, num_attended=1000)
     time = stage_time(settings, shape, cluster, 0, parameters, load, 5)
-    assert time.messages == 5 * 512 * 4096 * 2  # to the next stage; what comes back is counted where it is sent
+    assert time.messages == 5 * (512 * 4096 * 2 + 1)  # to the next stage; what comes back is counted where it is sent
     kept, _ = part_bytes(part_units(shape, settings.model, 0, 0, load.rows, 2, on_gpu=True))
     state = state_bytes(settings, parameters)
     assert time.memory == 5 * 4 * kept + 2 * state.optimizer + state.gradients + state.weights
     busy = time.matmul + time.attention + time.messages + 5 * 4 * kept
     assert time.bubble == pytest.approx(busy / 5)
+
+
+def test_on_one_node_nothing_crosses_the_network() -> None:
+    """Four ranks of six lie in a node as well, though they do not divide it; on two nodes they may not."""
+    for num_nodes in (1, 2):
+        settings = plan_run_of(
+            "model=llama3_8b",
+            "trainer.devices=6",
+            f"trainer.num_nodes={num_nodes}",
+            "model.tensor_model_parallel_size=4",
+        )
+        cluster = replace(settings.cluster, network_bytes_per_s=None)
+        shape = model_shape(hf_config_of(settings, None, num_tokens=1))
+        parameters = rank_parameters(shape, settings.model, 0)
+        load = StreamLoad(StreamRows(512, 4, 4), num_tokens=512, num_attended=1000)
+        if num_nodes == 1:
+            assert stage_time(settings, shape, cluster, 0, parameters, load, 1).messages > 0
+        else:
+            with pytest.raises(UserError, match="measured without such a link"):
+                stage_time(settings, shape, cluster, 0, parameters, load, 1)
 
 
 def test_what_a_layer_keeps_on_a_gpu_by_hand() -> None:
