@@ -35,7 +35,7 @@ def rank_schedule(stages: int, stage: int, parts: int, num_streams: int) -> list
     forward = [Pass(True, part) for part in order]
     backward = [Pass(False, parts - 1 - part) for part in order]
     before = min(before if stages > 1 else 0, len(order))
-    together = [one for both in zip(forward[before:], backward, strict=False) for one in both]
+    together = [one for both in zip(forward[before:], backward[: len(order) - before], strict=True) for one in both]
     return forward[:before] + together + backward[len(order) - before :]
 
 
