@@ -24,6 +24,13 @@ hypothesis.settings.register_profile("explore", max_examples=1000, **same)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, those that share a costly fixture of the session run in one of them."""
+    for item in items:
+        shared = {"launched", "converters_folder"} & set(item.fixturenames)
+        item.add_marker(pytest.mark.xdist_group(" ".join(sorted(shared)) or item.module.__name__))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests, and the commands that they start, leave the user's cache alone."""
