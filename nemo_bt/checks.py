@@ -19,7 +19,15 @@ from nemo_bt.ranges import check_choices, check_ranges, in_range, one_of
 from nemo_bt.settings import ModelSettings, Settings
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
-SCHEDULES = ("constant", "CosineAnnealing", "WarmupAnnealing")
+SCHEDULES = (
+    "constant",
+    "CosineAnnealing",
+    "WarmupAnnealing",
+    "InverseSquareRootAnnealing",
+    "PolynomialDecayAnnealing",
+    "WarmupHoldAnnealLinear",
+    "WarmupHoldAnnealOneMinusSquareRoot",
+)
 _ADAPTABLE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,12 +12,7 @@ from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
 from nemo.collections.common.tokenizers import AutoTokenizer
-from nemo.lightning.pytorch.optim import (
-    CosineAnnealingScheduler,
-    MegatronOptimizerModule,
-    WarmupAnnealingScheduler,
-    WarmupPolicyScheduler,
-)
+from nemo.lightning.pytorch.optim import MegatronOptimizerModule
 
 from nemo_bt.architecture import HfConfig
 from nemo_bt.model.config import reward_config
@@ -28,6 +21,7 @@ from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.monitor import NEVER
 from nemo_bt.origin import Start
 from nemo_bt.resume import CheckedStrategy
+from nemo_bt.schedule import Schedule, options_of
 from nemo_bt.settings import ExpManagerSettings, OptimSettings, Settings
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.uint8}
@@ -154,15 +148,7 @@ def build_loggers(settings: ExpManagerSettings) -> list[Any]:
 
 
 def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> MegatronOptimizerModule:
-    schedules = {
-        "constant": WarmupPolicyScheduler,
-        "CosineAnnealing": partial(CosineAnnealingScheduler, constant_steps=0),
-        "WarmupAnnealing": WarmupAnnealingScheduler,
-    }
-    warmup_steps = settings.sched.warmup_steps or math.ceil((settings.sched.warmup_ratio or 0.0) * num_steps)
-    schedule = schedules[settings.sched.name](
-        max_steps=num_steps, warmup_steps=warmup_steps, min_lr=settings.sched.min_lr
-    )
+    schedule = Schedule(settings.sched.name, options_of(settings.sched, num_steps))
     config = OptimizerConfig(
         optimizer="adam",
         lr=settings.lr,

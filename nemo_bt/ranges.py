@@ -49,6 +49,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         "model.optim.num_distributed_optimizer_instances": optim.num_distributed_optimizer_instances,
         "model.optim.lr": optim.lr,
         "model.optim.eps": optim.eps,
+        "model.optim.sched.power": optim.sched.power,
     }
     at_least_0 = {
         "trainer.seed": trainer.seed,
@@ -71,6 +72,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         ("trainer.limit_val_batches", limit, "an int, 0.0 or 1.0", isinstance(limit, int) or limit in (0.0, 1.0)),
         ("model.optim.sched.min_lr", optim.sched.min_lr, f"0 to lr={optim.lr}", 0 <= optim.sched.min_lr <= optim.lr),
         ("model.optim.sched.warmup_ratio", ratio, "[0, 1)", 0 <= ratio < 1),
+        ("model.optim.sched.decay_ratio", optim.sched.decay_ratio, "(0, 1]", 0 < optim.sched.decay_ratio <= 1),
         ("model.loss.label_smoothing", loss.label_smoothing, "[0, 0.5)", 0 <= loss.label_smoothing < 0.5),
     ]
 

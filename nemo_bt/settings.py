@@ -76,11 +76,17 @@ class SchedSettings:
     """Learning rate over steps: linear warm-up, then the named shape."""
 
     name: str
-    """constant, CosineAnnealing or WarmupAnnealing, which falls linearly (NeMo's names)."""
+    """NeMo's names: constant; CosineAnnealing; WarmupAnnealing, which falls linearly; PolynomialDecayAnnealing;
+    InverseSquareRootAnnealing, which goes on falling whatever the run's length and knows no min_lr; and
+    WarmupHoldAnnealLinear and WarmupHoldAnnealOneMinusSquareRoot, which fall at the end only (WSD)."""
     warmup_steps: int
     warmup_ratio: float | None
     """Warm-up as a fraction of the run, rounded up to whole steps; then warmup_steps has to be 0."""
     min_lr: float
+    power: float
+    """Of PolynomialDecayAnnealing."""
+    decay_ratio: float
+    """Of the two that hold: the fraction of the run, at its end, in which the rate falls; rounded up to whole steps."""
 
 
 @dataclass(frozen=True)
