@@ -19,7 +19,7 @@ from nemo.lightning.io.pl import TrainerContext
 from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 
 from nemo_bt.checkpoint_facts import write_facts
-from nemo_bt.checkpoints import saved_checkpoints
+from nemo_bt.keep import superseded
 from nemo_bt.manifest import facts_of, files_of, write_manifest
 from nemo_bt.monitor import Monitor
 from nemo_bt.settings import Settings
@@ -38,9 +38,8 @@ class CheckpointCallback(pl.Callback):
     """
 
     def __init__(self, folder: Path, settings: Settings, monitor: Monitor, adapters: Adapters | None) -> None:
-        params = settings.exp_manager.checkpoint_callback_params
         self.folder, self.name = folder, settings.exp_manager.name
-        self.every_n_steps, self.save_last_n = params.every_n_train_steps, params.save_last_n
+        self.every_n_steps = settings.exp_manager.checkpoint_callback_params.every_n_train_steps
         self.settings, self.monitor, self.adapters = settings, monitor, adapters
         self._last_saved_step: int | None = None
         # Megatron's own queue is a process, started by spawn: it would import torch and the main module again, and
@@ -112,7 +111,7 @@ class CheckpointCallback(pl.Callback):
         if trainer.is_global_zero:
             write_manifest(unfinished, {name: facts for share in shares for name, facts in share.items()})
             unfinished.rename(whole)
-            for old in saved_checkpoints(self.folder)[: -self.save_last_n] if self.save_last_n else []:
+            for old in superseded(self.folder, self.settings.exp_manager.checkpoint_callback_params):
                 shutil.rmtree(old.rename(self.folder / f".{old.name}.unfinished"))  # never half there under its name
 
 

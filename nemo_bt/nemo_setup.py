@@ -21,8 +21,9 @@ from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.monitor import NEVER
 from nemo_bt.origin import Start
 from nemo_bt.resume import CheckedStrategy
+from nemo_bt.run_settings import ExpManagerSettings
 from nemo_bt.schedule import Schedule, options_of
-from nemo_bt.settings import ExpManagerSettings, OptimSettings, Settings
+from nemo_bt.settings import OptimSettings, Settings
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.uint8}
 

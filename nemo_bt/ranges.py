@@ -7,6 +7,9 @@ import math
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
 
+_METRICS = ("loss", "accuracy", "reward_chosen", "reward_rejected", "margin", "ties")
+"""Of a validation set."""
+
 
 def check_choices(settings: Settings) -> None:
     """Check what device, precision and optimizer a run names.
@@ -17,6 +20,40 @@ def check_choices(settings: Settings) -> None:
     one_of("trainer.accelerator", settings.trainer.accelerator, ("auto", "gpu", "cpu"))
     one_of("trainer.precision", settings.trainer.precision, ("32", "bf16-mixed"))
     one_of("model.optim.name", settings.model.optim.name, ("adam", "distributed_fused_adam"))
+    saving = settings.exp_manager.checkpoint_callback_params
+    stopping = settings.exp_manager.early_stopping_callback_params
+    one_of("exp_manager.checkpoint_callback_params.mode", saving.mode, ("min", "max"))
+    one_of("exp_manager.early_stopping_callback_params.mode", stopping.mode, ("min", "max"))
+    if saving.save_top_k:
+        _check_metric("exp_manager.checkpoint_callback_params.monitor", saving.monitor, settings)
+    if settings.exp_manager.create_early_stopping_callback:
+        _check_metric("exp_manager.early_stopping_callback_params.monitor", stopping.monitor, settings)
+    time_limit_s(settings)
+
+
+def time_limit_s(settings: Settings) -> float | None:
+    """exp_manager.max_time_per_run in seconds; "00:03:50:00" is 13,800.
+
+    Raises:
+        UserError: it is not four numbers.
+    """
+    given = settings.exp_manager.max_time_per_run
+    if given is None:
+        return None
+    parts = given.split(":")
+    if len(parts) != 4 or not all(part.isdecimal() for part in parts):
+        raise UserError(f"exp_manager.max_time_per_run: expected days:hours:minutes:seconds, got '{given}'.")
+    days, hours, minutes, seconds = map(int, parts)
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+
+
+def _check_metric(key: str, metric: str | None, settings: Settings) -> None:
+    """Check that a run with these settings has a validation metric."""
+    sets = settings.model.data.validation if settings.trainer.limit_val_batches else {}
+    start, name, of_set = [*str(metric).split("/", 2), "", ""][:3]
+    if start != "val" or name not in sets or not (of_set in _METRICS or of_set.startswith("source/")):
+        known = ", ".join(f"val/{name}/..." for name in sets) or "none, as the run does not validate"
+        raise UserError(f"{key}: expected a metric of a validation set ({known}), got {metric}.")
 
 
 def check_ranges(settings: Settings) -> None:
@@ -33,12 +70,15 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
     """Name, value, what is allowed and whether it holds, of every number that has a range."""
     trainer, model = settings.trainer, settings.model
     saving, optim, loss = settings.exp_manager.checkpoint_callback_params, model.optim, model.loss
+    stopping = settings.exp_manager.early_stopping_callback_params
     more_than_0 = {
         "trainer.devices": trainer.devices,
         "trainer.num_nodes": trainer.num_nodes,
         "trainer.max_epochs": trainer.max_epochs,
         "trainer.log_every_n_steps": trainer.log_every_n_steps,
         "trainer.max_nonfinite_steps": trainer.max_nonfinite_steps,
+        "trainer.hang_timeout_s": trainer.hang_timeout_s,
+        "exp_manager.early_stopping_callback_params.patience": stopping.patience,
         "trainer.val_check_interval": trainer.val_check_interval,
         "model.global_batch_size": model.global_batch_size,
         "model.encoder_seq_length": model.encoder_seq_length,
@@ -55,8 +95,12 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         "trainer.seed": trainer.seed,
         "trainer.gradient_clip_val": trainer.gradient_clip_val,
         "trainer.limit_val_batches": trainer.limit_val_batches,
+        "trainer.loss_spike_factor": trainer.loss_spike_factor,
+        "exp_manager.early_stopping_callback_params.min_delta": stopping.min_delta,
         "exp_manager.checkpoint_callback_params.every_n_train_steps": saving.every_n_train_steps,
         "exp_manager.checkpoint_callback_params.save_last_n": saving.save_last_n,
+        "exp_manager.checkpoint_callback_params.save_top_k": saving.save_top_k,
+        "exp_manager.checkpoint_callback_params.keep_every_n_train_steps": saving.keep_every_n_train_steps,
         "model.optim.weight_decay": optim.weight_decay,
         "model.optim.sched.warmup_steps": optim.sched.warmup_steps,
         "model.moe_aux_loss_coeff": model.moe_aux_loss_coeff,

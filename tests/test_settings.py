@@ -96,6 +96,21 @@ def test_a_value_that_has_to_be_given_is_named() -> None:
         (["trainer.val_check_interval=1.5"], r"expected an int, or a fraction of the run, got 1\.5"),
         (["trainer.limit_val_batches=0.5"], r"limit_val_batches: expected an int, 0\.0 or 1\.0, got 0\.5"),
         (["model.optim.lr=nan"], r"model\.optim\.lr: expected more than 0, got nan"),
+        (["exp_manager.max_time_per_run=4:00"], r"max_time_per_run: expected days:hours:minutes:seconds, got '4:00'"),
+        (["exp_manager.checkpoint_callback_params.mode=least"], r"params\.mode: expected one of min, max, got least"),
+        (
+            ["exp_manager.checkpoint_callback_params.save_top_k=1"],
+            r"params\.monitor: expected a metric of a validation set \(none, as the run does not validate\), got None",
+        ),
+        (
+            [
+                "exp_manager.create_early_stopping_callback=true",
+                "exp_manager.early_stopping_callback_params.monitor=val/hh/los",
+                "+model.data.validation.hh=hh.parquet",
+            ],
+            r"params\.monitor: expected a metric of a validation set \(val/hh/\.\.\.\), got val/hh/los",
+        ),
+        (["model.optim.sched.decay_ratio=0"], r"decay_ratio: expected \(0, 1\], got 0"),
         (["model.optim.sched.min_lr=1"], r"min_lr: expected 0 to lr=9e-06, got 1\.0"),
         (["trainer.gradient_clip_val=-1"], r"gradient_clip_val: expected 0 or more, got -1"),
         (["model.data.max_drop_fraction=7"], r"max_drop_fraction: expected \[0, 1\], got 7"),

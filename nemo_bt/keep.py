@@ -1,0 +1,53 @@
+"""Which checkpoints stay: the newest, the best by a metric, and one every so many steps. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from nemo_bt.checkpoint_facts import FACTS
+from nemo_bt.checkpoints import saved_checkpoints, step_of
+from nemo_bt.manifest import plain_damage
+from nemo_bt.run_settings import CheckpointSettings
+
+
+def superseded(folder: Path, settings: CheckpointSettings) -> list[Path]:
+    """Checkpoints in `folder` that need not stay, oldest first. A damaged one is no reason to let another go.
+
+    Args:
+        folder: of checkpoints.
+        settings: what to keep.
+    """
+    if settings.save_last_n == 0:
+        return []
+    whole = {step_of(path): path for path in saved_checkpoints(folder) if plain_damage(path) is None}
+    kept = kept_steps({step: _value(path, settings.monitor) for step, path in whole.items()}, settings)
+    return [path for step, path in whole.items() if step not in kept]
+
+
+def kept_steps(values: Mapping[int, float | None], settings: CheckpointSettings) -> set[int]:
+    """Steps whose checkpoints stay.
+
+    Args:
+        values: of `settings.monitor` by step, of every checkpoint; None where that step was not validated.
+        settings: what to keep. Of equal values the earlier step is the better one.
+    """
+    steps = sorted(values)
+    measured = [(value, step) for step, value in values.items() if value is not None and math.isfinite(value)]
+    sign = -1 if settings.mode == "max" else 1
+    best = sorted(measured, key=lambda pair: (sign * pair[0], pair[1]))[: settings.save_top_k]
+    every = settings.keep_every_n_train_steps
+    at_intervals = {step for step in steps if every and step % every == 0}
+    return set(steps[-settings.save_last_n :]) | {step for _, step in best} | at_intervals
+
+
+def _value(checkpoint: Path, metric: str | None) -> float | None:
+    """Of the validation of the checkpoint's own step; None where there was none."""
+    file = checkpoint / "context" / FACTS
+    facts = json.loads(file.read_text()) if file.exists() else {}
+    validation = facts.get("validation") or {}
+    if validation.get("step") != step_of(checkpoint) or metric not in validation:
+        return None
+    return float(validation[metric])
