@@ -24,7 +24,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 
 # Speed beside TRL: $(DATA) holds hh_train.parquet and alpaca_eval_train.parquet. Under 20 minutes on two cores.
 bench: $(INSTALLED)

@@ -21,8 +21,8 @@ from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.keep import superseded
 from nemo_bt.manifest import facts_of, files_of, write_manifest
-from nemo_bt.monitor import Monitor
 from nemo_bt.settings import Settings
+from nemo_bt.validation import Validation
 from nemo_bt.weights.adapters import Adapters
 
 _STEP_OF_SCHEDULE = {"last_epoch", "_step_count"}
@@ -37,10 +37,10 @@ class CheckpointCallback(pl.Callback):
     its strategy adds, calls `_finish` at the end of a later step or of training.
     """
 
-    def __init__(self, folder: Path, settings: Settings, monitor: Monitor, adapters: Adapters | None) -> None:
+    def __init__(self, folder: Path, settings: Settings, validation: Validation, adapters: Adapters | None) -> None:
         self.folder, self.name = folder, settings.exp_manager.name
         self.every_n_steps = settings.exp_manager.checkpoint_callback_params.every_n_train_steps
-        self.settings, self.monitor, self.adapters = settings, monitor, adapters
+        self.settings, self.validation, self.adapters = settings, validation, adapters
         self._last_saved_step: int | None = None
         # Megatron's own queue is a process, started by spawn: it would import torch and the main module again, and
         # outlive a rank that is killed (filesystem_async.py:51).
@@ -66,7 +66,7 @@ class CheckpointCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Save between steps: only here do Lightning's counters agree that the step before is complete."""
-        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+        if trainer.should_stop or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -75,7 +75,7 @@ class CheckpointCallback(pl.Callback):
 
     def _save(self, trainer: pl.Trainer) -> None:
         step = trainer.global_step
-        if step in (self._last_saved_step, self.monitor.sampler.skipped_steps):  # or no step was taken yet
+        if step in (self._last_saved_step, self.validation.sampler.skipped_steps):  # or no step was taken yet
             return
         self._last_saved_step = step
         whole = self.folder / f"{self.name}-step{step}.nemo"
@@ -90,7 +90,7 @@ class CheckpointCallback(pl.Callback):
         trainer.save_checkpoint(unfinished, storage_options={"finalize_fn": partial(self._finish, trainer, whole)})
         if trainer.is_global_zero:
             TrainerContext.from_trainer(trainer).io_dump(unfinished / "context", yaml_attrs=["model"])
-            facts = {"step": step, "validation": self.monitor.validation_record, "settings": asdict(self.settings)}
+            facts = {"step": step, "validation": self.validation.record, "settings": asdict(self.settings)}
             write_facts(unfinished / "context", trainer.lightning_module.config.hf_config, facts)
             if self.adapters:
                 self.adapters.write(unfinished / "context")

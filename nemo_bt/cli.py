@@ -1,4 +1,4 @@
-"""The nemo-bt command. Exit status: 0 done, 2 a mistake that the user can mend, 1 anything else.
+"""The nemo-bt command. Exit status: 0 done, 75 stopped early and saved, 2 a mistake that the user can mend, 1 the rest.
 
 What a command needs is imported by the command: `--help` waits for nothing.
 """
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from nemo_bt import launch
 from nemo_bt.errors import UserError
+from nemo_bt.ranges import time_limit_s
 from nemo_bt.settings import Settings
+from nemo_bt.stopping import STOPPED_STATUS, StopRequest
 
 if TYPE_CHECKING:
     from nemo_bt.origin import Origin
@@ -41,10 +43,11 @@ def run(argv: Sequence[str]) -> int:
     data.add_argument("action", choices=("build", "show", "stats"))
     data.add_argument("--pairs", type=int, default=2, help="show: pairs of each set")
     data.add_argument("--picture", type=Path, default=Path("lengths.png"), help="stats: file for the histogram")
+    validation = commands.add_parser("validate", help="validate a model, without training", description=described)
     plan = commands.add_parser("plan", help="memory and time of every layout on a cluster", description=described)
     plan.add_argument("--json", action="store_true", help="everything, for programs")
     plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
-    for command, name in ((train, "train"), (data, "train"), (plan, "plan")):
+    for command, name in ((train, "train"), (validation, "train"), (data, "train"), (plan, "plan")):
         command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
         command.add_argument("--config-dir", help="a folder with configurations of your own")
         command.add_argument("overrides", nargs="*", metavar="key=value")
@@ -52,7 +55,7 @@ def run(argv: Sequence[str]) -> int:
     if any(word.startswith("-") for word in more):
         parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
     args.overrides += more
-    return {"data": _data, "plan": _plan, "train": _train}[args.command](args)
+    return {"data": _data, "plan": _plan, "train": _train, "validate": _train}[args.command](args)
 
 
 def _data(args: argparse.Namespace) -> int:
@@ -96,12 +99,16 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    """nemo-bt train: start the ranks, or be one."""
+    """nemo-bt train or validate: start the ranks, or be one."""
     from nemo_bt.checks import check_settings
     from nemo_bt.config import load_settings
 
     try:
-        settings = load_settings(args.config_name, args.overrides, args.config_dir)
+        unused = ["model.data.train=unused"] if args.command == "validate" else []
+        settings = load_settings(args.config_name, [*unused, *args.overrides], args.config_dir)
+        request = StopRequest(time_limit_s(settings), ends_on_sigterm=launch.started_here())
+        if launch.joined() or settings.world_size == 1:
+            request.listen()
         origin = check_settings(settings)
         if settings.model.restore_from_path and origin and origin.nemo_file is None:
             model = replace(settings.model, restore_from_path=origin.given)  # all ranks, and config.yaml, at one commit
@@ -117,7 +124,7 @@ def _train(args: argparse.Namespace) -> int:
         if launch.current_rank() == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
-    return _train_here(settings, origin)
+    return _train_here(args.command, settings, origin, request)
 
 
 def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:
@@ -125,13 +132,13 @@ def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:
     where = ["--config-dir", args.config_dir] if args.config_dir else []
     origin = settings.model.restore_from_path
     pinned = [f"model.restore_from_path={origin}"] if origin and "@" in origin else []
-    return ["train", "--config-name", args.config_name, *where, *args.overrides, *pinned]
+    return [args.command, "--config-name", args.config_name, *where, *args.overrides, *pinned]
 
 
-def _train_here(settings: Settings, origin: Origin | None) -> int:
+def _train_here(command: str, settings: Settings, origin: Origin | None, request: StopRequest) -> int:
     """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
     from nemo_bt.terminal import Terminal, divert_output
-    from nemo_bt.train import train
+    from nemo_bt.train import train, validate_only
 
     rank = launch.current_rank()
     log_dir = Path(settings.exp_manager.explicit_log_dir)
@@ -152,9 +159,16 @@ def _train_here(settings: Settings, origin: Origin | None) -> int:
 
     sys.excepthook = show
     try:
-        train(settings, origin, terminal, rank)
+        if command == "validate":
+            validate_only(settings, origin, terminal)
+            return 0
+        outcome = train(settings, origin, terminal, rank, request=request)
+    except SystemExit:
+        if not launch.started_here():
+            stderr.write("stopped before training\n")
+        raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # into nemo.log
         launch.report(error, stderr)
         return 2
-    return 0
+    return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0

@@ -138,15 +138,20 @@ class PairSampler(DataSampler):
         """Add up what the last step brought, or leave it out: a training step waits for its verdict."""
         self.skipped_steps += not counts
         if self._pending and counts:
-            name, sums_SM = self._pending
-            self.sums_SM[name] = self.sums_SM[name] + sums_SM if name in self.sums_SM else sums_SM
+            self.add_sums(*self._pending)
         self._pending = None
+
+    def add_sums(self, name: str, sums_SM: Tensor) -> None:
+        """Add to the sums of a set."""
+        before = self.sums_SM.get(name)
+        self.sums_SM[name] = sums_SM if before is None else before.to(sums_SM.device) + sums_SM
 
     def take_sums(self, names: Sequence[str], device: torch.device) -> list[list[list[float]]]:
         """Sums over all ranks of the named sets, by source, since the last call: one all-reduce, on every rank."""
         sizes = [self.num_sources[name] for name in names]
-        none = [torch.zeros(size, len(SUMS), dtype=torch.float64, device=device) for size in sizes]
-        sums = torch.cat([self.sums_SM.pop(name, zeros_SM) for name, zeros_SM in zip(names, none, strict=True)])
+        none = [torch.zeros(size, len(SUMS), dtype=torch.float64) for size in sizes]
+        own = [self.sums_SM.pop(name, zeros_SM).to(device) for name, zeros_SM in zip(names, none, strict=True)]
+        sums = torch.cat(own)
         torch.distributed.all_reduce(sums)
         return [part.tolist() for part in sums.split(sizes)]
 
@@ -156,7 +161,7 @@ class PairDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        train: PairSet,
+        train: PairSet | None,
         validation: Mapping[str, PairSet],
         settings: Settings,
         num_steps: int,
@@ -165,7 +170,8 @@ class PairDataModule(pl.LightningDataModule):
         super().__init__()
         self.train, self.validation, self.settings = train, validation, settings
         self.num_steps, self.pad_id = num_steps, pad_id
-        num_sources = {name: len(pairs.sources) for name, pairs in {"train": train, **validation}.items()}
+        sets = {**validation} | ({"train": train} if train else {})
+        num_sources = {name: len(pairs.sources) for name, pairs in sets.items()}
         self.data_sampler = PairSampler(settings.model.data.tokens_per_micro_batch, num_sources)
 
     def train_dataloader(self) -> DataLoader[StepBatch]:

@@ -5,6 +5,7 @@ Under torchrun or srun the ranks exist already: `joined` tells.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -14,10 +15,12 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TextIO
 
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
+from nemo_bt.stopping import STOPPED_FILE, STOPPED_STATUS
 
 _STARTED_HERE = "NEMO_BT_STARTED_HERE"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -26,6 +29,11 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 def joined() -> bool:
     """Whether this process is already one rank of a job; a batch script or shell of Slurm is not."""
     return "RANK" in os.environ or _is_srun_task()
+
+
+def started_here() -> bool:
+    """Whether `run_ranks` started this process."""
+    return _STARTED_HERE in os.environ
 
 
 def _is_srun_task() -> bool:
@@ -53,7 +61,7 @@ def check_joined(settings: Settings) -> None:
 
 def report(error: UserError, stderr: TextIO) -> None:
     """Show a user's mistake once: through the process that started the ranks, or once a node where that is not ours."""
-    if _STARTED_HERE in os.environ:
+    if started_here():
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": f"error: {error}"}))
     elif int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0:
         stderr.write(f"error: {error}\n")
@@ -77,21 +85,22 @@ def end_with_parent() -> None:
     """
     forking = [0]
     os.register_at_fork(before=lambda: forking.__setitem__(0, os.getpid()), after_in_child=lambda: end_with(forking[0]))
-    if _STARTED_HERE in os.environ:
+    if started_here():
         end_with(int(os.environ[_STARTED_HERE]))
 
 
 def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
     """Run `python -m nemo_bt argv` once per rank and wait for all.
 
-    When a rank fails, the others are ended (SIGTERM, then SIGKILL).
+    When a rank fails, the others are ended (SIGTERM, then SIGKILL). SIGINT, SIGTERM and SIGUSR1 ask the ranks to end
+    between two steps; a second one ends them at once.
 
     Args:
         argv: arguments of the command line.
         num_ranks: processes to start on this machine.
 
     Returns:
-        0, the exit status of the rank that failed first, or 128 + n after signal n.
+        0, `STOPPED_STATUS`, the exit status of the rank that failed first, or 128 + n after signal n.
     """
     from torch.distributed import TCPStore
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, start_processes
@@ -99,40 +108,62 @@ def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks speak for themselves
     # The ranks meet at a store that this process holds, on a port that the system chose: nothing to collide with.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks)))
-    shared = {
-        "WORLD_SIZE": str(num_ranks),
-        "LOCAL_WORLD_SIZE": str(num_ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_RUN_ID": "nemo_bt",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "OMP_NUM_THREADS": threads,
-        _STARTED_HERE: str(os.getpid()),
-    }
-    envs = {rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)}
+    asked: set[int] = set()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if number in asked:
+            raise SignalException("a second one", signal.Signals(number))
+        asked.add(number)
+        name = signal.Signals(number).name
+        print(f"{name}: the run ends after this step; a second {name} ends it at once", file=sys.stderr)
+        for pid in ranks.pids().values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+
     with tempfile.TemporaryDirectory(prefix="nemo_bt-") as log_dir:
+        stopped_file = Path(log_dir) / "stopped"
+        shared = _environment(num_ranks, store.port, stopped_file)
         ranks = start_processes(
             name="nemo-bt",
             entrypoint=sys.executable,
             args=dict.fromkeys(range(num_ranks), ("-u", "-m", "nemo_bt", *argv)),
-            envs=envs,
+            envs={rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)},
             logs_specs=DefaultLogsSpecs(log_dir=log_dir),
         )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, ask)
         try:
-            result = ranks.wait()
-        except (KeyboardInterrupt, SignalException) as stopped:
-            signal_number = stopped.sigval if isinstance(stopped, SignalException) else signal.SIGINT
-            print(f"ended by {signal.Signals(signal_number).name}", file=sys.stderr)
-            return 128 + signal_number
+            failures = ranks.wait().failures
+        except SignalException as stopped:
+            print(f"ended by {signal.Signals(stopped.sigval).name}", file=sys.stderr)
+            return 128 + stopped.sigval
         finally:
             ranks.close()
-    if not result.failures:
-        return 0
-    first = min(result.failures.values(), key=lambda failure: failure.timestamp)
+        if not failures:
+            return STOPPED_STATUS if stopped_file.exists() else 0
+    first = min(failures.values(), key=lambda failure: failure.timestamp)
+    if asked and first.exitcode in (STOPPED_STATUS, -signal.SIGUSR1):
+        print("stopped before training", file=sys.stderr)
+        return STOPPED_STATUS
     if first.exitcode == 2:
         print(first.message, file=sys.stderr)
     elif first.exitcode < 0:
         print(f"rank {first.local_rank} was ended by {first.signal_name()}", file=sys.stderr)
     return first.exitcode if first.exitcode > 0 else 1
+
+
+def _environment(num_ranks: int, port: int, stopped_file: Path) -> dict[str, str]:
+    """Variables that all local ranks have alike."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks)))
+    return {
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "nemo_bt",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "OMP_NUM_THREADS": threads,
+        STOPPED_FILE: str(stopped_file),
+        _STARTED_HERE: str(os.getpid()),
+    }

@@ -18,12 +18,13 @@ from nemo_bt.architecture import HfConfig
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.layers import has_transformer_engine
 from nemo_bt.model.reward_model import RewardModel
-from nemo_bt.monitor import NEVER
 from nemo_bt.origin import Start
 from nemo_bt.resume import CheckedStrategy
+from nemo_bt.run_end import BestValidation
 from nemo_bt.run_settings import ExpManagerSettings
 from nemo_bt.schedule import Schedule, options_of
 from nemo_bt.settings import OptimSettings, Settings
+from nemo_bt.validation import NEVER
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.uint8}
 
@@ -65,9 +66,7 @@ def build_model(
     return model
 
 
-def build_trainer(
-    settings: Settings, num_steps: int, on_gpu: bool, callbacks: Sequence[pl.Callback], loggers: Sequence[Any]
-) -> nl.Trainer:
+def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: Sequence[pl.Callback]) -> nl.Trainer:
     """NeMo's Trainer with its MegatronStrategy at the configured layout."""
     trainer, model = settings.trainer, settings.model
     sharded = model.optim.name == "distributed_fused_adam"
@@ -107,7 +106,7 @@ def build_trainer(
         max_steps=num_steps,
         max_epochs=-1,
         limit_val_batches=trainer.limit_val_batches if validates else 0,
-        val_check_interval=NEVER,  # the monitor says when
+        val_check_interval=NEVER,  # nemo_bt.validation says when
         check_val_every_n_epoch=None,
         log_every_n_steps=trainer.log_every_n_steps,
         num_sanity_val_steps=0,
@@ -119,7 +118,7 @@ def build_trainer(
     )
     # Set after construction: NeMo copies the arguments into every checkpoint's context.
     built.callbacks.extend([SeedCallback(trainer.seed), *callbacks])
-    built.loggers = list(loggers)
+    built.loggers = _build_loggers(settings.exp_manager)
     return built
 
 
@@ -135,7 +134,23 @@ class SeedCallback(pl.Callback):
         tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
 
 
-def build_loggers(settings: ExpManagerSettings) -> list[Any]:
+def build_early_stopping(settings: ExpManagerSettings) -> list[pl.Callback]:
+    """The callback, where there is to be one."""
+    params = settings.early_stopping_callback_params
+    if not settings.create_early_stopping_callback:
+        return []
+    return [
+        BestValidation(
+            monitor=params.monitor,
+            mode=params.mode,
+            min_delta=params.min_delta,
+            patience=params.patience,
+            check_on_train_epoch_end=False,
+        )
+    ]
+
+
+def _build_loggers(settings: ExpManagerSettings) -> list[Any]:
     """Lightning's TensorBoard and W&B loggers, as configured, writing below the log directory."""
     from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 

@@ -68,12 +68,12 @@ class Terminal:
             Console(file=self.console.file, width=_ANY_WIDTH, highlight=False).print(table)
 
     def facts(self, rows: Sequence[tuple[str, str]]) -> None:
-        """Print names and values in two columns."""
+        """Print names and values in two columns, as wide as they are."""
         if self.console:
             table = Table(box=box.SIMPLE, show_header=False)
             for row in rows:
                 table.add_row(*map(escape, row))
-            self.console.print(table)
+            Console(file=self.console.file, width=_ANY_WIDTH, highlight=False).print(table)
 
     def start(self, done: int, total: int, unit: str = "step") -> None:
         """Show the bar, on a real terminal."""

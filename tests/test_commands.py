@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import resource
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from nemo_bt.architecture import scratch_hf_config
 from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.config import load_settings
 from nemo_bt.flops import LayerShape, training_flops
-from tests.runs import metrics, nemo_bt
+from nemo_bt.stopping import STOPPED_STATUS
+from tests.faults import Fault, differences, disturb, overrides_of
+from tests.runs import Run, metrics, nemo_bt
 
 
 def arguments(dataset: Path, log_dir: Path, *extra: str) -> list[str]:
@@ -104,51 +107,34 @@ def test_checkpoints_are_not_written_over(dataset: Path, tmp_path: Path) -> None
     assert "holds checkpoints up to step 40. Set exp_manager.resume_if_exists=true" in result.stderr
 
 
+def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
+    """The run of `killed_and_resumed`, undisturbed."""
+    return {2: [Run(overrides_of(dataset, folder / "undisturbed"))]}
+
+
 @pytest.fixture(scope="module")
 def killed_and_resumed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A two-rank run, killed after its first checkpoint and started again under torchrun."""
+    """A two-rank run, killed while it saved, started again and asked to end, and ended under torchrun."""
     log_dir = tmp_path_factory.mktemp("commands") / "run"
-    argv = arguments(
-        dataset,
-        log_dir,
-        f"+model.data.validation.held_out={dataset / 'random_val.parquet'}",
-        "trainer.devices=2",
-        "model.tensor_model_parallel_size=2",
-        "trainer.max_steps=2000",
-        "trainer.log_every_n_steps=1",
-        "trainer.val_check_interval=1000",
-        "trainer.peak_flops_per_device=1e12",
-        "exp_manager.resume_if_exists=true",
-        "exp_manager.checkpoint_callback_params.every_n_train_steps=3",
-    )
-    command = [sys.executable, "-m", "nemo_bt", *argv]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline_s = time.monotonic() + 120
-    while not list((log_dir / "checkpoints").glob("*.nemo")) or len(metrics(log_dir, "train/loss")) < 5:
-        assert process.poll() is None
-        assert time.monotonic() < deadline_s
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
+    argv = [*overrides_of(dataset, log_dir), "trainer.peak_flops_per_device=1e12"]
+    status, _ = disturb(Fault("save", "all", 0.5, rank=0), argv, log_dir)
+    assert status == -signal.SIGKILL
+    status, output = disturb(Fault("step", "ask", 0.2, rank=0), argv, log_dir)
+    assert status == STOPPED_STATUS, output
+    assert re.search(r"stopped by SIGUSR1 at step \d+ of 40 and saved", output)
+    assert "SIGTERM: the run ends after this step" in output
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [sys.executable, *torchrun, "-m", "nemo_bt", *argv, "trainer.max_steps=8"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    command = [sys.executable, *torchrun, "-m", "nemo_bt", "train", *argv]
+    result = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200
+    )
     assert result.returncode == 0, result.stdout + result.stderr
+    assert f"resuming from {log_dir}/checkpoints/reward-step" in result.stdout
     return log_dir, result.stdout
 
 
-def test_no_rank_outlives_the_process_that_started_it(killed_and_resumed: tuple[Path, str]) -> None:
-    log_dir, _ = killed_and_resumed
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
-    assert not [command for command in commands if str(log_dir).encode() in command]
-
-
-def test_a_killed_run_continues_and_its_metrics_have_every_step_once(killed_and_resumed: tuple[Path, str]) -> None:
-    log_dir, output = killed_and_resumed
-    assert f"resuming from {log_dir}/checkpoints/reward-step" in output
-    records = [json.loads(line) for line in (log_dir / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if "train/loss" in record] == list(range(1, 9))
-    assert [record["step"] for record in records if "val/held_out/loss" in record] == [8]
+def test_a_killed_run_ends_as_one_that_nobody_disturbed(killed_and_resumed: tuple[Path, str], launched: Path) -> None:
+    assert differences(killed_and_resumed[0], launched / "test_commands" / "undisturbed") == []
 
 
 def test_metric_names_are_the_documented_ones(killed_and_resumed: tuple[Path, str]) -> None:
@@ -173,7 +159,7 @@ def test_mfu_is_a_fraction_of_the_given_peak_of_all_ranks(killed_and_resumed: tu
 
 def test_the_terminal_shows_what_a_user_needs_and_nemo_log_the_rest(killed_and_resumed: tuple[Path, str]) -> None:
     log_dir, output = killed_and_resumed
-    assert output.count("step 8/8") == 1
+    assert output.count("step 40/40") == 1
     assert "validation held_out: loss" in output
     assert "longer answer wins" in output
     assert "NeMo" not in output
@@ -184,10 +170,10 @@ def test_the_terminal_shows_what_a_user_needs_and_nemo_log_the_rest(killed_and_r
 def test_a_run_leaves_whole_checkpoints_and_its_configuration(killed_and_resumed: tuple[Path, str]) -> None:
     log_dir, _ = killed_and_resumed
     kept = sorted(path.name for path in (log_dir / "checkpoints").iterdir())
-    assert kept == ["reward-step6.nemo", "reward-step8.nemo"]
+    assert kept == ["reward-step38.nemo", "reward-step40.nemo"]
     for name in ("context/io.json", "context/model.yaml", "context/tokenizer/tokenizer.json", "weights/metadata.json"):
-        assert (log_dir / "checkpoints" / "reward-step8.nemo" / name).is_file()
-    assert "max_steps: 8" in (log_dir / "config.yaml").read_text()
+        assert (log_dir / "checkpoints" / "reward-step40.nemo" / name).is_file()
+    assert "max_steps: 40" in (log_dir / "config.yaml").read_text()
 
 
 def test_nemo_loads_the_checkpoints_context(killed_and_resumed: tuple[Path, str]) -> None:
@@ -199,7 +185,7 @@ def test_nemo_loads_the_checkpoints_context(killed_and_resumed: tuple[Path, str]
         "model = io.load_context(Path(sys.argv[1]), subpath='model')\n"
         "print(type(context.model).__name__, type(model).__name__, model.config.num_layers, model.tokenizer.vocab_size)"
     )
-    path = log_dir / "checkpoints" / "reward-step8.nemo" / "context"
+    path = log_dir / "checkpoints" / "reward-step40.nemo" / "context"
     env = os.environ | {
         "TORCH_CUDA_ARCH_LIST": "9.0"
     }  # where nvcc is and no GPU, megatron.core does not import without

@@ -26,7 +26,12 @@ from nemo_bt.terminal import Terminal
 
 
 def load_sets(
-    settings: Settings, tokenizer: Any, tokenizer_folder: Path, with_validation: bool, terminal: Terminal
+    settings: Settings,
+    tokenizer: Any,
+    tokenizer_folder: Path,
+    with_validation: bool,
+    terminal: Terminal,
+    with_train: bool = True,
 ) -> dict[str, PairSet]:
     """The training set, under "train", and the validation sets.
 
@@ -36,6 +41,7 @@ def load_sets(
         tokenizer_folder: that it was loaded from.
         with_validation: whether validation sets are wanted.
         terminal: gets a line for each source.
+        with_train: whether the training set is.
 
     Raises:
         UserError: data that cannot be read or used as it is, beyond the limits of model.data.
@@ -43,7 +49,7 @@ def load_sets(
     data = settings.model.data
     renderer = load_renderer(tokenizer, data)
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in tokenizer_files(tokenizer_folder))).hexdigest()
-    wanted = {"train": data.train} | (data.validation if with_validation else {})
+    wanted = ({"train": data.train} if with_train else {}) | (data.validation if with_validation else {})
     sets: dict[str, PairSet] = {}
     for name, sources in wanted.items():
         cached = []
@@ -53,7 +59,7 @@ def load_sets(
             setting = f"model.data.{'train' if name == 'train' else f'validation.{name}'}"
             cached.append(open_source(recipe, setting, digest, cache_folder(data.cache_dir), num_workers, terminal))
         sets[name] = mix(name, sources, cached, settings, terminal)
-        if name != "train":
+        if name != "train" and with_train:
             overlap = check_overlap(sets["train"], sets[name], settings.model.data.max_bad_fraction)
             if overlap:
                 terminal.line(f"{name}: {overlap:,} pairs have an answer that is also in the training data")

@@ -137,6 +137,10 @@ class RewardModel(llm.GPTModel):
             raise RuntimeError(f"missing {missing}, not known {result.unexpected_keys}")
         return result
 
+    def on_train_batch_start(self, *_: Any) -> int | None:
+        """Leave the step out, and end the epoch, when the run is to stop; callbacks have saved by now."""
+        return -1 if self.trainer.should_stop else None
+
     def data_step(self, dataloader_iter: Iterator[PairStream]) -> PairStream:
         """The next stream, on this rank's device."""
         return next(dataloader_iter).to(torch.device(torch.cuda.current_device()))

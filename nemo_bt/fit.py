@@ -1,0 +1,132 @@
+"""What was prepared -> NeMo's Trainer, run. NeMo is imported inside functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.flops import peak_flops
+from nemo_bt.prepare import Prepared
+from nemo_bt.settings import Settings
+from nemo_bt.stopping import StopRequest
+from nemo_bt.terminal import Terminal
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        step: optimizer steps behind it.
+        validation: step and metrics of the last validation, by name.
+        stopped_by: what ended it before its last step and saved it; None where nothing did.
+    """
+
+    step: int
+    validation: dict[str, float]
+    stopped_by: str | None = None
+
+
+def fit(
+    settings: Settings,
+    prepared: Prepared,
+    on_gpu: bool,
+    terminal: Terminal,
+    request: StopRequest,
+    callbacks: Sequence[Any],
+) -> Outcome:
+    """Train on this rank, together with all others, from the checkpoint that was found or from the start.
+
+    Args:
+        settings: of the run.
+        prepared: for it.
+        on_gpu: whether ranks have one each.
+        terminal: rank 0's; silent on the others.
+        request: to end early.
+        callbacks: of Lightning, called after the run's own.
+    """
+    _import_nemo(on_gpu)
+    from nemo_bt.checkpoint_callback import CheckpointCallback
+    from nemo_bt.metrics_log import MetricsLog
+    from nemo_bt.monitor import Monitor
+    from nemo_bt.nemo_setup import build_early_stopping, build_model, build_trainer
+    from nemo_bt.nonfinite import NonFiniteGuard
+    from nemo_bt.run_end import EarlyEnd
+    from nemo_bt.run_state import RunState
+    from nemo_bt.validation import Validation
+
+    exp, log_dir, num_steps = settings.exp_manager, Path(settings.exp_manager.explicit_log_dir), prepared.total_steps
+    data = _data(settings, prepared)
+    sampler, log = data.data_sampler, MetricsLog(log_dir)
+    monitor = Monitor(sampler, terminal, log, settings.trainer, num_steps, _peak_flops(settings, on_gpu))
+    validation = Validation(sampler, terminal, log, settings.trainer, num_steps)
+    end = EarlyEnd(request)
+    own = [
+        NonFiniteGuard(sampler, terminal, settings.trainer.max_nonfinite_steps),
+        end,
+        CheckpointCallback(log_dir / "checkpoints", settings, validation, prepared.adapters),
+        monitor,
+        RunState(sampler, monitor, validation),
+        validation,
+        *build_early_stopping(exp),
+    ]
+    trainer = build_trainer(settings, num_steps, on_gpu, [*own, *callbacks])
+    model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps)
+    trainer.strategy.terminal, trainer.strategy.is_trusted = terminal, exp.trust_checkpoint
+    trainer.fit(model, data, ckpt_path=str(prepared.resume_from) if prepared.resume_from else None)
+    step = trainer.global_step
+    _leave()
+    return Outcome(step, validation.record, end.reason if step < num_steps else None)
+
+
+def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal) -> Outcome:
+    """Validate on this rank, together with all others, without a step."""
+    _import_nemo(on_gpu)
+    from nemo_bt.metrics_log import MetricsLog
+    from nemo_bt.nemo_setup import build_model, build_trainer
+    from nemo_bt.validation import Validation
+
+    data, log = _data(settings, prepared), MetricsLog(Path(settings.exp_manager.explicit_log_dir))
+    validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
+    trainer = build_trainer(settings, 1, on_gpu, [validation])
+    model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps=1)
+    trainer.validate(model, data, verbose=False)
+    _leave()
+    return Outcome(0, validation.record)
+
+
+def _import_nemo(on_gpu: bool) -> None:
+    from nemo_bt import cpu
+
+    if not on_gpu:
+        cpu.install()
+        import nemo_bt.nemo_setup  # noqa: F401
+
+        cpu.after_nemo_import()
+
+
+def _data(settings: Settings, prepared: Prepared) -> Any:
+    from nemo_bt.data_module import PairDataModule
+
+    sets, pad_id = dict(prepared.sets), prepared.tokenizer.pad_token_id
+    return PairDataModule(sets.pop("train", None), sets, settings, num_steps=prepared.total_steps, pad_id=pad_id)
+
+
+def _leave() -> None:
+    import torch
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    torch.distributed.destroy_process_group()
+
+
+def _peak_flops(settings: Settings, on_gpu: bool) -> float | None:
+    """Of all devices of the run."""
+    import torch
+
+    of_one = settings.trainer.peak_flops_per_device
+    if of_one is None and on_gpu:
+        of_one = peak_flops(torch.cuda.get_device_name(), settings.trainer.precision)
+    return of_one * settings.world_size if of_one else None

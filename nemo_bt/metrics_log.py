@@ -1,0 +1,45 @@
+"""metrics.jsonl: one object a logged step, on rank 0, and the same values to Lightning's loggers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """The file of one run, in its log directory."""
+
+    def __init__(self, log_dir: Path) -> None:
+        self.file = log_dir / FILE
+
+    def drop_after(self, step: int, is_validated: bool) -> None:
+        """Remove what an interrupted run logged beyond the checkpoint that it goes on from, and a half-written line.
+
+        Args:
+            step: of the checkpoint.
+            is_validated: whether the checkpoint knows of a validation at that step; else it will be made again.
+        """
+        if not self.file.exists():
+            return
+        kept = []
+        for line in self.file.read_text().splitlines(keepends=True):
+            record = json.loads(line) if line.endswith("\n") else {"step": step + 1}
+            is_validation = any(key.startswith("val/") for key in record)
+            if record["step"] < step or (record["step"] == step and (is_validated or not is_validation)):
+                kept.append(line)
+        shorter = self.file.with_suffix(".tmp")
+        shorter.write_text("".join(kept))
+        shorter.replace(self.file)
+
+    def write(self, trainer: pl.Trainer, step: int, values: dict[str, Any]) -> None:
+        """Append one object; loggers get it without the values that nobody computed."""
+        if trainer.is_global_zero:
+            with self.file.open("a") as file:
+                file.write(json.dumps({"step": step} | values) + "\n")
+            for logger in trainer.loggers:
+                logger.log_metrics({key: value for key, value in values.items() if value is not None}, step)

@@ -1,0 +1,57 @@
+"""What a checkpoint holds of a run beside weights, optimizer and schedule, so that it goes on to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from megatron.core import tensor_parallel
+
+from nemo_bt.data_module import PairSampler
+from nemo_bt.monitor import Monitor
+from nemo_bt.validation import Validation
+
+
+class RunState(pl.Callback):
+    """Sums that were not logged yet, the last validation, and where random numbers are, of every rank.
+
+    A run that goes on with another number of ranks has the same sums, in other parts, and draws other random numbers.
+    Which pairs a step has is a function of its number: nothing to hold.
+    """
+
+    def __init__(self, sampler: PairSampler, monitor: Monitor, validation: Validation) -> None:
+        self.sampler, self.monitor, self.validation = sampler, monitor, validation
+        self._random: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all ranks, the same on each: one gather."""
+        sums = {name: sums_SM.tolist() for name, sums_SM in self.sampler.sums_SM.items()}
+        tracker = tensor_parallel.get_cuda_rng_tracker()
+        own = {
+            "sums": sums,
+            "interval": dict(self.monitor.interval),
+            "random": {"torch": torch.get_rng_state(), "tracker": tracker.get_states()},
+        }
+        ranks: list[dict[str, Any]] = [{}] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(ranks, own)
+        return {"ranks": ranks, "validation": self.validation.record, "skipped_steps": self.sampler.skipped_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take this rank's part; of another number of ranks the first takes all sums."""
+        self.validation.record, self.sampler.skipped_steps = state_dict["validation"], state_dict["skipped_steps"]
+        ranks, rank = state_dict["ranks"], torch.distributed.get_rank()
+        if len(ranks) == torch.distributed.get_world_size():
+            parts, self._random = [ranks[rank]], ranks[rank]["random"]
+        else:
+            parts = ranks if rank == 0 else []
+        self.monitor.interval = dict(ranks[0]["interval"])
+        for part in parts:
+            for name, sums in part["sums"].items():
+                self.sampler.add_sums(name, torch.tensor(sums, dtype=torch.float64))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Building the model drew random numbers: only now are they put back."""
+        if self._random:
+            torch.set_rng_state(self._random["torch"])
+            tensor_parallel.get_cuda_rng_tracker().set_states(self._random["tracker"])

@@ -1,0 +1,72 @@
+"""Ending a run early, between two steps and with everything saved: asked by a signal, or by a limit on its time.
+
+SIGUSR1, SIGTERM and SIGINT ask; a second SIGINT ends at once. Ranks that `nemo-bt train` started itself are asked with
+SIGUSR1 and ended with SIGTERM. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from types import FrameType
+
+STOPPED_STATUS = 75
+"""Exit status of a command that ended early and can be continued: EX_TEMPFAIL of sysexits.h."""
+STOPPED_FILE = "NEMO_BT_STOPPED_FILE"
+"""Variable that names a file which exists, after the run, if it ended early. Ranks under srun or torchrun end with 0:
+any other status would have the rest of the job killed."""
+_TIME_LIMIT = 1000
+_START_S = time.monotonic()
+
+
+class StopRequest:
+    """What this process was asked.
+
+    Args:
+        limit_s: seconds from the start of the process after which the run is to end; None is no limit.
+        ends_on_sigterm: SIGTERM is not a request.
+    """
+
+    def __init__(self, limit_s: float | None, ends_on_sigterm: bool) -> None:
+        self.limit_s, self._asking = limit_s, {signal.SIGUSR1, signal.SIGINT}
+        if not ends_on_sigterm:
+            self._asking.add(signal.SIGTERM)
+        self._signal, self._is_training = 0, False
+
+    def listen(self, is_training: bool = False) -> None:
+        """Take over the signals. Before training there is nothing to finish or save: a request ends the process.
+
+        Raises:
+            SystemExit: at a request before training, with `STOPPED_STATUS`.
+        """
+        self._is_training = is_training
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's would end the run at the next step, unsaved
+        for number in self._asking:
+            signal.signal(number, self._note)
+
+    def code(self) -> int:
+        """0, or what asks; the largest of all ranks is everybody's."""
+        if self._signal:
+            return self._signal
+        return _TIME_LIMIT if self.limit_s is not None and time.monotonic() - _START_S >= self.limit_s else 0
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._signal == number:
+            raise KeyboardInterrupt
+        self._signal = number
+        if not self._is_training:
+            tell_stopped(f"{reason_of(number)} before training")
+            raise SystemExit(STOPPED_STATUS)
+
+
+def reason_of(code: int) -> str:
+    """What asked, for a message."""
+    return "exp_manager.max_time_per_run" if code == _TIME_LIMIT else signal.Signals(code).name
+
+
+def tell_stopped(reason: str) -> None:
+    """Leave the file that whoever started the ranks looks for."""
+    if STOPPED_FILE in os.environ:
+        Path(os.environ[STOPPED_FILE]).write_text(f"{reason}\n")
