@@ -8,7 +8,7 @@ QUICKSTART := runs/quickstart
 
 DATA ?= data
 
-.PHONY: quickstart test bench format lock clean
+.PHONY: quickstart test test-slurm bench format lock clean
 
 $(INSTALLED): pyproject.toml .requirements.lock
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else f"Python 3.10 to 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
@@ -25,6 +25,10 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+
+# Jobs on a Slurm of two nodes that is started here (apt-get install slurm-wlm; as root): about eight minutes.
+test-slurm: $(INSTALLED)
+	NEMO_BT_TEST_SLURM=1 $(BIN)/pytest tests/test_slurm.py
 
 # Speed beside TRL: $(DATA) holds hh_train.parquet and alpaca_eval_train.parquet. Under 20 minutes on two cores.
 bench: $(INSTALLED)

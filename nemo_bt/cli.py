@@ -44,10 +44,11 @@ def run(argv: Sequence[str]) -> int:
     data.add_argument("--pairs", type=int, default=2, help="show: pairs of each set")
     data.add_argument("--picture", type=Path, default=Path("lengths.png"), help="stats: file for the histogram")
     validation = commands.add_parser("validate", help="validate a model, without training", description=described)
+    nodes = commands.add_parser("check-nodes", help="compare the nodes of a Slurm job", description=described)
     plan = commands.add_parser("plan", help="memory and time of every layout on a cluster", description=described)
     plan.add_argument("--json", action="store_true", help="everything, for programs")
     plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
-    for command, name in ((train, "train"), (validation, "train"), (data, "train"), (plan, "plan")):
+    for command, name in ((train, "train"), (validation, "train"), (nodes, "train"), (data, "train"), (plan, "plan")):
         command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
         command.add_argument("--config-dir", help="a folder with configurations of your own")
         command.add_argument("overrides", nargs="*", metavar="key=value")
@@ -55,7 +56,13 @@ def run(argv: Sequence[str]) -> int:
     if any(word.startswith("-") for word in more):
         parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
     args.overrides += more
-    return {"data": _data, "plan": _plan, "train": _train, "validate": _train}[args.command](args)
+    run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "train": _train, "validate": _train}
+    try:
+        return run[args.command](args)
+    except UserError as error:
+        if launch.current_rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def _data(args: argparse.Namespace) -> int:
@@ -63,38 +70,39 @@ def _data(args: argparse.Namespace) -> int:
     from nemo_bt.checks import check_data
     from nemo_bt.config import load_settings
 
-    try:
-        overrides = ["exp_manager.explicit_log_dir=unused", *args.overrides]
-        settings = load_settings(args.config_name, overrides, args.config_dir)
-        check_data(settings.model.data)
+    overrides = ["exp_manager.explicit_log_dir=unused", *args.overrides]
+    settings = load_settings(args.config_name, overrides, args.config_dir)
+    check_data(settings.model.data)
 
-        from nemo_bt.data.inspect import open_sets, show, stats
-        from nemo_bt.terminal import Terminal
+    from nemo_bt.data.inspect import open_sets, show, stats
+    from nemo_bt.terminal import Terminal
 
-        terminal = Terminal(sys.stdout)
-        sets, tokenizer = open_sets(settings, terminal)
-        if args.pairs < 1:
-            raise UserError(f"--pairs: expected 1 or more, got {args.pairs}.")
-        if args.action == "show":
-            show(sets, tokenizer, args.pairs, terminal)
-        elif args.action == "stats":
-            stats(sets, settings, args.picture, terminal)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    terminal = Terminal(sys.stdout)
+    sets, tokenizer = open_sets(settings, terminal)
+    if args.pairs < 1:
+        raise UserError(f"--pairs: expected 1 or more, got {args.pairs}.")
+    if args.action == "show":
+        show(sets, tokenizer, args.pairs, terminal)
+    elif args.action == "stats":
+        stats(sets, settings, args.picture, terminal)
     return 0
 
 
 def _plan(args: argparse.Namespace) -> int:
     """nemo-bt plan."""
-    try:
-        from nemo_bt.plan.command import plan_run
-        from nemo_bt.terminal import Terminal
+    from nemo_bt.plan.command import plan_run
+    from nemo_bt.terminal import Terminal
 
-        plan_run(args.config_name, args.overrides, args.config_dir, args.rows, args.json, Terminal(sys.stdout))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    plan_run(args.config_name, args.overrides, args.config_dir, args.rows, args.json, Terminal(sys.stdout))
+    return 0
+
+
+def _check_nodes(args: argparse.Namespace) -> int:
+    """nemo-bt check-nodes, on one of them."""
+    from nemo_bt.config import load_settings
+    from nemo_bt.node_check import check_nodes
+
+    check_nodes(load_settings(args.config_name, args.overrides, args.config_dir))
     return 0
 
 
@@ -103,27 +111,22 @@ def _train(args: argparse.Namespace) -> int:
     from nemo_bt.checks import check_settings
     from nemo_bt.config import load_settings
 
-    try:
-        unused = ["model.data.train=unused"] if args.command == "validate" else []
-        settings = load_settings(args.config_name, [*unused, *args.overrides], args.config_dir)
-        request = StopRequest(time_limit_s(settings), ends_on_sigterm=launch.started_here())
-        if launch.joined() or settings.world_size == 1:
-            request.listen()
-        origin = check_settings(settings)
-        if settings.model.restore_from_path and origin and origin.nemo_file is None:
-            model = replace(settings.model, restore_from_path=origin.given)  # all ranks, and config.yaml, at one commit
-            settings = replace(settings, model=model)
-        if not launch.joined() and settings.world_size > 1:
-            if settings.trainer.num_nodes > 1:
-                raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
-            return launch.run_ranks(_same_command(args, settings), settings.world_size)
-        if launch.joined():
-            launch.end_with_parent()
-            launch.check_joined(settings)
-    except UserError as error:
-        if launch.current_rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
-        return 2
+    unused = ["model.data.train=unused"] if args.command == "validate" else []
+    settings = load_settings(args.config_name, [*unused, *args.overrides], args.config_dir)
+    request = StopRequest(time_limit_s(settings), ends_on_sigterm=launch.started_here())
+    if launch.joined() or settings.world_size == 1:
+        request.listen()
+    origin = check_settings(settings)
+    if settings.model.restore_from_path and origin and origin.nemo_file is None:
+        model = replace(settings.model, restore_from_path=origin.given)  # all ranks, and config.yaml, at one commit
+        settings = replace(settings, model=model)
+    if not launch.joined() and settings.world_size > 1:
+        if settings.trainer.num_nodes > 1:
+            raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
+        return launch.run_ranks(_same_command(args, settings), settings.world_size)
+    if launch.joined():
+        launch.end_with_parent()
+        launch.check_joined(settings)
     return _train_here(args.command, settings, origin, request)
 
 
