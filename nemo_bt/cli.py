@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from nemo_bt import launch
@@ -140,6 +138,7 @@ def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:
 
 def _train_here(command: str, settings: Settings, origin: Origin | None, request: StopRequest) -> int:
     """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
+    from nemo_bt.failure import report_failure
     from nemo_bt.terminal import Terminal, divert_output
     from nemo_bt.train import train, validate_only
 
@@ -152,23 +151,16 @@ def _train_here(command: str, settings: Settings, origin: Origin | None, request
         launch.report(wrong, sys.stderr)
         return 2
     stdout, stderr = divert_output(log_dir / "nemo.log")
-    terminal = Terminal(stdout if rank == 0 else None)
-
-    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        terminal.stop()
-        sys.__excepthook__(kind, error, trace)  # into nemo.log
-        lines = "".join(traceback.format_exception(kind, error, trace))
-        stderr.write(f"{lines}rank {rank} failed; its output is in {log_dir / 'nemo.log'}\n")
-
-    sys.excepthook = show
+    terminal = Terminal(stdout if rank == 0 else None, stderr)
+    sys.excepthook = report_failure(rank, log_dir, terminal)
     try:
         if command == "validate":
             validate_only(settings, origin, terminal)
             return 0
         outcome = train(settings, origin, terminal, rank, request=request)
     except SystemExit:
-        if not launch.started_here():
-            stderr.write("stopped before training\n")
+        if not launch.started_here() and rank == 0:
+            terminal.error("stopped before training")
         raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # into nemo.log

@@ -34,6 +34,7 @@ def fit(
     prepared: Prepared,
     on_gpu: bool,
     terminal: Terminal,
+    rank: int,
     request: StopRequest,
     callbacks: Sequence[Any],
 ) -> Outcome:
@@ -44,6 +45,7 @@ def fit(
         prepared: for it.
         on_gpu: whether ranks have one each.
         terminal: rank 0's; silent on the others.
+        rank: of this process in the whole job.
         request: to end early.
         callbacks: of Lightning, called after the run's own.
     """
@@ -56,6 +58,7 @@ def fit(
     from nemo_bt.run_end import EarlyEnd
     from nemo_bt.run_state import RunState
     from nemo_bt.validation import Validation
+    from nemo_bt.watchdog import Watchdog
 
     exp, log_dir, num_steps = settings.exp_manager, Path(settings.exp_manager.explicit_log_dir), prepared.total_steps
     data = _data(settings, prepared)
@@ -71,6 +74,7 @@ def fit(
         RunState(sampler, monitor, validation),
         validation,
         *build_early_stopping(exp),
+        Watchdog(settings.trainer.hang_timeout_s, rank, log_dir, terminal),
     ]
     trainer = build_trainer(settings, num_steps, on_gpu, [*own, *callbacks])
     model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps)

@@ -16,11 +16,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
 from nemo_bt.stopping import STOPPED_FILE, STOPPED_STATUS
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 _STARTED_HERE = "NEMO_BT_STARTED_HERE"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -142,14 +145,19 @@ def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
         if not failures:
             return STOPPED_STATUS if stopped_file.exists() else 0
     first = min(failures.values(), key=lambda failure: failure.timestamp)
-    if asked and first.exitcode in (STOPPED_STATUS, -signal.SIGUSR1):
+    return _status_of(first, was_asked=bool(asked))
+
+
+def _status_of(failure: ProcessFailure, was_asked: bool) -> int:
+    """Say what a rank that failed could not say itself, and turn it into an exit status."""
+    if was_asked and failure.exitcode in (STOPPED_STATUS, -signal.SIGUSR1):
         print("stopped before training", file=sys.stderr)
         return STOPPED_STATUS
-    if first.exitcode == 2:
-        print(first.message, file=sys.stderr)
-    elif first.exitcode < 0:
-        print(f"rank {first.local_rank} was ended by {first.signal_name()}", file=sys.stderr)
-    return first.exitcode if first.exitcode > 0 else 1
+    if failure.exitcode == 2:
+        print(failure.message, file=sys.stderr)
+    elif failure.exitcode < 0:
+        print(f"rank {failure.local_rank} was ended by {failure.signal_name()}", file=sys.stderr)
+    return failure.exitcode if failure.exitcode > 0 else 1
 
 
 def _environment(num_ranks: int, port: int, stopped_file: Path) -> dict[str, str]:

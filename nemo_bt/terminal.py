@@ -1,6 +1,6 @@
 """What the user sees: a progress bar and short lines. Everything that libraries print goes to nemo.log instead.
 
-Only rank 0 has a terminal; on the others every method does nothing.
+Only rank 0 has a terminal; on the others every method but `error` does nothing.
 """
 
 from __future__ import annotations
@@ -46,9 +46,15 @@ _ANY_WIDTH = 10_000
 
 
 class Terminal:
-    """A progress bar with lines above it; plain lines where stdout is not a terminal."""
+    """A progress bar with lines above it; plain lines where stdout is not a terminal.
 
-    def __init__(self, stream: TextIO | None) -> None:
+    Args:
+        stream: of rank 0; None on the others, which show nothing.
+        errors: where every rank's errors go.
+    """
+
+    def __init__(self, stream: TextIO | None, errors: TextIO = sys.stderr) -> None:
+        self.errors = errors
         self.console = Console(file=stream, soft_wrap=True, highlight=False) if stream else None
         self._bar: Progress | None = None
 
@@ -56,6 +62,11 @@ class Terminal:
         """Print one line."""
         if self.console:
             self.console.print(text, markup=False)
+
+    def error(self, text: str) -> None:
+        """Write lines to the user's stderr, from any rank, in one piece."""
+        self.errors.write(f"{text}\n")
+        self.errors.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Print a table as wide as it is; the first column is text, the others are numbers."""

@@ -64,7 +64,7 @@ def train(
     if rank == 0:
         append_event(log_dir, "started", step=start_step, of_steps=total_steps, ranks=settings.world_size)
     request = request or StopRequest(time_limit_s(settings), ends_on_sigterm=False)
-    outcome = fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, request, callbacks)
+    outcome = fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, rank, request, callbacks)
     if rank == 0:
         append_event(log_dir, "ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
     if outcome.stopped_by:

@@ -21,7 +21,7 @@ from tests.layouts import SP, TP2, checkpoint, common
 from tests.runs import REPO, Run, full_tensors, metrics
 from tests.slurm_cluster import NODES, Cluster, why_not
 
-STEPS = 30
+STEPS = 60
 LAYOUT = [*TP2, *SP]
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"no Slurm here: {why_not()}")
 whole_suite = pytest.mark.skipif("NEMO_BT_TEST_SLURM" not in os.environ, reason="minutes of jobs: make test-slurm")
@@ -73,11 +73,12 @@ def printed(cluster: Cluster, name: str) -> str:
 
 
 def wait_for_steps(cluster: Cluster, job: int, log_dir: Path, number: int) -> None:
-    deadline_s = time.monotonic() + 150
+    looks = 0
     while len(metrics(log_dir, "train/loss")) < number or not saved_checkpoints(log_dir / "checkpoints"):
-        assert cluster.state(job) not in ("FAILED", "COMPLETED", "TIMEOUT"), cluster.state(job)
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
+        looks += 1
+        assert looks % 20 or cluster.state(job) in ("PENDING", "RUNNING"), cluster.state(job)
+        assert looks < 3000
+        time.sleep(0.05)
 
 
 def assert_equals_the_local_run(log_dir: Path, local: Path) -> None:
@@ -120,13 +121,13 @@ def test_a_job_that_is_requeued_continues_to_the_losses_of_the_local_run(
 def test_a_job_that_reaches_its_time_limit_saves_and_continues(
     cluster: Cluster, dataset: Path, local: Path, tmp_path: Path
 ) -> None:
-    log_dir, steps = tmp_path / "run", 500
-    argv = [*overrides_of(dataset, log_dir), f"trainer.max_steps={steps}", "trainer.val_check_interval=1000"]
-    job = submit(cluster, "train", "time_limit", *argv, options=("--time=2", "--signal=USR1@60"))
-    cluster.wait(job, "COMPLETED", "FAILED", "TIMEOUT", timeout_s=400)
+    log_dir, steps = tmp_path / "run", 1000
+    argv = [*overrides_of(dataset, log_dir), f"trainer.max_steps={steps}", "trainer.val_check_interval=10000"]
+    job = submit(cluster, "train", "time_limit", *argv, options=("--time=3", "--signal=USR1@60"))
+    cluster.wait(job, "COMPLETED", "FAILED", "TIMEOUT", timeout_s=600)
     said = printed(cluster, "time_limit")
     assert cluster.state(job) == "COMPLETED", said
-    assert re.search(r"stopped by SIGUSR1 at step \d+ of 500 and saved", said)
+    assert re.search(r"stopped by SIGUSR1 at step \d+ of 1000 and saved", said)
     assert "stopped by SIGUSR1: back to the queue" in said
     assert metrics(log_dir, "step") == [*range(1, steps + 1), steps]
     assert metrics(log_dir, "train/loss")[:STEPS] == metrics(local, "train/loss")

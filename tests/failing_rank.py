@@ -1,0 +1,36 @@
+"""One rank of a run in which rank 1 fails or hangs in step 3: failing_rank.py raise|hang key=value ..."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.checks import check_settings
+from nemo_bt.config import load_settings
+from nemo_bt.failure import report_failure
+from nemo_bt.launch import current_rank
+from nemo_bt.terminal import Terminal, divert_output
+from nemo_bt.train import train
+
+
+def main(what: str, *overrides: str) -> None:
+    settings = load_settings("train", overrides)
+    log_dir, rank = Path(settings.exp_manager.explicit_log_dir), current_rank()
+    log_dir.mkdir(parents=True, exist_ok=True)
+    _, stderr = divert_output(log_dir / "nemo.log")
+    terminal = Terminal(None, stderr)
+    sys.excepthook = report_failure(rank, log_dir, terminal)
+    import lightning.pytorch as pl
+
+    class Fault(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 2 and rank == 1:
+                if what == "hang":
+                    time.sleep(600)
+                raise ArithmeticError("an error of rank 1")
+
+    train(settings, check_settings(settings), terminal, rank, [Fault()])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
