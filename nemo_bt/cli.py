@@ -46,15 +46,21 @@ def run(argv: Sequence[str]) -> int:
     plan = commands.add_parser("plan", help="memory and time of every layout on a cluster", description=described)
     plan.add_argument("--json", action="store_true", help="everything, for programs")
     plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
+    status = commands.add_parser("status", help="where a run is, from its log directory")
+    status.add_argument("log_dir", type=Path)
+    status.add_argument("--verify", action="store_true", help="read every file of every checkpoint")
     for command, name in ((train, "train"), (validation, "train"), (nodes, "train"), (data, "train"), (plan, "plan")):
         command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
         command.add_argument("--config-dir", help="a folder with configurations of your own")
         command.add_argument("overrides", nargs="*", metavar="key=value")
     args, more = parser.parse_known_args(argv)  # argparse takes overrides on one side of an option only
+    if args.command == "status" and more:
+        parser.error(f"unknown argument {more[0]}")
     if any(word.startswith("-") for word in more):
         parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
-    args.overrides += more
-    run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "train": _train, "validate": _train}
+    args.overrides = [*getattr(args, "overrides", []), *more]
+    run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": _train}
+    run["validate"] = _train
     try:
         return run[args.command](args)
     except UserError as error:
@@ -92,6 +98,15 @@ def _plan(args: argparse.Namespace) -> int:
     from nemo_bt.terminal import Terminal
 
     plan_run(args.config_name, args.overrides, args.config_dir, args.rows, args.json, Terminal(sys.stdout))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    """nemo-bt status."""
+    from nemo_bt.status import show_status
+    from nemo_bt.terminal import Terminal
+
+    show_status(args.log_dir, args.verify, Terminal(sys.stdout))
     return 0
 
 

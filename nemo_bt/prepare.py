@@ -56,7 +56,7 @@ def prepare(settings: Settings, origin: Origin | None, terminal: Terminal, only_
     resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
     if resume_from:
         check_same_plan(log_dir / "config.yaml", settings)
-    tokenizer_folder = Path(model.tokenizer.type) if model.tokenizer.type or not origin else origin.tokenizer
+    tokenizer_folder = origin.tokenizer if origin and not model.tokenizer.type else Path(str(model.tokenizer.type))
     tokenizer = load_tokenizer(str(tokenizer_folder), model.tokenizer.pad_token)
     hf_config = hf_config_of(settings, origin, max(tokenizer.get_vocab().values()) + 1)
     check_vocabulary(hf_config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")

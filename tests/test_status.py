@@ -1,0 +1,100 @@
+"""nemo-bt status, on log directories written by hand."""
+
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_bt.errors import UserError
+from nemo_bt.events import append_event
+from nemo_bt.manifest import facts_of, files_of, write_manifest
+from nemo_bt.status import show_status
+from nemo_bt.terminal import Terminal
+
+
+def log_steps(log_dir: Path, steps: range, **more: Any) -> None:
+    with (log_dir / "metrics.jsonl").open("a") as file:
+        for step in steps:
+            values = {"train/loss": 0.7 - step / 100, "train/accuracy": 0.5, "train/step_time_s": 2.0} | more
+            file.write(json.dumps({"step": step} | values) + "\n")
+
+
+def save(log_dir: Path, step: int) -> Path:
+    checkpoint = log_dir / "checkpoints" / f"reward-step{step}.nemo"
+    (checkpoint / "weights").mkdir(parents=True)
+    (checkpoint / "weights" / "__0_0.distcp").write_bytes(bytes(1000))
+    (checkpoint / "weights" / "common.pt").write_bytes(b"1")
+    write_manifest(checkpoint, facts_of(checkpoint, files_of(checkpoint)))
+    return checkpoint
+
+
+def status(log_dir: Path, verifies: bool = False) -> str:
+    out = io.StringIO()
+    show_status(log_dir, verifies, Terminal(out))
+    return " ".join(out.getvalue().split())
+
+
+def test_a_run_in_progress(tmp_path: Path) -> None:
+    append_event(tmp_path, "started", step=0, of_steps=30, ranks=2)
+    append_event(tmp_path, "started", step=4, of_steps=30, ranks=2)
+    assert "step 4 of 30; nothing logged yet" in status(tmp_path)
+    log_steps(tmp_path, range(1, 10))
+    log_steps(tmp_path, range(10, 11), **{"train/skipped_steps": 3})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 10, "val/hh/loss": 0.5, "val/hh/accuracy": 0.75}) + "\n" + '{"step": 11, "tra')
+    shown = status(tmp_path)
+    assert f"state running on {socket.gethostname()}, 2 ranks; last line 0:00:0" in shown
+    assert "step 10 of 30 loss 0.6000 accuracy 0.500; left 0:00:40, until 2" in shown
+    assert "; 3 steps skipped" in shown
+    assert "validation hh loss 0.5000 accuracy 0.7500 at step 10" in shown
+    assert ", 1 restarts" in shown
+    os.utime(tmp_path / "metrics.jsonl", (1e9, 1e9))
+    assert "state silent on" in status(tmp_path)
+
+
+def test_how_a_run_ended(tmp_path: Path) -> None:
+    append_event(tmp_path, "started", step=0, of_steps=30, ranks=1)
+    append_event(tmp_path, "ended", step=12, of_steps=30, stopped_by="SIGUSR1")
+    assert "state stopped by SIGUSR1 and saved, to be resumed" in status(tmp_path)
+    append_event(tmp_path, "started", step=12, of_steps=30, ranks=1)
+    append_event(tmp_path, "failed", rank=3, error="RuntimeError: no memory")
+    append_event(tmp_path, "failed", rank=0, error="RuntimeError: lost")
+    assert "state failed: rank 3: RuntimeError: no memory" in status(tmp_path)
+    append_event(tmp_path, "started", step=12, of_steps=30, ranks=1)
+    append_event(tmp_path, "ended", step=30, of_steps=30, stopped_by=None)
+    assert "state finished" in status(tmp_path)
+    process = subprocess.Popen(["true"])
+    process.wait()
+    append_event(tmp_path, "started", step=12, of_steps=30, ranks=1, pid=process.pid)
+    assert f"state gone: its first rank, process {process.pid}, is no more" in status(tmp_path)
+
+
+def test_checkpoints_and_their_state(tmp_path: Path) -> None:
+    append_event(tmp_path, "started", step=0, of_steps=30, ranks=1)
+    saved = {step: save(tmp_path, step) for step in (5, 10, 15)}
+    (saved[5] / "weights" / "common.pt").write_bytes(b"2")
+    content = bytearray(1000)
+    content[7] = 1
+    (saved[10] / "weights" / "__0_0.distcp").write_bytes(content)
+    shutil.copytree(saved[15], tmp_path / "checkpoints" / "reward-step20.nemo.damaged")
+    (saved[15] / "manifest.json").unlink()
+    (tmp_path / "checkpoints" / ".reward-step25.nemo.unfinished").mkdir()
+    quick, whole = status(tmp_path), status(tmp_path, verifies=True)
+    for shown in (quick, whole):
+        assert "reward-step5.nemo damaged: weights/common.pt has other contents" in shown
+        assert "reward-step15.nemo without a manifest 0.000 0:00:0" in shown
+        assert ".reward-step25.nemo.unfinished being written, or left unfinished" in shown
+        assert "reward-step20.nemo.damaged set aside" in shown
+    assert "reward-step10.nemo whole" in quick
+    assert "reward-step10.nemo damaged: weights/__0_0.distcp has other contents" in whole
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected the log directory of a run, found no events"):
+        status(tmp_path)
