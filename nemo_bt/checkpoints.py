@@ -38,6 +38,7 @@ _PLAN = (
     "model.encoder_seq_length",
     "model.tokenizer.type",
     "model.peft",
+    "model.optim.name",
     "model.data.train",
     "model.data.chat_template",
     "model.data.chat_template_kwargs",
@@ -45,7 +46,8 @@ _PLAN = (
     "model.data.length_policy",
     "model.data.tokens_per_micro_batch",
 )
-"""Settings that say which model it is and which pairs a step has: `pairs_of_step` counts what loading left."""
+"""Settings that say which model it is, what its optimizer holds, and which pairs a step has: `pairs_of_step` counts
+what loading left."""
 _NAME = re.compile(r"-step(\d+)\.nemo$")
 
 

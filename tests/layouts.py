@@ -167,6 +167,8 @@ BF16 = {
 }
 """Three steps with weights and activations of two bytes."""
 RESUMED = {1: "one stream", 2: "DP2 distributed optimizer"}
+MOVED = {"moved to TP2 SP": [*TP2, *SP], "moved to PP2": PP2, "moved to CP2": CP2}
+"""Layouts that go on from a checkpoint of the second."""
 
 
 def runs_of_all_layouts(dataset: Path, folder: Path) -> dict[int, list[Run]]:
@@ -193,6 +195,9 @@ def runs_of_all_layouts(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             resumed = [*common(dataset, folder / f"{name} resumed", num_ranks), start, *layouts[name]]
             resumed += ["exp_manager.resume_if_exists=true"]
             runs.append(Run(resumed, checkpoint(folder / name, 4), damaged=checkpoint(folder / name, 8)))
+        for name, extra in MOVED.items() if num_ranks == 2 else []:
+            moved = [*common(dataset, folder / name, 2), start, *ZERO, *extra, "exp_manager.resume_if_exists=true"]
+            runs.append(Run(moved, checkpoint(folder / RESUMED[2], 4)))
         for name, extra in BF16.get(num_ranks, {}).items():
             more = ["trainer.precision=bf16-mixed", "trainer.max_steps=3", *extra]
             runs.append(Run([*common(dataset, folder / name, num_ranks), start, *more]))

@@ -15,6 +15,8 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from nemo_bt import cpu
+
 REPO = Path(__file__).parents[1]
 
 
@@ -105,6 +107,8 @@ def metrics(log_dir: Path, key: str) -> list[float]:
 
 def full_tensors(checkpoint: Path, prefix: str = "module.") -> dict[str, Tensor]:
     """The weights of a .nemo directory as whole tensors, whatever layout wrote them."""
+    if not torch.cuda.is_available():
+        cpu.install()  # what describes them imports Megatron
     reader = dcp.FileSystemReader(checkpoint / "weights")
     stored = reader.read_metadata().state_dict_metadata
     tensors = {

@@ -14,7 +14,7 @@ from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.layout import stage_layers
 from nemo_bt.manifest import plain_damage
 from tests.hf_models import SHAPES
-from tests.layouts import BF16, EQUAL_LENGTHS, FOLDERS, LAYOUTS, RESUMED, STEPS, checkpoint, runs_of_all_layouts
+from tests.layouts import BF16, EQUAL_LENGTHS, FOLDERS, LAYOUTS, MOVED, RESUMED, STEPS, checkpoint, runs_of_all_layouts
 from tests.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences
 from tests.runs import full_tensors, metrics, relative_difference
 from tests.sources import open_set
@@ -44,6 +44,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Path, name
     assert any(key.startswith("optimizer") for key in expected)
     assert expected.keys() == found.keys()
     assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_run_goes_on_at_another_layout(logs: Path, name: str) -> None:
+    whole, moved = logs / RESUMED[2], logs / name
+    for key in ("train/loss", "train/grad_norm"):
+        assert metrics(moved, key) == pytest.approx(metrics(whole, key)[4:], rel=TOLERANCE)
+    expected, found = (full_tensors(checkpoint(log_dir)) for log_dir in (whole, moved))
+    assert max(relative_difference(found[key], expected[key]) for key in expected) < TOLERANCE
 
 
 NAMES = [name for layouts in LAYOUTS.values() for name in layouts if name != "one stream"]
