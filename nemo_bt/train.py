@@ -15,6 +15,7 @@ from nemo_bt.config import dump_settings
 from nemo_bt.data.pairs import PairSet
 from nemo_bt.data.render import PLAIN
 from nemo_bt.data.tokenizer import keep_tokenizer
+from nemo_bt.disk import naming_disk_errors
 from nemo_bt.errors import UserError
 from nemo_bt.events import append_event
 from nemo_bt.fit import Outcome, fit, validate
@@ -60,13 +61,14 @@ def train(
     if resume_from and not settings.exp_manager.trust_checkpoint:
         check_plain(resume_from)
     # Checkpoints take the tokenizer from rank 0.
-    folder = _write_facts(settings, prepared) if rank == 0 else prepared.tokenizer_folder
-    if rank == 0:
-        append_event(log_dir, "started", step=start_step, of_steps=total_steps, ranks=settings.world_size)
-    request = request or StopRequest(time_limit_s(settings), ends_on_sigterm=False)
-    outcome = fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, rank, request, callbacks)
-    if rank == 0:
-        append_event(log_dir, "ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
+    with naming_disk_errors(log_dir):
+        folder = _write_facts(settings, prepared) if rank == 0 else prepared.tokenizer_folder
+        if rank == 0:
+            append_event(log_dir, "started", step=start_step, of_steps=total_steps, ranks=settings.world_size)
+        request = request or StopRequest(time_limit_s(settings), ends_on_sigterm=False)
+        outcome = fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, rank, request, callbacks)
+        if rank == 0:
+            append_event(log_dir, "ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
     if outcome.stopped_by:
         if rank == 0:
             tell_stopped(outcome.stopped_by)

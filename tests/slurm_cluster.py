@@ -93,18 +93,17 @@ class Cluster:
 
     def kill_node(self, node: str) -> None:
         """slurmd and all that it started, as when a node goes down."""
-        steps = [one for one in psutil.process_iter(["cmdline"]) if self._is_step_of(one, node)]
-        below = [child for step in steps for child in step.children(recursive=True)]
-        for process in [psutil.Process(self.daemons[node].pid), *steps, *below]:
-            if process.is_running():
+        tasks = [one for one in psutil.process_iter() if self._is_on(one, node)]
+        steps = [task.parent() for task in tasks]
+        for process in [psutil.Process(self.daemons[node].pid), *steps, *tasks]:
+            if process and process.is_running() and process.pid > 1:
                 process.kill()
         self.daemons.pop(node).wait()
 
-    def _is_step_of(self, process: psutil.Process, node: str) -> bool:
-        """slurmstepd has its slurmd's configuration in its environment, and the node in its name."""
+    def _is_on(self, process: psutil.Process, node: str) -> bool:
+        """A task of a job has its node and its cluster in its environment."""
         try:
-            command = " ".join(process.info["cmdline"] or [])
-            environ = process.environ() if command.startswith("slurmstepd") else {}
+            environ = process.environ()
         except psutil.Error:
             return False
         return environ.get("SLURM_CONF") == str(self.folder / "slurm.conf") and environ.get("SLURMD_NODENAME") == node
@@ -137,9 +136,10 @@ class Cluster:
         return described.split("JobState=")[1].split()[0]
 
     def wait(self, job: int, *states: str, timeout_s: float = 180) -> str:
-        deadline_s = time.monotonic() + timeout_s
+        deadline_s, pending_s = time.monotonic() + timeout_s, 0.0
         while (state := self.state(job)) not in states:
-            if state == "PENDING":  # Slurm waits two minutes before it starts a job again
+            pending_s = pending_s + 0.5 if state == "PENDING" else 0.0
+            if pending_s == 15:  # Slurm waits two minutes before it starts a job again; at once it would refuse
                 self.run("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)
             assert time.monotonic() < deadline_s, f"job {job} is {state} after {timeout_s} s"
             time.sleep(0.5)

@@ -144,7 +144,6 @@ def test_a_node_that_dies_ends_the_job_which_goes_back_to_the_queue(
     cluster.wait(job, "PENDING", "REQUEUED", timeout_s=120)
     left = [one.pid for one in psutil.process_iter(["cmdline"]) if str(log_dir) in " ".join(one.info["cmdline"] or [])]
     cluster.start_node("n2")
-    cluster.run("scontrol", "update", "NodeName=n2", "State=RESUME", check=False)
     cluster.wait(job, "COMPLETED", "FAILED", timeout_s=300)
     said = printed(cluster, "node_failure")
     assert cluster.state(job) == "COMPLETED", said

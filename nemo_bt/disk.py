@@ -1,0 +1,75 @@
+"""Errors of file systems, named. Imports nothing heavy but torch, when it is used."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nemo_bt.errors import UserError
+
+_NAMED = {
+    errno.ENOSPC: "it is full",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a file is larger than allowed (ulimit -f)",
+    errno.EROFS: "it is read-only now",
+    errno.EIO: "the disk reports errors",
+    errno.ESTALE: "the file server lost it",
+}
+_IN_TEXT = re.compile(r"\[Errno (\d+)\]")
+_SHARED_MEMORY = Path("/dev/shm")
+_LITTLE_BYTES = 2**16
+_NO_REPORT, _NOT_WRITTEN = "results_queue should not be empty", "inline_container"
+"""Megatron's words when a writer ended without any, and torch's when a file takes no more."""
+
+
+@contextmanager
+def naming_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what a file system refuses into a message about the folder that a run writes to; leave the rest as it is.
+
+    Args:
+        folder: that is written to.
+
+    Raises:
+        UserError: a disk is full, a folder read-only, ...
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield
+    except (OSError, RuntimeError, CheckpointException) as error:
+        reason = _reason(error, folder)
+        if reason is None:
+            raise
+        free = f"{shutil.disk_usage(folder).free / 1e9:.3f} GB free" if folder.exists() else "gone"
+        raise UserError(
+            f"cannot write to {folder} ({free}): {reason}. Checkpoints that have their name are whole: make room, and "
+            "the same command with exp_manager.resume_if_exists=true goes on."
+        ) from error
+
+
+def _reason(error: BaseException, folder: Path) -> str | None:
+    """What a file system says somewhere in a chain of errors, some of which came as text from another process."""
+    numbers, texts = [], []
+    current: BaseException | None = error
+    while current:
+        if isinstance(current, OSError) and current.errno:
+            numbers.append(current.errno)
+        texts.append(f"{current} {getattr(current, 'failures', '')}")  # of torch.distributed.checkpoint, by rank
+        current = current.__cause__ or current.__context__
+    numbers += map(int, _IN_TEXT.findall(" ".join(texts)))
+    number = next((number for number in numbers if number in _NAMED), None)
+    lacks_room = number == errno.ENOSPC or any(words in text for text in texts for words in (_NO_REPORT, _NOT_WRITTEN))
+    if lacks_room and _is_full(_SHARED_MEMORY) and not _is_full(folder):
+        return f"{_SHARED_MEMORY} is full, through which the writers of a checkpoint report"
+    if lacks_room and _is_full(folder):
+        number = errno.ENOSPC
+    return f"{os.strerror(number)}: {_NAMED[number]}" if number else None
+
+
+def _is_full(folder: Path) -> bool:
+    return folder.exists() and shutil.disk_usage(folder).free < _LITTLE_BYTES
