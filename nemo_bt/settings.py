@@ -93,7 +93,6 @@ class LoraSettings:
     alpha: float
     """The adapter's output is multiplied by alpha / adapter_dim."""
     adapter_dropout: float
-    """Not the same again after a resume: which values it drops is drawn anew."""
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,22 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
         if num_ranks == 1:
             resumed = [*common(dataset, folder / "resumed", 1), *settings, "exp_manager.resume_if_exists=true"]
             runs.append(Run(resumed, checkpoint(folder / ONE, 3)))
+        else:
+            dropping = [*settings, *TP2, f"{lora}.adapter_dropout=0.5"]
+            runs.append(Run([*common(dataset, folder / "dropout", 2), *dropping]))
+            resumed = [*common(dataset, folder / "dropout resumed", 2), *dropping, "exp_manager.resume_if_exists=true"]
+            runs.append(Run(resumed, checkpoint(folder / "dropout", 3)))
         plan[num_ranks] = runs
     return plan
+
+
+def test_what_is_dropped_is_the_same_after_a_resume(launched: Path) -> None:
+    logs = launched / "test_lora"
+    losses = {name: metrics(logs / name, "train/loss") for name in ("dropout", "dropout resumed", "TP2")}
+    assert losses["dropout"][3:] == losses["dropout resumed"]
+    assert losses["dropout"] != losses["TP2"]
+    weights = [full_tensors(checkpoint(logs / name, STEPS)) for name in ("dropout", "dropout resumed")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,91 @@
+"""When runs validate, what they keep for it, and when they stop for it."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_bt.validation import validation_interval
+from tests.layouts import checkpoint, common
+from tests.runs import Run, metrics, nemo_bt
+
+MODEL = ["model=llama_quickstart", "model.hidden_size=64", "model.ffn_hidden_size=160"]
+SAVING, STOPPING = "exp_manager.checkpoint_callback_params", "exp_manager.early_stopping_callback_params"
+LOSS, ACCURACY = "val/held_out/loss", "val/held_out/accuracy"
+
+
+def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
+    named = {
+        "at start": ["trainer.validate_at_start=true", "trainer.val_check_interval=4"],
+        "early": [
+            "trainer.val_check_interval=2",
+            "exp_manager.create_early_stopping_callback=true",
+            f"{STOPPING}.monitor={ACCURACY}",
+            f"{STOPPING}.mode=max",
+            f"{STOPPING}.min_delta=1.0",
+            f"{STOPPING}.patience=2",
+        ],
+        "best": [
+            "trainer.val_check_interval=1",
+            "model.optim.lr=3e-3",
+            f"{SAVING}.every_n_train_steps=1",
+            f"{SAVING}.save_last_n=1",
+            f"{SAVING}.save_top_k=2",
+            f"{SAVING}.monitor={LOSS}",
+        ],
+    }
+    return {1: [Run([*common(dataset, folder / name, 1), *MODEL, *more]) for name, more in named.items()]}
+
+
+@pytest.fixture(scope="module")
+def logs(launched: Path) -> Path:
+    return launched / "test_validation"
+
+
+def validated(log_dir: Path) -> list[float]:
+    """Steps after which a run validated."""
+    steps, losses = metrics(log_dir, "step"), metrics(log_dir, "train/loss")
+    assert len(steps) == len(losses) + len(metrics(log_dir, LOSS))
+    return [step for i, step in enumerate(steps) if step in steps[:i] or step == 0]
+
+
+def test_before_the_first_step_and_at_intervals(logs: Path) -> None:
+    assert validated(logs / "at start") == [0, 4, 8, 10]
+
+
+def test_a_run_ends_when_nothing_gets_better(logs: Path) -> None:
+    """No accuracy is better by 1: the first validation is the best, and two more are waited for."""
+    assert validated(logs / "early") == [2, 4, 6]
+    assert checkpoint(logs / "early", 6).is_dir()
+
+
+def test_the_best_checkpoints_stay_beside_the_newest(logs: Path) -> None:
+    losses = metrics(logs / "best", LOSS)
+    best = sorted(range(1, 11), key=lambda step: losses[step - 1])[:2]
+    kept = {int(path.stem.split("step")[1]) for path in (logs / "best" / "checkpoints").iterdir()}
+    assert kept == {*best, 10}
+    assert best != [9, 10]
+
+
+def test_validation_alone_gives_what_training_measured(logs: Path, dataset: Path, tmp_path: Path) -> None:
+    overrides = [f"+model.data.validation.held_out={dataset / 'random_val.parquet'}", "trainer.accelerator=cpu"]
+    overrides += [f"exp_manager.explicit_log_dir={tmp_path}", "model.global_batch_size=16"]
+    overrides += [f"model.restore_from_path={checkpoint(logs / 'at start')}"]
+    result = nemo_bt("validate", *overrides)
+    assert result.returncode == 0, result.stderr
+    assert metrics(tmp_path, "step") == [0]
+    for key in (LOSS, ACCURACY, "val/held_out/margin"):
+        assert metrics(tmp_path, key) == pytest.approx(metrics(logs / "at start", key)[-1:], rel=1e-6, abs=1e-7)
+    assert "longer answer wins" in result.stdout
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_validation_without_a_set_is_refused(dataset: Path, tmp_path: Path) -> None:
+    overrides = [f"exp_manager.explicit_log_dir={tmp_path}", f"model.tokenizer.type={dataset / 'tokenizer'}"]
+    result = nemo_bt("validate", *overrides, *MODEL, "trainer.accelerator=cpu")
+    assert result.returncode == 2
+    assert "model.data.validation: expected a set to validate on, got none" in result.stderr
+
+
+@pytest.mark.parametrize(("given", "steps", "expected"), [(7, 100, 7), (0.25, 101, 26), (1.0, 5, 5)])
+def test_intervals(given: float, steps: int, expected: int) -> None:
+    assert validation_interval(given, steps) == expected
