@@ -121,13 +121,13 @@ def test_a_job_that_is_requeued_continues_to_the_losses_of_the_local_run(
 def test_a_job_that_reaches_its_time_limit_saves_and_continues(
     cluster: Cluster, dataset: Path, local: Path, tmp_path: Path
 ) -> None:
-    log_dir, steps = tmp_path / "run", 1000
+    log_dir, steps = tmp_path / "run", 250
     argv = [*overrides_of(dataset, log_dir), f"trainer.max_steps={steps}", "trainer.val_check_interval=10000"]
     job = submit(cluster, "train", "time_limit", *argv, options=("--time=3", "--signal=USR1@60"))
     cluster.wait(job, "COMPLETED", "FAILED", "TIMEOUT", timeout_s=600)
     said = printed(cluster, "time_limit")
     assert cluster.state(job) == "COMPLETED", said
-    assert re.search(r"stopped by SIGUSR1 at step \d+ of 1000 and saved", said)
+    assert re.search(r"stopped by SIGUSR1 at step \d+ of 250 and saved", said)
     assert "stopped by SIGUSR1: back to the queue" in said
     assert metrics(log_dir, "step") == [*range(1, steps + 1), steps]
     assert metrics(log_dir, "train/loss")[:STEPS] == metrics(local, "train/loss")
