@@ -110,6 +110,10 @@ class Cluster:
 
     def stop(self) -> None:
         self.run("scancel", "--user", getpass.getuser(), check=False)
+        looks = 0
+        while self.run("squeue", "--noheader", check=False).strip() and looks < 60:
+            looks += 1
+            time.sleep(0.5)
         for process in reversed(self.daemons.values()):
             process.terminate()
         for process in self.daemons.values():
