@@ -121,16 +121,24 @@ def test_a_job_that_is_requeued_continues_to_the_losses_of_the_local_run(
 def test_a_job_that_reaches_its_time_limit_saves_and_continues(
     cluster: Cluster, dataset: Path, local: Path, tmp_path: Path
 ) -> None:
-    log_dir, steps = tmp_path / "run", 250
-    argv = [*overrides_of(dataset, log_dir), f"trainer.max_steps={steps}", "trainer.val_check_interval=10000"]
+    """It would go on for hours: the second start is cancelled once it has gone beyond the first."""
+    log_dir, few = tmp_path / "run", "exp_manager.checkpoint_callback_params.save_last_n=2"
+    argv = [*overrides_of(dataset, log_dir), "trainer.max_steps=100000", "trainer.val_check_interval=100000", few]
     job = submit(cluster, "train", "time_limit", *argv, options=("--time=3", "--signal=USR1@60"))
-    cluster.wait(job, "COMPLETED", "FAILED", "TIMEOUT", timeout_s=600)
-    said = printed(cluster, "time_limit")
-    assert cluster.state(job) == "COMPLETED", said
-    assert re.search(r"stopped by SIGUSR1 at step \d+ of 250 and saved", said)
-    assert "stopped by SIGUSR1: back to the queue" in said
-    assert metrics(log_dir, "step") == [*range(1, steps + 1), steps]
-    assert metrics(log_dir, "train/loss")[:STEPS] == metrics(local, "train/loss")
+    cluster.wait(job, "PENDING", "COMPLETED", "FAILED", "TIMEOUT", timeout_s=60)
+    cluster.wait(job, "RUNNING", timeout_s=60)
+    cluster.wait(job, "PENDING", "COMPLETED", "FAILED", "TIMEOUT", timeout_s=240)
+    stopped = re.search(r"stopped by SIGUSR1 at step (\d+) of 100000 and saved", printed(cluster, "time_limit"))
+    assert stopped, printed(cluster, "time_limit")[-2000:]
+    assert "stopped by SIGUSR1: back to the queue" in printed(cluster, "time_limit")
+    cluster.wait(job, "RUNNING", timeout_s=240)
+    wait_for_steps(cluster, job, log_dir, int(stopped[1]) + 10)
+    cluster.run("scancel", str(job))
+    cluster.wait(job, "CANCELLED", timeout_s=60)
+    losses, steps = metrics(log_dir, "train/loss"), metrics(log_dir, "step")
+    assert losses[:STEPS] == metrics(local, "train/loss")
+    assert steps == list(range(1, len(steps) + 1))
+    assert f"resuming from {log_dir}/checkpoints/reward-step{stopped[1]}.nemo" in printed(cluster, "time_limit")
 
 
 @whole_suite
