@@ -106,7 +106,9 @@ class CheckpointCallback(pl.Callback):
         unfinished = self.folder / f".{whole.name}.unfinished"
         trainer.strategy.barrier("before manifest")
         shares: list[dict[str, Any]] = [{}] * trainer.world_size
-        own = facts_of(unfinished, files_of(unfinished)[trainer.global_rank :: trainer.world_size])
+        names = [files_of(unfinished)]
+        torch.distributed.broadcast_object_list(names)  # a file server may show other ranks fewer
+        own = facts_of(unfinished, names[0][trainer.global_rank :: trainer.world_size])
         torch.distributed.all_gather_object(shares, own)
         if trainer.is_global_zero:
             write_manifest(unfinished, {name: facts for share in shares for name, facts in share.items()})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,6 +154,7 @@ def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:
 
 def _train_here(command: str, settings: Settings, origin: Origin | None, request: StopRequest) -> int:
     """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
+    from nemo_bt.events import append_event
     from nemo_bt.failure import report_failure
     from nemo_bt.terminal import Terminal, divert_output
     from nemo_bt.train import train, validate_only
@@ -173,12 +175,14 @@ def _train_here(command: str, settings: Settings, origin: Origin | None, request
             validate_only(settings, origin, terminal)
             return 0
         outcome = train(settings, origin, terminal, rank, request=request)
-    except SystemExit:
-        if not launch.started_here() and rank == 0:
+    except SystemExit as stopped:
+        if stopped.code == STOPPED_STATUS and not launch.started_here() and rank == 0:
             terminal.error("stopped before training")
         raise
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # into nemo.log
         launch.report(error, stderr)
+        with suppress(OSError):
+            append_event(log_dir, "failed", rank=rank, error=str(error))
         return 2
     return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0

@@ -214,6 +214,7 @@ def _redirect_streams_and_memory() -> None:
 def _redirect_random_state() -> None:
     # (M) tensor_parallel/random.py:196-201 forks the CUDA generator per tensor-parallel rank.
     torch.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
+    torch.cuda.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     torch.cuda.manual_seed = torch.manual_seed
 
 

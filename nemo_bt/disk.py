@@ -42,14 +42,18 @@ def naming_disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, CheckpointException) as error:
-        reason = _reason(error, folder)
+        reason = None if _is_elsewhere(error, folder) else _reason(error, folder)
         if reason is None:
             raise
-        free = f"{shutil.disk_usage(folder).free / 1e9:.3f} GB free" if folder.exists() else "gone"
         raise UserError(
-            f"cannot write to {folder} ({free}): {reason}. Checkpoints that have their name are whole: make room, and "
-            "the same command with exp_manager.resume_if_exists=true goes on."
+            f"cannot write to {folder} ({_free(folder)}): {reason}. Checkpoints that have their name are whole: make "
+            "room, and the same command with exp_manager.resume_if_exists=true goes on."
         ) from error
+
+
+def _is_elsewhere(error: BaseException, folder: Path) -> bool:
+    name = error.filename if isinstance(error, OSError) else None
+    return isinstance(name, str) and not Path(name).resolve().is_relative_to(folder.resolve())
 
 
 def _reason(error: BaseException, folder: Path) -> str | None:
@@ -69,6 +73,13 @@ def _reason(error: BaseException, folder: Path) -> str | None:
     if lacks_room and _is_full(folder):
         number = errno.ENOSPC
     return f"{os.strerror(number)}: {_NAMED[number]}" if number else None
+
+
+def _free(folder: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(folder).free / 1e9:.3f} GB free"
+    except OSError as error:
+        return str(error.strerror)
 
 
 def _is_full(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,20 @@ def append_event(log_dir: Path, event: str, **facts: Any) -> None:
     """
     time = datetime.now(timezone.utc).isoformat(timespec="seconds")
     described = {"time": time, "event": event, "host": socket.gethostname(), "pid": os.getpid(), **facts}
-    with (log_dir / FILE).open("ab", buffering=0) as file:
-        file.write((json.dumps(described) + "\n").encode())
+    with (log_dir / FILE).open("a+b", buffering=0) as file:
+        is_cut_short = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
+        file.write((is_cut_short * "\n" + json.dumps(described) + "\n").encode())
 
 
 def read_events(log_dir: Path) -> list[dict[str, Any]]:
     """All lines that are whole, oldest first."""
-    file = log_dir / FILE
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return read_lines(log_dir / FILE)
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Objects of a file of JSON lines; what a full disk cut short is left out. None where there is no file."""
+    records = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        with suppress(ValueError):
+            records.append(json.loads(line))
+    return [record for record in records if isinstance(record, dict)]

@@ -9,13 +9,22 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 
 from nemo_bt.events import append_event
 from nemo_bt.terminal import Terminal
 
-_COLLECTIVES = "/torch/distributed/"
+_OF_OTHERS = (
+    "/torch/distributed/",
+    "/megatron/core/pipeline_parallel/",
+    "/megatron/core/distributed/",
+    "/nemo_bt/run_end.py",  # reads what an all-reduce left on a GPU
+    "/nemo_bt/nonfinite.py",
+)
+"""Where a rank waits for others; the last frames of its stack may be those of a library that such a file calls."""
+_LAST_FRAMES = 4
 _LOST = re.compile(r"peer|connection|timed? ?out|NCCL|Broken pipe", re.IGNORECASE)
 
 
@@ -33,26 +42,26 @@ def report_failure(
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         terminal.stop()
         sys.__excepthook__(kind, error, trace)  # into nemo.log
-        where = waits_in(frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
+        waited = waits_in(frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
         message = (str(error).splitlines() or [""])[0]
-        append_event(log_dir, "failed", rank=rank, error=f"{kind.__name__}: {message}")
-        if where and _LOST.search(message):
+        if waited and _LOST.search(message):
             terminal.error(f"rank {rank} lost the others: {message}")
-            return
-        lines = "".join(traceback.format_exception(kind, error, trace))
-        terminal.error(f"{lines}rank {rank} failed; its output is in {log_dir / 'nemo.log'}")
+        else:
+            lines = "".join(traceback.format_exception(kind, error, trace))
+            terminal.error(f"{lines}rank {rank} failed; its output is in {log_dir / 'nemo.log'}")
+        with suppress(OSError):
+            append_event(log_dir, "failed", rank=rank, error=f"{kind.__name__}: {message}")
 
     return show
 
 
 def waits_in(files: Iterable[str]) -> bool:
-    """Whether a stack, outermost first, ends in a collective of torch: then others are to blame.
+    """Whether a stack ends where ranks wait for each other: then others are to blame.
 
     Args:
-        files: of its frames.
+        files: of its frames, outermost first.
     """
-    *_, last = [*files] or [""]
-    return _COLLECTIVES in last
+    return any(place in file for file in [*files][-_LAST_FRAMES:] for place in _OF_OTHERS)
 
 
 def stack_of(frame: FrameType) -> list[str]:

@@ -67,6 +67,7 @@ def fit(
     validation = Validation(sampler, terminal, log, settings.trainer, num_steps)
     end = EarlyEnd(request)
     own = [
+        Watchdog(settings.trainer.hang_timeout_s, rank, log_dir, terminal),
         NonFiniteGuard(sampler, terminal, settings.trainer.max_nonfinite_steps),
         end,
         CheckpointCallback(log_dir / "checkpoints", settings, validation, prepared.adapters),
@@ -74,7 +75,6 @@ def fit(
         RunState(sampler, monitor, validation),
         validation,
         *build_early_stopping(exp),
-        Watchdog(settings.trainer.hang_timeout_s, rank, log_dir, terminal),
     ]
     trainer = build_trainer(settings, num_steps, on_gpu, [*own, *callbacks])
     model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps)

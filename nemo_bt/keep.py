@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from nemo_bt.checkpoint_facts import FACTS
 from nemo_bt.checkpoints import saved_checkpoints, step_of
+from nemo_bt.events import read_lines
 from nemo_bt.manifest import plain_damage
+from nemo_bt.metrics_log import FILE as METRICS
 from nemo_bt.run_settings import CheckpointSettings
 
 
 def superseded(folder: Path, settings: CheckpointSettings) -> list[Path]:
-    """Checkpoints in `folder` that need not stay, oldest first. A damaged one is no reason to let another go.
+    """Checkpoints that need not stay, oldest first. A damaged one is no reason to let another go.
 
     Args:
-        folder: of checkpoints.
-        settings: what to keep.
+        folder: of checkpoints, in the log directory.
+        settings: what to keep. What a step's validation gave is read from metrics.jsonl.
     """
     if settings.save_last_n == 0:
         return []
     whole = {step_of(path): path for path in saved_checkpoints(folder) if plain_damage(path) is None}
-    kept = kept_steps({step: _value(path, settings.monitor) for step, path in whole.items()}, settings)
+    lines = read_lines(folder.parent / METRICS) if settings.save_top_k else []
+    values = {line["step"]: float(line[settings.monitor]) for line in lines if settings.monitor in line}
+    kept = kept_steps({step: values.get(step) for step in whole}, settings)
     return [path for step, path in whole.items() if step not in kept]
 
 
@@ -41,13 +43,3 @@ def kept_steps(values: Mapping[int, float | None], settings: CheckpointSettings)
     every = settings.keep_every_n_train_steps
     at_intervals = {step for step in steps if every and step % every == 0}
     return set(steps[-settings.save_last_n :]) | {step for _, step in best} | at_intervals
-
-
-def _value(checkpoint: Path, metric: str | None) -> float | None:
-    """Of the validation of the checkpoint's own step; None where there was none."""
-    file = checkpoint / "context" / FACTS
-    facts = json.loads(file.read_text()) if file.exists() else {}
-    validation = facts.get("validation") or {}
-    if validation.get("step") != step_of(checkpoint) or metric not in validation:
-        return None
-    return float(validation[metric])

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemo_bt.events import read_lines
+
 if TYPE_CHECKING:
     import lightning.pytorch as pl
 
@@ -28,11 +30,10 @@ class MetricsLog:
         if not self.file.exists():
             return
         kept = []
-        for line in self.file.read_text().splitlines(keepends=True):
-            record = json.loads(line) if line.endswith("\n") else {"step": step + 1}
+        for record in read_lines(self.file):
             is_validation = any(key.startswith("val/") for key in record)
             if record["step"] < step or (record["step"] == step and (is_validated or not is_validation)):
-                kept.append(line)
+                kept.append(json.dumps(record) + "\n")
         shorter = self.file.with_suffix(".tmp")
         shorter.write_text("".join(kept))
         shorter.replace(self.file)

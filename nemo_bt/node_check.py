@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+from nemo_bt.checkpoints import saved_checkpoints
 from nemo_bt.errors import UserError
 from nemo_bt.node_facts import Facts, differences, facts_of_node
 from nemo_bt.settings import Settings
@@ -94,8 +95,9 @@ def _mark(settings: Settings, node: str) -> str:
     """Leave a file that the first node looks for: log directories have to be one."""
     folder = Path(settings.exp_manager.explicit_log_dir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (folder / f".node-{node}").touch()
+        saved = saved_checkpoints(folder / "checkpoints")
     except OSError as error:
         return str(error)
-    return "can be written to"
+    return f"can be written to; newest checkpoint {saved[-1].name if saved else 'none'}"

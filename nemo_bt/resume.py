@@ -43,16 +43,25 @@ class CheckedStrategy(nl.MegatronStrategy):
     def _newest_whole(self, folder: Path) -> Path:
         rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         found = []
-        for checkpoint in reversed(saved_checkpoints(folder)):
+        seen = [saved_checkpoints(folder)]
+        torch.distributed.broadcast_object_list(seen)  # a file server may show other ranks an older list
+        for checkpoint in reversed(seen[0]):
             reasons: list[str | None] = [None] * num_ranks
             torch.distributed.all_gather_object(reasons, damage(checkpoint, rank, num_ranks))
             reason = next((reason for reason in reasons if reason), None)
             if reason is None:
                 return checkpoint
             found.append(f"{checkpoint} is damaged: {reason}")
+            aside = _free_name(checkpoint)
             if self.terminal:
-                self.terminal.line(f"{found[-1]}. It is set aside as {checkpoint.name}.damaged")
-            if rank == 0:
-                checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.damaged"))
+                self.terminal.line(f"{found[-1]}. It is set aside as {aside.name}")
             torch.distributed.barrier()
+            if rank == 0:
+                checkpoint.rename(aside)
         raise UserError(none_whole(found))
+
+
+def _free_name(checkpoint: Path) -> Path:
+    """`<name>.damaged`, or with a number where there is one already."""
+    names = (f"{checkpoint.name}.damaged{number}" for number in ("", *(f"-{i}" for i in range(2, 1000))))
+    return next(path for name in names if not (path := checkpoint.with_name(name)).exists())

@@ -34,11 +34,13 @@ class EarlyEnd(pl.Callback):
         self._ask_all(trainer, pl_module)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Break the validation off.
+        """Break the validation off, except the last: behind it there is nothing to go on with.
 
         Raises:
             StopIteration: as Lightning's loop expects it.
         """
+        if trainer.global_step == trainer.max_steps:
+            return
         self._ask_all(trainer, pl_module)
         if self.reason:
             raise StopIteration
@@ -51,7 +53,11 @@ class EarlyEnd(pl.Callback):
 
 
 class BestValidation(EarlyStopping):
-    """Lightning's, which a validation that was broken off does not reach."""
+    """Lightning's, with the patience of the settings; a validation that was broken off does not reach it."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What it has seen."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count validations that brought nothing better."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from megatron.core import tensor_parallel
+from megatron.core import parallel_state, tensor_parallel
 
 from nemo_bt.data_module import PairSampler
 from nemo_bt.monitor import Monitor
@@ -16,7 +16,7 @@ from nemo_bt.validation import Validation
 class RunState(pl.Callback):
     """Sums that were not logged yet, the last validation, and where random numbers are, of every rank.
 
-    A run that goes on with another number of ranks has the same sums, in other parts, and draws other random numbers.
+    A run that goes on at another layout has the same sums, in other parts, and draws other random numbers.
     Which pairs a step has is a function of its number: nothing to hold.
     """
 
@@ -31,7 +31,12 @@ class RunState(pl.Callback):
         own = {
             "sums": sums,
             "interval": dict(self.monitor.interval),
-            "random": {"torch": torch.get_rng_state(), "tracker": tracker.get_states()},
+            "random": {
+                "layout": _layout(),
+                "host": torch.get_rng_state(),
+                "device": torch.cuda.get_rng_state(),
+                "tracker": tracker.get_states(),
+            },
         }
         ranks: list[dict[str, Any]] = [{}] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(ranks, own)
@@ -42,7 +47,8 @@ class RunState(pl.Callback):
         self.validation.record, self.sampler.skipped_steps = state_dict["validation"], state_dict["skipped_steps"]
         ranks, rank = state_dict["ranks"], torch.distributed.get_rank()
         if len(ranks) == torch.distributed.get_world_size():
-            parts, self._random = [ranks[rank]], ranks[rank]["random"]
+            parts, random = [ranks[rank]], ranks[rank]["random"]
+            self._random = random if random["layout"] == _layout() else None
         else:
             parts = ranks if rank == 0 else []
         self.monitor.interval = dict(ranks[0]["interval"])
@@ -53,5 +59,16 @@ class RunState(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Building the model drew random numbers: only now are they put back."""
         if self._random:
-            torch.set_rng_state(self._random["torch"])
+            torch.set_rng_state(self._random["host"])
+            torch.cuda.set_rng_state(self._random["device"])
             tensor_parallel.get_cuda_rng_tracker().set_states(self._random["tracker"])
+
+
+def _layout() -> list[int]:
+    return [
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_context_parallel_world_size(),
+        parallel_state.get_expert_model_parallel_world_size(),
+        parallel_state.get_data_parallel_world_size(),
+    ]

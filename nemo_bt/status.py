@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from nemo_bt.checkpoints import saved_checkpoints
 from nemo_bt.errors import UserError
 from nemo_bt.events import FILE as EVENTS
-from nemo_bt.events import read_events
+from nemo_bt.events import read_events, read_lines
 from nemo_bt.manifest import MANIFEST, damage, plain_damage
 from nemo_bt.metrics_log import FILE as METRICS
 from nemo_bt.terminal import Terminal
@@ -37,7 +37,7 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
     starts = [event for event in events if event["event"] == "started"]
     if not starts:
         raise UserError(f"{log_dir}: expected the log directory of a run, found no {EVENTS} in it.")
-    lines = _metrics(log_dir)
+    lines = read_lines(log_dir / METRICS)
     training = [line for line in lines if "train/loss" in line]
     terminal.facts(
         [
@@ -50,12 +50,6 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
     rows = _checkpoints(log_dir / "checkpoints", verifies)
     if rows:
         terminal.table(("checkpoint", "state", "GB", "saved"), rows)
-
-
-def _metrics(log_dir: Path) -> list[dict[str, Any]]:
-    file = log_dir / METRICS
-    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _state(log_dir: Path, events: list[dict[str, Any]], training: list[dict[str, Any]]) -> str:
@@ -125,11 +119,13 @@ def _checkpoints(folder: Path, verifies: bool) -> list[tuple[str, ...]]:
     found = {path: f"damaged: {reason}" if (reason := look_at(path)) else "whole" for path in saved_checkpoints(folder)}
     found = {path: state if (path / MANIFEST).exists() else "without a manifest" for path, state in found.items()}
     found |= dict.fromkeys(folder.glob(".*.unfinished"), "being written, or left unfinished")
-    found |= dict.fromkeys(folder.glob("*.damaged"), "set aside")
+    found |= dict.fromkeys(folder.glob("*.damaged*"), "set aside")
     rows: list[tuple[str, ...]] = []
     for path, state in found.items():
-        with_time = [file.stat() for file in path.rglob("*") if file.is_file()]
-        size, saved = sum(stat.st_size for stat in with_time), max((stat.st_mtime for stat in with_time), default=0.0)
+        size, saved = 0, 0.0
+        with suppress(OSError):  # a run that goes on renames and removes them
+            stats = [file.stat() for file in path.rglob("*") if file.is_file()]
+            size, saved = sum(stat.st_size for stat in stats), max((stat.st_mtime for stat in stats), default=0.0)
         rows.append((path.name, state, f"{size / 1e9:.3f}", f"{_short(time.time() - saved)} ago"))
     return rows
 

@@ -15,8 +15,8 @@ from types import FrameType
 STOPPED_STATUS = 75
 """Exit status of a command that ended early and can be continued: EX_TEMPFAIL of sysexits.h."""
 STOPPED_FILE = "NEMO_BT_STOPPED_FILE"
-"""Variable that names a file which exists, after the run, if it ended early. Ranks under srun or torchrun end with 0:
-any other status would have the rest of the job killed."""
+"""Variable that names a file which exists, after the run, if it ended early and had got further. Ranks under srun or
+torchrun end with 0: any other status would have the rest of the job killed."""
 _TIME_LIMIT = 1000
 _START_S = time.monotonic()
 
@@ -30,20 +30,21 @@ class StopRequest:
     """
 
     def __init__(self, limit_s: float | None, ends_on_sigterm: bool) -> None:
-        self.limit_s, self._asking = limit_s, {signal.SIGUSR1, signal.SIGINT}
-        if not ends_on_sigterm:
-            self._asking.add(signal.SIGTERM)
+        self.limit_s, self.ends_on_sigterm = limit_s, ends_on_sigterm
         self._signal, self._is_training = 0, False
 
     def listen(self, is_training: bool = False) -> None:
         """Take over the signals. Before training there is nothing to finish or save: a request ends the process.
 
+        SIGTERM is none before training: srun sends it to the ranks that are left when one fails.
+
         Raises:
             SystemExit: at a request before training, with `STOPPED_STATUS`.
         """
         self._is_training = is_training
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning's would end the run at the next step, unsaved
-        for number in self._asking:
+        asks = is_training and not self.ends_on_sigterm
+        signal.signal(signal.SIGTERM, self._note if asks else signal.SIG_DFL)  # Lightning's would not save
+        for number in (signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self._note)
 
     def code(self) -> int:
@@ -57,7 +58,6 @@ class StopRequest:
             raise KeyboardInterrupt
         self._signal = number
         if not self._is_training:
-            tell_stopped(f"{reason_of(number)} before training")
             raise SystemExit(STOPPED_STATUS)
 
 

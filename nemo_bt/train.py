@@ -6,6 +6,7 @@ NeMo is imported inside functions: what is wrong with settings and data is found
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from nemo_bt.data.render import PLAIN
 from nemo_bt.data.tokenizer import keep_tokenizer
 from nemo_bt.disk import naming_disk_errors
 from nemo_bt.errors import UserError
-from nemo_bt.events import append_event
+from nemo_bt.events import append_event, read_events
 from nemo_bt.fit import Outcome, fit, validate
 from nemo_bt.layout import check_device
+from nemo_bt.log_dir import only_run
 from nemo_bt.origin import Origin, check_plain
 from nemo_bt.prepare import Prepared, prepare
 from nemo_bt.ranges import time_limit_s
@@ -61,7 +63,13 @@ def train(
     if resume_from and not settings.exp_manager.trust_checkpoint:
         check_plain(resume_from)
     # Checkpoints take the tokenizer from rank 0.
-    with naming_disk_errors(log_dir):
+    if resume_from and _ended_early(settings, log_dir, start_step):
+        terminal.line(
+            f"nothing left to train: it got no better until step {start_step}; "
+            "exp_manager.create_early_stopping_callback=false goes on"
+        )
+        return Outcome(start_step, {})
+    with naming_disk_errors(log_dir), only_run(log_dir) if rank == 0 else nullcontext():
         folder = _write_facts(settings, prepared) if rank == 0 else prepared.tokenizer_folder
         if rank == 0:
             append_event(log_dir, "started", step=start_step, of_steps=total_steps, ranks=settings.world_size)
@@ -69,7 +77,9 @@ def train(
         outcome = fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, rank, request, callbacks)
         if rank == 0:
             append_event(log_dir, "ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
-    if outcome.stopped_by:
+    if outcome.stopped_by and outcome.step == start_step:
+        terminal.line(f"stopped by {outcome.stopped_by} before it got further than step {start_step}")
+    elif outcome.stopped_by:
         if rank == 0:
             tell_stopped(outcome.stopped_by)
         at = f"at step {outcome.step} of {total_steps}"
@@ -90,6 +100,13 @@ def validate_only(settings: Settings, origin: Origin | None, terminal: Terminal)
     outcome = validate(settings, prepared, on_gpu, terminal)
     _summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     return outcome
+
+
+def _ended_early(settings: Settings, log_dir: Path, step: int) -> bool:
+    """Whether early stopping ended the run at this step."""
+    events = read_events(log_dir) if settings.exp_manager.create_early_stopping_callback else []
+    last = events[-1] if events else {}
+    return last.get("event") == "ended" and last["stopped_by"] is None and last["step"] == step
 
 
 def _write_facts(settings: Settings, prepared: Prepared) -> Path:

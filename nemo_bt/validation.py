@@ -50,9 +50,10 @@ class Validation(pl.Callback):
             self.metrics_log.drop_after(step, is_validated)
         is_due = self.at_start if step == 0 else self._is_due(step)
         if is_due and trainer.enable_validation and not is_validated:
-            connector, trainer.validating = trainer._logger_connector, True
+            connector, loop, trainer.validating = trainer._logger_connector, trainer.fit_loop.epoch_loop.val_loop, True
             is_first = connector._first_loop_iter
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            loop.restarting = False  # it would leave out the batches that it had when the run was saved
+            loop.run()
             trainer.training, connector._first_loop_iter = True, is_first
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:

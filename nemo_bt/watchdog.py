@@ -23,7 +23,7 @@ _GRACE_S = 5.0
 class Watchdog(pl.Callback):
     """A thread that looks at when this rank last did a step, a batch of a validation, or a save.
 
-    Put after the callbacks that save and log. A process that is stopped as a whole says nothing; the others do.
+    A process that is stopped as a whole says nothing; the others do.
 
     Args:
         timeout_s: after which the process ends, with status 1.
@@ -45,6 +45,7 @@ class Watchdog(pl.Callback):
         self._last_s = time.monotonic()
 
     on_train_batch_start = on_train_batch_end = on_validation_batch_end = on_validation_end = on_train_end = _beat
+    on_save_checkpoint = _beat
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Training ended, in whatever way."""
@@ -67,5 +68,10 @@ class Watchdog(pl.Callback):
             stack = "".join(traceback.format_stack(frame))
             message = f"rank {self.rank} did nothing for {self.timeout_s:g} s (trainer.hang_timeout_s), at {where}"
             self.terminal.error(f"{stack}{message}")
-        append_event(self.log_dir, "failed", rank=self.rank, error=message)
+        # The disk may be what hangs.
+        threading.Thread(target=self._note, args=(message,), daemon=True).start()
+        time.sleep(1.0)
         os._exit(1)
+
+    def _note(self, message: str) -> None:
+        append_event(self.log_dir, "failed", rank=self.rank, error=message)

@@ -98,6 +98,8 @@ def _moment_of(fault: Fault, log_dir: Path) -> Callable[[], bool]:
     folder, first = log_dir / "checkpoints", len(metrics(log_dir, "train/loss"))
 
     def unfinished(is_newer: bool) -> bool:
+        if len(metrics(log_dir, "train/loss")) == first:
+            return False  # what a fault before left may be there still
         newest = max(map(step_of, saved_checkpoints(folder)), default=-1)
         steps = [int(path.name.split("step")[1].split(".")[0]) for path in folder.glob(".*.unfinished")]
         return any((step > newest) == is_newer for step in steps)
@@ -105,7 +107,7 @@ def _moment_of(fault: Fault, log_dir: Path) -> Callable[[], bool]:
     return {
         "start-up": lambda: True,
         "step": lambda: len(metrics(log_dir, "train/loss")) > first,
-        "save": lambda: len(metrics(log_dir, "train/loss")) > first and unfinished(is_newer=True),
+        "save": lambda: unfinished(is_newer=True),
         "prune": lambda: unfinished(is_newer=False),
     }[fault.moment]
 

@@ -8,9 +8,13 @@ The file has a list of {port, config, overrides, checkpoint}, all of world size 
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
 
 from nemo_bt.checks import check_settings
 from nemo_bt.config import load_settings
@@ -40,6 +44,19 @@ def put_checkpoint(checkpoint: Path, folder: Path, damaged: bool = False) -> Non
         time.sleep(0.05)
 
 
+class Ask(pl.Callback):
+    """Asks the run to end in the validation of a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        if trainer.global_step == self.step and batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
 def main() -> None:
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # torchrun's store serves one rendezvous, not several
     for run in json.loads(Path(sys.argv[1]).read_text()):
@@ -55,7 +72,8 @@ def main() -> None:
         print(f"run: {checkpoints.parent}", flush=True)
         terminal = Terminal(sys.stdout if current_rank() == 0 else None)
         rank = current_rank()
-        train(settings, check_settings(settings), terminal, rank, [Recorder(checkpoints.parent)])
+        callbacks = [Recorder(checkpoints.parent), *([Ask(run["asked_at"])] if run["asked_at"] and rank == 0 else [])]
+        train(settings, check_settings(settings), terminal, rank, callbacks)
 
 
 if __name__ == "__main__":

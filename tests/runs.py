@@ -28,6 +28,8 @@ class Run:
     checkpoint: Path | None = None
     damaged: Path | None = None
     """A newer checkpoint beside it, of which a bit is changed."""
+    asked_at: int | None = None
+    """Step whose validation gets SIGUSR1, on the first rank, in its second batch."""
     config: Path | None = None
     """A configuration file of its own; None is train.yaml."""
 
@@ -41,6 +43,7 @@ def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int =
             "config": run.config and str(run.config),
             "overrides": run.overrides,
             "checkpoint": run.checkpoint and str(run.checkpoint),
+            "asked_at": run.asked_at,
             "damaged": run.damaged and str(run.damaged),
         }
         for run in runs

@@ -81,6 +81,8 @@ def test_errors_that_are_no_disks_stay_what_they_are(tmp_path: Path) -> None:
         raise RuntimeError("shape mismatch")
     with pytest.raises(FileNotFoundError), naming_disk_errors(tmp_path):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    with pytest.raises(OSError, match="Input/output error"), naming_disk_errors(tmp_path):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/elsewhere/data.parquet")
 
 
 @pytest.mark.parametrize(

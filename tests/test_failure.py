@@ -54,7 +54,8 @@ def test_the_rank_that_hangs_shows_where_and_the_others_that_they_waited(dataset
     ("files", "expected"),
     [
         (["/x/nemo_bt/train.py", "/y/torch/distributed/distributed_c10d.py"], True),
-        (["/y/torch/distributed/distributed_c10d.py", "/x/nemo_bt/train.py"], False),
+        (["/y/megatron/core/distributed/param_and_grad_buffer.py", "/y/torch/futures.py"], True),
+        (["/y/torch/distributed/run.py", *["/x/nemo_bt/train.py"] * 4], False),
         ([], False),
     ],
 )

@@ -31,25 +31,27 @@ def test_the_newest_the_best_and_those_at_intervals_stay(changes: dict[str, int]
     assert kept_steps(LOSSES, replace(LAST_TWO, **changes)) == expected
 
 
-def save(folder: Path, step: int, validated_at: int, loss: float) -> Path:
-    checkpoint = folder / f"run-step{step}.nemo"
+def save(log_dir: Path, step: int) -> Path:
+    checkpoint = log_dir / "checkpoints" / f"run-step{step}.nemo"
     (checkpoint / "context").mkdir(parents=True)
-    facts = {"step": step, "validation": {"step": validated_at, "val/hh/loss": loss}}
-    (checkpoint / "context" / "training.json").write_text(json.dumps(facts))
+    (checkpoint / "context" / "training.json").write_text("{}")
     write_manifest(checkpoint, facts_of(checkpoint, files_of(checkpoint)))
     return checkpoint
 
 
 def test_only_what_was_validated_at_its_own_step_is_measured(tmp_path: Path) -> None:
-    saved = {step: save(tmp_path, step, at, loss) for step, at, loss in ((5, 5, 0.9), (6, 5, 0.1), (7, 7, 0.8))}
+    saved = {step: save(tmp_path, step) for step in (5, 6, 7)}
+    lines = [{"step": 5, "val/hh/loss": 0.9}, {"step": 6, "train/loss": 0.1}, {"step": 7, "val/hh/loss": 0.8}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     keeping = replace(LAST_TWO, save_last_n=1, save_top_k=1)
-    assert superseded(tmp_path, keeping) == [saved[5], saved[6]]
-    assert superseded(tmp_path, replace(keeping, save_top_k=2)) == [saved[6]]
-    assert superseded(tmp_path, replace(keeping, save_last_n=0)) == []
+    folder = tmp_path / "checkpoints"
+    assert superseded(folder, keeping) == [saved[5], saved[6]]
+    assert superseded(folder, replace(keeping, save_top_k=2)) == [saved[6]]
+    assert superseded(folder, replace(keeping, save_last_n=0)) == []
 
 
 def test_a_damaged_checkpoint_does_not_replace_a_whole_one(tmp_path: Path) -> None:
-    saved = [save(tmp_path, step, step, 1.0) for step in (1, 2, 3)]
-    (saved[2] / "context" / "training.json").write_text("{}")
-    assert superseded(tmp_path, LAST_TWO) == []
-    assert superseded(tmp_path, replace(LAST_TWO, save_last_n=1)) == [saved[0]]
+    saved = [save(tmp_path, step) for step in (1, 2, 3)]
+    (saved[2] / "context" / "training.json").write_text("{1}")
+    assert superseded(tmp_path / "checkpoints", LAST_TWO) == []
+    assert superseded(tmp_path / "checkpoints", replace(LAST_TWO, save_last_n=1)) == [saved[0]]

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
+from nemo_bt.events import read_events
 from nemo_bt.validation import validation_interval
-from tests.layouts import checkpoint, common
-from tests.runs import Run, metrics, nemo_bt
+from tests.layouts import STEPS, ZERO, checkpoint, common
+from tests.runs import Run, full_tensors, metrics, nemo_bt
 
 MODEL = ["model=llama_quickstart", "model.hidden_size=64", "model.ffn_hidden_size=160"]
 SAVING, STOPPING = "exp_manager.checkpoint_callback_params", "exp_manager.early_stopping_callback_params"
@@ -33,7 +35,36 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             f"{SAVING}.monitor={LOSS}",
         ],
     }
-    return {1: [Run([*common(dataset, folder / name, 1), *MODEL, *more]) for name, more in named.items()]}
+    one = [Run([*common(dataset, folder / name, 1), *MODEL, *more]) for name, more in named.items()]
+    both = [*MODEL, *ZERO, "trainer.val_check_interval=4", "trainer.log_every_n_steps=3"]
+    whole, asked = (
+        [*common(dataset, folder / name, 2), *both, "exp_manager.resume_if_exists=true"] for name in ("whole", "asked")
+    )
+    return {1: one, 2: [Run(whole), Run(asked, asked_at=4), Run(asked, asked_at=STEPS)]}
+
+
+def test_a_validation_that_was_broken_off_is_made_again_as_a_whole(logs: Path) -> None:
+    shown = (logs.parent / "output-2.txt").read_text()
+    assert shown.count(f"checkpoint and metrics: {logs}/asked") == 2
+    assert "stopped by SIGUSR1 at step 4 of 10 and saved" in shown
+    for key in (
+        "step",
+        "train/loss",
+        "train/accuracy",
+        "train/packing_efficiency",
+        LOSS,
+        ACCURACY,
+        "val/held_out/ties",
+    ):
+        assert metrics(logs / "asked", key) == metrics(logs / "whole", key)
+    assert metrics(logs / "asked", "step") == [3, 4, 6, 8, 9, 10, 10]
+    weights = [full_tensors(checkpoint(logs / name)) for name in ("asked", "whole")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
+
+
+def test_the_last_validation_is_not_broken_off(logs: Path) -> None:
+    events = [(event["event"], event["step"], event.get("stopped_by")) for event in read_events(logs / "asked")]
+    assert events == [("started", 0, None), ("ended", 4, "SIGUSR1"), ("started", 4, None), ("ended", 10, None)]
 
 
 @pytest.fixture(scope="module")

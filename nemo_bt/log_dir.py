@@ -1,0 +1,61 @@
+"""One run at a time in a log directory, and nothing left there of one that was killed. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from nemo_bt.errors import UserError
+
+_WAIT_S = 30.0
+"""That a run which is ending may take."""
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+@contextmanager
+def only_run(log_dir: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
+    """Hold the log directory, and remove checkpoints that another run did not finish.
+
+    The lock is the kernel's: it ends with the process. On file systems without locks nothing is held.
+
+    Args:
+        log_dir: of the run.
+        wait_s: for another run to end.
+
+    Raises:
+        UserError: another run goes on there.
+    """
+    with (log_dir / ".lock").open("a+") as file:
+        deadline_s = time.monotonic() + wait_s
+        while not _is_locked(file.fileno()):
+            if time.monotonic() > deadline_s:
+                file.seek(0)
+                raise UserError(
+                    f"{log_dir}: another run writes there ({file.read().strip()}). Wait until it has ended, end it, or "
+                    "choose another exp_manager.explicit_log_dir."
+                )
+            time.sleep(0.2)
+        file.truncate(0)
+        file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
+        file.flush()
+        for unfinished in (log_dir / "checkpoints").glob(".*.unfinished"):
+            shutil.rmtree(unfinished)
+        yield
+
+
+def _is_locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+    return True
