@@ -13,6 +13,7 @@ from nemo_bt.checkpoints import saved_checkpoints
 from nemo_bt.errors import UserError
 from nemo_bt.node_facts import Facts, differences, facts_of_node
 from nemo_bt.settings import Settings
+from nemo_bt.stopping import running_s
 
 _WAIT = timedelta(seconds=60)
 _LEAVE = timedelta(seconds=5)
@@ -84,7 +85,7 @@ def _compare(store: object, num_nodes: int, settings: Settings) -> None:
         mark.unlink(missing_ok=True)
     if lines:
         raise UserError("the nodes of this job are not alike.\n  " + "\n  ".join(lines))
-    print(f"{num_nodes} nodes are alike: {', '.join(found)}")
+    print(f"{num_nodes} nodes are alike: {', '.join(found)} ({running_s():.1f} s)")
 
 
 def _missing(marks: dict[str, Path]) -> list[str]:

@@ -51,7 +51,7 @@ class StopRequest:
         """0, or what asks; the largest of all ranks is everybody's."""
         if self._signal:
             return self._signal
-        return _TIME_LIMIT if self.limit_s is not None and time.monotonic() - _START_S >= self.limit_s else 0
+        return _TIME_LIMIT if self.limit_s is not None and running_s() >= self.limit_s else 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._signal == number:
@@ -59,6 +59,11 @@ class StopRequest:
         self._signal = number
         if not self._is_training:
             raise SystemExit(STOPPED_STATUS)
+
+
+def running_s() -> float:
+    """Seconds since this process started, to its imports."""
+    return time.monotonic() - _START_S
 
 
 def reason_of(code: int) -> str:

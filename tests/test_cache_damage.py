@@ -14,7 +14,7 @@ from nemo_bt.data import cache as cache_module
 from nemo_bt.data.build import build
 from nemo_bt.errors import UserError
 from tests.preferences import messages
-from tests.sources import open_set, texts, write
+from tests.sources import conversations, open_set, texts, write
 
 GOOD = {"chosen": messages("some tea", "I bring tea."), "rejected": messages("some tea", "I bring milk.")}
 OTHER = json.loads(json.dumps(GOOD).replace("I bring tea", "I bring fig"))
@@ -124,3 +124,16 @@ def test_the_options_of_a_class_and_its_rows_keys_are_all_that_it_gets(
     for which in ("one", "two"):
         keys = {"path": str(module), "name": "Named", "options": {"which": which}}
         assert f"option {which}" in texts(open_set(file, tokenizer, custom_cls=keys), tokenizer)[0][0]
+
+
+def test_a_run_goes_on_with_data_that_is_deleted_under_it(dataset: Path, tokenizer: Any, tmp_path: Path) -> None:
+    source = str(shutil.copy(dataset / "random.parquet", tmp_path / "pairs.parquet"))
+    pairs = open_set(source, tokenizer, f"model.data.cache_dir={tmp_path / 'cache'}")
+    kept = open_set(str(dataset / "random.parquet"), tokenizer)
+    Path(source).unlink()
+    shutil.rmtree(tmp_path / "cache")
+    for pair in range(100):
+        for ours, expected in zip(conversations(pairs, pair), conversations(kept, pair), strict=True):
+            assert ours.tolist() == expected.tolist()
+    with pytest.raises(UserError, match=r"pairs\.parquet"):
+        open_set(source, tokenizer)
