@@ -7,6 +7,7 @@ Shape suffixes: E = entries of an epoch (pairs, some perhaps several times), U =
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -75,6 +76,11 @@ def _shuffled(seed: int, number: int, epoch: Epoch) -> tuple[Ints, Ints]:
     sizes = np.diff(epoch.unit_start_U, append=len(epoch))
     unit = np.random.default_rng((seed, number)).permutation(len(sizes))
     return unit, sizes[unit].cumsum()
+
+
+def validation_interval(val_check_interval: float, num_steps: int) -> int:
+    """Steps between validations: an int is that many, a float that fraction of the run (0.25 of 101 is 26)."""
+    return val_check_interval if isinstance(val_check_interval, int) else math.ceil(val_check_interval * num_steps)
 
 
 def validation_batches(num_pairs: int, global_batch_size: int) -> list[Sequence[int]]:

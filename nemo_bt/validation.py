@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 
 from nemo_bt.data_module import PairSampler
+from nemo_bt.epoch import validation_interval
 from nemo_bt.metrics import means, means_by_source
 from nemo_bt.metrics_log import MetricsLog
 from nemo_bt.settings import TrainerSettings
@@ -16,11 +16,6 @@ from nemo_bt.terminal import Terminal
 
 NEVER = 1_000_000_000
 """More steps than a run has, for Lightning's val_check_interval."""
-
-
-def validation_interval(val_check_interval: float, num_steps: int) -> int:
-    """Steps between validations: an int is that many, a float that fraction of the run (0.25 of 101 is 26)."""
-    return val_check_interval if isinstance(val_check_interval, int) else math.ceil(val_check_interval * num_steps)
 
 
 class Validation(pl.Callback):
