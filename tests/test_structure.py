@@ -1,6 +1,7 @@
 """Rules about the source itself: sizes, import boundaries, and the README's file tree."""
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -77,3 +78,11 @@ def test_readmes_tree_names_every_module() -> None:
     modules = [path.relative_to(REPO / "nemo_bt") for path in (REPO / "nemo_bt").rglob("*.py")]
     named = {str(path) for path in modules if not path.name.startswith("__")}
     assert named == {line.split()[0] for line in tree.splitlines() if line.startswith("  ")}
+
+
+def test_no_duration_is_measured_by_a_clock_that_may_jump() -> None:
+    """The time of day is only shown, and compared with times of files."""
+    clock = r"time\.time\(\)|datetime\.now\("
+    product = [path for path in SOURCES if path.is_relative_to(REPO / "nemo_bt")]
+    users = {str(path.relative_to(REPO)) for path in product if re.search(clock, path.read_text())}
+    assert users <= {"nemo_bt/events.py", "nemo_bt/status.py", "nemo_bt/data/files.py"}
