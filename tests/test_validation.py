@@ -1,4 +1,4 @@
-"""When runs validate, what they keep for it, and when they stop for it."""
+"""When runs validate, what they keep for it, and what ends them early."""
 
 from pathlib import Path
 
@@ -26,6 +26,7 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             f"{STOPPING}.min_delta=1.0",
             f"{STOPPING}.patience=2",
         ],
+        "no time": ["exp_manager.max_time_per_run=00:00:00:01"],  # the processes are older than that
         "best": [
             "trainer.val_check_interval=1",
             "model.optim.lr=3e-3",
@@ -65,6 +66,14 @@ def test_a_validation_that_was_broken_off_is_made_again_as_a_whole(logs: Path) -
 def test_the_last_validation_is_not_broken_off(logs: Path) -> None:
     events = [(event["event"], event["step"], event.get("stopped_by")) for event in read_events(logs / "asked")]
     assert events == [("started", 0, None), ("ended", 4, "SIGUSR1"), ("started", 4, None), ("ended", 10, None)]
+
+
+def test_a_run_without_time_ends_before_it_begins(logs: Path) -> None:
+    *_, ended = read_events(logs / "no time")
+    assert (ended["event"], ended["step"], ended["stopped_by"]) == ("ended", 0, "exp_manager.max_time_per_run")
+    shown = (logs.parent / "output-1.txt").read_text()
+    assert "stopped by exp_manager.max_time_per_run before it got further than step 0" in shown
+    assert list((logs / "no time" / "checkpoints").iterdir()) == []
 
 
 @pytest.fixture(scope="module")
