@@ -24,6 +24,7 @@ hypothesis.settings.register_profile("explore", max_examples=1000, **same)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in several processes, those that share a costly fixture of the session run in one of them."""
     for item in items:
