@@ -26,10 +26,13 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, those that share a costly fixture of the session run in one of them."""
+    """Where tests run in several processes, modules that share a costly fixture of the session run in one of them."""
+    shared = {}
     for item in items:
-        shared = {"launched", "converters_folder"} & set(item.fixturenames)
-        item.add_marker(pytest.mark.xdist_group(" ".join(sorted(shared)) or item.module.__name__))
+        for fixture in {"launched", "converters_folder"} & set(item.fixturenames):
+            shared[item.module] = fixture
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(shared.get(item.module, item.module.__name__)))
 
 
 @pytest.fixture(scope="session", autouse=True)
