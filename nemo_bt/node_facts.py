@@ -71,8 +71,10 @@ def _digest_of_code() -> str:
 def _devices() -> str:
     import torch
 
+    if not torch.cuda.is_available():
+        return "no GPU"
     names = Counter(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-    return ", ".join(f"{count} x {name}" for name, count in names.items()) or "no GPU"
+    return ", ".join(f"{count} x {name}" for name, count in names.items())
 
 
 def _paths(settings: Settings) -> list[str]:

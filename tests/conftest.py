@@ -67,7 +67,7 @@ def launched(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: py
         plans.append(planned_runs(dataset, folder / name))
     for num_ranks in sorted({num_ranks for plan in plans for num_ranks in plan}):
         runs = [run for plan in plans for run in plan.get(num_ranks, [])]
-        run_together(num_ranks, runs, folder, timeout_s=400)
+        run_together(num_ranks, runs, folder, timeout_s=580)
     return folder
 
 

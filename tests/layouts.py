@@ -104,6 +104,8 @@ LEFT_OUT = {
     "PP4 small streams",
     "CP4",
     "CP2 DP2 recompute attention",
+    "PP2 recompute 1 layer small streams",
+    "PP2 VPP2 DP2 distributed optimizer",
 }
 """Not in `make test`: what they combine is there in others."""
 
@@ -167,7 +169,7 @@ BF16 = {
 }
 """Three steps with weights and activations of two bytes."""
 RESUMED = {1: "one stream", 2: "DP2 distributed optimizer"}
-MOVED = {"moved to TP2 SP": [*TP2, *SP], "moved to PP2": PP2, "moved to CP2": CP2}
+MOVED = {"moved to TP2 SP": [*TP2, *SP], "moved to PP2": PP2}
 """Layouts that go on from a checkpoint of the second."""
 
 

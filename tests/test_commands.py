@@ -17,8 +17,8 @@ from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.config import load_settings
 from nemo_bt.flops import LayerShape, training_flops
 from nemo_bt.stopping import STOPPED_STATUS
-from tests.faults import Fault, differences, disturb, overrides_of
-from tests.runs import Run, metrics, nemo_bt
+from tests.faults import Fault, differences, disturb, finish, overrides_of
+from tests.runs import metrics, nemo_bt
 
 
 def arguments(dataset: Path, log_dir: Path, *extra: str) -> list[str]:
@@ -107,11 +107,6 @@ def test_checkpoints_are_not_written_over(dataset: Path, tmp_path: Path) -> None
     assert "holds checkpoints up to step 40. Set exp_manager.resume_if_exists=true" in result.stderr
 
 
-def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
-    """The run of `killed_and_resumed`, undisturbed."""
-    return {2: [Run(overrides_of(dataset, folder / "undisturbed"))]}
-
-
 @pytest.fixture(scope="module")
 def killed_and_resumed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A two-rank run, killed while it saved, started again and asked to end, and ended under torchrun."""
@@ -133,8 +128,11 @@ def killed_and_resumed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
     return log_dir, result.stdout
 
 
-def test_a_killed_run_ends_as_one_that_nobody_disturbed(killed_and_resumed: tuple[Path, str], launched: Path) -> None:
-    assert differences(killed_and_resumed[0], launched / "test_commands" / "undisturbed") == []
+def test_a_killed_run_ends_as_one_that_nobody_disturbed(
+    killed_and_resumed: tuple[Path, str], dataset: Path, tmp_path: Path
+) -> None:
+    finish(overrides_of(dataset, tmp_path / "undisturbed"))
+    assert differences(killed_and_resumed[0], tmp_path / "undisturbed") == []
 
 
 def test_metric_names_are_the_documented_ones(killed_and_resumed: tuple[Path, str]) -> None:
