@@ -78,8 +78,9 @@ def drawn_faults(number: int, seed: int) -> list[Fault]:
 
 def start(overrides: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "nemo_bt", "train", *overrides]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # sums of as many threads are the same
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
 
 
