@@ -55,6 +55,22 @@ def test_a_full_disk_ends_the_run_which_goes_on_when_there_is_room(dataset: Path
     assert "resuming from" in result.stdout
 
 
+@pytest.mark.skipif(not CANNOT_MOUNT, reason="the test before has a real disk")
+def test_a_writer_that_fails_ends_the_run_and_leaves_the_checkpoint_before(dataset: Path, tmp_path: Path) -> None:
+    argv = [*common(dataset, tmp_path / "run", 1), *MODEL, *SAVING]
+    train = [sys.executable, "-m", "nemo_bt", "train", *argv]
+    subprocess.run([*train, "trainer.max_steps=2"], check=True, timeout=120)
+    checkpoint = tmp_path / "run" / "checkpoints" / "reward-step2.nemo"
+    before = full_tensors(checkpoint, prefix="")
+    no_large_files = ["bash", "-c", 'ulimit -f 200; exec "$@"', "bash"]  # of 1,024 bytes: weights are larger
+    result = subprocess.run([*no_large_files, *train], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Worker failure" in result.stderr
+    assert [path.name for path in checkpoint.parent.glob("*.nemo")] == [checkpoint.name]
+    after = full_tensors(checkpoint, prefix="")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 @needs_mounts
 def test_full_shared_memory_is_named(dataset: Path, tmp_path: Path) -> None:
     result = in_name_space(

@@ -37,7 +37,7 @@ def overrides_of(dataset: Path, log_dir: Path) -> list[str]:
 
 def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     """The run that every job has to equal."""
-    return {4: [Run([*overrides_of(dataset, folder / "local"), "trainer.devices=4"])]}
+    return {} if why_not() else {4: [Run([*overrides_of(dataset, folder / "local"), "trainer.devices=4"])]}
 
 
 @pytest.fixture(scope="module")
