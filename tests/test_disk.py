@@ -64,8 +64,8 @@ def test_a_writer_that_fails_ends_the_run_and_leaves_the_checkpoint_before(datas
     before = full_tensors(checkpoint, prefix="")
     no_large_files = ["bash", "-c", 'ulimit -f 200; exec "$@"', "bash"]  # of 1,024 bytes: weights are larger
     result = subprocess.run([*no_large_files, *train], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 1, result.stdout + result.stderr
-    assert "Worker failure" in result.stderr
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "File too large: a file is larger than allowed (ulimit -f)" in result.stderr
     assert [path.name for path in checkpoint.parent.glob("*.nemo")] == [checkpoint.name]
     after = full_tensors(checkpoint, prefix="")
     assert all(torch.equal(before[name], after[name]) for name in before)
