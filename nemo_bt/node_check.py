@@ -8,12 +8,16 @@ import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nemo_bt.checkpoints import saved_checkpoints
 from nemo_bt.errors import UserError
 from nemo_bt.node_facts import Facts, differences, facts_of_node
 from nemo_bt.settings import Settings
 from nemo_bt.stopping import running_s
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
 
 _WAIT = timedelta(seconds=60)
 _LEAVE = timedelta(seconds=5)
@@ -65,13 +69,13 @@ def check_nodes(settings: Settings) -> None:
             store.wait([f"left-{other}" for other in range(1, num_nodes)], _LEAVE)
 
 
-def _compare(store: object, num_nodes: int, settings: Settings) -> None:
+def _compare(store: TCPStore, num_nodes: int, settings: Settings) -> None:
     from torch.distributed import DistStoreError
 
     found: dict[str, Facts] = {}
     for rank in range(num_nodes):
         try:
-            node, facts = json.loads(store.get(f"node-{rank}"))  # type: ignore[attr-defined]
+            node, facts = json.loads(store.get(f"node-{rank}"))
         except DistStoreError as error:
             raise UserError(
                 f"node number {rank} of the job did not answer within {_WAIT.seconds} s; {', '.join(found)} did."
