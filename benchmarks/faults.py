@@ -14,9 +14,8 @@ from pathlib import Path
 
 from benchmarks.results_file import Figure, write_results
 from nemo_bt.checkpoints import saved_checkpoints, step_of
-from nemo_bt.data.synthetic import write_dataset
 from tests.faults import STEPS, differences, disturb, drawn_faults, finish, overrides_of
-from tests.preferences import write_random_pairs
+from tests.preferences import write_sets
 
 
 def main() -> None:
@@ -26,9 +25,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nemo_bt-faults-") as folder:
         data, runs = Path(folder), Path(folder) / "runs"
-        write_dataset(data)
-        write_random_pairs(data / "random.parquet", 100, seed=1)
-        write_random_pairs(data / "random_val.parquet", 37, seed=2)
+        write_sets(data)
         finish(overrides_of(data, runs / "undisturbed"))
         number, statuses, different = 0, Counter(), []
         faults = drawn_faults(args.faults, args.seed)

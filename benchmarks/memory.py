@@ -13,9 +13,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.results_file import Figure, write_results
-from nemo_bt.data.synthetic import write_dataset
 from tests.faults import overrides_of, start
-from tests.preferences import write_random_pairs
+from tests.preferences import write_sets
 from tests.runs import metrics
 
 _SETTLED_STEP = 200
@@ -37,9 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nemo_bt-memory-") as folder:
         data, log_dir = Path(folder), Path(folder) / "run"
-        write_dataset(data)
-        write_random_pairs(data / "random.parquet", 1000, seed=1)
-        write_random_pairs(data / "random_val.parquet", 37, seed=2)
+        write_sets(data, num_pairs=1000)
         often = ["trainer.log_every_n_steps=10", "trainer.val_check_interval=250"]
         saving = ["exp_manager.checkpoint_callback_params.every_n_train_steps=100"]
         overrides = [*overrides_of(data, log_dir), f"trainer.max_steps={args.steps}", *often, *saving]

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from nemo_bt import cpu
 from nemo_bt.architecture import HfConfig, longest_sequence
 from nemo_bt.checkpoint_facts import write_facts
+from nemo_bt.imports import import_nemo
 from nemo_bt.origin import Start
 from nemo_bt.settings import LossSettings
 
@@ -21,7 +21,7 @@ _SEQ_LENGTH = 4096
 @contextmanager
 def reward_gpt(hf_config: HfConfig, start: Start) -> Iterator[Any]:
     """A `RewardGPT` in fp32 with weights, as long as the block lasts."""
-    cpu.install()
+    import_nemo(on_gpu=False)
     from megatron.core import parallel_state, tensor_parallel
 
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -46,7 +46,7 @@ def describe(context: Path, hf_config: HfConfig, tokenizer: Path | None) -> None
         hf_config: of the model.
         tokenizer: a folder named "tokenizer"; None without one.
     """
-    cpu.install()
+    import_nemo(on_gpu=False)
     import nemo.lightning as nl
     from nemo.collections.common.tokenizers import AutoTokenizer
     from nemo.lightning.io.pl import TrainerContext

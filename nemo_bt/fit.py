@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_bt.flops import peak_flops
+from nemo_bt.imports import import_nemo
 from nemo_bt.prepare import Prepared
 from nemo_bt.settings import Settings
 from nemo_bt.stopping import StopRequest
@@ -49,7 +50,7 @@ def fit(
         request: to end early.
         callbacks: of Lightning, called after the run's own.
     """
-    _import_nemo(on_gpu)
+    import_nemo(on_gpu)
     from nemo_bt.checkpoint_callback import CheckpointCallback
     from nemo_bt.metrics_log import MetricsLog
     from nemo_bt.monitor import Monitor
@@ -65,14 +66,14 @@ def fit(
     sampler, log = data.data_sampler, MetricsLog(log_dir)
     monitor = Monitor(sampler, terminal, log, settings.trainer, num_steps, _peak_flops(settings, on_gpu))
     validation = Validation(sampler, terminal, log, settings.trainer, num_steps)
-    end = EarlyEnd(request)
+    guard, end = NonFiniteGuard(sampler, terminal, settings.trainer.max_nonfinite_steps), EarlyEnd(request)
     own = [
         Watchdog(settings.trainer.hang_timeout_s, rank, log_dir, terminal),
-        NonFiniteGuard(sampler, terminal, settings.trainer.max_nonfinite_steps),
+        guard,
         end,
         CheckpointCallback(log_dir / "checkpoints", settings, validation, prepared.adapters),
         monitor,
-        RunState(sampler, monitor, validation),
+        RunState(sampler, monitor, validation, guard),
         validation,
         *build_early_stopping(exp),
     ]
@@ -87,7 +88,7 @@ def fit(
 
 def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal) -> Outcome:
     """Validate on this rank, together with all others, without a step."""
-    _import_nemo(on_gpu)
+    import_nemo(on_gpu)
     from nemo_bt.metrics_log import MetricsLog
     from nemo_bt.nemo_setup import build_model, build_trainer
     from nemo_bt.validation import Validation
@@ -99,16 +100,6 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
     trainer.validate(model, data, verbose=False)
     _leave()
     return Outcome(0, validation.record)
-
-
-def _import_nemo(on_gpu: bool) -> None:
-    from nemo_bt import cpu
-
-    if not on_gpu:
-        cpu.install()
-        import nemo_bt.nemo_setup  # noqa: F401
-
-        cpu.after_nemo_import()
 
 
 def _data(settings: Settings, prepared: Prepared) -> Any:

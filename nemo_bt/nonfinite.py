@@ -28,11 +28,14 @@ class NonFiniteGuard(pl.Callback):
         sampler: whose sums leave such a step out.
         terminal: rank 0's.
         most_in_a_row: after so many the run stops.
+
+    Attributes:
+        in_a_row: steps that were skipped since the last one that counted.
     """
 
     def __init__(self, sampler: PairSampler, terminal: Terminal, most_in_a_row: int) -> None:
         self.sampler, self.terminal, self.most_in_a_row = sampler, terminal, most_in_a_row
-        self._norm, self._in_a_row = 0.0, 0
+        self._norm, self.in_a_row = 0.0, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stand between Megatron's optimizer and its step."""
@@ -53,9 +56,9 @@ class NonFiniteGuard(pl.Callback):
         is_finite = math.isfinite(self._norm)
         self.sampler.settle(is_finite)
         if is_finite:
-            self._in_a_row = 0
+            self.in_a_row = 0
             return
-        self._in_a_row += 1
+        self.in_a_row += 1
         found: list[list[int]] = [[] for _ in range(trainer.world_size)]
         torch.distributed.all_gather_object(found, self._pairs_here(pl_module))
         pairs = sorted(number for numbers in found for number in numbers)
@@ -64,9 +67,9 @@ class NonFiniteGuard(pl.Callback):
         of_pairs = f"the loss is not finite of {named}" if pairs else "every pair's loss is finite"
         message = f"step {trainer.global_step} skipped: gradient norm {self._norm}; {of_pairs}"
         self.terminal.line(message)
-        if self._in_a_row == self.most_in_a_row:
+        if self.in_a_row == self.most_in_a_row:
             raise UserError(
-                f"{message}. {self._in_a_row} steps in a row were skipped (trainer.max_nonfinite_steps). The weights "
+                f"{message}. {self.in_a_row} steps in a row were skipped (trainer.max_nonfinite_steps). The weights "
                 "are those before them: look at the pairs, lower model.optim.lr or start from an older checkpoint."
             )
 

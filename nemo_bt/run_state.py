@@ -10,18 +10,20 @@ from megatron.core import parallel_state, tensor_parallel
 
 from nemo_bt.data_module import PairSampler
 from nemo_bt.monitor import Monitor
+from nemo_bt.nonfinite import NonFiniteGuard
 from nemo_bt.validation import Validation
 
 
 class RunState(pl.Callback):
-    """Sums that were not logged yet, the last validation, and where random numbers are, of every rank.
+    """Sums that were not logged yet, the last validation, what warnings and the end of a run hang on, and where random
+    numbers are, of every rank.
 
     A run that goes on at another layout has the same sums, in other parts, and draws other random numbers.
     Which pairs a step has is a function of its number: nothing to hold.
     """
 
-    def __init__(self, sampler: PairSampler, monitor: Monitor, validation: Validation) -> None:
-        self.sampler, self.monitor, self.validation = sampler, monitor, validation
+    def __init__(self, sampler: PairSampler, monitor: Monitor, validation: Validation, guard: NonFiniteGuard) -> None:
+        self.sampler, self.monitor, self.validation, self.guard = sampler, monitor, validation, guard
         self._random: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -40,11 +42,19 @@ class RunState(pl.Callback):
         }
         ranks: list[dict[str, Any]] = [{}] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(ranks, own)
-        return {"ranks": ranks, "validation": self.validation.record, "skipped_steps": self.sampler.skipped_steps}
+        return {
+            "ranks": ranks,
+            "validation": self.validation.record,
+            "skipped_steps": self.sampler.skipped_steps,
+            "skipped_in_a_row": self.guard.in_a_row,
+            "losses": list(self.monitor.spikes.before),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take this rank's part; of another number of ranks the first takes all sums."""
         self.validation.record, self.sampler.skipped_steps = state_dict["validation"], state_dict["skipped_steps"]
+        self.guard.in_a_row = state_dict["skipped_in_a_row"]
+        self.monitor.spikes.before.extend(state_dict["losses"])
         ranks, rank = state_dict["ranks"], torch.distributed.get_rank()
         if len(ranks) == torch.distributed.get_world_size():
             parts, random = [ranks[rank]], ranks[rank]["random"]

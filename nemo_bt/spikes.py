@@ -14,16 +14,19 @@ class LossSpikes:
 
     Args:
         factor: deviations above the mean that are a spike; 0 looks for none.
+
+    Attributes:
+        before: losses that the next one is compared with.
     """
 
     def __init__(self, factor: float) -> None:
         self.factor = factor
-        self._before: deque[float] = deque(maxlen=_WINDOW)
+        self.before: deque[float] = deque(maxlen=_WINDOW)
 
     def look_at(self, loss: float) -> str | None:
         """A warning, where it is a spike."""
-        before = list(self._before)
-        self._before.append(loss)
+        before = list(self.before)
+        self.before.append(loss)
         if not self.factor or len(before) < _FEWEST:
             return None
         mean, deviation = statistics.fmean(before), statistics.stdev(before)

@@ -11,10 +11,9 @@ import torch
 from hypothesis import HealthCheck
 from transformers import AutoTokenizer
 
-from nemo_bt.data.synthetic import write_dataset
 from nemo_bt.data.tokenizer import load_tokenizer
 from tests.hf_models import save
-from tests.preferences import write_random_pairs
+from tests.preferences import write_sets
 from tests.runs import convert, nemo_bt, run_together
 
 # The same examples in every run: HYPOTHESIS_PROFILE=explore looks for new ones.
@@ -43,11 +42,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with a tokenizer, the synthetic set, and random.parquet / random_val.parquet of varied lengths."""
+    """Folder of tests.preferences.write_sets."""
     folder = tmp_path_factory.mktemp("data")
-    write_dataset(folder)
-    write_random_pairs(folder / "random.parquet", 100, seed=1)
-    write_random_pairs(folder / "random_val.parquet", 37, seed=2)
+    write_sets(folder)
     return folder
 
 

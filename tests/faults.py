@@ -20,7 +20,7 @@ STEPS = 40
 _DEADLINE_S = 120
 
 
-def overrides_of(dataset: Path, log_dir: Path) -> list[str]:
+def overrides_of(dataset: Path, log_dir: Path, steps: int = STEPS) -> list[str]:
     """A run of a small model on two ranks whose logs, saves and validations fall on different steps."""
     return [
         "model=llama_quickstart",
@@ -36,7 +36,7 @@ def overrides_of(dataset: Path, log_dir: Path) -> list[str]:
         "model.optim.sched.warmup_steps=5",
         "trainer.accelerator=cpu",
         "trainer.devices=2",
-        f"trainer.max_steps={STEPS}",
+        f"trainer.max_steps={steps}",
         "trainer.log_every_n_steps=3",
         "trainer.val_check_interval=5",
         f"exp_manager.explicit_log_dir={log_dir}",
@@ -149,11 +149,11 @@ def finish(overrides: list[str]) -> str:
     return printed
 
 
-def differences(log_dir: Path, undisturbed: Path) -> list[str]:
+def differences(log_dir: Path, undisturbed: Path, steps: int = STEPS) -> list[str]:
     """Names of metrics, weights and optimizer state that are not those of the undisturbed run, to the last bit."""
     keys = ("step", "train/loss", "train/grad_norm", "train/lr", "train/packing_efficiency", "val/held_out/loss")
     found = [key for key in keys if metrics(log_dir, key) != metrics(undisturbed, key) or not metrics(log_dir, key)]
-    name = f"reward-step{STEPS}.nemo"
+    name = f"reward-step{steps}.nemo"
     tensors, expected = (full_tensors(folder / "checkpoints" / name, prefix="") for folder in (log_dir, undisturbed))
     found += sorted(tensors.keys() ^ expected.keys())
     return found + [key for key in tensors.keys() & expected.keys() if not torch.equal(tensors[key], expected[key])]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_bt.data.synthetic import NAMES, THINGS
+from nemo_bt.data.synthetic import NAMES, THINGS, write_dataset
 
 WORDS = [*NAMES, *THINGS, "would", "bring", "What", "some"]
 
@@ -28,6 +28,13 @@ def write_random_pairs(path: Path, num_pairs: int, seed: int, longest_words: int
         rows.append({"chosen": sides[0], "rejected": sides[1], "margin": rng.random()})
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path
+
+
+def write_sets(folder: Path, num_pairs: int = 100) -> None:
+    """A tokenizer, the synthetic set, and random.parquet / random_val.parquet (37 pairs) of varied lengths."""
+    write_dataset(folder)
+    write_random_pairs(folder / "random.parquet", num_pairs, seed=1)
+    write_random_pairs(folder / "random_val.parquet", 37, seed=2)
 
 
 def messages(prompt: str, answer: str | None) -> list[dict[str, str | None]]:

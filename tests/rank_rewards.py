@@ -31,9 +31,9 @@ def rewards(model: Any, stream: Any) -> torch.Tensor | None:
 
 
 def main() -> None:
-    from nemo_bt import cpu
+    from nemo_bt.imports import import_nemo
 
-    cpu.install()
+    import_nemo(on_gpu=False)
     from megatron.core import parallel_state, tensor_parallel
 
     from nemo_bt.model.config import reward_config

@@ -139,6 +139,15 @@ class Cluster:
         described = self.run("scontrol", "--oneliner", "show", "job", str(job))
         return described.split("JobState=")[1].split()[0]
 
+    def wait_for_idle(self, node: str, timeout_s: float = 120) -> None:
+        """Wait until a node has nothing left of any job."""
+        deadline_s, state = time.monotonic() + timeout_s, ""
+        while state != "IDLE":
+            assert time.monotonic() < deadline_s, f"{node} is {state} after {timeout_s} s"
+            time.sleep(0.5)
+            described = self.run("scontrol", "--oneliner", "show", "node", node)
+            state = described.split("State=")[1].split()[0]
+
     def wait(self, job: int, *states: str, timeout_s: float = 180) -> str:
         deadline_s, pending_s = time.monotonic() + timeout_s, 0.0
         while (state := self.state(job)) not in states:

@@ -20,7 +20,7 @@ PURE = [
     "checkpoint_facts", "flops", "plan.shape", "plan.parameters", "plan.state", "plan.schedule", "plan.activations",
     "plan.stream_traffic", "plan.traffic", "plan.settings", "plan.checks", "plan.streams", "plan.memory", "plan.time",
     "plan.search", "plan.report", "plan.command", "step", "ranges", "manifest", "keep", "run_settings", "status",
-    "events", "stopping", "spikes", "failure", "log_dir", "metrics_log", "prepare",
+    "events", "stopping", "spikes", "failure", "log_dir", "metrics_log", "prepare", "imports",
     "model.held_rows", "model.segments",
     "weights.names", "weights.fused", "weights.convert", "weights.check", "weights.head", "weights.adapters",
     "weights.source", "weights.safetensors_folder", "weights.torch_dist", "weights.torch_dist_writer",

@@ -1,0 +1,50 @@
+"""What a checkpoint holds of a run beside weights comes back, also on another number of ranks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_bt.config import load_settings
+from nemo_bt.terminal import Terminal
+
+
+def run_state(log_dir: Path) -> Any:
+    """Of a run that is to start."""
+    from nemo_bt.data_module import PairSampler
+    from nemo_bt.metrics_log import MetricsLog
+    from nemo_bt.monitor import Monitor
+    from nemo_bt.nonfinite import NonFiniteGuard
+    from nemo_bt.run_state import RunState
+    from nemo_bt.validation import Validation
+
+    sampler, terminal, log = PairSampler(2048, {"train": 1}), Terminal(None), MetricsLog(log_dir)
+    settings = load_settings("train", ["model.data.train=unused", "exp_manager.explicit_log_dir=unused"]).trainer
+    monitor = Monitor(sampler, terminal, log, settings, num_steps=100)
+    validation = Validation(sampler, terminal, log, settings, num_steps=100)
+    return RunState(sampler, monitor, validation, NonFiniteGuard(sampler, terminal, most_in_a_row=3))
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_state_comes_back(tmp_path: Path, num_ranks: int) -> None:
+    before, after = run_state(tmp_path), run_state(tmp_path)
+    before.guard.in_a_row, before.sampler.skipped_steps = 2, 7
+    before.monitor.interval = dict.fromkeys(before.monitor.interval, 3.0)
+    for loss in (0.6, 0.5):
+        before.monitor.spikes.look_at(loss)
+    before.sampler.add_sums("train", torch.tensor([[1.0, 2.0]]))
+    before.validation.record = {"step": 5, "loss": 0.4}
+    state = before.state_dict()
+    state["ranks"] *= num_ranks
+    after.load_state_dict(state)
+    assert (after.guard.in_a_row, after.sampler.skipped_steps) == (2, 7)
+    assert list(after.monitor.spikes.before) == [0.6, 0.5]
+    assert after.monitor.interval == before.monitor.interval
+    assert after.validation.record == before.validation.record
+    assert torch.equal(after.sampler.sums_SM["train"], num_ranks * torch.tensor([[1.0, 2.0]], dtype=torch.float64))
+    torch.set_rng_state(state["ranks"][0]["random"]["host"])
+    expected = torch.rand(3)
+    after.on_train_start(None, None)
+    assert torch.equal(torch.rand(3), expected) == (num_ranks == 1)
