@@ -26,7 +26,7 @@ test: $(INSTALLED)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 
-# Jobs on a Slurm of two nodes that is started here (apt-get install slurm-wlm; as root): about eight minutes.
+# Jobs on a Slurm of two nodes that is started here (apt-get install slurm-wlm; as root): about twelve minutes.
 test-slurm: $(INSTALLED)
 	NEMO_BT_TEST_SLURM=1 $(BIN)/pytest tests/test_slurm.py
 

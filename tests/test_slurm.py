@@ -151,11 +151,9 @@ def test_a_node_that_dies_ends_the_job_which_goes_back_to_the_queue(
     cluster.kill_node("n2")
     cluster.wait(job, "PENDING", "REQUEUED", timeout_s=120)
     left = [one.pid for one in psutil.process_iter(["cmdline"]) if str(log_dir) in " ".join(one.info["cmdline"] or [])]
-    cluster.run("scontrol", "hold", str(job))  # on the node that comes back Slurm first kills what it knew of the job,
-    cluster.start_node("n2")  # and a second start has the same number
-    cluster.wait_for_idle("n2")
-    cluster.run("scontrol", "release", str(job))
-    cluster.wait(job, "COMPLETED", "FAILED", timeout_s=300)
+    cluster.start_node("n2")
+    # What ended the first start waits for the node too, and would end the second, which has its number.
+    cluster.wait(job, "COMPLETED", "FAILED", timeout_s=420, hurries=False)
     said = printed(cluster, "node_failure")
     assert cluster.state(job) == "COMPLETED", said
     assert left == []
