@@ -14,6 +14,7 @@ from torch import Tensor
 from nemo_bt.architecture import complete, read_hf_config
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.origin import Start
+from nemo_bt.scoring.model import open_alone
 from nemo_bt.stream import Group, build_stream
 from nemo_bt.weights.source import TensorSource
 
@@ -108,11 +109,8 @@ def _transformers_rewards(
     return torch.stack(rewards)
 
 
-@torch.no_grad()
 def _megatron_rewards(groups: list[Group], start: Start) -> Tensor:
-    from .megatron import reward_gpt
-
-    with reward_gpt(start.origin.hf_config, start) as gpt:
-        stream = build_stream(groups, pad_id=0)
-        rewards: Tensor = gpt(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
-    return rewards
+    engine = open_alone(start, "32", on_gpu=False)
+    (reward_C,) = engine.rewards([build_stream(groups, pad_id=0)])
+    engine.close()
+    return reward_C

@@ -43,6 +43,14 @@ def run(argv: Sequence[str]) -> int:
     data.add_argument("--pairs", type=int, default=2, help="show: pairs of each set")
     data.add_argument("--picture", type=Path, default=Path("lengths.png"), help="stats: file for the histogram")
     validation = commands.add_parser("validate", help="validate a model, without training", description=described)
+    scoring = [
+        (commands.add_parser(name, help=what, description=described), name)
+        for name, what in (
+            ("score", "rewards of rows that exist"),
+            ("evaluate", "accuracy on pairs, RewardBench, RewardBench 2 or RM-Bench"),
+            ("label", "feedback to train on, from scored samples"),
+        )
+    ]
     nodes = commands.add_parser("check-nodes", help="compare the nodes of a Slurm job", description=described)
     plan = commands.add_parser("plan", help="memory and time of every layout on a cluster", description=described)
     plan.add_argument("--json", action="store_true", help="everything, for programs")
@@ -50,7 +58,8 @@ def run(argv: Sequence[str]) -> int:
     status = commands.add_parser("status", help="where a run is, from its log directory")
     status.add_argument("log_dir", type=Path)
     status.add_argument("--verify", action="store_true", help="read every file of every checkpoint")
-    for command, name in ((train, "train"), (validation, "train"), (nodes, "train"), (data, "train"), (plan, "plan")):
+    configured = [(train, "train"), (validation, "train"), (nodes, "train"), (data, "train"), (plan, "plan"), *scoring]
+    for command, name in configured:
         command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
         command.add_argument("--config-dir", help="a folder with configurations of your own")
         command.add_argument("overrides", nargs="*", metavar="key=value")
@@ -61,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
         parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
     args.overrides = [*getattr(args, "overrides", []), *more]
     run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": _train}
-    run["validate"] = _train
+    run |= {"validate": _train, "score": _score, "evaluate": _score, "label": _score}
     try:
         return run[args.command](args)
     except UserError as error:
@@ -134,14 +143,40 @@ def _train(args: argparse.Namespace) -> int:
     if settings.model.restore_from_path and origin and origin.nemo_file is None:
         model = replace(settings.model, restore_from_path=origin.given)  # all ranks, and config.yaml, at one commit
         settings = replace(settings, model=model)
-    if not launch.joined() and settings.world_size > 1:
-        if settings.trainer.num_nodes > 1:
-            raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
+    if launch.is_to_start(settings):
         return launch.run_ranks(_same_command(args, settings), settings.world_size)
-    if launch.joined():
-        launch.end_with_parent()
-        launch.check_joined(settings)
     return _train_here(args.command, settings, origin, request)
+
+
+def _score(args: argparse.Namespace) -> int:
+    """nemo-bt score, evaluate or label: start the ranks, or be one."""
+    from nemo_bt.config import load_settings_of
+    from nemo_bt.evaluation.checks import RUNS, check_run
+
+    run = load_settings_of(RUNS[args.command], args.config_name, args.overrides, args.config_dir)
+    request = StopRequest(limit_s=None, ends_on_sigterm=launch.started_here())
+    origin, parts = check_run(run)
+    if launch.is_to_start(run):
+        return launch.run_ranks(_same_command(args, run), run.world_size)
+
+    from nemo_bt.evaluation.command import finish
+    from nemo_bt.failure import report_failure
+    from nemo_bt.scoring.command import score
+    from nemo_bt.terminal import Terminal, divert_output
+
+    rank = launch.current_rank()
+    parts.make_folder()
+    stdout, stderr = divert_output(parts.folder / "nemo.log")
+    terminal = Terminal(stdout if rank == 0 else None, stderr)
+    sys.excepthook = report_failure(rank, parts.folder, terminal)
+    try:
+        is_done = score(run, origin, parts, terminal, rank, request)
+        if is_done and rank == 0:
+            finish(run, origin.given, terminal)
+    except UserError as error:
+        launch.report(error, stderr)
+        return 2
+    return 0 if is_done or launch.joined() else STOPPED_STATUS
 
 
 def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:

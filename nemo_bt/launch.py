@@ -31,7 +31,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def joined() -> bool:
     """Whether this process is already one rank of a job; a batch script or shell of Slurm is not."""
-    return "RANK" in os.environ or _is_srun_task()
+    return "RANK" in os.environ or is_srun_task()
 
 
 def started_here() -> bool:
@@ -39,13 +39,14 @@ def started_here() -> bool:
     return _STARTED_HERE in os.environ
 
 
-def _is_srun_task() -> bool:
+def is_srun_task() -> bool:
+    """Whether srun started this process, and others."""
     return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
 def current_rank() -> int:
     """Rank of this process in the whole job; 0 where there is only one."""
-    return int(os.environ.get("RANK", os.environ["SLURM_PROCID"] if _is_srun_task() else 0))
+    return int(os.environ.get("RANK", os.environ["SLURM_PROCID"] if is_srun_task() else 0))
 
 
 def check_joined(settings: Settings) -> None:
@@ -60,6 +61,22 @@ def check_joined(settings: Settings) -> None:
             f"{started} processes were started, trainer.devices={settings.trainer.devices} x trainer.num_nodes="
             f"{settings.trainer.num_nodes} = {settings.world_size} are configured. Make them equal."
         )
+
+
+def is_to_start(settings: Settings) -> bool:
+    """Whether this process is to start the ranks, and not to be one; one that is, ends with what started it.
+
+    Raises:
+        UserError: ranks on several nodes are started by a launcher; the job has more or fewer than the settings name.
+    """
+    if not joined() and settings.world_size > 1:
+        if settings.trainer.num_nodes > 1:
+            raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
+        return True
+    if joined():
+        end_with_parent()
+        check_joined(settings)
+    return False
 
 
 def report(error: UserError, stderr: TextIO) -> None:

@@ -45,6 +45,25 @@ def check_layout(settings: Settings, sizes: dict[str, Any]) -> None:
         )
 
 
+def runs_on_gpu(settings: Settings) -> bool:
+    """Whether ranks have a GPU each.
+
+    Raises:
+        UserError: fewer are here than asked for.
+    """
+    import torch
+
+    accelerator, devices = settings.trainer.accelerator, settings.trainer.devices
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return False
+    if torch.cuda.device_count() < devices:
+        raise UserError(
+            f"trainer.devices={devices} with trainer.accelerator={accelerator}: this machine has "
+            f"{torch.cuda.device_count()} GPUs. Set trainer.devices to that, or trainer.accelerator=cpu."
+        )
+    return True
+
+
 def check_device(settings: Settings, on_gpu: bool) -> None:
     """Check that nothing is asked of a CPU that Megatron does on a GPU only.
 

@@ -20,7 +20,7 @@ from nemo_bt.disk import naming_disk_errors
 from nemo_bt.errors import UserError
 from nemo_bt.events import append_event, read_events
 from nemo_bt.fit import Outcome, fit, validate
-from nemo_bt.layout import check_device
+from nemo_bt.layout import check_device, runs_on_gpu
 from nemo_bt.log_dir import only_run
 from nemo_bt.origin import Origin, check_plain
 from nemo_bt.prepare import Prepared, prepare
@@ -51,7 +51,7 @@ def train(
     Raises:
         UserError: the model, the tokenizer or the data cannot be used as they are.
     """
-    on_gpu = _runs_on_gpu(settings)
+    on_gpu = runs_on_gpu(settings)
     check_device(settings, on_gpu)
     log_dir = Path(settings.exp_manager.explicit_log_dir)
     prepared = prepare(settings, origin, terminal)
@@ -94,7 +94,7 @@ def validate_only(settings: Settings, origin: Origin | None, terminal: Terminal)
     """Validate a model on this rank, together with all others; arguments and errors as of `train`."""
     if not (settings.model.data.validation and settings.trainer.limit_val_batches):
         raise UserError("model.data.validation: expected a set to validate on, got none.")
-    on_gpu = _runs_on_gpu(settings)
+    on_gpu = runs_on_gpu(settings)
     check_device(settings, on_gpu)
     prepared = prepare(settings, origin, terminal, only_validates=True)
     outcome = validate(settings, prepared, on_gpu, terminal)
@@ -118,20 +118,6 @@ def _write_facts(settings: Settings, prepared: Prepared) -> Path:
     keep_tokenizer(prepared.tokenizer, prepared.tokenizer_folder, log_dir / "tokenizer", new_template)
     write_data_record(log_dir / "data.json", prepared.sets)
     return log_dir / "tokenizer"
-
-
-def _runs_on_gpu(settings: Settings) -> bool:
-    import torch
-
-    accelerator, devices = settings.trainer.accelerator, settings.trainer.devices
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
-        return False
-    if torch.cuda.device_count() < devices:
-        raise UserError(
-            f"trainer.devices={devices} with trainer.accelerator={accelerator}: this machine has "
-            f"{torch.cuda.device_count()} GPUs. Set trainer.devices to that, or trainer.accelerator=cpu."
-        )
-    return True
 
 
 def _summarise(

@@ -7,7 +7,7 @@ from typing import Any
 
 from nemo_bt.data import formats, published
 from nemo_bt.data.account import RowError
-from nemo_bt.data.formats import Format, score_columns
+from nemo_bt.data.formats import Format, is_transcript, score_columns
 from nemo_bt.data.rows import Row
 from nemo_bt.data.settings import RowSettings
 from nemo_bt.errors import UserError
@@ -75,7 +75,7 @@ def detect(name: str, rows: list[Row], keys: RowSettings, types: Mapping[str, st
     Raises:
         UserError: none fits. Says which columns there are, with their types.
     """
-    columns = _columns(rows)
+    columns = columns_seen(rows)
     found = _fitting(columns, keys)
     if found is None:
         if not columns and not types:
@@ -105,13 +105,13 @@ def _fitting(columns: dict[str, Any], keys: RowSettings) -> str | None:
         "scored": {keys.prompt_key, keys.response_key} <= has and any(name in has for name in score_columns(keys)),
         "prompt": keys.prompt_key in has and _kind(chosen) == _kind(rejected) and _kind(chosen) in ("text", "messages"),
         "messages": _kind(chosen) == _kind(rejected) == "messages",
-        "hh": _is_transcript(chosen) and _is_transcript(rejected),
+        "hh": is_transcript(chosen) and is_transcript(rejected),
         "text": _kind(chosen) == _kind(rejected) == "text",
     }
     return next((name for name in FORMATS if known[name]), None)
 
 
-def _columns(rows: list[Row]) -> dict[str, Any]:
+def columns_seen(rows: list[Row]) -> dict[str, Any]:
     """Column -> the first value in it that is not null."""
     columns: dict[str, Any] = {}
     for row in rows:
@@ -128,7 +128,3 @@ def _kind(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(item, dict) and "role" in item for item in value):
         return "messages"
     return "null" if value is None else type(value).__name__
-
-
-def _is_transcript(value: Any) -> bool:
-    return isinstance(value, str) and value.startswith("\n\nHuman:") and "\n\nAssistant:" in value

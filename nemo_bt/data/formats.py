@@ -97,11 +97,17 @@ def text(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
 
 def hh(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     """`chosen` and `rejected` are transcripts with "Human:" and "Assistant:" turns, as hh-rlhf has them."""
-    chosen, rejected = (_transcript(text_at(row, key), key, chat) for key in (keys.chosen_key, keys.rejected_key))
+    chosen, rejected = (transcript(text_at(row, key), key, chat) for key in (keys.chosen_key, keys.rejected_key))
     return _pair(row, number, keys, chosen, rejected)
 
 
-def _transcript(whole: str, key: str, chat: bool) -> Side:
+def is_transcript(value: Any) -> bool:
+    """Whether it looks like one of hh-rlhf."""
+    return isinstance(value, str) and value.startswith("\n\nHuman:") and "\n\nAssistant:" in value
+
+
+def transcript(whole: str, key: str, chat: bool) -> Side:
+    """One of hh-rlhf as messages, or as text where there is no template for them."""
     turns = list(_HH_TURN.finditer(whole))
     if not turns or turns[-1][1] != "Assistant" or whole[: turns[0].start()].strip():
         raise RowError("roles", f"'{key}' is no transcript that ends with an Assistant turn")
@@ -122,11 +128,11 @@ def messages(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
 
 def prompt(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     """`prompt` with `chosen` and `rejected`, each a text or messages."""
-    chosen, rejected = (_answered(row, value_at(row, key), keys, chat) for key in (keys.chosen_key, keys.rejected_key))
+    chosen, rejected = (answered(row, value_at(row, key), keys, chat) for key in (keys.chosen_key, keys.rejected_key))
     return _pair(row, number, keys, chosen, rejected)
 
 
-def _answered(row: Row, answer: Any, keys: RowSettings, chat: bool) -> Side:
+def answered(row: Row, answer: Any, keys: RowSettings, chat: bool) -> Side:
     """One answer behind the row's prompt; an answer that has the prompt in it already stays as it is."""
     if isinstance(answer, list | dict):
         said = as_messages(answer, "answer")
@@ -147,9 +153,7 @@ def _answered(row: Row, answer: Any, keys: RowSettings, chat: bool) -> Side:
 
 def ranked(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     """`prompt` with a list of `completions` and their scores or ranks, in the completions or in lists beside them."""
-    completions = list_at(row, keys.completions_key)
-    answers = [value_at(c, keys.response_key) if _has(c, keys.response_key) else c for c in completions]
-    sides = [_answered(row, answer, keys, chat) for answer in answers]
+    completions, sides = list_at(row, keys.completions_key), answers(row, keys, chat)
     if completions and all(isinstance(c, dict) and "role" not in c for c in completions):
         holders: list[Row] = completions
     else:
@@ -161,6 +165,13 @@ def ranked(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
                 for holder, value in zip(holders, values, strict=True):
                     holder[name] = value
     return _scored(row, number, keys, sides, [_score(holder, keys) for holder in holders])
+
+
+def answers(row: Row, keys: RowSettings, chat: bool) -> list[Side]:
+    """Whole conversations: the row's prompt with each of its `completions`."""
+    completions = list_at(row, keys.completions_key)
+    given = [value_at(c, keys.response_key) if _has(c, keys.response_key) else c for c in completions]
+    return [answered(row, answer, keys, chat) for answer in given]
 
 
 def _has(completion: Any, key: str) -> bool:
@@ -192,5 +203,5 @@ def _score(holder: Row, keys: RowSettings) -> float:
 def scored(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     """One `response` a row with its scores, as HelpSteer has them; rows that follow each other share the prompt."""
     return _scored(
-        row, number, keys, [_answered(row, value_at(row, keys.response_key), keys, chat)], [_score(row, keys)]
+        row, number, keys, [answered(row, value_at(row, keys.response_key), keys, chat)], [_score(row, keys)]
     )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nemo_bt.data.account import RowError
 from nemo_bt.data.choices import Choices, Side
-from nemo_bt.data.formats import Row, _answered, _pair
+from nemo_bt.data.formats import Row, _pair, answered
 from nemo_bt.data.settings import RowSettings
 from nemo_bt.data.values import as_number, list_at, number_at, value_at
 
@@ -32,7 +32,7 @@ def helpsteer3(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
         label = answer.get("label") if isinstance(answer, dict) and answer.get("label") else output.get("label")
         if not isinstance(label, dict):
             raise RowError("missing", "an answer without label")
-        sides.append(_answered(holder, answer, keys, chat))
+        sides.append(answered(holder, answer, keys, chat))
         preferred.append(value_at(label, "is_preferred"))
         strengths.append(label.get("preference_score"))
     scores = [float(flag is True) for flag in preferred]
@@ -84,7 +84,7 @@ def halos(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
 
 def _sides(row: Row, prompt: str, responses: tuple[str, str], keys: RowSettings, chat: bool) -> list[Side]:
     own = replace(keys, prompt_key=prompt)
-    return [_answered(row, value_at(row, key), own, chat) for key in responses]
+    return [answered(row, value_at(row, key), own, chat) for key in responses]
 
 
 def _given(

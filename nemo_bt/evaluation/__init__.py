@@ -1,0 +1,1 @@
+"""What rewards say about a model: accuracies of preference files and of published benchmarks. Pure Python."""

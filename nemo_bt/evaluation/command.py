@@ -1,0 +1,70 @@
+"""nemo-bt evaluate and label, once every row is scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.errors import UserError
+from nemo_bt.evaluation.label import label
+from nemo_bt.evaluation.measure import kind_of, measure, scored_rows
+from nemo_bt.evaluation.settings import EvaluateRun, LabelRun
+from nemo_bt.evaluation.tables import as_markdown, tables_of
+from nemo_bt.scoring.rows import reader_of
+from nemo_bt.scoring.settings import ScoreRun
+from nemo_bt.terminal import Terminal
+
+_FIRST_ROWS = 512
+
+
+def finish(run: ScoreRun, model: str, terminal: Terminal) -> None:
+    """What a command does with the scored rows; arguments and errors as of `evaluate` and `label`."""
+    if isinstance(run, EvaluateRun):
+        evaluate(run, model, terminal)
+    elif isinstance(run, LabelRun):
+        label(run, terminal)
+
+
+def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
+    """Measure what `nemo-bt score` has written for this run.
+
+    Args:
+        run: of which score.output is there.
+        model: its name, for the results.
+        terminal: gets the tables.
+
+    Raises:
+        UserError: the rows are no pairs, or none has rewards.
+    """
+    scored = Path(run.score.output)
+    (source, *_) = run.model.data.train
+    reader = reader_of(str(scored), list(islice(_rows(scored), _FIRST_ROWS)), source, True, run.score.column)
+    rows, without = scored_rows(_rows(scored), reader)
+    if not rows:
+        raise UserError(f"{scored}: none of {without:,} rows has its rewards.")
+    kind = kind_of(rows) if run.evaluate.kind == "auto" else run.evaluate.kind
+    results: dict[str, Any] = {"model": model, "rows": len(rows), "rows_without_reward": without} | measure(rows, kind)
+    folder, tables = Path(run.evaluate.output), tables_of(results)
+    facts = [f"model: {model}", f"score: {results['score']:.4f}", f"rows: {len(rows):,}, {without:,} without a reward"]
+    if results.get("missing_subsets"):
+        facts.append(f"subsets that are not there: {', '.join(results['missing_subsets'])}")
+    for name, text in (
+        ("results.json", json.dumps(results, indent=1) + "\n"),
+        ("results.md", as_markdown(f"{kind}: {', '.join(source.path)}", facts, tables)),
+    ):
+        (folder / f"{name}.unfinished").write_text(text)
+        (folder / f"{name}.unfinished").replace(folder / name)
+    for columns, cells in tables:
+        terminal.table(columns, cells)
+    for fact in facts[1:]:
+        terminal.line(fact)
+    terminal.line(f"results: {folder}/results.json and results.md")
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with file.open() as lines:
+        for line in lines:
+            yield json.loads(line)

@@ -1,0 +1,172 @@
+"""Scored samples -> feedback to train on, in the form of HALOs.
+
+Source: Ethayarajh et al. 2024 (arXiv 2402.01306); fields of ContextualAI/HALOs, train/label.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from nemo_bt.errors import UserError
+from nemo_bt.evaluation.settings import LabelRun, LabelSettings
+from nemo_bt.ranges import in_range, one_of
+from nemo_bt.terminal import Terminal
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response with its reward.
+
+    Args:
+        prompt: what tells prompts apart.
+        reward: of the response.
+        offset: of its row in the file of scored rows, bytes.
+        position: of the response in the row's list; None where the row has one.
+    """
+
+    prompt: str
+    reward: float
+    offset: int
+    position: int | None
+
+
+def check_label(settings: LabelSettings) -> None:
+    """Check what is asked for.
+
+    Raises:
+        UserError: the first value that cannot be.
+    """
+    one_of("label.feedback", settings.feedback, ("pairwise", "binary", "scalar"))
+    one_of("label.pairs", settings.pairs, ("random", "max", "min"))
+    in_range("label.min_margin", settings.min_margin, "0 or more", settings.min_margin >= 0)
+    if settings.threshold not in ("mean", "median") and not isinstance(settings.threshold, int | float):
+        raise UserError(f"label.threshold: expected mean, median or a number, got {settings.threshold}.")
+    if not settings.output.endswith(".jsonl"):
+        raise UserError(f"label.output: expected a name that ends in .jsonl, got {settings.output}.")
+    if Path(settings.output).exists():
+        raise UserError(f"label.output: {settings.output} is there already. Choose another name, or remove it.")
+
+
+def label(run: LabelRun, terminal: Terminal) -> None:
+    """Write the feedback; of the samples only rewards and places are in memory.
+
+    Args:
+        run: of which score.output is there.
+        terminal: gets a line.
+
+    Raises:
+        UserError: rows without a prompt and responses; no feedback comes out.
+    """
+    settings, scored, output = run.label, Path(run.score.output), Path(run.label.output)
+    (keys, *_) = run.model.data.train
+    count, unfinished = 0, output.with_name(f"{output.name}.unfinished")
+    with scored.open("rb") as rows, unfinished.open("w") as written:
+        samples = list(_samples(rows, keys.prompt_key, run.score.column, str(scored)))
+
+        def response(sample: Sample) -> tuple[dict[str, Any], Any]:
+            rows.seek(sample.offset)
+            row = json.loads(rows.readline())
+            if sample.position is None:
+                return row, row[keys.response_key]
+            return row, row[keys.completions_key][sample.position]
+
+        for item in _feedback(samples, settings, response, keys.prompt_key):
+            written.write(json.dumps(item) + "\n")
+            count += 1
+    if not count:
+        unfinished.unlink()
+        raise UserError(f"{scored}: no {settings.feedback} feedback comes out of {len(samples):,} samples.")
+    unfinished.replace(output)
+    terminal.line(f"{output}: {count:,} rows of {settings.feedback} feedback from {len(samples):,} samples")
+
+
+def _samples(rows: Any, prompt_key: str, column: str, name: str) -> Iterator[Sample]:
+    offset = 0
+    for line in rows:
+        row = json.loads(line)
+        if prompt_key not in row or column not in row:
+            found = ", ".join(map(repr, row))
+            raise UserError(f"{name}: expected rows with '{prompt_key}' and a response or completions, got {found}.")
+        prompt = json.dumps(row.get("prompt_id", row[prompt_key]), sort_keys=True)
+        rewards = row[column] if isinstance(row[column], list) else [row[column]]
+        for position, reward in enumerate(rewards):
+            if reward is not None:
+                yield Sample(prompt, reward, offset, position if isinstance(row[column], list) else None)
+        offset += len(line)
+
+
+def _feedback(
+    samples: Sequence[Sample], settings: LabelSettings, response: Any, prompt_key: str
+) -> Iterator[dict[str, Any]]:
+    if settings.feedback == "pairwise":
+        draw = random.Random(settings.seed)
+        for a, b in chosen_pairs(samples, settings.pairs, settings.min_margin, draw):
+            if draw.random() < 0.5:
+                a, b = b, a
+            (row, output_a), (_, output_b) = response(a), response(b)
+            yield _named(row, prompt_key) | {
+                "output_A": output_a,
+                "output_B": output_b,
+                "label": int(a.reward > b.reward),
+                "reward_A": a.reward,
+                "reward_B": b.reward,
+                "reward_difference": abs(a.reward - b.reward),
+                "type": "pairwise_feedback",
+            }
+        return
+    limit = threshold_of([sample.reward for sample in samples], settings.threshold)
+    for sample in samples:
+        row, output = response(sample)
+        item = _named(row, prompt_key) | {"output": output, "reward": sample.reward}
+        if settings.feedback == "binary":
+            item["label"] = int(sample.reward >= limit)
+        yield item | {"type": f"{settings.feedback}_feedback"}
+
+
+def _named(row: dict[str, Any], prompt_key: str) -> dict[str, Any]:
+    return ({"prompt_id": row["prompt_id"]} if "prompt_id" in row else {}) | {"prompt": row[prompt_key]}
+
+
+def threshold_of(rewards: Sequence[float], wanted: str | float) -> float:
+    """The mean, the median, or the number itself; infinity where there are no rewards."""
+    if not rewards:
+        return float("inf")
+    if wanted == "mean":
+        return fmean(rewards)
+    return median(rewards) if wanted == "median" else float(wanted)
+
+
+def chosen_pairs(
+    samples: Sequence[Sample], mode: str, min_margin: float, draw: random.Random
+) -> Iterator[tuple[Sample, Sample]]:
+    """Pairs of samples with the same prompt, whose rewards differ by `min_margin` or more.
+
+    Args:
+        samples: in any order.
+        mode: random, max or min.
+        min_margin: least difference.
+        draw: for random.
+    """
+    by_prompt: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt, []).append(sample)
+    for group in by_prompt.values():
+        if mode == "random":
+            draw.shuffle(group)
+            candidates = list(zip(group[0::2], group[1::2], strict=False))
+        else:
+            ordered = sorted(group, key=lambda sample: sample.reward)
+            candidates = list(itertools.combinations(ordered, 2)) if mode == "min" else [(ordered[0], ordered[-1])]
+        enough = [(a, b) for a, b in candidates if a.reward != b.reward and _gap(a, b) >= min_margin]
+        yield from enough if mode != "min" else sorted(enough, key=lambda pair: _gap(*pair))[:1]
+
+
+def _gap(a: Sample, b: Sample) -> float:
+    return abs(a.reward - b.reward)

@@ -1,0 +1,173 @@
+"""Scored rows -> results: plain data, ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from nemo_bt.data.account import RowError
+from nemo_bt.data.choices import response_of
+from nemo_bt.errors import UserError
+from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
+from nemo_bt.evaluation.accuracy import Tally, by_key, tally
+from nemo_bt.evaluation.rewardbench2 import Answers
+from nemo_bt.evaluation.rm_bench import Styles
+from nemo_bt.scoring.rows import RowReader
+
+KINDS = ("auto", "pairs", "rewardbench", "rewardbench2", "rm_bench")
+_RATIOS = (0.5, 0.8, 1.25, 2.0)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What counts of a row.
+
+    Args:
+        chosen: rewards of right answers, one but in some benchmarks.
+        rejected: rewards of wrong ones.
+        names: values of the columns id, subset, domain and source, where they are there.
+        length_ratio: characters of the first chosen response over those of the first rejected one.
+    """
+
+    chosen: list[float]
+    rejected: list[float]
+    names: dict[str, str]
+    length_ratio: float
+
+    @property
+    def pair(self) -> tuple[float, float]:
+        """The first of each."""
+        return self.chosen[0], self.rejected[0]
+
+
+def scored_rows(rows: Iterable[dict[str, Any]], reader: RowReader) -> tuple[list[Scored], int]:
+    """What counts of rows that have rewards, and the number of those that have none.
+
+    Args:
+        rows: with the columns of `reader`.
+        reader: of pairs, or of lists of chosen and rejected answers.
+
+    Raises:
+        UserError: the rows are no pairs.
+    """
+    if len(reader.columns) != 2:
+        raise UserError("nemo-bt evaluate: expected pairs, or lists of chosen and rejected answers, got single ones.")
+    found, without = [], 0
+    for row in rows:
+        chosen, rejected = (_listed(row[name]) for name in reader.columns)
+        if not chosen or not rejected or None in (*chosen, *rejected):
+            without += 1
+            continue
+        names = {name: str(row[name]) for name in ("id", "subset", "domain", "source") if row.get(name) is not None}
+        found.append(Scored(chosen, rejected, names, _length_ratio(row, reader)))
+    return found, without
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _length_ratio(row: dict[str, Any], reader: RowReader) -> float:
+    try:
+        lengths = [len(response_of(sides[0])) for sides in reader.sides(row)]
+    except RowError:
+        return 1.0
+    return lengths[0] / max(1, lengths[1])
+
+
+def kind_of(rows: Sequence[Scored]) -> str:
+    """Which benchmark rows are of, by what they have; pairs where it is none."""
+    first = rows[0]
+    if len(first.chosen) == len(first.rejected) == rm_bench.STYLES and "domain" in first.names:
+        return "rm_bench"
+    if len(first.rejected) > 1:
+        return "rewardbench2"
+    subsets = {row.names.get("subset") for row in rows}
+    return "rewardbench" if subsets <= rewardbench.SUBSETS else "pairs"
+
+
+def measure(rows: Sequence[Scored], kind: str) -> dict[str, Any]:
+    """Results of rows.
+
+    Args:
+        rows: at least one.
+        kind: one of KINDS but auto.
+
+    Returns:
+        `kind`, `score` (what the benchmark calls its score; of pairs, the accuracy), and tallies or numbers by subset,
+        section, domain, source and length, where there are such.
+
+    Raises:
+        UserError: the rows are not of that kind.
+    """
+    measures = {"pairs": _pairs, "rewardbench": _rewardbench, "rewardbench2": _rewardbench2, "rm_bench": _rm_bench}
+    return {"kind": kind} | measures[kind](rows)
+
+
+def _pairs(rows: Sequence[Scored]) -> dict[str, Any]:
+    found: dict[str, Any] = {"score": tally(row.pair for row in rows).accuracy} | _of_all(rows)
+    for name in ("subset", "source"):
+        if any(name in row.names for row in rows):
+            tallies = by_key([row.pair for row in rows], [row.names.get(name, "none") for row in rows])
+            found[f"by_{name}"] = _plain(tallies)
+    return found
+
+
+def _of_all(rows: Sequence[Scored]) -> dict[str, Any]:
+    by_length = by_key([row.pair for row in rows], [_bucket(row.length_ratio) for row in rows])
+    return {"overall": tally(row.pair for row in rows).to_json(), "by_length": _plain(by_length)}
+
+
+def _bucket(ratio: float) -> str:
+    """Of chosen over rejected: under 0.5, 0.5 to 0.8, ..."""
+    limits = [0.0, *_RATIOS]
+    at = sum(ratio >= limit for limit in _RATIOS)
+    return f"{limits[at]:g} to {_RATIOS[at]:g}" if at < len(_RATIOS) else f"{_RATIOS[-1]:g} and more"
+
+
+def _plain(tallies: dict[str, Tally]) -> dict[str, Any]:
+    return {name: one.to_json() for name, one in tallies.items()}
+
+
+def _rewardbench(rows: Sequence[Scored]) -> dict[str, Any]:
+    subsets = by_key([row.pair for row in rows], [row.names.get("subset", "none") for row in rows])
+    unknown = sorted(set(subsets) - rewardbench.SUBSETS)
+    if unknown:
+        raise UserError(f"evaluate.kind=rewardbench: its subsets are others than {', '.join(unknown)}.")
+    sections = rewardbench.section_scores(subsets)
+    missing = sorted(rewardbench.SUBSETS - subsets.keys())
+    return {
+        "score": rewardbench.total_score(sections),
+        "sections": sections,
+        "missing_subsets": missing,
+        "by_subset": _plain(subsets),
+    } | _of_all(rows)
+
+
+def _rewardbench2(rows: Sequence[Scored]) -> dict[str, Any]:
+    subsets: dict[str, list[Scored]] = {}
+    for row in rows:
+        subsets.setdefault(row.names.get("subset", "none"), []).append(row)
+    scores = {}
+    for name, of_subset in sorted(subsets.items()):
+        if name.lower() == rewardbench2.TIES:
+            scores[name] = rewardbench2.ties_score(
+                {row.names.get("id", ""): Answers(row.chosen, row.rejected) for row in of_subset}
+            )
+        else:
+            scores[name] = fmean(rewardbench2.best_of(Answers(row.chosen, row.rejected)) for row in of_subset)
+    missing = sorted(set(rewardbench2.SUBSETS) - set(scores))
+    counts = {name: len(of_subset) for name, of_subset in sorted(subsets.items())}
+    return {"score": fmean(scores.values()), "sections": scores, "missing_subsets": missing, "prompts": counts}
+
+
+def _rm_bench(rows: Sequence[Scored]) -> dict[str, Any]:
+    for row in rows:
+        if not len(row.chosen) == len(row.rejected) == rm_bench.STYLES:
+            raise UserError(f"evaluate.kind=rm_bench: row {row.names.get('id')} has not three answers of each kind.")
+    if not any(row.names.get("domain", "").startswith(rm_bench.DOMAINS) for row in rows):
+        raise UserError(f"evaluate.kind=rm_bench: no row has a domain of {', '.join(rm_bench.DOMAINS)}.")
+    domains = rm_bench.scores([Styles(row.names.get("domain", ""), row.chosen, row.rejected) for row in rows])
+    return {"score": domains["average"]["average"], "domains": domains}

@@ -1,0 +1,44 @@
+"""Results -> tables, for a terminal and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+Table: TypeAlias = tuple[Sequence[str], list[list[str]]]
+"""Names of the columns, and rows."""
+_BY = {"by_subset": "subset", "by_source": "source", "by_length": "chosen over rejected characters"}
+
+
+def tables_of(results: dict[str, Any]) -> list[Table]:
+    """Tables of what results have; accuracies with their 95 % interval, ties counted apart."""
+    found: list[Table] = []
+    for key, title in _BY.items():
+        if key in results:
+            rows = [_tally_row(name, one) for name, one in (*results[key].items(), ("all", results["overall"]))]
+            found.append(((title, "pairs", "accuracy", "95 % interval", "ties"), rows))
+    if "sections" in results:
+        rows = [[name, f"{score:.4f}"] for name, score in (*results["sections"].items(), ("score", results["score"]))]
+        found.append((("section", "score"), rows))
+    if "domains" in results:
+        levels = ("easy", "normal", "hard", "average")
+        rows = [[name, *(f"{of[level]:.4f}" for level in levels)] for name, of in results["domains"].items()]
+        found.append((("domain", *levels), rows))
+    return found
+
+
+def _tally_row(name: str, tally: dict[str, float]) -> list[str]:
+    interval = f"{tally['low']:.4f} to {tally['high']:.4f}"
+    return [name, f"{tally['pairs']:,}", f"{tally['accuracy']:.4f}", interval, f"{tally['ties']:,}"]
+
+
+def as_markdown(title: str, facts: Sequence[str], tables: Sequence[Table]) -> str:
+    """A page with a heading, a list of facts and the tables."""
+    lines = [f"# {title}", "", *(f"- {fact}" for fact in facts)]
+    for columns, rows in tables:
+        lines += ["", _line(columns), _line(["---", *["---:"] * (len(columns) - 1)]), *map(_line, rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

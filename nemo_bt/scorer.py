@@ -1,0 +1,125 @@
+"""Rewards in a program or a notebook: `RewardScorer.from_pretrained(path).score(messages)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from nemo_bt.architecture import longest_sequence
+from nemo_bt.config import load_settings
+from nemo_bt.data.choices import Messages, Side, Text
+from nemo_bt.data.render import Renderer, load_renderer
+from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.layout import runs_on_gpu
+from nemo_bt.origin import find_origin
+from nemo_bt.scoring.batch import StreamRules, compute, prepare
+from nemo_bt.scoring.model import open_alone, open_trained
+
+if TYPE_CHECKING:
+    from nemo_bt.scoring.engine import Engine
+
+Conversation: TypeAlias = "str | Messages"
+"""A whole text, or messages that end with the response that is judged."""
+_UNUSED = ["exp_manager.explicit_log_dir=unused", "model.data.train=unused"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of two conversations.
+
+    Args:
+        winner: a, b, or tie.
+        margin: reward of a minus reward of b.
+        probability: that a is preferred, sigmoid(margin) (Bradley and Terry 1952).
+    """
+
+    winner: str
+    margin: float
+    probability: float
+
+
+class RewardScorer:
+    """A trained reward model in this process, on its first GPU or on the CPU.
+
+    It has Megatron's process groups while it lives: one at a time, and none beside training. `close`, or the end of a
+    with block, gives them back.
+    """
+
+    def __init__(self, renderer: Renderer, engine: Engine, rules: StreamRules) -> None:
+        self.renderer, self.engine, self.rules = renderer, engine, rules
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        accelerator: str = "auto",
+        precision: str = "32",
+        tokens_per_stream: int = 8192,
+        longest_tokens: int | None = None,
+        pad_token: str | None = None,
+        chat_template: str | None = None,
+    ) -> RewardScorer:
+        """Load a model.
+
+        Args:
+            path: a Hugging Face folder or hub id, or a reward .nemo.
+            accelerator: auto, gpu or cpu.
+            precision: 32, or bf16-mixed for weights and activations of two bytes.
+            tokens_per_stream: that go through the model at once.
+            longest_tokens: of a conversation; None is what the model's positions allow.
+            pad_token: where the tokenizer has none of its own.
+            chat_template: as model.data.chat_template; None is the tokenizer's.
+
+        Raises:
+            UserError: no such model, one without a reward head, or a tokenizer that cannot be used.
+        """
+        origin = find_origin(str(path))
+        settings = load_settings("train", [*_UNUSED, f"trainer.accelerator={accelerator}"])
+        tokenizer = load_tokenizer(str(origin.tokenizer), pad_token, ("path", "pad_token"))
+        renderer = load_renderer(tokenizer, replace(settings.model.data, chat_template=chat_template))
+        longest = longest_tokens or longest_sequence(origin.hf_config)
+        engine = open_alone(open_trained(origin), precision, runs_on_gpu(settings))
+        return cls(renderer, engine, StreamRules(tokens_per_stream, longest, 1, 1, engine.hidden_size))
+
+    def score(self, conversation: Conversation) -> float:
+        """Reward of one conversation, fp32.
+
+        Raises:
+            ValueError: it cannot be scored: too long, or refused by the chat template.
+        """
+        return self.score_batch([conversation])[0]
+
+    def score_batch(self, conversations: Sequence[Conversation]) -> list[float]:
+        """Rewards in the order of the conversations, whatever their number; errors as of `score`.
+
+        What several begin with is computed once, wherever they stand.
+        """
+        if not conversations:
+            return []
+        sides: list[list[Side]] = [[Text("", c) if isinstance(c, str) else c] for c in conversations]
+        batch = prepare(sides, self.renderer, self.rules)
+        for position, refused in sorted(batch.refused.items()):
+            raise ValueError(f"conversation {position} cannot be scored: {refused.reason}, {refused.detail}")
+        found = compute(batch, self.engine, self.renderer.pad_id, self.rules.multiple_of)
+        return [reward for reward in found if reward is not None]
+
+    def compare(self, a: Conversation, b: Conversation) -> Comparison:
+        """Which of two conversations is better; errors as of `score`."""
+        reward_a, reward_b = self.score_batch([a, b])
+        margin = reward_a - reward_b
+        winner = "tie" if margin == 0 else "a" if margin > 0 else "b"
+        return Comparison(winner, margin, 1 / (1 + math.exp(-margin)))
+
+    def close(self) -> None:
+        """Give the process groups back."""
+        self.engine.close()
+
+    def __enter__(self) -> RewardScorer:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

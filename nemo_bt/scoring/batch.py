@@ -1,0 +1,141 @@
+"""Conversations -> streams for every rank -> their rewards, in their order.
+
+Shape suffixes: C = continuations of a stream, D = conversations that differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from nemo_bt.data.account import RowError
+from nemo_bt.data.choices import Side, Text
+from nemo_bt.data.render import Renderer
+from nemo_bt.packing import Streams, plan_streams
+from nemo_bt.scoring.groups import as_groups, share_prefixes, sizes_of
+from nemo_bt.stream import Group, Ids, build_stream
+
+if TYPE_CHECKING:
+    from nemo_bt.scoring.engine import Engine
+
+
+@dataclass(frozen=True)
+class StreamRules:
+    """How streams are filled.
+
+    Args:
+        budget_tokens: of a stream; one conversation may be longer, up to `longest_tokens`.
+        longest_tokens: of a conversation; a longer one gets no reward.
+        multiple_of: of which a stream's tokens are a multiple.
+        num_ranks: data-parallel ones.
+        hidden_size: of the model.
+    """
+
+    budget_tokens: int
+    longest_tokens: float
+    multiple_of: int
+    num_ranks: int
+    hidden_size: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Conversations that are computed together. The same on every rank.
+
+    Args:
+        place: of each conversation among those that differ; None where it cannot be scored.
+        refused: why it cannot be, by its position.
+        groups: of those that differ, in streams.
+        members: of each group, places.
+        ranks: for each data-parallel rank its streams, as lists of groups.
+        num_tokens: of all streams.
+    """
+
+    place: list[int | None]
+    refused: dict[int, RowError]
+    groups: list[Group]
+    members: list[list[int]]
+    ranks: list[Streams]
+    num_tokens: int
+
+
+def prepare(conversations: Sequence[Sequence[Side]], renderer: Renderer, rules: StreamRules) -> Batch:
+    """Tokenise and plan. The same conversation is computed once, and so is what several begin with.
+
+    Args:
+        conversations: by prompt, where it is known: a prompt's are tokenised together.
+        renderer: of the model.
+        rules: for streams.
+
+    Raises:
+        UserError: messages, but no chat template.
+    """
+    ids, refused = _tokenised(conversations, renderer)
+    for position, found in enumerate(ids):
+        if position not in refused and len(found) > rules.longest_tokens:
+            refused[position] = RowError("long", f"{len(found)} tokens")
+    places: dict[bytes, int] = {}
+    different: list[Ids] = []
+    place: list[int | None] = []
+    for position, found in enumerate(ids):
+        if position in refused:
+            place.append(None)
+            continue
+        place.append(places.setdefault(found.tobytes(), len(different)))
+        if place[-1] == len(different):
+            different.append(found)
+    budget = max([rules.budget_tokens, *map(len, different)])
+    found_groups = share_prefixes(different, budget)
+    groups = as_groups(different, found_groups)
+    sizes = sizes_of(groups, rules.hidden_size)
+    ranks = plan_streams(sizes, budget, rules.num_ranks) if groups else [[] for _ in range(rules.num_ranks)]
+    return Batch(place, refused, groups, [members for members, _ in found_groups], ranks, int(sizes.tokens.sum()))
+
+
+def _tokenised(conversations: Sequence[Sequence[Side]], renderer: Renderer) -> tuple[list[Ids], dict[int, RowError]]:
+    flat = [side for sides in conversations for side in sides]
+    texts = renderer.texts(flat)
+    refused = {position: text for position, text in enumerate(texts) if isinstance(text, RowError)}
+    coming = iter(enumerate(texts))
+    by_prompt: list[list[tuple[int, str]]] = []
+    for sides in conversations:
+        of_prompt = [next(coming) for _ in sides]
+        by_prompt.append([(position, text) for position, text in of_prompt if isinstance(text, str)])
+    of_messages = [any(not isinstance(side, Text) for side in sides) for sides in conversations]
+    encoded = renderer.ids([[text for _, text in texts] for texts in by_prompt], of_messages)
+    ids: list[Ids] = [np.empty(0, np.int32)] * len(flat)
+    for numbered, of_prompt in zip(by_prompt, encoded, strict=True):
+        for (position, text), found in zip(numbered, of_prompt, strict=True):
+            ids[position] = found
+            if not len(found) or not renderer.one_bos(found, text):
+                refused[position] = RowError("bos", f"{text[:60]!r}")
+            elif found[-1] == renderer.pad_id:
+                refused[position] = RowError("pad", f"id {found[-1]}")
+    return ids, refused
+
+
+def compute(batch: Batch, engine: Engine, pad_id: int, multiple_of: int) -> list[float | None]:
+    """Rewards of a batch's conversations; None where there is none. Every rank calls it and has all."""
+    from megatron.core import parallel_state
+
+    from nemo_bt.scoring.engine import is_counted
+
+    own = batch.ranks[parallel_state.get_data_parallel_rank()]
+    streams = [build_stream([batch.groups[group] for group in stream], pad_id, multiple_of) for stream in own]
+    num_different = sum(map(len, batch.members))
+    reward_D = torch.zeros(num_different, dtype=torch.float32)
+    found = engine.rewards(streams)
+    if is_counted():
+        for stream, reward_C in zip(own, found, strict=True):
+            places = [place for group in stream for place in batch.members[group]]
+            reward_D[places] = reward_C
+    if torch.distributed.get_world_size() > 1:
+        summed = reward_D.to(torch.cuda.current_device())
+        torch.distributed.all_reduce(summed)
+        reward_D = summed.cpu()
+    values = reward_D.tolist()
+    return [None if place is None else values[place] for place in batch.place]

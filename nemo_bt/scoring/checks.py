@@ -1,0 +1,36 @@
+"""What cannot work in scoring, found before anything heavy is imported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nemo_bt.checks import check_settings
+from nemo_bt.errors import UserError
+from nemo_bt.origin import Origin
+from nemo_bt.ranges import in_range
+from nemo_bt.scoring.parts import Parts
+from nemo_bt.scoring.settings import ScoreRun
+
+
+def check_score(run: ScoreRun) -> tuple[Origin, Parts]:
+    """Check everything that needs no rows.
+
+    Returns:
+        Where the model comes from, and the output.
+
+    Raises:
+        UserError: the first combination that cannot work.
+    """
+    if not run.model.restore_from_path:
+        raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")
+    origin = check_settings(run)
+    if run.model.virtual_pipeline_model_parallel_size:
+        raise UserError("model.virtual_pipeline_model_parallel_size: scoring has no bubble to shorten; leave it out.")
+    in_range("score.rows_per_part", run.score.rows_per_part, "1 or more", run.score.rows_per_part >= 1)
+    if not run.score.column:
+        raise UserError("score.column: expected a name, got none.")
+    parts = Parts(Path(run.score.output))
+    if parts.output.exists():
+        raise UserError(f"score.output: {parts.output} is there already. Choose another name, or remove it.")
+    assert origin is not None
+    return origin, parts

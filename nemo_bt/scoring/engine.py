@@ -1,0 +1,107 @@
+"""A reward model at any layout, for scoring: streams in, rewards out. Importing this file imports NeMo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from torch import Tensor
+
+from nemo_bt.model.config import reward_config
+from nemo_bt.model.reward_model import RewardModel
+from nemo_bt.origin import Start
+from nemo_bt.settings import LossSettings, ModelSettings
+from nemo_bt.stream import PairStream
+
+_NO_LOSS = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
+
+
+class Engine:
+    """The part of a model that this rank holds; torch's process group is there, Megatron's are made here.
+
+    Args:
+        start: the model's weights, complete.
+        model: its layout, and the longest sequence.
+        dtype: of weights and activations: float32 or bfloat16.
+
+    Attributes:
+        hidden_size: of the model.
+    """
+
+    def __init__(self, start: Start, model: ModelSettings, dtype: torch.dtype) -> None:
+        sizes = {
+            "tensor_model_parallel_size": model.tensor_model_parallel_size,
+            "pipeline_model_parallel_size": model.pipeline_model_parallel_size,
+            "context_parallel_size": model.context_parallel_size,
+            "expert_model_parallel_size": model.expert_model_parallel_size,
+        }
+        order = "tp-cp-ep-pp-dp" if model.use_tp_pp_dp_mapping else "tp-cp-ep-dp-pp"
+        parallel_state.initialize_model_parallel(**sizes, order=order)
+        tensor_parallel.model_parallel_cuda_manual_seed(1)  # asked for where layers are made
+        config = reward_config(
+            start.origin.hf_config,
+            model.encoder_seq_length,
+            **sizes,
+            sequence_parallel=model.sequence_parallel,
+            num_layers_in_first_pipeline_stage=model.num_layers_in_first_pipeline_stage,
+            num_layers_in_last_pipeline_stage=model.num_layers_in_last_pipeline_stage,
+            params_dtype=dtype,
+            pipeline_dtype=dtype,
+            bf16=dtype == torch.bfloat16,
+            perform_initialization=False,  # every weight is read
+        )
+        reward_model = RewardModel(config, _NO_LOSS)
+        reward_model.start, reward_model._trainer = start, None
+        reward_model.configure_model()
+        self._gpt: Any = reward_model.module.eval()
+        self._dtype, self._num_sharing = dtype, sizes["tensor_model_parallel_size"] if model.sequence_parallel else 1
+        self.hidden_size: int = config.hidden_size
+
+    @torch.inference_mode()
+    def rewards(self, streams: Sequence[PairStream]) -> list[Tensor]:
+        """Rewards of each stream's continuations, [C] float32 each, on the last pipeline stage; else none.
+
+        Every rank of a model calls it with the same streams. A stage works on the next while the one behind it works
+        on this.
+        """
+        found = []
+        for stream in streams:
+            reward_C = self._forward(stream.to(torch.device(torch.cuda.current_device())))
+            if reward_C is not None:
+                found.append(reward_C.cpu())
+        return found
+
+    def largest(self, number: int) -> int:
+        """Of all ranks; every rank calls it."""
+        number_1 = torch.tensor([number], device=torch.cuda.current_device())
+        torch.distributed.all_reduce(number_1, torch.distributed.ReduceOp.MAX)
+        return int(number_1)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        parallel_state.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
+
+    def _forward(self, stream: PairStream) -> Tensor | None:
+        if not parallel_state.is_pipeline_first_stage():
+            tokens = stream.tokens_1T.shape[1] // parallel_state.get_context_parallel_world_size() // self._num_sharing
+            shape = (tokens, 1, self.hidden_size)
+            hidden_s1H = torch.empty(shape, dtype=self._dtype, device=torch.cuda.current_device())
+            torch.distributed.recv(hidden_s1H, src=parallel_state.get_pipeline_model_parallel_prev_rank())
+            self._gpt.set_input_tensor(hidden_s1H)
+        out: Tensor = self._gpt(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
+        if parallel_state.is_pipeline_last_stage():
+            return out
+        torch.distributed.send(out.contiguous(), dst=parallel_state.get_pipeline_model_parallel_next_rank())
+        return None
+
+
+def is_counted() -> bool:
+    """Whether this rank answers for its model: one of those that have the same rewards."""
+    return (
+        parallel_state.is_pipeline_last_stage()
+        and parallel_state.get_tensor_model_parallel_rank() == 0
+        and parallel_state.get_context_parallel_rank() == 0
+    )

@@ -1,0 +1,72 @@
+"""A model's weights -> an Engine, on this rank of a job or in a process of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from nemo_bt import launch
+from nemo_bt.config import load_settings
+from nemo_bt.errors import UserError
+from nemo_bt.imports import import_nemo
+from nemo_bt.origin import Origin, Start, open_weights
+from nemo_bt.settings import ModelSettings
+from nemo_bt.weights.names import HEAD
+
+if TYPE_CHECKING:
+    from nemo_bt.scoring.engine import Engine
+
+
+def open_trained(origin: Origin) -> Start:
+    """Weights of a model that has a head.
+
+    Raises:
+        UserError: it has none.
+    """
+    start = open_weights(origin, head_seed=0)
+    if not start.has_head:
+        raise UserError(f"{start.origin.given}: {start.kind}, which gives no rewards before it is trained.")
+    return start
+
+
+def digest_of_head(start: Start) -> str:
+    """Tells a model from what it is after another step of training."""
+    return hashlib.sha256(start.source.read(HEAD).double().numpy().tobytes()).hexdigest()[:16]
+
+
+def open_alone(start: Start, precision: str, on_gpu: bool) -> Engine:
+    """The whole model in this process; arguments as of `open_engine`."""
+    unused = ["exp_manager.explicit_log_dir=unused", "model.data.train=unused"]
+    return open_engine(start, load_settings("train", unused).model, precision, on_gpu)
+
+
+def open_engine(start: Start, model: ModelSettings, precision: str, on_gpu: bool) -> Engine:
+    """The part of the model that this rank of a job holds; alone, where it is in none.
+
+    Args:
+        start: its weights.
+        model: its layout.
+        precision: as trainer.precision.
+        on_gpu: whether ranks have one each.
+    """
+    import_nemo(on_gpu)
+    import torch
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    from nemo_bt.scoring.engine import Engine
+
+    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
+    backend = "nccl" if on_gpu else "gloo"
+    if not launch.joined():
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        return Engine(start, model, dtype)
+    if launch.is_srun_task():
+        slurm = SLURMEnvironment(auto_requeue=False)
+        os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
+        os.environ |= {"RANK": str(slurm.global_rank()), "WORLD_SIZE": str(slurm.world_size())}
+        os.environ["LOCAL_RANK"] = str(slurm.local_rank())
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group(backend)
+    return Engine(start, model, dtype)

@@ -1,0 +1,130 @@
+"""Files of rows -> parts of them, each row with its conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from nemo_bt.data.account import Account, RowError
+from nemo_bt.data.choices import Side
+from nemo_bt.data.files import DataFile, find_files
+from nemo_bt.data.rows import Chunk, Row, first_rows, read_chunks
+from nemo_bt.errors import UserError
+from nemo_bt.scoring.rows import Reward, RowReader, row_reader
+from nemo_bt.scoring.settings import ScoreRun
+
+
+@dataclass
+class Part:
+    """Rows that are computed together.
+
+    Attributes:
+        chunks: of them, each with how its file is read.
+        rows: of the chunks, as plain data.
+        columns: conversations of each row, by new column; none of a row that cannot be used.
+        account: rows that cannot be used.
+        num_bytes: of the stored files, up to the end of the part.
+    """
+
+    chunks: list[tuple[RowReader, Chunk]] = field(default_factory=list)
+    rows: list[dict[str, object]] = field(default_factory=list)
+    columns: list[list[list[Side]]] = field(default_factory=list)
+    account: Account = field(default_factory=Account)
+    num_bytes: int = 0
+
+    @property
+    def conversations(self) -> list[list[Side]]:
+        """Of each row."""
+        return [[side for sides in columns for side in sides] for columns in self.columns]
+
+    def where(self, conversation: int) -> str:
+        """File and row of a conversation."""
+        numbers = [row for row, sides in enumerate(self.conversations) for _ in sides]
+        row = numbers[conversation]
+        for _, chunk in self.chunks:
+            if row < chunk.num_rows:
+                return f"{chunk.file} row {chunk.first_row + row}"
+            row -= chunk.num_rows
+        raise IndexError(conversation)
+
+    def values(self, rewards: Sequence[Reward]) -> list[dict[str, object]]:
+        """The new columns of each row.
+
+        Args:
+            rewards: of all conversations of the part, in their order.
+        """
+        coming, columns = iter(rewards), iter(self.columns)
+        return [
+            reader.values([[next(coming) for _ in sides] for sides in next(columns)])
+            for reader, chunk in self.chunks
+            for _ in range(chunk.num_rows)
+        ]
+
+
+def open_files(run: ScoreRun, chat: bool) -> list[tuple[RowReader, DataFile]]:
+    """The files to score, and how each is read.
+
+    Args:
+        run: names them.
+        chat: whether the tokenizer renders messages.
+
+    Raises:
+        UserError: no such file; nothing in one can be scored; two need other columns.
+    """
+    files = [
+        (row_reader(file.name, first_rows(file, None), source, chat, run.score.column), file)
+        for source in run.model.data.train
+        for file in find_files(source, "score.input")
+    ]
+    (first, of_first), *others = files
+    for reader, file in others:
+        if (reader.columns, reader.is_list) != (first.columns, first.is_list):
+            raise UserError(
+                f"{file.name}: its rewards would be {reader.described}, those of {of_first.name} {first.described}. "
+                "Score them apart."
+            )
+    return files
+
+
+def read_parts(files: Sequence[tuple[RowReader, DataFile]], rows_per_part: int, first: int) -> Iterator[Part]:
+    """Parts of at least `rows_per_part` rows, but for the last; the same ones each time.
+
+    Args:
+        files: from `open_files`.
+        rows_per_part: fewest rows of one.
+        first: part to begin with; those before are only counted.
+
+    Raises:
+        UserError: a file that is not whole, a row that is no object.
+    """
+    part, number, before = Part(), 0, 0
+    for reader, file in files:
+        for chunk in read_chunks(file, None, None):
+            part.chunks.append((reader, chunk))
+            part.num_bytes = before + chunk.end_bytes
+            if sum(chunk.num_rows for _, chunk in part.chunks) >= rows_per_part:
+                if number >= first:
+                    yield _parsed(part)
+                part, number = Part(), number + 1
+        before += file.num_bytes
+    if part.chunks and number >= first:
+        yield _parsed(part)
+
+
+def _parsed(part: Part) -> Part:
+    for reader, chunk in part.chunks:
+        for number, row in enumerate(chunk.rows(), start=chunk.first_row):
+            part.rows.append(_whole(row, f"{chunk.file} row {number}"))
+            try:
+                part.columns.append(reader.sides(part.rows[-1]))
+            except RowError as bad:
+                part.columns.append([])
+                part.account.drop(bad.reason, f"{chunk.file} row {number}", bad.detail)
+    part.account.num_rows = len(part.rows)
+    return part
+
+
+def _whole(row: Row, where: str) -> dict[str, object]:
+    if isinstance(row, RowError):
+        raise UserError(f"{where}: expected an object, found what cannot be written back ({row.detail}). Mend it.")
+    return row

@@ -1,0 +1,126 @@
+"""A row -> the conversations in it that get a reward, and the columns that the rewards become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from nemo_bt.data.account import RowError
+from nemo_bt.data.choices import Side, Text
+from nemo_bt.data.detect import FORMATS, columns_seen, detect, named_format
+from nemo_bt.data.formats import answered, answers, is_transcript, transcript
+from nemo_bt.data.rows import Row
+from nemo_bt.data.settings import RowSettings
+from nemo_bt.data.values import as_conversation, as_messages, list_at, text_at, value_at
+from nemo_bt.errors import UserError
+
+Reward: TypeAlias = "float | None"
+"""None where there is none: the conversation cannot be scored."""
+Sides: TypeAlias = Callable[[dict[str, Any]], list[list[Side]]]
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """How the rows of a file are read.
+
+    Args:
+        sides: row -> for each new column its conversations, as whole ones; raises RowError.
+        columns: that the rewards become: one, or one each for chosen and rejected.
+        is_list: whether columns have lists of them.
+    """
+
+    sides: Sides
+    columns: list[str]
+    is_list: bool
+
+    @property
+    def described(self) -> str:
+        """The columns, for a message."""
+        return f"{' and '.join(self.columns)} of {'lists' if self.is_list else 'numbers'}"
+
+    def values(self, rewards: Sequence[Sequence[Reward]]) -> dict[str, Any]:
+        """New columns of a row.
+
+        Args:
+            rewards: of the conversations of each column; of a row that cannot be used, none at all.
+        """
+        if not rewards:
+            return dict.fromkeys(self.columns)
+        return {
+            name: list(found) if self.is_list else found[0] for name, found in zip(self.columns, rewards, strict=True)
+        }
+
+
+def row_reader(file: str, rows: list[Row], keys: RowSettings, chat: bool, column: str) -> RowReader:
+    """How to read a file, by its first rows: a list of completions, a response, messages, a text, or pairs,
+    of one answer or of several a side.
+
+    Args:
+        file: its name, for messages.
+        rows: the first ones.
+        keys: names of columns.
+        chat: whether the tokenizer renders messages.
+        column: that the rewards get.
+
+    Raises:
+        UserError: nothing in it can be scored; it has such a column already.
+    """
+    found = columns_seen(rows)
+    reader = reader_of(file, rows, keys, chat, column)
+    taken = [name for name in reader.columns if name in found]
+    if taken:
+        raise UserError(f"{file}: has a column '{taken[0]}' already. Set score.column to another name.")
+    return reader
+
+
+def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column: str) -> RowReader:
+    """As `row_reader`, of rows that may have their rewards already."""
+    has, names = columns_seen(rows), [f"{column}_chosen", f"{column}_rejected"]
+    sides: Sides
+    if keys.format == "auto" and keys.prompt_key in has:
+        if _is_list(has.get(keys.chosen_key)) and _is_list(has.get(keys.rejected_key)):
+            return RowReader(partial(_lists, keys=keys, chat=chat), names, is_list=True)
+        if isinstance(has.get(keys.completions_key), list):
+            return RowReader(lambda row: [answers(row, keys, chat)], [column], is_list=True)
+        if keys.response_key in has:
+            sides = lambda row: [[answered(row, value_at(row, keys.response_key), keys, chat)]]  # noqa: E731
+            return RowReader(sides, [column], is_list=False)
+    if keys.format == "auto" and keys.chosen_key not in has:
+        if isinstance(has.get("messages"), list):
+            return RowReader(_messages, [column], is_list=False)
+        if isinstance(has.get("text"), str):
+            return RowReader(partial(_text, chat=chat), [column], is_list=False)
+    parse = FORMATS[named_format(keys) or detect(file, rows, keys)].parse
+    first = next((row for row in rows if not isinstance(row, RowError)), {})
+    if parse(first, 0, keys, chat).given is None:
+        return RowReader(lambda row: [parse(row, 0, keys, chat).sides], [column], is_list=True)
+
+    def of_pair(row: dict[str, Any]) -> list[list[Side]]:
+        choices = parse(row, 0, keys, chat)
+        return [[choices.sides[side]] for pair in choices.given or [] for side in pair.sides]
+
+    return RowReader(of_pair, names, is_list=False)
+
+
+def _is_list(value: Any) -> bool:
+    """Of texts: a list of answers, not one conversation."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], str)
+
+
+def _lists(row: dict[str, Any], keys: RowSettings, chat: bool) -> list[list[Side]]:
+    """Several chosen and several rejected answers to one prompt, as RewardBench 2 and RM-Bench have them."""
+    return [
+        [answered(row, answer, keys, chat) for answer in list_at(row, key)]
+        for key in (keys.chosen_key, keys.rejected_key)
+    ]
+
+
+def _messages(row: dict[str, Any]) -> list[list[Side]]:
+    return [[as_conversation(as_messages(list_at(row, "messages"), "messages"), "messages")]]
+
+
+def _text(row: dict[str, Any], chat: bool) -> list[list[Side]]:
+    whole = text_at(row, "text")
+    return [[transcript(whole, "text", chat) if is_transcript(whole) else Text("", whole)]]

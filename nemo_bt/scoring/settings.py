@@ -1,0 +1,30 @@
+"""What `nemo-bt score` is told beside a model and its layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from nemo_bt.settings import Settings
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """Rows in, the same rows with rewards out."""
+
+    input: Any
+    """One or several of: a file, glob or URL (parquet, jsonl, json, arrow; .gz, .zst), the id of a data set of the hub,
+    or a section of SourceSettings."""
+    output: str
+    """A file that ends in .jsonl, or in .parquet where all inputs are tables."""
+    column: str
+    """The new column; of pairs two, with _chosen and _rejected behind it."""
+    rows_per_part: int
+    """Rows that are computed together and written as one; what is written need not be computed again."""
+
+
+@dataclass(frozen=True)
+class ScoreRun(Settings):
+    """Settings of a model's layout, and of what it scores."""
+
+    score: ScoreSettings
