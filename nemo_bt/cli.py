@@ -51,6 +51,7 @@ def run(argv: Sequence[str]) -> int:
             ("label", "feedback to train on, from scored samples"),
         )
     ]
+    serve = commands.add_parser("serve", help="a scoring server", description=described)
     nodes = commands.add_parser("check-nodes", help="compare the nodes of a Slurm job", description=described)
     plan = commands.add_parser("plan", help="memory and time of every layout on a cluster", description=described)
     plan.add_argument("--json", action="store_true", help="everything, for programs")
@@ -58,7 +59,15 @@ def run(argv: Sequence[str]) -> int:
     status = commands.add_parser("status", help="where a run is, from its log directory")
     status.add_argument("log_dir", type=Path)
     status.add_argument("--verify", action="store_true", help="read every file of every checkpoint")
-    configured = [(train, "train"), (validation, "train"), (nodes, "train"), (data, "train"), (plan, "plan"), *scoring]
+    configured = [
+        (train, "train"),
+        (validation, "train"),
+        (nodes, "train"),
+        (data, "train"),
+        (plan, "plan"),
+        (serve, "serve"),
+        *scoring,
+    ]
     for command, name in configured:
         command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
         command.add_argument("--config-dir", help="a folder with configurations of your own")
@@ -70,7 +79,7 @@ def run(argv: Sequence[str]) -> int:
         parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
     args.overrides = [*getattr(args, "overrides", []), *more]
     run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": _train}
-    run |= {"validate": _train, "score": _score, "evaluate": _score, "label": _score}
+    run |= {"validate": _train, "score": _score, "evaluate": _score, "label": _score, "serve": _serve}
     try:
         return run[args.command](args)
     except UserError as error:
@@ -177,6 +186,18 @@ def _score(args: argparse.Namespace) -> int:
         launch.report(error, stderr)
         return 2
     return 0 if is_done or launch.joined() else STOPPED_STATUS
+
+
+def _serve(args: argparse.Namespace) -> int:
+    """nemo-bt serve."""
+    from nemo_bt.config import load_settings_of
+    from nemo_bt.serving.command import check_serve, serve
+    from nemo_bt.serving.settings import ServeRun
+    from nemo_bt.terminal import Terminal
+
+    run = load_settings_of(ServeRun, args.config_name, args.overrides, args.config_dir)
+    serve(run, check_serve(run), Terminal(sys.stdout))
+    return 0
 
 
 def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ from nemo_bt.data.render import Renderer, load_renderer
 from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.layout import runs_on_gpu
 from nemo_bt.origin import find_origin
-from nemo_bt.scoring.batch import StreamRules, compute, prepare
+from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
 from nemo_bt.scoring.model import open_alone, open_trained
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class RewardScorer:
     with block, gives them back.
     """
 
-    def __init__(self, renderer: Renderer, engine: Engine, rules: StreamRules) -> None:
-        self.renderer, self.engine, self.rules = renderer, engine, rules
+    def __init__(self, renderer: Renderer, engine: Engine, rules: StreamRules, longest_tokens: float) -> None:
+        self.renderer, self.engine, self.rules, self.longest_tokens = renderer, engine, rules, longest_tokens
 
     @classmethod
     def from_pretrained(
@@ -83,7 +83,7 @@ class RewardScorer:
         renderer = load_renderer(tokenizer, replace(settings.model.data, chat_template=chat_template))
         longest = longest_tokens or longest_sequence(origin.hf_config)
         engine = open_alone(open_trained(origin), precision, runs_on_gpu(settings))
-        return cls(renderer, engine, StreamRules(tokens_per_stream, longest, 1, 1, engine.hidden_size))
+        return cls(renderer, engine, StreamRules(tokens_per_stream, 1, 1, engine.hidden_size), longest)
 
     def score(self, conversation: Conversation) -> float:
         """Reward of one conversation, fp32.
@@ -98,13 +98,21 @@ class RewardScorer:
 
         What several begin with is computed once, wherever they stand.
         """
-        if not conversations:
-            return []
+        return self.score_tokens(self.tokenise(conversations))
+
+    def tokenise(self, conversations: Sequence[Conversation]) -> Tokens:
+        """Token ids of conversations, of which each can be scored; errors as of `score`. Any thread may call it."""
         sides: list[list[Side]] = [[Text("", c) if isinstance(c, str) else c] for c in conversations]
-        batch = prepare(sides, self.renderer, self.rules)
-        for position, refused in sorted(batch.refused.items()):
+        tokens = tokenise(sides, self.renderer, self.longest_tokens)
+        for position, refused in sorted(tokens.refused.items()):
             raise ValueError(f"conversation {position} cannot be scored: {refused.reason}, {refused.detail}")
-        found = compute(batch, self.engine, self.renderer.pad_id, self.rules.multiple_of)
+        return tokens
+
+    def score_tokens(self, tokens: Tokens) -> list[float]:
+        """Rewards of what `tokenise` gave, fp32; by one thread at a time."""
+        if not tokens.ids:
+            return []
+        found = compute(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)
         return [reward for reward in found if reward is not None]
 
     def compare(self, a: Conversation, b: Conversation) -> Comparison:

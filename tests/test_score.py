@@ -90,10 +90,10 @@ def test_two_conversations_are_compared(
 
 
 def test_what_cannot_be_scored_is_named(scorer: RewardScorer, model: Path) -> None:
-    scorer.rules, rules = scorer.rules.__class__(500, 20, 1, 1, scorer.rules.hidden_size), scorer.rules
+    scorer.longest_tokens, longest = 20, scorer.longest_tokens
     with pytest.raises(ValueError, match=r"conversation 1 cannot be scored: long, \d+ tokens"):
         scorer.score_batch(["short", "word " * 50])
-    scorer.rules = rules
+    scorer.longest_tokens = longest
     assert scorer.score("word " * 50) == pytest.approx(scorer.score_batch(["a", "word " * 50])[1], abs=TOLERANCE)
 
 

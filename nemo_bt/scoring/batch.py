@@ -28,15 +28,13 @@ class StreamRules:
     """How streams are filled.
 
     Args:
-        budget_tokens: of a stream; one conversation may be longer, up to `longest_tokens`.
-        longest_tokens: of a conversation; a longer one gets no reward.
+        budget_tokens: of a stream; that of a longer conversation is as long.
         multiple_of: of which a stream's tokens are a multiple.
         num_ranks: data-parallel ones.
         hidden_size: of the model.
     """
 
     budget_tokens: int
-    longest_tokens: float
     multiple_of: int
     num_ranks: int
     hidden_size: int
@@ -63,40 +61,30 @@ class Batch:
     num_tokens: int
 
 
-def prepare(conversations: Sequence[Sequence[Side]], renderer: Renderer, rules: StreamRules) -> Batch:
-    """Tokenise and plan. The same conversation is computed once, and so is what several begin with.
+@dataclass(frozen=True)
+class Tokens:
+    """Conversations as token ids.
+
+    Args:
+        ids: of each.
+        refused: why one cannot be scored, by its position.
+    """
+
+    ids: list[Ids]
+    refused: dict[int, RowError]
+
+
+def tokenise(conversations: Sequence[Sequence[Side]], renderer: Renderer, longest_tokens: float) -> Tokens:
+    """Render and tokenise.
 
     Args:
         conversations: by prompt, where it is known: a prompt's are tokenised together.
         renderer: of the model.
-        rules: for streams.
+        longest_tokens: of a conversation; a longer one gets no reward.
 
     Raises:
         UserError: messages, but no chat template.
     """
-    ids, refused = _tokenised(conversations, renderer)
-    for position, found in enumerate(ids):
-        if position not in refused and len(found) > rules.longest_tokens:
-            refused[position] = RowError("long", f"{len(found)} tokens")
-    places: dict[bytes, int] = {}
-    different: list[Ids] = []
-    place: list[int | None] = []
-    for position, found in enumerate(ids):
-        if position in refused:
-            place.append(None)
-            continue
-        place.append(places.setdefault(found.tobytes(), len(different)))
-        if place[-1] == len(different):
-            different.append(found)
-    budget = max([rules.budget_tokens, *map(len, different)])
-    found_groups = share_prefixes(different, budget)
-    groups = as_groups(different, found_groups)
-    sizes = sizes_of(groups, rules.hidden_size)
-    ranks = plan_streams(sizes, budget, rules.num_ranks) if groups else [[] for _ in range(rules.num_ranks)]
-    return Batch(place, refused, groups, [members for members, _ in found_groups], ranks, int(sizes.tokens.sum()))
-
-
-def _tokenised(conversations: Sequence[Sequence[Side]], renderer: Renderer) -> tuple[list[Ids], dict[int, RowError]]:
     flat = [side for sides in conversations for side in sides]
     texts = renderer.texts(flat)
     refused = {position: text for position, text in enumerate(texts) if isinstance(text, RowError)}
@@ -106,16 +94,44 @@ def _tokenised(conversations: Sequence[Sequence[Side]], renderer: Renderer) -> t
         of_prompt = [next(coming) for _ in sides]
         by_prompt.append([(position, text) for position, text in of_prompt if isinstance(text, str)])
     of_messages = [any(not isinstance(side, Text) for side in sides) for sides in conversations]
-    encoded = renderer.ids([[text for _, text in texts] for texts in by_prompt], of_messages)
+    encoded = renderer.ids([[text for _, text in numbered] for numbered in by_prompt], of_messages)
     ids: list[Ids] = [np.empty(0, np.int32)] * len(flat)
-    for numbered, of_prompt in zip(by_prompt, encoded, strict=True):
-        for (position, text), found in zip(numbered, of_prompt, strict=True):
-            ids[position] = found
-            if not len(found) or not renderer.one_bos(found, text):
-                refused[position] = RowError("bos", f"{text[:60]!r}")
-            elif found[-1] == renderer.pad_id:
-                refused[position] = RowError("pad", f"id {found[-1]}")
-    return ids, refused
+    for numbered, found in zip(by_prompt, encoded, strict=True):
+        for (position, text), ids_of_one in zip(numbered, found, strict=True):
+            ids[position] = ids_of_one
+            error = _wrong(ids_of_one, text, renderer, longest_tokens)
+            if error:
+                refused[position] = error
+    return Tokens(ids, refused)
+
+
+def _wrong(ids: Ids, text: str, renderer: Renderer, longest_tokens: float) -> RowError | None:
+    if not len(ids) or not renderer.one_bos(ids, text):
+        return RowError("bos", f"{text[:60]!r}")
+    if ids[-1] == renderer.pad_id:
+        return RowError("pad", f"id {ids[-1]}")
+    return RowError("long", f"{len(ids)} tokens") if len(ids) > longest_tokens else None
+
+
+def plan(tokens: Tokens, rules: StreamRules) -> Batch:
+    """Put conversations into streams. One that occurs twice is computed once, and so is what several begin with."""
+    places: dict[bytes, int] = {}
+    different: list[Ids] = []
+    place: list[int | None] = []
+    for position, ids in enumerate(tokens.ids):
+        if position in tokens.refused:
+            place.append(None)
+            continue
+        place.append(places.setdefault(ids.tobytes(), len(different)))
+        if place[-1] == len(different):
+            different.append(ids)
+    budget = max([rules.budget_tokens, *map(len, different)])
+    found = share_prefixes(different, budget)
+    groups = as_groups(different, found)
+    sizes = sizes_of(groups, rules.hidden_size)
+    ranks = plan_streams(sizes, budget, rules.num_ranks) if groups else [[] for _ in range(rules.num_ranks)]
+    num_tokens = int(sizes.tokens.sum())
+    return Batch(place, tokens.refused, groups, [members for members, _ in found], ranks, num_tokens)
 
 
 def compute(batch: Batch, engine: Engine, pad_id: int, multiple_of: int) -> list[float | None]:

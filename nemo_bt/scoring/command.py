@@ -19,7 +19,7 @@ from nemo_bt.disk import naming_disk_errors
 from nemo_bt.errors import UserError
 from nemo_bt.layout import runs_on_gpu
 from nemo_bt.origin import Origin, Start
-from nemo_bt.scoring.batch import Batch, StreamRules, compute, prepare
+from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part, open_files, read_parts
@@ -54,12 +54,12 @@ def score(run: ScoreRun, origin: Origin, parts: Parts, terminal: Terminal, rank:
     number = engine.largest(len(parts.begin(_identity(run, start, files, renderer))) if rank == 0 else 0)
     if number:
         terminal.line(f"{number:,} parts are there already: {parts.folder}")
-    budget, longest, multiple_of = model.data.tokens_per_micro_batch, model.encoder_seq_length, stream_rules(model)[1]
-    rules = StreamRules(budget, longest, multiple_of, run.data_parallel_size, engine.hidden_size)
+    budget, multiple_of = model.data.tokens_per_micro_batch, stream_rules(model)[1]
+    rules = StreamRules(budget, multiple_of, run.data_parallel_size, engine.hidden_size)
 
     def prepared() -> Iterator[tuple[Part, Batch]]:
         for part in read_parts(files, run.score.rows_per_part, first=number):
-            yield part, prepare(part.conversations, renderer, rules)
+            yield part, plan(tokenise(part.conversations, renderer, model.encoder_seq_length), rules)
 
     account, progress = Account(), _Progress(terminal, sum(file.num_bytes for _, file in files))
     request.listen(is_training=True)

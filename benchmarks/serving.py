@@ -1,0 +1,127 @@
+"""The server under 64 clients for a minute, against one request at a time; every answer compared with the scorer's.
+
+python -m benchmarks.serving --data folder/with/hh_val.parquet
+
+A client asks for one conversation, waits for its reward, and asks again; clients and server share the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import httpx
+import psutil
+
+from benchmarks import small_llama
+from benchmarks.results_file import Figure, write_results
+from benchmarks.scoring import conversations_of
+from nemo_bt.scorer import RewardScorer
+
+_CLIENTS, _TOLERANCE = 64, 1e-5
+_ALONE_S = 20.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, default=Path("runs/serving"))
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
+    args = parser.parse_args()
+    shutil.rmtree(args.folder, ignore_errors=True)
+    args.folder.mkdir(parents=True)
+    model = args.folder / "model"
+    small_llama.make_tokenizer(args.data, args.folder / "tokenizer")
+    small_llama.make_model(small_llama.SMALL, args.folder / "tokenizer", model, seed=1)
+    conversations = conversations_of(args.data / "hh_val.parquet")
+    with RewardScorer.from_pretrained(model, accelerator="cpu") as scorer:
+        expected = scorer.score_batch(conversations)
+    address, process = _start(model, args.folder / "server.log")
+    load = asyncio.run
+    load(_clients(address, 4, 5.0, conversations, expected))  # warm
+    alone = load(_clients(address, 1, _ALONE_S, conversations, expected))
+    resident_bytes = psutil.Process(process.pid).memory_info().rss
+    together = load(_clients(address, _CLIENTS, args.seconds, conversations, expected))
+    growth = psutil.Process(process.pid).memory_info().rss / resident_bytes
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    figures = [
+        _figure("answers", len(together.seconds), "count"),
+        _figure("largest_difference_of_a_reward", max(alone.difference, together.difference), "reward", _TOLERANCE),
+        _figure("requests_per_second_64_clients", together.rate, "requests/s"),
+        _figure("requests_per_second_one_at_a_time", alone.rate, "requests/s"),
+        _figure("throughput_ratio", together.rate / alone.rate, "ratio"),
+        _figure("resident_bytes_after_over_before", growth, "ratio"),
+    ]
+    for name, found in (("64_clients", together), ("one_at_a_time", alone)):
+        cuts = quantiles(found.seconds, n=100)
+        figures += [_figure(f"p50_s_{name}", cuts[49], "s"), _figure(f"p99_s_{name}", cuts[98], "s")]
+    print(f"wrote {write_results('serving', args.host_kind, 'python -m benchmarks.serving --data data', figures)}")
+    worst = max(alone.difference, together.difference)
+    if worst > _TOLERANCE:
+        raise SystemExit(f"a reward differs by {worst}")
+
+
+def _figure(name: str, value: float, unit: str, target: float | None = None) -> Figure:
+    return Figure(f"serving/hh/{name}", value, unit, value, value, target)
+
+
+def _start(model: Path, log: Path) -> tuple[str, subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "nemo_bt", "serve", f"model.restore_from_path={model}", "serve.port=0"]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [*command, "trainer.accelerator=cpu"], stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    assert process.stdout
+    for line in process.stdout:
+        found = re.search(r"at (http://\S+):", line)
+        if found:
+            return found[1], process
+    raise SystemExit(f"the server did not start: see {log}")
+
+
+class _Load:
+    """What clients saw."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.difference = 0.0
+        self.rate = 0.0
+
+
+async def _clients(address: str, number: int, seconds: float, conversations: list[Any], expected: list[float]) -> _Load:
+    load = _Load()
+    bodies = [json.dumps({"conversations": [one]}).encode() for one in conversations]
+    end_s = time.perf_counter() + seconds
+
+    async def ask(client: httpx.AsyncClient, seed: int) -> None:
+        draw = random.Random(seed)
+        while time.perf_counter() < end_s:
+            which, start_s = draw.randrange(len(bodies)), time.perf_counter()
+            answer = await client.post(f"{address}/reward", content=bodies[which])
+            load.seconds.append(time.perf_counter() - start_s)
+            (reward,) = answer.json()["rewards"]
+            load.difference = max(load.difference, abs(reward - expected[which]))
+
+    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=number)) as client:
+        start_s = time.perf_counter()
+        await asyncio.gather(*(ask(client, seed) for seed in range(number)))
+        load.rate = len(load.seconds) / (time.perf_counter() - start_s)
+    return load
+
+
+if __name__ == "__main__":
+    main()

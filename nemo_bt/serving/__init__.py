@@ -1,0 +1,1 @@
+"""A scoring server: HTTP requests -> batches -> rewards."""

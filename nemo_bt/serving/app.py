@@ -1,0 +1,161 @@
+"""The routes: /reward, /classify, /score, /health, /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from nemo_bt.scorer import Conversation, RewardScorer
+from nemo_bt.serving import protocol
+from nemo_bt.serving.batcher import Batcher, Full
+from nemo_bt.serving.metrics import Metrics
+from nemo_bt.serving.settings import ServeSettings
+
+_Asked = TypeVar("_Asked", bound=BaseModel)
+_ROUTES = ("/reward", "/classify", "/score", "/health", "/metrics")
+
+
+class _Service:
+    """A scorer behind limits."""
+
+    def __init__(self, scorer: RewardScorer, settings: ServeSettings, token: str | None) -> None:
+        self.scorer, self.settings, self.token = scorer, settings, token
+        self.metrics = Metrics(lambda: self.batcher.waiting_tokens)
+        budget = scorer.rules.budget_tokens
+        self.batcher = Batcher(scorer.score_tokens, budget, settings.max_waiting_tokens, self.metrics.report)
+        self._tokenising = ThreadPoolExecutor(1, "tokenising")
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """From the first request until every one that was taken on has its answer."""
+        running = asyncio.create_task(self.batcher.run())
+        yield
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        self._tokenising.shutdown()
+
+    async def rewards(self, conversations: list[Conversation]) -> tuple[list[float], int]:
+        """Rewards, and the tokens that they are of.
+
+        Raises:
+            ValueError: a conversation cannot be scored.
+        """
+        if not conversations:
+            raise ValueError("expected at least one conversation")
+        loop = asyncio.get_running_loop()
+        tokens = await loop.run_in_executor(self._tokenising, self.scorer.tokenise, conversations)
+        return await self.batcher.rewards(tokens), sum(map(len, tokens.ids))
+
+    async def answer(self, request: Request, kind: type[_Asked], use: Callable[[_Asked], Awaitable[Any]]) -> Any:
+        """Check the request, read it, and answer in time."""
+        _check_token(request, self.token)
+        asked, limit_s = await _read(request, kind, self.settings), self.settings.answer_timeout_s
+        try:
+            return await asyncio.wait_for(use(asked), limit_s)
+        except asyncio.TimeoutError:
+            raise HTTPException(504, f"no answer within {limit_s:g} s") from None
+        except Full:
+            raise HTTPException(503, "too much waits already; try again", {"Retry-After": "1"}) from None
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+
+    async def count(self, request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Every request in the metrics."""
+        start_s = time.perf_counter()
+        route = request.url.path if request.url.path in _ROUTES else "other"
+        response = await handle(request)
+        self.metrics.requests.labels(route, str(response.status_code)).inc()
+        self.metrics.seconds.labels(route).observe(time.perf_counter() - start_s)
+        return response
+
+
+def build_app(scorer: RewardScorer, settings: ServeSettings, model: str, token: str | None) -> FastAPI:
+    """The application.
+
+    Args:
+        scorer: of the model; nobody else uses it.
+        settings: limits.
+        model: its name in answers.
+        token: that requests have to bear; None for none.
+    """
+    service = _Service(scorer, settings, token)
+    app = FastAPI(title="nemo_bt", lifespan=service.lifespan, docs_url=None, redoc_url=None)
+    app.middleware("http")(service.count)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)
+
+    @app.post("/reward")
+    async def reward(request: Request) -> Any:
+        async def use(asked: protocol.RewardRequest) -> Any:
+            rewards, _ = await service.rewards([protocol.plain(one) for one in asked.conversations])
+            return {"model": model, "rewards": rewards}
+
+        return await service.answer(request, protocol.RewardRequest, use)
+
+    @app.post("/classify")
+    async def classify(request: Request) -> Any:
+        async def use(asked: protocol.ClassifyRequest) -> Any:
+            return protocol.classify_answer(model, *await service.rewards(protocol.of_classify(asked)))
+
+        return await service.answer(request, protocol.ClassifyRequest, use)
+
+    @app.post("/score")
+    async def score(request: Request) -> Any:
+        async def use(asked: protocol.ScoreRequest) -> Any:
+            return protocol.score_answer(model, *await service.rewards(protocol.of_score(asked)))
+
+        return await service.answer(request, protocol.ScoreRequest, use)
+
+    @app.get("/health")
+    async def health() -> Any:
+        return {"status": "ok", "model": model}
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def _check_token(request: Request, token: str | None) -> None:
+    given = request.headers.get("authorization", "").encode()
+    if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
+        raise HTTPException(401, "expected Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
+
+
+async def _read(request: Request, kind: type[_Asked], settings: ServeSettings) -> _Asked:
+    """The body, within its limits of size and time."""
+    too_large = HTTPException(413, f"expected at most {settings.max_request_bytes} bytes")
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > settings.max_request_bytes:
+        raise too_large
+    body = bytearray()
+
+    async def read() -> None:
+        async for part in request.stream():
+            body.extend(part)
+            if len(body) > settings.max_request_bytes:
+                raise too_large
+
+    try:
+        await asyncio.wait_for(read(), settings.read_timeout_s)
+        return kind.model_validate_json(bytes(body))
+    except asyncio.TimeoutError:
+        raise HTTPException(408, f"no whole request within {settings.read_timeout_s:g} s") from None
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        deepest = max(found, key=lambda one: len(one["loc"]))  # of a text or messages, what the nearer one lacks
+        raise HTTPException(422, f"{'.'.join(map(str, deepest['loc']))}: {deepest['msg']}") from None

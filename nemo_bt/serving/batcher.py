@@ -1,0 +1,103 @@
+"""Requests that wait while the model is busy are computed together when it is free again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import NamedTuple
+
+from nemo_bt.scoring.batch import Tokens
+
+
+class Full(Exception):  # noqa: N818 - a state, not a mistake
+    """More waits than is allowed."""
+
+
+class _Waiting(NamedTuple):
+    tokens: Tokens
+    num_tokens: int
+    answer: asyncio.Future[list[float]]
+
+
+class Batcher:
+    """Takes conversations from many requests and gives each its rewards.
+
+    Nothing waits on purpose: a request that finds the model free is computed at once, alone; those that come meanwhile
+    are the next batch.
+
+    Args:
+        score: rewards of conversations, in their order; called in a thread of its own, one call at a time.
+        tokens_per_batch: that a batch takes from those that wait; one request is never cut.
+        max_waiting_tokens: of all that wait.
+
+    Attributes:
+        waiting_tokens: now.
+        batches: conversations of each batch so far are reported here.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[Tokens], list[float]],
+        tokens_per_batch: int,
+        max_waiting_tokens: int,
+        report: Callable[[int, int], None],
+    ) -> None:
+        self.score, self.tokens_per_batch, self.max_waiting_tokens = score, tokens_per_batch, max_waiting_tokens
+        self.report = report
+        self.waiting_tokens = 0
+        self._queue: deque[_Waiting] = deque()
+        self._has_some = asyncio.Event()
+
+    async def rewards(self, tokens: Tokens) -> list[float]:
+        """Of the conversations of one request.
+
+        Raises:
+            Full: too much waits already.
+        """
+        num_tokens = sum(map(len, tokens.ids))
+        if self._queue and self.waiting_tokens + num_tokens > self.max_waiting_tokens:
+            raise Full
+        answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(tokens, num_tokens, answer))
+        self.waiting_tokens += num_tokens
+        self._has_some.set()
+        return await answer
+
+    async def run(self) -> None:
+        """Compute batches until this task is cancelled."""
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, "scoring") as thread:
+            while True:
+                await self._has_some.wait()
+                batch = self._take()
+                together = Tokens([ids for one in batch for ids in one.tokens.ids], {})
+                try:
+                    rewards = await loop.run_in_executor(thread, self.score, together)
+                except Exception as error:  # noqa: BLE001 - it is raised again where the rewards are waited for
+                    for one in batch:
+                        with suppress(asyncio.InvalidStateError):
+                            one.answer.set_exception(error)
+                    continue
+                self.report(len(together.ids), sum(one.num_tokens for one in batch))
+                coming = iter(rewards)
+                for one in batch:
+                    found = [next(coming) for _ in one.tokens.ids]
+                    with suppress(asyncio.InvalidStateError):  # whoever asked is gone
+                        one.answer.set_result(found)
+
+    def _take(self) -> list[_Waiting]:
+        """The oldest that fit into a batch, at least one; those that nobody waits for any more are left out."""
+        batch: list[_Waiting] = []
+        room = self.tokens_per_batch
+        while self._queue and (not batch or self._queue[0].num_tokens <= room):
+            one = self._queue.popleft()
+            self.waiting_tokens -= one.num_tokens
+            if not one.answer.done():
+                batch.append(one)
+                room -= one.num_tokens
+        if not self._queue:
+            self._has_some.clear()
+        return batch

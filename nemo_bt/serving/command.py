@@ -1,0 +1,77 @@
+"""nemo-bt serve: a model, listening."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from nemo_bt.checks import check_settings
+from nemo_bt.errors import UserError
+from nemo_bt.ranges import in_range
+from nemo_bt.serving.settings import ServeRun
+from nemo_bt.terminal import Terminal
+
+
+def check_serve(run: ServeRun) -> str | None:
+    """Check everything that needs no model.
+
+    Returns:
+        The token that requests have to bear, where there is one.
+
+    Raises:
+        UserError: the first value that cannot be.
+    """
+    if not run.model.restore_from_path:
+        raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")
+    if run.world_size != 1:
+        raise UserError(f"nemo-bt serve is one process, {run.world_size} are configured: leave trainer.devices at 1.")
+    check_settings(run)
+    serve = run.serve
+    for name in ("max_request_bytes", "max_waiting_tokens", "read_timeout_s", "answer_timeout_s"):
+        in_range(f"serve.{name}", getattr(serve, name), "more than 0", getattr(serve, name) > 0)
+    in_range("serve.port", serve.port, "0 to 65535", 0 <= serve.port < 2**16)
+    if serve.token_variable is None:
+        return None
+    token = os.environ.get(serve.token_variable)
+    if not token:
+        raise UserError(f"serve.token_variable: expected a token in the variable {serve.token_variable}, found none.")
+    return token
+
+
+def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
+    """Listen until SIGTERM or Ctrl-C, and then answer what was taken on.
+
+    Raises:
+        UserError: a model that cannot be used; the port is taken.
+    """
+    import socket
+
+    import uvicorn
+
+    from nemo_bt.scorer import RewardScorer
+    from nemo_bt.serving.app import build_app
+
+    settings, model = run.serve, str(run.model.restore_from_path)
+    listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        raise UserError(f"serve.port: {settings.host}:{settings.port} cannot be listened at: {error}.") from error
+    data = run.model.data
+    with RewardScorer.from_pretrained(
+        model,
+        accelerator=run.trainer.accelerator,
+        precision=run.trainer.precision,
+        tokens_per_stream=data.tokens_per_micro_batch,
+        longest_tokens=run.model.encoder_seq_length,
+        pad_token=run.model.tokenizer.pad_token,
+        chat_template=data.chat_template,
+    ) as scorer:
+        host, port = listening.getsockname()[:2]
+        terminal.line(f"{model} at http://{host}:{port}: /reward, /classify, /score, /health, /metrics")
+        app = build_app(scorer, settings, settings.model_name or model, token)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # uvicorn's own stand in its place while it runs, and raise it again
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+    terminal.line("stopped; every request that was taken on has its answer")
