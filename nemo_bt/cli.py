@@ -174,8 +174,12 @@ def _score(args: argparse.Namespace) -> int:
     from nemo_bt.terminal import Terminal, divert_output
 
     rank = launch.current_rank()
-    parts.make_folder()
-    stdout, stderr = divert_output(parts.folder / "nemo.log")
+    try:
+        parts.make_folder()
+        stdout, stderr = divert_output(parts.folder / "nemo.log")
+    except OSError as error:
+        launch.report(UserError(f"score.output: expected a place to write to, got {error}."), sys.stderr)
+        return 2
     terminal = Terminal(stdout if rank == 0 else None, stderr)
     sys.excepthook = report_failure(rank, parts.folder, terminal)
     try:

@@ -23,16 +23,21 @@ _NAMED = {
 _IN_TEXT = re.compile(r"\[Errno (\d+)\]")
 _SHARED_MEMORY = Path("/dev/shm")
 _LITTLE_BYTES = 2**16
+_GOES_ON = (
+    "Checkpoints that have their name are whole: make room, and the same command with "
+    "exp_manager.resume_if_exists=true goes on."
+)
 _NO_REPORT, _NOT_WRITTEN = "results_queue should not be empty", "inline_container"
 """Megatron's words when a writer ended without any, and torch's when a file takes no more."""
 
 
 @contextmanager
-def naming_disk_errors(folder: Path) -> Iterator[None]:
+def naming_disk_errors(folder: Path, goes_on: str = _GOES_ON) -> Iterator[None]:
     """Turn what a file system refuses into a message about the folder that a run writes to; leave the rest as it is.
 
     Args:
         folder: that is written to.
+        goes_on: what the user can do.
 
     Raises:
         UserError: a disk is full, a folder read-only, ...
@@ -45,10 +50,7 @@ def naming_disk_errors(folder: Path) -> Iterator[None]:
         reason = None if _is_elsewhere(error, folder) else _reason(error, folder)
         if reason is None:
             raise
-        raise UserError(
-            f"cannot write to {folder} ({_free(folder)}): {reason}. Checkpoints that have their name are whole: make "
-            "room, and the same command with exp_manager.resume_if_exists=true goes on."
-        ) from error
+        raise UserError(f"cannot write to {folder} ({_free(folder)}): {reason}. {goes_on}") from error
 
 
 def _is_elsewhere(error: BaseException, folder: Path) -> bool:

@@ -89,6 +89,7 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         ),
         process_group_backend="nccl" if on_gpu else "gloo",
         ckpt_async_save=settings.exp_manager.checkpoint_callback_params.async_save,
+        ckpt_torch_dist_multiproc=None if on_gpu else 1,  # a process is forked for each: dearer than a small model
         ckpt_optim_fully_reshardable=True,
         replace_progress_bar=False,  # NeMo's printer makes rank 0 issue a collective more than the others
     )

@@ -10,19 +10,25 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from nemo_bt.architecture import longest_sequence
 from nemo_bt.config import load_settings
-from nemo_bt.data.choices import Messages, Side, Text
+from nemo_bt.data.account import RowError
+from nemo_bt.data.choices import Messages, Side
 from nemo_bt.data.render import Renderer, load_renderer
 from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.values import as_conversation, as_messages
 from nemo_bt.layout import runs_on_gpu
 from nemo_bt.origin import find_origin
+from nemo_bt.ranges import one_of
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
 from nemo_bt.scoring.model import open_alone, open_trained
+from nemo_bt.scoring.rows import text_side
 
 if TYPE_CHECKING:
     from nemo_bt.scoring.engine import Engine
 
 Conversation: TypeAlias = "str | Messages"
 """A whole text, or messages that end with the response that is judged."""
+_LARGE = 700.0
+"""Of larger numbers fp64 has no exponential."""
 _UNUSED = ["exp_manager.explicit_log_dir=unused", "model.data.train=unused"]
 
 
@@ -70,13 +76,15 @@ class RewardScorer:
             accelerator: auto, gpu or cpu.
             precision: 32, or bf16-mixed for weights and activations of two bytes.
             tokens_per_stream: that go through the model at once.
-            longest_tokens: of a conversation; None is what the model's positions allow.
+            longest_tokens: of a conversation; None has no limit but that of positions scaled by length.
             pad_token: where the tokenizer has none of its own.
             chat_template: as model.data.chat_template; None is the tokenizer's.
 
         Raises:
             UserError: no such model, one without a reward head, or a tokenizer that cannot be used.
         """
+        one_of("precision", precision, ("32", "bf16-mixed"))
+        one_of("accelerator", accelerator, ("auto", "gpu", "cpu"))
         origin = find_origin(str(path))
         settings = load_settings("train", [*_UNUSED, f"trainer.accelerator={accelerator}"])
         tokenizer = load_tokenizer(str(origin.tokenizer), pad_token, ("path", "pad_token"))
@@ -102,25 +110,38 @@ class RewardScorer:
 
     def tokenise(self, conversations: Sequence[Conversation]) -> Tokens:
         """Token ids of conversations, of which each can be scored; errors as of `score`. Any thread may call it."""
-        sides: list[list[Side]] = [[Text("", c) if isinstance(c, str) else c] for c in conversations]
+        sides = [[self._side(conversation, number)] for number, conversation in enumerate(conversations)]
         tokens = tokenise(sides, self.renderer, self.longest_tokens)
         for position, refused in sorted(tokens.refused.items()):
             raise ValueError(f"conversation {position} cannot be scored: {refused.reason}, {refused.detail}")
         return tokens
+
+    def _side(self, conversation: Conversation, number: int) -> Side:
+        """As `nemo-bt score` reads a row of text or of messages."""
+        try:
+            if isinstance(conversation, str):
+                return text_side(conversation, self.renderer.chat)
+            return as_conversation(as_messages(conversation, "conversation"), "conversation")
+        except RowError as bad:
+            raise ValueError(f"conversation {number} cannot be scored: {bad.reason}, {bad.detail}") from None
 
     def score_tokens(self, tokens: Tokens) -> list[float]:
         """Rewards of what `tokenise` gave, fp32; by one thread at a time."""
         if not tokens.ids:
             return []
         found = compute(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)
-        return [reward for reward in found if reward is not None]
+        rewards = [reward for reward in found if reward is not None]
+        if len(rewards) < len(found):
+            raise ValueError(f"conversation {found.index(None)} has a reward that is not a finite number")
+        return rewards
 
     def compare(self, a: Conversation, b: Conversation) -> Comparison:
         """Which of two conversations is better; errors as of `score`."""
         reward_a, reward_b = self.score_batch([a, b])
         margin = reward_a - reward_b
         winner = "tie" if margin == 0 else "a" if margin > 0 else "b"
-        return Comparison(winner, margin, 1 / (1 + math.exp(-margin)))
+        smaller = 1 / (1 + math.exp(abs(margin))) if abs(margin) < _LARGE else 0.0
+        return Comparison(winner, margin, 1 - smaller if margin > 0 else smaller)
 
     def close(self) -> None:
         """Give the process groups back."""

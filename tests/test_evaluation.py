@@ -149,6 +149,9 @@ def test_rewardbench_2_is_the_mean_of_its_subsets() -> None:
     assert found["sections"] == pytest.approx({"Math": 0.75, "Ties": ties})
     assert found["score"] == pytest.approx((0.75 + ties) / 2)
     assert found["missing_subsets"] == ["Factuality", "Focus", "Precise IF", "Safety"]
+    for wrong in ("3", "tied:1"):
+        with pytest.raises(UserError, match="expected an id ref:<n> or tied:<n> of each row's own"):
+            results_of([*rows, row("Ties", [3.0], [1.0], wrong)])
 
 
 def test_rm_bench_averages_triangles_over_domains() -> None:
@@ -172,8 +175,8 @@ def test_rm_bench_averages_triangles_over_domains() -> None:
     for domain, levels in expected.items():
         assert found["domains"][domain] == pytest.approx(levels)
     assert found["score"] == pytest.approx(np.mean([levels["average"] for levels in expected.values()]))
-    with pytest.raises(UserError, match="no row has a domain of chat, math, code, safety"):
-        results_of([row | {"domain": "art"} for row in rows])
+    with pytest.raises(UserError, match="domains are chat, math, code, safety, got art"):
+        results_of([*rows, rows[0] | {"domain": "art"}])
 
 
 def test_rm_bench_names_levels_by_the_chosen_answers_style() -> None:

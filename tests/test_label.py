@@ -54,7 +54,7 @@ def test_thresholds() -> None:
 def labelled(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
     """Feedback from rows that are scored already."""
     output = tmp_path / "feedback.jsonl"
-    given = [f"label.{name}={value}" for name, value in options.items()]
+    given = [f"{'model.data' if name == 'system_key' else 'label'}.{name}={value}" for name, value in options.items()]
     run = load_settings_of(LabelRun, "label", ["label.input=unused", f"label.output={output}", *given])
     Path(run.score.output).write_text("".join(json.dumps(row) + "\n" for row in rows))
     label(run, Terminal(None))
@@ -106,8 +106,44 @@ def test_no_feedback_is_an_error_and_leaves_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no pairwise feedback comes out of 2 samples"):
         labelled(tmp_path, SINGLE, min_margin=5)
     assert [path.name for path in tmp_path.iterdir()] == ["feedback.jsonl.scored.jsonl"]
-    with pytest.raises(UserError, match="expected rows with 'prompt' and a response or completions, got 'text'"):
-        labelled(tmp_path, [{"text": "a", "reward": 1.0}])
+
+
+def test_only_answers_to_the_same_prompt_are_pairs(tmp_path: Path) -> None:
+    """Numbers of prompts may be null, or begin anew in each file; a system message is part of the prompt."""
+    rows = [
+        {
+            "prompt_id": name,
+            "prompt": prompt,
+            "system": system,
+            "response": f"{prompt} {system} {reward}",
+            "reward": reward,
+        }
+        for name, prompt, system in (
+            (None, "a", "x"),
+            (None, "b", "x"),
+            (0, "c", "x"),
+            (0, "d", "x"),
+            (1, "e", "kind"),
+            (1, "e", "rude"),
+        )
+        for reward in (1.0, 2.0)
+    ]
+    assert len(labelled(tmp_path, rows[:8])) == 4
+    (tmp_path / "feedback.jsonl").unlink()
+    found = labelled(tmp_path, rows, system_key="system")
+    assert len(found) == 6
+    for row in found:
+        assert row["output_A"].rsplit(" ", 1)[0] == row["output_B"].rsplit(" ", 1)[0]
+        assert [turn["role"] for turn in row["prompt"]] == ["system", "user"]
+
+
+def test_completions_with_fields_and_rows_without_a_prompt(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"response": "no prompt", "reward": None},
+        {"prompt": "Tea?", "completions": [{"response": "Yes.", "m": 1}, {"response": "No."}], "reward": [2.0, -1.0]},
+    ]
+    (row,) = labelled(tmp_path, rows)
+    assert {row["output_A"], row["output_B"]} == {"Yes.", "No."}
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,12 @@ from nemo_bt.config import load_settings_of
 from nemo_bt.errors import UserError
 from nemo_bt.scorer import RewardScorer
 from nemo_bt.scoring.checks import check_score
-from nemo_bt.scoring.parts import Parts
+from nemo_bt.scoring.command import open_rows
 from nemo_bt.scoring.settings import ScoreRun
 from nemo_bt.stopping import STOPPED_STATUS
 from tests.hf_models import save
 from tests.layouts import CP2, EP2, PP2, SP, TP2
+from tests.preferences import messages
 from tests.runs import convert, free_port, nemo_bt, torchrun
 
 TOLERANCE = 1e-5
@@ -89,6 +90,34 @@ def test_two_conversations_are_compared(
     assert (scorer.compare(a, a).winner, scorer.compare(a, a).probability) == ("tie", 0.5)
 
 
+def test_far_apart_rewards_and_transcripts(scorer: RewardScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    transcript = "\n\nHuman: Tea?\n\nAssistant: Yes."
+    assert scorer.score(transcript) == pytest.approx(scorer.score(messages("Tea?", "Yes.")), abs=1e-6)
+    for rewards, expected in (([800.0, 0.0], 1.0), ([0.0, 800.0], 0.0)):
+        monkeypatch.setattr(scorer, "score_batch", lambda _, rewards=rewards: rewards)
+        assert scorer.compare("a", "b").probability == expected
+
+
+@pytest.mark.parametrize(
+    ("conversation", "message"),
+    [
+        ([], "conversation 0 cannot be scored: roles"),
+        ([{"role": "user", "content": "Tea?"}], "cannot be scored: roles"),
+        ([{"role": "assistant"}], "a message without content"),
+        (b"bytes", "cannot be scored: type"),
+        ("\ud83d", "cannot be scored: unicode"),
+    ],
+)
+def test_what_is_no_conversation_is_refused(scorer: RewardScorer, conversation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        scorer.score(conversation)
+
+
+def test_an_unknown_precision_is_refused(model: Path) -> None:
+    with pytest.raises(UserError, match="precision: expected"):
+        RewardScorer.from_pretrained(model, precision="bf16")
+
+
 def test_what_cannot_be_scored_is_named(scorer: RewardScorer, model: Path) -> None:
     scorer.longest_tokens, longest = 20, scorer.longest_tokens
     with pytest.raises(ValueError, match=r"conversation 1 cannot be scored: long, \d+ tokens"):
@@ -149,9 +178,10 @@ def test_experts_may_be_on_other_ranks(scored: Path, rows: list[dict[str, Any]],
 def test_a_command_that_is_ended_goes_on_where_it_was(
     dataset: Path, model: Path, tmp_path: Path, rows: list[dict[str, Any]], expected: list[float]
 ) -> None:
-    """Of three parts the first is there when it is asked to end."""
+    """Of three parts the first is there when its two ranks are asked to end."""
     pq.write_table(pa.Table.from_pylist(rows * 12), tmp_path / "rows.parquet")  # in chunks of 512 rows
     argv = [*arguments(model, tmp_path / "rows.parquet", tmp_path / "out.parquet"), "score.rows_per_part=512"]
+    argv += ["trainer.devices=2"]
     command = [sys.executable, "-m", "nemo_bt", "score", *argv]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     first = tmp_path / "out.parquet.unfinished" / "000000.parquet"
@@ -163,29 +193,24 @@ def test_a_command_that_is_ended_goes_on_where_it_was(
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == STOPPED_STATUS, printed
-    assert re.search(r"stopped by SIGTERM after part \d; the same command goes on", printed)
+    assert re.search(r"stopped by SIGUSR1 after part \d; the same command goes on", printed)
     assert not (tmp_path / "out.parquet").exists()
-    result = nemo_bt("score", *argv)
+    result = nemo_bt("score", *argv[:-1])  # on one rank
     assert result.returncode == 0, result.stderr
     assert "parts are there already" in result.stdout
+    assert "1,200 rows, 2,400 rewards" in result.stdout
     whole = pq.read_table(tmp_path / "out.parquet")
     assert whole.drop(["reward_chosen", "reward_rejected"]).to_pylist() == rows * 12
     assert whole["reward_chosen"].to_pylist() == pytest.approx(expected[0::2] * 12, abs=TOLERANCE)
 
 
-def test_parts_of_another_output_are_not_taken(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "out.jsonl")
-    parts.make_folder()
-    assert parts.begin({"model": "a", "column": "x"}) == []
-    parts.write_lines(0, [{"text": "\ud83d caf\u00e9", "reward": 0.5}])
-    assert parts.begin({"model": "a", "column": "x"}) == [parts.folder / "000000.jsonl"]
-    with pytest.raises(UserError, match=r"out.jsonl.unfinished has parts of another output: model changed"):
-        parts.begin({"model": "b", "column": "x"})
-    parts.write_lines(1, [{"text": "b", "reward": None}])
-    parts.finish()
-    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert found == [{"text": "\ud83d caf\u00e9", "reward": 0.5}, {"text": "b", "reward": None}]
-    assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]
+def test_tables_of_other_columns_do_not_become_one(tmp_path: Path, model: Path) -> None:
+    for name, more in (("a", {}), ("b", {"id": 1})):
+        pq.write_table(pa.Table.from_pylist([{"text": "a"} | more]), tmp_path / f"{name}.parquet")
+    given = [f"model.restore_from_path={model}", f"score.input={tmp_path}/*.parquet"]
+    run = load_settings_of(ScoreRun, "score", [*given, f"score.output={tmp_path / 'out.parquet'}"])
+    with pytest.raises(UserError, match=r"b.parquet: its columns are not those of .*a.parquet"):
+        open_rows(run, *check_score(run))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from nemo_bt.config import load_settings_of
 from nemo_bt.data.choices import Text
 from nemo_bt.data.sources import source_of
 from nemo_bt.errors import UserError
+from nemo_bt.evaluation.settings import EvaluateRun
 from nemo_bt.scoring.reading import Part, open_files, read_parts
 from nemo_bt.scoring.rows import RowReader, row_reader
 from nemo_bt.scoring.settings import ScoreRun
@@ -91,7 +92,7 @@ def test_rows_that_cannot_be_used_keep_their_place(tmp_path: Path) -> None:
     assert part.values([0.5, 0.7]) == [{"reward": 0.5}, {"reward": None}, {"reward": 0.7}]
     assert part.account.dropped == {"missing": 1}
     assert part.account.examples == {"missing": [f"{tmp_path}/rows.jsonl row 1: no 'response'"]}
-    assert part.where(1) == f"{tmp_path}/rows.jsonl row 2"
+    assert part.where[1] == f"{tmp_path}/rows.jsonl row 2"
 
 
 def test_parts_are_the_same_whichever_is_the_first(tmp_path: Path) -> None:
@@ -102,7 +103,7 @@ def test_parts_are_the_same_whichever_is_the_first(tmp_path: Path) -> None:
     parts = parts_of(files, 600)
     assert [len(part.rows) for part in parts] == [700, 700]
     assert [part.rows[0]["text"] for part in parts_of(files, 100, first=2)] == ["b 0", "b 512"]
-    assert parts[1].where(0) == f"{tmp_path}/b.jsonl row 0"
+    assert parts[1].where[0] == f"{tmp_path}/b.jsonl row 0"
     assert parts[1].num_bytes == sum(file.stat().st_size for file in files)
 
 
@@ -119,3 +120,39 @@ def test_files_that_need_other_columns_are_scored_apart(tmp_path: Path) -> None:
     ]
     with pytest.raises(UserError, match=r"b.jsonl: its rewards would be reward_chosen and reward_rejected of numbers"):
         parts_of(files, 10)
+
+
+def test_a_bad_first_row_does_not_hide_what_a_file_is() -> None:
+    bad = {"prompt": "a", "chosen": None, "rejected": "b"}
+    rows = [bad, {"prompt": "a", "chosen": "c", "rejected": "b"}]
+    assert reader_of(rows).columns == ["reward_chosen", "reward_rejected"]
+    with pytest.raises(UserError, match="none of the first 1 rows can be used"):
+        reader_of([{"prompt": "a", "chosen": "c", "rejected": "b", "margin": -1}])
+
+
+def test_pairs_with_a_response_beside_them_are_pairs() -> None:
+    row = {"prompt": "a", "chosen": "c", "rejected": "b", "response": "d"}
+    assert reader_of([row]).kind == "pair"
+
+
+def test_a_later_row_with_such_a_column_is_not_written_over(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"text": "a"}] * 600 + [{"text": "z", "reward": 99}])
+    with pytest.raises(UserError, match="row 600: has a column 'reward' already"):
+        parts_of([file], 1000)
+
+
+def test_shards_may_have_one_name_or_be_empty(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    files = [write_rows(tmp_path / "a" / "rows.jsonl", [{"text": "a"}]), write_rows(tmp_path / "empty.jsonl", [])]
+    (part,) = parts_of([*files, write_rows(tmp_path / "b" / "rows.jsonl", [{"text": "b"}])], 10)
+    assert [row["text"] for row in part.rows] == ["a", "b"]
+    with pytest.raises(UserError, match=r"empty.jsonl has no rows"):
+        parts_of(files[1:], 10)
+
+
+def test_a_command_says_which_rows_it_can_use(tmp_path: Path) -> None:
+    file = write_rows(tmp_path / "rows.jsonl", [{"text": "a"}])
+    given = [f"evaluate.input={file}", f"evaluate.output={tmp_path / 'out'}"]
+    with pytest.raises(UserError, match=r"rows.jsonl: expected rows of pair, found text"):
+        open_files(load_settings_of(EvaluateRun, "evaluate", given), chat=True)

@@ -26,6 +26,7 @@ BAD = {
     "bos": "without exactly one BOS token",
     "terminal": "ending in different tokens",
     "pad": "scored at a pad token",
+    "reward": "whose reward is not a finite number",
 }
 LENGTH = {
     "long": "longer than model.encoder_seq_length",

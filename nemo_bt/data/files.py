@@ -78,6 +78,15 @@ class DataFile:
         """Size as stored."""
         return int(self.file_system.size(self.path) or 0)
 
+    @property
+    def changed(self) -> list[str]:
+        """What tells a file from what it is after a change: its times, or what its file system has for it."""
+        if self.is_local:
+            found = os.stat(self.path)
+            return [str(found.st_mtime_ns), str(found.st_ino)]
+        about = self.file_system.info(self.path)
+        return [str(about[name]) for name in _REMOTE_DIGESTS if about.get(name)]
+
     def open(self) -> BinaryIO:
         """The stored bytes.
 

@@ -169,9 +169,13 @@ def ranked(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
 
 def answers(row: Row, keys: RowSettings, chat: bool) -> list[Side]:
     """Whole conversations: the row's prompt with each of its `completions`."""
+    return [answered(row, answer, keys, chat) for answer in completions_of(row, keys)]
+
+
+def completions_of(row: Row, keys: RowSettings) -> list[Any]:
+    """Each of a row's `completions`, or its field with the response."""
     completions = list_at(row, keys.completions_key)
-    given = [value_at(c, keys.response_key) if _has(c, keys.response_key) else c for c in completions]
-    return [answered(row, answer, keys, chat) for answer in given]
+    return [value_at(c, keys.response_key) if _has(c, keys.response_key) else c for c in completions]
 
 
 def _has(completion: Any, key: str) -> bool:

@@ -40,7 +40,7 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
         UserError: the rows are no pairs, or none has rewards.
     """
     scored = Path(run.score.output)
-    (source, *_) = run.model.data.train
+    (source,) = run.model.data.train
     reader = reader_of(str(scored), list(islice(_rows(scored), _FIRST_ROWS)), source, True, run.score.column)
     rows, without = scored_rows(_rows(scored), reader)
     if not rows:
@@ -48,6 +48,7 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
     kind = kind_of(rows) if run.evaluate.kind == "auto" else run.evaluate.kind
     results: dict[str, Any] = {"model": model, "rows": len(rows), "rows_without_reward": without} | measure(rows, kind)
     folder, tables = Path(run.evaluate.output), tables_of(results)
+    folder.mkdir(parents=True, exist_ok=True)
     facts = [f"model: {model}", f"score: {results['score']:.4f}", f"rows: {len(rows):,}, {without:,} without a reward"]
     if results.get("missing_subsets"):
         facts.append(f"subsets that are not there: {', '.join(results['missing_subsets'])}")

@@ -5,15 +5,19 @@ Source: Ethayarajh et al. 2024 (arXiv 2402.01306); fields of ContextualAI/HALOs,
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import json
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from nemo_bt.data.formats import completions_of
+from nemo_bt.data.settings import RowSettings
+from nemo_bt.data.values import value_at
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation.settings import LabelRun, LabelSettings
 from nemo_bt.ranges import in_range, one_of
@@ -25,7 +29,7 @@ class Sample:
     """One response with its reward.
 
     Args:
-        prompt: what tells prompts apart.
+        prompt: digest of what tells prompts apart: prompt_id, where there is one, and the prompt.
         reward: of the response.
         offset: of its row in the file of scored rows, bytes.
         position: of the response in the row's list; None where the row has one.
@@ -45,6 +49,8 @@ def check_label(settings: LabelSettings) -> None:
     """
     one_of("label.feedback", settings.feedback, ("pairwise", "binary", "scalar"))
     one_of("label.pairs", settings.pairs, ("random", "max", "min"))
+    if isinstance(settings.threshold, float | int) and not math.isfinite(settings.threshold):
+        raise UserError(f"label.threshold: expected mean, median or a number, got {settings.threshold}.")
     in_range("label.min_margin", settings.min_margin, "0 or more", settings.min_margin >= 0)
     if settings.threshold not in ("mean", "median") and not isinstance(settings.threshold, int | float):
         raise UserError(f"label.threshold: expected mean, median or a number, got {settings.threshold}.")
@@ -62,22 +68,22 @@ def label(run: LabelRun, terminal: Terminal) -> None:
         terminal: gets a line.
 
     Raises:
-        UserError: rows without a prompt and responses; no feedback comes out.
+        UserError: no feedback comes out.
     """
     settings, scored, output = run.label, Path(run.score.output), Path(run.label.output)
-    (keys, *_) = run.model.data.train
+    (keys,) = run.model.data.train
     count, unfinished = 0, output.with_name(f"{output.name}.unfinished")
     with scored.open("rb") as rows, unfinished.open("w") as written:
-        samples = list(_samples(rows, keys.prompt_key, run.score.column, str(scored)))
+        samples = list(_samples(rows, keys, run.score.column))
 
         def response(sample: Sample) -> tuple[dict[str, Any], Any]:
             rows.seek(sample.offset)
             row = json.loads(rows.readline())
             if sample.position is None:
-                return row, row[keys.response_key]
-            return row, row[keys.completions_key][sample.position]
+                return row, value_at(row, keys.response_key)
+            return row, completions_of(row, keys)[sample.position]
 
-        for item in _feedback(samples, settings, response, keys.prompt_key):
+        for item in _feedback(samples, settings, response, keys):
             written.write(json.dumps(item) + "\n")
             count += 1
     if not count:
@@ -87,23 +93,30 @@ def label(run: LabelRun, terminal: Terminal) -> None:
     terminal.line(f"{output}: {count:,} rows of {settings.feedback} feedback from {len(samples):,} samples")
 
 
-def _samples(rows: Any, prompt_key: str, column: str, name: str) -> Iterator[Sample]:
+def _samples(rows: Iterable[bytes], keys: RowSettings, column: str) -> Iterator[Sample]:
+    """Responses with a reward; a row without any has none."""
     offset = 0
     for line in rows:
         row = json.loads(line)
-        if prompt_key not in row or column not in row:
-            found = ", ".join(map(repr, row))
-            raise UserError(f"{name}: expected rows with '{prompt_key}' and a response or completions, got {found}.")
-        prompt = json.dumps(row.get("prompt_id", row[prompt_key]), sort_keys=True)
-        rewards = row[column] if isinstance(row[column], list) else [row[column]]
-        for position, reward in enumerate(rewards):
+        is_list = isinstance(row[column], list)
+        for position, reward in enumerate(row[column] if is_list else [row[column]]):
             if reward is not None:
-                yield Sample(prompt, reward, offset, position if isinstance(row[column], list) else None)
+                asked = json.dumps([row.get("prompt_id"), prompt_of(row, keys)], sort_keys=True)
+                prompt = hashlib.sha256(asked.encode()).hexdigest()[:32]
+                yield Sample(prompt, reward, offset, position if is_list else None)
         offset += len(line)
 
 
+def prompt_of(row: dict[str, Any], keys: RowSettings) -> Any:
+    """A row's prompt as it was rendered: with the system message of its own column, where there is one."""
+    prompt, system = value_at(row, keys.prompt_key), keys.system_key and row.get(keys.system_key)
+    if system and isinstance(prompt, str):
+        return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
+    return prompt
+
+
 def _feedback(
-    samples: Sequence[Sample], settings: LabelSettings, response: Any, prompt_key: str
+    samples: Sequence[Sample], settings: LabelSettings, response: Any, keys: RowSettings
 ) -> Iterator[dict[str, Any]]:
     if settings.feedback == "pairwise":
         draw = random.Random(settings.seed)
@@ -111,7 +124,7 @@ def _feedback(
             if draw.random() < 0.5:
                 a, b = b, a
             (row, output_a), (_, output_b) = response(a), response(b)
-            yield _named(row, prompt_key) | {
+            yield _named(row, keys) | {
                 "output_A": output_a,
                 "output_B": output_b,
                 "label": int(a.reward > b.reward),
@@ -124,14 +137,14 @@ def _feedback(
     limit = threshold_of([sample.reward for sample in samples], settings.threshold)
     for sample in samples:
         row, output = response(sample)
-        item = _named(row, prompt_key) | {"output": output, "reward": sample.reward}
+        item = _named(row, keys) | {"output": output, "reward": sample.reward}
         if settings.feedback == "binary":
             item["label"] = int(sample.reward >= limit)
         yield item | {"type": f"{settings.feedback}_feedback"}
 
 
-def _named(row: dict[str, Any], prompt_key: str) -> dict[str, Any]:
-    return ({"prompt_id": row["prompt_id"]} if "prompt_id" in row else {}) | {"prompt": row[prompt_key]}
+def _named(row: dict[str, Any], keys: RowSettings) -> dict[str, Any]:
+    return ({"prompt_id": row["prompt_id"]} if "prompt_id" in row else {}) | {"prompt": prompt_of(row, keys)}
 
 
 def threshold_of(rewards: Sequence[float], wanted: str | float) -> float:
@@ -163,9 +176,23 @@ def chosen_pairs(
             candidates = list(zip(group[0::2], group[1::2], strict=False))
         else:
             ordered = sorted(group, key=lambda sample: sample.reward)
-            candidates = list(itertools.combinations(ordered, 2)) if mode == "min" else [(ordered[0], ordered[-1])]
+            candidates = _nearest(ordered, min_margin) if mode == "min" else [(ordered[0], ordered[-1])]
         enough = [(a, b) for a, b in candidates if a.reward != b.reward and _gap(a, b) >= min_margin]
         yield from enough if mode != "min" else sorted(enough, key=lambda pair: _gap(*pair))[:1]
+
+
+def _nearest(ordered: Sequence[Sample], min_margin: float) -> list[tuple[Sample, Sample]]:
+    """For each sample the next one that is far enough above it; of a group the nearest pair is among these."""
+    pairs, above = [], 0
+    for low, sample in enumerate(ordered):
+        above = max(above, low + 1)
+        while above < len(ordered) and (
+            ordered[above].reward == sample.reward or _gap(sample, ordered[above]) < min_margin
+        ):
+            above += 1
+        if above < len(ordered):
+            pairs.append((sample, ordered[above]))
+    return pairs
 
 
 def _gap(a: Sample, b: Sample) -> float:

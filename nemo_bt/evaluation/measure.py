@@ -153,9 +153,7 @@ def _rewardbench2(rows: Sequence[Scored]) -> dict[str, Any]:
     scores = {}
     for name, of_subset in sorted(subsets.items()):
         if name.lower() == rewardbench2.TIES:
-            scores[name] = rewardbench2.ties_score(
-                {row.names.get("id", ""): Answers(row.chosen, row.rejected) for row in of_subset}
-            )
+            scores[name] = rewardbench2.ties_score(_ties_by_id(of_subset))
         else:
             scores[name] = fmean(rewardbench2.best_of(Answers(row.chosen, row.rejected)) for row in of_subset)
     missing = sorted(set(rewardbench2.SUBSETS) - set(scores))
@@ -163,11 +161,24 @@ def _rewardbench2(rows: Sequence[Scored]) -> dict[str, Any]:
     return {"score": fmean(scores.values()), "sections": scores, "missing_subsets": missing, "prompts": counts}
 
 
+def _ties_by_id(rows: Sequence[Scored]) -> dict[str, Answers]:
+    found = {row.names.get("id", ""): Answers(row.chosen, row.rejected) for row in rows}
+    wrong = next((name for name in found if not name.startswith(("ref:", "tied:"))), None)
+    if wrong is not None or len(found) < len(rows):
+        raise UserError(f"RewardBench 2, ties: expected an id ref:<n> or tied:<n> of each row's own, got '{wrong}'.")
+    return found
+
+
+def _is_domain(row: Scored) -> bool:
+    return row.names.get("domain", "").startswith(rm_bench.DOMAINS)
+
+
 def _rm_bench(rows: Sequence[Scored]) -> dict[str, Any]:
     for row in rows:
         if not len(row.chosen) == len(row.rejected) == rm_bench.STYLES:
             raise UserError(f"evaluate.kind=rm_bench: row {row.names.get('id')} has not three answers of each kind.")
-    if not any(row.names.get("domain", "").startswith(rm_bench.DOMAINS) for row in rows):
-        raise UserError(f"evaluate.kind=rm_bench: no row has a domain of {', '.join(rm_bench.DOMAINS)}.")
+    unknown = {row.names.get("domain", "none") for row in rows if not _is_domain(row)}
+    if unknown:
+        raise UserError(f"evaluate.kind=rm_bench: domains are {', '.join(rm_bench.DOMAINS)}, got {', '.join(unknown)}.")
     domains = rm_bench.scores([Styles(row.names.get("domain", ""), row.chosen, row.rejected) for row in rows])
     return {"score": domains["average"]["average"], "domains": domains}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from nemo_bt.scoring.settings import ScoreRun
 
@@ -12,7 +12,7 @@ from nemo_bt.scoring.settings import ScoreRun
 class EvaluateSettings:
     """Pairs in, results out."""
 
-    input: Any
+    input: str | list[str]
     """As score.input: pairs, or rows of RewardBench, RewardBench 2 or RM-Bench."""
     output: str
     """Folder: scored.jsonl, results.json and results.md."""
@@ -25,13 +25,14 @@ class EvaluateRun(ScoreRun):
     """Settings of a model's layout, and of its evaluation."""
 
     evaluate: EvaluateSettings
+    needs: ClassVar[tuple[str, ...]] = ("pair",)
 
 
 @dataclass(frozen=True)
 class LabelSettings:
     """Samples in, feedback to train on out."""
 
-    input: Any
+    input: str | list[str]
     """As score.input: rows with a prompt and a response, or with a list of completions."""
     output: str
     """A .jsonl; the scored samples stay beside it, as <output>.scored.jsonl."""
@@ -42,7 +43,7 @@ class LabelSettings:
     by min_margin or more)."""
     min_margin: float
     """Of pairwise: least difference of the rewards of a pair; equal rewards are never one."""
-    threshold: Any
+    threshold: str | float
     """Of binary: mean, median, or a number; a reward that reaches it is good."""
     seed: int
     """Of random pairs, and of which of two comes first."""
@@ -53,3 +54,4 @@ class LabelRun(ScoreRun):
     """Settings of a model's layout, and of what it labels."""
 
     label: LabelSettings
+    needs: ClassVar[tuple[str, ...]] = ("response", "completions")

@@ -5,6 +5,7 @@ Shape suffixes: C = continuations of a stream, D = conversations that differ.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -135,7 +136,7 @@ def plan(tokens: Tokens, rules: StreamRules) -> Batch:
 
 
 def compute(batch: Batch, engine: Engine, pad_id: int, multiple_of: int) -> list[float | None]:
-    """Rewards of a batch's conversations; None where there is none. Every rank calls it and has all."""
+    """Rewards of a batch's conversations; None where there is no finite one. Every rank calls it and has all."""
     from megatron.core import parallel_state
 
     from nemo_bt.scoring.engine import is_counted
@@ -153,5 +154,5 @@ def compute(batch: Batch, engine: Engine, pad_id: int, multiple_of: int) -> list
         summed = reward_D.to(torch.cuda.current_device())
         torch.distributed.all_reduce(summed)
         reward_D = summed.cpu()
-    values = reward_D.tolist()
+    values = [value if math.isfinite(value) else None for value in reward_D.tolist()]
     return [None if place is None else values[place] for place in batch.place]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from nemo_bt.checks import check_settings
@@ -23,14 +24,17 @@ def check_score(run: ScoreRun) -> tuple[Origin, Parts]:
     """
     if not run.model.restore_from_path:
         raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")
-    origin = check_settings(run)
+    size = max(run.model.global_batch_size, run.world_size)  # of training: nothing here depends on it
+    origin = check_settings(replace(run, model=replace(run.model, global_batch_size=size)))
     if run.model.virtual_pipeline_model_parallel_size:
         raise UserError("model.virtual_pipeline_model_parallel_size: scoring has no bubble to shorten; leave it out.")
     in_range("score.rows_per_part", run.score.rows_per_part, "1 or more", run.score.rows_per_part >= 1)
     if not run.score.column:
         raise UserError("score.column: expected a name, got none.")
     parts = Parts(Path(run.score.output))
-    if parts.output.exists():
+    if run.needs and parts.is_table:
+        raise UserError(f"score.output: expected a name that ends in .jsonl, got {parts.output}.")
+    if parts.output.exists() and not run.needs:
         raise UserError(f"score.output: {parts.output} is there already. Choose another name, or remove it.")
     assert origin is not None
     return origin, parts

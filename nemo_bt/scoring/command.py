@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import asdict
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from nemo_bt.data.account import Account
+from nemo_bt.data.account import Account, RowError
 from nemo_bt.data.files import DataFile
 from nemo_bt.data.render import Renderer, load_renderer
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.rows import column_types
+from nemo_bt.data.tokenizer import load_tokenizer, tokenizer_files
 from nemo_bt.disk import naming_disk_errors
 from nemo_bt.errors import UserError
 from nemo_bt.layout import runs_on_gpu
@@ -26,7 +30,7 @@ from nemo_bt.scoring.reading import Part, open_files, read_parts
 from nemo_bt.scoring.rows import Reward, RowReader
 from nemo_bt.scoring.settings import ScoreRun
 from nemo_bt.step import stream_rules
-from nemo_bt.stopping import StopRequest, reason_of
+from nemo_bt.stopping import StopRequest, reason_of, tell_stopped
 from nemo_bt.terminal import Terminal
 
 
@@ -47,11 +51,15 @@ def score(run: ScoreRun, origin: Origin, parts: Parts, terminal: Terminal, rank:
     Raises:
         UserError: model, rows or output cannot be used as they are.
     """
-    model, (renderer, files) = run.model, _open_rows(run, origin, parts)
+    model, (renderer, files) = run.model, open_rows(run, origin, parts)
     start = open_trained(origin)
     terminal.line(start.description)
+    identity = _identity(run, start, files, renderer)
+    if parts.is_done(identity):
+        terminal.line(f"{parts.output}: scored already")
+        return True
     engine = open_engine(start, model, run.trainer.precision, runs_on_gpu(run))
-    number = engine.largest(len(parts.begin(_identity(run, start, files, renderer))) if rank == 0 else 0)
+    number = engine.largest(parts.begin(identity) if rank == 0 else 0)
     if number:
         terminal.line(f"{number:,} parts are there already: {parts.folder}")
     budget, multiple_of = model.data.tokens_per_micro_batch, stream_rules(model)[1]
@@ -61,27 +69,32 @@ def score(run: ScoreRun, origin: Origin, parts: Parts, terminal: Terminal, rank:
         for part in read_parts(files, run.score.rows_per_part, first=number):
             yield part, plan(tokenise(part.conversations, renderer, model.encoder_seq_length), rules)
 
-    account, progress = Account(), _Progress(terminal, sum(file.num_bytes for _, file in files))
+    progress = _Progress(terminal, sum(file.num_bytes for _, file in files))
     request.listen(is_training=True)
-    with closing(progress), naming_disk_errors(parts.folder):
+    with closing(progress), naming_disk_errors(parts.folder, "Make room, and the same command goes on."):
         for part, batch in _one_ahead(prepared()):
             rewards = compute(batch, engine, renderer.pad_id, rules.multiple_of)
+            _count(part, batch, rewards)
             if rank == 0:
                 _write(parts, number, part, rewards)
             number += 1
-            _count(account, part, batch)
-            progress.show(account, part, batch)
+            progress.show(part, batch)
             stopped_by = engine.largest(request.code())
             if stopped_by:
+                if rank == 0:
+                    tell_stopped(reason_of(stopped_by))
                 terminal.line(f"stopped by {reason_of(stopped_by)} after part {number}; the same command goes on")
                 return False
         if rank == 0:
-            parts.finish()
+            _tell(parts, parts.finish(keeps_identity=bool(run.needs)), terminal)
     engine.close()
+    return True
+
+
+def _tell(parts: Parts, account: Account, terminal: Terminal) -> None:
     terminal.line(f"{parts.output}: {account.num_rows:,} rows, {account.num_kept:,} rewards")
     for reason, count in account.counted():
         terminal.line(f"no reward for {count:,} {reason}")
-    return True
 
 
 def _one_ahead(items: Iterator[tuple[Part, Batch]]) -> Iterator[tuple[Part, Batch]]:
@@ -93,13 +106,25 @@ def _one_ahead(items: Iterator[tuple[Part, Batch]]) -> Iterator[tuple[Part, Batc
             yield item
 
 
-def _open_rows(run: ScoreRun, origin: Origin, parts: Parts) -> tuple[Renderer, list[tuple[RowReader, DataFile]]]:
-    """The model's tokenizer with its template, and the files with how each is read."""
+def open_rows(run: ScoreRun, origin: Origin, parts: Parts) -> tuple[Renderer, list[tuple[RowReader, DataFile]]]:
+    """The model's tokenizer with its template, and the files with how each is read.
+
+    Raises:
+        UserError: a tokenizer that cannot be used; rows that cannot be scored, or not into this output.
+    """
     tokenizer = load_tokenizer(run.model.tokenizer.type or str(origin.tokenizer), run.model.tokenizer.pad_token)
     renderer = load_renderer(tokenizer, run.model.data)
     files = open_files(run, renderer.chat)
-    if parts.is_table and not all(file.kind in ("parquet", "arrow") for _, file in files):
-        raise UserError(f"score.output={parts.output}: a table needs tables for input. Choose a name in .jsonl.")
+    if parts.is_table:
+        columns = [list(column_types(file).items()) for _, file in files]
+        if not all(columns):
+            raise UserError(f"score.output={parts.output}: a table needs tables for input. Choose a name in .jsonl.")
+        others = [file.name for (_, file), own in zip(files, columns, strict=True) if own != columns[0]]
+        if others:
+            raise UserError(
+                f"{others[0]}: its columns are not those of {files[0][1].name}, and a table has one kind of rows. "
+                "Score them apart, or choose a name in .jsonl."
+            )
     return renderer, files
 
 
@@ -107,34 +132,43 @@ def _identity(
     run: ScoreRun, start: Start, files: list[tuple[RowReader, DataFile]], renderer: Renderer
 ) -> dict[str, Any]:
     """What parts are made from: those of another are not taken for this one's."""
+    folder = Path(run.model.tokenizer.type or start.origin.tokenizer)
+    tokenizer = hashlib.sha256(b"".join(file.read_bytes() for file in tokenizer_files(folder))).hexdigest()
     return {
-        "score.input": [[file.name, file.num_bytes] for _, file in files],
+        "score.input": [[file.name, file.num_bytes, file.changed] for _, file in files],
+        "model.data": [asdict(source) for source in run.model.data.train],
+        "trainer.precision": run.trainer.precision,
         "score.column": run.score.column,
         "score.rows_per_part": run.score.rows_per_part,
         "model.restore_from_path": [start.origin.given, digest_of_head(start)],
         "model.encoder_seq_length": run.model.encoder_seq_length,
-        "chat template and tokenizer": renderer.described(),
+        "chat template": renderer.described(),
+        "tokenizer": tokenizer,
     }
 
 
 def _write(parts: Parts, number: int, part: Part, rewards: list[Reward]) -> None:
     values = part.values(rewards)
     if not parts.is_table:
-        parts.write_lines(number, [row | value for row, value in zip(part.rows, values, strict=True)])
+        rows = [row | value for row, value in zip(part.rows, values, strict=True)]
+        parts.write_lines(number, rows, part.account)
         return
     tables = [pa.ipc.open_stream(chunk.payload).read_all() for _, chunk in part.chunks]
     table, (reader, _) = pa.concat_tables(tables, promote_options="default"), part.chunks[0]
     kind = pa.list_(pa.float64()) if reader.is_list else pa.float64()
     for name in reader.columns:
         table = table.append_column(name, pa.array([value[name] for value in values], kind))
-    parts.write_table(number, table)
+    parts.write_table(number, table, part.account)
 
 
-def _count(account: Account, part: Part, batch: Batch) -> None:
-    account.add(part.account)
-    account.num_kept += len(batch.place) - len(batch.refused)
-    for position, refused in batch.refused.items():
-        account.drop(refused.reason, part.where(position), refused.detail)
+def _count(part: Part, batch: Batch, rewards: list[Reward]) -> None:
+    """Add to the part's account what became of its conversations."""
+    for position, reward in enumerate(rewards):
+        if reward is not None:
+            part.account.num_kept += 1
+            continue
+        refused = batch.refused.get(position, RowError("reward", ""))
+        part.account.drop(refused.reason, part.where[position], refused.detail)
 
 
 class _Progress:
@@ -142,18 +176,19 @@ class _Progress:
 
     def __init__(self, terminal: Terminal, num_bytes: int) -> None:
         self.terminal, self.num_bytes = terminal, num_bytes
-        self.start_s, self.num_tokens = time.monotonic(), 0
+        self.start_s, self.num_rows, self.num_kept, self.num_tokens = time.monotonic(), 0, 0, 0
         terminal.start(0, 100, "%")
 
-    def show(self, account: Account, part: Part, batch: Batch) -> None:
+    def show(self, part: Part, batch: Batch) -> None:
         """A line for each part, and the bar."""
         taken_s = time.monotonic() - self.start_s
         self.num_tokens += batch.num_tokens
-        share = part.num_bytes / self.num_bytes
-        left = timedelta(seconds=round(taken_s * (1 / share - 1)))
+        self.num_rows, self.num_kept = self.num_rows + part.account.num_rows, self.num_kept + part.account.num_kept
+        share = part.num_bytes / self.num_bytes if self.num_bytes else 0.0  # a file server may not tell sizes
+        left = f"  left {timedelta(seconds=round(taken_s * (1 / share - 1)))}" if share else ""
         self.terminal.line(
-            f"{account.num_rows:,} rows  {share:.0%}  {account.num_kept / taken_s:,.1f} conversations/s  "
-            f"{self.num_tokens / taken_s:,.0f} tokens/s  left {left}"
+            f"{self.num_rows:,} rows  {share:.0%}  {self.num_kept / taken_s:,.1f} conversations/s  "
+            f"{self.num_tokens / taken_s:,.0f} tokens/s{left}"
         )
         self.terminal.advance(round(100 * share), "")
 

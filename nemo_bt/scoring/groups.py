@@ -15,13 +15,15 @@ from nemo_bt.stream import Group, Ids
 
 _LEAST_SHARED = 16
 """Tokens: a shorter prefix costs more calls of attention than it saves."""
+_MOST_TOGETHER = 64
+"""Conversations of a group: of a longer run of them little more would be saved, and looking for it takes long."""
 
 
 def share_prefixes(ids: Sequence[Ids], budget_tokens: int) -> list[tuple[list[int], int]]:
     """Put conversations that begin alike together.
 
     Sorted by their ids, those with a common start are neighbours. Of all ways to cut that order into groups this is one
-    that saves most tokens.
+    that saves most tokens, with groups of at most 64.
 
     Args:
         ids: of the conversations, no two the same, each of at least one token and at most `budget_tokens`.
@@ -36,7 +38,7 @@ def share_prefixes(ids: Sequence[Ids], budget_tokens: int) -> list[tuple[list[in
     saved, cuts = [0], [(0, 0)]  # of the conversations before each: most that is saved, and their last group
     for end in range(1, len(order) + 1):
         best, cut, prefix, tokens = saved[-1], (end - 1, 0), budget_tokens, len(ids[order[end - 1]])
-        for start in range(end - 2, -1, -1):
+        for start in range(end - 2, max(-1, end - 1 - _MOST_TOGETHER), -1):
             prefix, others = min(prefix, common[start + 1]), end - 1 - start
             tokens += len(ids[order[start]])
             if prefix < _LEAST_SHARED or tokens - others * prefix > budget_tokens:

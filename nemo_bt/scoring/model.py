@@ -36,9 +36,9 @@ def digest_of_head(start: Start) -> str:
 
 
 def open_alone(start: Start, precision: str, on_gpu: bool) -> Engine:
-    """The whole model in this process; arguments as of `open_engine`."""
+    """The whole model in this process, whatever job it is in; arguments as of `open_engine`."""
     unused = ["exp_manager.explicit_log_dir=unused", "model.data.train=unused"]
-    return open_engine(start, load_settings("train", unused).model, precision, on_gpu)
+    return _open(start, load_settings("train", unused).model, precision, on_gpu, is_alone=True)
 
 
 def open_engine(start: Start, model: ModelSettings, precision: str, on_gpu: bool) -> Engine:
@@ -50,17 +50,34 @@ def open_engine(start: Start, model: ModelSettings, precision: str, on_gpu: bool
         precision: as trainer.precision.
         on_gpu: whether ranks have one each.
     """
+    return _open(start, model, precision, on_gpu, is_alone=not launch.joined())
+
+
+def _open(start: Start, model: ModelSettings, precision: str, on_gpu: bool, is_alone: bool) -> Engine:
     import_nemo(on_gpu)
     import torch
-    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from megatron.core import parallel_state
 
     from nemo_bt.scoring.engine import Engine
 
-    dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
     backend = "nccl" if on_gpu else "gloo"
-    if not launch.joined():
+    if is_alone:
         torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
-        return Engine(start, model, dtype)
+    else:
+        _join(backend, on_gpu)
+    try:
+        return Engine(start, model, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
+    except BaseException:
+        parallel_state.destroy_model_parallel()
+        torch.distributed.destroy_process_group()
+        raise
+
+
+def _join(backend: str, on_gpu: bool) -> None:
+    """Meet the other ranks, as torchrun, Slurm or `nemo-bt` started them."""
+    import torch
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
     if launch.is_srun_task():
         slurm = SLURMEnvironment(auto_requeue=False)
         os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
@@ -69,4 +86,3 @@ def open_engine(start: Start, model: ModelSettings, precision: str, on_gpu: bool
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group(backend)
-    return Engine(start, model, dtype)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
+from datetime import date, timedelta
+from datetime import time as dtime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nemo_bt.data.account import Account
 from nemo_bt.errors import UserError
 
 _IDENTITY = "of.json"
@@ -35,71 +41,98 @@ class Parts:
         self.output, self.folder = output, output.with_name(f"{output.name}.unfinished")
 
     def make_folder(self) -> None:
-        """Make the folder.
-
-        Raises:
-            UserError: it cannot be made.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"score.output: expected a place to write to, got {error}.") from error
+        """Make the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def is_table(self) -> bool:
         """Whether the output is one."""
         return self.output.suffix == ".parquet"
 
-    def begin(self, identity: dict[str, Any]) -> list[Path]:
+    def begin(self, identity: dict[str, Any]) -> int:
         """Find what an earlier start has done.
 
         Args:
             identity: of input, model and rules.
 
         Returns:
-            The parts that are there, from the first on.
+            The number of parts that are there, from the first on.
 
         Raises:
             UserError: they are of another output.
         """
-        note, text = self.folder / _IDENTITY, json.dumps(identity, indent=1, sort_keys=True)
-        if not note.exists():
-            _write(note, text.encode())
-        elif note.read_text() != text:
-            before = json.loads(note.read_text())
-            changed = ", ".join(sorted(key for key in identity if identity[key] != before.get(key)))
+        before = _read(self.folder / _IDENTITY)
+        if before is None:  # nothing that is known to be whole
+            for part in self.folder.glob("[0-9]*"):
+                part.unlink()
+            _write(self.folder / _IDENTITY, json.dumps(identity, indent=1, sort_keys=True).encode())
+        elif before != json.loads(json.dumps(identity)):
             raise UserError(
-                f"{self.folder} has parts of another output: {changed} changed. Remove it, or choose another "
-                "score.output."
+                f"{self.folder} has parts of another output: {_changed(before, identity)} changed. Remove it, or "
+                "choose another score.output."
             )
-        return list(self._there())
+        return len(list(self._there()))
 
-    def write_lines(self, number: int, rows: list[dict[str, Any]]) -> None:
-        """One part of a .jsonl."""
+    def is_done(self, identity: dict[str, Any]) -> bool:
+        """Whether the output is there already, for a command that goes on from it.
+
+        Raises:
+            UserError: it is another one.
+        """
+        if not self.output.exists():
+            return False
+        before = _read(self._note)
+        if before != json.loads(json.dumps(identity)):
+            what = f"made from others: {_changed(before, identity)} changed" if before else "not known"
+            raise UserError(f"{self.output} is there already, and {what}. Remove it, or choose another name.")
+        return True
+
+    def write_lines(self, number: int, rows: list[dict[str, Any]], account: Account) -> None:
+        """One part of a .jsonl, with what became of its conversations."""
+        _write(self._account(number), json.dumps(account.to_json()).encode())
         _write(self._part(number), b"".join(map(_line, rows)))
 
-    def write_table(self, number: int, table: pa.Table) -> None:
-        """One part of a .parquet."""
-        unfinished = self.folder / "unfinished"
-        pq.write_table(table, unfinished)
-        unfinished.replace(self._part(number))
+    def write_table(self, number: int, table: pa.Table, account: Account) -> None:
+        """One part of a .parquet, with what became of its conversations."""
+        _write(self._account(number), json.dumps(account.to_json()).encode())
+        sink = io.BytesIO()
+        pq.write_table(table, sink)
+        _write(self._part(number), sink.getvalue())
 
-    def finish(self) -> None:
-        """Join the parts, give the output its name, and remove them."""
-        unfinished = self.folder / "unfinished"
+    def finish(self, keeps_identity: bool) -> Account:
+        """Join the parts, give the output its name, and remove them.
+
+        Args:
+            keeps_identity: leave a note beside the output, for `is_done`.
+
+        Returns:
+            What became of all conversations.
+        """
+        unfinished, account = self.folder / "unfinished", Account()
         parts = list(self._there())
+        for number in range(len(parts)):
+            account.add(Account.from_json(json.loads(self._account(number).read_text())))
         if self.is_table:
-            schema = pa.unify_schemas([pq.read_schema(part) for part in parts])
-            with pq.ParquetWriter(unfinished, schema) as writer:
+            with pq.ParquetWriter(unfinished, pq.read_schema(parts[0])) as writer:
                 for part in parts:
-                    writer.write_table(pq.read_table(part).cast(schema))
+                    writer.write_table(pq.read_table(part))
         else:
             with unfinished.open("wb") as joined:
                 for part in parts:
                     with part.open("rb") as opened:
                         shutil.copyfileobj(opened, joined)
-        unfinished.replace(self.output)
-        shutil.rmtree(self.folder)
+        if keeps_identity:
+            _write(self._note, (self.folder / _IDENTITY).read_bytes())
+        _keep(unfinished, self.output)
+        shutil.rmtree(self.folder, ignore_errors=True)  # on a file server other ranks' logs may be open still
+        return account
+
+    @property
+    def _note(self) -> Path:
+        return self.output.with_name(f"{self.output.name}.{_IDENTITY}")
+
+    def _account(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.account.json"
 
     def _part(self, number: int) -> Path:
         return self.folder / f"{number:06d}{self.output.suffix}"
@@ -113,12 +146,42 @@ class Parts:
 
 def _line(row: dict[str, Any]) -> bytes:
     try:
-        return f"{json.dumps(row, ensure_ascii=False)}\n".encode()
+        return f"{json.dumps(row, ensure_ascii=False, default=_plain)}\n".encode()
     except UnicodeEncodeError:  # half a surrogate pair, which JSON can name and UTF-8 cannot hold
-        return f"{json.dumps(row)}\n".encode()
+        return f"{json.dumps(row, default=_plain)}\n".encode()
+
+
+def _plain(value: object) -> str:
+    """A value that a table can hold and JSON has no form for."""
+    if isinstance(value, date | dtime):
+        return value.isoformat()
+    if isinstance(value, Decimal | timedelta):
+        return str(value)
+    raise UserError(f"score.output: a value of type {type(value).__name__} has no form in JSON. Choose a .parquet.")
+
+
+def _changed(before: dict[str, Any], identity: dict[str, Any]) -> str:
+    now = json.loads(json.dumps(identity))
+    return ", ".join(sorted(key for key in now if now[key] != before.get(key)))
+
+
+def _read(note: Path) -> dict[str, Any] | None:
+    """What stands in it; None where nothing whole does."""
+    try:
+        found: dict[str, Any] = json.loads(note.read_text())
+    except (OSError, ValueError):
+        return None
+    return found
 
 
 def _write(path: Path, content: bytes) -> None:
-    unfinished = path.with_name("unfinished")
+    unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_bytes(content)
+    _keep(unfinished, path)
+
+
+def _keep(unfinished: Path, path: Path) -> None:
+    """Give a file its name once its bytes are on the disk."""
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
     unfinished.replace(path)

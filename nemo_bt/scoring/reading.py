@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from nemo_bt.data.account import Account, RowError
 from nemo_bt.data.choices import Side
@@ -37,15 +38,13 @@ class Part:
         """Of each row."""
         return [[side for sides in columns for side in sides] for columns in self.columns]
 
-    def where(self, conversation: int) -> str:
-        """File and row of a conversation."""
-        numbers = [row for row, sides in enumerate(self.conversations) for _ in sides]
-        row = numbers[conversation]
-        for _, chunk in self.chunks:
-            if row < chunk.num_rows:
-                return f"{chunk.file} row {chunk.first_row + row}"
-            row -= chunk.num_rows
-        raise IndexError(conversation)
+    @cached_property
+    def where(self) -> list[str]:
+        """File and row of each conversation."""
+        places = [
+            f"{chunk.file} row {chunk.first_row + row}" for _, chunk in self.chunks for row in range(chunk.num_rows)
+        ]
+        return [place for place, sides in zip(places, self.conversations, strict=True) for _ in sides]
 
     def values(self, rewards: Sequence[Reward]) -> list[dict[str, object]]:
         """The new columns of each row.
@@ -69,14 +68,19 @@ def open_files(run: ScoreRun, chat: bool) -> list[tuple[RowReader, DataFile]]:
         chat: whether the tokenizer renders messages.
 
     Raises:
-        UserError: no such file; nothing in one can be scored; two need other columns.
+        UserError: no such file; nothing in one can be scored, or not by this command; two need other columns.
     """
-    files = [
-        (row_reader(file.name, first_rows(file, None), source, chat, run.score.column), file)
-        for source in run.model.data.train
-        for file in find_files(source, "score.input")
-    ]
+    (source,) = run.model.data.train
+    files = []
+    for file in find_files(source, "score.input"):
+        rows = first_rows(file, None)
+        if rows:
+            files.append((row_reader(file.name, rows, source, chat, run.score.column), file))
+    if not files:
+        raise UserError(f"score.input: {', '.join(source.path)} has no rows.")
     (first, of_first), *others = files
+    if run.needs and first.kind not in run.needs:
+        raise UserError(f"{of_first.name}: expected rows of {' or '.join(run.needs)}, found {first.kind}.")
     for reader, file in others:
         if (reader.columns, reader.is_list) != (first.columns, first.is_list):
             raise UserError(
@@ -114,7 +118,7 @@ def read_parts(files: Sequence[tuple[RowReader, DataFile]], rows_per_part: int, 
 def _parsed(part: Part) -> Part:
     for reader, chunk in part.chunks:
         for number, row in enumerate(chunk.rows(), start=chunk.first_row):
-            part.rows.append(_whole(row, f"{chunk.file} row {number}"))
+            part.rows.append(_whole(row, reader, f"{chunk.file} row {number}"))
             try:
                 part.columns.append(reader.sides(part.rows[-1]))
             except RowError as bad:
@@ -124,7 +128,10 @@ def _parsed(part: Part) -> Part:
     return part
 
 
-def _whole(row: Row, where: str) -> dict[str, object]:
+def _whole(row: Row, reader: RowReader, where: str) -> dict[str, object]:
     if isinstance(row, RowError):
         raise UserError(f"{where}: expected an object, found what cannot be written back ({row.detail}). Mend it.")
+    taken = [name for name in reader.columns if name in row]
+    if taken:
+        raise UserError(f"{where}: has a column '{taken[0]}' already. Set score.column to another name.")
     return row

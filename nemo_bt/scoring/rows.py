@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from nemo_bt.data.account import RowError
-from nemo_bt.data.choices import Side, Text
+from nemo_bt.data.choices import Choices, Side, Text
 from nemo_bt.data.detect import FORMATS, columns_seen, detect, named_format
 from nemo_bt.data.formats import answered, answers, is_transcript, transcript
 from nemo_bt.data.rows import Row
 from nemo_bt.data.settings import RowSettings
-from nemo_bt.data.values import as_conversation, as_messages, list_at, text_at, value_at
+from nemo_bt.data.values import as_conversation, as_messages, as_text, list_at, text_at, value_at
 from nemo_bt.errors import UserError
 
 Reward: TypeAlias = "float | None"
@@ -29,11 +29,13 @@ class RowReader:
         sides: row -> for each new column its conversations, as whole ones; raises RowError.
         columns: that the rewards become: one, or one each for chosen and rejected.
         is_list: whether columns have lists of them.
+        kind: text, messages, response, completions (of one prompt), list (of a format with scores), or pair.
     """
 
     sides: Sides
     columns: list[str]
     is_list: bool
+    kind: str
 
     @property
     def described(self) -> str:
@@ -81,27 +83,39 @@ def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column:
     sides: Sides
     if keys.format == "auto" and keys.prompt_key in has:
         if _is_list(has.get(keys.chosen_key)) and _is_list(has.get(keys.rejected_key)):
-            return RowReader(partial(_lists, keys=keys, chat=chat), names, is_list=True)
+            return RowReader(partial(_lists, keys=keys, chat=chat), names, True, "pair")
         if isinstance(has.get(keys.completions_key), list):
-            return RowReader(lambda row: [answers(row, keys, chat)], [column], is_list=True)
-        if keys.response_key in has:
+            return RowReader(lambda row: [answers(row, keys, chat)], [column], True, "completions")
+        if keys.response_key in has and not {keys.chosen_key, keys.rejected_key} <= has.keys():
             sides = lambda row: [[answered(row, value_at(row, keys.response_key), keys, chat)]]  # noqa: E731
-            return RowReader(sides, [column], is_list=False)
+            return RowReader(sides, [column], False, "response")
     if keys.format == "auto" and keys.chosen_key not in has:
         if isinstance(has.get("messages"), list):
-            return RowReader(_messages, [column], is_list=False)
+            return RowReader(_messages, [column], False, "messages")
         if isinstance(has.get("text"), str):
-            return RowReader(partial(_text, chat=chat), [column], is_list=False)
+            return RowReader(partial(_text, chat=chat), [column], False, "text")
     parse = FORMATS[named_format(keys) or detect(file, rows, keys)].parse
-    first = next((row for row in rows if not isinstance(row, RowError)), {})
-    if parse(first, 0, keys, chat).given is None:
-        return RowReader(lambda row: [parse(row, 0, keys, chat).sides], [column], is_list=True)
+    if _first(file, rows, lambda row: parse(row, 0, keys, chat)).given is None:
+        return RowReader(lambda row: [parse(row, 0, keys, chat).sides], [column], True, "list")
 
     def of_pair(row: dict[str, Any]) -> list[list[Side]]:
         choices = parse(row, 0, keys, chat)
         return [[choices.sides[side]] for pair in choices.given or [] for side in pair.sides]
 
-    return RowReader(of_pair, names, is_list=False)
+    return RowReader(of_pair, names, False, "pair")
+
+
+def _first(file: str, rows: list[Row], parse: Callable[[dict[str, Any]], Choices]) -> Choices:
+    """What the first row that can be used has."""
+    reason: object = "none is there"
+    for row in rows:
+        try:
+            if isinstance(row, RowError):
+                raise row
+            return parse(row)
+        except RowError as bad:
+            reason = bad.detail
+    raise UserError(f"{file}: none of the first {len(rows)} rows can be used ({reason}).")
 
 
 def _is_list(value: Any) -> bool:
@@ -122,5 +136,14 @@ def _messages(row: dict[str, Any]) -> list[list[Side]]:
 
 
 def _text(row: dict[str, Any], chat: bool) -> list[list[Side]]:
-    whole = text_at(row, "text")
-    return [[transcript(whole, "text", chat) if is_transcript(whole) else Text("", whole)]]
+    return [[text_side(text_at(row, "text"), chat)]]
+
+
+def text_side(text: str, chat: bool) -> Side:
+    """A whole text; a transcript as hh-rlhf has them becomes messages where they are rendered.
+
+    Raises:
+        RowError: no text of Unicode characters.
+    """
+    whole = as_text(text, "text")
+    return transcript(whole, "text", chat) if is_transcript(whole) else Text("", whole)

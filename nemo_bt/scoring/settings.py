@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from nemo_bt.settings import Settings
 
@@ -12,9 +12,9 @@ from nemo_bt.settings import Settings
 class ScoreSettings:
     """Rows in, the same rows with rewards out."""
 
-    input: Any
-    """One or several of: a file, glob or URL (parquet, jsonl, json, arrow; .gz, .zst), the id of a data set of the hub,
-    or a section of SourceSettings."""
+    input: str | list[str]
+    """One or several of: a file, glob or URL (parquet, jsonl, json, arrow; .gz, .zst), or the id of a data set of the
+    hub."""
     output: str
     """A file that ends in .jsonl, or in .parquet where all inputs are tables."""
     column: str
@@ -28,3 +28,5 @@ class ScoreRun(Settings):
     """Settings of a model's layout, and of what it scores."""
 
     score: ScoreSettings
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Kinds of rows (nemo_bt.scoring.rows) that it can use; none: any."""
