@@ -119,6 +119,7 @@ def common(dataset: Path, log_dir: Path, num_ranks: int) -> list[str]:
     return [
         f"exp_manager.explicit_log_dir={log_dir}",
         "exp_manager.checkpoint_callback_params.save_last_n=0",
+        "exp_manager.checkpoint_callback_params.async_save=false",  # of the background test_commands and others know
         f"model.data.train={dataset / 'random.parquet'}",
         f"+model.data.validation.held_out={dataset / 'random_val.parquet'}",
         f"model.tokenizer.type={dataset / 'tokenizer'}",
