@@ -15,7 +15,8 @@ from tests.layouts import common
 from tests.runs import REPO, full_tensors, metrics
 
 MODEL = ["model=llama_quickstart", "model.hidden_size=64", "model.ffn_hidden_size=160", "trainer.limit_val_batches=0"]
-SAVING = ["exp_manager.checkpoint_callback_params.every_n_train_steps=2", "exp_manager.resume_if_exists=true"]
+SAVER = "exp_manager.checkpoint_callback_params"
+SAVING = [f"{SAVER}.every_n_train_steps=2", f"{SAVER}.async_save=true", "exp_manager.resume_if_exists=true"]
 CANNOT_MOUNT = subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0
 needs_mounts = pytest.mark.skipif(CANNOT_MOUNT, reason="mounting a small disk takes root")
 

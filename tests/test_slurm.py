@@ -30,7 +30,8 @@ NOTE = "it's $HOME * a, b"
 
 
 def overrides_of(dataset: Path, log_dir: Path) -> list[str]:
-    saving = ["exp_manager.checkpoint_callback_params.every_n_train_steps=2", "trainer.val_check_interval=10"]
+    saver = "exp_manager.checkpoint_callback_params"
+    saving = [f"{saver}.every_n_train_steps=2", f"{saver}.async_save=true", "trainer.val_check_interval=10"]
     named = [key for key in common(dataset, log_dir, 4) if not key.startswith(("trainer.devices", "trainer.max_steps"))]
     return [*named, *MODEL, *LAYOUT, *saving, f"trainer.max_steps={STEPS}"]
 
