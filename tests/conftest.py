@@ -23,15 +23,27 @@ hypothesis.settings.register_profile("explore", max_examples=1000, **same)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+_STARTS_PROCESSES = ("nemo_bt", "torchrun", "convert", "disturb", "subprocess")
+"""What a module that starts some has imported."""
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, modules that share a costly fixture of the session run in one of them."""
+    """Where tests run in several processes, modules that share a costly fixture of the session run in one of them.
+
+    What takes long comes first: at the end no process waits for another's last test.
+    """
     shared = {}
     for item in items:
         for fixture in {"launched", "converters_folder"} & set(item.fixturenames):
             shared[item.module] = fixture
     for item in items:
         item.add_marker(pytest.mark.xdist_group(shared.get(item.module, item.module.__name__)))
+    items.sort(key=lambda item: (shared.get(item.module) != "launched", not _starts_processes(item)))
+
+
+def _starts_processes(item: pytest.Item) -> bool:
+    return any(hasattr(item.module, name) for name in _STARTS_PROCESSES)
 
 
 @pytest.fixture(scope="session", autouse=True)
