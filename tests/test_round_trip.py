@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from tests.layouts import checkpoint
 from tests.runs import metrics, nemo_bt
 
-STEPS = 60
+STEPS = 45
 
 
 def train(dataset: Path, data: Path, log_dir: Path) -> tuple[float, float]:
