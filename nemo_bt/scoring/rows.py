@@ -80,15 +80,13 @@ def row_reader(file: str, rows: list[Row], keys: RowSettings, chat: bool, column
 def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column: str) -> RowReader:
     """As `row_reader`, of rows that may have their rewards already."""
     has, names = columns_seen(rows), [f"{column}_chosen", f"{column}_rejected"]
-    sides: Sides
     if keys.format == "auto" and keys.prompt_key in has:
         if _is_list(has.get(keys.chosen_key)) and _is_list(has.get(keys.rejected_key)):
             return RowReader(partial(_lists, keys=keys, chat=chat), names, True, "pair")
         if isinstance(has.get(keys.completions_key), list):
             return RowReader(lambda row: [answers(row, keys, chat)], [column], True, "completions")
         if keys.response_key in has and not {keys.chosen_key, keys.rejected_key} <= has.keys():
-            sides = lambda row: [[answered(row, value_at(row, keys.response_key), keys, chat)]]  # noqa: E731
-            return RowReader(sides, [column], False, "response")
+            return RowReader(partial(_response, keys=keys, chat=chat), [column], False, "response")
     if keys.format == "auto" and keys.chosen_key not in has:
         if isinstance(has.get("messages"), list):
             return RowReader(_messages, [column], False, "messages")
@@ -129,6 +127,10 @@ def _lists(row: dict[str, Any], keys: RowSettings, chat: bool) -> list[list[Side
         [answered(row, answer, keys, chat) for answer in list_at(row, key)]
         for key in (keys.chosen_key, keys.rejected_key)
     ]
+
+
+def _response(row: dict[str, Any], keys: RowSettings, chat: bool) -> list[list[Side]]:
+    return [[answered(row, value_at(row, keys.response_key), keys, chat)]]
 
 
 def _messages(row: dict[str, Any]) -> list[list[Side]]:
