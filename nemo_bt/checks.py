@@ -6,6 +6,7 @@ Each message has the equation with its numbers and what to change.
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,8 @@ def _check_values(settings: Settings) -> None:
         raise UserError(f"model.optim.betas: expected two numbers in [0, 1), got {model.optim.betas}.")
     if "/" in settings.exp_manager.name or not settings.exp_manager.name:
         raise UserError(f"exp_manager.name: expected a file name, got '{settings.exp_manager.name}'.")
+    if settings.exp_manager.create_swanlab_logger and not find_spec("swanlab"):
+        raise UserError("exp_manager.create_swanlab_logger=true: install it with pip install 'nemo_bt[swanlab]'.")
     check_data(model.data)
     if not model.restore_from_path and not model.tokenizer.type:
         raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")

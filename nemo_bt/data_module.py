@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from nemo_bt.data.pairs import PairSet
 from nemo_bt.epoch import pairs_of_step, validation_batches
-from nemo_bt.metrics import SUMS
+from nemo_bt.metrics import NUM_SUMS
 from nemo_bt.settings import Settings
-from nemo_bt.step import plan_step
-from nemo_bt.stream import PairStream, build_stream
+from nemo_bt.step import build_streams, plan_step
+from nemo_bt.stream import PairStream
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,9 @@ class StepDataset(Dataset[StepBatch]):
             pairs = self.pairs.epoch.pair_E[self.batches[step]]
         plan = plan_step(self.settings, self.pairs.parts(pairs), self.hidden_size)
         rank = parallel_state.get_data_parallel_rank()
-        streams = []
-        for stream, length in zip(plan.ranks[rank], plan.lengths(rank), strict=True):
-            groups = self.pairs.groups(pairs[[pair for bundle in stream for pair in plan.bundles[bundle]]])
-            streams.append(build_stream(groups, self.pad_id, length, len(self.pairs.sources)))
         return StepBatch(
             name=self.name,
-            streams=streams,
+            streams=build_streams(plan, self.pairs, pairs, rank, self.pad_id),
             num_pairs=len(pairs),
             num_tokens=int(plan.sizes.tokens.sum()),
             num_streams=sum(map(len, plan.ranks)),
@@ -149,7 +145,7 @@ class PairSampler(DataSampler):
     def take_sums(self, names: Sequence[str], device: torch.device) -> list[list[list[float]]]:
         """Sums over all ranks of the named sets, by source, since the last call: one all-reduce, on every rank."""
         sizes = [self.num_sources[name] for name in names]
-        none = [torch.zeros(size, len(SUMS), dtype=torch.float64) for size in sizes]
+        none = [torch.zeros(size, NUM_SUMS, dtype=torch.float64) for size in sizes]
         own = [self.sums_SM.pop(name, zeros_SM).to(device) for name, zeros_SM in zip(names, none, strict=True)]
         sums = torch.cat(own)
         torch.distributed.all_reduce(sums)

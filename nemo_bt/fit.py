@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.checkpoints import step_of
 from nemo_bt.flops import peak_flops
 from nemo_bt.imports import import_nemo
+from nemo_bt.node_facts import software
 from nemo_bt.prepare import Prepared
 from nemo_bt.settings import Settings
 from nemo_bt.stopping import StopRequest
 from nemo_bt.terminal import Terminal
+from nemo_bt.trackers import build_loggers
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def fit(
 
     exp, log_dir, num_steps = settings.exp_manager, Path(settings.exp_manager.explicit_log_dir), prepared.total_steps
     data = _data(settings, prepared)
-    sampler, log = data.data_sampler, MetricsLog(log_dir)
+    sampler, log = data.data_sampler, MetricsLog(log_dir, _loggers(settings, prepared))
     monitor = Monitor(sampler, terminal, log, settings.trainer, num_steps, _peak_flops(settings, on_gpu))
     validation = Validation(sampler, terminal, log, settings.trainer, num_steps)
     guard, end = NonFiniteGuard(sampler, terminal, settings.trainer.max_nonfinite_steps), EarlyEnd(request)
@@ -81,6 +84,7 @@ def fit(
     model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps)
     trainer.strategy.terminal, trainer.strategy.is_trusted = terminal, exp.trust_checkpoint
     trainer.fit(model, data, ckpt_path=str(prepared.resume_from) if prepared.resume_from else None)
+    log.close("success")
     step = trainer.global_step
     _leave()
     return Outcome(step, validation.record, end.reason if step < num_steps else None)
@@ -93,13 +97,24 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
     from nemo_bt.nemo_setup import build_model, build_trainer
     from nemo_bt.validation import Validation
 
-    data, log = _data(settings, prepared), MetricsLog(Path(settings.exp_manager.explicit_log_dir))
+    data, log_dir = _data(settings, prepared), Path(settings.exp_manager.explicit_log_dir)
+    log = MetricsLog(log_dir, build_loggers(settings.exp_manager, None, continues=True))
     validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
     trainer = build_trainer(settings, 1, on_gpu, [validation])
     model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps=1)
     trainer.validate(model, data, verbose=False)
+    log.close("success")
     _leave()
     return Outcome(0, validation.record)
+
+
+def _loggers(settings: Settings, prepared: Prepared) -> list[Any]:
+    """Trackers that know of the run."""
+    exp, start_step = settings.exp_manager, step_of(prepared.resume_from) if prepared.resume_from else 0
+    loggers = build_loggers(exp, start_step, continues=exp.resume_if_exists)
+    for logger in loggers:
+        logger.log_hyperparams(asdict(settings) | {"software": software()})
+    return loggers
 
 
 def _data(settings: Settings, prepared: Prepared) -> Any:

@@ -1,16 +1,25 @@
 """Sums over pairs, and the means they become. Sums travel; a mean is taken once, where it is shown.
 
-Shape suffixes: P = pairs, S = sources of data, M = len(SUMS). Adding the sums of micro-batches, ranks or
-steps is always right; averaging their means is not.
+Shape suffixes: P = pairs, S = sources of data, B = bins of the margin, N = len(SUMS), M = N + B. Adding the sums of
+micro-batches, ranks or steps is always right; averaging their means is not.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-SUMS = ("pairs", "loss", "accuracy", "ties", "reward_chosen", "reward_rejected", "margin")
-"""What each position of a sums vector counts; `margin` is reward_chosen - reward_rejected."""
+SUMS = ("pairs", "loss", "accuracy", "ties", "reward_chosen", "reward_rejected", "margin", "reward_squares")
+"""What the first positions of a sums vector count; `margin` is reward_chosen - reward_rejected, and `reward_squares`
+reward_chosen^2 + reward_rejected^2. Behind them stands, for each bin, how many pairs have a margin in it."""
+_POSITIVE = tuple(0.01 * 1.3**power for power in range(36))  # up to 97
+MARGIN_LIMITS = (*(-limit for limit in reversed(_POSITIVE)), 0.0, *_POSITIVE)
+"""Between bins of the margin: narrow around 0, where a run starts, and wide far from it. A limit belongs to the bin
+above it; the first and the last bin are open."""
+NUM_SUMS = len(SUMS) + len(MARGIN_LIMITS) + 1
 
 
 def pair_sums(
@@ -30,6 +39,7 @@ def pair_sums(
         Three pairs of which one is right and one a tie give pairs 3, accuracy 1, ties 1.
     """
     chosen_P, rejected_P = chosen_reward_P.detach().double(), rejected_reward_P.detach().double()
+    margin_P = chosen_P - rejected_P
     columns = (
         torch.ones_like(chosen_P),
         loss_P.detach().double(),
@@ -37,14 +47,18 @@ def pair_sums(
         (chosen_P == rejected_P).double(),
         chosen_P,
         rejected_P,
-        chosen_P - rejected_P,
+        margin_P,
+        chosen_P**2 + rejected_P**2,
     )
-    sums_SM = torch.zeros(num_sources, len(SUMS), dtype=torch.float64, device=chosen_P.device)
-    return sums_SM.index_add_(0, source_P, torch.stack(columns, dim=1))
+    limits = torch.tensor(MARGIN_LIMITS, dtype=torch.float64, device=chosen_P.device)
+    bin_P = torch.bucketize(margin_P, limits, right=True)
+    in_bin_PB = torch.nn.functional.one_hot(bin_P, len(MARGIN_LIMITS) + 1).double()
+    sums_SM = torch.zeros(num_sources, NUM_SUMS, dtype=torch.float64, device=chosen_P.device)
+    return sums_SM.index_add_(0, source_P, torch.cat([torch.stack(columns, dim=1), in_bin_PB], dim=1))
 
 
-def means(sums_M: list[float]) -> dict[str, float]:
-    """Per-pair means by name (`ties` stays a count).
+def means(sums_M: Sequence[float]) -> dict[str, float]:
+    """Per-pair means by name (`ties` stays a count), and `reward_std`, the standard deviation of all rewards.
 
     Args:
         sums_M: sums in the order of `SUMS`, already added up over everything they should cover.
@@ -55,11 +69,18 @@ def means(sums_M: list[float]) -> dict[str, float]:
     num_pairs = sums_M[0]
     if num_pairs < 1:
         raise ValueError(f"a mean needs at least one pair, got sums over {num_pairs} pairs")
-    named = dict(zip(SUMS[1:], sums_M[1:], strict=True))
-    return {name: total if name == "ties" else total / num_pairs for name, total in named.items()}
+    named = dict(zip(SUMS[1:], sums_M[1 : len(SUMS)], strict=True))
+    values = {name: total if name == "ties" else total / num_pairs for name, total in named.items()}
+    mean, mean_square = (values["reward_chosen"] + values["reward_rejected"]) / 2, values.pop("reward_squares") / 2
+    return values | {"reward_std": math.sqrt(max(0.0, mean_square - mean**2))}
 
 
-def means_by_source(sums_SM: list[list[float]], names: list[str]) -> dict[str, float]:
+def margin_counts(sums_M: Sequence[float]) -> list[int]:
+    """Pairs in each bin of the margin, one more than there are MARGIN_LIMITS."""
+    return [round(count) for count in sums_M[len(SUMS) :]]
+
+
+def means_by_source(sums_SM: Sequence[Sequence[float]], names: Sequence[str]) -> dict[str, float]:
     """Loss, accuracy and number of pairs of each source, as `source/<name>/<metric>`; of a single source nothing.
 
     Args:

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 
 from nemo_bt.data_module import PairSampler
 from nemo_bt.flops import layer_shape, training_flops
-from nemo_bt.metrics import means, means_by_source
+from nemo_bt.metrics import margin_counts, means, means_by_source
 from nemo_bt.metrics_log import MetricsLog
 from nemo_bt.settings import TrainerSettings
 from nemo_bt.spikes import LossSpikes
@@ -73,6 +73,10 @@ class Monitor(pl.Callback):
         else:
             self.terminal.advance(step, "")
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave the trackers with what they were told."""
+        self.metrics_log.close("failed")
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the bar away, however training ended."""
         self.terminal.stop()
@@ -90,7 +94,8 @@ class Monitor(pl.Callback):
         if self.sampler.skipped_steps:
             values["skipped_steps"] = self.sampler.skipped_steps
         values |= means_by_source(sums_SM, trainer.datamodule.train.source_names)
-        self.metrics_log.write(trainer, step, {f"train/{key}": value for key, value in values.items()})
+        named = {f"train/{key}": value for key, value in values.items()}
+        self.metrics_log.write(trainer, step, named, {"train/margins": margin_counts(sums_M)})
         left_s = (self.num_steps - step) * self._run_s / self._run_steps
         note = f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}"
         self.terminal.line(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import lightning.pytorch as pl
 import nemo.lightning as nl
@@ -67,7 +66,10 @@ def build_model(
 
 
 def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: Sequence[pl.Callback]) -> nl.Trainer:
-    """NeMo's Trainer with its MegatronStrategy at the configured layout."""
+    """NeMo's Trainer with its MegatronStrategy at the configured layout.
+
+    It has no loggers: NeMo would tell them its own numbers too, a step late. Ours get theirs from `MetricsLog`.
+    """
     trainer, model = settings.trainer, settings.model
     sharded = model.optim.name == "distributed_fused_adam"
     strategy = CheckedStrategy(
@@ -119,7 +121,6 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
     )
     # Set after construction: NeMo copies the arguments into every checkpoint's context.
     built.callbacks.extend([SeedCallback(trainer.seed), *callbacks])
-    built.loggers = _build_loggers(settings.exp_manager)
     return built
 
 
@@ -149,19 +150,6 @@ def build_early_stopping(settings: ExpManagerSettings) -> list[pl.Callback]:
             check_on_train_epoch_end=False,
         )
     ]
-
-
-def _build_loggers(settings: ExpManagerSettings) -> list[Any]:
-    """Lightning's TensorBoard and W&B loggers, as configured, writing below the log directory."""
-    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-
-    folder = settings.explicit_log_dir
-    loggers: list[Any] = []
-    if settings.create_tensorboard_logger:
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
-    if settings.create_wandb_logger:
-        loggers.append(WandbLogger(save_dir=folder, **({"name": settings.name} | settings.wandb_logger_kwargs)))
-    return loggers
 
 
 def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> MegatronOptimizerModule:

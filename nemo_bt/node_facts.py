@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import subprocess
 from collections import Counter
 from collections.abc import Mapping
 from importlib import metadata
@@ -17,7 +18,8 @@ from nemo_bt.errors import UserError
 from nemo_bt.settings import Settings
 
 _PACKAGES = (
-    "torch", "nemo_toolkit", "megatron-core", "transformer-engine", "transformers", "lightning", "numpy", "pyarrow",
+    "nemo_bt", "torch", "nemo_toolkit", "megatron-core", "transformer-engine", "transformers", "lightning", "numpy",
+    "pyarrow",
 )  # fmt: skip
 Facts = dict[str, str]
 
@@ -25,14 +27,32 @@ Facts = dict[str, str]
 def facts_of_node(settings: Settings) -> Facts:
     """Name of each fact and its value on this node."""
     return {
-        "python": platform.python_version(),
-        **{f"package {name}": _version(name) for name in _PACKAGES},
-        "code of nemo_bt": _digest_of_code(),
+        **software(),
         "settings": hashlib.sha256(dump_settings(settings).encode()).hexdigest()[:12],
         "devices": _devices(),
         **{f"file {path}": _described(Path(path)) for path in _paths(settings)},
         **_data(settings),
     }
+
+
+def software() -> Facts:
+    """What computes a run: versions, a digest of nemo_bt's code, and the git revision of the working directory."""
+    revision = _git_revision()
+    return {
+        "python": platform.python_version(),
+        **{f"package {name}": _version(name) for name in _PACKAGES},
+        "code of nemo_bt": _digest_of_code(),
+        **({"git revision": revision} if revision else {}),
+    }
+
+
+def _git_revision() -> str | None:
+    """Of the working directory, with -dirty where it was changed; None without a checkout, or without git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def differences(facts: Mapping[str, Facts]) -> list[str]:

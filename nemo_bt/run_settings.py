@@ -92,6 +92,10 @@ class ExpManagerSettings:
     create_tensorboard_logger: bool
     create_wandb_logger: bool
     wandb_logger_kwargs: dict[str, Any]
+    """project, offline, tags, ...: arguments of Lightning's WandbLogger, and of wandb.init."""
+    create_swanlab_logger: bool
+    swanlab_logger_kwargs: dict[str, Any]
+    """project, mode (offline, local), workspace, ...: arguments of SwanLab's logger for Lightning."""
     checkpoint_callback_params: CheckpointSettings
     create_early_stopping_callback: bool
     early_stopping_callback_params: EarlyStoppingSettings

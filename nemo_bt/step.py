@@ -5,11 +5,14 @@ A pure function of the settings and the step's pairs; training and the planner r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from nemo_bt.data.pairs import PairSet
+from nemo_bt.epoch import Ints
 from nemo_bt.model.held_rows import stream_multiple
 from nemo_bt.packing import PairParts, PairSizes, Streams, bundle_pairs, plan_streams
 from nemo_bt.settings import ModelSettings, Settings
+from nemo_bt.stream import Group, PairStream, build_stream
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,33 @@ def plan_step(settings: Settings, parts: PairParts, hidden_size: int) -> StepPla
     num_together, multiple_of, is_one_length = stream_rules(model)
     ranks = plan_streams(sizes, budget, settings.data_parallel_size, num_together)
     return StepPlan(bundles, sizes, ranks, multiple_of, is_one_length)
+
+
+def build_streams(
+    plan: StepPlan, pairs: PairSet, numbers: Ints, rank: int, pad_id: int, exchanged: bool = False
+) -> list[PairStream]:
+    """The streams of one data-parallel rank.
+
+    Args:
+        plan: of the step.
+        pairs: of the set.
+        numbers: of the step's pairs in it, [P].
+        rank: among the data-parallel ones.
+        pad_id: token that fills streams.
+        exchanged: whether the continuations of each group stand in the opposite order: it changes no reward.
+    """
+    streams = []
+    for stream, length in zip(plan.ranks[rank], plan.lengths(rank), strict=True):
+        groups = pairs.groups(numbers[[pair for bundle in stream for pair in plan.bundles[bundle]]])
+        groups = [_exchanged(group) for group in groups] if exchanged else groups
+        streams.append(build_stream(groups, pad_id, length, len(pairs.sources)))
+    return streams
+
+
+def _exchanged(group: Group) -> Group:
+    last = len(group.continuations) - 1
+    pairs = tuple(pair._replace(chosen=last - pair.chosen, rejected=last - pair.rejected) for pair in group.pairs)
+    return replace(group, continuations=group.continuations[::-1], pairs=pairs)
 
 
 def stream_rules(model: ModelSettings) -> tuple[int, int, bool]:

@@ -22,6 +22,7 @@ from nemo_bt.events import append_event, read_events
 from nemo_bt.fit import Outcome, fit, validate
 from nemo_bt.layout import check_device, runs_on_gpu
 from nemo_bt.log_dir import only_run
+from nemo_bt.node_facts import software
 from nemo_bt.origin import Origin, check_plain
 from nemo_bt.prepare import Prepared, prepare
 from nemo_bt.ranges import time_limit_s
@@ -72,18 +73,20 @@ def train(
     with naming_disk_errors(log_dir), only_run(log_dir) if rank == 0 else nullcontext():
         folder = _write_facts(settings, prepared) if rank == 0 else prepared.tokenizer_folder
         if rank == 0:
-            append_event(log_dir, "started", step=start_step, of_steps=total_steps, ranks=settings.world_size)
+            append_event(
+                log_dir,
+                "started",
+                step=start_step,
+                of_steps=total_steps,
+                ranks=settings.world_size,
+                software=software(),
+            )
         request = request or StopRequest(time_limit_s(settings), ends_on_sigterm=False)
         outcome = fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, rank, request, callbacks)
         if rank == 0:
             append_event(log_dir, "ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
-    if outcome.stopped_by and outcome.step == start_step:
-        terminal.line(f"stopped by {outcome.stopped_by} before it got further than step {start_step}")
-    elif outcome.stopped_by:
-        if rank == 0:
-            tell_stopped(outcome.stopped_by)
-        at = f"at step {outcome.step} of {total_steps}"
-        terminal.line(f"stopped by {outcome.stopped_by} {at} and saved; exp_manager.resume_if_exists=true goes on")
+    if outcome.stopped_by:
+        _tell_stopped(outcome, start_step, total_steps, terminal, rank)
     else:
         _summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     terminal.line(f"checkpoint and metrics: {log_dir}")
@@ -100,6 +103,17 @@ def validate_only(settings: Settings, origin: Origin | None, terminal: Terminal)
     outcome = validate(settings, prepared, on_gpu, terminal)
     _summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     return outcome
+
+
+def _tell_stopped(outcome: Outcome, start_step: int, total_steps: int, terminal: Terminal, rank: int) -> None:
+    reason = str(outcome.stopped_by)
+    if outcome.step == start_step:
+        terminal.line(f"stopped by {reason} before it got further than step {start_step}")
+        return
+    if rank == 0:
+        tell_stopped(reason)
+    at = f"at step {outcome.step} of {total_steps}"
+    terminal.line(f"stopped by {reason} {at} and saved; exp_manager.resume_if_exists=true goes on")
 
 
 def _ended_early(settings: Settings, log_dir: Path, step: int) -> bool:

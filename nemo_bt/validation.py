@@ -9,7 +9,7 @@ import torch
 
 from nemo_bt.data_module import PairSampler
 from nemo_bt.epoch import validation_interval
-from nemo_bt.metrics import means, means_by_source
+from nemo_bt.metrics import margin_counts, means, means_by_source
 from nemo_bt.metrics_log import MetricsLog
 from nemo_bt.settings import TrainerSettings
 from nemo_bt.terminal import Terminal
@@ -66,11 +66,12 @@ class Validation(pl.Callback):
         sums = self.sampler.take_sums(names, pl_module.device)
         if trainer.should_stop:
             return  # it was broken off
-        record = {}
+        record, margins = {}, {}
         for name, sums_SM in zip(names, sums, strict=True):
             sources = trainer.datamodule.validation[name].source_names
             sums_M = [sum(column) for column in zip(*sums_SM, strict=True)]
-            values = means(sums_M)
+            values = means(sums_M) | {"pairs": sums_M[0]}
+            margins[f"val/{name}/margins"] = margin_counts(sums_M)
             by_source = means_by_source(sums_SM, sources)
             record |= {f"val/{name}/{key}": value for key, value in (values | by_source).items()}
             self.terminal.line(
@@ -79,7 +80,7 @@ class Validation(pl.Callback):
             )
         self.record = {"step": trainer.global_step} | record
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in record.items()})
-        self.metrics_log.write(trainer, trainer.global_step, record)
+        self.metrics_log.write(trainer, trainer.global_step, record, margins)
 
     def _is_due(self, step: int) -> bool:
         return step % self.every_n_steps == 0 or step == self.num_steps

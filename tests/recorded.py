@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from nemo_bt.config import load_settings
-from nemo_bt.metrics import SUMS
+from nemo_bt.metrics import NUM_SUMS
 from nemo_bt.model.held_rows import held_rows
 from nemo_bt.model.segments import scored_here
 from nemo_bt.origin import find_origin
@@ -29,7 +29,7 @@ from nemo_bt.settings import Settings
 Messages = Counter[tuple[str, tuple[int, ...], int]]
 """How many of an operation, over these ranks, of so many bytes."""
 PEER_TO_PEER = ("send", "receive")
-LOGGED_BYTES = 8 * len(SUMS)
+LOGGED_BYTES = 8 * NUM_SUMS
 """Of the line of metrics, which the planner leaves out: sums in fp64 for each source of data."""
 
 

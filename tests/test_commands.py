@@ -141,9 +141,11 @@ def test_metric_names_are_the_documented_ones(killed_and_resumed: tuple[Path, st
     log_dir, _ = killed_and_resumed
     lines = (log_dir / "metrics.jsonl").read_text().splitlines()
     names = {key for line in lines for key in json.loads(line)} - {"step"}
-    train = "loss accuracy reward_chosen reward_rejected margin lr grad_norm tokens_per_second pairs_per_second"
+    train = (
+        "loss accuracy reward_chosen reward_rejected reward_std margin lr grad_norm tokens_per_second pairs_per_second"
+    )
     train += " packing_efficiency step_time_s mfu"
-    validation = "loss accuracy reward_chosen reward_rejected margin ties"
+    validation = "loss accuracy reward_chosen reward_rejected reward_std margin ties pairs"
     assert names == {f"train/{n}" for n in train.split()} | {f"val/held_out/{n}" for n in validation.split()}
 
 

@@ -1,9 +1,18 @@
 """Sums and means against counting by hand."""
 
+import numpy as np
 import pytest
 import torch
 
-from nemo_bt.metrics import SUMS, means, means_by_source, pair_sums
+from nemo_bt.metrics import (
+    MARGIN_LIMITS,
+    NUM_SUMS,
+    SUMS,
+    margin_counts,
+    means,
+    means_by_source,
+    pair_sums,
+)
 
 
 def sums_of(*values_P: torch.Tensor) -> torch.Tensor:
@@ -25,7 +34,7 @@ def test_sources_are_summed_apart() -> None:
 def test_sums_count_right_pairs_and_ties_apart() -> None:
     chosen, rejected = torch.tensor([2.0, 1.0, 0.5]), torch.tensor([1.0, 1.0, 1.5])
     (sums_M,) = sums_of(torch.tensor([0.1, 0.2, 0.3]), chosen, rejected).tolist()
-    sums = dict(zip(SUMS, sums_M, strict=True))
+    sums = dict(zip(SUMS, sums_M[: len(SUMS)], strict=True))
     assert sums == pytest.approx(
         {
             "pairs": 3,
@@ -35,12 +44,13 @@ def test_sums_count_right_pairs_and_ties_apart() -> None:
             "reward_chosen": 3.5,
             "reward_rejected": 3.5,
             "margin": 0.0,
+            "reward_squares": 4 + 1 + 1 + 1 + 0.25 + 2.25,
         }
     )
 
 
 def test_no_pairs_sum_to_zero() -> None:
-    assert sums_of(torch.empty(0), torch.empty(0), torch.empty(0)).tolist() == [[0.0] * len(SUMS)]
+    assert sums_of(torch.empty(0), torch.empty(0), torch.empty(0)).tolist() == [[0.0] * NUM_SUMS]
 
 
 def test_adding_sums_weighs_every_pair_the_same() -> None:
@@ -51,10 +61,24 @@ def test_adding_sums_weighs_every_pair_the_same() -> None:
     assert means(whole.tolist())["loss"] == pytest.approx(loss.mean().item())
 
 
+def test_the_deviation_is_that_of_all_rewards() -> None:
+    chosen, rejected = 3 + torch.randn(2, 50, dtype=torch.float64)
+    (sums_M,) = sums_of(torch.zeros(50), chosen, rejected).tolist()
+    assert means(sums_M)["reward_std"] == pytest.approx(torch.cat([chosen, rejected]).std(correction=0).item())
+
+
+def test_margins_are_counted_in_bins() -> None:
+    margin_P = torch.cat([torch.randn(500) * 10 ** torch.randint(-3, 3, (500,)), torch.tensor([0.0, 0.01, -200.0])])
+    (sums_M,) = sums_of(torch.zeros(503), margin_P, torch.zeros(503)).tolist()
+    limits = np.array([-np.inf, *MARGIN_LIMITS, np.inf])
+    expected, _ = np.histogram(margin_P.double().numpy(), limits)
+    assert margin_counts(sums_M) == expected.tolist()
+
+
 def test_ties_stay_a_count() -> None:
-    assert means([4.0, 2.0, 1.0, 3.0, 0.0, 0.0, 0.0])["ties"] == 3.0
+    assert means([4.0, 2.0, 1.0, 3.0, *[0.0] * (NUM_SUMS - 4)])["ties"] == 3.0
 
 
 def test_a_mean_over_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one pair, got sums over 0"):
-        means([0.0] * len(SUMS))
+        means([0.0] * NUM_SUMS)

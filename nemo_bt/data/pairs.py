@@ -51,6 +51,10 @@ class PairSet:
         source, number = (int(located[0]) for located in self._located([pair]))
         return self.sources[source].where(number)
 
+    def sources_of(self, pairs: Sequence[int] | Ints) -> list[str]:
+        """Name of each pair's source."""
+        return [self.sources[number].name for number in self._located(pairs)[0].tolist()]
+
     def column(self, name: str, pairs: Sequence[int] | Ints) -> Any:
         """One column of nemo_bt.data.layout.COLUMNS for the given pairs, [P]."""
         source_P, pair_P = self._located(pairs)
