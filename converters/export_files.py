@@ -10,19 +10,25 @@ import torch
 
 from nemo_bt.architecture import HfConfig
 from nemo_bt.data.tokenizer import keep_tokenizer
+from nemo_bt.reward_scale import KEY, RewardStatistics, as_config
 
 _LABEL = "reward"
+_LEFT_OUT = ("auto_map", KEY)
+"""Code that is not exported; rewards of a model that this one was trained from."""
 _MODEL_INPUTS = ["input_ids", "attention_mask"]
 
 
-def write_config(folder: Path, hf_config: HfConfig, pad_token_id: int, dtype: torch.dtype) -> None:
-    """config.json: `hf_config` field by field, and the head: one label, a regression, and which token is padding.
+def write_config(
+    folder: Path, hf_config: HfConfig, pad_token_id: int, dtype: torch.dtype, statistics: RewardStatistics | None = None
+) -> None:
+    """config.json: `hf_config` field by field, and the head: one label, a regression, and which token is padding; and
+    where the rewards lie (`nemo_bt.reward_scale`), if that is known.
 
     transformers reads the reward at the last token that is not `pad_token_id`.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
 
-    config = {name: value for name, value in hf_config.items() if name != "auto_map"}  # code that is not exported
+    config = {name: value for name, value in hf_config.items() if name not in _LEFT_OUT}
     config |= {
         "architectures": [CLASSES[hf_config["model_type"]]],
         "num_labels": 1,
@@ -30,6 +36,7 @@ def write_config(folder: Path, hf_config: HfConfig, pad_token_id: int, dtype: to
         "problem_type": "regression",
         "torch_dtype" if "torch_dtype" in config else "dtype": str(dtype).removeprefix("torch."),
     }
+    config |= as_config(statistics)
     if len(config.get("id2label") or {}) != 1:
         config |= {"id2label": {"0": _LABEL}, "label2id": {_LABEL: 0}}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -15,6 +15,7 @@ from nemo_bt.checks import check_vocabulary
 from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.origin import Start, find_origin, open_weights
+from nemo_bt.reward_scale import statistics_of
 from nemo_bt.terminal import Terminal
 from nemo_bt.weights.convert import AsHf
 from nemo_bt.weights.safetensors_folder import write_shards
@@ -66,12 +67,13 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     tokenizer = load_tokenizer(str(folder), args.pad_token, ("--tokenizer", "--pad-token"))
     check_vocabulary(config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
     export = AsHf(start.source, config)
+    statistics = statistics_of(start.origin)
     card = model_card(start, export, tokenizer.chat_template is not None, args.push_to_hub or args.output.name)
     with written_whole(args.output) as unfinished:
         with megabytes(terminal, start.source.infos) as progress:
             write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)
         dtype = next(iter(export.infos.values())).dtype
-        write_config(unfinished, config, tokenizer.pad_token_id, dtype)
+        write_config(unfinished, config, tokenizer.pad_token_id, dtype, statistics)
         write_tokenizer(tokenizer, folder, unfinished)
         (unfinished / "README.md").write_text(card)
         check = "not compared (--no-check)"

@@ -57,6 +57,11 @@ def saved_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(found[path][1]))
 
 
+def is_named_by_step(path: Path) -> bool:
+    """Whether `step_of` knows its step."""
+    return _NAME.search(path.name) is not None
+
+
 def step_of(checkpoint: Path) -> int:
     """Optimizer steps that a checkpoint has behind it; `run-step40.nemo` has 40."""
     match = _NAME.search(checkpoint.name)

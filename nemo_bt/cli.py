@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_bt import launch
+from nemo_bt.arguments import parse
 from nemo_bt.errors import UserError
 from nemo_bt.ranges import time_limit_s
 from nemo_bt.settings import Settings
@@ -34,52 +35,10 @@ def run(argv: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    parser = argparse.ArgumentParser(prog="nemo-bt", description="Bradley-Terry reward models on NeMo and Megatron.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    described = "Overrides are key=value, as Hydra's."
-    train = commands.add_parser("train", help="train a reward model", description=described)
-    data = commands.add_parser("data", help="tokenise, show or count preference data", description=described)
-    data.add_argument("action", choices=("build", "show", "stats"))
-    data.add_argument("--pairs", type=int, default=2, help="show: pairs of each set")
-    data.add_argument("--picture", type=Path, default=Path("lengths.png"), help="stats: file for the histogram")
-    validation = commands.add_parser("validate", help="validate a model, without training", description=described)
-    scoring = [
-        (commands.add_parser(name, help=what, description=described), name)
-        for name, what in (
-            ("score", "rewards of rows that exist"),
-            ("evaluate", "accuracy on pairs, RewardBench, RewardBench 2 or RM-Bench"),
-            ("label", "feedback to train on, from scored samples"),
-        )
-    ]
-    serve = commands.add_parser("serve", help="a scoring server", description=described)
-    nodes = commands.add_parser("check-nodes", help="compare the nodes of a Slurm job", description=described)
-    plan = commands.add_parser("plan", help="memory and time of every layout on a cluster", description=described)
-    plan.add_argument("--json", action="store_true", help="everything, for programs")
-    plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
-    status = commands.add_parser("status", help="where a run is, from its log directory")
-    status.add_argument("log_dir", type=Path)
-    status.add_argument("--verify", action="store_true", help="read every file of every checkpoint")
-    configured = [
-        (train, "train"),
-        (validation, "train"),
-        (nodes, "train"),
-        (data, "train"),
-        (plan, "plan"),
-        (serve, "serve"),
-        *scoring,
-    ]
-    for command, name in configured:
-        command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
-        command.add_argument("--config-dir", help="a folder with configurations of your own")
-        command.add_argument("overrides", nargs="*", metavar="key=value")
-    args, more = parser.parse_known_args(argv)  # argparse takes overrides on one side of an option only
-    if args.command == "status" and more:
-        parser.error(f"unknown argument {more[0]}")
-    if any(word.startswith("-") for word in more):
-        parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
-    args.overrides = [*getattr(args, "overrides", []), *more]
+    args = parse(argv)
     run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": _train}
     run |= {"validate": _train, "score": _score, "evaluate": _score, "label": _score, "serve": _serve}
+    run |= {"report": _report}
     try:
         return run[args.command](args)
     except UserError as error:
@@ -168,28 +127,32 @@ def _score(args: argparse.Namespace) -> int:
     if launch.is_to_start(run):
         return launch.run_ranks(_same_command(args, run), run.world_size)
 
+    from nemo_bt.as_rank import run_as_rank
     from nemo_bt.evaluation.command import finish
-    from nemo_bt.failure import report_failure
     from nemo_bt.scoring.command import score
-    from nemo_bt.terminal import Terminal, divert_output
+    from nemo_bt.terminal import Terminal
 
-    rank = launch.current_rank()
-    try:
-        parts.make_folder()
-        stdout, stderr = divert_output(parts.folder / "nemo.log")
-    except OSError as error:
-        launch.report(UserError(f"score.output: expected a place to write to, got {error}."), sys.stderr)
-        return 2
-    terminal = Terminal(stdout if rank == 0 else None, stderr)
-    sys.excepthook = report_failure(rank, parts.folder, terminal)
-    try:
+    def work(terminal: Terminal, rank: int) -> int:
         is_done = score(run, origin, parts, terminal, rank, request)
         if is_done and rank == 0:
             finish(run, origin.given, terminal)
-    except UserError as error:
-        launch.report(error, stderr)
-        return 2
-    return 0 if is_done or launch.joined() else STOPPED_STATUS
+        return 0 if is_done or launch.joined() else STOPPED_STATUS
+
+    return run_as_rank(parts.folder, "score.output", work)
+
+
+def _report(args: argparse.Namespace) -> int:
+    """nemo-bt report: start the ranks, or be one."""
+    from nemo_bt.report.settings import find_run, load_run
+
+    run = find_run(load_run(args.log_dir, args.overrides), args.checkpoint, args.without_model)
+    if run.origin and launch.is_to_start(run.settings):
+        return launch.run_ranks(args.argv, run.settings.world_size)
+
+    from nemo_bt.as_rank import run_as_rank
+    from nemo_bt.report.command import write_report
+
+    return run_as_rank(args.log_dir / "report", "log_dir", lambda *ranked: write_report(run, *ranked))
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -206,43 +169,34 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:
     """The command for each rank, with the origin that was found."""
-    where = ["--config-dir", args.config_dir] if args.config_dir else []
     origin = settings.model.restore_from_path
-    pinned = [f"model.restore_from_path={origin}"] if origin and "@" in origin else []
-    return [args.command, "--config-name", args.config_name, *where, *args.overrides, *pinned]
+    return [*args.argv, *([f"model.restore_from_path={origin}"] if origin and "@" in origin else [])]
 
 
 def _train_here(command: str, settings: Settings, origin: Origin | None, request: StopRequest) -> int:
     """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
+    from nemo_bt.as_rank import run_as_rank
     from nemo_bt.events import append_event
-    from nemo_bt.failure import report_failure
-    from nemo_bt.terminal import Terminal, divert_output
+    from nemo_bt.terminal import Terminal
     from nemo_bt.train import train, validate_only
 
-    rank = launch.current_rank()
     log_dir = Path(settings.exp_manager.explicit_log_dir)
-    try:
-        (log_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        wrong = UserError(f"exp_manager.explicit_log_dir={log_dir}: expected a folder to write to, got {error}.")
-        launch.report(wrong, sys.stderr)
-        return 2
-    stdout, stderr = divert_output(log_dir / "nemo.log")
-    terminal = Terminal(stdout if rank == 0 else None, stderr)
-    sys.excepthook = report_failure(rank, log_dir, terminal)
-    try:
-        if command == "validate":
-            validate_only(settings, origin, terminal)
-            return 0
-        outcome = train(settings, origin, terminal, rank, request=request)
-    except SystemExit as stopped:
-        if stopped.code == STOPPED_STATUS and not launch.started_here() and rank == 0:
-            terminal.error("stopped before training")
-        raise
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # into nemo.log
-        launch.report(error, stderr)
-        with suppress(OSError):
-            append_event(log_dir, "failed", rank=rank, error=str(error))
-        return 2
-    return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0
+
+    def work(terminal: Terminal, rank: int) -> int:
+        try:
+            if command == "validate":
+                validate_only(settings, origin, terminal)
+                return 0
+            (log_dir / "checkpoints").mkdir(exist_ok=True)
+            outcome = train(settings, origin, terminal, rank, request=request)
+        except SystemExit as stopped:
+            if stopped.code == STOPPED_STATUS and not launch.started_here() and rank == 0:
+                terminal.error("stopped before training")
+            raise
+        except UserError as error:
+            with suppress(OSError):
+                append_event(log_dir, "failed", rank=rank, error=str(error))
+            raise
+        return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0
+
+    return run_as_rank(log_dir, f"exp_manager.explicit_log_dir={log_dir}", work)

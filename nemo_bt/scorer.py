@@ -18,6 +18,7 @@ from nemo_bt.data.values import as_conversation, as_messages
 from nemo_bt.layout import runs_on_gpu
 from nemo_bt.origin import find_origin
 from nemo_bt.ranges import one_of
+from nemo_bt.reward_scale import RewardStatistics, needed_statistics
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
 from nemo_bt.scoring.model import open_alone, open_trained
 from nemo_bt.scoring.rows import text_side
@@ -38,8 +39,8 @@ class Comparison:
 
     Args:
         winner: a, b, or tie.
-        margin: reward of a minus reward of b.
-        probability: that a is preferred, sigmoid(margin) (Bradley and Terry 1952).
+        margin: reward of a minus reward of b, as `score` gives them.
+        probability: that a is preferred, the sigmoid of the model's own margin (Bradley and Terry 1952).
     """
 
     winner: str
@@ -54,8 +55,16 @@ class RewardScorer:
     with block, gives them back.
     """
 
-    def __init__(self, renderer: Renderer, engine: Engine, rules: StreamRules, longest_tokens: float) -> None:
+    def __init__(
+        self,
+        renderer: Renderer,
+        engine: Engine,
+        rules: StreamRules,
+        longest_tokens: float,
+        statistics: RewardStatistics | None = None,
+    ) -> None:
         self.renderer, self.engine, self.rules, self.longest_tokens = renderer, engine, rules, longest_tokens
+        self.statistics = statistics
 
     @classmethod
     def from_pretrained(
@@ -64,10 +73,11 @@ class RewardScorer:
         *,
         accelerator: str = "auto",
         precision: str = "32",
-        tokens_per_stream: int = 8192,
+        tokens_per_stream: int | None = None,
         longest_tokens: int | None = None,
         pad_token: str | None = None,
         chat_template: str | None = None,
+        normalize: bool = False,
     ) -> RewardScorer:
         """Load a model.
 
@@ -75,13 +85,16 @@ class RewardScorer:
             path: a Hugging Face folder or hub id, or a reward .nemo.
             accelerator: auto, gpu or cpu.
             precision: 32, or bf16-mixed for weights and activations of two bytes.
-            tokens_per_stream: that go through the model at once.
+            tokens_per_stream: that go through the model at once; None is 8,192 on a GPU, and 2,048 on a CPU, whose
+                caches hold what these need.
             longest_tokens: of a conversation; None has no limit but that of positions scaled by length.
             pad_token: where the tokenizer has none of its own.
             chat_template: as model.data.chat_template; None is the tokenizer's.
+            normalize: take the mean of the model's rewards on validation off each one, and divide by their deviation.
 
         Raises:
-            UserError: no such model, one without a reward head, or a tokenizer that cannot be used.
+            UserError: no such model, one without a reward head, or a tokenizer that cannot be used; nothing to
+                normalize by.
         """
         one_of("precision", precision, ("32", "bf16-mixed"))
         one_of("accelerator", accelerator, ("auto", "gpu", "cpu"))
@@ -90,8 +103,11 @@ class RewardScorer:
         tokenizer = load_tokenizer(str(origin.tokenizer), pad_token, ("path", "pad_token"))
         renderer = load_renderer(tokenizer, replace(settings.model.data, chat_template=chat_template))
         longest = longest_tokens or longest_sequence(origin.hf_config)
-        engine = open_alone(open_trained(origin), precision, runs_on_gpu(settings))
-        return cls(renderer, engine, StreamRules(tokens_per_stream, 1, 1, engine.hidden_size), longest)
+        statistics = needed_statistics(origin, "normalize=True") if normalize else None
+        on_gpu = runs_on_gpu(settings)
+        engine = open_alone(open_trained(origin), precision, on_gpu)
+        budget = tokens_per_stream or (8192 if on_gpu else 2048)
+        return cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), longest, statistics)
 
     def score(self, conversation: Conversation) -> float:
         """Reward of one conversation, fp32.
@@ -133,15 +149,16 @@ class RewardScorer:
         rewards = [reward for reward in found if reward is not None]
         if len(rewards) < len(found):
             raise ValueError(f"conversation {found.index(None)} has a reward that is not a finite number")
-        return rewards
+        return [self.statistics.normalize(reward) for reward in rewards] if self.statistics else rewards
 
     def compare(self, a: Conversation, b: Conversation) -> Comparison:
         """Which of two conversations is better; errors as of `score`."""
         reward_a, reward_b = self.score_batch([a, b])
-        margin = reward_a - reward_b
+        shown = reward_a - reward_b
+        margin = shown * self.statistics.std if self.statistics else shown
         winner = "tie" if margin == 0 else "a" if margin > 0 else "b"
         smaller = 1 / (1 + math.exp(abs(margin))) if abs(margin) < _LARGE else 0.0
-        return Comparison(winner, margin, 1 - smaller if margin > 0 else smaller)
+        return Comparison(winner, shown, 1 - smaller if margin > 0 else smaller)
 
     def close(self) -> None:
         """Give the process groups back."""

@@ -25,7 +25,7 @@ def main() -> None:
         os.environ["MASTER_PORT"] = str(one["port"])
         run = load_settings_of(ScoreRun, "score", one["overrides"])
         origin, parts = check_score(run)
-        parts.make_folder()
+        parts.folder.mkdir(parents=True, exist_ok=True)
         terminal = Terminal(sys.stdout if current_rank() == 0 else None)
         assert score(run, origin, parts, terminal, current_rank(), StopRequest(None, ends_on_sigterm=False))
 

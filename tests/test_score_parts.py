@@ -14,7 +14,7 @@ from nemo_bt.scoring.parts import Parts
 
 def test_parts_of_another_output_are_not_taken(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "out.jsonl")
-    parts.make_folder()
+    parts.folder.mkdir(parents=True, exist_ok=True)
     identity = {"model": "a", "column": ["x"]}
     assert parts.begin(identity) == 0
     rows = [{"text": "\ud83d café", "reward": 0.5, "on": date(2026, 1, 2)}, {"text": "b", "reward": None}]
@@ -35,7 +35,7 @@ def test_parts_of_another_output_are_not_taken(tmp_path: Path) -> None:
 
 def test_parts_without_a_note_are_not_taken_and_bytes_have_no_json(tmp_path: Path) -> None:
     parts = Parts(tmp_path / "out.jsonl")
-    parts.make_folder()
+    parts.folder.mkdir(parents=True, exist_ok=True)
     parts.begin({"model": "a"})
     parts.write_lines(0, [{"text": "a"}], Account())
     (parts.folder / "of.json").write_text("")

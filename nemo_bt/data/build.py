@@ -52,13 +52,11 @@ def build(
     Raises:
         UserError: a file that cannot be read as it is named; files of different formats; a worker that was ended.
     """
-    custom = load_custom(recipe, files) if recipe.source.custom_cls.name else None
-    recipe = replace(recipe, format=custom.format if custom else _format(recipe, files))
+    recipe, chunks = chunks_of(files, recipe)
     account = Account()
     num_bytes = sum(file.num_bytes for file in files)
     writer = _Writer(folder)
     try:
-        chunks = custom.chunks() if custom else _chunks(files, recipe)
         for done_bytes, encoded in _encoded(chunks, recipe, num_workers):
             if not account.num_rows:  # the bar has a thread: it starts when all workers are forked
                 terminal.start(0, num_bytes // _MB, f"MB of {recipe.source.name}")
@@ -82,6 +80,13 @@ def build(
         "made_from": facts,
     }
     writer.describe(plain)
+
+
+def chunks_of(files: list[DataFile], recipe: Recipe) -> tuple[Recipe, Iterator[Placed]]:
+    """The recipe with the format that the rows have, and the chunks, in the order in which they are stored."""
+    custom = load_custom(recipe, files) if recipe.source.custom_cls.name else None
+    recipe = replace(recipe, format=custom.format if custom else _format(recipe, files))
+    return recipe, custom.chunks() if custom else _chunks(files, recipe)
 
 
 def _format(recipe: Recipe, files: list[DataFile]) -> str:

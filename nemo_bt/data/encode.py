@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nemo_bt.data.account import Account, RowError
@@ -89,19 +90,35 @@ def encode(chunk: Chunk, file_number: int, recipe: Recipe) -> Encoded:
     Raises:
         UserError: a pair too long under length_policy error; a chat template that cannot be used at all.
     """
-    account = Account(num_rows=chunk.num_rows)
+    account, layout = Account(num_rows=chunk.num_rows), Layout(file_number)
+    for choices, pairs, sequences in usable_pairs(chunk, recipe, account):
+        layout.add([_facts(choices, pair) for pair in pairs], sequences)
+    return layout.encoded(account)
+
+
+def usable_pairs(
+    chunk: Chunk, recipe: Recipe, account: Account
+) -> Iterator[tuple[Choices, list[Preference], dict[int, Ids]]]:
+    """Pairs of a chunk that are kept, by prompt, in the order in which they are stored.
+
+    Args:
+        chunk: of rows.
+        recipe: of its source.
+        account: gets what is dropped.
+
+    Yields:
+        Responses to a prompt; pairs of them; ids of each side's whole conversation, by its position.
+    """
     renderer = recipe.renderer
     prompts = [_construct(choices, chunk.file, recipe, account) for choices in _parse(chunk, recipe, account)]
     texts = _render(prompts, renderer)
     of_messages = [any(not isinstance(side, Text) for side in prompt.choices.sides) for prompt in prompts]
     ids = renderer.ids([list(by_side.values()) for by_side in texts], of_messages)
-    layout = Layout(file_number)
     for prompt, by_side, found in zip(prompts, texts, ids, strict=True):
         sequences = dict(zip(by_side, found, strict=True))
         prompt.keep([_wrong_tokens(renderer, pair, by_side, sequences) for pair in prompt.pairs])
         for pairs, fitting in _fit(prompt, sequences, recipe):
-            layout.add([_facts(prompt.choices, pair) for pair in pairs], fitting)
-    return layout.encoded(account)
+            yield prompt.choices, pairs, fitting
 
 
 def _wrong_tokens(

@@ -16,7 +16,7 @@ from nemo_bt.data.cache import CachedSource, cache_folder, open_source
 from nemo_bt.data.encode import Recipe
 from nemo_bt.data.mixture import make_epoch, num_wanted
 from nemo_bt.data.pairs import PairSet
-from nemo_bt.data.render import load_renderer
+from nemo_bt.data.render import Renderer, load_renderer
 from nemo_bt.data.settings import SourceSettings
 from nemo_bt.data.tokenizer import tokenizer_files
 from nemo_bt.epoch import Ints
@@ -54,7 +54,7 @@ def load_sets(
     for name, sources in wanted.items():
         cached = []
         for source in sources:
-            recipe = Recipe(renderer, source, source.format, settings.model.encoder_seq_length, data.length_policy)
+            recipe = recipe_of(settings, source, renderer)
             num_workers = data.num_workers or len(os.sched_getaffinity(0))
             setting = f"model.data.{'train' if name == 'train' else f'validation.{name}'}"
             cached.append(open_source(recipe, setting, digest, cache_folder(data.cache_dir), num_workers, terminal))
@@ -64,6 +64,12 @@ def load_sets(
             if overlap:
                 terminal.line(f"{name}: {overlap:,} pairs have an answer that is also in the training data")
     return sets
+
+
+def recipe_of(settings: Settings, source: SourceSettings, renderer: Renderer) -> Recipe:
+    """How the rows of a source become tokens."""
+    model = settings.model
+    return Recipe(renderer, source, source.format, model.encoder_seq_length, model.data.length_policy)
 
 
 def mix(

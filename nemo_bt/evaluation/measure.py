@@ -116,11 +116,11 @@ def _pairs(rows: Sequence[Scored]) -> dict[str, Any]:
 
 
 def _of_all(rows: Sequence[Scored]) -> dict[str, Any]:
-    by_length = by_key([row.pair for row in rows], [_bucket(row.length_ratio) for row in rows])
+    by_length = by_key([row.pair for row in rows], [length_bucket(row.length_ratio) for row in rows])
     return {"overall": tally(row.pair for row in rows).to_json(), "by_length": _plain(by_length)}
 
 
-def _bucket(ratio: float) -> str:
+def length_bucket(ratio: float) -> str:
     """Of chosen over rejected: under 0.5, 0.5 to 0.8, ..."""
     limits = [0.0, *_RATIOS]
     at = sum(ratio >= limit for limit in _RATIOS)

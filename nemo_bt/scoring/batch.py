@@ -150,9 +150,6 @@ def compute(batch: Batch, engine: Engine, pad_id: int, multiple_of: int) -> list
         for stream, reward_C in zip(own, found, strict=True):
             places = [place for group in stream for place in batch.members[group]]
             reward_D[places] = reward_C
-    if torch.distributed.get_world_size() > 1:
-        summed = reward_D.to(torch.cuda.current_device())
-        torch.distributed.all_reduce(summed)
-        reward_D = summed.cpu()
-    values = [value if math.isfinite(value) else None for value in reward_D.tolist()]
+    rewards = engine.sum_of_ranks(reward_D).tolist()
+    values = [value if math.isfinite(value) else None for value in rewards]
     return [None if place is None else values[place] for place in batch.place]

@@ -23,6 +23,7 @@ from nemo_bt.disk import naming_disk_errors
 from nemo_bt.errors import UserError
 from nemo_bt.layout import runs_on_gpu
 from nemo_bt.origin import Origin, Start
+from nemo_bt.reward_scale import needed_statistics
 from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
 from nemo_bt.scoring.parts import Parts
@@ -54,6 +55,7 @@ def score(run: ScoreRun, origin: Origin, parts: Parts, terminal: Terminal, rank:
     model, (renderer, files) = run.model, open_rows(run, origin, parts)
     start = open_trained(origin)
     terminal.line(start.description)
+    statistics = needed_statistics(start.origin, "score.normalize=true") if run.score.normalize else None
     identity = _identity(run, start, files, renderer)
     if parts.is_done(identity):
         terminal.line(f"{parts.output}: scored already")
@@ -74,6 +76,8 @@ def score(run: ScoreRun, origin: Origin, parts: Parts, terminal: Terminal, rank:
     with closing(progress), naming_disk_errors(parts.folder, "Make room, and the same command goes on."):
         for part, batch in _one_ahead(prepared()):
             rewards = compute(batch, engine, renderer.pad_id, rules.multiple_of)
+            if statistics:
+                rewards = [None if reward is None else statistics.normalize(reward) for reward in rewards]
             _count(part, batch, rewards)
             if rank == 0:
                 _write(parts, number, part, rewards)
@@ -139,6 +143,7 @@ def _identity(
         "model.data": [asdict(source) for source in run.model.data.train],
         "trainer.precision": run.trainer.precision,
         "score.column": run.score.column,
+        "score.normalize": run.score.normalize,
         "score.rows_per_part": run.score.rows_per_part,
         "model.restore_from_path": [start.origin.given, digest_of_head(start)],
         "model.encoder_seq_length": run.model.encoder_seq_length,

@@ -79,6 +79,14 @@ class Engine:
         torch.distributed.all_reduce(number_1, torch.distributed.ReduceOp.MAX)
         return int(number_1)
 
+    def sum_of_ranks(self, rewards: Tensor) -> Tensor:
+        """Rewards of all ranks, on the CPU, of which each has its own and zeros; every rank calls it."""
+        if torch.distributed.get_world_size() == 1:
+            return rewards
+        summed = rewards.to(torch.cuda.current_device())
+        torch.distributed.all_reduce(summed)
+        return summed.cpu()
+
     def close(self) -> None:
         """Leave the process group."""
         parallel_state.destroy_model_parallel()

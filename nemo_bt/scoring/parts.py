@@ -40,10 +40,6 @@ class Parts:
             raise UserError(f"score.output: expected a name that ends in .jsonl or .parquet, got {output}.")
         self.output, self.folder = output, output.with_name(f"{output.name}.unfinished")
 
-    def make_folder(self) -> None:
-        """Make the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-
     @property
     def is_table(self) -> bool:
         """Whether the output is one."""

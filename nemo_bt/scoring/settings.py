@@ -19,6 +19,8 @@ class ScoreSettings:
     """A file that ends in .jsonl, or in .parquet where all inputs are tables."""
     column: str
     """The new column; of pairs two, with _chosen and _rejected behind it."""
+    normalize: bool
+    """Take the mean of the model's rewards on validation off each one, and divide it by their deviation."""
     rows_per_part: int
     """Rows that are computed together and written as one; what is written need not be computed again."""
 

@@ -1,0 +1,81 @@
+"""Validation pairs as conversations, read from their rows again: the cache has their tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from nemo_bt.data.account import Account
+from nemo_bt.data.build import chunks_of
+from nemo_bt.data.choices import Side, Text, prompt_of, response_of
+from nemo_bt.data.custom import IDS
+from nemo_bt.data.encode import usable_pairs
+from nemo_bt.data.files import find_files
+from nemo_bt.data.load import recipe_of
+from nemo_bt.data.pairs import PairSet
+from nemo_bt.data.render import Renderer
+from nemo_bt.data.settings import SourceSettings
+from nemo_bt.errors import UserError
+from nemo_bt.settings import Settings
+
+Sides: TypeAlias = "tuple[Side, Side]"
+"""Chosen and rejected, each a whole conversation."""
+
+
+def conversations_of(
+    pairs: PairSet, sources: Sequence[SourceSettings], settings: Settings, renderer: Renderer
+) -> list[Sides]:
+    """Every pair of a set, by its number.
+
+    Args:
+        pairs: of the set.
+        sources: that it was made from.
+        settings: of the run.
+        renderer: of the model.
+
+    Raises:
+        UserError: a file changed since it was tokenised.
+    """
+    found: list[Sides] = []
+    for source, cached in zip(sources, pairs.sources, strict=True):
+        before = len(found)
+        if cached.format == IDS:
+            numbers = range(before, before + len(cached))
+            found += [_decoded(pairs, number, renderer) for number in numbers]
+            continue
+        recipe, chunks = chunks_of(find_files(source, source.name), recipe_of(settings, source, renderer))
+        for _, _, chunk in chunks:
+            for choices, kept, _ in usable_pairs(chunk, recipe, Account()):
+                found += [(choices.sides[pair.chosen], choices.sides[pair.rejected]) for pair in kept]
+        if len(found) - before != len(cached):
+            raise UserError(f"{source.name}: {len(found) - before} pairs, and {len(cached)} a moment ago. Start again.")
+    return found
+
+
+def _decoded(pairs: PairSet, number: int, renderer: Renderer) -> Sides:
+    """A pair that came as token ids."""
+    (group,) = pairs.groups([number])
+    prompt = renderer.tokenizer.decode(group.prefix)
+    chosen, rejected = (Text(prompt, renderer.tokenizer.decode(group.continuations[i])) for i in group.pairs[0][:2])
+    return chosen, rejected
+
+
+def prompt_only(side: Side) -> Side | None:
+    """A conversation without its response; None where nobody knows where that starts."""
+    if isinstance(side, Text):
+        return Text(side.prompt, "") if side.prompt else None
+    return [*side[:-1], {**side[-1], "content": ""}]
+
+
+def response_only(side: Side) -> Side | None:
+    """A conversation whose user has said nothing; None where nobody knows where its response starts."""
+    if isinstance(side, Text):
+        return Text("", side.response) if side.prompt else None
+    return [{"role": "user", "content": ""}, side[-1]]
+
+
+def as_texts(side: Side) -> list[tuple[str, str]]:
+    """Who says what, the response last, for people to read."""
+    prompt = prompt_of(side)
+    before = [("prompt", prompt)] if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
+    return [*(said for said in before if said[1]), ("response", response_of(side))]

@@ -1,0 +1,87 @@
+"""metrics.jsonl -> curves: what is drawn of a run over its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line.
+
+    Args:
+        label: in the legend.
+        steps: optimizer steps.
+        values: at them.
+    """
+
+    label: str
+    steps: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture.
+
+    Args:
+        name: of its file.
+        title: above it.
+        unit: of its values.
+        series: at least one.
+    """
+
+    name: str
+    title: str
+    unit: str
+    series: list[Series]
+
+
+_PANELS = (
+    ("loss", "Loss", "nats per pair", ("loss",)),
+    ("accuracy", "Accuracy", "fraction of pairs", ("accuracy",)),
+    ("rewards", "Mean reward", "reward", ("reward_chosen", "reward_rejected")),
+    ("margin", "Mean margin", "reward", ("margin",)),
+    ("deviation", "Standard deviation of the rewards", "reward", ("reward_std",)),
+    ("learning-rate", "Learning rate", "per step", ("lr",)),
+    ("gradient", "Gradient norm, before clipping", "nats per unit of weight", ("grad_norm",)),
+    ("speed", "Speed", "tokens per second", ("tokens_per_second",)),
+    ("sources", "Accuracy by source", "fraction of pairs", ()),
+)
+"""Name, title, unit, and the metrics of training and of every validation set that it has."""
+
+
+def panels_of(records: Sequence[dict[str, Any]]) -> list[Panel]:
+    """Panels that have something to show.
+
+    Args:
+        records: of metrics.jsonl.
+    """
+    names = dict.fromkeys(key for record in records for key in record if key != "step")
+    panels = []
+    for name, title, unit, metrics in _PANELS:
+        shown = [key for key in names if _belongs(key, metrics)]
+        series = [_series(records, key) for key in shown]
+        panels.append(Panel(name, title, unit, [one for one in series if one.values]))
+    return [panel for panel in panels if panel.series]
+
+
+def _belongs(key: str, metrics: tuple[str, ...]) -> bool:
+    parts = key.split("/")
+    if not metrics:
+        return "source" in parts[1:-2] and parts[-1] == "accuracy"
+    return parts[-1] in metrics and "source" not in parts[1:-2]
+
+
+def _series(records: Sequence[dict[str, Any]], key: str) -> Series:
+    points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
+    return Series(_label(key), [step for step, _ in points], [value for _, value in points])
+
+
+def _label(key: str) -> str:
+    """`val/hh/accuracy` is hh; `train/source/a/accuracy` train, a; where a panel has two metrics, which one."""
+    parts = [part for part in key.split("/") if part not in ("val", "source")]
+    which = {"reward_chosen": ["chosen"], "reward_rejected": ["rejected"]}.get(parts[-1], [])
+    return ", ".join([*parts[:-1], *which])

@@ -1,0 +1,191 @@
+"""nemo-bt report as a user runs it, against transformers, metrics.jsonl and a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.runs import nemo_bt
+
+_CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def report(trained: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """Of the run of five steps, copied elsewhere, by two ranks: its folder, report.json, and what the command said."""
+    log_dir = tmp_path_factory.mktemp("report") / "moved"
+    shutil.copytree(trained[0], log_dir)
+    result = nemo_bt(
+        "report",
+        str(log_dir),
+        "trainer.devices=2",
+        "model.tensor_model_parallel_size=2",
+        "model.sequence_parallel=true",
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return log_dir / "report", json.loads((log_dir / "report" / "report.json").read_text()), result.stdout
+
+
+@pytest.fixture(scope="module")
+def by_transformers(exported: Path, dataset: Path) -> dict[str, torch.Tensor]:
+    """Rewards of every held-out pair and of its parts, [P, 2] each."""
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    model = AutoModelForSequenceClassification.from_pretrained(exported, dtype=torch.float32).eval()
+
+    def reward(messages: list[dict[str, str]]) -> float:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        with torch.no_grad():
+            found: float = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits.item()
+        return found
+
+    sides = [[row["chosen"], row["rejected"]] for row in pq.read_table(dataset / "random_val.parquet").to_pylist()]
+    nothing_said = [{"role": "user", "content": ""}]
+    parts = {"whole": sides, "response": [[[*nothing_said, side[-1]] for side in pair] for pair in sides]}
+    return {name: torch.tensor([[reward(side) for side in pair] for pair in of]) for name, of in parts.items()}
+
+
+def test_rewards_are_those_of_transformers(report: tuple[Path, dict[str, Any], str], by_transformers: Any) -> None:
+    numbers, reward_P2 = report[1]["validation"]["held_out"], by_transformers["whole"]
+    margin_P = reward_P2[:, 0] - reward_P2[:, 1]
+    assert numbers["pairs"] == len(margin_P)
+    assert numbers["overall"]["accuracy"] == pytest.approx((margin_P > 0).float().mean().item(), abs=1e-6)
+    assert numbers["margin"] == pytest.approx(margin_P.mean().item(), abs=1e-5)
+    assert numbers["reward_std"] == pytest.approx(reward_P2.std(correction=0).item(), abs=1e-5)
+    assert [pair["margin"] for pair in numbers["worst"]] == pytest.approx(
+        margin_P.sort().values[:20].tolist(), abs=1e-5
+    )
+
+
+def test_worst_pairs_can_be_read(report: tuple[Path, dict[str, Any], str], dataset: Path) -> None:
+    rows = pq.read_table(dataset / "random_val.parquet").to_pylist()
+    for pair in report[1]["validation"]["held_out"]["worst"]:
+        row = rows[int(re.search(r" row (\d+)$", pair["where"])[1])]
+        for side in pair["sides"]:
+            messages = row[side["label"]]
+            assert [turn["said"] for turn in side["turns"]] == [message["content"] for message in messages]
+            assert [turn["who"] for turn in side["turns"]] == [*(m["role"] for m in messages[:-1]), "response"]
+
+
+def test_parts_are_worth_what_transformers_says(report: tuple[Path, dict[str, Any], str], by_transformers: Any) -> None:
+    numbers, response_P2 = report[1]["validation"]["held_out"], by_transformers["response"]
+    right = (response_P2[:, 0] > response_P2[:, 1]).float().mean().item()
+    assert numbers["response_only"]["accuracy"] == pytest.approx(right, abs=1e-6)
+    assert numbers["prompt_only"]["ties"] == numbers["pairs"]  # both sides have the same prompt
+
+
+def test_every_outcome_turns_round_when_sides_are_exchanged(report: tuple[Path, dict[str, Any], str]) -> None:
+    numbers = report[1]["validation"]["held_out"]
+    test, overall = numbers["exchanged"], numbers["overall"]
+    assert test["not_turned"] == 0
+    assert test["largest_difference"] < 1e-5
+    assert test["accuracy"] == pytest.approx(1 - overall["accuracy"] - overall["ties"] / overall["pairs"])
+
+
+def test_figures_are_those_that_the_run_logged(report: tuple[Path, dict[str, Any], str]) -> None:
+    folder, found, _ = report
+    records = [json.loads(line) for line in (folder.parent / "metrics.jsonl").read_text().splitlines()]
+    keys = {"loss": "loss", "accuracy": "accuracy", "margin": "margin", "learning-rate": "lr", "gradient": "grad_norm"}
+    for panel in found["curves"]:
+        if panel["name"] in keys:
+            (series,) = [one for one in panel["series"] if one["label"] == "train"]
+            key = f"train/{keys.pop(panel['name'])}"
+            logged = [(record["step"], record[key]) for record in records if key in record]
+            assert list(zip(series["steps"], series["values"], strict=True)) == logged
+    assert keys == {}
+    last = next(record for record in reversed(records) if "val/held_out/loss" in record)
+    numbers = found["validation"]["held_out"]
+    assert last["step"] == found["step"] == 5
+    for key in ("reward_chosen", "reward_rejected", "margin", "reward_std", "pairs"):
+        assert numbers[key] == pytest.approx(last[f"val/held_out/{key}"], abs=1e-5)
+    for key in ("accuracy", "ties"):
+        assert numbers["overall"][key] == last[f"val/held_out/{key}"]
+
+
+def test_the_command_says_what_it_found(report: tuple[Path, dict[str, Any], str]) -> None:
+    folder, found, said = report
+    assert f"{found['validation']['held_out']['overall']['accuracy']:.4f}" in said
+    assert "holds" in said
+    pictures = sorted(file.name for file in folder.glob("*.png"))
+    assert f"{len(pictures)} pictures" in said
+    assert {"curves-loss.png", "held_out-margins.png", "held_out-calibration.png"} <= set(pictures)
+    facts = found["facts"]
+    assert facts["checkpoint"] == "reward-step5.nemo"
+    assert facts["steps"] == "5, 0 skipped"
+    assert "torch 2" in facts["software"]
+
+
+def test_the_page_needs_nothing_else(report: tuple[Path, dict[str, Any], str]) -> None:
+    page = (report[0] / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:)|url\(|<script|@import", page)
+    assert page.count("<img ") == len(list(report[0].glob("*.png")))
+
+
+@pytest.mark.skipif(_CHROMIUM is None, reason="no browser here: apt-get install chromium")
+@pytest.mark.parametrize("width", [375, 1280])
+def test_a_browser_shows_all_of_it(report: tuple[Path, dict[str, Any], str], tmp_path: Path, width: int) -> None:
+    """Every picture is decoded, and the page is not wider than a phone or a desktop."""
+    (tmp_path / "look.html").write_text(
+        f"""<iframe id="page" src="file://{report[0] / "report.html"}" style="width:{width}px;height:900px;border:0">
+        </iframe><script>
+        document.getElementById("page").onload = event => {{
+          const page = event.target.contentDocument, images = [...page.images];
+          const shown = images.filter(image => image.complete && image.naturalWidth > 0).length;
+          document.title = [page.documentElement.scrollWidth, images.length, shown].join(" ");
+        }}</script>"""
+    )
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync", "--disable-quic", "--allow-file-access-from-files"]
+    command = [str(_CHROMIUM), *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000"]
+    result = subprocess.run(
+        [*command, "--window-size=1400,1000", "--dump-dom", f"file://{tmp_path / 'look.html'}"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    found = re.search(r"<title>(\d+) (\d+) (\d+)</title>", result.stdout)
+    assert found, result.stdout[:500] + result.stderr[-500:]
+    wide, num_images, num_shown = map(int, found.groups())
+    assert wide <= width
+    assert num_images == num_shown > 0
+
+
+def test_without_its_model_a_run_has_its_curves(trained: tuple[Path, str], tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    result = nemo_bt("report", str(tmp_path / "run"))
+    assert result.returncode == 2
+    assert "expected a checkpoint, found none. --without-model reports what is logged." in result.stderr
+    result = nemo_bt("report", str(tmp_path / "run"), "--without-model")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert (found["step"], found["validation"]) == (5, {})
+    assert "No model was asked" in (tmp_path / "run" / "report" / "report.html").read_text()
+
+
+def test_what_is_no_log_directory_is_named(tmp_path: Path) -> None:
+    result = nemo_bt("report", str(tmp_path))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"error: {tmp_path}: expected the log directory of a run, found no config.yaml in it.\n"
+
+
+def test_texts_are_texts(tmp_path: Path) -> None:
+    from nemo_bt.report.page import render
+
+    worst = {"margin": -1.0, "where": "file row 1", "start": "<script>alert(1)</script>", "sides": []}
+    tally = {"accuracy": 0.5, "low": 0.1, "high": 0.9, "ties": 0, "pairs": 2}
+    exchanged = {"accuracy": 0.5, "expected": 0.5, "not_turned": 1, "largest_difference": 0.1}
+    numbers = {"pairs": 2, "pairs_without_reward": 1, "overall": tally, "longer_wins": 0.5, "margin": 0.1}
+    numbers |= {"calibration": {"ece": 0.1}, "exchanged": exchanged, "response_only": None, "prompt_only": tally}
+    of_set = {"name": "a<b", "numbers": numbers, "pictures": {}, "worst": [worst]}
+    page = render("<run>", "", {}, [of_set], [("fact", "<b>")], "")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "Fails" in page
+    assert "the rows do not say where a response starts" in page
+    assert "1 pairs have no finite reward" in page

@@ -1,0 +1,130 @@
+"""What a report says of rewards, against closed forms and independent computations."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nemo_bt.evaluation.accuracy import tally
+from nemo_bt.report.curves import panels_of
+from nemo_bt.report.numbers import (
+    JudgedSet,
+    calibration,
+    correlations,
+    exchange_test,
+    numbers_of,
+    part_test,
+    worst_of,
+)
+from nemo_bt.report.rewards import SetRewards
+
+
+def judged(rewards_E2: np.ndarray, characters_E2: np.ndarray | None = None) -> JudgedSet:
+    num_pairs = len(rewards_E2)
+    characters_E2 = np.full((num_pairs, 2), 10) if characters_E2 is None else characters_E2
+    unknown_E2 = np.full_like(rewards_E2, np.nan)
+    rewards = SetRewards(rewards_E2, rewards_E2, rewards_E2[:, :1].repeat(2, 1), unknown_E2)
+    sources = ["even" if entry % 2 == 0 else "odd" for entry in range(num_pairs)]
+    return JudgedSet("held_out", [f"row {entry}" for entry in range(num_pairs)], sources, characters_E2, rewards)
+
+
+def test_a_model_that_is_three_quarters_sure_and_wrong_is_off_by_a_half() -> None:
+    found = calibration(math.log(3) * np.array([1.0, -1.0, -1.0, -1.0]))
+    assert found["ece"] == pytest.approx(0.5)
+    (one,) = found["bins"]
+    assert one == {"low": 0.75, "high": 0.8, "pairs": 4, "confidence": pytest.approx(0.75), "accuracy": 0.25}
+
+
+def test_ties_are_half_right_and_certainty_has_a_bin() -> None:
+    assert calibration(np.zeros(3))["ece"] == 0
+    certain = calibration(np.array([800.0, -800.0]))
+    assert (certain["ece"], certain["bins"][0]["high"]) == (0.5, 1.0)
+
+
+def test_outcomes_drawn_as_the_model_says_are_calibrated() -> None:
+    draw = np.random.default_rng(0)
+    size = draw.exponential(1.5, 40_000)
+    is_right = draw.random(40_000) < 1 / (1 + np.exp(-size))
+    assert calibration(np.where(is_right, size, -size))["ece"] < 0.01
+    assert calibration(np.where(is_right, 2 * size, -2 * size))["ece"] > 0.05  # twice as sure as it may be
+
+
+def test_numbers_count_as_by_hand() -> None:
+    rewards_E2 = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [np.nan, 1.0], [4.0, -1.0], [0.5, np.inf]])
+    characters_E2 = np.array([[10, 20], [30, 10], [10, 10], [1, 1], [9, 3], [1, 1]])
+    found = numbers_of(judged(rewards_E2, characters_E2))
+    assert (found["pairs"], found["pairs_without_reward"]) == (4, 2)
+    assert found["overall"] == tally([(2, 1), (0, 3), (1, 1), (4, -1)]).to_json()
+    assert found["margin"] == pytest.approx((1 - 3 + 0 + 5) / 4)
+    assert found["longer_wins"] == 0.5
+    assert {name: one["pairs"] for name, one in found["by_source"].items()} == {"even": 3, "odd": 1}
+    assert {name: one["pairs"] for name, one in found["by_length"].items()} == {
+        "0.5 to 0.8": 1,
+        "0.8 to 1.25": 1,
+        "2 and more": 2,
+    }
+    assert sum(found["margins"]["counts"]) == 4
+    assert found["reward_std"] == pytest.approx(np.std([2, 1, 0, 3, 1, 1, 4, -1]))
+    assert found["prompt_only"]["ties"] == 5  # of the five that are numbers
+    assert found["response_only"] is None
+
+
+def test_the_worst_pairs_come_first() -> None:
+    margin_E = np.random.default_rng(1).normal(size=50)
+    margin_E[7] = np.nan
+    assert worst_of(judged(np.stack([margin_E, np.zeros(50)], axis=1))) == np.argsort(margin_E)[:20].tolist()
+
+
+def test_correlations_are_those_of_all_responses() -> None:
+    draw = np.random.default_rng(2)
+    characters_E2 = draw.integers(1, 900, (60, 2))
+    rewards_E2 = np.log(characters_E2) + 0.1 * draw.normal(size=(60, 2))
+    found = correlations(rewards_E2, characters_E2)
+    assert found["pearson"] == pytest.approx(np.corrcoef(characters_E2.ravel(), rewards_E2.ravel())[0, 1])
+    ranks = [np.unique(values.ravel(), return_inverse=True)[1].astype(float) for values in (characters_E2, rewards_E2)]
+    distinct = len(np.unique(characters_E2)) == characters_E2.size
+    assert found["spearman"] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-9 if distinct else 0.02)
+    assert correlations(np.ones((3, 2)), characters_E2[:3]) == {"pearson": None, "spearman": None}
+
+
+def test_rewards_that_depend_on_the_order_fail_the_exchange_test() -> None:
+    given_E2 = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [0.5, 0.4]])
+    holds = exchange_test(given_E2, given_E2 + 1e-7 * np.array([[1, -1]] * 4))
+    assert holds["not_turned"] == 1  # only the tie is no tie any more
+    exact = exchange_test(given_E2, given_E2)
+    assert exact == {"accuracy": 0.25, "expected": pytest.approx(0.25), "not_turned": 0, "largest_difference": 0.0}
+    first_is_better = given_E2 + np.array([[-1.0, 1.0]])  # what stands first gets one more
+    assert exchange_test(given_E2 + np.array([[1.0, 0.0]]), first_is_better)["not_turned"] == 3
+
+
+def test_parts_that_nobody_knows_are_no_test() -> None:
+    assert part_test(np.full((3, 2), np.nan)) is None
+    assert part_test(np.array([[1.0, 0.0], [np.nan, 0.0]])) == tally([(1, 0)]).to_json()
+
+
+def test_curves_are_the_logged_numbers() -> None:
+    records = [
+        {"step": 1, "train/loss": 0.7, "train/grad_norm": None, "train/source/a/accuracy": 0.5, "train/lr": 1e-5},
+        {
+            "step": 2,
+            "train/loss": 0.6,
+            "train/grad_norm": 2.0,
+            "train/reward_chosen": 1.0,
+            "train/reward_rejected": 0.0,
+        },
+        {"step": 2, "val/a set/loss": 0.65, "val/a set/source/b/accuracy": 1.0},
+    ]
+    panels = {panel.name: panel for panel in panels_of(records)}
+    assert list(panels) == ["loss", "rewards", "learning-rate", "gradient", "sources"]
+    lines = {name: [(one.label, one.steps, one.values) for one in panel.series] for name, panel in panels.items()}
+    assert lines["loss"] == [("train", [1, 2], [0.7, 0.6]), ("a set", [2], [0.65])]
+    assert lines["gradient"] == [("train", [2], [2.0])]
+    assert lines["rewards"] == [("train, chosen", [2], [1.0]), ("train, rejected", [2], [0.0])]
+    assert lines["sources"] == [("train, a", [1], [0.5]), ("a set, b", [2], [1.0])]
+    assert panels_of([]) == []
+
+
+def test_a_set_without_any_reward_has_no_kept_entry() -> None:
+    of_set = judged(np.full((2, 2), np.inf))
+    assert len(replace(of_set, name="b").kept) == 0

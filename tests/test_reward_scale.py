@@ -1,0 +1,100 @@
+"""Where rewards lie: statistics against those of all rewards, kept by the converters, used by the scorer."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from nemo_bt.errors import UserError
+from nemo_bt.metrics import means
+from nemo_bt.origin import find_origin
+from nemo_bt.reward_scale import KEY, RewardStatistics, needed_statistics, reward_statistics, statistics_of
+from tests.runs import convert, metrics, nemo_bt
+from tests.test_metrics import sums_of
+
+
+def test_statistics_are_those_of_all_sets_together() -> None:
+    sets = {"a": torch.randn(2, 7, dtype=torch.float64), "b": 5 + 3 * torch.randn(2, 4, dtype=torch.float64)}
+    validation: dict[str, float] = {"step": 40, "val/a/source/x/loss": 0.1}
+    for name, rewards in sets.items():
+        (sums_M,) = sums_of(torch.zeros(rewards.shape[1]), *rewards).tolist()
+        validation |= {f"val/{name}/{key}": value for key, value in (means(sums_M) | {"pairs": sums_M[0]}).items()}
+    rewards = torch.cat([rewards.flatten() for rewards in sets.values()])
+    mean, std = rewards.mean().item(), rewards.std(correction=0).item()
+    assert reward_statistics(validation) == RewardStatistics(pytest.approx(mean), pytest.approx(std), 22, 40)
+
+
+def test_without_a_validation_or_a_spread_there_are_none() -> None:
+    equal = {
+        "step": 1,
+        "val/a/reward_std": 0.0,
+        "val/a/pairs": 2.0,
+        "val/a/reward_chosen": 1,
+        "val/a/reward_rejected": 1,
+    }
+    assert reward_statistics({}) is None
+    assert reward_statistics(equal) is None
+
+
+def test_normalized_rewards_have_mean_0_and_deviation_1() -> None:
+    rewards = 5 + 3 * torch.randn(100, dtype=torch.float64)
+    scale = RewardStatistics(rewards.mean().item(), rewards.std(correction=0).item(), 100, 1)
+    found = torch.tensor([scale.normalize(reward) for reward in rewards.tolist()], dtype=torch.float64)
+    assert found.mean().item() == pytest.approx(0, abs=1e-12)
+    assert found.std(correction=0).item() == pytest.approx(1)
+
+
+def test_an_export_has_those_of_its_last_validation(trained: tuple[Path, str], exported: Path) -> None:
+    found = json.loads((exported / "config.json").read_text())[KEY]
+    log_dir = trained[0]
+    chosen, rejected, std, pairs = (
+        metrics(log_dir, f"val/held_out/{key}")[-1]
+        for key in ("reward_chosen", "reward_rejected", "reward_std", "pairs")
+    )
+    assert found == {
+        "mean": pytest.approx((chosen + rejected) / 2),
+        "std": pytest.approx(std),
+        "responses": 2 * pairs,
+        "step": 5,
+    }
+    checkpoint = log_dir / "checkpoints" / "reward-step5.nemo"
+    assert statistics_of(find_origin(str(exported))) == statistics_of(find_origin(str(checkpoint)))
+
+
+def test_they_stay_with_a_model_that_goes_there_and_back(exported: Path, tmp_path: Path) -> None:
+    result = convert("hf_to_nemo", "--input", exported, "--output", tmp_path / "again.nemo", "--no-check")
+    assert result.returncode == 0, result.stderr
+    assert statistics_of(find_origin(str(tmp_path / "again.nemo"))) == statistics_of(find_origin(str(exported)))
+
+
+def test_score_normalizes_by_them(exported: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"The answer is {number}."} for number in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["score", f"model.restore_from_path={exported}", f"score.input={tmp_path / 'rows.jsonl'}"]
+    argv += ["trainer.accelerator=cpu"]
+    for name, more in (("plain", []), ("normal", ["--normalize"])):
+        result = nemo_bt(*argv, f"score.output={tmp_path / name}.jsonl", *more)
+        assert result.returncode == 0, result.stderr
+    plain, normal = (
+        [json.loads(line)["reward"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("plain", "normal")
+    )
+    scale = needed_statistics(find_origin(str(exported)), "here")
+    assert normal == pytest.approx([(reward - scale.mean) / scale.std for reward in plain])
+    assert not any(math.isclose(a, b) for a, b in zip(plain, normal, strict=True))
+
+
+def test_a_model_without_them_is_named(base: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"--normalize: .* has no reward_statistics: it was saved before any validation"
+    ):
+        needed_statistics(find_origin(str(base)), "--normalize")
+
+
+def test_statistics_of_someone_elses_making_are_named(exported: Path, tmp_path: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {KEY: {"average": 1.0}}))
+    with pytest.raises(UserError, match="its reward_statistics are not as nemo_bt writes them"):
+        statistics_of(find_origin(str(tmp_path)))
