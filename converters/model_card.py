@@ -9,6 +9,7 @@ from typing import Any
 from nemo_bt.checkpoint_facts import FACTS
 from nemo_bt.errors import UserError
 from nemo_bt.origin import Start
+from nemo_bt.reward_scale import KEY, reward_statistics
 from nemo_bt.weights.convert import AsHf
 
 _CARD = """---
@@ -38,6 +39,8 @@ model = AutoModelForSequenceClassification.from_pretrained("{name}")
 with torch.no_grad():
     reward = model(**tokenizer(text, return_tensors="pt"{special})).logits[0, 0]
 ```
+
+`pipeline("text-classification", "{name}", function_to_apply="none")(text{special})` gives the same.
 {training}"""
 
 
@@ -121,4 +124,11 @@ def _evaluation(validation: dict[str, float]) -> list[str]:
     lines += [
         "| " + " | ".join([s, *(f"{values[f'val/{s}/{column}']:.4f}" for column in columns)]) + " |" for s in sets
     ]
+    scale = reward_statistics(validation)
+    if scale:
+        lines += [
+            "",
+            f"All {scale.responses:,} rewards have mean {scale.mean:.4f} and standard deviation {scale.std:.4f}",
+        ]
+        lines[-1] += f" (`{KEY}` in config.json)."
     return lines

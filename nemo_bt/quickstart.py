@@ -1,4 +1,4 @@
-"""`make quickstart`: write a small preference set, train a reward model on it, export it, and score a pair."""
+"""`make quickstart`: write a small preference set, train a reward model on it, export it, report, and score a pair."""
 
 from __future__ import annotations
 
@@ -47,6 +47,11 @@ def main() -> None:
     command = ["-m", "nemo_bt.converters.nemo_to_hf", "--input", str(checkpoint), "--output", str(export)]
     print("python " + " ".join(command), flush=True)
     status = subprocess.run([sys.executable, *command]).returncode
+    if status:
+        sys.exit(status)
+    argv = ["report", str(run)]
+    print("nemo-bt " + " ".join(argv), flush=True)
+    status = cli.run(argv)
     if status:
         sys.exit(status)
     score_first_pair(export, data / "validation.parquet")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -24,6 +26,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from nemo_bt.errors import UserError
+
 
 def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     """Send this process's stdout and stderr, C libraries' included, to the end of `log_file`.
@@ -39,6 +43,35 @@ def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     os.dup2(log, 2)
     os.close(log)
     return before
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Hold back what this process and its libraries print, and show it if what they do fails for another reason than a
+    user's mistake.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = [os.dup(fd) for fd in (1, 2)]
+    with tempfile.TemporaryFile() as held:
+        try:
+            for fd in (1, 2):
+                os.dup2(held.fileno(), fd)
+            yield
+        except BaseException as error:
+            if not isinstance(error, UserError | SystemExit | KeyboardInterrupt):
+                sys.stdout.flush()
+                sys.stderr.flush()
+                held.seek(0)
+                with os.fdopen(os.dup(before[1]), "wb") as shown:
+                    shown.write(held.read())
+            raise
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for fd, own in zip((1, 2), before, strict=True):
+                os.dup2(own, fd)
+                os.close(own)
 
 
 _ANY_WIDTH = 10_000

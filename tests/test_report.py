@@ -67,10 +67,11 @@ def test_worst_pairs_can_be_read(report: tuple[Path, dict[str, Any], str], datas
     rows = pq.read_table(dataset / "random_val.parquet").to_pylist()
     for pair in report[1]["validation"]["held_out"]["worst"]:
         row = rows[int(re.search(r" row (\d+)$", pair["where"])[1])]
+        assert pair["shared"]
         for side in pair["sides"]:
-            messages = row[side["label"]]
-            assert [turn["said"] for turn in side["turns"]] == [message["content"] for message in messages]
-            assert [turn["who"] for turn in side["turns"]] == [*(m["role"] for m in messages[:-1]), "response"]
+            messages, turns = row[side["label"]], pair["shared"] + side["turns"]
+            assert [turn["said"] for turn in turns] == [message["content"] for message in messages]
+            assert [turn["who"] for turn in turns] == [*(m["role"] for m in messages[:-1]), "response"]
 
 
 def test_parts_are_worth_what_transformers_says(report: tuple[Path, dict[str, Any], str], by_transformers: Any) -> None:
@@ -177,7 +178,7 @@ def test_what_is_no_log_directory_is_named(tmp_path: Path) -> None:
 def test_texts_are_texts(tmp_path: Path) -> None:
     from nemo_bt.report.page import render
 
-    worst = {"margin": -1.0, "where": "file row 1", "start": "<script>alert(1)</script>", "sides": []}
+    worst = {"margin": -1.0, "where": "file row 1", "start": "<script>alert(1)</script>", "shared": [], "sides": []}
     tally = {"accuracy": 0.5, "low": 0.1, "high": 0.9, "ties": 0, "pairs": 2}
     exchanged = {"accuracy": 0.5, "expected": 0.5, "not_turned": 1, "largest_difference": 0.1}
     numbers = {"pairs": 2, "pairs_without_reward": 1, "overall": tally, "longer_wins": 0.5, "margin": 0.1}

@@ -41,7 +41,8 @@ def server(model: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     command += ["trainer.accelerator=cpu", "serve.token_variable=TOKEN_OF_TEST", "serve.read_timeout_s=1"]
     command += ["serve.max_request_bytes=200000", "serve.model_name=small", "model.encoder_seq_length=300"]
     env = os.environ | {"TOKEN_OF_TEST": TOKEN}
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with (model.parent / "stderr.txt").open("w") as stderr:
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout
     for line in process.stdout:
         found = re.search(r"at (http://127.0.0.1:\d+):", line)
@@ -175,7 +176,9 @@ def test_slow_huge_and_gone_clients_leave_nothing_behind(server: tuple[str, Any]
     assert process.num_fds() <= before[1] + 3
 
 
-def test_shutdown_answers_what_was_taken_on(server: tuple[str, subprocess.Popen[str]], rows: list[Any]) -> None:
+def test_shutdown_answers_what_was_taken_on(
+    server: tuple[str, subprocess.Popen[str]], rows: list[Any], model: Path
+) -> None:
     """The last test of this server."""
     body = json.dumps({"conversations": rows}).encode()
     head = f"POST /reward HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -190,6 +193,8 @@ def test_shutdown_answers_what_was_taken_on(server: tuple[str, subprocess.Popen[
     assert server[1].stdout
     assert "every request that was taken on has its answer" in server[1].stdout.read()
     assert server[1].wait(30) == 0
+    said = set((model.parent / "stderr.txt").read_text().splitlines())
+    assert said <= {"WARNING:  Invalid HTTP request received."}  # of what the tests sent; none of NeMo's
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,10 @@ def judge_run(run: ReportRun, origin: Origin, terminal: Terminal) -> tuple[Start
     }
     engine = open_engine(start, settings.model, settings.trainer.precision, runs_on_gpu(settings))
     judged = []
-    for name, pairs in sets.items():
+    terminal.start(0, len(sets), "sets")
+    for number, (name, pairs) in enumerate(sets.items()):
         terminal.line(f"{name}: {len(pairs.epoch):,} pairs, exchanged, and their parts")
+        terminal.advance(number, name)
         rewards = rewards_of(engine, pairs, conversations[name], settings, renderer)
         numbers = pairs.epoch.pair_E.tolist()
         entries = [conversations[name][number] for number in numbers]
@@ -87,6 +89,7 @@ def judge_run(run: ReportRun, origin: Origin, terminal: Terminal) -> tuple[Start
         if not len(of_set.kept):
             raise UserError(f"{name}: no pair has finite rewards by {origin.given}.")
         judged.append((of_set, entries))
+    terminal.stop()
     engine.close()
     return start, judged
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ _START_CHARACTERS = 90
 
 
 def worst_pairs(judged: JudgedSet, conversations: Sequence[Sides]) -> list[dict[str, Any]]:
-    """Pairs for people to read.
+    """Pairs for people to read: turns that both sides begin with, and what each has of its own.
 
     Args:
         judged: the set.
@@ -31,14 +32,16 @@ def worst_pairs(judged: JudgedSet, conversations: Sequence[Sides]) -> list[dict[
     for entry in worst_of(judged):
         rewards = judged.rewards.given_E2[entry].tolist()
         texts = [[{"who": who, "said": _cut(said)} for who, said in as_texts(side)] for side in conversations[entry]]
+        shared = list(takewhile(lambda both: both[0] == both[1], zip(*(turns[:-1] for turns in texts), strict=False)))
         start = " ".join(texts[0][0]["said"].split())
         found.append(
             {
                 "margin": rewards[0] - rewards[1],
                 "where": judged.where[entry],
                 "start": start if len(start) <= _START_CHARACTERS else f"{start[:_START_CHARACTERS]}…",
+                "shared": [turn for turn, _ in shared],
                 "sides": [
-                    {"label": label, "reward": reward, "turns": turns}
+                    {"label": label, "reward": reward, "turns": turns[len(shared) :]}
                     for label, reward, turns in zip(("chosen", "rejected"), rewards, texts, strict=True)
                 ],
             }

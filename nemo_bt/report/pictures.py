@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT = 5.2, 3.8
 """Inches. On a phone that shows 5 of them over 9 cm, 10 points are still 7."""
 _CHOSEN, _REJECTED, _NEUTRAL = "#1f6fb4", "#d95f02", "#555555"
-_LONGEST_LABEL = 24
+_LONGEST_LABEL, _HALF_A_LINE = 24, 22
+"""Characters."""
+_LEGEND_ROW = 0.22
+"""Inches."""
 _MOST_POINTS = 4000
 
 
@@ -139,7 +142,9 @@ def _legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
     """Below the panel, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
-        columns = 1 if max(map(len, labels)) > 18 else 2
+        columns = 1 if max(map(len, labels)) > _HALF_A_LINE else 2
+        rows = -(-len(labels) // columns) + bool(title)
+        figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * (rows - 1))
         legend = figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
         legend.set_frame_on(False)
 

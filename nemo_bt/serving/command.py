@@ -9,7 +9,7 @@ from nemo_bt.checks import check_settings
 from nemo_bt.errors import UserError
 from nemo_bt.ranges import in_range
 from nemo_bt.serving.settings import ServeRun
-from nemo_bt.terminal import Terminal
+from nemo_bt.terminal import Terminal, held_back
 
 
 def check_serve(run: ServeRun) -> str | None:
@@ -59,15 +59,17 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
     except OSError as error:
         raise UserError(f"serve.port: {settings.host}:{settings.port} cannot be listened at: {error}.") from error
     data = run.model.data
-    with RewardScorer.from_pretrained(
-        model,
-        accelerator=run.trainer.accelerator,
-        precision=run.trainer.precision,
-        tokens_per_stream=data.tokens_per_micro_batch,
-        longest_tokens=run.model.encoder_seq_length,
-        pad_token=run.model.tokenizer.pad_token,
-        chat_template=data.chat_template,
-    ) as scorer:
+    with held_back():
+        scorer = RewardScorer.from_pretrained(
+            model,
+            accelerator=run.trainer.accelerator,
+            precision=run.trainer.precision,
+            tokens_per_stream=data.tokens_per_micro_batch,
+            longest_tokens=run.model.encoder_seq_length,
+            pad_token=run.model.tokenizer.pad_token,
+            chat_template=data.chat_template,
+        )
+    with scorer:
         host, port = listening.getsockname()[:2]
         terminal.line(f"{model} at http://{host}:{port}: /reward, /classify, /score, /health, /metrics")
         app = build_app(scorer, settings, settings.model_name or model, token)

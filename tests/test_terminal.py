@@ -1,0 +1,38 @@
+"""What the user sees of what libraries print."""
+
+import subprocess
+import sys
+
+import pytest
+
+_CODE = """
+import os, sys
+from nemo_bt.errors import UserError
+from nemo_bt.terminal import held_back
+print("before")
+with held_back():
+    print("noise of Python")
+    os.write(2, b"noise of C\\n")
+    {ends}
+print("after")
+"""
+
+
+@pytest.mark.parametrize(
+    ("ends", "shows_noise", "last"),
+    [
+        ("pass", False, ""),
+        ("raise KeyError('broken')", True, "KeyError: 'broken'"),
+        ("raise UserError('mend it')", False, "nemo_bt.errors.UserError: mend it"),
+        ("sys.exit(3)", False, ""),
+    ],
+)
+def test_noise_is_shown_where_something_breaks(ends: str, shows_noise: bool, last: str) -> None:
+    code = _CODE.format(ends=ends)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.splitlines() == (["before", "after"] if ends == "pass" else ["before"])
+    lines = result.stderr.splitlines()
+    assert (
+        lines[:2] == ["noise of C", "noise of Python"] or lines[:2] == ["noise of Python", "noise of C"]
+    ) == shows_noise
+    assert (lines[-1] if lines else "") == last
