@@ -32,6 +32,7 @@ from nemo_bt.scorer import RewardScorer
 
 _CLIENTS, _TOLERANCE = 64, 1e-5
 _ALONE_S = 20.0
+_WARM_S = 15.0
 
 
 def main() -> None:
@@ -53,6 +54,7 @@ def main() -> None:
     load = asyncio.run
     load(_clients(address, 4, 5.0, conversations, expected))  # warm
     alone = load(_clients(address, 1, _ALONE_S, conversations, expected))
+    load(_clients(address, _CLIENTS, _WARM_S, conversations, expected))  # batches as large as they get
     resident_bytes = psutil.Process(process.pid).memory_info().rss
     together = load(_clients(address, _CLIENTS, args.seconds, conversations, expected))
     growth = psutil.Process(process.pid).memory_info().rss / resident_bytes

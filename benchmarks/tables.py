@@ -32,6 +32,7 @@ def main() -> None:
         "speed": speed_table(speed),
         "layouts": layouts_table(newest("layouts")),
         "plan_time": plan_time_table(newest("plan_time")),
+        "scoring": scoring_table(newest("scoring")),
     }
     for name, table in tables.items():
         start = f"<!-- benchmarks.tables: {name} -->"
@@ -86,6 +87,22 @@ def plan_time_table(figures: dict[str, dict[str, float]]) -> str:
     """Markdown; of each layout, planned seconds over measured ones, with their spread over steps."""
     lines = ["| layout | planned over measured seconds of a step |", "|---|---|"]
     return "\n".join(lines + [f"| {name.split('/')[1]} | {_with_spread(figure)} |" for name, figure in figures.items()])
+
+
+def scoring_table(figures: dict[str, dict[str, float]]) -> str:
+    """Markdown; of each set, how many times as fast as transformers' pipeline."""
+    lines = [
+        "| conversations | over the pipeline at batch size 8 | at its fastest | largest difference of a reward |",
+        "|---|---|---|---|",
+    ]
+    for case, title in (("hh", "hh"), ("alpaca_eval", "AlpacaEval")):
+        count, best, difference = (
+            figures[f"scoring/{case}/{name}"]["value"]
+            for name in ("conversations", "fastest_pipeline_batch", "largest_difference_of_a_reward")
+        )
+        ratios = [_with_spread(figures[f"scoring/{case}/{rival}/ratio"]) for rival in ("batch8", "best")]
+        lines.append(f"| {title}, {count:,.0f} | {ratios[0]} | {ratios[1]}, of {best:.0f} | {difference:.1e} |")
+    return "\n".join(lines)
 
 
 def all_layouts(figures: dict[str, dict[str, float]]) -> str:

@@ -15,7 +15,7 @@ from nemo_bt.prepare import Prepared
 from nemo_bt.settings import Settings
 from nemo_bt.stopping import StopRequest
 from nemo_bt.terminal import Terminal
-from nemo_bt.trackers import build_loggers
+from nemo_bt.trackers import build_loggers, tell_start
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ def _loggers(settings: Settings, prepared: Prepared) -> list[Any]:
     """Trackers that know of the run."""
     exp, start_step = settings.exp_manager, step_of(prepared.resume_from) if prepared.resume_from else 0
     loggers = build_loggers(exp, start_step, continues=exp.resume_if_exists)
-    for logger in loggers:
-        logger.log_hyperparams(asdict(settings) | {"software": software()})
+    tell_start(loggers, asdict(settings) | {"software": software()})
     return loggers
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -50,11 +51,17 @@ def pair_sums(
         margin_P,
         chosen_P**2 + rejected_P**2,
     )
-    limits = torch.tensor(MARGIN_LIMITS, dtype=torch.float64, device=chosen_P.device)
-    bin_P = torch.bucketize(margin_P, limits, right=True)
-    in_bin_PB = torch.nn.functional.one_hot(bin_P, len(MARGIN_LIMITS) + 1).double()
     sums_SM = torch.zeros(num_sources, NUM_SUMS, dtype=torch.float64, device=chosen_P.device)
-    return sums_SM.index_add_(0, source_P, torch.cat([torch.stack(columns, dim=1), in_bin_PB], dim=1))
+    sums_SM[:, : len(SUMS)].index_add_(0, source_P, torch.stack(columns, dim=1))
+    bin_P = torch.bucketize(margin_P, _limits(chosen_P.device), right=True)
+    sums_SM.view(-1).index_add_(0, source_P * NUM_SUMS + len(SUMS) + bin_P, torch.ones_like(margin_P))
+    return sums_SM
+
+
+@lru_cache
+def _limits(device: torch.device) -> Tensor:
+    """MARGIN_LIMITS there: they are not sent again with every stream."""
+    return torch.tensor(MARGIN_LIMITS, dtype=torch.float64, device=device)
 
 
 def means(sums_M: Sequence[float]) -> dict[str, float]:

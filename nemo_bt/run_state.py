@@ -9,6 +9,8 @@ import torch
 from megatron.core import parallel_state, tensor_parallel
 
 from nemo_bt.data_module import PairSampler
+from nemo_bt.errors import UserError
+from nemo_bt.metrics import NUM_SUMS
 from nemo_bt.monitor import Monitor
 from nemo_bt.nonfinite import NonFiniteGuard
 from nemo_bt.validation import Validation
@@ -51,7 +53,17 @@ class RunState(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take this rank's part; of another number of ranks the first takes all sums."""
+        """Take this rank's part; of another number of ranks the first takes all sums.
+
+        Raises:
+            UserError: an earlier version of nemo_bt counted other sums.
+        """
+        for sums in (sums for rank in state_dict["ranks"] for of_set in rank["sums"].values() for sums in of_set):
+            if len(sums) != NUM_SUMS:
+                raise UserError(
+                    f"the checkpoint has {len(sums)} sums of each source, expected {NUM_SUMS}: an earlier version of "
+                    "nemo_bt wrote it. Resume with that version, or start anew with model.restore_from_path at it."
+                )
         self.validation.record, self.sampler.skipped_steps = state_dict["validation"], state_dict["skipped_steps"]
         self.guard.in_a_row = state_dict["skipped_in_a_row"]
         self.monitor.spikes.before.extend(state_dict["losses"])

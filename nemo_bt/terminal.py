@@ -32,6 +32,8 @@ from nemo_bt.errors import UserError
 def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     """Send this process's stdout and stderr, C libraries' included, to the end of `log_file`.
 
+    Stdin is at its end from now on: a library that asks something would wait for an answer to what nobody sees.
+
     Returns:
         The stdout and stderr that were there before, for what is meant for the user.
     """
@@ -41,7 +43,10 @@ def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os.close(log)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    for opened in (log, nothing):
+        os.close(opened)
     return before
 
 

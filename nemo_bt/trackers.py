@@ -9,11 +9,13 @@ import itertools
 import json
 import random
 import string
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_bt import launch
+from nemo_bt.errors import UserError
 from nemo_bt.metrics import MARGIN_LIMITS
 from nemo_bt.run_settings import ExpManagerSettings
 
@@ -55,6 +57,31 @@ def build_loggers(settings: ExpManagerSettings, start_step: int | None, continue
         named = {"experiment_name": settings.name, "logdir": str(Path(folder) / "swanlab"), **same_run}
         loggers.append(SwanLabLogger(save_dir=folder, **(named | settings.swanlab_logger_kwargs)))
     return loggers
+
+
+def tell_start(loggers: Sequence[Logger], facts: dict[str, Any]) -> None:
+    """Open the trackers' runs, with settings and what else is known.
+
+    Raises:
+        UserError: one wants a login, or does not answer.
+    """
+    for logger in loggers:
+        try:
+            logger.log_hyperparams(facts)
+        except _refusals() as error:
+            what = "swanlab" if "SwanLab" in type(logger).__name__ else "wandb"
+            raise UserError(
+                f"exp_manager.create_{what}_logger=true: {error} Log in with `{what} login`, or stay offline: "
+                "WANDB_MODE=offline, or exp_manager.swanlab_logger_kwargs.mode=offline."
+            ) from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What the trackers' own code raises."""
+    import wandb
+
+    of_swanlab = sys.modules.get("swanlab.error")  # where it is used
+    return (wandb.Error, of_swanlab.KeyFileError, of_swanlab.ApiError) if of_swanlab else (wandb.Error,)
 
 
 def run_id(log_dir: Path, continues: bool) -> str:

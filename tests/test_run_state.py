@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from nemo_bt.config import load_settings
+from nemo_bt.errors import UserError
+from nemo_bt.metrics import NUM_SUMS
 from nemo_bt.terminal import Terminal
 
 
@@ -34,7 +36,8 @@ def test_state_comes_back(tmp_path: Path, num_ranks: int) -> None:
     before.monitor.interval = dict.fromkeys(before.monitor.interval, 3.0)
     for loss in (0.6, 0.5):
         before.monitor.spikes.look_at(loss)
-    before.sampler.add_sums("train", torch.tensor([[1.0, 2.0]]))
+    sums_1M = torch.arange(NUM_SUMS, dtype=torch.float64)[None]
+    before.sampler.add_sums("train", sums_1M)
     before.validation.record = {"step": 5, "loss": 0.4}
     state = before.state_dict()
     state["ranks"] *= num_ranks
@@ -43,8 +46,16 @@ def test_state_comes_back(tmp_path: Path, num_ranks: int) -> None:
     assert list(after.monitor.spikes.before) == [0.6, 0.5]
     assert after.monitor.interval == before.monitor.interval
     assert after.validation.record == before.validation.record
-    assert torch.equal(after.sampler.sums_SM["train"], num_ranks * torch.tensor([[1.0, 2.0]], dtype=torch.float64))
+    assert torch.equal(after.sampler.sums_SM["train"], num_ranks * sums_1M)
     torch.set_rng_state(state["ranks"][0]["random"]["host"])
     expected = torch.rand(3)
     after.on_train_start(None, None)
     assert torch.equal(torch.rand(3), expected) == (num_ranks == 1)
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_sums_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
+    before = run_state(tmp_path)
+    before.sampler.add_sums("train", torch.ones(1, 7, dtype=torch.float64))
+    with pytest.raises(UserError, match=f"has 7 sums of each source, expected {NUM_SUMS}"):
+        run_state(tmp_path).load_state_dict(before.state_dict())

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,14 @@ def test_noise_is_shown_where_something_breaks(ends: str, shows_noise: bool, las
         lines[:2] == ["noise of C", "noise of Python"] or lines[:2] == ["noise of Python", "noise of C"]
     ) == shows_noise
     assert (lines[-1] if lines else "") == last
+
+
+def test_a_library_that_asks_gets_no_answer(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom nemo_bt.terminal import divert_output\n"
+        f"stdout, _ = divert_output(Path({str(tmp_path / 'nemo.log')!r}))\nprint('Enter your choice:')\n"
+        "print(repr(sys.stdin.read()), file=stdout)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], input="2\n", capture_output=True, text=True, timeout=60)
+    assert (result.stdout, result.stderr) == ("''\n", "")
+    assert (tmp_path / "nemo.log").read_text() == "Enter your choice:\n"

@@ -2,8 +2,11 @@
 
 import itertools
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,3 +177,24 @@ def test_only_the_first_rank_has_trackers(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(build_loggers(settings, 0, continues=False)) == 1
     monkeypatch.setenv("RANK", "1")
     assert build_loggers(settings, 0, continues=False) == []
+
+
+_START = """
+from nemo_bt.config import load_settings
+from nemo_bt.trackers import build_loggers, tell_start
+overrides = ["model.data.train=unused", "exp_manager.explicit_log_dir=LOG_DIR", "exp_manager.create_WHO_logger=true"]
+tell_start(build_loggers(load_settings("train", overrides).exp_manager, 0, continues=False), {})
+"""
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "swanlab"])
+def test_a_login_that_is_missing_is_named(tmp_path: Path, tracker: str) -> None:
+    (tmp_path / "swanlab").mkdir()
+    keys = ("WANDB_API_KEY", "WANDB_MODE", "SWANLAB_API_KEY", "SWANLAB_MODE", "NETRC")
+    env = {name: value for name, value in os.environ.items() if name not in keys}
+    code = _START.replace("LOG_DIR", str(tmp_path)).replace("WHO", tracker)
+    options = {"env": env | {"HOME": str(tmp_path)}, "stdin": subprocess.DEVNULL}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, **options)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"nemo_bt.errors.UserError: exp_manager.create_{tracker}_logger=true: "), result.stderr
+    assert f"Log in with `{tracker} login`, or stay offline" in last

@@ -25,7 +25,7 @@ from nemo_bt.report.curves import panels_of
 from nemo_bt.report.facts import facts_of
 from nemo_bt.report.numbers import JudgedSet, numbers_of
 from nemo_bt.report.page import render, worst_pairs
-from nemo_bt.report.pictures import pictures_of_run, pictures_of_set
+from nemo_bt.report.pictures import file_stems, pictures_of_run, pictures_of_set
 from nemo_bt.report.rewards import rewards_of
 from nemo_bt.report.settings import ReportRun
 from nemo_bt.scoring.model import open_engine, open_trained
@@ -105,9 +105,10 @@ def _write(
     sets: list[dict[str, Any]] = []
     plain: dict[str, dict[str, Any]] = {}
     pictures = dict(curves)
-    for of_set, entries in judged:
+    for stem, (of_set, entries) in zip(file_stems([of_set.name for of_set, _ in judged]), judged, strict=True):
         numbers, kept = numbers_of(of_set), of_set.kept
-        drawn = pictures_of_set(of_set.name, numbers, of_set.rewards.given_E2[kept], of_set.characters_E2[kept])
+        figures = pictures_of_set(numbers, of_set.rewards.given_E2[kept], of_set.characters_E2[kept])
+        drawn = {f"{stem}-{what}": figure for what, figure in figures.items()}
         worst = worst_pairs(of_set, entries)
         pictures |= drawn
         sets.append({"name": of_set.name, "numbers": numbers, "pictures": drawn, "worst": worst})

@@ -30,11 +30,20 @@ def pictures_of_run(panels: Sequence[Panel]) -> dict[str, Figure]:
     return {f"curves-{panel.name}": draw_curves(panel) for panel in panels}
 
 
-def pictures_of_set(name: str, numbers: Mapping[str, Any], reward_E2: Floats, characters_E2: Ints) -> dict[str, Figure]:
-    """Pictures of a validation set, by the name of their file.
+def file_stems(names: Sequence[str]) -> list[str]:
+    """Starts of the names of sets' files, no two the same: `a/b` and `a b` are a_b and a_b-2."""
+    stems: list[str] = []
+    for name in names:
+        stem = re.sub(r"[^\w.-]+", "_", name)
+        same = sum(other == stem or other.startswith(f"{stem}-") for other in stems)
+        stems.append(f"{stem}-{same + 1}" if same else stem)
+    return stems
+
+
+def pictures_of_set(numbers: Mapping[str, Any], reward_E2: Floats, characters_E2: Ints) -> dict[str, Figure]:
+    """Pictures of a validation set, by what they show.
 
     Args:
-        name: of the set.
         numbers: of `nemo_bt.report.numbers.numbers_of`.
         reward_E2: rewards of its entries.
         characters_E2: lengths of their responses.
@@ -49,8 +58,7 @@ def pictures_of_set(name: str, numbers: Mapping[str, Any], reward_E2: Floats, ch
     }
     if len(numbers["by_source"]) > 1:
         figures["by-source"] = draw_tallies("Accuracy by source", "source", numbers["by_source"], numbers)
-    start = re.sub(r"[^\w.-]+", "_", name)
-    return {f"{start}-{what}": figure for what, figure in figures.items()}
+    return figures
 
 
 def draw_curves(panel: Panel) -> Figure:
