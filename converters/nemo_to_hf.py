@@ -67,8 +67,8 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     tokenizer = load_tokenizer(str(folder), args.pad_token, ("--tokenizer", "--pad-token"))
     check_vocabulary(config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
     export = AsHf(start.source, config)
-    statistics = statistics_of(start.origin)
     card = model_card(start, export, tokenizer.chat_template is not None, args.push_to_hub or args.output.name)
+    statistics = statistics_of(start.origin)
     with written_whole(args.output) as unfinished:
         with megabytes(terminal, start.source.infos) as progress:
             write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)

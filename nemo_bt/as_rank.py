@@ -12,20 +12,21 @@ from nemo_bt.failure import report_failure
 from nemo_bt.terminal import Terminal, divert_output
 
 
-def run_as_rank(folder: Path, setting: str, work: Callable[[Terminal, int], int]) -> int:
+def run_as_rank(folder: Path, setting: str, work: Callable[[Terminal, int], int], within: str = ".") -> int:
     """Do it.
 
     Args:
         folder: gets nemo.log; it is made.
         setting: that named it, for the message where it cannot be written.
         work: (terminal of this rank, rank) -> exit status; may raise UserError.
+        within: folder in it that is made too.
 
     Returns:
         The exit status: that of `work`, or 2.
     """
     rank = launch.current_rank()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / within).mkdir(parents=True, exist_ok=True)
         stdout, stderr = divert_output(folder / "nemo.log")
     except OSError as error:
         launch.report(UserError(f"{setting}: expected a folder to write to, got {error}."), sys.stderr)

@@ -143,11 +143,13 @@ def _score(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     """nemo-bt report: start the ranks, or be one."""
-    from nemo_bt.report.settings import find_run, load_run
+    from nemo_bt.report.settings import load_run, with_model
 
-    run = find_run(load_run(args.log_dir, args.overrides), args.checkpoint, args.without_model)
+    run = load_run(args.log_dir, args.overrides)
+    run = run if args.without_model else with_model(run, args.checkpoint)
     if run.origin and launch.is_to_start(run.settings):
-        return launch.run_ranks(args.argv, run.settings.world_size)
+        found = [] if args.checkpoint else ["--checkpoint", str(run.origin.path)]  # the same one on all ranks
+        return launch.run_ranks([*args.argv, *found], run.settings.world_size)
 
     from nemo_bt.as_rank import run_as_rank
     from nemo_bt.report.command import write_report
@@ -187,7 +189,6 @@ def _train_here(command: str, settings: Settings, origin: Origin | None, request
             if command == "validate":
                 validate_only(settings, origin, terminal)
                 return 0
-            (log_dir / "checkpoints").mkdir(exist_ok=True)
             outcome = train(settings, origin, terminal, rank, request=request)
         except SystemExit as stopped:
             if stopped.code == STOPPED_STATUS and not launch.started_here() and rank == 0:
@@ -199,4 +200,5 @@ def _train_here(command: str, settings: Settings, origin: Origin | None, request
             raise
         return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0
 
-    return run_as_rank(log_dir, f"exp_manager.explicit_log_dir={log_dir}", work)
+    within = "checkpoints" if command == "train" else "."
+    return run_as_rank(log_dir, f"exp_manager.explicit_log_dir={log_dir}", work, within)

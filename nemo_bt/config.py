@@ -59,6 +59,23 @@ def load_settings_of(
         raise UserError(f"{key}: {wrong['msg']}, got {wrong['input']!r}.") from error
 
 
+def with_defaults(config_file: Path) -> str:
+    """What `dump_settings` wrote, with what an earlier version of nemo_bt did not know yet.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    shipped = str(Path(next(iter(nemo_bt.conf.__path__))).resolve())
+    try:
+        with initialize_config_dir(shipped, version_base="1.3"):
+            defaults = compose("train")
+        OmegaConf.set_struct(defaults, False)
+        merged = OmegaConf.merge(defaults, OmegaConf.load(config_file))
+    except (OmegaConfBaseException, yaml.YAMLError, OSError) as error:
+        raise UserError(f"{config_file}: expected the settings of a run, got {error}.") from error
+    return OmegaConf.to_yaml(merged)
+
+
 def dump_settings(settings: Settings) -> str:
     """Settings as YAML that `--config-name` reads again."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))

@@ -98,7 +98,9 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
     from nemo_bt.validation import Validation
 
     data, log_dir = _data(settings, prepared), Path(settings.exp_manager.explicit_log_dir)
-    log = MetricsLog(log_dir, build_loggers(settings.exp_manager, None, continues=True))
+    loggers = build_loggers(settings.exp_manager, None, continues=True)
+    tell_start(loggers, {})
+    log = MetricsLog(log_dir, loggers)
     validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
     trainer = build_trainer(settings, 1, on_gpu, [validation])
     model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps=1)

@@ -79,7 +79,8 @@ def means(sums_M: Sequence[float]) -> dict[str, float]:
     named = dict(zip(SUMS[1:], sums_M[1 : len(SUMS)], strict=True))
     values = {name: total if name == "ties" else total / num_pairs for name, total in named.items()}
     mean, mean_square = (values["reward_chosen"] + values["reward_rejected"]) / 2, values.pop("reward_squares") / 2
-    return values | {"reward_std": math.sqrt(max(0.0, mean_square - mean**2))}
+    variance = mean_square - mean**2
+    return values | {"reward_std": math.sqrt(0.0 if variance < 0 else variance)}  # NaN stays NaN
 
 
 def margin_counts(sums_M: Sequence[float]) -> list[int]:

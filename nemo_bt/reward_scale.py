@@ -18,6 +18,8 @@ from nemo_bt.origin import Origin
 
 KEY = "reward_statistics"
 """In the config.json of an export."""
+_LEAST = 1e-6
+"""Standard deviation over the mean: less is rounding."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,25 @@ class RewardStatistics:
 
     Args:
         mean: of them.
-        std: their standard deviation, of the population; more than 0.
+        std: their standard deviation, of the population.
         responses: their number, two a pair.
         step: of the model that gave them.
+
+    Raises:
+        ValueError: no rewards can be normalized by these.
     """
 
     mean: float
     std: float
     responses: int
     step: int
+
+    def __post_init__(self) -> None:
+        numbers = (self.mean, self.std, self.responses, self.step)
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+            raise ValueError(f"expected finite numbers, got {numbers}")
+        if self.std <= _LEAST * abs(self.mean):
+            raise ValueError(f"expected a std of more than rounding, got {self.std} with a mean of {self.mean}")
 
     def normalize(self, reward: float) -> float:
         """(reward - mean) / std."""
@@ -48,8 +60,8 @@ def reward_statistics(validation: Mapping[str, float]) -> RewardStatistics | Non
         validation: step and metrics of a validation, by name.
 
     Returns:
-        None where there was no validation, or all rewards were equal. Two sets of one pair each, with rewards (1, -1)
-        and (3, 1), have mean 1 and variance 2.
+        None where there was no validation, a reward was not finite, or all were equal. Two sets of one pair each, with
+        rewards (1, -1) and (3, 1), have mean 1 and variance 2.
     """
     names = [name.removesuffix("/reward_std") for name in validation if name.endswith("/reward_std")]
     if not names:
@@ -60,7 +72,7 @@ def reward_statistics(validation: Mapping[str, float]) -> RewardStatistics | Non
     mean = sum(n * one for n, one in zip(pairs, means, strict=True)) / sum(pairs)
     square = sum(n * one for n, one in zip(pairs, squares, strict=True)) / sum(pairs)
     variance = square - mean**2
-    if variance <= 0:
+    if not variance > (_LEAST * mean) ** 2 or not math.isfinite(variance):  # NaN is not greater
         return None
     return RewardStatistics(mean, math.sqrt(variance), round(2 * sum(pairs)), int(validation["step"]))
 
@@ -97,8 +109,8 @@ def needed_statistics(origin: Origin, setting: str) -> RewardStatistics:
     found = statistics_of(origin)
     if not found:
         raise UserError(
-            f"{setting}: {origin.given} has no {KEY}: it was saved before any validation. Leave it out, or train with "
-            "model.data.validation."
+            f"{setting}: {origin.given} has no {KEY}: none came with it, or it was saved before a validation with "
+            "finite rewards. Leave it out, or train with model.data.validation."
         )
     return found
 

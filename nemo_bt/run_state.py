@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,8 +10,7 @@ import torch
 from megatron.core import parallel_state, tensor_parallel
 
 from nemo_bt.data_module import PairSampler
-from nemo_bt.errors import UserError
-from nemo_bt.metrics import NUM_SUMS
+from nemo_bt.metrics import NUM_SUMS, SUMS
 from nemo_bt.monitor import Monitor
 from nemo_bt.nonfinite import NonFiniteGuard
 from nemo_bt.validation import Validation
@@ -53,17 +53,7 @@ class RunState(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take this rank's part; of another number of ranks the first takes all sums.
-
-        Raises:
-            UserError: an earlier version of nemo_bt counted other sums.
-        """
-        for sums in (sums for rank in state_dict["ranks"] for of_set in rank["sums"].values() for sums in of_set):
-            if len(sums) != NUM_SUMS:
-                raise UserError(
-                    f"the checkpoint has {len(sums)} sums of each source, expected {NUM_SUMS}: an earlier version of "
-                    "nemo_bt wrote it. Resume with that version, or start anew with model.restore_from_path at it."
-                )
+        """Take this rank's part; of another number of ranks the first takes all sums."""
         self.validation.record, self.sampler.skipped_steps = state_dict["validation"], state_dict["skipped_steps"]
         self.guard.in_a_row = state_dict["skipped_in_a_row"]
         self.monitor.spikes.before.extend(state_dict["losses"])
@@ -76,7 +66,7 @@ class RunState(pl.Callback):
         self.monitor.interval = dict(ranks[0]["interval"])
         for part in parts:
             for name, sums in part["sums"].items():
-                self.sampler.add_sums(name, torch.tensor(sums, dtype=torch.float64))
+                self.sampler.add_sums(name, torch.tensor([_as_now(sums_M) for sums_M in sums], dtype=torch.float64))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Building the model drew random numbers: only now are they put back."""
@@ -84,6 +74,12 @@ class RunState(pl.Callback):
             torch.set_rng_state(self._random["host"])
             torch.cuda.set_rng_state(self._random["device"])
             tensor_parallel.get_cuda_rng_tracker().set_states(self._random["tracker"])
+
+
+def _as_now(sums_M: list[float]) -> list[float]:
+    """Sums of a source; what an earlier version did not count is not known, and in no bin."""
+    unknown = [math.nan] * (len(SUMS) - len(sums_M))
+    return sums_M + unknown + [0.0] * (NUM_SUMS - len(sums_M) - len(unknown))
 
 
 def _layout() -> list[int]:

@@ -10,7 +10,8 @@ import json
 import random
 import string
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,14 +67,21 @@ def tell_start(loggers: Sequence[Logger], facts: dict[str, Any]) -> None:
         UserError: one wants a login, or does not answer.
     """
     for logger in loggers:
-        try:
+        with _naming_refusals(logger):
             logger.log_hyperparams(facts)
-        except _refusals() as error:
-            what = "swanlab" if "SwanLab" in type(logger).__name__ else "wandb"
-            raise UserError(
-                f"exp_manager.create_{what}_logger=true: {error} Log in with `{what} login`, or stay offline: "
-                "WANDB_MODE=offline, or exp_manager.swanlab_logger_kwargs.mode=offline."
-            ) from error
+
+
+@contextmanager
+def _naming_refusals(logger: Logger) -> Iterator[None]:
+    try:
+        yield
+    except _refusals() as error:
+        is_swanlab = type(logger).__name__ == "SwanLabLogger"
+        what = "swanlab" if is_swanlab else "wandb"
+        offline = "+exp_manager.swanlab_logger_kwargs.mode=offline" if is_swanlab else "WANDB_MODE=offline"
+        raise UserError(
+            f"exp_manager.create_{what}_logger=true: {error} Log in with `{what} login`, or stay offline: {offline}."
+        ) from error
 
 
 def _refusals() -> tuple[type[Exception], ...]:
@@ -111,10 +119,11 @@ def log_margins(loggers: Sequence[Logger], name: str, counts: Sequence[int], ste
 
 
 def log_pictures(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int) -> None:
-    """PNG files by name."""
+    """PNG files by name; errors as of `tell_start`."""
     for logger in loggers:
-        for name, file in pictures.items():
-            _PICTURE[type(logger).__name__](logger, name, file, step)
+        with _naming_refusals(logger):
+            for name, file in pictures.items():
+                _PICTURE[type(logger).__name__](logger, name, file, step)
 
 
 def _limits() -> list[float]:

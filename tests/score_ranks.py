@@ -2,7 +2,8 @@
 
 torchrun --nproc-per-node N -m tests.score_ranks runs.json
 
-The file has a list of {port, overrides}, all of world size N.
+The file has a list of {port, overrides}, all of world size N. One that has `judged` too is a run's settings, whose
+validation sets are judged as by nemo-bt report, into that file.
 """
 
 import json
@@ -10,8 +11,11 @@ import os
 import sys
 from pathlib import Path
 
-from nemo_bt.config import load_settings_of
+from nemo_bt.config import load_settings, load_settings_of
 from nemo_bt.launch import current_rank
+from nemo_bt.origin import find_origin
+from nemo_bt.report.command import judge_run
+from nemo_bt.report.settings import ReportRun
 from nemo_bt.scoring.checks import check_score
 from nemo_bt.scoring.command import score
 from nemo_bt.scoring.settings import ScoreRun
@@ -19,10 +23,31 @@ from nemo_bt.stopping import StopRequest
 from nemo_bt.terminal import Terminal
 
 
+def judge(overrides: list[str], output: Path) -> None:
+    """Rewards of each set of a run: those given, exchanged, and of responses alone, by the numbers of their pairs."""
+    settings = load_settings("train", overrides)
+    run, terminal = ReportRun(settings, settings), Terminal(sys.stdout if current_rank() == 0 else None)
+    _, judged = judge_run(run, find_origin(str(settings.model.restore_from_path)), terminal)
+    found = {}
+    for of_set, _ in judged:
+        found[of_set.name] = {
+            "where": of_set.where,
+            "sources": of_set.sources,
+            "given": of_set.rewards.given_E2.tolist(),
+            "exchanged": of_set.rewards.exchanged_E2.tolist(),
+            "response": of_set.rewards.response_E2.tolist(),
+        }
+    if current_rank() == 0:
+        output.write_text(json.dumps(found))
+
+
 def main() -> None:
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # torchrun's store serves one rendezvous, not several
     for one in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(one["port"])
+        if "judged" in one:
+            judge(one["overrides"], Path(one["judged"]))
+            continue
         run = load_settings_of(ScoreRun, "score", one["overrides"])
         origin, parts = check_score(run)
         parts.folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from nemo_bt.errors import UserError
+from nemo_bt.report.command import replace_files
+from nemo_bt.report.settings import load_run, with_model
 from tests.runs import nemo_bt
 
 _CHROMIUM = shutil.which("chromium")
@@ -77,8 +80,8 @@ def test_worst_pairs_can_be_read(report: tuple[Path, dict[str, Any], str], datas
 def test_parts_are_worth_what_transformers_says(report: tuple[Path, dict[str, Any], str], by_transformers: Any) -> None:
     numbers, response_P2 = report[1]["validation"]["held_out"], by_transformers["response"]
     right = (response_P2[:, 0] > response_P2[:, 1]).float().mean().item()
-    assert numbers["response_only"]["accuracy"] == pytest.approx(right, abs=1e-6)
-    assert numbers["prompt_only"]["ties"] == numbers["pairs"]  # both sides have the same prompt
+    assert numbers["response_only"]["tally"]["accuracy"] == pytest.approx(right, abs=1e-6)
+    assert numbers["prompt_only"]["tally"]["ties"] == numbers["pairs"]  # both sides have the same prompt
 
 
 def test_every_outcome_turns_round_when_sides_are_exchanged(report: tuple[Path, dict[str, Any], str]) -> None:
@@ -120,6 +123,8 @@ def test_the_command_says_what_it_found(report: tuple[Path, dict[str, Any], str]
     assert facts["checkpoint"] == "reward-step5.nemo"
     assert facts["steps"] == "5, 0 skipped"
     assert "torch 2" in facts["software"]
+    assert facts["layout"] == "1 rank, precision 32"  # of the run
+    assert facts["scored at"] == "2 ranks, TP 2, precision 32"
 
 
 def test_the_page_needs_nothing_else(report: tuple[Path, dict[str, Any], str]) -> None:
@@ -169,6 +174,37 @@ def test_without_its_model_a_run_has_its_curves(trained: tuple[Path, str], tmp_p
     assert "No model was asked" in (tmp_path / "run" / "report" / "report.html").read_text()
 
 
+def test_a_run_of_an_earlier_version_is_known(trained: tuple[Path, str], tmp_path: Path) -> None:
+    lines = (trained[0] / "config.yaml").read_text().splitlines()
+    old = [line for line in lines if "swanlab" not in line]
+    assert len(old) < len(lines)
+    (tmp_path / "config.yaml").write_text("\n".join(old) + "\n")
+    (tmp_path / "metrics.jsonl").touch()
+    run = load_run(tmp_path, ["trainer.devices=2"])
+    assert (run.was.trainer.devices, run.settings.trainer.devices) == (1, 2)
+    assert not run.was.exp_manager.create_swanlab_logger
+    with pytest.raises(UserError, match=r"--checkpoint nowhere/x: expected a \.nemo or a Hugging Face folder"):
+        with_model(run, Path("nowhere/x"))
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"expected the log directory of a run, found no metrics\.jsonl"):
+        load_run(tmp_path, [])
+    (tmp_path / "metrics.jsonl").touch()
+    (tmp_path / "config.yaml").write_text("trainer: [")
+    with pytest.raises(UserError, match=r"config\.yaml: expected the settings of a run, got"):
+        load_run(tmp_path, [])
+
+
+def test_a_report_takes_the_place_of_another_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_files(tmp_path, {"a.png": b"1", "b.png": b"1", "report.html": b"1"})
+    monkeypatch.setattr(Path, "replace", lambda *_: pytest.fail("not before all are written"))
+    with pytest.raises(TypeError):
+        replace_files(tmp_path, {"a.png": b"2", "report.html": None})
+    monkeypatch.undo()
+    assert [(tmp_path / name).read_bytes() for name in ("a.png", "b.png", "report.html")] == [b"1"] * 3
+    replace_files(tmp_path, {"a.png": b"2", "report.html": b"2"})
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"a.png": b"2", "report.html": b"2"}
+
+
 def test_what_is_no_log_directory_is_named(tmp_path: Path) -> None:
     result = nemo_bt("report", str(tmp_path))
     assert (result.returncode, result.stdout) == (2, "")
@@ -180,13 +216,15 @@ def test_texts_are_texts(tmp_path: Path) -> None:
 
     worst = {"margin": -1.0, "where": "file row 1", "start": "<script>alert(1)</script>", "shared": [], "sides": []}
     tally = {"accuracy": 0.5, "low": 0.1, "high": 0.9, "ties": 0, "pairs": 2}
-    exchanged = {"accuracy": 0.5, "expected": 0.5, "not_turned": 1, "largest_difference": 0.1}
+    exchanged = {"accuracy": 0.5, "expected": 0.5, "not_turned": 1, "largest_difference": None, "holds": False}
     numbers = {"pairs": 2, "pairs_without_reward": 1, "overall": tally, "longer_wins": 0.5, "margin": 0.1}
-    numbers |= {"calibration": {"ece": 0.1}, "exchanged": exchanged, "response_only": None, "prompt_only": tally}
+    numbers |= {"calibration": {"ece": 0.1}, "exchanged": exchanged, "prompt_only": {"tally": None, "refused": 0}}
+    numbers["response_only"] = {"tally": tally, "refused": 3}
     of_set = {"name": "a<b", "numbers": numbers, "pictures": {}, "worst": [worst]}
     page = render("<run>", "", {}, [of_set], [("fact", "<b>")], "")
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "Fails" in page
     assert "the rows do not say where a response starts" in page
+    assert "the response alone (3 refused)" in page
     assert "1 pairs have no finite reward" in page

@@ -24,7 +24,8 @@ def judged(rewards_E2: np.ndarray, characters_E2: np.ndarray | None = None) -> J
     num_pairs = len(rewards_E2)
     characters_E2 = np.full((num_pairs, 2), 10) if characters_E2 is None else characters_E2
     unknown_E2 = np.full_like(rewards_E2, np.nan)
-    rewards = SetRewards(rewards_E2, rewards_E2, rewards_E2[:, :1].repeat(2, 1), unknown_E2)
+    known_E = np.ones(num_pairs, dtype=bool)
+    rewards = SetRewards(rewards_E2, rewards_E2, rewards_E2[:, :1].repeat(2, 1), unknown_E2, known_E)
     sources = ["even" if entry % 2 == 0 else "odd" for entry in range(num_pairs)]
     return JudgedSet("held_out", [f"row {entry}" for entry in range(num_pairs)], sources, characters_E2, rewards)
 
@@ -52,8 +53,8 @@ def test_outcomes_drawn_as_the_model_says_are_calibrated() -> None:
 
 def test_numbers_count_as_by_hand() -> None:
     rewards_E2 = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [np.nan, 1.0], [4.0, -1.0], [0.5, np.inf]])
-    characters_E2 = np.array([[10, 20], [30, 10], [10, 10], [1, 1], [9, 3], [1, 1]])
-    found = numbers_of(judged(rewards_E2, characters_E2))
+    characters_E2 = np.array([[10, 20], [30, 10], [10, 10], [1, 1], [9, 0], [1, 1]])
+    found = numbers_of(judged(rewards_E2, characters_E2), "32")
     assert (found["pairs"], found["pairs_without_reward"]) == (4, 2)
     assert found["overall"] == tally([(2, 1), (0, 3), (1, 1), (4, -1)]).to_json()
     assert found["margin"] == pytest.approx((1 - 3 + 0 + 5) / 4)
@@ -66,14 +67,22 @@ def test_numbers_count_as_by_hand() -> None:
     }
     assert sum(found["margins"]["counts"]) == 4
     assert found["reward_std"] == pytest.approx(np.std([2, 1, 0, 3, 1, 1, 4, -1]))
-    assert found["prompt_only"]["ties"] == 5  # of the five that are numbers
-    assert found["response_only"] is None
+    assert found["prompt_only"]["tally"]["ties"] == 5  # of the five that are numbers
+    assert found["prompt_only"]["refused"] == 1
+    assert found["response_only"] == {"tally": None, "refused": 6}
+    assert found["exchanged"]["holds"]
 
 
 def test_the_worst_pairs_come_first() -> None:
     margin_E = np.random.default_rng(1).normal(size=50)
     margin_E[7] = np.nan
     assert worst_of(judged(np.stack([margin_E, np.zeros(50)], axis=1))) == np.argsort(margin_E)[:20].tolist()
+
+
+def test_a_pair_that_an_epoch_has_twice_is_shown_once() -> None:
+    twice = judged(np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 2.0], [3.0, 0.0]]))
+    assert worst_of(replace(twice, where=["a", "b", "b", "c"])) == [1, 0, 3]
+    assert worst_of(twice) == [1, 2, 0, 3]
 
 
 def test_correlations_are_those_of_all_responses() -> None:
@@ -90,17 +99,28 @@ def test_correlations_are_those_of_all_responses() -> None:
 
 def test_rewards_that_depend_on_the_order_fail_the_exchange_test() -> None:
     given_E2 = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [0.5, 0.4]])
-    holds = exchange_test(given_E2, given_E2 + 1e-7 * np.array([[1, -1]] * 4))
-    assert holds["not_turned"] == 1  # only the tie is no tie any more
-    exact = exchange_test(given_E2, given_E2)
-    assert exact == {"accuracy": 0.25, "expected": pytest.approx(0.25), "not_turned": 0, "largest_difference": 0.0}
+    exact = exchange_test(given_E2, given_E2, "32")
+    assert exact.pop("accuracy") == exact.pop("expected") == 0.25
+    assert exact == {"not_turned": 0, "largest_difference": 0.0, "holds": True}
     first_is_better = given_E2 + np.array([[-1.0, 1.0]])  # what stands first gets one more
-    assert exchange_test(given_E2 + np.array([[1.0, 0.0]]), first_is_better)["not_turned"] == 3
+    found = exchange_test(given_E2 + np.array([[1.0, 0.0]]), first_is_better, "bf16-mixed")
+    assert (found["not_turned"], found["largest_difference"], found["holds"]) == (3, 2.0, False)
+
+
+def test_differences_of_rounding_are_none() -> None:
+    given_E2 = np.array([[2.0, 1.0], [1.0, 1.0]])
+    for size, precision, holds in ((1e-6, "32", True), (1e-3, "32", False), (1e-3, "bf16-mixed", True)):
+        found = exchange_test(given_E2, given_E2 + size * np.array([[1, -1]] * 2), precision)
+        assert (found["not_turned"], found["holds"]) == (1, holds)  # the tie is no tie any more
+        assert found["largest_difference"] == pytest.approx(size)
+    lost = exchange_test(given_E2, np.array([[np.nan, 1.0], [1.0, 1.0]]), "32")
+    assert (lost["not_turned"], lost["largest_difference"], lost["holds"]) == (1, None, False)
 
 
 def test_parts_that_nobody_knows_are_no_test() -> None:
-    assert part_test(np.full((3, 2), np.nan)) is None
-    assert part_test(np.array([[1.0, 0.0], [np.nan, 0.0]])) == tally([(1, 0)]).to_json()
+    assert part_test(np.full((3, 2), np.nan), np.zeros(3, dtype=bool)) == {"tally": None, "refused": 0}
+    reward_E2, known_E = np.array([[1.0, 0.0], [np.nan, 0.0], [np.nan, np.nan]]), np.array([True, True, False])
+    assert part_test(reward_E2, known_E) == {"tally": tally([(1, 0)]).to_json(), "refused": 1}
 
 
 def test_curves_are_the_logged_numbers() -> None:
@@ -123,6 +143,17 @@ def test_curves_are_the_logged_numbers() -> None:
     assert lines["rewards"] == [("train, chosen", [2], [1.0]), ("train, rejected", [2], [0.0])]
     assert lines["sources"] == [("train, a", [1], [0.5]), ("a set, b", [2], [1.0])]
     assert panels_of([]) == []
+
+
+@pytest.mark.parametrize("name", ["source", "val", "a/b", "_x"])
+def test_a_set_may_be_called_like_a_part_of_a_name(name: str) -> None:
+    records = [
+        {"step": 0, f"val/{name}/accuracy": 0.1},  # of a validation alone, appended later
+        {"step": 3, f"val/{name}/accuracy": 0.5, f"val/{name}/source/source/accuracy": 0.25},
+    ]
+    accuracy, sources = panels_of(records[::-1])
+    assert [(one.label, one.steps, one.values) for one in accuracy.series] == [(name, [0, 3], [0.1, 0.5])]
+    assert [(one.label, one.values) for one in sources.series] == [(f"{name}, source", [0.25])]
 
 
 def test_a_set_without_any_reward_has_no_kept_entry() -> None:

@@ -8,9 +8,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from nemo_bt.evaluation.accuracy import Tally, tally
 from nemo_bt.report.curves import Panel, Series, panels_of
-from nemo_bt.report.numbers import numbers_of
-from nemo_bt.report.pictures import draw_curves, file_stems, pictures_of_run, pictures_of_set
+from nemo_bt.report.numbers import calibration, numbers_of
+from nemo_bt.report.pictures import draw_curves, draw_tallies, file_stems, pictures_of_run, pictures_of_set
 from tests.test_report_numbers import judged
 
 RECORDS = [
@@ -31,7 +32,7 @@ UNITS = ("nats", "fraction", "reward", "steps", "per step", "tokens", "pairs", "
 def pictures() -> dict[str, Figure]:
     draw = np.random.default_rng(0)
     of_set = judged(5 * draw.normal(size=(300, 2)), draw.integers(0, 4000, (300, 2)))
-    numbers = numbers_of(of_set)
+    numbers = numbers_of(of_set, "32")
     names = {f"a source with a long name, number {i}": one for i, one in enumerate(numbers["by_source"].values())}
     numbers["by_source"] = names | {f"s{i}": one for i, one in enumerate(numbers["by_length"].values())}
     return pictures_of_run(panels_of(RECORDS)) | pictures_of_set(numbers, of_set.rewards.given_E2, of_set.characters_E2)
@@ -82,7 +83,27 @@ def test_an_overlap_would_be_seen() -> None:
 
 
 def test_names_of_files_are_file_names_of_their_own() -> None:
-    assert file_stems(["hh", "a/b", "a b", "a_b-2", "a b "]) == ["hh", "a_b", "a_b-2", "a_b-2-2", "a_b_"]
+    assert file_stems(["hh-2", "hh"]) == ["hh-2", "hh"]
+    names = ["a_b-2", "a b", "a/b", "a_b", "x" * 300, "x" * 301, "ü"]
+    stems = file_stems(names)
+    assert len(set(stems)) == len(names)
+    assert all(len(stem) < 100 and "/" not in stem and " " not in stem for stem in stems)
+
+
+def test_names_are_no_mathematics_and_none_is_left_out() -> None:
+    series = [Series(name, [1, 2], [0.7, 0.6]) for name in ("$a$b$\\q$", "_hidden", "c")]
+    figure = draw_curves(Panel("loss", "Loss", "nats", series))
+    texts_of(figure)  # draws
+    (legend,) = figure.legends
+    assert [text.get_text().replace("\\$", "$").strip() for text in legend.get_texts()] == [one.label for one in series]
+
+
+@pytest.mark.parametrize("right", [0, 1])
+def test_bars_of_shares_of_0_and_1_can_be_drawn(right: int) -> None:
+    tallies = {str(total): Tally(right * total, 0, total).to_json() for total in range(1, 200)}
+    assert all(one["low"] <= one["accuracy"] <= one["high"] for one in tallies.values())
+    figure = draw_tallies("Accuracy", "source", tallies, {"overall": tallies["1"]})
+    assert len(figure.axes[0].patches) == 199
 
 
 def test_lines_are_the_logged_numbers() -> None:
@@ -109,3 +130,17 @@ def test_bars_and_points_are_the_rewards() -> None:
     inside = [(low <= ratios) & (ratios < high) for low, high in itertools.pairwise(limits)]
     accuracies = [(rewards_E2[i, 0] > rewards_E2[i, 1]).mean() for i in inside]
     assert [bar.get_width() for bar in bars] == pytest.approx(accuracies)
+    intervals = PICTURES["by-length"].axes[0].collections[0].get_segments()
+    expected = [tally(rewards_E2[i].tolist()).interval for i in inside]
+    assert [tuple(ends[:, 0]) for ends in intervals] == [pytest.approx(one) for one in expected]
+    overall = next(line for line in PICTURES["by-length"].axes[0].get_lines() if "all pairs" in line.get_label())
+    assert list(overall.get_xdata()) == [pytest.approx((rewards_E2[:, 0] > rewards_E2[:, 1]).mean())] * 2
+
+
+def test_the_curve_of_calibration_is_accuracy_over_confidence() -> None:
+    draw = np.random.default_rng(0)
+    rewards_E2 = 5 * draw.normal(size=(300, 2))
+    bins = calibration(rewards_E2[:, 0] - rewards_E2[:, 1])["bins"]
+    curve = PICTURES["calibration"].axes[0].get_lines()[1]
+    assert list(curve.get_xdata()) == [one["confidence"] for one in bins]
+    assert list(curve.get_ydata()) == [one["accuracy"] for one in bins]

@@ -3,10 +3,12 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from converters.export_files import write_config
 from nemo_bt.errors import UserError
 from nemo_bt.metrics import means
 from nemo_bt.origin import find_origin
@@ -23,10 +25,20 @@ def test_statistics_are_those_of_all_sets_together() -> None:
         validation |= {f"val/{name}/{key}": value for key, value in (means(sums_M) | {"pairs": sums_M[0]}).items()}
     rewards = torch.cat([rewards.flatten() for rewards in sets.values()])
     mean, std = rewards.mean().item(), rewards.std(correction=0).item()
-    assert reward_statistics(validation) == RewardStatistics(pytest.approx(mean), pytest.approx(std), 22, 40)
+    found = reward_statistics(validation)
+    assert found
+    assert (found.mean, found.std) == (pytest.approx(mean), pytest.approx(std))
+    assert (found.responses, found.step) == (22, 40)
 
 
 def test_without_a_validation_or_a_spread_there_are_none() -> None:
+    unknown = {"step": 1, "val/a/reward_std": math.nan, "val/a/pairs": 2.0, "val/a/reward_chosen": 1}
+    assert reward_statistics(unknown | {"val/a/reward_rejected": 1}) is None
+    sets = {}
+    for name, pairs in (("a", 1507), ("b", 1508)):
+        (sums_M,) = sums_of(torch.zeros(pairs), *torch.full((2, pairs), 123.456, dtype=torch.float64)).tolist()
+        sets |= {f"val/{name}/{key}": value for key, value in (means(sums_M) | {"pairs": pairs}).items()}
+    assert reward_statistics(sets | {"step": 1}) is None  # equal, but for rounding
     equal = {
         "step": 1,
         "val/a/reward_std": 0.0,
@@ -63,6 +75,14 @@ def test_an_export_has_those_of_its_last_validation(trained: tuple[Path, str], e
     assert statistics_of(find_origin(str(exported))) == statistics_of(find_origin(str(checkpoint)))
 
 
+def test_those_of_the_model_that_a_run_started_from_do_not_stay(tmp_path: Path) -> None:
+    old, new = ({"mean": number, "std": 1.0, "responses": 2, "step": 1} for number in (1.0, 2.0))
+    hf_config = {"model_type": "llama", KEY: old}
+    for statistics, expected in ((None, None), (RewardStatistics(**new), new)):
+        write_config(tmp_path, hf_config, 0, torch.float32, statistics)
+        assert json.loads((tmp_path / "config.json").read_text()).get(KEY) == expected
+
+
 def test_they_stay_with_a_model_that_goes_there_and_back(exported: Path, tmp_path: Path) -> None:
     result = convert("hf_to_nemo", "--input", exported, "--output", tmp_path / "again.nemo", "--no-check")
     assert result.returncode == 0, result.stderr
@@ -88,13 +108,17 @@ def test_score_normalizes_by_them(exported: Path, tmp_path: Path) -> None:
 
 def test_a_model_without_them_is_named(base: Path) -> None:
     with pytest.raises(
-        UserError, match=r"--normalize: .* has no reward_statistics: it was saved before any validation"
+        UserError, match=r"--normalize: .* has no reward_statistics: none came with it, or it was saved before"
     ):
         needed_statistics(find_origin(str(base)), "--normalize")
 
 
-def test_statistics_of_someone_elses_making_are_named(exported: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "found", [{"average": 1.0}, {"std": 0.0}, {"std": math.nan}, {"mean": "0.5"}, {"mean": 1e9, "std": 1.0}, 7]
+)
+def test_statistics_of_someone_elses_making_are_named(exported: Path, tmp_path: Path, found: Any) -> None:
     config = json.loads((exported / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {KEY: {"average": 1.0}}))
+    given = config[KEY] | found if isinstance(found, dict) else found
+    (tmp_path / "config.json").write_text(json.dumps(config | {KEY: given}))
     with pytest.raises(UserError, match="its reward_statistics are not as nemo_bt writes them"):
         statistics_of(find_origin(str(tmp_path)))

@@ -1,5 +1,6 @@
 """What a checkpoint holds of a run beside weights comes back, also on another number of ranks."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,7 @@ import pytest
 import torch
 
 from nemo_bt.config import load_settings
-from nemo_bt.errors import UserError
-from nemo_bt.metrics import NUM_SUMS
+from nemo_bt.metrics import NUM_SUMS, SUMS, margin_counts, means
 from nemo_bt.terminal import Terminal
 
 
@@ -54,8 +54,12 @@ def test_state_comes_back(tmp_path: Path, num_ranks: int) -> None:
 
 
 @pytest.mark.usefixtures("one_rank")
-def test_sums_of_an_earlier_version_are_refused(tmp_path: Path) -> None:
-    before = run_state(tmp_path)
-    before.sampler.add_sums("train", torch.ones(1, 7, dtype=torch.float64))
-    with pytest.raises(UserError, match=f"has 7 sums of each source, expected {NUM_SUMS}"):
-        run_state(tmp_path).load_state_dict(before.state_dict())
+def test_sums_of_an_earlier_version_go_on(tmp_path: Path) -> None:
+    before, after = run_state(tmp_path), run_state(tmp_path)
+    before.sampler.add_sums("train", torch.arange(7, dtype=torch.float64)[None])
+    after.load_state_dict(before.state_dict())
+    after.sampler.add_sums("train", torch.ones(1, NUM_SUMS, dtype=torch.float64))
+    (sums_M,) = after.sampler.sums_SM["train"].tolist()
+    assert sums_M[:7] == [1 + number for number in range(7)]
+    assert math.isnan(means(sums_M)["reward_std"])
+    assert sum(margin_counts(sums_M)) == NUM_SUMS - len(SUMS)

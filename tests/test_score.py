@@ -1,13 +1,11 @@
 """Rewards of rows that exist: transformers', at every layout, in order, and whatever happens on the way."""
 
 import json
-import random
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,12 @@ from transformers import AutoModelForSequenceClassification
 
 from nemo_bt.config import load_settings_of
 from nemo_bt.errors import UserError
-from nemo_bt.scorer import RewardScorer
 from nemo_bt.scoring.checks import check_score
 from nemo_bt.scoring.command import open_rows
 from nemo_bt.scoring.settings import ScoreRun
 from nemo_bt.stopping import STOPPED_STATUS
 from tests.hf_models import save
 from tests.layouts import CP2, EP2, PP2, SP, TP2
-from tests.preferences import messages
 from tests.runs import convert, free_port, nemo_bt, torchrun
 
 TOLERANCE = 1e-5
@@ -58,79 +54,25 @@ def alone(model: Path, conversations: list[Any], tokenizer: Any) -> list[float]:
     return [hf(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits.item() for text in texts]
 
 
-@pytest.fixture(scope="module")
-def scorer(model: Path) -> Iterator[RewardScorer]:
-    with RewardScorer.from_pretrained(model, accelerator="cpu", tokens_per_stream=500) as scorer:
-        yield scorer
-
-
-def test_rewards_equal_transformers_whatever_the_order_and_the_company(
-    scorer: RewardScorer, rows: list[dict[str, Any]], expected: list[float]
-) -> None:
-    conversations = [row[side] for row in rows for side in ("chosen", "rejected")]
-    assert max(expected) - min(expected) > 0.1
-    assert scorer.score_batch(conversations) == pytest.approx(expected, abs=TOLERANCE)
-    order = random.Random(1).sample(range(len(conversations)), len(conversations))
-    shuffled = scorer.score_batch([conversations[i] for i in order] + conversations[:3])
-    assert shuffled == pytest.approx([expected[i] for i in order] + expected[:3], abs=TOLERANCE)
-    assert scorer.score(conversations[5]) == pytest.approx(expected[5], abs=TOLERANCE)
-    assert scorer.score_batch([]) == []
-
-
-def test_two_conversations_are_compared(
-    scorer: RewardScorer, rows: list[dict[str, Any]], expected: list[float]
-) -> None:
-    a, b = rows[0]["chosen"], rows[0]["rejected"]
-    margin = expected[0] - expected[1]
-    found = scorer.compare(a, b)
-    assert found.winner == ("a" if margin > 0 else "b")
-    assert found.margin == pytest.approx(margin, abs=TOLERANCE)
-    assert found.probability == pytest.approx(torch.tensor(margin).sigmoid().item(), abs=TOLERANCE)
-    assert scorer.compare(b, a).winner != found.winner
-    assert (scorer.compare(a, a).winner, scorer.compare(a, a).probability) == ("tie", 0.5)
-
-
-def test_far_apart_rewards_and_transcripts(scorer: RewardScorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    transcript = "\n\nHuman: Tea?\n\nAssistant: Yes."
-    assert scorer.score(transcript) == pytest.approx(scorer.score(messages("Tea?", "Yes.")), abs=1e-6)
-    for rewards, expected in (([800.0, 0.0], 1.0), ([0.0, 800.0], 0.0)):
-        monkeypatch.setattr(scorer, "score_batch", lambda _, rewards=rewards: rewards)
-        assert scorer.compare("a", "b").probability == expected
-
-
-@pytest.mark.parametrize(
-    ("conversation", "message"),
-    [
-        ([], "conversation 0 cannot be scored: roles"),
-        ([{"role": "user", "content": "Tea?"}], "cannot be scored: roles"),
-        ([{"role": "assistant"}], "a message without content"),
-        (b"bytes", "cannot be scored: type"),
-        ("\ud83d", "cannot be scored: unicode"),
-    ],
-)
-def test_what_is_no_conversation_is_refused(scorer: RewardScorer, conversation: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        scorer.score(conversation)
-
-
-def test_an_unknown_precision_is_refused(model: Path) -> None:
-    with pytest.raises(UserError, match="precision: expected"):
-        RewardScorer.from_pretrained(model, precision="bf16")
-
-
-def test_what_cannot_be_scored_is_named(scorer: RewardScorer, model: Path) -> None:
-    scorer.longest_tokens, longest = 20, scorer.longest_tokens
-    with pytest.raises(ValueError, match=r"conversation 1 cannot be scored: long, \d+ tokens"):
-        scorer.score_batch(["short", "word " * 50])
-    scorer.longest_tokens = longest
-    assert scorer.score("word " * 50) == pytest.approx(scorer.score_batch(["a", "word " * 50])[1], abs=TOLERANCE)
-
-
 def arguments(model: Path, data: Path, output: Path) -> list[str]:
     return [
         f"model.restore_from_path={model}",
         f"score.input={data}",
         f"score.output={output}",
+        "trainer.accelerator=cpu",
+    ]
+
+
+def of_report(model: Path, data: Path) -> list[str]:
+    """Settings of a run whose validation set is a mixture: some pairs twice, some left out."""
+    sources = f"[{{path: {data}, repeat: 2, name: a}}, {{path: {data}, count: 7, name: b}}]"
+    return [
+        f"model.restore_from_path={model}",
+        "exp_manager.explicit_log_dir=unused",
+        "model.data.train=unused",
+        f"+model.data.validation.mixture={sources}",
+        "model.data.tokens_per_micro_batch=400",
+        "model.encoder_seq_length=300",
         "trainer.accelerator=cpu",
     ]
 
@@ -150,6 +92,9 @@ def scored(dataset: Path, model: Path, tmp_path_factory: pytest.TempPathFactory,
             ("mixtral EP2", mixtral, [*EP2, *SMALL_STREAMS]),
         )
     ]
+    for name, layout in LAYOUTS.items():
+        argv = [*of_report(folder / "model.nemo", data), *layout]
+        runs.append({"port": free_port(), "overrides": argv, "judged": str(folder / f"judged {name}.json")})
     for run in runs:
         run["overrides"] += ["trainer.devices=2"]
     (folder / "runs.json").write_text(json.dumps(runs))
@@ -167,6 +112,21 @@ def test_every_layout_writes_the_same_rows_with_transformers_rewards(
     assert found == rows
     assert rewards == pytest.approx(expected, abs=TOLERANCE)
     assert not (scored / f"{name}.jsonl.unfinished").exists()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_judges_a_mixture_as_transformers_does(scored: Path, expected: list[float], name: str) -> None:
+    found = json.loads((scored / f"judged {name}.json").read_text())["mixture"]
+    num_rows = len(expected) // 2
+    assert {source: found["sources"].count(source) for source in "ab"} == {"a": 2 * num_rows, "b": 7}
+    row_E = [int(where.rsplit(" row ", 1)[1]) for where in found["where"]]
+    of_row = [expected[2 * row : 2 * row + 2] for row in row_E]
+    assert torch.tensor(found["given"]).sub(torch.tensor(of_row)).abs().max() < TOLERANCE
+    assert torch.tensor(found["exchanged"]).sub(torch.tensor(of_row)).abs().max() < TOLERANCE
+    response_E2 = torch.tensor(found["response"])
+    assert (response_E2 - torch.tensor(of_row)).abs().max() > 100 * TOLERANCE
+    first = {row: entry for entry, row in reversed(list(enumerate(row_E)))}
+    assert torch.equal(response_E2, response_E2[[first[row] for row in row_E]])  # a row's are the same each time
 
 
 def test_experts_may_be_on_other_ranks(scored: Path, rows: list[dict[str, Any]], tokenizer: Any) -> None:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nemo_bt import checks
 from nemo_bt.config import load_settings
+from nemo_bt.errors import UserError
 from nemo_bt.metrics import MARGIN_LIMITS
 from nemo_bt.trackers import build_loggers, run_id
 from tests.conftest import training
@@ -198,3 +200,13 @@ def test_a_login_that_is_missing_is_named(tmp_path: Path, tracker: str) -> None:
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f"nemo_bt.errors.UserError: exp_manager.create_{tracker}_logger=true: "), result.stderr
     assert f"Log in with `{tracker} login`, or stay offline" in last
+
+
+def test_an_extra_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda _: None)
+    overrides = ["model.data.train=unused", f"exp_manager.explicit_log_dir={tmp_path}", "model=llama_4x256"]
+    settings = load_settings("train", [*overrides, "exp_manager.create_swanlab_logger=true"])
+    with pytest.raises(
+        UserError, match=r"create_swanlab_logger=true: install it with pip install 'nemo_bt\[swanlab\]'"
+    ):
+        checks.check_settings(settings)

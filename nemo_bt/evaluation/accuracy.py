@@ -36,7 +36,8 @@ class Tally:
         middle = share + z2 / (2 * self.total)
         half = _Z * math.sqrt(share * (1 - share) / self.total + z2 / (4 * self.total**2))
         scale = 1 + z2 / self.total
-        return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+        low, high = (middle - half) / scale, (middle + half) / scale
+        return min(max(0.0, low), share), max(min(1.0, high), share)  # rounding may pass by a share of 0 or 1
 
     def to_json(self) -> dict[str, float]:
         """Plain data."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -44,7 +45,7 @@ def write_report(run: ReportRun, terminal: Terminal, rank: int) -> int:
     """Write it on this rank, together with all others.
 
     Args:
-        run: from `find_run`.
+        run: that is reported on.
         terminal: rank 0's; silent on the others.
         rank: of this process in the whole job.
 
@@ -86,9 +87,10 @@ def judge_run(run: ReportRun, origin: Origin, terminal: Terminal) -> tuple[Start
         lengths = np.array([[len(response_of(side)) for side in sides] for sides in entries], dtype=np.int64)
         where, sources = [pairs.where(number) for number in numbers], pairs.sources_of(numbers)
         of_set = JudgedSet(name, where, sources, lengths, rewards)
-        if not len(of_set.kept):
-            raise UserError(f"{name}: no pair has finite rewards by {origin.given}.")
-        judged.append((of_set, entries))
+        if len(of_set.kept):
+            judged.append((of_set, entries))
+        else:
+            terminal.line(f"warning: {name} is left out: none of its pairs has finite rewards")
     terminal.stop()
     engine.close()
     return start, judged
@@ -97,16 +99,14 @@ def judge_run(run: ReportRun, origin: Origin, terminal: Terminal) -> tuple[Start
 def _write(
     run: ReportRun, start: Start | None, judged: Sequence[tuple[JudgedSet, list[Sides]]], terminal: Terminal
 ) -> None:
-    folder, records = run.log_dir / "report", read_lines(run.log_dir / METRICS)
-    for old in folder.glob("*.png"):
-        old.unlink()
+    records = read_lines(run.log_dir / METRICS)
     panels = panels_of(records)
     curves = pictures_of_run(panels)
     sets: list[dict[str, Any]] = []
     plain: dict[str, dict[str, Any]] = {}
     pictures = dict(curves)
     for stem, (of_set, entries) in zip(file_stems([of_set.name for of_set, _ in judged]), judged, strict=True):
-        numbers, kept = numbers_of(of_set), of_set.kept
+        numbers, kept = numbers_of(of_set, run.settings.trainer.precision), of_set.kept
         figures = pictures_of_set(numbers, of_set.rewards.given_E2[kept], of_set.characters_E2[kept])
         drawn = {f"{stem}-{what}": figure for what, figure in figures.items()}
         worst = worst_pairs(of_set, entries)
@@ -114,30 +114,40 @@ def _write(
         sets.append({"name": of_set.name, "numbers": numbers, "pictures": drawn, "worst": worst})
         plain[of_set.name] = numbers | {"worst": worst}
     facts = facts_of(run, start, records)
-    files = _save(pictures, folder)
-    step = run.step or (records[-1]["step"] if records else 0)
-    title = f"{run.settings.exp_manager.name}: {run.log_dir.resolve().name}"
+    step = run.step or max((record["step"] for record in records), default=0)
+    title = f"{run.was.exp_manager.name}: {run.log_dir.resolve().name}"
     page = render(title, dict(facts).get("checkpoint", f"step {step:,}"), curves, sets, facts, _UNSCORED)
     report = {"step": step, "facts": dict(facts), "curves": [asdict(panel) for panel in panels], "validation": plain}
-    for name, text in (("report.json", json.dumps(report, indent=1) + "\n"), ("report.html", page)):
-        (folder / f"{name}.unfinished").write_text(text)
-        (folder / f"{name}.unfinished").replace(folder / name)
+    files = {f"{name}.png": _png(figure) for name, figure in pictures.items()}
+    files |= {"report.json": f"{json.dumps(report, indent=1)}\n".encode(), "report.html": page.encode()}
+    folder = run.log_dir / "report"
+    replace_files(folder, files)
     _show(plain, terminal)
-    _track(run.settings, files, step)
-    terminal.line(f"{folder / 'report.html'}: {len(files)} pictures beside it, the numbers in report.json")
+    _track(run.settings, {f"report/{name}": folder / f"{name}.png" for name in pictures}, step, terminal)
+    terminal.line(f"{folder / 'report.html'}: {len(pictures)} pictures beside it, the numbers in report.json")
 
 
-def _save(pictures: Mapping[str, Figure], folder: Path) -> dict[str, Path]:
-    files = {name: folder / f"{name}.png" for name in pictures}
-    for name, figure in pictures.items():
-        figure.savefig(files[name], dpi=_DPI)
-    return files
+def _png(figure: Figure) -> bytes:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=_DPI)
+    return drawn.getvalue()
+
+
+def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files beside those of an earlier report, and put them in their place when all are there."""
+    for name, content in files.items():
+        (folder / f"{name}.unfinished").write_bytes(content)
+    for name in files:
+        (folder / f"{name}.unfinished").replace(folder / name)
+    for old in folder.glob("*.png"):
+        if old.name not in files:
+            old.unlink()
 
 
 def _show(plain: Mapping[str, dict[str, Any]], terminal: Terminal) -> None:
     rows = []
     for name, numbers in plain.items():
-        part = numbers["response_only"]
+        part = numbers["response_only"]["tally"]
         rows.append(
             [
                 name,
@@ -146,7 +156,7 @@ def _show(plain: Mapping[str, dict[str, Any]], terminal: Terminal) -> None:
                 f"{numbers['longer_wins']:.4f}",
                 f"{part['accuracy']:.4f}" if part else "-",
                 f"{numbers['calibration']['ece']:.4f}",
-                "holds" if not numbers["exchanged"]["not_turned"] else "fails",
+                "holds" if numbers["exchanged"]["holds"] else "fails",
             ]
         )
     if rows:
@@ -154,9 +164,12 @@ def _show(plain: Mapping[str, dict[str, Any]], terminal: Terminal) -> None:
         terminal.table(columns, rows)
 
 
-def _track(settings: Settings, files: Mapping[str, Path], step: int) -> None:
-    """Hand the pictures to the run's trackers."""
+def _track(settings: Settings, pictures: Mapping[str, Path], step: int, terminal: Terminal) -> None:
+    """Hand the pictures to the run's trackers; the report is there, whatever they say."""
     loggers = build_loggers(settings.exp_manager, None, continues=True)
-    log_pictures(loggers, {f"report/{name}": file for name, file in files.items()}, step)
+    try:
+        log_pictures(loggers, pictures, step)
+    except UserError as error:
+        terminal.line(f"warning: the pictures are not in the trackers: {error}")
     for logger in loggers:
         logger.finalize("success")

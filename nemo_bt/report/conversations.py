@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
+
 from nemo_bt.data.account import Account
 from nemo_bt.data.build import chunks_of
 from nemo_bt.data.choices import Side, Text, prompt_of, response_of
@@ -24,8 +26,8 @@ Sides: TypeAlias = "tuple[Side, Side]"
 
 def conversations_of(
     pairs: PairSet, sources: Sequence[SourceSettings], settings: Settings, renderer: Renderer
-) -> list[Sides]:
-    """Every pair of a set, by its number.
+) -> dict[int, Sides]:
+    """The pairs of a set's epoch, by their numbers in the set.
 
     Args:
         pairs: of the set.
@@ -36,27 +38,34 @@ def conversations_of(
     Raises:
         UserError: a file changed since it was tokenised.
     """
-    found: list[Sides] = []
+    found: dict[int, Sides] = {}
+    wanted, number = set(pairs.epoch.pair_E.tolist()), 0
     for source, cached in zip(sources, pairs.sources, strict=True):
-        before = len(found)
+        before = number
         if cached.format == IDS:
-            numbers = range(before, before + len(cached))
-            found += [_decoded(pairs, number, renderer) for number in numbers]
+            number += len(cached)
+            found |= {one: _decoded(pairs, one, renderer) for one in range(before, number) if one in wanted}
             continue
         recipe, chunks = chunks_of(find_files(source, source.name), recipe_of(settings, source, renderer))
         for _, _, chunk in chunks:
             for choices, kept, _ in usable_pairs(chunk, recipe, Account()):
-                found += [(choices.sides[pair.chosen], choices.sides[pair.rejected]) for pair in kept]
-        if len(found) - before != len(cached):
-            raise UserError(f"{source.name}: {len(found) - before} pairs, and {len(cached)} a moment ago. Start again.")
+                for pair in kept:
+                    if number in wanted:
+                        found[number] = choices.sides[pair.chosen], choices.sides[pair.rejected]
+                    number += 1
+        if number - before != len(cached):
+            raise UserError(
+                f"{source.name}: found {number - before} pairs, expected the {len(cached)} of a moment ago. Its files "
+                "changed meanwhile: start again."
+            )
     return found
 
 
 def _decoded(pairs: PairSet, number: int, renderer: Renderer) -> Sides:
-    """A pair that came as token ids."""
+    """A pair that came as token ids: nobody knows where its responses start."""
     (group,) = pairs.groups([number])
-    prompt = renderer.tokenizer.decode(group.prefix)
-    chosen, rejected = (Text(prompt, renderer.tokenizer.decode(group.continuations[i])) for i in group.pairs[0][:2])
+    whole = [np.concatenate([group.prefix, group.continuations[place]]) for place in group.pairs[0][:2]]
+    chosen, rejected = (Text("", renderer.tokenizer.decode(ids, skip_special_tokens=True)) for ids in whole)
     return chosen, rejected
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+_KEY = re.compile(r"^(train|val/(?P<validation>.+?))(/source/(?P<source>.+))?/(?P<metric>[^/]+)$")
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def panels_of(records: Sequence[dict[str, Any]]) -> list[Panel]:
     Args:
         records: of metrics.jsonl.
     """
-    names = dict.fromkeys(key for record in records for key in record if key != "step")
+    names = dict.fromkeys(key for record in records for key in record if _KEY.match(key))
     panels = []
     for name, title, unit, metrics in _PANELS:
         shown = [key for key in names if _belongs(key, metrics)]
@@ -69,19 +72,26 @@ def panels_of(records: Sequence[dict[str, Any]]) -> list[Panel]:
 
 
 def _belongs(key: str, metrics: tuple[str, ...]) -> bool:
-    parts = key.split("/")
+    _, source, metric = _parts(key)
     if not metrics:
-        return "source" in parts[1:-2] and parts[-1] == "accuracy"
-    return parts[-1] in metrics and "source" not in parts[1:-2]
+        return source is not None and metric == "accuracy"
+    return source is None and metric in metrics
 
 
 def _series(records: Sequence[dict[str, Any]], key: str) -> Series:
-    points = [(record["step"], record[key]) for record in records if record.get(key) is not None]
+    points = sorted((record["step"], record[key]) for record in records if record.get(key) is not None)
     return Series(_label(key), [step for step, _ in points], [value for _, value in points])
 
 
 def _label(key: str) -> str:
     """`val/hh/accuracy` is hh; `train/source/a/accuracy` train, a; where a panel has two metrics, which one."""
-    parts = [part for part in key.split("/") if part not in ("val", "source")]
-    which = {"reward_chosen": ["chosen"], "reward_rejected": ["rejected"]}.get(parts[-1], [])
-    return ", ".join([*parts[:-1], *which])
+    of_set, source, metric = _parts(key)
+    which = {"reward_chosen": "chosen", "reward_rejected": "rejected"}.get(metric)
+    return ", ".join(part for part in (of_set, source, which) if part)
+
+
+def _parts(key: str) -> tuple[str, str | None, str]:
+    """Set, source where there is one, and metric."""
+    found = _KEY.match(key)
+    assert found, key
+    return found["validation"] or "train", found["source"], found["metric"]

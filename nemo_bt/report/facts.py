@@ -12,7 +12,7 @@ from typing import Any
 from nemo_bt.events import read_events
 from nemo_bt.origin import Start
 from nemo_bt.report.settings import ReportRun
-from nemo_bt.settings import ModelSettings, Settings
+from nemo_bt.settings import Settings
 
 Facts = list[tuple[str, str]]
 
@@ -25,12 +25,13 @@ def facts_of(run: ReportRun, start: Start | None, records: Sequence[dict[str, An
         start: weights of its checkpoint, where the report looks at them.
         records: of metrics.jsonl.
     """
-    settings, events = run.settings, read_events(run.log_dir)
+    events = read_events(run.log_dir)
     starts = [event for event in events if event["event"] == "started"]
     return [
         ("log directory", run.log_dir.resolve().name),
         *(_model(start) if start else []),
-        *_training(settings),
+        *_training(run.was),
+        *([("scored at", _layout(run.settings))] if start else []),
         *_time(records),
         *([("started", f"{starts[0]['time']}, {len(starts) - 1} restarts")] if starts else []),
         *(_software(starts[-1].get("software", {})) if starts else []),
@@ -59,19 +60,24 @@ def _training(settings: Settings) -> Facts:
         ("longest conversation", f"{model.encoder_seq_length:,} tokens"),
         ("loss", ", ".join(["-log sigmoid(r_chosen - r_rejected)", *given])),
         ("learning rate", f"{model.optim.lr:g}, {sched.name}, weight decay {model.optim.weight_decay:g}"),
-        ("layout", f"{settings.world_size} ranks{_layout(model)}, precision {trainer.precision}"),
+        *([("adapters", f"LoRA of rank {model.peft.lora.adapter_dim}")] if model.peft.lora else []),
+        *([("validations", f"of {trainer.limit_val_batches} batches")] if trainer.limit_val_batches != 1.0 else []),
+        ("layout", _layout(settings)),
         ("seed", str(trainer.seed)),
     ]
 
 
-def _layout(model: ModelSettings) -> str:
+def _layout(settings: Settings) -> str:
+    model = settings.model
     sizes = {
         "TP": model.tensor_model_parallel_size,
         "PP": model.pipeline_model_parallel_size,
         "CP": model.context_parallel_size,
         "EP": model.expert_model_parallel_size,
     }
-    return "".join(f", {name} {size}" for name, size in sizes.items() if size > 1)
+    shared = [f"{name} {size}" for name, size in sizes.items() if size > 1]
+    ranks = f"{settings.world_size} rank{'s' if settings.world_size > 1 else ''}"
+    return ", ".join([ranks, *shared, f"precision {settings.trainer.precision}"])
 
 
 def _time(records: Sequence[dict[str, Any]]) -> Facts:

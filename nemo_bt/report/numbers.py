@@ -5,11 +5,13 @@ Shape suffixes: E = entries of the set's epoch; 2 = chosen, rejected.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import pearsonr, spearmanr
 
 from nemo_bt.epoch import Ints
@@ -21,6 +23,8 @@ from nemo_bt.report.rewards import SetRewards
 NUM_WORST = 20
 _CONFIDENCE_BINS = 10
 _MARGIN_BINS = 40
+_ROUNDING = {"32": 1e-5, "bf16-mixed": 2e-2}
+"""Of a reward, where the mean one is 1 or less; beyond, times that."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +55,17 @@ def worst_of(judged: JudgedSet) -> list[int]:
     """Entries with the lowest margins, the one that is most wrong first."""
     kept = judged.kept
     reward_E2 = judged.rewards.given_E2[kept]
-    worst: list[int] = kept[np.argsort(reward_E2[:, 0] - reward_E2[:, 1], kind="stable")[:NUM_WORST]].tolist()
-    return worst
+    order = kept[np.argsort(reward_E2[:, 0] - reward_E2[:, 1], kind="stable")].tolist()
+    different = {(judged.where[entry], *judged.rewards.given_E2[entry].tolist()): entry for entry in reversed(order)}
+    return list(different.values())[: -NUM_WORST - 1 : -1]  # a pair may be in an epoch several times
 
 
-def numbers_of(judged: JudgedSet) -> dict[str, Any]:
+def numbers_of(judged: JudgedSet, precision: str) -> dict[str, Any]:
     """Everything but the texts; `overall`, `by_source` and `by_length` are tallies.
 
     Args:
         judged: with at least one entry that has rewards.
+        precision: that they were computed in.
     """
     given_E2, kept = judged.rewards.given_E2, judged.kept
     reward_E2, characters_E2 = given_E2[kept], judged.characters_E2[kept]
@@ -80,9 +86,9 @@ def numbers_of(judged: JudgedSet) -> dict[str, Any]:
         "length": correlations(reward_E2, characters_E2),
         "by_source": _by(reward_E2, [judged.sources[entry] for entry in kept.tolist()]),
         "by_length": _by(reward_E2, [length_bucket(ratio) for ratio in ratios.tolist()]),
-        "exchanged": exchange_test(judged.rewards.given_E2, judged.rewards.exchanged_E2),
-        "prompt_only": part_test(judged.rewards.prompt_E2),
-        "response_only": part_test(judged.rewards.response_E2),
+        "exchanged": exchange_test(reward_E2, judged.rewards.exchanged_E2[kept], precision),
+        "prompt_only": part_test(judged.rewards.prompt_E2, judged.rewards.known_E),
+        "response_only": part_test(judged.rewards.response_E2, judged.rewards.known_E),
     }
 
 
@@ -124,33 +130,46 @@ def correlations(reward_E2: Floats, characters_E2: Ints) -> dict[str, float | No
     }
 
 
-def exchange_test(given_E2: Floats, exchanged_E2: Floats) -> dict[str, Any]:
+def exchange_test(given_E2: Floats, exchanged_E2: Floats, precision: str) -> dict[str, Any]:
     """With chosen and rejected exchanged, every outcome has to turn round: accuracy becomes 1 - accuracy - ties.
 
     Args:
-        given_E2: rewards of the pairs as they are.
+        given_E2: rewards of the pairs as they are, finite.
         exchanged_E2: rewards of the same responses, computed with each pair the other way round.
+        precision: that both were computed in.
 
     Returns:
-        `accuracy` of the pairs the other way round, `expected`, the number of outcomes that did not `turn`, and the
-        largest difference of a reward.
+        `accuracy` of the pairs the other way round, `expected`, how many outcomes did `not_turn`, the largest
+        difference of a reward (None where one is not finite), and whether the test `holds`: all outcomes turn, or the
+        differences are no larger than the precision's rounding.
     """
-    kept = np.isfinite(given_E2).all(axis=1) & np.isfinite(exchanged_E2).all(axis=1)
-    given_E2, exchanged_E2 = given_E2[kept], exchanged_E2[kept]
     before, after = _tally(given_E2), _tally(exchanged_E2[:, ::-1])
     turned = np.sign(given_E2[:, 0] - given_E2[:, 1]) == np.sign(exchanged_E2[:, 0] - exchanged_E2[:, 1])
+    largest = float(np.abs(given_E2 - exchanged_E2).max())
+    rounding = _ROUNDING[precision] * max(1.0, float(np.abs(given_E2).mean()))
     return {
         "accuracy": after.accuracy,
         "expected": 1 - before.accuracy - before.ties / before.total,
         "not_turned": int((~turned).sum()),
-        "largest_difference": float(np.abs(given_E2 - exchanged_E2).max()),
+        "largest_difference": largest if math.isfinite(largest) else None,
+        "holds": bool(turned.all()) or largest <= rounding,
     }
 
 
-def part_test(reward_E2: Floats) -> dict[str, float] | None:
-    """A tally of what a part of the conversations alone is worth; None where no pair has that part."""
+def part_test(reward_E2: Floats, known_E: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """What a part of the conversations alone is worth.
+
+    Args:
+        reward_E2: of the parts; NaN where there is none.
+        known_E: whether it is known where the responses start.
+
+    Returns:
+        A tally of the pairs that have rewards, None where none has, and the number of those that were `refused`: the
+        chat template renders no such conversation, or it is too long.
+    """
     kept = np.isfinite(reward_E2).all(axis=1)
-    return _tally(reward_E2[kept]).to_json() if kept.any() else None
+    counted = _tally(reward_E2[kept]).to_json() if kept.any() else None
+    return {"tally": counted, "refused": int((known_E & ~kept).sum())}
 
 
 def _tally(reward_E2: Floats) -> Tally:

@@ -20,6 +20,7 @@ _WIDTH, _HEIGHT = 5.2, 3.8
 _CHOSEN, _REJECTED, _NEUTRAL = "#1f6fb4", "#d95f02", "#555555"
 _LONGEST_LABEL, _HALF_A_LINE = 24, 22
 """Characters."""
+_LONGEST_STEM = 80
 _LEGEND_ROW = 0.22
 """Inches."""
 _MOST_POINTS = 4000
@@ -34,9 +35,9 @@ def file_stems(names: Sequence[str]) -> list[str]:
     """Starts of the names of sets' files, no two the same: `a/b` and `a b` are a_b and a_b-2."""
     stems: list[str] = []
     for name in names:
-        stem = re.sub(r"[^\w.-]+", "_", name)
-        same = sum(other == stem or other.startswith(f"{stem}-") for other in stems)
-        stems.append(f"{stem}-{same + 1}" if same else stem)
+        start = re.sub(r"[^\w.-]+", "_", name)[:_LONGEST_STEM]
+        numbered = (start if number == 1 else f"{start}-{number}" for number in itertools.count(1))
+        stems.append(next(stem for stem in numbered if stem not in stems))
     return stems
 
 
@@ -158,6 +159,7 @@ def _legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
 
 
 def _short(name: str) -> str:
-    """A name without its middle: what tells names apart is often their end."""
+    """A name without its middle, as what tells names apart is often their end; $ is no mathematics, _ no secret."""
     half = _LONGEST_LABEL // 2
-    return name if len(name) <= _LONGEST_LABEL else f"{name[: half - 1]}…{name[-half:]}"
+    short = name if len(name) <= _LONGEST_LABEL else f"{name[: half - 1]}…{name[-half:]}"
+    return (f" {short}" if short.startswith("_") else short).replace("$", r"\$")

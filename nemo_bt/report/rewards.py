@@ -6,11 +6,12 @@ rejected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from nemo_bt.data.choices import Side
@@ -38,16 +39,18 @@ class SetRewards:
         exchanged_E2: with the rejected response before the chosen one in the stream.
         prompt_E2: of the prompts alone.
         response_E2: of the responses alone.
+        known_E: whether it is known where the responses start.
     """
 
     given_E2: Floats
     exchanged_E2: Floats
     prompt_E2: Floats
     response_E2: Floats
+    known_E: npt.NDArray[np.bool_]
 
 
 def rewards_of(
-    engine: Engine, pairs: PairSet, conversations: Sequence[Sides], settings: Settings, renderer: Renderer
+    engine: Engine, pairs: PairSet, conversations: Mapping[int, Sides], settings: Settings, renderer: Renderer
 ) -> SetRewards:
     """All four, on every rank.
 
@@ -67,6 +70,7 @@ def rewards_of(
         pair_rewards(engine, pairs, numbers, settings, renderer.pad_id, exchanged=True)[entry_E],
         part_rewards(engine, prompts, settings, renderer)[entry_E],
         part_rewards(engine, responses, settings, renderer)[entry_E],
+        np.array([None not in sides for sides in prompts])[entry_E],
     )
 
 
