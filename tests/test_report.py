@@ -162,18 +162,6 @@ def test_a_browser_shows_all_of_it(report: tuple[Path, dict[str, Any], str], tmp
     assert num_images == num_shown > 0
 
 
-def test_without_its_model_a_run_has_its_curves(trained: tuple[Path, str], tmp_path: Path) -> None:
-    shutil.copytree(trained[0], tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
-    result = nemo_bt("report", str(tmp_path / "run"))
-    assert result.returncode == 2
-    assert "expected a checkpoint, found none. --without-model reports what is logged." in result.stderr
-    result = nemo_bt("report", str(tmp_path / "run"), "--without-model")
-    assert result.returncode == 0, result.stderr
-    found = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
-    assert (found["step"], found["validation"]) == (5, {})
-    assert "No model was asked" in (tmp_path / "run" / "report" / "report.html").read_text()
-
-
 def test_a_run_of_an_earlier_version_is_known(trained: tuple[Path, str], tmp_path: Path) -> None:
     lines = (trained[0] / "config.yaml").read_text().splitlines()
     old = [line for line in lines if "swanlab" not in line]
@@ -185,6 +173,8 @@ def test_a_run_of_an_earlier_version_is_known(trained: tuple[Path, str], tmp_pat
     assert not run.was.exp_manager.create_swanlab_logger
     with pytest.raises(UserError, match=r"--checkpoint nowhere/x: expected a \.nemo or a Hugging Face folder"):
         with_model(run, Path("nowhere/x"))
+    with pytest.raises(UserError, match=r"expected a checkpoint, found none\. --without-model reports what is logged"):
+        with_model(run, None)
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match=r"expected the log directory of a run, found no metrics\.jsonl"):
         load_run(tmp_path, [])

@@ -143,6 +143,9 @@ def test_curves_are_the_logged_numbers() -> None:
     assert lines["rewards"] == [("train, chosen", [2], [1.0]), ("train, rejected", [2], [0.0])]
     assert lines["sources"] == [("train, a", [1], [0.5]), ("a set, b", [2], [1.0])]
     assert panels_of([]) == []
+    lost = [{"step": 1, "train/loss": math.nan}, {"step": 2, "train/loss": 0.5, "train/lr": math.inf}]
+    (loss,) = panels_of(lost)
+    assert (loss.series[0].steps, loss.series[0].values) == ([2], [0.5])
 
 
 @pytest.mark.parametrize("name", ["source", "val", "a/b", "_x"])

@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from converters.export_files import write_config
+from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.errors import UserError
 from nemo_bt.metrics import means
 from nemo_bt.origin import find_origin
 from nemo_bt.reward_scale import KEY, RewardStatistics, needed_statistics, reward_statistics, statistics_of
-from tests.runs import convert, metrics, nemo_bt
+from tests.preferences import messages
+from tests.runs import metrics, nemo_bt
 from tests.test_metrics import sums_of
+from tests.test_score import alone
 
 
 def test_statistics_are_those_of_all_sets_together() -> None:
@@ -84,26 +87,22 @@ def test_those_of_the_model_that_a_run_started_from_do_not_stay(tmp_path: Path) 
 
 
 def test_they_stay_with_a_model_that_goes_there_and_back(exported: Path, tmp_path: Path) -> None:
-    result = convert("hf_to_nemo", "--input", exported, "--output", tmp_path / "again.nemo", "--no-check")
-    assert result.returncode == 0, result.stderr
+    """A .nemo has config.json as it came, and no facts of a training."""
+    (tmp_path / "again.nemo" / "context").mkdir(parents=True)
+    write_facts(tmp_path / "again.nemo" / "context", json.loads((exported / "config.json").read_text()), {})
     assert statistics_of(find_origin(str(tmp_path / "again.nemo"))) == statistics_of(find_origin(str(exported)))
 
 
-def test_score_normalizes_by_them(exported: Path, tmp_path: Path) -> None:
-    rows = [{"text": f"The answer is {number}."} for number in range(6)]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    argv = ["score", f"model.restore_from_path={exported}", f"score.input={tmp_path / 'rows.jsonl'}"]
-    argv += ["trainer.accelerator=cpu"]
-    for name, more in (("plain", []), ("normal", ["--normalize"])):
-        result = nemo_bt(*argv, f"score.output={tmp_path / name}.jsonl", *more)
-        assert result.returncode == 0, result.stderr
-    plain, normal = (
-        [json.loads(line)["reward"] for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("plain", "normal")
-    )
-    scale = needed_statistics(find_origin(str(exported)), "here")
-    assert normal == pytest.approx([(reward - scale.mean) / scale.std for reward in plain])
-    assert not any(math.isclose(a, b) for a, b in zip(plain, normal, strict=True))
+def test_score_normalizes_by_them(exported: Path, tmp_path: Path, tokenizer: Any) -> None:
+    rows = [messages("How many?", f"There are {number}.") for number in range(6)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
+    argv = [f"model.restore_from_path={exported}", f"score.input={tmp_path / 'rows.jsonl'}", "trainer.accelerator=cpu"]
+    result = nemo_bt("score", *argv, f"score.output={tmp_path / 'out.jsonl'}", "--normalize")
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line)["reward"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    scale, plain = needed_statistics(find_origin(str(exported)), "here"), alone(exported, rows, tokenizer)
+    assert found == pytest.approx([(reward - scale.mean) / scale.std for reward in plain], abs=1e-4)
+    assert abs(scale.mean) + abs(scale.std - 1) > 0.01  # else nothing would be seen
 
 
 def test_a_model_without_them_is_named(base: Path) -> None:

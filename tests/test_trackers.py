@@ -28,13 +28,12 @@ _BLOCK = 32768
 
 @pytest.fixture(scope="module")
 def log_dir(dataset: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of a run of two sources on two ranks, ended after three steps, gone on with to five, and reported on."""
+    """Of a run of two sources, ended after three steps, gone on with to five, and reported on without its model."""
     log_dir = tmp_path_factory.mktemp("trackers") / "run"
     half = f"{{path: {dataset / 'random.parquet'}, fraction: 0.5, name: NAME}}"
     argv = [
         *training(dataset, log_dir, base),
         f"model.data.train=[{half.replace('NAME', 'a')}, {half.replace('NAME', 'b')}]",
-        "trainer.devices=2",
         "model.global_batch_size=8",
         "trainer.log_every_n_steps=1",
         "trainer.val_check_interval=5",
@@ -65,6 +64,13 @@ def logged(log_dir: Path, start: str) -> list[tuple[int, dict[str, float]]]:
 
 def pictures_of(log_dir: Path) -> set[str]:
     return {f"report/{file.stem}" for file in (log_dir / "report").glob("*.png")}
+
+
+def test_without_its_model_a_run_has_its_curves(log_dir: Path) -> None:
+    found = json.loads((log_dir / "report" / "report.json").read_text())
+    assert (found["step"], found["validation"]) == (5, {})
+    assert "No model was asked" in (log_dir / "report" / "report.html").read_text()
+    assert "curves-sources.png" in {file.name for file in (log_dir / "report").iterdir()}
 
 
 def test_tensorboard_has_every_number_once(log_dir: Path) -> None:
@@ -183,23 +189,31 @@ def test_only_the_first_rank_has_trackers(tmp_path: Path, monkeypatch: pytest.Mo
 
 _START = """
 from nemo_bt.config import load_settings
+from nemo_bt.errors import UserError
 from nemo_bt.trackers import build_loggers, tell_start
-overrides = ["model.data.train=unused", "exp_manager.explicit_log_dir=LOG_DIR", "exp_manager.create_WHO_logger=true"]
-tell_start(build_loggers(load_settings("train", overrides).exp_manager, 0, continues=False), {})
+for tracker in ("wandb", "swanlab"):
+    overrides = ["model.data.train=unused", f"exp_manager.explicit_log_dir={log_dir!r}"]
+    settings = load_settings("train", [*overrides, f"exp_manager.create_{tracker}_logger=true"])
+    try:
+        tell_start(build_loggers(settings.exp_manager, 0, continues=False), {})
+    except UserError as error:
+        with open(f"{log_dir}/said", "a") as said:
+            print(error, file=said)
 """
 
 
-@pytest.mark.parametrize("tracker", ["wandb", "swanlab"])
-def test_a_login_that_is_missing_is_named(tmp_path: Path, tracker: str) -> None:
+def test_a_login_that_is_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "swanlab").mkdir()
     keys = ("WANDB_API_KEY", "WANDB_MODE", "SWANLAB_API_KEY", "SWANLAB_MODE", "NETRC")
     env = {name: value for name, value in os.environ.items() if name not in keys}
-    code = _START.replace("LOG_DIR", str(tmp_path)).replace("WHO", tracker)
+    code = f"log_dir = {str(tmp_path)!r}\n{_START}"
     options = {"env": env | {"HOME": str(tmp_path)}, "stdin": subprocess.DEVNULL}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, **options)
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"nemo_bt.errors.UserError: exp_manager.create_{tracker}_logger=true: "), result.stderr
-    assert f"Log in with `{tracker} login`, or stay offline" in last
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=100, check=True, **options)
+    said = (tmp_path / "said").read_text().splitlines()
+    for tracker, line, offline in zip(("wandb", "swanlab"), said, ("WANDB_MODE=offline", "mode=offline"), strict=True):
+        assert line.startswith(f"exp_manager.create_{tracker}_logger=true: ")
+        assert f"Log in with `{tracker} login`, or stay offline: " in line
+        assert line.endswith(f"{offline}.")
 
 
 def test_an_extra_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

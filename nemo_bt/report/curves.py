@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,9 @@ def _belongs(key: str, metrics: tuple[str, ...]) -> bool:
 
 
 def _series(records: Sequence[dict[str, Any]], key: str) -> Series:
-    points = sorted((record["step"], record[key]) for record in records if record.get(key) is not None)
+    """Points by step, without those that nobody computed or that are not finite."""
+    known = [record for record in records if record.get(key) is not None and math.isfinite(record[key])]
+    points = sorted((record["step"], record[key]) for record in known)
     return Series(_label(key), [step for step, _ in points], [value for _, value in points])
 
 
