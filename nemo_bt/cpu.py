@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch.optim.adamw import adamw
 from torch.utils._device import _device_constructors
+
+from nemo_bt.cpu_adam import GroupStepAdamW
 
 _CPU = torch.device("cpu")
 
@@ -29,10 +30,13 @@ def install() -> None:
     _redirect_collectives()
     _leave_out_extension()
     import megatron.core.optimizer as megatron_optimizer
+    import megatron.core.optimizer.clip_grads as clip_grads
     import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
+    import megatron.core.optimizer.optimizer as mixed_optimizer
     import megatron.core.tensor_parallel.random as megatron_random
     import megatron.core.transformer.moe.moe_utils as moe_utils
     import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
+    import megatron.core.utils as megatron_utils
 
     # (M) tensor_parallel/random.py:41,72 read and write the CUDA generator through torch._C.
     megatron_random._get_cuda_rng_state = lambda *_, **__: torch.get_rng_state()
@@ -48,6 +52,11 @@ def install() -> None:
     distributed_optimizer.Adam = GroupStepAdamW
     distributed_optimizer.HAVE_APEX_OR_TE = True
     distributed_optimizer.USING_APEX_OPTIMIZER = True
+    # (M) optimizer/clip_grads.py:10 and optimizer.py:16 take Transformer Engine's kernels, where it is installed.
+    for module in (clip_grads, mixed_optimizer):
+        module.multi_tensor_applier = megatron_utils.local_multi_tensor_applier
+        module.multi_tensor_scale_impl = megatron_utils.local_multi_tensor_scale
+    clip_grads.l2_norm_impl = megatron_utils.local_multi_tensor_l2_norm
 
 
 def _leave_out_extension() -> None:
@@ -81,54 +90,6 @@ def after_nemo_import() -> None:
     if not nemo_lora.HAVE_TE:
         nemo_lora.te = SimpleNamespace(Linear=None)
         peft_utils.HAVE_TE = False
-
-
-class GroupStepAdamW(torch.optim.Optimizer):
-    """AdamW with torch's fused CPU kernel and FusedAdam's state: exp_avg, exp_avg_sq, and `step` in the group.
-
-    Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float,
-        weight_decay: float,
-        betas: tuple[float, float],
-        eps: float,
-        adam_w_mode: bool = True,
-    ) -> None:
-        if not adam_w_mode:
-            raise ValueError("expected decoupled weight decay (adam_w_mode=True), got False; L2 Adam is not on CPU")
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:
-        """Update every parameter that has a gradient."""
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
-            if not params:
-                continue
-            group["step"] = group.get("step", 0) + 1
-            for p in params:
-                if not self.state[p]:
-                    self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-            adamw(
-                params,
-                [p.grad for p in params],
-                [self.state[p]["exp_avg"] for p in params],
-                [self.state[p]["exp_avg_sq"] for p in params],
-                [],
-                [torch.tensor(float(group["step"] - 1)) for _ in params],
-                fused=True,
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
 
 
 def _numbers(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nemo_bt.errors import UserError
+from nemo_bt.precision import check_precision
 from nemo_bt.settings import ModelSettings, Settings
 
 GRANULARITIES = (None, "selective", "full")
@@ -38,41 +39,12 @@ def check_layout(settings: Settings, sizes: dict[str, Any]) -> None:
         raise UserError("model.sequence_parallel=true needs model.tensor_model_parallel_size > 1, got 1.")
     _check_recompute(model, sizes["num_layers"])
     _check_optimizer(settings)
+    check_precision(settings, sizes)
     if model.global_batch_size < settings.data_parallel_size:
         raise UserError(
             f"model.global_batch_size={model.global_batch_size} pairs over {settings.data_parallel_size} data-parallel "
             f"ranks leaves some without a pair. Raise it to at least {settings.data_parallel_size}."
         )
-
-
-def runs_on_gpu(settings: Settings) -> bool:
-    """Whether ranks have a GPU each.
-
-    Raises:
-        UserError: fewer are here than asked for.
-    """
-    import torch
-
-    accelerator, devices = settings.trainer.accelerator, settings.trainer.devices
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
-        return False
-    if torch.cuda.device_count() < devices:
-        raise UserError(
-            f"trainer.devices={devices} with trainer.accelerator={accelerator}: this machine has "
-            f"{torch.cuda.device_count()} GPUs. Set trainer.devices to that, or trainer.accelerator=cpu."
-        )
-    return True
-
-
-def check_device(settings: Settings, on_gpu: bool) -> None:
-    """Check that nothing is asked of a CPU that Megatron does on a GPU only.
-
-    Raises:
-        UserError: it is.
-    """
-    for name in ("optimizer_cpu_offload", "use_precision_aware_optimizer"):
-        if getattr(settings.model.optim, name) and not on_gpu:
-            raise UserError(f"model.optim.{name}=true needs a GPU, and this run is on the CPU: leave it out.")
 
 
 def stage_layers(model: ModelSettings, num_layers: int) -> list[int]:
@@ -224,6 +196,11 @@ def _check_optimizer(settings: Settings) -> None:
         raise UserError(
             "model.optim.use_precision_aware_optimizer=true needs model.optim.name=distributed_fused_adam, got "
             f"{optim.name}."
+        )
+    if optim.overlap_param_gather and (optim.name, optim.overlap_grad_reduce) != ("distributed_fused_adam", True):
+        raise UserError(
+            "model.optim.overlap_param_gather=true needs model.optim.name=distributed_fused_adam and "
+            f"overlap_grad_reduce=true, got {optim.name} and {str(optim.overlap_grad_reduce).lower()}."
         )
     if optim.optimizer_cpu_offload and (optim.name, optim.exp_avg_dtype, optim.exp_avg_sq_dtype) != _OFFLOADED:
         raise UserError(

@@ -10,14 +10,16 @@ import torch
 from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
+from megatron.core.transformer.enums import AttnBackend
 from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning.pytorch.optim import MegatronOptimizerModule
 
 from nemo_bt.architecture import HfConfig
 from nemo_bt.model.config import reward_config
-from nemo_bt.model.layers import has_transformer_engine
 from nemo_bt.model.reward_model import RewardModel
+from nemo_bt.model.transformer_engine import has_transformer_engine
 from nemo_bt.origin import Start
+from nemo_bt.precision import fp8_options
 from nemo_bt.resume import CheckedStrategy
 from nemo_bt.run_end import BestValidation
 from nemo_bt.run_settings import ExpManagerSettings
@@ -51,6 +53,8 @@ def build_model(
         "recompute_granularity": settings.model.activations_checkpoint_granularity,
         "recompute_method": settings.model.activations_checkpoint_method,
         "recompute_num_layers": settings.model.activations_checkpoint_num_layers,
+        "attention_backend": AttnBackend[settings.model.attention_backend],
+        **fp8_options(settings.model),
     }
     config = reward_config(hf_config, settings.model.encoder_seq_length, **fields)
     optim = _build_optim(settings.model.optim, settings.trainer.gradient_clip_val, num_steps)
@@ -86,6 +90,8 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         ddp=DistributedDataParallelConfig(
             use_distributed_optimizer=sharded,
             num_distributed_optimizer_instances=model.optim.num_distributed_optimizer_instances,
+            overlap_grad_reduce=model.optim.overlap_grad_reduce,
+            overlap_param_gather=model.optim.overlap_param_gather,
             check_for_nan_in_grad=False,  # it ends a rank; nemo_bt.nonfinite skips the step on all
             grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
         ),
@@ -104,7 +110,9 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         strategy=strategy,
         # It writes its own value over that of the strategy's ddp (megatron_strategy.py:499).
         plugins=nl.MegatronMixedPrecision(
-            precision=trainer.precision, grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32
+            precision=trainer.precision,
+            grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
+            **fp8_options(model),
         ),
         max_steps=num_steps,
         max_epochs=-1,
@@ -164,6 +172,7 @@ def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> M
         adam_eps=settings.eps,
         clip_grad=clip_grad,
         use_distributed_optimizer=settings.name == "distributed_fused_adam",
+        overlap_param_gather=settings.overlap_param_gather,
         optimizer_cpu_offload=settings.optimizer_cpu_offload,
         optimizer_offload_fraction=settings.optimizer_offload_fraction,
         overlap_cpu_optimizer_d2h_h2d=settings.optimizer_cpu_offload,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 from nemo_bt.errors import UserError
+from nemo_bt.precision import AMAX_ALGORITHMS, FORMATS, RECIPES
 from nemo_bt.settings import Settings
 
 _METRICS = ("loss", "accuracy", "reward_chosen", "reward_rejected", "margin", "ties")
 """Of a validation set."""
+ATTENTION_BACKENDS = ("auto", "fused", "flash", "local")
 
 
 def check_choices(settings: Settings) -> None:
@@ -19,6 +21,11 @@ def check_choices(settings: Settings) -> None:
     """
     one_of("trainer.accelerator", settings.trainer.accelerator, ("auto", "gpu", "cpu"))
     one_of("trainer.precision", settings.trainer.precision, ("32", "bf16-mixed"))
+    if settings.model.fp8 is not None:
+        one_of("model.fp8", settings.model.fp8, FORMATS)
+    one_of("model.fp8_recipe", settings.model.fp8_recipe, tuple(RECIPES))
+    one_of("model.fp8_amax_compute_algo", settings.model.fp8_amax_compute_algo, AMAX_ALGORITHMS)
+    one_of("model.attention_backend", settings.model.attention_backend, ATTENTION_BACKENDS)
     one_of("model.optim.name", settings.model.optim.name, ("adam", "distributed_fused_adam"))
     saving = settings.exp_manager.checkpoint_callback_params
     stopping = settings.exp_manager.early_stopping_callback_params
@@ -86,6 +93,7 @@ def _ranges(settings: Settings) -> list[tuple[str, float, str, bool]]:
         "model.pipeline_model_parallel_size": model.pipeline_model_parallel_size,
         "model.context_parallel_size": model.context_parallel_size,
         "model.expert_model_parallel_size": model.expert_model_parallel_size,
+        "model.fp8_amax_history_len": model.fp8_amax_history_len,
         "model.optim.num_distributed_optimizer_instances": optim.num_distributed_optimizer_instances,
         "model.optim.lr": optim.lr,
         "model.optim.eps": optim.eps,

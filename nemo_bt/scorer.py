@@ -15,7 +15,7 @@ from nemo_bt.data.choices import Messages, Side
 from nemo_bt.data.render import Renderer, load_renderer
 from nemo_bt.data.tokenizer import load_tokenizer
 from nemo_bt.data.values import as_conversation, as_messages
-from nemo_bt.layout import runs_on_gpu
+from nemo_bt.device import runs_on_gpu
 from nemo_bt.origin import find_origin
 from nemo_bt.ranges import one_of
 from nemo_bt.reward_scale import RewardStatistics, needed_statistics

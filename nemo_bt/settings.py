@@ -42,6 +42,10 @@ class OptimSettings:
     eps: float
     grad_reduce_in_fp32: bool
     """Add gradients up over micro-batches and ranks in fp32; false in the dtype of the parameters."""
+    overlap_grad_reduce: bool
+    """Reduce gradients over data-parallel ranks while those of earlier layers are still computed."""
+    overlap_param_gather: bool
+    """Gather weights, with distributed_fused_adam, while the layers before them compute already."""
     num_distributed_optimizer_instances: int
     """Groups of data-parallel ranks that each shard the optimizer state; more send less across nodes and hold more."""
     optimizer_cpu_offload: bool
@@ -152,6 +156,22 @@ class ModelSettings:
     """Of full: uniform keeps the input of every group of layers, block computes only the first layers again."""
     activations_checkpoint_num_layers: int | None
     """Layers of a group, or how many are computed again, on each pipeline rank."""
+    attention_backend: str
+    """Of GPUs in bf16: fused (Transformer Engine's, cuDNN), flash (torch's FlashAttention), local (a call of torch's
+    for each segment, as in fp32), or auto: the first of them that can."""
+    fp8: str | None
+    """Linear layers in FP8, on GPUs and with trainer.precision=bf16-mixed: hybrid (gradients in E5M2), e4m3 or null."""
+    fp8_recipe: str
+    """How values are scaled: tensorwise, blockwise, mxfp8 (Blackwell), or delayed, by the largest values of the steps
+    before, which a run that goes on begins to collect anew."""
+    fp8_amax_history_len: int
+    """Steps whose largest values delayed scaling keeps."""
+    fp8_amax_compute_algo: str
+    """Which of them it takes: most_recent or max."""
+    first_last_layers_bf16: bool
+    """Leave the first and last layers out of FP8."""
+    num_layers_at_start_in_bf16: int
+    num_layers_at_end_in_bf16: int
     global_batch_size: int
     """Pairs per optimizer step, over all ranks."""
     peft: PeftSettings

@@ -11,6 +11,7 @@ from nemo_bt.data.pairs import PairSet
 from nemo_bt.epoch import Ints
 from nemo_bt.model.held_rows import stream_multiple
 from nemo_bt.packing import PairParts, PairSizes, Streams, bundle_pairs, plan_streams
+from nemo_bt.precision import row_multiple
 from nemo_bt.settings import ModelSettings, Settings
 from nemo_bt.stream import Group, PairStream, build_stream
 
@@ -94,4 +95,5 @@ def stream_rules(model: ModelSettings) -> tuple[int, int, bool]:
     stages = model.pipeline_model_parallel_size
     is_interleaved = (model.virtual_pipeline_model_parallel_size or 1) > 1
     num_sharing = model.tensor_model_parallel_size if model.sequence_parallel else 1
-    return stages if is_interleaved else 1, stream_multiple(model.context_parallel_size, num_sharing), stages > 1
+    multiple_of = stream_multiple(model.context_parallel_size, num_sharing * row_multiple(model))
+    return stages if is_interleaved else 1, multiple_of, stages > 1

@@ -100,8 +100,20 @@ class PairStream:
 
     def to(self, device: torch.device) -> PairStream:
         """The same stream with its tensors on `device`; segments and numbers stay where they are."""
-        names = ("tokens_1T", "positions_1T", "pairs_P2", "margin_P", "weight_P", "source_P")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        return replace(
+            self,
+            tokens_1T=to_device(self.tokens_1T, device),
+            positions_1T=to_device(self.positions_1T, device),
+            pairs_P2=to_device(self.pairs_P2, device),
+            margin_P=to_device(self.margin_P, device),
+            weight_P=to_device(self.weight_P, device),
+            source_P=to_device(self.source_P, device),
+        )
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """`x` of the CPU on `device`. The host does not wait for a GPU: it would for a copy from memory that can move."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def shared_prefix(chosen: Ids, rejected: Ids) -> int:

@@ -16,11 +16,11 @@ from nemo_bt.config import dump_settings
 from nemo_bt.data.pairs import PairSet
 from nemo_bt.data.render import PLAIN
 from nemo_bt.data.tokenizer import keep_tokenizer
+from nemo_bt.device import check_device, runs_on_gpu
 from nemo_bt.disk import naming_disk_errors
 from nemo_bt.errors import UserError
 from nemo_bt.events import append_event, read_events
 from nemo_bt.fit import Outcome, fit, validate
-from nemo_bt.layout import check_device, runs_on_gpu
 from nemo_bt.log_dir import only_run
 from nemo_bt.node_facts import software
 from nemo_bt.origin import Origin, check_plain

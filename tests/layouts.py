@@ -25,6 +25,7 @@ EP4 = ["model.expert_model_parallel_size=4"]
 SP = ["model.sequence_parallel=true"]
 PP_BEFORE_DP = ["model.use_tp_pp_dp_mapping=true"]
 ZERO = ["model.optim.name=distributed_fused_adam"]
+OVERLAP = ["model.optim.overlap_grad_reduce=true", "model.optim.overlap_param_gather=true"]
 TWO_INSTANCES = [*ZERO, "model.optim.num_distributed_optimizer_instances=2"]
 SMALL_STREAMS = ["model.data.tokens_per_micro_batch=300"]
 GRADS_AS_WEIGHTS = ["model.optim.grad_reduce_in_fp32=false"]
@@ -52,6 +53,7 @@ LLAMA: dict[int, dict[str, list[str]]] = {
         "CP2": CP2,
         "TP2 SP": [*TP2, *SP],
         "DP2 distributed optimizer": [*ZERO, *SAVE],
+        "DP2 distributed optimizer overlapping": [*ZERO, *OVERLAP, *SMALL_STREAMS, *SAVE],
         "CP2 distributed optimizer small streams": [*CP2, *ZERO, *SMALL_STREAMS],
         "PP2 small streams": [*PP2, *SMALL_STREAMS],
         "PP2 of 1 and 3 layers": [*UNEVEN, *SMALL_STREAMS],

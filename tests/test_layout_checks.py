@@ -7,8 +7,9 @@ import pytest
 
 from nemo_bt.checks import check_settings
 from nemo_bt.config import load_settings
+from nemo_bt.device import check_device
 from nemo_bt.errors import UserError
-from nemo_bt.layout import check_device, stage_layers
+from nemo_bt.layout import stage_layers
 from nemo_bt.settings import Settings
 
 NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
@@ -88,6 +89,10 @@ def settings_of(*overrides: str) -> Settings:
             r"3 data- and context-parallel ranks are not a multiple of .*instances=2",
         ),
         (["model.optim.exp_avg_dtype=bf16"], r"exp_avg_dtype=bf16 needs .*use_precision_aware_optimizer=true"),
+        (
+            [ZERO, "model.optim.overlap_param_gather=true"],
+            r"needs .*=distributed_fused_adam and overlap_grad_reduce=true",
+        ),
         (["model.optim.main_grads_dtype=fp8"], r"main_grads_dtype: expected one of fp32, bf16, got fp8"),
         (
             ["model.optim.use_precision_aware_optimizer=true"],

@@ -11,12 +11,15 @@ parallelism.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
@@ -25,6 +28,10 @@ from nemo_bt.model.blocked_attention import blocked_attention
 from nemo_bt.model.context_parallel import held_here, keys_and_values_of_all
 from nemo_bt.model.held_rows import HeldRows
 from nemo_bt.model.segments import AttentionRule, filled_up, scored_here, segments_of
+from nemo_bt.model.transformer_engine import has_transformer_engine
+from nemo_bt.model.varlen import Kernel, flash_kernel, fused_kernel, varlen_attention
+from nemo_bt.precision import row_multiple
+from nemo_bt.stream import to_device
 
 
 class RotarySelfAttention(SelfAttention):
@@ -94,6 +101,7 @@ class SegmentAttention(MegatronModule):
             softcap=config.attn_logit_softcapping,
             only_scored=hands_on_scored_rows(config, layer_number),
         )
+        self._kernel: Kernel | None = None
 
     def forward(
         self, query_t1ND: Tensor, key_t1GD: Tensor, value_t1GD: Tensor, attention_mask: Tensor, **_: Any
@@ -111,18 +119,45 @@ class SegmentAttention(MegatronModule):
         """
         held = held_here(len(query_t1ND))
         key_TGD, value_TGD = keys_and_values_of_all(key_t1GD[:, 0], value_t1GD[:, 0])
-        attend = kernel_attention if query_t1ND.is_cuda and not self.rule.softcap else blocked_attention
+        attend = self._implementation(query_t1ND[:, 0], key_TGD)
         out = attend(query_t1ND[:, 0], key_TGD, value_TGD, attention_mask, self.rule, held).flatten(1)
         if self.rule.only_scored:
             num_filling = len(_scored_rows(attention_mask, held, self.config)) - len(out)
             out = F.pad(out, (0, 0, 0, num_filling)) if num_filling else out
         return out[:, None]
 
+    def _implementation(self, query_tND: Tensor, key_TGD: Tensor) -> Callable[..., Tensor]:
+        """By device, dtype and `model.attention_backend`; kernels know no soft cap and no fp32."""
+        if self.rule.softcap or not query_tND.is_cuda:
+            return blocked_attention
+        backend = attention_backend(self.config.attention_backend, query_tND.dtype, self.rule.window > 0)
+        if backend is AttnBackend.local:
+            return kernel_attention
+        if self._kernel is None:
+            heads = query_tND.shape[1], key_TGD.shape[1], query_tND.shape[2]
+            self._kernel = fused_kernel(self.rule, *heads) if backend is AttnBackend.fused else flash_kernel(self.rule)
+        return partial(varlen_attention, kernel=self._kernel)
+
+
+def attention_backend(chosen: AttnBackend, dtype: torch.dtype, has_window: bool) -> AttnBackend:
+    """What computes attention on a GPU: fused, flash or local.
+
+    Args:
+        chosen: model.attention_backend; auto takes the first of the three that can.
+        dtype: of the activations.
+        has_window: whether the layer has one.
+    """
+    if dtype == torch.float32 or chosen is AttnBackend.local:
+        return AttnBackend.local
+    if has_window or not has_transformer_engine():
+        return AttnBackend.flash  # cuDNN, through Transformer Engine, aligns windows at the top left
+    return AttnBackend.fused if chosen is AttnBackend.auto else chosen
+
 
 def kernel_attention(
     query_tND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C5: Tensor, rule: AttentionRule, held: HeldRows
 ) -> Tensor:
-    """What `blocked_attention` computes, with one call of torch's attention kernel per segment: for GPUs.
+    """What `blocked_attention` computes, with one call of torch's attention per segment: for GPUs, in fp32 too.
 
     Raises:
         ValueError: there is a soft cap, which the kernel does not know.
@@ -160,14 +195,15 @@ def hands_on_scored_rows(config: Any, layer_number: int) -> bool:
 
 def _scored_rows(segments_C5: Tensor, held: HeldRows, config: Any) -> Tensor:
     _, rows = scored_here(segments_C5, held)
-    return filled_up(rows, config.tensor_model_parallel_size if config.sequence_parallel else 1)
+    num_sharing = config.tensor_model_parallel_size if config.sequence_parallel else 1
+    return filled_up(rows, num_sharing * row_multiple(config))
 
 
 def take_scored_rows(hidden_s1H: Tensor, segments_C5: Tensor, held: HeldRows, config: Any) -> Tensor:
     """Scored rows that this context-parallel rank holds, [c, 1, H]; under sequence parallelism c / TP of them, wherever
     they were.
     """
-    rows_c = _scored_rows(segments_C5, held, config).to(hidden_s1H.device)
+    rows_c = to_device(_scored_rows(segments_C5, held, config), hidden_s1H.device)
     if not config.sequence_parallel:
         return hidden_s1H[rows_c]
     num_local = len(hidden_s1H)

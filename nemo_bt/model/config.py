@@ -15,7 +15,8 @@ from nemo.collections.llm.fn.activation import openai_gelu
 from nemo_bt.architecture import HfConfig, activation_name, megatron_fields
 from nemo_bt.errors import UserError
 from nemo_bt.families import FAMILIES
-from nemo_bt.model.layers import has_transformer_engine, pair_stream_layer_spec
+from nemo_bt.model.layers import pair_stream_layer_spec
+from nemo_bt.model.transformer_engine import has_transformer_engine
 
 _ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "silu": F.silu,
@@ -77,10 +78,10 @@ def reward_config(hf_config: HfConfig, seq_length: int, **fields: Any) -> Reward
         raise UserError(
             f"config.json: activation '{activation}' is not supported. Supported: {', '.join(_ACTIVATIONS)}."
         )
-    on_gpu = has_transformer_engine()
+    on_gpu, sizes = has_transformer_engine(), megatron_fields(hf_config, seq_length)
     return RewardConfig(
         **{name: getattr(nemo_config, name) for name in _KNOWN_TO_NEMO},
-        **megatron_fields(hf_config, seq_length),
+        **sizes,
         **dict.fromkeys(_NEEDS_TRANSFORMER_ENGINE, on_gpu) | fields,
         activation_func=_ACTIVATIONS[activation],
         bias_activation_fusion=on_gpu and activation == "silu",  # Megatron fuses no other of them without a bias
@@ -90,6 +91,7 @@ def reward_config(hf_config: HfConfig, seq_length: int, **fields: Any) -> Reward
         calculate_per_token_loss=True,
         deallocate_pipeline_outputs=on_gpu,  # gloo would send what is freed already; CUDA's streams wait
         moe_token_dispatcher_type="alltoall",
+        moe_router_padding_for_fp8=bool(fields.get("fp8") and sizes.get("num_moe_experts")),
         hidden_dropout=0.0,
         attention_dropout=0.0,
     )

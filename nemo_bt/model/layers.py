@@ -30,6 +30,7 @@ from torch import Tensor
 from nemo_bt.model.attention import RotarySelfAttention, SegmentAttention, add_nothing, hands_on_scored_rows
 from nemo_bt.model.balance import PairStreamLayer
 from nemo_bt.model.cpu_kernels import rms_norm, swiglu
+from nemo_bt.model.transformer_engine import Modules, has_transformer_engine, transformer_engine_modules
 
 
 class Norm(torch.nn.Module):
@@ -108,15 +109,6 @@ class CpuSpecProvider(LocalSpecProvider):
         return swiglu
 
 
-def has_transformer_engine() -> bool:
-    """Whether layers are built from Transformer Engine: it is installed and there is a GPU to run it."""
-    if not torch.cuda.is_available():
-        return False
-    from megatron.core.models.gpt.gpt_layer_specs import HAVE_TE
-
-    return bool(HAVE_TE)
-
-
 def pair_stream_layer_spec(config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
     """Layers of this pipeline stage, with attention over segments.
 
@@ -124,15 +116,17 @@ def pair_stream_layer_spec(config: Any, vp_stage: int | None = None) -> Transfor
         config: a `nemo_bt.model.config.RewardConfig`.
         vp_stage: virtual pipeline stage, None without one.
     """
-    if has_transformer_engine():
-        from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
-        from nemo.collections.llm.gpt.model.gemma2 import TERowParallelLinearLayerNorm
+    return layers_of(transformer_engine_modules() if has_transformer_engine() else torch_modules(), config, vp_stage)
 
-        backend: Any = TESpecProvider()
-        row_parallel_norm = TERowParallelLinearLayerNorm
-    else:
-        backend = CpuSpecProvider()
-        row_parallel_norm = RowParallelLinearNorm
+
+def torch_modules() -> Modules:
+    """Of this file."""
+    return Modules(CpuSpecProvider(), RowParallelLinearNorm)
+
+
+def layers_of(modules: Modules, config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+    """Layers built from given modules; the other arguments as of `pair_stream_layer_spec`."""
+    backend, row_parallel_norm = modules
     mlp = get_mlp_module_spec_for_backend(
         backend=backend,
         num_experts=config.num_moe_experts,

@@ -25,6 +25,7 @@ from nemo_bt.model.config import RewardConfig
 from nemo_bt.model.load import load_weights
 from nemo_bt.model.lora import add_adapters, trained_part
 from nemo_bt.model.reward_gpt import RewardGPT, replaced
+from nemo_bt.model.transformer_engine import without_extra_state
 from nemo_bt.origin import Start
 from nemo_bt.settings import LoraSettings, LossSettings
 from nemo_bt.stream import PairStream
@@ -120,19 +121,18 @@ class RewardModel(llm.GPTModel):
 
     def sharded_state_dict(self, prefix: str = "", metadata: dict[str, Any] | None = None) -> dict[str, Any]:
         """What a checkpoint has of this rank: everything, or what training with adapters changes."""
-        sharded = self.module.sharded_state_dict(prefix=prefix, metadata=metadata)
+        sharded = without_extra_state(self.module.sharded_state_dict(prefix=prefix, metadata=metadata))
         return trained_part(sharded) if self.lora else sharded
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Of a checkpoint; one of adapters leaves the frozen weights as they are, and nothing else.
+        """Of a checkpoint, which has weights alone; one of adapters leaves the frozen weights as they are.
 
         Raises:
             RuntimeError: a tensor is missing or not known.
         """
-        if not self.lora:
-            return super().load_state_dict(state_dict, strict, assign)
         result = super().load_state_dict(state_dict, False, assign)
-        missing = [name for name in result.missing_keys if is_trained(name)]
+        expected = without_extra_state(dict.fromkeys(result.missing_keys))
+        missing = [name for name in expected if is_trained(name) or not self.lora]
         if strict and (missing or result.unexpected_keys):
             raise RuntimeError(f"missing {missing}, not known {result.unexpected_keys}")
         return result

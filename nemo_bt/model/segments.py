@@ -88,14 +88,20 @@ class Segment:
         """Rows of the segment, prefix first, [G, S, D]."""
         return torch.cat([x_GTD[:, self.prefix], x_GTD[:, self.own]], dim=1) if self.num_prefix else x_GTD[:, self.own]
 
+    def rows(self, keys: slice) -> tuple[slice, slice]:
+        """Rows of the stream at positions `keys` of the segment: those of the prefix, and its own behind them."""
+        in_prefix = max(0, self.num_prefix - keys.start)  # a row's keys reach beyond the prefix: itself
+        first = self.own.start + keys.start + in_prefix - self.num_prefix
+        own = slice(first, first + keys.stop - keys.start - in_prefix)
+        return slice(self.prefix.stop - in_prefix, self.prefix.stop), own
+
     def add_to(self, x_GTD: Tensor, keys: slice, rows_GKD: Tensor) -> None:
         """Add rows, at positions `keys` of the segment, to those of the stream, in place."""
-        in_prefix = max(0, self.num_prefix - keys.start)  # a row's keys reach beyond the prefix: itself
+        prefix, own = self.rows(keys)
+        in_prefix = prefix.stop - prefix.start
         if in_prefix:
-            first = self.prefix.start + keys.start
-            x_GTD[:, first : first + in_prefix] += rows_GKD[:, :in_prefix]
-        first = self.own.start + keys.start + in_prefix - self.num_prefix
-        x_GTD[:, first : first + rows_GKD.shape[1] - in_prefix] += rows_GKD[:, in_prefix:]
+            x_GTD[:, prefix] += rows_GKD[:, :in_prefix]
+        x_GTD[:, own] += rows_GKD[:, in_prefix:]
 
     def blocks(self, max_rows: int, window: int, held: HeldRows) -> Iterator[Block]:
         """Blocks of at most `max_rows` of the rows that this rank holds, in order."""

@@ -15,10 +15,10 @@ from nemo_bt.data.choices import response_of
 from nemo_bt.data.load import load_sets
 from nemo_bt.data.render import load_renderer
 from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.device import runs_on_gpu
 from nemo_bt.disk import naming_disk_errors
 from nemo_bt.errors import UserError
 from nemo_bt.events import read_lines
-from nemo_bt.layout import runs_on_gpu
 from nemo_bt.metrics_log import FILE as METRICS
 from nemo_bt.origin import Origin, Start
 from nemo_bt.report.conversations import Sides, conversations_of

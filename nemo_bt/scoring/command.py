@@ -19,9 +19,9 @@ from nemo_bt.data.files import DataFile
 from nemo_bt.data.render import Renderer, load_renderer
 from nemo_bt.data.rows import column_types
 from nemo_bt.data.tokenizer import load_tokenizer, tokenizer_files
+from nemo_bt.device import runs_on_gpu
 from nemo_bt.disk import naming_disk_errors
 from nemo_bt.errors import UserError
-from nemo_bt.layout import runs_on_gpu
 from nemo_bt.origin import Origin, Start
 from nemo_bt.reward_scale import needed_statistics
 from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise

@@ -70,8 +70,8 @@ class Engine:
         for stream in streams:
             reward_C = self._forward(stream.to(torch.device(torch.cuda.current_device())))
             if reward_C is not None:
-                found.append(reward_C.cpu())
-        return found
+                found.append(reward_C)
+        return [reward_C.cpu() for reward_C in found]
 
     def largest(self, number: int) -> int:
         """Of all ranks; every rank calls it."""

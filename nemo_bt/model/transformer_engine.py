@@ -1,0 +1,44 @@
+"""Transformer Engine where it is: which of its modules stand for Megatron's, and what checkpoints leave out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+EXTRA_STATE = "_extra_state"
+"""End of the names under which its modules keep what delayed scaling has seen: not weights, and pickled."""
+
+
+class Modules(NamedTuple):
+    """What layers are built from.
+
+    Args:
+        backend: Megatron's `BackendSpecProvider`.
+        row_parallel_norm: a row-parallel linear layer with the norm of its output.
+    """
+
+    backend: Any
+    row_parallel_norm: type
+
+
+def has_transformer_engine() -> bool:
+    """Whether layers are built from it: it is installed and there is a GPU to run it."""
+    if not torch.cuda.is_available():
+        return False
+    from megatron.core.models.gpt.gpt_layer_specs import HAVE_TE
+
+    return bool(HAVE_TE)
+
+
+def transformer_engine_modules() -> Modules:
+    """Megatron's and NeMo's wrappers."""
+    from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
+    from nemo.collections.llm.gpt.model.gemma2 import TERowParallelLinearLayerNorm
+
+    return Modules(TESpecProvider(), TERowParallelLinearLayerNorm)
+
+
+def without_extra_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Weights alone, so that checkpoints of CPUs and of GPUs have the same entries."""
+    return {name: value for name, value in state.items() if not name.endswith(EXTRA_STATE)}
