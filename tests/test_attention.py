@@ -12,7 +12,7 @@ from torch import Tensor
 from nemo_bt.model import blocked_attention
 from nemo_bt.model.held_rows import held_rows
 from nemo_bt.model.segments import AttentionRule, filled_up, scored_here, segments_of
-from nemo_bt.model.varlen import Kernel, Sequences, sequences_of, varlen_attention
+from nemo_bt.model.varlen import Kernel, Sequences, flash_kernel, sequences_of, varlen_attention
 
 HEADS, KEY_HEADS, SIZE = 4, 2, 8
 SEGMENTS = torch.tensor(
@@ -136,6 +136,18 @@ def test_sequences_are_made_once_for_all_layers_of_a_kind() -> None:
     other = SEGMENTS.clone()
     other[0, 4] = 2
     assert sequences_of(other, 0, False, ALL, NUM_TOKENS, on_cpu) is not first
+
+
+@pytest.mark.parametrize("name", ["all", "window"])
+def test_torchs_operator_takes_what_the_flash_kernel_gives_it(name: str) -> None:
+    """Tensors without data go through the operator and its derivative: only a GPU computes it."""
+    shapes = [(NUM_FILLED, HEADS, SIZE), (57, KEY_HEADS, SIZE), (57, KEY_HEADS, SIZE)]
+    tensors = [torch.empty(s, dtype=torch.bfloat16, device="meta", requires_grad=True) for s in shapes]
+    starts = torch.empty(7, dtype=torch.int32, device="meta")
+    found = Sequences(None, torch.empty(57, device="meta"), starts, starts, 64, 64, NUM_FILLED)
+    out = flash_kernel(RULES[name])(*tensors, found)
+    assert out.shape == shapes[0]
+    assert [x.shape for x in torch.autograd.grad(out.sum(), tensors)] == [torch.Size(shape) for shape in shapes]
 
 
 def test_gradients_of_a_prefix_in_bf16_are_added_up_in_fp32() -> None:

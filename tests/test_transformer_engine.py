@@ -3,6 +3,7 @@
 Needs Transformer Engine (make gpu-setup) but no GPU: its modules are built on the CPU, and nothing is computed.
 """
 
+import inspect
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from nemo_bt.model.segments import AttentionRule
+from nemo_bt.model.varlen import Sequences, fused_kernel
 from nemo_bt.origin import find_origin, open_weights
 from nemo_bt.settings import LoraSettings, LossSettings
 from tests.hf_models import SHAPES, save
@@ -107,3 +110,20 @@ def test_adapters_stand_beside_the_same_layers(one_rank: None, folders: dict[str
     assert found == expected
     assert len(found) == 1 + 4 * 8
     assert places(engine) == places(plain)
+
+
+def test_its_attention_takes_what_the_fused_kernel_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformer_engine.pytorch import DotProductAttention
+
+    known, given = inspect.signature(DotProductAttention.forward).parameters, {}
+
+    def noting(self: Any, query: torch.Tensor, *_: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        given.update(kwargs)
+        return query
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(DotProductAttention, "forward", noting)
+    starts, rows = torch.tensor([0, 5], dtype=torch.int32), torch.zeros(5, 8, 64)
+    found = Sequences(None, torch.arange(5), starts, starts, 64, 64, 5)
+    assert fused_kernel(AttentionRule(0.1), 8, 2, 64)(rows, rows[:, :2], rows[:, :2], found).shape == rows.shape
+    assert {"cu_seqlens_q", "cu_seqlens_kv", "max_seqlen_q", "max_seqlen_kv"} < given.keys() < known.keys()

@@ -146,11 +146,15 @@ class _GatheredRows(torch.autograd.Function):
 
 
 def flash_kernel(rule: AttentionRule) -> Kernel:
-    """FlashAttention as torch brings it; bf16 and fp16, windows too."""
-    from torch.nn.attention.varlen import varlen_attn
+    """FlashAttention as torch brings it; bf16 and fp16, windows too.
+
+    By the operator: `torch.nn.attention.varlen` wraps it from torch 2.10 on, with other arguments in each version.
+    """
+    left = rule.window - 1 if rule.window else -1
 
     def kernel(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, found: Sequences) -> Tensor:
-        out_QND: Tensor = varlen_attn(
+        out_QND: Tensor
+        out_QND, *_ = torch.ops.aten._flash_attention_forward(
             query_QND,
             key_KGD,
             value_KGD,
@@ -158,9 +162,12 @@ def flash_kernel(rule: AttentionRule) -> Kernel:
             found.key_starts,
             found.longest_query,
             found.longest_key,
+            0.0,  # dropout
+            True,  # causal, aligned at the bottom right
+            False,  # no probabilities to look at
             scale=rule.scale,
-            window_size=(rule.window - 1 if rule.window else -1, 0),
-            enable_gqa=query_QND.shape[1] != key_KGD.shape[1],
+            window_size_left=left,
+            window_size_right=0,
         )
         return out_QND
 

@@ -1,0 +1,98 @@
+"""Each of a GPU's kernels against attention in blocks in fp32, on streams of pairs: results and gradients."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from nemo_bt.model.blocked_attention import blocked_attention
+from nemo_bt.model.held_rows import HeldRows, held_rows
+from nemo_bt.model.segments import AttentionRule
+from nemo_bt.model.varlen import flash_kernel, fused_kernel, varlen_attention
+from nemo_bt.stream import Group, build_stream
+from tests.gpu.conftest import DEVICE, needs_engine, needs_gpu
+
+BF16_ERROR = 2.0**-7
+"""Of a norm: kernels round probabilities, their gradients and what comes out, each by up to 2^-9."""
+
+
+def segments(seed: int, num_groups: int = 6) -> tuple[Tensor, int]:
+    """Of a stream of groups of two and three, some without a prefix, with filling at its end."""
+    random = np.random.default_rng(seed)
+
+    def tokens(least: int, most: int) -> Any:
+        return np.ones(random.integers(least, most), np.int32)
+
+    groups = [
+        Group(tokens(0, 300), tuple(tokens(1, 200) for _ in range(random.integers(2, 4)))) for _ in range(num_groups)
+    ]
+    stream = build_stream(groups, pad_id=0, multiple_of=128)
+    return stream.segments_C5, stream.tokens_1T.shape[1]
+
+
+def by_backend(backend: str, rule: AttentionRule, heads: int, key_heads: int, size: int) -> Callable[..., Tensor]:
+    from nemo_bt.model.attention import kernel_attention
+
+    if backend == "local":
+        return kernel_attention
+    kernel = flash_kernel(rule) if backend == "flash" else fused_kernel(rule, heads, key_heads, size)
+    return partial(varlen_attention, kernel=kernel)
+
+
+RULES = {
+    "all": AttentionRule(0.1),
+    "scored rows": AttentionRule(0.1, only_scored=True),
+    "window": AttentionRule(0.1, window=50),
+}
+CASES = [
+    pytest.param("local", name, dtype, id=f"local, {name}, {dtype}") for name in RULES for dtype in ("fp32", "bf16")
+]
+CASES += [pytest.param("flash", name, "bf16", id=f"flash, {name}", marks=needs_gpu) for name in RULES]
+CASES += [pytest.param("fused", n, "bf16", id=f"fused, {n}", marks=needs_engine) for n in RULES if n != "window"]
+
+
+@pytest.mark.parametrize("heads", [(8, 2, 128), (4, 4, 64)], ids=["8 heads, 2 key heads of 128", "4 heads of 64"])
+@pytest.mark.parametrize(("backend", "name", "dtype"), CASES)
+def test_kernels_equal_attention_in_blocks(
+    nemo: None, backend: str, name: str, dtype: str, heads: tuple[int, int, int]
+) -> None:
+    num_heads, num_key_heads, size = heads
+    segments_C5, num_tokens = segments(seed=num_heads)
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(num_tokens, n, size) for n in (num_heads, num_key_heads, num_key_heads)]
+    wanted = torch.float32 if dtype == "fp32" else torch.bfloat16
+    rounded = [torch.randn(shape, generator=generator).to(DEVICE, wanted) for shape in shapes]
+    mine, exact = ([x.detach().to(kind).requires_grad_() for x in rounded] for kind in (wanted, torch.float32))
+    rule, held = RULES[name], held_rows(num_tokens)
+    found = by_backend(backend, rule, *heads)(*mine, segments_C5, rule, held)
+    expected = blocked_attention(*exact, segments_C5, rule, held)
+    grad = torch.randn(expected.shape, generator=generator).to(DEVICE)
+    last = int(segments_C5[:, 3].max())
+    grad[last:] = 0 if not rule.only_scored else grad[last:]
+    found.backward(grad.to(wanted))
+    expected.backward(grad.to(wanted).float())
+    assert found.isfinite().all()
+    pairs = [(found, expected), *((a.grad, b.grad) for a, b in zip(mine, exact, strict=True))]
+    for got, other in pairs:
+        error = (got.float() - other).norm() / other.norm()
+        assert error < (1e-5 if dtype == "fp32" else BF16_ERROR)
+
+
+@needs_gpu
+@pytest.mark.parametrize("backend", ["flash", pytest.param("fused", marks=needs_engine)])
+def test_rows_of_a_context_parallel_rank(nemo: None, backend: str) -> None:
+    segments_C5, num_tokens = segments(seed=3)
+    shapes = [(num_tokens, n, 64) for n in (4, 2, 2)]
+    query, key, value = (torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for shape in shapes)
+    rule = RULES["all"]
+    whole = blocked_attention(query.float(), key.float(), value.float(), segments_C5, rule, held_rows(num_tokens))
+    attend = by_backend(backend, rule, 4, 2, 64)
+    for rank in range(2):
+        held: HeldRows = held_rows(num_tokens, 2, rank)
+        rows = torch.cat([torch.arange(run.start, run.stop) for run in held.runs])
+        found = attend(query[rows], key, value, segments_C5, rule, held)
+        assert (found.float() - whole[rows]).norm() / whole[rows].norm() < BF16_ERROR
