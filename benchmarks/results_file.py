@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,6 +21,7 @@ _PACKAGES = (
     "safetensors",
     "trl",
     "accelerate",
+    "transformer-engine",
 )
 
 
@@ -35,7 +37,9 @@ class Figure:
     target: float | None = None
 
 
-def write_results(benchmark: str, host_kind: str, command: str, figures: list[Figure]) -> Path:
+def write_results(
+    benchmark: str, host_kind: str, command: str, figures: list[Figure], device: dict[str, str] | None = None
+) -> Path:
     """Write and print the figures.
 
     Args:
@@ -43,12 +47,13 @@ def write_results(benchmark: str, host_kind: str, command: str, figures: list[Fi
         host_kind: of the machine, such as cpu2.
         command: that measures them, without folders of this machine.
         figures: named `benchmark/case/figure`.
+        device: what is known of a GPU, its clocks among it.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{benchmark}-{host_kind}-{date.today():%Y%m%d}.json"
-    versions = {package: version(package) for package in _PACKAGES} | {"python": platform.python_version()}
     record = {
-        "versions": versions,
+        "versions": _versions(),
+        **({"device": device} if device else {}),
         "command": command,
         "figures": [asdict(figure) for figure in figures],
     }
@@ -58,3 +63,12 @@ def write_results(benchmark: str, host_kind: str, command: str, figures: list[Fi
         target = "" if figure.target is None else f", target {figure.target:g}"
         print(f"{figure.name}: {figure.value:.3g} {figure.unit}{spread}{target}")
     return path
+
+
+def _versions() -> dict[str, str]:
+    """Of what is installed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -31,6 +31,7 @@ class Size:
     ffn: int
     heads: int
     key_heads: int
+    vocab: int = 8192
 
     @property
     def name(self) -> str:
@@ -50,22 +51,29 @@ def make_model(size: Size, tokenizer: Path, folder: Path, seed: int) -> None:
     """A Hugging Face folder with model, head and tokenizer."""
     torch.manual_seed(seed)
     loaded = load_tokenizer(str(tokenizer), None)
-    config = LlamaConfig(
-        vocab_size=8192,
+    config = hf_config_of(size)
+    config.pad_token_id = loaded.pad_token_id
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    loaded.save_pretrained(folder)
+
+
+def hf_config_of(size: Size) -> LlamaConfig:
+    """In Hugging Face's terms."""
+    return LlamaConfig(
+        vocab_size=size.vocab,
         hidden_size=size.hidden,
         intermediate_size=size.ffn,
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         num_key_value_heads=size.key_heads,
         max_position_embeddings=MAX_LENGTH_TOKENS,
-        pad_token_id=loaded.pad_token_id,
         num_labels=1,
     )
-    LlamaForSequenceClassification(config).save_pretrained(folder)
-    loaded.save_pretrained(folder)
 
 
-def training_overrides(model: Path, pairs: Path, run: Path, num_steps: int, seed: int = 1) -> list[str]:
+def training_overrides(
+    model: Path, pairs: Path, run: Path, num_steps: int, seed: int = 1, accelerator: str = "cpu"
+) -> list[str]:
     """Settings of nemo-bt train: 64 pairs a step, AdamW at a constant rate, every step logged, no validation."""
     return [
         f"model.restore_from_path={model}",
@@ -79,7 +87,7 @@ def training_overrides(model: Path, pairs: Path, run: Path, num_steps: int, seed
         "model.optim.sched.warmup_steps=0",
         f"model.optim.weight_decay={WEIGHT_DECAY}",
         f"model.optim.betas=[0.9,{BETA2}]",
-        "trainer.accelerator=cpu",
+        f"trainer.accelerator={accelerator}",
         "trainer.log_every_n_steps=1",
         "trainer.limit_val_batches=0",
         f"trainer.max_steps={num_steps}",

@@ -45,7 +45,10 @@ def main() -> None:
     settings = json.loads(args.settings)
     rank, num_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     turns = Turns(args.address, rank)
-    model = AutoModelForSequenceClassification.from_pretrained(settings["model"], dtype=torch.float32)
+    # Weights in fp32 under autocast to bf16, as its own trainer loads them; torch's fused attention.
+    model = AutoModelForSequenceClassification.from_pretrained(
+        settings["model"], dtype=torch.float32, attn_implementation="sdpa"
+    )
     config = RewardConfig(
         output_dir=settings["folder"],
         per_device_train_batch_size=settings["micro_batch"],
@@ -57,8 +60,8 @@ def main() -> None:
         adam_beta2=settings["beta2"],
         max_grad_norm=1.0,
         max_length=None,  # both get the same pairs, cut already
-        bf16=False,
-        use_cpu=True,
+        bf16=settings["bf16"],
+        use_cpu=not settings["on_gpu"],
         gradient_checkpointing=False,  # its default; without it TRL is faster
         seed=settings["seed"],
         logging_steps=1,

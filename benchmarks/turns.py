@@ -32,6 +32,8 @@ class Turns:
 
     def end_step(self) -> None:
         """Report the step that ends here and wait for the next turn; after the last step, for the leave to end."""
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         seconds = time.perf_counter() - self.start_s
         if self.connection:
             self.connection.send({"seconds": seconds, "peak_mb": peak_memory_mb()})
@@ -42,7 +44,12 @@ class Turns:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far; getrusage would count what the process was forked from."""
+    """Largest memory of this process so far: of tensors on a GPU where there are some, else resident.
+
+    getrusage would count what the process was forked from.
+    """
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1024
 

@@ -26,15 +26,8 @@ from benchmarks.small_llama import LARGE, SMALL, Size
 from benchmarks.turns import Trainer
 
 _MICRO_BATCHES = (1, 2, 4, 8)
-_TARGETS = {
-    ("hh", "micro8"): 5.0,
-    ("hh", "best"): 2.6,
-    ("alpaca_eval", "micro8"): 3.5,
-    ("alpaca_eval", "best"): 2.0,
-}
-_MEMORY_TARGET = 0.5
-_LOSS_TOLERANCE_NATS = 1e-3
-"""TRL's log rounds to 4 decimals."""
+_TARGETS = {"hh": {"micro8": 5.0, "best": 2.6}, "alpaca_eval": {"micro8": 3.5, "best": 2.0}}
+_MEMORY_TARGET = {"micro8/memory": 0.5}
 _UNCOUNTED = 1
 
 
@@ -52,12 +45,25 @@ class Case:
     micro_batches: tuple[int, ...]
     turns: int
     seeds: tuple[int, ...] = (1,)
+    benchmark: str = "vs_trl"
+    accelerator: str = "cpu"
+    precision: str = "32"
+    loss_tolerance_nats: float = 1e-3
+    """TRL's log rounds to 4 decimals."""
+    own_targets: tuple[tuple[str, float], ...] | None = None
 
     @property
     def name(self) -> str:
         """As hh for the small model in one process, hh_8x512_2ranks for the larger in two."""
         size = "" if self.size is SMALL else f"_{self.size.name}"
         return self.data + size + ("" if self.num_ranks == 1 else f"_{self.num_ranks}ranks")
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """By rival, and `<rival>/memory`."""
+        if self.own_targets is not None:
+            return dict(self.own_targets)
+        return _TARGETS[self.data] | _MEMORY_TARGET if self.size is SMALL and self.num_ranks == 1 else {}
 
 
 CASES = [
@@ -108,13 +114,18 @@ def main() -> None:
     figures: list[Figure] = []
     for case in ALL_CASES if args.all else CASES:
         if not args.only or case.name in args.only:
-            measured = [_measure(case, case.micro_batches, case.seeds[0], args)]
-            best = measured[0].fastest
-            measured += [_measure(case, (best,), seed, args) for seed in case.seeds[1:]]
-            figures += _figures(case, measured, f"trl{best}")
+            figures += measure(case, args)
     if not args.only:
         command = f"python -m benchmarks.vs_trl --data data{' --all' * args.all}"
         print(f"wrote {write_results('vs_trl', args.host_kind, command, figures)}")
+
+
+def measure(case: Case, args: argparse.Namespace) -> list[Figure]:
+    """Figures of a case; `args` as of the command line."""
+    measured = [_measure(case, case.micro_batches, case.seeds[0], args)]
+    best = measured[0].fastest
+    measured += [_measure(case, (best,), seed, args) for seed in case.seeds[1:]]
+    return _figures(case, measured, f"trl{best}")
 
 
 def _measure(case: Case, micro_batches: Sequence[int], seed: int, args: argparse.Namespace) -> Measured:
@@ -123,13 +134,14 @@ def _measure(case: Case, micro_batches: Sequence[int], seed: int, args: argparse
     model, num_steps = folder / "model", case.turns + _UNCOUNTED
     small_llama.make_model(case.size, args.folder / "tokenizer", model, seed)
     file = args.data / f"{case.data}_train.parquet"
-    overrides = small_llama.training_overrides(model, file, folder / "run", num_steps, seed)
+    overrides = small_llama.training_overrides(model, file, folder / "run", num_steps, seed, case.accelerator)
     pairs = small_llama.open_pairs(overrides, model)
     step_tokens = small_llama.write_token_pairs(pairs, case.batch_pairs, num_steps, seed, folder / "pairs.parquet")
     overrides += [
         f"model.global_batch_size={case.batch_pairs}",
         f"trainer.devices={case.num_ranks}",
         f"model.data.tokens_per_micro_batch={args.tokens_per_micro_batch}",
+        f"trainer.precision={case.precision}",
     ]
     trainers = {"nemo_bt": Trainer("benchmarks.nemo_bt_steps", overrides, case.num_ranks, folder / "nemo_bt.log")}
     for size in micro_batches:
@@ -143,7 +155,7 @@ def _measure(case: Case, micro_batches: Sequence[int], seed: int, args: argparse
         print(f"{case.name}, seed {seed}, turn {turn + 1}: {times}", flush=True)
         if turn == 0:
             fastest = min(micro_batches, key=lambda size: seconds[f"trl{size}"])
-            for size in set(micro_batches) - {8, fastest}:
+            for size in set(micro_batches) - {8, fastest}:  # frees its memory too
                 trainers.pop(f"trl{size}").stop()
     for trainer in trainers.values():
         trainer.end()
@@ -170,25 +182,25 @@ def _trl_arguments(case: Case, folder: Path, micro_batch: int, num_steps: int, s
         "weight_decay": small_llama.WEIGHT_DECAY,
         "beta2": small_llama.BETA2,
         "seed": seed,
+        "on_gpu": case.accelerator == "gpu",
+        "bf16": case.precision == "bf16-mixed",
     }
     return ["--settings", json.dumps(settings)]
 
 
 def _figures(case: Case, measured: Sequence[Measured], best: str) -> list[Figure]:
-    start = f"vs_trl/{case.name}"
+    start = f"{case.benchmark}/{case.name}"
     figures = [
         _figure(f"{start}/batch", [float(case.batch_pairs)], "pairs"),
         _figure(f"{start}/best/micro_batch", [float(best[3:])], "pairs"),
     ]
-    has_target = case.size is SMALL and case.num_ranks == 1
     for rival, name in (("micro8", "trl8"), ("best", best)):
         both = [m for m in measured if name in m.seconds]
         pairs = [pair for m in both for pair in zip(m.seconds[name], m.seconds["nemo_bt"], strict=True)]
-        target = _TARGETS[case.data, rival] if has_target else None
         ratios = [other / own for other, own in pairs]
-        figures.append(_figure(f"{start}/{rival}/pairs_per_second_ratio", ratios, "ratio", target))
+        figures.append(_figure(f"{start}/{rival}/pairs_per_second_ratio", ratios, "ratio", case.targets.get(rival)))
         memory = [m.peak_mb["nemo_bt"] / m.peak_mb[name] for m in both]
-        target = _MEMORY_TARGET if has_target and rival == "micro8" else None
+        target = case.targets.get(f"{rival}/memory")
         figures.append(_figure(f"{start}/{rival}/peak_memory_ratio", memory, "ratio", target))
         figures += _rates(f"{start}/{rival}", case, both, name)
     figures += _rates(f"{start}/nemo_bt", case, measured, "nemo_bt")
@@ -197,9 +209,9 @@ def _figures(case: Case, measured: Sequence[Measured], best: str) -> list[Figure
         for m in measured
         for name in m.losses.keys() - {"nemo_bt"}
     ]
-    if max(differences) > _LOSS_TOLERANCE_NATS:
+    if max(differences) > case.loss_tolerance_nats:
         raise SystemExit(f"{case.name}: losses differ by {differences} nats: the two did not train the same")
-    figures.append(_figure(f"{start}/largest_loss_difference", differences, "nats", _LOSS_TOLERANCE_NATS))
+    figures.append(_figure(f"{start}/largest_loss_difference", differences, "nats", case.loss_tolerance_nats))
     if len(measured) > 1:
         last = [m.losses["nemo_bt"][-1] for m in measured]
         figures.append(Figure(f"{start}/loss_spread_over_seeds", max(last) - min(last), "nats", min(last), max(last)))

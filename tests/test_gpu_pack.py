@@ -23,10 +23,11 @@ PACKAGES = {
     "app": ["torch>=2.6", "frame[fast]>=2", "old<2; python_version < '3.12'", "tracker; extra == 'track'"],
     "torch": ["nvidia-cublas==13.9"],
     "nvidia-cublas": [],
-    "frame": ["numpy<2", "speed>=1; extra == 'fast'", "tests-only; extra == 'test'"],
+    "frame": ["numpy<2", "ground", "speed>=1; extra == 'fast'", "tests-only; extra == 'test'"],
     "speed": ["numpy", "Loader_Kit~=1.4"],
     "loader-kit": ["numpy>=1.20"],
     "numpy": [],
+    "ground": [],
     "tracker": ["app", "frame"],
 }
 
@@ -36,7 +37,7 @@ def found(host: Mapping[str, str], roots: Sequence[str] = ("app",), **options: S
 
 
 def test_requirements_are_followed_with_markers_of_the_host_and_the_extras_that_are_asked_for() -> None:
-    everything = ("app", "frame", "loader-kit", "numpy", "nvidia-cublas", "speed", "torch")
+    everything = ("app", "frame", "ground", "loader-kit", "numpy", "nvidia-cublas", "speed", "torch")
     assert found({}) == Closure(everything, {}, ())
     assert found({}, ["app[track]"]).packed == (*everything, "tracker")
 
@@ -44,7 +45,7 @@ def test_requirements_are_followed_with_markers_of_the_host_and_the_extras_that_
 def test_what_the_host_has_in_a_version_that_suits_is_left_to_it_with_what_came_with_it() -> None:
     host = {"torch": "2.11.0", "loader-kit": "1.9", "numpy": "1.26.4", "nvidia-cublas": "13.1"}
     left = {"loader-kit": "1.9", "numpy": "1.26.4", "torch": "2.11.0"}
-    assert found(host) == Closure(("app", "frame", "speed"), left, ())
+    assert found(host) == Closure(("app", "frame", "ground", "speed"), left, ())
 
 
 def test_of_a_package_that_is_left_extras_are_followed() -> None:
@@ -53,16 +54,16 @@ def test_of_a_package_that_is_left_extras_are_followed() -> None:
 
 def test_what_does_not_suit_is_packed_and_followed_unless_it_is_kept() -> None:
     host = {"frame": "1.9", "loader-kit": "2.0", "numpy": "2.5.2", "torch": "2.5.0", "nvidia-cublas": "13.9"}
-    packed = ("app", "frame", "loader-kit", "numpy", "speed", "torch")
+    packed = ("app", "frame", "ground", "loader-kit", "numpy", "speed", "torch")
     assert found(host) == Closure(packed, {"nvidia-cublas": "13.9"}, ())
     kept = found(host, keep=("num*", "torch"))
-    assert kept.packed == ("app", "frame", "loader-kit", "speed")
+    assert kept.packed == ("app", "frame", "ground", "loader-kit", "speed")
     assert kept.left == {"numpy": "2.5.2", "torch": "2.5.0"}
     assert kept.not_satisfied == ("numpy 2.5.2: frame asks for <2", "torch 2.5.0: app asks for >=2.6")
 
 
 def test_what_a_host_does_without_is_not_followed() -> None:
-    assert found({}, without=("torch", "sp*")).packed == ("app", "frame", "numpy")
+    assert found({}, without=("torch", "sp*")).packed == ("app", "frame", "ground", "numpy")
 
 
 def test_lock_and_host_are_read() -> None:
@@ -79,7 +80,7 @@ def test_lock_and_host_are_read() -> None:
 
 def make_wheel(folder: Path, name: str, requires: Sequence[str] = ()) -> None:
     info = f"{name}-1.0.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Python: >={PYTHON}\n"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Python: >=3.99\n"
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as file:
         file.writestr(f"{name}/__init__.py", "def main() -> None:\n    print('ran')\n")
         file.writestr(f"{name}/__pycache__/__init__.cpython-312.pyc", "")

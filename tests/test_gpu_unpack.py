@@ -1,10 +1,12 @@
 """Parts of a pack, and what unpack.py makes of them with nothing but Python."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,6 +77,9 @@ def test_the_same_files_make_the_same_bytes(tmp_path: Path) -> None:
     ]
     first, second = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in packs)
     assert first == second
+    whole = b"".join(content for name, content in sorted(first.items()) if name.startswith("part-"))
+    with tarfile.open(fileobj=io.BytesIO(whole), mode="r:xz") as tar:
+        assert [entry.name for entry in tar if entry.isfile()] == sorted(NAMES)
 
 
 def test_env_sh_puts_the_tree_in_front_and_gives_transformer_engine_its_libraries(tmp_path: Path) -> None:

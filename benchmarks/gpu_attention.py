@@ -1,0 +1,82 @@
+"""Attention over streams of real pairs: every way to compute it, forward and backward, and how far it is from fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from benchmarks.attention_candidates import flex, flex_mask, two_calls, two_calls_of
+from benchmarks.gpu_host import Host, spread
+from benchmarks.gpu_streams import real_groups, streams_of
+from benchmarks.results_file import Figure
+from nemo_bt.model.blocked_attention import blocked_attention
+from nemo_bt.model.held_rows import held_rows
+from nemo_bt.model.segments import AttentionRule
+from nemo_bt.model.varlen import flash_kernel, fused_kernel, varlen_attention
+from nemo_bt.stream import PairStream
+
+_HEADS = {"1b": (32, 8, 64), "8b": (32, 8, 128)}
+_BUDGET_TOKENS, _NUM_PAIRS, _CALLS = 8192, 64, 10
+_MOST_ERROR = 2.0**-7
+"""Of a norm: above it a way is not exact in bf16, whatever its speed."""
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def measure(host: Host) -> list[Figure]:
+    """Speed of each over torch's FlashAttention as one call, and its error."""
+    figures = []
+    for name in ("hh", "alpaca_eval"):
+        streams = streams_of(real_groups(host, name, 4 if host.is_dry else _NUM_PAIRS), _BUDGET_TOKENS)
+        for size, heads in _HEADS.items():
+            stream = max(streams, key=lambda stream: stream.num_real_tokens)
+            if host.is_dry:
+                heads = (4, 2, 16)
+            figures += list(_of_stream(host, f"gpu_attention/{name}_{size}", stream, heads))
+    return figures
+
+
+def _of_stream(host: Host, start: str, stream: PairStream, heads: tuple[int, int, int]) -> Iterator[Figure]:
+    num_tokens = stream.num_real_tokens
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(num_tokens, n, heads[2]) for n in (heads[0], heads[1], heads[1], heads[0])]
+    tensors = [torch.randn(shape, generator=generator).to(host.device, torch.bfloat16) for shape in shapes]
+    rule, held = AttentionRule(heads[2] ** -0.5), held_rows(num_tokens)
+    exact = _run(partial(blocked_attention, segments_C5=stream.segments_C5, rule=rule, held=held), tensors, wide=True)
+    seconds: dict[str, list[float]] = {}
+    for name, attend in _ways(host, stream, num_tokens, rule, heads):
+        error = max(float((a.float() - b).norm() / b.norm()) for a, b in zip(_run(attend, tensors), exact, strict=True))
+        yield spread(f"{start}/{name}/error", [error], "of the norm", _MOST_ERROR)
+        seconds[name] = host.seconds(partial(_run, attend, tensors), 1 if host.is_dry else _CALLS)
+        yield spread(f"{start}/{name}/milliseconds", [1000 * s for s in seconds[name]], "ms")
+    first = next(iter(seconds))
+    for name, found in seconds.items():
+        ratios = [base / own for base, own in zip(seconds[first], found, strict=True)]
+        yield spread(f"{start}/{name}/speed_over_{first}", ratios, "ratio")
+
+
+def _ways(
+    host: Host, stream: PairStream, num_tokens: int, rule: AttentionRule, heads: tuple[int, int, int]
+) -> Iterator[tuple[str, Attend]]:
+    """What this device computes: on a CPU the product's own alone."""
+    from nemo_bt.model.attention import kernel_attention
+
+    of_stream = {"segments_C5": stream.segments_C5, "rule": rule, "held": held_rows(num_tokens)}
+    if not host.is_dry:
+        yield "flash", partial(varlen_attention, **of_stream, kernel=flash_kernel(rule))
+        yield "fused", partial(varlen_attention, **of_stream, kernel=fused_kernel(rule, *heads))
+        calls = two_calls_of(stream.segments_C5, host.device)
+        yield "two_calls", partial(two_calls, calls=calls, scale=rule.scale)
+        mask = flex_mask(stream.segments_C5, num_tokens, host.device)
+        yield "flex", partial(flex, mask=mask, scale=rule.scale)
+    yield "local", partial(kernel_attention, **of_stream)
+
+
+def _run(attend: Attend, tensors: list[Tensor], wide: bool = False) -> list[Tensor]:
+    """Output and gradients."""
+    *inputs, grad = (x.detach().float() if wide else x.detach() for x in tensors)
+    inputs = [x.requires_grad_() for x in inputs]
+    out = attend(*inputs)
+    return [out.detach(), *torch.autograd.grad(out, inputs, grad)]

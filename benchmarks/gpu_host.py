@@ -1,0 +1,110 @@
+"""Where the GPU benchmarks run: sizes that fit, repetitions, clocks; and the same, small, on a CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from benchmarks.results_file import Figure
+from benchmarks.small_llama import SMALL, Size
+
+LLAMA_1B = Size(16, 2048, 8192, 32, 8, vocab=128_256)
+_MOST_LAYERS_8B = {130: 16, 70: 8, 40: 4}
+"""Layers that train in so many GiB, by the least memory."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine and what is measured on it.
+
+    Args:
+        data: folder with hh_train.parquet and alpaca_eval_train.parquet.
+        folder: for what runs write.
+        is_dry: on a CPU, everything small and once: no figure means anything.
+    """
+
+    data: Path
+    folder: Path
+    is_dry: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Of the tensors."""
+        return torch.device("cpu" if self.is_dry else "cuda")
+
+    @property
+    def kind(self) -> str:
+        """As h200."""
+        return "dry" if self.is_dry else torch.cuda.get_device_name().removeprefix("NVIDIA ").split()[0].lower()
+
+    @property
+    def memory_gib(self) -> float:
+        """Of the GPU."""
+        return 0.0 if self.is_dry else torch.cuda.get_device_properties(0).total_memory / 2**30
+
+    @property
+    def repetitions(self) -> int:
+        """Of everything that is timed."""
+        return 1 if self.is_dry else 5
+
+    @property
+    def size_1b(self) -> Size:
+        """Llama 3.2 1B's shape."""
+        return SMALL if self.is_dry else LLAMA_1B
+
+    def size_8b(self, share: float = 1.0) -> Size:
+        """As many layers of Llama 3 8B's shape as train here, or a share of them."""
+        if self.is_dry:
+            return Size(2 if share == 1.0 else 1, 64, 160, 4, 2)
+        layers = next(layers for gib, layers in _MOST_LAYERS_8B.items() if self.memory_gib >= gib)
+        return Size(int(layers * share), 4096, 14336, 32, 8, vocab=128_256)
+
+    @property
+    def overrides(self) -> list[str]:
+        """Of nemo-bt train here."""
+        return [f"trainer.accelerator={'cpu' if self.is_dry else 'gpu'}", "trainer.precision=bf16-mixed"]
+
+    @property
+    def has_fp8(self) -> bool:
+        """Whether the GPU computes it."""
+        return not self.is_dry and torch.cuda.get_device_capability() >= (8, 9)
+
+    def seconds(self, function: Callable[[], object], calls: int = 1) -> list[float]:
+        """Of a call, by repetition, after one that is not counted; each is the mean of several calls."""
+        found = []
+        for _ in range(self.repetitions + 1):
+            self.wait()
+            start_s = time.perf_counter()
+            for _ in range(calls):
+                function()
+            self.wait()
+            found.append((time.perf_counter() - start_s) / calls)
+        return found[1:]
+
+    def wait(self) -> None:
+        """Until the device has done what it was given."""
+        if not self.is_dry:
+            torch.cuda.synchronize()
+
+
+def clocks() -> dict[str, str]:
+    """Of the GPU, as found; nothing is set."""
+    names = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={names}", "--format=csv,noheader"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return dict(zip(names.split(","), answer.stdout.splitlines()[0].split(", "), strict=True))
+
+
+def spread(name: str, values: list[float], unit: str, target: float | None = None) -> Figure:
+    """A figure of repetitions."""
+    return Figure(name, median(values), unit, min(values), max(values), target)
