@@ -169,6 +169,8 @@ class Recorder(pl.Callback):
             "recompute": [config.recompute_granularity, config.recompute_method, config.recompute_num_layers],
             "instances": parts[0].ddp_config.num_distributed_optimizer_instances,
             "grad_reduce_in_fp32": parts[0].ddp_config.grad_reduce_in_fp32,
+            "overlaps": [parts[0].ddp_config.overlap_grad_reduce, parts[0].ddp_config.overlap_param_gather],
+            "casts_weights_anew": _casts_weights_anew(trainer.strategy.megatron_parallel),
             "next_pipeline_rank": groups.get_pipeline_model_parallel_next_rank(),
         }
         sizes = {
@@ -190,6 +192,21 @@ def _gpt_of(part: Any) -> torch.nn.Module:
     while not isinstance(part, GPTModel):
         part = part.module
     return part
+
+
+def _casts_weights_anew(parts: Any) -> bool:
+    """Whether what Megatron's schedule calls at the first stream of a step reaches the modules of every part.
+
+    Those of Transformer Engine keep their weights in FP8 from one stream to the next until they are told.
+    """
+    reached = []
+    for part in [parts] if len(parts) == 1 else parts:
+        gpt = _gpt_of(part[0] if part is parts else part)
+        gpt.config.fp8, gpt.is_first_microbatch = "hybrid", False
+        part.set_is_first_microbatch()
+        reached.append(gpt.is_first_microbatch)
+        gpt.config.fp8 = None
+    return all(reached)
 
 
 def _groups() -> dict[str, ProcessGroup]:

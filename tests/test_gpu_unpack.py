@@ -42,7 +42,7 @@ def make_pack(folder: Path, tree: Path, limit_bytes: int = 200, python: str = PY
 
 
 def run_unpack(parts: Path, to: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", str(parts / "unpack.py"), "--to", str(to)]
+    command = [sys.executable, "-I", "-W", "error", str(parts / "unpack.py"), "--to", str(to)]
     return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60)
 
 
@@ -60,6 +60,7 @@ def test_parts_have_their_size_and_make_the_tree_again(tmp_path: Path) -> None:
     to = tmp_path / "un packed"
     result = run_unpack(parts, to)
     assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
     for name in NAMES:
         assert (to / name).read_bytes() == (tree / name).read_bytes()
     assert os.access(to / "bin" / "run", os.X_OK)
@@ -85,7 +86,7 @@ def test_the_same_files_make_the_same_bytes(tmp_path: Path) -> None:
 def test_env_sh_puts_the_tree_in_front_and_gives_transformer_engine_its_libraries(tmp_path: Path) -> None:
     libraries = [f"nvidia/{name}" for name in ("cu13/lib/libcurand.so.10", "cudnn/lib/libcudnn.so.9")]
     parts = make_pack(tmp_path / "pack", make_tree(tmp_path / "tree", (*NAMES, *libraries)), 2**20)
-    toolkit = make_tree(tmp_path / "toolkit", ["bin/nvcc"])
+    toolkit = make_tree(tmp_path / "toolkit", ["bin/nvcc", "include/cuda_runtime.h"])
     to = tmp_path / "un packed"
     bare = {"CUDA_HOME": str(toolkit), "PATH": "/usr/bin:/bin"}  # no ldconfig
     result = run_unpack(parts, to, **bare)
@@ -117,6 +118,13 @@ def test_another_python_is_refused(tmp_path: Path) -> None:
     assert f"expected Python 3.9, for which this was packed, got {PYTHON}" in result.stderr
 
 
+def exchange(part: Path) -> None:
+    """Describe two parts in the wrong order."""
+    described = json.loads((part.parent / "parts.json").read_text())
+    described["parts"][:2] = reversed(described["parts"][:2])
+    (part.parent / "parts.json").write_text(json.dumps(described))
+
+
 def damage(part: Path) -> None:
     content = bytearray(part.read_bytes())
     content[len(content) // 2] ^= 1
@@ -129,6 +137,8 @@ def damage(part: Path) -> None:
         (damage, "part-001 is damaged: its SHA-256"),
         (lambda part: part.write_bytes(part.read_bytes()[:-1]), "part-001 is damaged: expected 200 bytes, got 199"),
         (Path.unlink, "part-001 is missing"),
+        (exchange, "parts.json does not fit its parts"),
+        (lambda part: (part.parent / "parts.json").write_text("{"), "parts.json is damaged"),
         (lambda part: (part.parent / "parts.json").unlink(), "parts.json"),
     ],
 )

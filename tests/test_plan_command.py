@@ -107,6 +107,7 @@ def test_the_table_names_the_fastest_layout_as_overrides(capsys: pytest.CaptureF
         (["plan.lenghts.num_pairs=3"], "Did you mean plan.lengths.num_pairs?"),
         (["model.data.tokens_per_micro_batch=1000"], "937 + 2 x 625 = 2187"),
         (["model.peft.peft_scheme=lora"], "a plan counts full training"),
+        (["model.fp8=hybrid"], "model.fp8=hybrid: a plan counts layers in trainer.precision"),
         (["--rows", "0"], "--rows: expected 1 or more, got 0."),
         (["model.restore_from_path=nowhere"], "nowhere"),
     ],

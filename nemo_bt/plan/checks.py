@@ -54,6 +54,8 @@ def _check_left_to_the_plan(run: PlanRun) -> None:
         )
     if model.peft.lora:
         raise UserError("model.peft.peft_scheme=lora: a plan counts full training. Leave it out.")
+    if model.fp8:
+        raise UserError(f"model.fp8={model.fp8}: a plan counts layers in trainer.precision. Leave it out.")
     if model.optim.optimizer_cpu_offload:
         raise UserError("model.optim.optimizer_cpu_offload=true: a plan counts no memory of hosts. Leave it out.")
 

@@ -28,6 +28,8 @@ def check_score(run: ScoreRun) -> tuple[Origin, Parts]:
     origin = check_settings(replace(run, model=replace(run.model, global_batch_size=size)))
     if run.model.virtual_pipeline_model_parallel_size:
         raise UserError("model.virtual_pipeline_model_parallel_size: scoring has no bubble to shorten; leave it out.")
+    if run.model.fp8:
+        raise UserError(f"model.fp8={run.model.fp8}: rewards are computed in trainer.precision alone; leave it out.")
     in_range("score.rows_per_part", run.score.rows_per_part, "1 or more", run.score.rows_per_part >= 1)
     if not run.score.column:
         raise UserError("score.column: expected a name, got none.")
