@@ -2,8 +2,8 @@
 
 python -m benchmarks.gpu --data folder/with/hh_train.parquet/and/alpaca_eval_train.parquet
 
-On one H200 under 25 minutes, by part: attention, rewards, sharing, vs_trl, 8b, curves. `--dry-run` runs the same parts
-on a CPU, small and once, without FP8, and writes no results: figures mean nothing there.
+Parts: attention, rewards, sharing, vs_trl, 8b, curves. `--dry-run` runs the same on a CPU, small and once, without FP8,
+and writes no results: figures mean nothing there.
 """
 
 from __future__ import annotations

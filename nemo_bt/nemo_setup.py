@@ -75,7 +75,6 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
     It has no loggers: NeMo would tell them its own numbers too, a step late. Ours get theirs from `MetricsLog`.
     """
     trainer, model = settings.trainer, settings.model
-    sharded = model.optim.name == "distributed_fused_adam"
     strategy = CheckedStrategy(
         tensor_model_parallel_size=model.tensor_model_parallel_size,
         pipeline_model_parallel_size=model.pipeline_model_parallel_size,
@@ -87,14 +86,7 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         use_tp_pp_dp_mapping=model.use_tp_pp_dp_mapping,
         sequence_parallel=model.sequence_parallel,
         num_distributed_optimizer_instances=model.optim.num_distributed_optimizer_instances,
-        ddp=DistributedDataParallelConfig(
-            use_distributed_optimizer=sharded,
-            num_distributed_optimizer_instances=model.optim.num_distributed_optimizer_instances,
-            overlap_grad_reduce=model.optim.overlap_grad_reduce,
-            overlap_param_gather=model.optim.overlap_param_gather,
-            check_for_nan_in_grad=False,  # it ends a rank; nemo_bt.nonfinite skips the step on all
-            grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
-        ),
+        ddp=_build_ddp(model.optim),
         process_group_backend="nccl" if on_gpu else "gloo",
         ckpt_async_save=settings.exp_manager.checkpoint_callback_params.async_save,
         ckpt_torch_dist_multiproc=None if on_gpu else 1,  # a process is forked for each: dearer than a small model
@@ -158,6 +150,17 @@ def build_early_stopping(settings: ExpManagerSettings) -> list[pl.Callback]:
             check_on_train_epoch_end=False,
         )
     ]
+
+
+def _build_ddp(settings: OptimSettings) -> DistributedDataParallelConfig:
+    return DistributedDataParallelConfig(
+        use_distributed_optimizer=settings.name == "distributed_fused_adam",
+        num_distributed_optimizer_instances=settings.num_distributed_optimizer_instances,
+        overlap_grad_reduce=settings.overlap_grad_reduce,
+        overlap_param_gather=settings.overlap_param_gather,
+        check_for_nan_in_grad=False,  # it ends a rank; nemo_bt.nonfinite skips the step on all
+        grad_reduce_in_fp32=settings.grad_reduce_in_fp32,
+    )
 
 
 def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> MegatronOptimizerModule:
