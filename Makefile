@@ -8,7 +8,7 @@ QUICKSTART := runs/quickstart
 
 DATA ?= data
 
-.PHONY: quickstart test test-slurm bench format lock clean
+.PHONY: quickstart gpu-setup test test-gpu test-slurm bench bench-gpu format lock clean
 
 $(INSTALLED): pyproject.toml .requirements.lock
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else f"Python 3.10 to 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
@@ -20,11 +20,19 @@ $(INSTALLED): pyproject.toml .requirements.lock
 quickstart: $(INSTALLED)
 	$(BIN)/python -m nemo_bt.quickstart --output $(QUICKSTART)
 
+# Transformer Engine for the torch in .venv, on a host with CUDA's compiler: built once (minutes), then kept.
+gpu-setup: $(INSTALLED)
+	$(BIN)/python -m nemo_bt.gpu.install
+
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+
+# What only a GPU shows; NEMO_BT_TEST_GPU=cpu runs what it can of it on a CPU. Some minutes.
+test-gpu: $(INSTALLED)
+	NEMO_BT_TEST_GPU=1 $(BIN)/pytest tests/gpu
 
 # Jobs on a Slurm of two nodes that is started here (apt-get install slurm-wlm; as root): about twelve minutes.
 test-slurm: $(INSTALLED)
@@ -34,6 +42,10 @@ test-slurm: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.vs_trl --data $(DATA)
 	$(BIN)/python -m benchmarks.tables
+
+# Speed, precision and memory on a GPU.
+bench-gpu: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu --data $(DATA)
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

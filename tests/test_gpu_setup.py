@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from nemo_bt.errors import UserError
-from nemo_bt.gpu import install, wheels
+from nemo_bt.gpu import install, toolchain, wheels
 from nemo_bt.gpu.toolchain import Toolchain, build_environment, find_toolchain, find_toolkit, link_libraries
 from tests.runs import REPO
 
@@ -21,6 +21,8 @@ def make_toolkit(folder: Path, release: str = "release 13.0, V13.0.88") -> Path:
     nvcc = folder / "bin" / "nvcc"
     nvcc.write_text(f"#!/bin/sh\necho Cuda compilation tools, {shlex.quote(release)}\n")
     nvcc.chmod(0o755)
+    (folder / "include").mkdir()
+    (folder / "include" / "cuda_runtime.h").touch()
     return folder
 
 
@@ -71,8 +73,15 @@ def test_the_compiler_is_where_cuda_home_or_the_path_says(tmp_path: Path, monkey
     one, other = make_toolkit(tmp_path / "one"), make_toolkit(tmp_path / "other")
     assert find_toolkit({"CUDA_HOME": str(one), "PATH": str(other / "bin")}) == one
     assert find_toolkit({"PATH": str(other / "bin")}) == other
-    with pytest.raises(UserError, match=rf"expected nvcc, .* CUDA_HOME {tmp_path} has no bin/nvcc"):
-        find_toolkit({"CUDA_HOME": str(tmp_path)})
+    with pytest.raises(UserError, match=rf"expected the CUDA toolkit, with bin/nvcc and .* in CUDA_HOME: {tmp_path}\."):
+        find_toolkit({"CUDA_HOME": str(tmp_path), "PATH": str(other / "bin")})
+    script = make_toolkit(tmp_path / "script")
+    (script / "include" / "cuda_runtime.h").unlink()
+    monkeypatch.setattr(toolchain, "_DEFAULT_TOOLKIT", one)
+    assert find_toolkit({"PATH": str(script / "bin")}) == one
+    monkeypatch.setattr(toolchain, "_DEFAULT_TOOLKIT", tmp_path)
+    with pytest.raises(UserError, match=rf"in the folder of nvcc or the default: {script}, {tmp_path}\. Install it"):
+        find_toolkit({"PATH": str(script / "bin"), "CUDA_HOME": ""})
     monkeypatch.setenv("CUDA_HOME", str(make_toolkit(tmp_path / "strange", "Build 13")))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     with pytest.raises(UserError, match=r"expected 'release <version>' from .*/strange/bin/nvcc"):
@@ -125,12 +134,12 @@ def test_a_wheel_is_known_by_all_that_its_code_depends_on() -> None:
     assert known not in [wheels.key(wheels.extension(), *other, "9.0") for other in others]
 
 
-def test_a_wheel_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_is_whole_or_not_there(tmp_path: Path) -> None:
     """A source of Python alone, built by the real pip; it fails unless a variable that only its build gets says so."""
-    code = (
-        "import os, sys, setuptools\nif 'bdist_wheel' in sys.argv and 'WORKS' not in os.environ: sys.exit('no luck')\n"
+    ends = "if 'bdist_wheel' in sys.argv and 'WORKS' not in os.environ: sys.exit('fatal error: no luck')\n"
+    (tmp_path / "setup.py").write_text(
+        f"import os, sys, setuptools\n{ends}setuptools.setup(name='some-source', version='1.0', py_modules=[])\n"
     )
-    (tmp_path / "setup.py").write_text(code + "setuptools.setup(name='some-source', version='1.0', py_modules=[])\n")
     (tmp_path / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: some-source\nVersion: 1.0\n")
     with tarfile.open(tmp_path / "some_source-1.0.tar.gz", "w:gz") as tar:
         for name in ("setup.py", "PKG-INFO"):
@@ -138,7 +147,7 @@ def test_a_wheel_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Monke
     environment = dict(os.environ) | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
     kept = tmp_path / "kept"
     fails = wheels.Source("some-source", "1.0", has_gpu_code=False, environment={})
-    with pytest.raises(UserError, match=r"(?s)pip wheel .*failed with status 1. All of it is in .*build\.log.*no luck"):
+    with pytest.raises(UserError, match=r"(?s)pip wheel .* status 1\. .*/build\.log\.\n  fatal error: no luck"):
         wheels.build(fails, kept, environment)
     assert [path.name for path in kept.iterdir()] == ["build.log"]
     assert wheels.kept_wheel(fails, kept) is None

@@ -35,14 +35,16 @@ NAMES = ("app/__init__.py", "app/data/" + "long/" * 40 + "table.bin", "bin/run",
 def make_pack(folder: Path, tree: Path, limit_bytes: int = 200, python: str = PYTHON) -> Path:
     folder.mkdir()
     writer = write_parts(tree, folder, limit_bytes)
-    options = pack.Options(folder, None, (), (), python, 13, None, 60)
+    options = pack.Options(folder, None, (), (), (), python, 13, None, 60)
     pack._describe(folder, options, Closure((), {}, ()), {"app": "1.0"}, writer)
     shutil.copy(REPO / "nemo_bt" / "gpu" / "unpack.py", folder)
     return folder
 
 
-def run_unpack(parts: Path, to: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-I", "-W", "error", str(parts / "unpack.py"), "--to", str(to)]
+def run_unpack(
+    parts: Path, to: Path, python: Path | str = sys.executable, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    command = [str(python), "-I", "-W", "error", str(parts / "unpack.py"), "--to", str(to)]
     return subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60)
 
 
@@ -88,15 +90,16 @@ def test_env_sh_puts_the_tree_in_front_and_gives_transformer_engine_its_librarie
     parts = make_pack(tmp_path / "pack", make_tree(tmp_path / "tree", (*NAMES, *libraries)), 2**20)
     toolkit = make_tree(tmp_path / "toolkit", ["bin/nvcc", "include/cuda_runtime.h"])
     to = tmp_path / "un packed"
-    bare = {"CUDA_HOME": str(toolkit), "PATH": "/usr/bin:/bin"}  # no ldconfig
-    result = run_unpack(parts, to, **bare)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    bare = {"CUDA_HOME": str(toolkit), "PATH": str(tmp_path)}  # neither packages nor ldconfig nor nvidia-smi
+    result = run_unpack(parts, to, tmp_path / "venv" / "bin" / "python", **bare)
     assert result.returncode == 0, result.stderr
-    script = f'source "{to}/env.sh"; echo "$PYTHONPATH|$TORCH_CUDA_ARCH_LIST|$CUDA_HOME"'
-    for given, arch in (({}, "9.0"), ({"TORCH_CUDA_ARCH_LIST": "8.0"}, "8.0")):
-        variables = {"PYTHONPATH": "/mine", "PATH": "/usr/bin:/bin", **given}
-        said = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True).stdout
-        assert said == f"{to}:/mine|{arch}|{to}/cuda-home\n"
+    script = f'source "{to}/env.sh"; echo "$PYTHONPATH|$TORCH_CUDA_ARCH_LIST|$CUDA_HOME|$LD_LIBRARY_PATH"'
     home = to / "cuda-home"
+    for given, arch in (({}, "9.0"), ({"TORCH_CUDA_ARCH_LIST": "8.0"}, "8.0")):
+        variables = {"PYTHONPATH": "/mine", "PATH": "/usr/bin:/bin", "LD_LIBRARY_PATH": "/others", **given}
+        said = subprocess.run(["bash", "-c", script], env=variables, capture_output=True, text=True).stdout
+        assert said == f"{to}:/mine|{arch}|{home}|/others:{home}/of-cu13/lib:{home}/of-cudnn/lib\n"
     assert (home / "bin" / "nvcc").is_file()
     assert {path.name for path in home.glob("of-*/lib/lib*")} == {"libcurand.so.10", "libnvrtc.so.13", "libcudnn.so.9"}
 

@@ -26,6 +26,8 @@ PURE = [
     "scoring.batch", "scoring.model", "scoring.parts", "scoring.command", "evaluation.settings", "evaluation.checks",
     "evaluation.accuracy", "evaluation.rewardbench", "evaluation.rewardbench2", "evaluation.rm_bench",
     "evaluation.measure", "evaluation.tables", "evaluation.label", "evaluation.command",
+    "device", "precision", "gpu.toolchain", "gpu.wheels", "gpu.install", "gpu.closure", "gpu.fetch", "gpu.parts",
+    "gpu.pack", "gpu.unpack",
     "arguments", "as_rank", "trackers", "reward_scale", "node_facts", "report.settings", "report.conversations",
     "report.rewards", "report.numbers", "report.curves", "report.facts", "report.pictures", "report.page",
     "report.command",
