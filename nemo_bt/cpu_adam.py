@@ -12,6 +12,8 @@ from torch.optim.adamw import adamw
 class GroupStepAdamW(torch.optim.Optimizer):
     """AdamW with torch's fused CPU kernel and FusedAdam's state: exp_avg, exp_avg_sq, and `step` in the group.
 
+    A group has every key that FusedAdam reads, so that a run goes on on a GPU with what was saved here.
+
     Source: Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2.
     """
 
@@ -26,7 +28,8 @@ class GroupStepAdamW(torch.optim.Optimizer):
     ) -> None:
         if not adam_w_mode:
             raise ValueError("expected decoupled weight decay (adam_w_mode=True), got False; L2 Adam is not on CPU")
-        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps})
+        defaults = {"lr": lr, "weight_decay": weight_decay, "betas": betas, "eps": eps, "bias_correction": True}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:

@@ -13,8 +13,9 @@ from nemo_bt.settings import ModelSettings, Settings
 FORMATS = ("hybrid", "e4m3")
 RECIPES = {"delayed": 16, "tensorwise": 16, "blockwise": 128, "mxfp8": 32}
 """Rows of which a matrix has to be a multiple on each rank, as cuBLAS and the kernels that scale take them."""
-_COLUMNS = 16
-"""Of which the other sides of matrices have to be multiples."""
+_COLUMNS = {"delayed": 16, "tensorwise": 16, "blockwise": 16, "mxfp8": 32}
+"""Of which the other sides of matrices have to be multiples; blockwise gathers 128 columns at a time, where ranks share
+a sequence."""
 CAPABILITY = {"delayed": (8, 9), "tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
 """Least compute capability of the GPU. Source: transformer_engine/pytorch/fp8.py, check_*_support."""
 AMAX_ALGORITHMS = ("most_recent", "max")
@@ -70,10 +71,20 @@ def check_precision(settings: Settings, sizes: dict[str, Any]) -> None:
         "num_attention_heads x kv_channels": sizes["num_attention_heads"] * head_size,
         "num_query_groups x kv_channels": sizes["num_query_groups"] * head_size,
     }
-    for name, size in {"hidden_size": sizes["hidden_size"] * tp, **shared}.items():
-        if size // tp % _COLUMNS:
-            shown = f"{name}={size // tp}" + (" on each tensor-parallel rank" if name in shared and tp > 1 else "")
-            raise UserError(f"{start} needs multiples of {_COLUMNS}: {shown} is none. Set model.fp8=null.")
+    multiple_of = _COLUMNS[model.fp8_recipe]
+    of_hidden = RECIPES["blockwise"] if model.fp8_recipe == "blockwise" and model.sequence_parallel else multiple_of
+    if sizes["hidden_size"] % of_hidden:
+        raise UserError(
+            f"{start} with model.fp8_recipe={model.fp8_recipe} needs a multiple of {of_hidden}: hidden_size="
+            f"{sizes['hidden_size']} is none. Set another recipe, or model.fp8=null."
+        )
+    for name, size in shared.items():
+        if size // tp % multiple_of:
+            where = " on each tensor-parallel rank" if tp > 1 else ""
+            raise UserError(
+                f"{start} with model.fp8_recipe={model.fp8_recipe} needs multiples of {multiple_of}: "
+                f"{name}={size // tp}{where} is none. Set another recipe, or model.fp8=null."
+            )
 
 
 def check_gpu(settings: Settings, capability: tuple[int, int]) -> None:

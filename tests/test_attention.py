@@ -12,7 +12,7 @@ from torch import Tensor
 from nemo_bt.model import blocked_attention
 from nemo_bt.model.held_rows import held_rows
 from nemo_bt.model.segments import AttentionRule, filled_up, scored_here, segments_of
-from nemo_bt.model.varlen import Kernel, Sequences, flash_kernel, sequences_of, varlen_attention
+from nemo_bt.model.varlen import Kernel, Sequences, varlen_attention
 
 HEADS, KEY_HEADS, SIZE = 4, 2, 8
 SEGMENTS = torch.tensor(
@@ -125,45 +125,6 @@ def test_sequences_for_kernels_equal_a_dense_mask(name: str) -> None:
         varlen(*tensors, SEGMENTS, RULES["softcap"], ALL)
 
 
-def test_sequences_are_made_once_for_all_layers_of_a_kind() -> None:
-    on_cpu = torch.device("cpu")
-    first = sequences_of(SEGMENTS, 0, False, ALL, NUM_TOKENS, on_cpu)
-    assert first is sequences_of(SEGMENTS.clone(), 0, False, ALL, NUM_TOKENS, on_cpu)
-    assert first.query_starts.tolist() == [0, 12, 13, 21, 22, 40, 45]
-    assert first.key_starts.tolist() == [0, 12, 18, 31, 32, 50, 57]
-    assert first.key_rows_K[12:18].tolist() == [0, 1, 2, 3, 4, 12]
-    assert (first.longest_query, first.longest_key) == (64, 64)
-    other = SEGMENTS.clone()
-    other[0, 4] = 2
-    assert sequences_of(other, 0, False, ALL, NUM_TOKENS, on_cpu) is not first
-
-
-@pytest.mark.parametrize("name", ["all", "window"])
-def test_torchs_operator_takes_what_the_flash_kernel_gives_it(name: str) -> None:
-    """Tensors without data go through the operator and its derivative: only a GPU computes it."""
-    shapes = [(NUM_FILLED, HEADS, SIZE), (57, KEY_HEADS, SIZE), (57, KEY_HEADS, SIZE)]
-    tensors = [torch.empty(s, dtype=torch.bfloat16, device="meta", requires_grad=True) for s in shapes]
-    starts = torch.empty(7, dtype=torch.int32, device="meta")
-    found = Sequences(None, torch.empty(57, device="meta"), starts, starts, 64, 64, NUM_FILLED)
-    out = flash_kernel(RULES[name])(*tensors, found)
-    assert out.shape == shapes[0]
-    assert [x.shape for x in torch.autograd.grad(out.sum(), tensors)] == [torch.Size(shape) for shape in shapes]
-
-
-def test_gradients_of_a_prefix_in_bf16_are_added_up_in_fp32() -> None:
-    """600 continuations of one token each behind a prefix of one: in bf16 a sum of ones ends at 256."""
-    segments = torch.tensor([[0, 1, i, i + 1, 1] for i in range(1, 601)], dtype=torch.int32)
-    query, key, value = (torch.zeros(601, n, SIZE).bfloat16().requires_grad_() for n in (HEADS, KEY_HEADS, KEY_HEADS))
-
-    def every_value(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, found: Sequences) -> Tensor:
-        return query_QND + value_KGD.sum(0).repeat_interleave(HEADS // KEY_HEADS, 0) / 601 / 2
-
-    got = varlen_attention(query, key, value, segments, RULES["all"], held_rows(601), every_value)
-    (grad,) = torch.autograd.grad(got.float().sum(), value)
-    assert grad[0].unique().tolist() == [600]
-    assert grad[1:].unique().tolist() == [1]
-
-
 @pytest.mark.parametrize("name", RULES)
 def test_scored_rows_alone_equal_those_rows_of_all(name: str) -> None:
     tensors, _ = inputs()
@@ -237,7 +198,7 @@ def test_a_stream_of_filling_alone_gives_zeros_and_zero_gradients(
 
 
 def test_scored_rows_are_filled_up_to_a_multiple_and_never_none() -> None:
-    assert filled_up([11, 12, 20, 21, 39, 44], 4).tolist() == [11, 12, 20, 21, 39, 44, 0, 0]
+    assert filled_up([11, 12, 20, 21, 39, 44], 4).tolist() == [11, 12, 20, 21, 39, 44, 44, 44]
     assert filled_up([], 2).tolist() == [0, 0]
 
 

@@ -34,7 +34,7 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     plan = {}
     save("qwen3", folder / "base", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
     save("nemotron", folder / "gateless", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
-    nemotron = [f"model.restore_from_path={folder / 'gateless'}", "trainer.max_steps=3"]
+    nemotron = [f"model.restore_from_path={folder / 'gateless'}", "trainer.max_steps=3", "model.optim.eps=1e-3"]
     save("mixtral", folder / "experts", classifier=False, tokenizer=load_tokenizer(str(dataset / "tokenizer"), None))
     attention = "model.peft.lora_tuning.target_modules=[linear_qkv,linear_proj]"
     mixtral = [f"model.restore_from_path={folder / 'experts'}", "trainer.max_steps=3", attention]
@@ -46,7 +46,7 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
         f"{lora}.adapter_dim={DIM}",
         f"{lora}.alpha=8",
         "model.optim.lr=1e-3",
-        "model.optim.eps=1e-4",  # as tests.layouts says; adapters have smaller gradients than weights
+        "model.optim.eps=1e-4",  # as tests.layouts says; adapters have smaller gradients than weights, nemotron's most
         f"trainer.max_steps={STEPS}",
         "exp_manager.checkpoint_callback_params.every_n_train_steps=3",
     ]

@@ -38,7 +38,15 @@ TP2 = ["trainer.devices=2", "model.tensor_model_parallel_size=2", "model.sequenc
         (["model.attention_backend=unfused"], r"attention_backend: expected one of auto, fused, flash, local"),
         (["model.fp8_amax_history_len=0"], r"fp8_amax_history_len: expected more than 0, got 0"),
         (["model.fp8=e4m3"], r"model\.fp8=e4m3 needs trainer\.precision=bf16-mixed, got 32"),
-        ([*FP8, "model.hidden_size=264", "model.kv_channels=32"], r"needs multiples of 16: hidden_size=264 is none"),
+        ([*FP8, "model.hidden_size=264", "model.kv_channels=32"], r"needs a multiple of 16: hidden_size=264 is none"),
+        (
+            [*FP8, *TP2, "model.hidden_size=320", "model.kv_channels=32", "model.fp8_recipe=blockwise"],
+            r"needs a multiple of 128: hidden_size=320 is none",
+        ),
+        (
+            [*FP8, "model.ffn_hidden_size=688", "model.fp8_recipe=mxfp8"],
+            r"multiples of 32: ffn_hidden_size=688 is none",
+        ),
         ([*FP8, "model.ffn_hidden_size=680"], r"multiples of 16: ffn_hidden_size=680 is none"),
         ([*FP8, *TP2, "model.ffn_hidden_size=688"], r"ffn_hidden_size=344 on each tensor-parallel rank is none"),
         ([*FP8, "model.kv_channels=20", "model.num_query_groups=2"], r"num_query_groups x kv_channels=40 is none"),
@@ -58,8 +66,9 @@ def test_what_fp8_cannot_do_is_refused(overrides: list[str], message: str) -> No
 
 
 def test_ends_in_bf16_and_every_recipe_are_possible() -> None:
+    ends = ["model.first_last_layers_bf16=true", "model.ffn_hidden_size=704"]
     for recipe in ("tensorwise", "blockwise", "mxfp8"):
-        check_settings(settings_of(*FP8, "model.first_last_layers_bf16=true", f"model.fp8_recipe={recipe}"))
+        check_settings(settings_of(*FP8, *ends, f"model.fp8_recipe={recipe}"))
     check_settings(settings_of(*FP8, "model.fp8_recipe=delayed"))
 
 

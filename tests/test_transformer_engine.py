@@ -48,23 +48,23 @@ def reward_model(folder: Path, with_engine: bool, lora: LoraSettings | None = No
     return model
 
 
-def tensors(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in model.module.state_dict().items() if not name.endswith("_extra_state")}
-
-
-def places(model: Any) -> dict[str, tuple[Any, ...]]:
-    """Of a checkpoint: every entry's key, shape and part of the whole."""
+def entries(model: Any) -> dict[str, torch.Tensor]:
+    """Of a checkpoint, by key, shape of the whole and place in it: grouped experts have other names in the module."""
     from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 
     from nemo_bt.model.load import leaves
 
     sharded = model.sharded_state_dict()
+    assert [name for name in sharded if "_extra_state" in name] == []
     apply_factories(sharded)
-    return {
-        f"{entry.key} {entry.global_offset}": (entry.global_shape, entry.local_shape, entry.dtype)
-        for entry in leaves(sharded)
-        if isinstance(entry, ShardedTensor)
-    }
+    tensors = [entry for entry in leaves(sharded) if isinstance(entry, ShardedTensor)]
+    return {f"{entry.key} {entry.global_shape} {entry.global_offset}": entry.data.detach() for entry in tensors}
+
+
+def different(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> list[str]:
+    assert found.keys() == expected.keys()
+    same_dtype = all(found[name].dtype == value.dtype for name, value in expected.items())
+    return [name for name, value in expected.items() if not (same_dtype and torch.equal(found[name], value))]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -72,18 +72,13 @@ def test_names_shapes_and_loaded_weights_are_the_same(shape: str, one_rank: None
     engine, plain = (reward_model(folders[shape], with_engine) for with_engine in (True, False))
     assert any(type(module).__module__.startswith("megatron.core.extensions") for module in engine.module.modules())
     assert not any(type(module).__module__.startswith("megatron.core.extensions") for module in plain.module.modules())
-    if "num_local_experts" in SHAPES[shape] or "num_experts" in SHAPES[shape]:
-        assert places(engine) == places(plain)  # grouped experts have other names in the module
-        return
-    found, expected = tensors(engine), tensors(plain)
-    assert {name: value.shape for name, value in found.items()} == {
-        name: value.shape for name, value in expected.items()
-    }
-    assert {name for name, value in expected.items() if not torch.equal(found[name], value)} == set()
-    assert places(engine) == places(plain)
+    assert different(entries(engine), entries(plain)) == []
+    if not engine.config.num_moe_experts:
+        named = [{name: p.shape for name, p in model.module.named_parameters()} for model in (engine, plain)]
+        assert named[0] == named[1]
 
 
-@pytest.mark.parametrize("shape", ["llama3.1, head size", "gemma2", "nemotron"])
+@pytest.mark.parametrize("shape", ["llama3.1, head size", "gemma2", "nemotron", "mixtral"])
 @pytest.mark.parametrize("saves_with_engine", [True, False])
 def test_a_checkpoint_of_either_loads_into_the_other(
     saves_with_engine: bool, shape: str, one_rank: None, folders: dict[str, Path], tmp_path: Path
@@ -97,8 +92,7 @@ def test_a_checkpoint_of_either_loads_into_the_other(
         parameter.data.zero_()
     state = dist_checkpointing.load(loaded.sharded_state_dict(prefix="module."), str(tmp_path))
     loaded.load_state_dict(state, strict=True)
-    expected = tensors(saved)
-    assert {name for name, value in tensors(loaded).items() if not torch.equal(expected[name], value)} == set()
+    assert different(entries(loaded), entries(saved)) == []
     state.pop("module.output_layer.weight")
     with pytest.raises(RuntimeError, match=r"missing \['module.output_layer.weight'\]"):
         loaded.load_state_dict(state, strict=True)
@@ -109,21 +103,40 @@ def test_adapters_stand_beside_the_same_layers(one_rank: None, folders: dict[str
     found, expected = ({n for n, p in m.module.named_parameters() if p.requires_grad} for m in (engine, plain))
     assert found == expected
     assert len(found) == 1 + 4 * 8
-    assert places(engine) == places(plain)
+    assert different(entries(engine), entries(plain)) == []
 
 
 def test_its_attention_takes_what_the_fused_kernel_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformer_engine.pytorch import DotProductAttention
 
-    known, given = inspect.signature(DotProductAttention.forward).parameters, {}
+    known, given, made = inspect.signature(DotProductAttention.forward).parameters, {}, {}
+    original = DotProductAttention.__init__
+
+    def making(self: Any, *args: Any, **kwargs: Any) -> None:
+        made.update(kwargs, args=args)
+        original(self, *args, **kwargs)
 
     def noting(self: Any, query: torch.Tensor, *_: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         given.update(kwargs)
         return query
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(DotProductAttention, "__init__", making)
     monkeypatch.setattr(DotProductAttention, "forward", noting)
     starts, rows = torch.tensor([0, 5], dtype=torch.int32), torch.zeros(5, 8, 64)
     found = Sequences(None, torch.arange(5), starts, starts, 64, 64, 5)
     assert fused_kernel(AttentionRule(0.1), 8, 2, 64)(rows, rows[:, :2], rows[:, :2], found).shape == rows.shape
+    assert made["args"] == (8, 64)
+    assert (made["num_gqa_groups"], made["softmax_scale"], made["qkv_format"]) == (2, 0.1, "thd")
+    assert made["attn_mask_type"] == "padding_causal_bottom_right"
     assert {"cu_seqlens_q", "cu_seqlens_kv", "max_seqlen_q", "max_seqlen_kv"} < given.keys() < known.keys()
+
+
+def test_a_cpus_optimizer_saves_every_key_that_its_own_reads(one_rank: None) -> None:
+    from transformer_engine.pytorch.optimizers import FusedAdam
+
+    from nemo_bt.cpu_adam import GroupStepAdamW
+
+    parameters = [torch.zeros(1, requires_grad=True)]
+    ours = GroupStepAdamW(parameters, lr=1.0, weight_decay=0.0, betas=(0.9, 0.9), eps=1e-8)
+    assert FusedAdam(parameters).defaults.keys() <= ours.defaults.keys()

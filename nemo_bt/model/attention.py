@@ -130,7 +130,13 @@ class SegmentAttention(MegatronModule):
         """By device, dtype and `model.attention_backend`; kernels know no soft cap and no fp32."""
         if self.rule.softcap or not query_tND.is_cuda:
             return blocked_attention
-        backend = attention_backend(self.config.attention_backend, query_tND.dtype, self.rule.window > 0)
+        backend = attention_backend(
+            self.config.attention_backend,
+            query_tND.dtype,
+            head_size=query_tND.shape[2],
+            has_window=self.rule.window > 0,
+            capability=torch.cuda.get_device_capability() if has_transformer_engine() else None,
+        )
         if backend is AttnBackend.local:
             return kernel_attention
         if self._kernel is None:
@@ -139,19 +145,23 @@ class SegmentAttention(MegatronModule):
         return partial(varlen_attention, kernel=self._kernel)
 
 
-def attention_backend(chosen: AttnBackend, dtype: torch.dtype, has_window: bool) -> AttnBackend:
-    """What computes attention on a GPU: fused, flash or local.
+def attention_backend(
+    chosen: AttnBackend, dtype: torch.dtype, head_size: int, has_window: bool, capability: tuple[int, int] | None
+) -> AttnBackend:
+    """What computes attention on a GPU: `chosen` or, where it cannot, the next of fused, flash and local.
 
     Args:
-        chosen: model.attention_backend; auto takes the first of the three that can.
+        chosen: model.attention_backend; auto begins with flash, which every GPU from Ampere on has.
         dtype: of the activations.
+        head_size: D.
         has_window: whether the layer has one.
+        capability: of the GPU; None without Transformer Engine.
     """
-    if dtype == torch.float32 or chosen is AttnBackend.local:
-        return AttnBackend.local
-    if has_window or not has_transformer_engine():
-        return AttnBackend.flash  # cuDNN, through Transformer Engine, aligns windows at the top left
-    return AttnBackend.fused if chosen is AttnBackend.auto else chosen
+    fits = dtype in (torch.bfloat16, torch.float16) and head_size % 8 == 0
+    has_fused = fits and head_size <= 128 and not has_window and capability is not None and capability[0] in (9, 10)
+    if chosen is AttnBackend.fused and has_fused:
+        return AttnBackend.fused
+    return AttnBackend.flash if chosen is not AttnBackend.local and fits and head_size <= 256 else AttnBackend.local
 
 
 def kernel_attention(

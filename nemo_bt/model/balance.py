@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nemo_bt.model.context_parallel import held_here
 from nemo_bt.model.held_rows import HeldRows
+from nemo_bt.stream import to_device
 
 
 class PairStreamLayer(TransformerLayer):
@@ -48,7 +49,7 @@ class BalancedRouter(TopKRouter):
         sharing = parallel_state.get_tensor_model_parallel_world_size() if self.config.sequence_parallel else 1
         first = len(chosen_rE) * (parallel_state.get_tensor_model_parallel_rank() if sharing > 1 else 0)
         held = held_here(len(chosen_rE) * sharing)
-        member_Cr = members(self.segments_C5, held)[:, first : first + len(chosen_rE)].to(score_rE.device)
+        member_Cr = to_device(members(self.segments_C5, held)[:, first : first + len(chosen_rE)], score_rE.device)
         count_CE = member_Cr @ chosen_rE.float()
         torch.distributed.all_reduce(count_CE, group=self.tp_cp_group)
         loss = balance_loss(member_Cr @ score_rE, count_CE, self.segments_C5, self.topk)
@@ -75,7 +76,7 @@ def balance_loss(score_CE: Tensor, count_CE: Tensor, segments_C5: Tensor, topk: 
         segments_C5: of the stream.
         topk: experts that a token chooses.
     """
-    prefix_start, prefix_end, start, end, num_pairs_C = segments_C5.to(score_CE.device).long().T
+    prefix_start, prefix_end, start, end, num_pairs_C = to_device(segments_C5.long().T, score_CE.device)
     length_C = prefix_end - prefix_start + end - start
     term_C = (score_CE * count_CE).sum(1) * score_CE.shape[1] / (topk * length_C.float() ** 2)
     return (term_C * num_pairs_C).sum() / 2

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nemo_bt.model.held_rows import CHUNKS_PER_RANK, HeldRows, chunks_of, held_rows
 from nemo_bt.model.segments import scored_here
+from nemo_bt.stream import to_device
 
 
 def held_here(num_held: int) -> HeldRows:
@@ -61,7 +62,7 @@ def rewards_of_all(reward_c: Tensor, segments_C5: Tensor, held: HeldRows) -> Ten
     numbers, _ = scored_here(segments_C5, held)
     if parallel_state.get_context_parallel_world_size() == 1:
         return reward_c[: len(numbers)]
-    index = torch.tensor(numbers, dtype=torch.int64, device=reward_c.device)
+    index = to_device(torch.tensor(numbers, dtype=torch.int64), reward_c.device)
     reward_C = reward_c.new_zeros(len(segments_C5)).index_copy(0, index, reward_c[: len(numbers)])
     return tensor_parallel.reduce_from_tensor_model_parallel_region(
         reward_C, group=parallel_state.get_context_parallel_group()

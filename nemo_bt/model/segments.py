@@ -152,5 +152,8 @@ def scored_here(segments_C5: Tensor, held: HeldRows) -> tuple[list[int], list[in
 
 
 def filled_up(rows: list[int], multiple_of: int) -> Tensor:
-    """Rows as a tensor, [n], int64: their number, at least 1, is rounded up; what is added is row 0."""
-    return torch.tensor(rows + [0] * (-len(rows) % multiple_of if rows else multiple_of))
+    """Rows as a tensor, [n], int64: their number, at least 1, is rounded up.
+
+    What is added is the last of them: in FP8 it is no larger than the largest. Without any it is row 0.
+    """
+    return torch.tensor(rows + rows[-1:] * (-len(rows) % multiple_of) if rows else [0] * multiple_of)

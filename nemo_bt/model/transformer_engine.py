@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 
 EXTRA_STATE = "_extra_state"
-"""End of the names under which its modules keep what delayed scaling has seen: not weights, and pickled."""
+"""In the last part of the names (experts' have a number behind it) under which its modules keep what delayed scaling
+has seen: not weights, and pickled."""
 
 
 class Modules(NamedTuple):
@@ -41,4 +42,4 @@ def transformer_engine_modules() -> Modules:
 
 def without_extra_state(state: dict[str, Any]) -> dict[str, Any]:
     """Weights alone, so that checkpoints of CPUs and of GPUs have the same entries."""
-    return {name: value for name, value in state.items() if not name.endswith(EXTRA_STATE)}
+    return {name: value for name, value in state.items() if EXTRA_STATE not in name.rsplit(".", 1)[-1]}

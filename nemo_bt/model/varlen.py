@@ -1,8 +1,9 @@
 """Attention over the segments of a stream as one call of a kernel for sequences of different lengths: for GPUs.
 
 A continuation is a sequence whose queries are its own rows and whose keys are its prefix and itself. Queries lie in the
-stream as the kernel wants them; keys and values are gathered, those of a prefix once for every continuation. Causal
-masks are aligned at the bottom right: the last query of a sequence sees all of its keys.
+stream as the kernel wants them; keys and values are gathered, those of a prefix once for every continuation, and kept
+so for the backward pass: under context parallelism up to the segment's of each run of rows. Causal masks are aligned at
+the bottom right: the last query of a sequence sees all of its keys.
 
 Shape suffixes: T = tokens in the stream, t = rows that this rank holds, N = query heads, G = key/value heads, D = head
 size, S = sequences, Q = their queries, K = their keys.
@@ -25,7 +26,7 @@ from nemo_bt.model.segments import AttentionRule, scored_here, segments_of
 from nemo_bt.stream import to_device
 
 _LONGEST_MULTIPLE = 64
-"""Kernels take bounds of the lengths; rounded up, few of them differ, and what is built for one is found again."""
+"""To which bounds of the lengths are rounded up, as Transformer Engine does where it has to look for them."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,13 @@ def sequences_of(
 def _sequences_of(
     segments: bytes, window: int, only_scored: bool, held: HeldRows, num_held: int, device: torch.device
 ) -> Sequences:
+    with torch.inference_mode(False):  # a validation may ask first, and training go on with the answer
+        return _found(segments, window, only_scored, held, num_held, device)
+
+
+def _found(
+    segments: bytes, window: int, only_scored: bool, held: HeldRows, num_held: int, device: torch.device
+) -> Sequences:
     segments_C5 = torch.from_numpy(np.frombuffer(segments, np.int32).reshape(-1, 5).copy())
     query_rows, key_rows, num_queries, num_keys = [], [], [0], [0]
     for segment in segments_of(segments_C5, only_scored, held):
@@ -175,7 +183,10 @@ def flash_kernel(rule: AttentionRule) -> Kernel:
 
 
 def fused_kernel(rule: AttentionRule, num_heads: int, num_key_heads: int, head_size: int) -> Kernel:
-    """Transformer Engine's attention: cuDNN's, or flash-attn's where cuDNN has none; bf16 and fp16.
+    """Transformer Engine's attention: cuDNN's, on Hopper and Blackwell; bf16 and fp16.
+
+    FP8 is off in it: each rank would have the largest values of its calls reduced together with those of the linear
+    layers, and a rank that attends nowhere makes none.
 
     Args:
         rule: without a window, which cuDNN aligns at the top left.
@@ -183,7 +194,8 @@ def fused_kernel(rule: AttentionRule, num_heads: int, num_key_heads: int, head_s
         num_key_heads: G.
         head_size: D.
     """
-    from transformer_engine.pytorch import DotProductAttention
+    from transformer_engine.common.recipe import DelayedScaling
+    from transformer_engine.pytorch import DotProductAttention, fp8_autocast
 
     attention = DotProductAttention(
         num_heads,
@@ -195,18 +207,20 @@ def fused_kernel(rule: AttentionRule, num_heads: int, num_key_heads: int, head_s
         attention_type="cross",
         softmax_scale=rule.scale,
     )
+    unused = DelayedScaling()  # or it asks the device for a default, in every call
 
     def kernel(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, found: Sequences) -> Tensor:
-        out_QX: Tensor = attention(
-            query_QND,
-            key_KGD,
-            value_KGD,
-            cu_seqlens_q=found.query_starts,
-            cu_seqlens_kv=found.key_starts,
-            max_seqlen_q=found.longest_query,
-            max_seqlen_kv=found.longest_key,
-            pad_between_seqs=False,
-        )
+        with fp8_autocast(enabled=False, fp8_recipe=unused):
+            out_QX: Tensor = attention(
+                query_QND,
+                key_KGD,
+                value_KGD,
+                cu_seqlens_q=found.query_starts,
+                cu_seqlens_kv=found.key_starts,
+                max_seqlen_q=found.longest_query,
+                max_seqlen_kv=found.longest_key,
+                pad_between_seqs=False,
+            )
         return out_QX.view(query_QND.shape)
 
     return kernel

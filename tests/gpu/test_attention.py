@@ -12,7 +12,7 @@ from torch import Tensor
 from nemo_bt.model.blocked_attention import blocked_attention
 from nemo_bt.model.held_rows import HeldRows, held_rows
 from nemo_bt.model.segments import AttentionRule
-from nemo_bt.model.varlen import flash_kernel, fused_kernel, varlen_attention
+from nemo_bt.model.varlen import Sequences, flash_kernel, fused_kernel, varlen_attention
 from nemo_bt.stream import Group, build_stream
 from tests.gpu.conftest import DEVICE, needs_engine, needs_gpu
 
@@ -80,6 +80,20 @@ def test_kernels_equal_attention_in_blocks(
     for got, other in pairs:
         error = (got.float() - other).norm() / other.norm()
         assert error < (1e-5 if dtype == "fp32" else BF16_ERROR)
+
+
+def test_gradients_of_a_prefix_are_added_up_in_fp32() -> None:
+    """600 continuations of one token each behind a prefix of one: a GPU that adds ones up in bf16 ends at 256."""
+    segments_C5 = torch.tensor([[0, 1, i, i + 1, 1] for i in range(1, 601)], dtype=torch.int32)
+    query, key, value = (torch.zeros(601, n, 8, device=DEVICE).bfloat16().requires_grad_() for n in (4, 2, 2))
+
+    def every_value(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, found: Sequences) -> Tensor:
+        return query_QND + value_KGD.sum(0).repeat_interleave(2, 0) / 601 / 2
+
+    got = varlen_attention(query, key, value, segments_C5, RULES["all"], held_rows(601), every_value)
+    (grad,) = torch.autograd.grad(got.float().sum(), value)
+    assert grad[0].unique().tolist() == [600]
+    assert grad[1:].unique().tolist() == [1]
 
 
 @needs_gpu
