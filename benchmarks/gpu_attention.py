@@ -27,6 +27,15 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def measure(host: Host) -> list[Figure]:
     """Speed of each over torch's FlashAttention as one call, and its error."""
+    return _of_ways(host, ("flash", "fused", "two_calls", "local"), "gpu_attention")
+
+
+def measure_flex(host: Host) -> list[Figure]:
+    """FlexAttention alone beside the first: it compiles, and may fail."""
+    return _of_ways(host, ("flash", "flex", "local"), "gpu_attention_flex")
+
+
+def _of_ways(host: Host, ways: tuple[str, ...], benchmark: str) -> list[Figure]:
     figures = []
     for name in ("hh", "alpaca_eval"):
         streams = streams_of(real_groups(host, name, 4 if host.is_dry else _NUM_PAIRS), _BUDGET_TOKENS)
@@ -34,11 +43,13 @@ def measure(host: Host) -> list[Figure]:
             stream = max(streams, key=lambda stream: stream.num_real_tokens)
             if host.is_dry:
                 heads = (4, 2, 16)
-            figures += list(_of_stream(host, f"gpu_attention/{name}_{size}", stream, heads))
+            figures += list(_of_stream(host, ways, f"{benchmark}/{name}_{size}", stream, heads))
     return figures
 
 
-def _of_stream(host: Host, start: str, stream: PairStream, heads: tuple[int, int, int]) -> Iterator[Figure]:
+def _of_stream(
+    host: Host, ways: tuple[str, ...], start: str, stream: PairStream, heads: tuple[int, int, int]
+) -> Iterator[Figure]:
     num_tokens = stream.num_real_tokens
     generator = torch.Generator().manual_seed(1)
     shapes = [(num_tokens, n, heads[2]) for n in (heads[0], heads[1], heads[1], heads[0])]
@@ -46,7 +57,10 @@ def _of_stream(host: Host, start: str, stream: PairStream, heads: tuple[int, int
     rule, held = AttentionRule(heads[2] ** -0.5), held_rows(num_tokens)
     exact = _run(partial(blocked_attention, segments_C5=stream.segments_C5, rule=rule, held=held), tensors, wide=True)
     seconds: dict[str, list[float]] = {}
-    for name, attend in _ways(host, stream, num_tokens, rule, heads):
+    for name, make in _makers(host, stream, num_tokens, rule, heads).items():
+        if name not in ways:
+            continue
+        attend = make()
         error = max(float((a.float() - b).norm() / b.norm()) for a, b in zip(_run(attend, tensors), exact, strict=True))
         yield spread(f"{start}/{name}/error", [error], "of the norm", _MOST_ERROR)
         seconds[name] = host.seconds(partial(_run, attend, tensors), 1 if host.is_dry else _CALLS)
@@ -57,21 +71,24 @@ def _of_stream(host: Host, start: str, stream: PairStream, heads: tuple[int, int
         yield spread(f"{start}/{name}/speed_over_{first}", ratios, "ratio")
 
 
-def _ways(
+def _makers(
     host: Host, stream: PairStream, num_tokens: int, rule: AttentionRule, heads: tuple[int, int, int]
-) -> Iterator[tuple[str, Attend]]:
-    """What this device computes: on a CPU the product's own alone."""
+) -> dict[str, Callable[[], Attend]]:
+    """What this device computes: on a CPU the product's own by segment alone."""
     from nemo_bt.model.attention import kernel_attention
 
-    of_stream = {"segments_C5": stream.segments_C5, "rule": rule, "held": held_rows(num_tokens)}
-    if not host.is_dry:
-        yield "flash", partial(varlen_attention, **of_stream, kernel=flash_kernel(rule))
-        yield "fused", partial(varlen_attention, **of_stream, kernel=fused_kernel(rule, *heads))
-        calls = two_calls_of(stream.segments_C5, host.device)
-        yield "two_calls", partial(two_calls, calls=calls, scale=rule.scale)
-        mask = flex_mask(stream.segments_C5, num_tokens, host.device)
-        yield "flex", partial(flex, mask=mask, scale=rule.scale)
-    yield "local", partial(kernel_attention, **of_stream)
+    segments_C5, device = stream.segments_C5, host.device
+    of_stream = {"segments_C5": segments_C5, "rule": rule, "held": held_rows(num_tokens)}
+    local = {"local": lambda: partial(kernel_attention, **of_stream)}
+    if host.is_dry:
+        return local
+    return {
+        "flash": lambda: partial(varlen_attention, **of_stream, kernel=flash_kernel(rule)),
+        "fused": lambda: partial(varlen_attention, **of_stream, kernel=fused_kernel(rule, *heads)),
+        "two_calls": lambda: partial(two_calls, calls=two_calls_of(segments_C5, device), scale=rule.scale),
+        "flex": lambda: partial(flex, mask=flex_mask(segments_C5, num_tokens, device), scale=rule.scale),
+        **local,
+    }
 
 
 def _run(attend: Attend, tensors: list[Tensor], wide: bool = False) -> list[Tensor]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-_START_TIMEOUT_S = 180
+_START_TIMEOUT_S, _STEP_TIMEOUT_S = 180, 600
 
 
 class Turns:
@@ -65,7 +65,7 @@ class Trainer:
     """
 
     def __init__(self, module: str, arguments: Sequence[str], num_ranks: int, log: Path) -> None:
-        self.log = log
+        self.log, self.num_ranks = log, num_ranks
         threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
         address = str(log.with_suffix(".socket"))
         ranks = (
@@ -104,12 +104,17 @@ class Trainer:
             raise SystemExit(f"a trainer failed: see {self.log}")
 
     def stop(self) -> None:
-        """End it before its last step."""
-        self.process.terminate()
+        """End it at once: before its last step, or before it saves what nobody reads."""
+        if self.num_ranks == 1:
+            self.process.kill()  # it would save at a SIGTERM
+        else:
+            self.process.terminate()  # torchrun ends its ranks
         self.process.wait(timeout=_START_TIMEOUT_S)
 
     def _receive(self) -> None:
         try:
+            if not self.connection.poll(_STEP_TIMEOUT_S):
+                raise SystemExit(f"a trainer did nothing for {_STEP_TIMEOUT_S} s: see {self.log}")
             report = self.connection.recv()
             self.seconds.append(report["seconds"])
             self.peak_mb = report["peak_mb"]

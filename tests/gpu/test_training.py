@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.conftest import HAS_ENGINE, ON_GPU, needs_engine, needs_gpu
+from tests.gpu.conftest import ON_GPU, needs_engine, needs_gpu
 from tests.layouts import SMALL_LLAMA, ZERO, checkpoint, common
 from tests.runs import REPO, Run, metrics, run_together
 
@@ -39,40 +39,61 @@ FP8 = {
 TOLERANCE = {"bf16": 0.01, "fp8": 0.02}
 
 
-def runs_here() -> dict[str, list[str]]:
-    found = {"fp32": [], **IN_BF16}
-    found |= ON_GPU_ALONE if ON_GPU else {}
-    return found | ({name: [*BF16, *extra] for name, extra in FP8.items()} if HAS_ENGINE else {})
+MOVED = {"from CPU": "bf16 on CPU", "back on CPU": "bf16"}
+"""Runs that go on from a checkpoint of another, elsewhere."""
+GROUPS: dict[str, dict[str, list[str]]] = {
+    "CPU": {"fp32 on CPU": [], "bf16 on CPU": [*BF16, *SAVE]},
+    "bf16": {"fp32": [], **IN_BF16},
+    "one": ON_GPU_ALONE,
+    "fp8": {name: [*BF16, *extra] for name, extra in FP8.items()},
+    "from CPU": {"from CPU": [*BF16, *RESUME]},
+    "back on CPU": {"back on CPU": [*BF16, *RESUME]},
+}
+"""Runs of one launch each: what fails leaves the others."""
+
+
+class Logs:
+    """Folders of runs, launched when they are asked for."""
+
+    def __init__(self, dataset: Path, folder: Path) -> None:
+        self.dataset, self.folder = dataset, folder
+        self.launched: set[str] = set()
+
+    def of(self, name: str) -> Path:
+        """A run's folder."""
+        self._launch(next(group for group, runs in GROUPS.items() if name in runs))
+        return self.folder / name
+
+    def _launch(self, group: str) -> None:
+        if group in self.launched:
+            return
+        self.launched.add(group)
+        if group != "CPU":
+            self._launch("CPU")
+        is_on_cpu = group in ("CPU", "back on CPU") or not ON_GPU
+        here = f"trainer.accelerator={'cpu' if is_on_cpu else 'gpu'}"
+        runs = []
+        if group == "CPU":
+            first = [*common(self.dataset, self.folder / "initial", 1), *SMALL_LLAMA, "trainer.max_steps=1"]
+            runs.append(Run(first))
+        start = f"model.restore_from_path={checkpoint(self.folder / 'initial', 1)}"
+        for name, extra in GROUPS[group].items():
+            found = checkpoint(self.of(MOVED[name]), SAVED) if name in MOVED else None
+            more = [start, f"trainer.max_steps={STEPS}", *extra, here]
+            runs.append(Run([*common(self.dataset, self.folder / name, 1), *more], checkpoint=found))
+        (self.folder / f"launch {group}").mkdir()
+        run_together(1, runs, self.folder / f"launch {group}", timeout_s=580)
 
 
 @pytest.fixture(scope="module")
-def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of all runs: three launches, on the CPU, on the GPU and on the CPU again."""
-    folder = tmp_path_factory.mktemp("gpu")
-    start = f"model.restore_from_path={checkpoint(folder / 'initial', 1)}"
-    here = f"trainer.accelerator={'gpu' if ON_GPU else 'cpu'}"
-
-    def run(name: str, *extra: str, found: Path | None = None) -> Run:
-        more = [start, f"trainer.max_steps={STEPS}", *extra]
-        return Run([*common(dataset, folder / name, 1), *more], checkpoint=found)
-
-    first = Run([*common(dataset, folder / "initial", 1), *SMALL_LLAMA, "trainer.max_steps=1"])
-    on_cpu = [run("fp32 on CPU"), run("bf16 on CPU", *BF16, *SAVE)]
-    on_gpu = [run(name, *extra, here) for name, extra in runs_here().items()]
-    moved = [*BF16, *RESUME]
-    on_gpu.append(run("from CPU", *moved, here, found=checkpoint(folder / "bf16 on CPU", SAVED)))
-    back = run("back on CPU", *moved, found=checkpoint(folder / "bf16", SAVED))
-    for name, runs in {"cpu": [first, *on_cpu], "gpu": on_gpu, "back": [back]}.items():
-        (folder / name).mkdir()
-        run_together(1, runs, folder / name, timeout_s=580)
-        (folder / name / "output-1.txt").rename(folder / f"{name}.txt")
-    return folder
+def logs(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Logs:
+    return Logs(dataset, tmp_path_factory.mktemp("gpu"))
 
 
-def test_fp32_has_the_losses_of_the_cpu(logs: Path) -> None:
-    expected = metrics(logs / "fp32 on CPU", "train/loss")
+def test_fp32_has_the_losses_of_the_cpu(logs: Logs) -> None:
+    expected = metrics(logs.of("fp32 on CPU"), "train/loss")
     assert len(expected) == STEPS
-    assert metrics(logs / "fp32", "train/loss") == pytest.approx(expected, rel=1e-4)
+    assert metrics(logs.of("fp32"), "train/loss") == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -83,19 +104,19 @@ def test_fp32_has_the_losses_of_the_cpu(logs: Path) -> None:
         *(pytest.param(name, marks=needs_engine) for name in FP8),
     ],
 )
-def test_losses_follow_those_of_fp32_on_a_cpu(logs: Path, name: str) -> None:
-    expected, found = metrics(logs / "fp32 on CPU", "train/loss"), metrics(logs / name, "train/loss")
+def test_losses_follow_those_of_fp32_on_a_cpu(logs: Logs, name: str) -> None:
+    expected, found = metrics(logs.of("fp32 on CPU"), "train/loss"), metrics(logs.of(name), "train/loss")
     assert len(found) == STEPS
     assert found[-1] == pytest.approx(expected[-1], rel=TOLERANCE[name.split()[0]])
     assert found != expected
-    assert name == "bf16" or not name.startswith("fp8") or found != metrics(logs / "bf16", "train/loss")
+    assert name == "bf16" or not name.startswith("fp8") or found != metrics(logs.of("bf16"), "train/loss")
 
 
 @pytest.mark.parametrize(("moved", "stayed"), [("from CPU", "bf16 on CPU"), ("back on CPU", "bf16")])
-def test_a_checkpoint_goes_on_elsewhere(logs: Path, moved: str, stayed: str) -> None:
+def test_a_checkpoint_goes_on_elsewhere(logs: Logs, moved: str, stayed: str) -> None:
     """A bf16 number has 8 bits: 4e-3 from one to the next."""
-    expected = metrics(logs / stayed, "train/loss")[SAVED:]
-    assert metrics(logs / moved, "train/loss") == pytest.approx(expected, rel=4e-3)
+    expected = metrics(logs.of(stayed), "train/loss")[SAVED:]
+    assert metrics(logs.of(moved), "train/loss") == pytest.approx(expected, rel=4e-3)
 
 
 def test_the_host_waits_as_often_whatever_the_number_of_streams(dataset: Path, tmp_path: Path) -> None:
