@@ -157,8 +157,8 @@ class ModelSettings:
     activations_checkpoint_num_layers: int | None
     """Layers of a group, or how many are computed again, on each pipeline rank."""
     attention_backend: str
-    """Of GPUs in bf16: fused (Transformer Engine's, cuDNN), flash (torch's FlashAttention), local (a call of torch's
-    for each segment, as in fp32), or auto: the first of them that can."""
+    """Of GPUs in bf16: flash (torch's FlashAttention), fused (cuDNN's, through Transformer Engine), local (a call of
+    torch's for each segment); where a layer cannot have it, flash or local. auto is flash."""
     fp8: str | None
     """Linear layers in FP8, on GPUs and with trainer.precision=bf16-mixed: hybrid (gradients in E5M2), e4m3 or null."""
     fp8_recipe: str
