@@ -20,6 +20,7 @@ import sys
 import sysconfig
 import tarfile
 from pathlib import Path
+from typing import Any
 
 _LIBRARIES = {"libcudnn.so": "cudnn", "libnvrtc.so": "cuda_nvrtc", "libcurand.so": "curand"}
 """Which Transformer Engine looks for in CUDA_HOME, this folder of nvidia/ in the environment, and ldconfig's list."""
@@ -41,7 +42,7 @@ class _Parts(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any) -> int:
         while True:
             count = self._file.readinto(buffer) if self._file else 0
             if count or not self._rest:
@@ -97,17 +98,17 @@ def unpack(folder: Path, to: Path) -> None:
     partial = to.with_name(f"{to.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.10.12, 3.11.4 on
+    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.10.12, 3.11.4 on
     whole = io.BufferedReader(_Parts(paths), 2**20)
     with whole, lzma.open(whole) as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
-        tar.extractall(partial, **safely)  # type: ignore[arg-type]
+        tar.extractall(partial, **safely)
     (partial / "env.sh").write_text(_variables(partial, to))
     partial.rename(to)
     print(f"{len(description['packages'])} packages are in {to}. Before every use:")
     print(f"  source {shlex.quote(str(to))}/env.sh")
 
 
-def _checked(folder: Path, description: dict) -> list[Path]:  # type: ignore[type-arg]
+def _checked(folder: Path, description: dict[str, Any]) -> list[Path]:
     """The parts in their order, all of them as they were written."""
     wrong, paths = [], []
     whole = hashlib.sha256()
