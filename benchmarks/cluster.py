@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nemo_bt.conf
 import torch
 import yaml
+
+import nemo_bt.conf
 
 _TURNS = 7
 _MESSAGE_BYTES, _COPIED_BYTES = 64 * 2**20, 512 * 2**20
@@ -74,14 +75,14 @@ def matmul_flops(rows: int, device: torch.device) -> float:
 
 def attention_flops(device: torch.device) -> float:
     """FLOP/s of forward and backward pass over pairs that share their prompts."""
-    from nemo_bt import cpu
+    from nemo_bt.cpu import device as cpu
 
     if device.type == "cpu":
         cpu.install()
-    from nemo_bt.model.attention import kernel_attention
-    from nemo_bt.model.blocked_attention import blocked_attention
-    from nemo_bt.model.held_rows import held_rows
-    from nemo_bt.model.segments import AttentionRule
+    from nemo_bt.batching.context_shards import held_rows
+    from nemo_bt.model.attention.blocked import blocked_attention
+    from nemo_bt.model.attention.module import kernel_attention
+    from nemo_bt.model.attention.segments import AttentionRule
 
     pair = _PREFIX_TOKENS + 2 * _RESPONSE_TOKENS
     segments, attended = [], 0

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.results_file import Figure, write_results
-from nemo_bt.weights.check import expected_tensors
-from nemo_bt.weights.safetensors_folder import write_shards
-from nemo_bt.weights.source import TensorInfo
+from nemo_bt.pretrained.check import expected_tensors
+from nemo_bt.pretrained.safetensors_folder import write_shards
+from nemo_bt.pretrained.source import TensorInfo
 
 _CONFIG = {
     "model_type": "llama",
@@ -145,7 +145,7 @@ def _anonymous_bytes(process: psutil.Process) -> int:
 
 
 def _check_equal(hf: Path, back: Path) -> None:
-    from nemo_bt.weights.safetensors_folder import SafetensorsFolder
+    from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder
 
     one, other = SafetensorsFolder(hf), SafetensorsFolder(back)
     assert one.infos == other.infos

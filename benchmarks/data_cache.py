@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 
 from benchmarks.generated_pairs import contents, write_pairs
 from benchmarks.results_file import Figure, write_results
-from nemo_bt.config import load_settings
-from nemo_bt.data.load import load_sets
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.batching.packing import bundle_pairs, plan_streams
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.batching.stream import build_stream
+from nemo_bt.config.load import load_settings
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.data.train_tokenizer import train_tokenizer
-from nemo_bt.epoch import pairs_of_step
-from nemo_bt.packing import bundle_pairs, plan_streams
-from nemo_bt.stream import build_stream
-from nemo_bt.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal
 
 _RATIO_TARGET, _START_TARGET_S, _GROWTH_TARGET_MB = 0.9, 2.0, 300.0
 _STEPS = 20

@@ -12,11 +12,11 @@ from benchmarks.attention_candidates import flex, flex_mask, two_calls, two_call
 from benchmarks.gpu_host import Host, spread
 from benchmarks.gpu_streams import real_groups, streams_of
 from benchmarks.results_file import Figure
-from nemo_bt.model.blocked_attention import blocked_attention
-from nemo_bt.model.held_rows import held_rows
-from nemo_bt.model.segments import AttentionRule
-from nemo_bt.model.varlen import flash_kernel, fused_kernel, varlen_attention
-from nemo_bt.stream import PairStream
+from nemo_bt.batching.context_shards import held_rows
+from nemo_bt.batching.stream import PairStream
+from nemo_bt.model.attention.blocked import blocked_attention
+from nemo_bt.model.attention.segments import AttentionRule
+from nemo_bt.model.attention.varlen import flash_kernel, fused_kernel, varlen_attention
 
 _HEADS = {"1b": (32, 8, 64), "8b": (32, 8, 128)}
 _BUDGET_TOKENS, _NUM_PAIRS, _CALLS = 8192, 64, 10
@@ -75,7 +75,7 @@ def _makers(
     host: Host, stream: PairStream, num_tokens: int, rule: AttentionRule, heads: tuple[int, int, int]
 ) -> dict[str, Callable[[], Attend]]:
     """What this device computes: on a CPU the product's own by segment alone."""
-    from nemo_bt.model.attention import kernel_attention
+    from nemo_bt.model.attention.module import kernel_attention
 
     segments_C5, device = stream.segments_C5, host.device
     of_stream = {"segments_C5": segments_C5, "rule": rule, "held": held_rows(num_tokens)}

@@ -14,11 +14,11 @@ from benchmarks.gpu_host import Host, spread
 from benchmarks.gpu_streams import real_groups, streams_of, without_sharing
 from benchmarks.results_file import Figure
 from benchmarks.small_llama import Size, hf_config_of
-from nemo_bt.imports import import_nemo
-from nemo_bt.origin import find_origin
+from nemo_bt.batching.stream import Group, PairStream
+from nemo_bt.config.model import LossSettings
+from nemo_bt.pretrained.resolve import find_origin
 from nemo_bt.scoring.model import open_alone, open_trained
-from nemo_bt.settings import LossSettings
-from nemo_bt.stream import Group, PairStream
+from nemo_bt.training.nemo_import import import_nemo
 
 _SHAPES = {
     "llama": {"model_type": "llama", "num_key_value_heads": 4},

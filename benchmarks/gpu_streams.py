@@ -10,8 +10,8 @@ import numpy as np
 from benchmarks import small_llama
 from benchmarks.gpu_host import Host
 from benchmarks.small_llama import SMALL
-from nemo_bt.epoch import pairs_of_step
-from nemo_bt.stream import Group, PairStream, build_stream
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.batching.stream import Group, PairStream, build_stream
 
 
 @cache

@@ -20,9 +20,9 @@ from statistics import mean, median
 from benchmarks import small_llama
 from benchmarks.results_file import Figure, write_results
 from benchmarks.small_llama import SMALL
-from nemo_bt.data.pairs import PairSet
-from nemo_bt.epoch import pairs_of_step
-from nemo_bt.packing import PairSizes, Streams, bundle_pairs, plan_streams
+from nemo_bt.batching.packing import PairSizes, Streams, bundle_pairs, plan_streams
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.data.store.pair_set import PairSet
 
 _BUDGET_TOKENS = 8192
 _BATCHES = (64, 256, 512, 1024, 4096)

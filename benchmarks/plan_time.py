@@ -20,13 +20,13 @@ import yaml
 from benchmarks.random_set import make_random_set
 from benchmarks.results_file import Figure, write_results
 from nemo_bt.data.inspect import open_sets
-from nemo_bt.origin import find_origin
-from nemo_bt.plan.parameters import rank_parameters
-from nemo_bt.plan.settings import ClusterSettings
-from nemo_bt.plan.shape import model_shape
-from nemo_bt.plan.streams import pairs_of_set, steps_of
-from nemo_bt.plan.time import step_time
-from nemo_bt.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.planning.parameters import rank_parameters
+from nemo_bt.planning.settings import ClusterSettings
+from nemo_bt.planning.shape import model_shape
+from nemo_bt.planning.streams import pairs_of_set, steps_of
+from nemo_bt.planning.time import step_time
+from nemo_bt.pretrained.resolve import find_origin
 from tests.layouts import CP2, PP2, SP, TP2, ZERO, common
 from tests.recorded import settings_of
 from tests.runs import metrics

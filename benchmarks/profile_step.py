@@ -23,10 +23,10 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks import small_llama
 from benchmarks.results_file import Figure, write_results
 from benchmarks.small_llama import SMALL
-from nemo_bt.checks import check_settings
-from nemo_bt.config import load_settings
-from nemo_bt.terminal import Terminal
-from nemo_bt.train import train
+from nemo_bt.config.load import load_settings
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.training.checks import check_settings
+from nemo_bt.training.train import train
 
 _WARM_UP, _TIMED, _PROFILED = 3, 12, 4
 _OUTSIDE_TARGET = 0.03

@@ -22,7 +22,7 @@ from benchmarks import small_llama
 from benchmarks.results_file import Figure, write_results
 from benchmarks.small_llama import SMALL
 from benchmarks.turns import Trainer
-from nemo_bt.epoch import pairs_of_step
+from nemo_bt.batching.sampling import pairs_of_step
 
 _TURNS = 12
 _RANKS_TARGET, _GROWTH_TARGET = 0.9, 1.0

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from benchmarks import small_llama
 from benchmarks.results_file import Figure, write_results
 from benchmarks.turns import Trainer
-from nemo_bt.data.choices import Side
-from nemo_bt.data.sources import source_of
+from nemo_bt.config.sources import source_of
+from nemo_bt.data.formats.responses import Side
 from nemo_bt.scoring.rows import row_reader
 
 _BATCHES = (1, 2, 4, 8, 16)

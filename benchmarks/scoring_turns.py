@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _nemo_bt(model: str) -> Callable[[list[Any]], list[float]]:
-    from nemo_bt.scorer import RewardScorer
+    from nemo_bt.scoring.scorer import RewardScorer
 
     return RewardScorer.from_pretrained(model, accelerator="cpu").score_batch
 

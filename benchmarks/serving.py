@@ -28,7 +28,7 @@ import psutil
 from benchmarks import small_llama
 from benchmarks.results_file import Figure, write_results
 from benchmarks.scoring import conversations_of
-from nemo_bt.scorer import RewardScorer
+from nemo_bt.scoring.scorer import RewardScorer
 
 _CLIENTS, _TOLERANCE = 64, 1e-5
 _ALONE_S = 20.0

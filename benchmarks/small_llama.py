@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from nemo_bt.config import load_settings
-from nemo_bt.data.load import load_sets
-from nemo_bt.data.pairs import PairSet
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.config.load import load_settings
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.data.train_tokenizer import texts_of, train_tokenizer
-from nemo_bt.epoch import pairs_of_step
-from nemo_bt.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal
 
 LR, WEIGHT_DECAY, BETA2 = 1e-4, 0.01, 0.98
 MAX_LENGTH_TOKENS = 2048

@@ -130,8 +130,8 @@ def weak_scaling(figures: dict[str, dict[str, float]]) -> str:
         "# What a rank sends and waits for as ranks and batch grow together",
         "",
         "`python -m benchmarks.weak_scaling`: a Llama of 8 layers in fp32, eight pairs a step for each rank. Counted",
-        "in a real step, and what `nemo_bt.plan` says of it; of the rank that sends most. Waiting is that of the order",
-        "in which the stages computed, played through with 1 for a forward pass and 2 for a backward pass.",
+        "in a real step, and what `nemo_bt.planning` says of it; of the rank that sends most. Waiting is that of the",
+        "order in which the stages computed, played through with 1 for a forward pass and 2 for a backward pass.",
         "",
         "| ranks share | ranks | MB sent, counted | planned | collectives, counted | planned | messages between stages "
         "| planned | waiting | planned |",

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from benchmarks.random_set import make_random_set
 from benchmarks.results_file import Figure, write_results
-from nemo_bt.plan.schedule import bubble
-from nemo_bt.plan.stream_traffic import Sent
-from nemo_bt.plan.traffic import bytes_sent
+from nemo_bt.planning.schedule import bubble
+from nemo_bt.planning.stream_traffic import Sent
+from nemo_bt.planning.traffic import bytes_sent
 from tests.layouts import SP, ZERO, common
 from tests.recorded import PEER_TO_PEER, Messages, bubble_of, found_and_planned, settings_of
 from tests.runs import Run, run_together

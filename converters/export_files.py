@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from nemo_bt.architecture import HfConfig
-from nemo_bt.data.tokenizer import keep_tokenizer
-from nemo_bt.reward_scale import KEY, RewardStatistics, as_config
+from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
+from nemo_bt.pretrained.architecture import HfConfig
+from nemo_bt.scoring.reward_statistics import KEY, RewardStatistics, as_config
 
 _LABEL = "reward"
 _LEFT_OUT = ("auto_map", KEY)
@@ -22,7 +22,7 @@ def write_config(
     folder: Path, hf_config: HfConfig, pad_token_id: int, dtype: torch.dtype, statistics: RewardStatistics | None = None
 ) -> None:
     """config.json: `hf_config` field by field, and the head: one label, a regression, and which token is padding; and
-    where the rewards lie (`nemo_bt.reward_scale`), if that is known.
+    where the rewards lie (`nemo_bt.scoring.reward_statistics`), if that is known.
 
     transformers reads the reward at the last token that is not `pad_token_id`.
     """

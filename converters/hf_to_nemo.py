@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_bt.data.tokenizer import tokenizer_files
+from nemo_bt.data.tokenize.tokenizer import tokenizer_files
 from nemo_bt.errors import UserError
-from nemo_bt.nemo_file import pack
-from nemo_bt.origin import find_origin, open_weights
-from nemo_bt.terminal import Terminal
-from nemo_bt.weights.convert import Conversion
-from nemo_bt.weights.names import HEAD
-from nemo_bt.weights.torch_dist_writer import write_torch_dist
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.convert import Conversion
+from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.nemo_file import pack
+from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 
 from .megatron import describe
 from .output import DTYPES, common_options, run, written_whole

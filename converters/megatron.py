@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nemo_bt.architecture import HfConfig, longest_sequence
-from nemo_bt.checkpoint_facts import write_facts
-from nemo_bt.imports import import_nemo
-from nemo_bt.settings import LossSettings
+from nemo_bt.config.model import LossSettings
+from nemo_bt.pretrained.architecture import HfConfig, longest_sequence
+from nemo_bt.pretrained.nemo_metadata import write_facts
+from nemo_bt.training.nemo_import import import_nemo
 
 _SEQ_LENGTH = 4096
 

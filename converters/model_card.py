@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.checkpoint_facts import FACTS
 from nemo_bt.errors import UserError
-from nemo_bt.origin import Start
-from nemo_bt.reward_scale import KEY, reward_statistics
-from nemo_bt.weights.convert import AsHf
+from nemo_bt.pretrained.convert import AsHf
+from nemo_bt.pretrained.nemo_metadata import FACTS
+from nemo_bt.pretrained.resolve import Start
+from nemo_bt.scoring.reward_statistics import KEY, reward_statistics
 
 _CARD = """---
 library_name: transformers

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_bt.checks import check_vocabulary
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.origin import Start, find_origin, open_weights
-from nemo_bt.reward_scale import statistics_of
-from nemo_bt.terminal import Terminal
-from nemo_bt.weights.convert import AsHf
-from nemo_bt.weights.safetensors_folder import write_shards
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.convert import AsHf
+from nemo_bt.pretrained.resolve import Start, find_origin, open_weights
+from nemo_bt.pretrained.safetensors_folder import write_shards
+from nemo_bt.scoring.reward_statistics import statistics_of
+from nemo_bt.training.checks import check_vocabulary
 
 from .export_files import write_config, write_tokenizer
 from .hub import check_upload, push

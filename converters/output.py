@@ -14,7 +14,7 @@ from typing import TextIO
 import torch
 
 from nemo_bt.errors import UserError
-from nemo_bt.terminal import Terminal, divert_output
+from nemo_bt.observability.terminal import Terminal, divert_output
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 

@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nemo_bt.architecture import complete, read_hf_config
+from nemo_bt.batching.stream import Group, build_stream
 from nemo_bt.errors import UserError, first_line
-from nemo_bt.origin import Start
+from nemo_bt.pretrained.architecture import complete, read_hf_config
+from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.source import TensorSource
 from nemo_bt.scoring.model import open_alone
-from nemo_bt.stream import Group, build_stream
-from nemo_bt.weights.source import TensorSource
 
 from .output import ParityError
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nemo_bt.architecture import HfConfig
-from nemo_bt.origin import Start
-from nemo_bt.terminal import Terminal
-from nemo_bt.weights.convert import AsHf
-from nemo_bt.weights.source import TensorInfo
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.architecture import HfConfig
+from nemo_bt.pretrained.convert import AsHf
+from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.source import TensorInfo
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """`python -m nemo_bt`: the same as the nemo-bt command."""
 
-from nemo_bt.cli import main
+from nemo_bt.cli.main import main
 
 if __name__ == "__main__":
     main()

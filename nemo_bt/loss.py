@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_bt.settings import LossSettings
+from nemo_bt.config.model import LossSettings
 
 
 def bradley_terry_loss(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from nemo_bt import cli
-from nemo_bt.checkpoints import saved_checkpoints
+from nemo_bt.checkpoint.find import saved_checkpoints
+from nemo_bt.cli import main as cli
 from nemo_bt.data.synthetic import write_dataset
 
 EXPECTED_ACCURACY = 0.95

@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck
 from transformers import AutoTokenizer
 
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from tests.hf_models import save
 from tests.preferences import write_sets
 from tests.runs import convert, nemo_bt, run_together
@@ -83,7 +83,7 @@ def launched(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: py
 @pytest.fixture(scope="module")
 def one_rank() -> Iterator[None]:
     """Megatron in this process, a world of one rank on the CPU."""
-    from nemo_bt import cpu
+    from nemo_bt.cpu import device as cpu
 
     cpu.install()
     from megatron.core import parallel_state, tensor_parallel

@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.checks import check_settings
-from nemo_bt.config import load_settings
-from nemo_bt.failure import report_failure
-from nemo_bt.launch import current_rank
-from nemo_bt.terminal import Terminal, divert_output
-from nemo_bt.train import train
+from nemo_bt.config.load import load_settings
+from nemo_bt.launching.local import current_rank
+from nemo_bt.observability.failure import report_failure
+from nemo_bt.observability.terminal import Terminal, divert_output
+from nemo_bt.training.checks import check_settings
+from nemo_bt.training.train import train
 
 
 def main(what: str, *overrides: str) -> None:

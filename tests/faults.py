@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from nemo_bt.checkpoints import saved_checkpoints, step_of
+from nemo_bt.checkpoint.find import saved_checkpoints, step_of
 from tests.runs import full_tensors, metrics
 
 STEPS = 40

@@ -5,7 +5,7 @@
 
 from pathlib import Path
 
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from tests.hf_models import save
 from tests.runs import Run
 

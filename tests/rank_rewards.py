@@ -31,16 +31,16 @@ def rewards(model: Any, stream: Any) -> torch.Tensor | None:
 
 
 def main() -> None:
-    from nemo_bt.imports import import_nemo
+    from nemo_bt.training.nemo_import import import_nemo
 
     import_nemo(on_gpu=False)
     from megatron.core import parallel_state, tensor_parallel
 
+    from nemo_bt.batching.stream import Group, build_stream
+    from nemo_bt.config.model import LossSettings
     from nemo_bt.model.config import reward_config
     from nemo_bt.model.reward_model import RewardModel
-    from nemo_bt.origin import find_origin, open_weights
-    from nemo_bt.settings import LossSettings
-    from nemo_bt.stream import Group, build_stream
+    from nemo_bt.pretrained.resolve import find_origin, open_weights
 
     spec = json.loads(Path(sys.argv[1]).read_text())
     groups = [

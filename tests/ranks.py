@@ -16,11 +16,11 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from nemo_bt.checks import check_settings
-from nemo_bt.config import load_settings
-from nemo_bt.launch import current_rank
-from nemo_bt.terminal import Terminal
-from nemo_bt.train import train
+from nemo_bt.config.load import load_settings
+from nemo_bt.launching.local import current_rank
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.training.checks import check_settings
+from nemo_bt.training.train import train
 from tests.recorder import Recorder
 
 

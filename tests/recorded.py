@@ -1,4 +1,4 @@
-"""What a run recorded (`tests.recorder`), beside what `nemo_bt.plan` says of its layout."""
+"""What a run recorded (`tests.recorder`), beside what `nemo_bt.planning` says of its layout."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from nemo_bt.config import load_settings
+from nemo_bt.batching.context_shards import held_rows
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.model import Settings
 from nemo_bt.metrics import NUM_SUMS
-from nemo_bt.model.held_rows import held_rows
-from nemo_bt.model.segments import scored_here
-from nemo_bt.origin import find_origin
-from nemo_bt.plan.activations import StreamRows, part_bytes, part_units
-from nemo_bt.plan.parameters import rank_parameters
-from nemo_bt.plan.schedule import Pass, peak_bytes, rank_schedule
-from nemo_bt.plan.shape import model_shape
-from nemo_bt.plan.state import StateBytes, activation_bytes, state_bytes
-from nemo_bt.plan.stream_traffic import Sent
-from nemo_bt.plan.traffic import step_traffic
-from nemo_bt.settings import Settings
+from nemo_bt.model.attention.segments import scored_here
+from nemo_bt.planning.activations import StreamRows, part_bytes, part_units
+from nemo_bt.planning.parameters import rank_parameters
+from nemo_bt.planning.schedule import Pass, peak_bytes, rank_schedule
+from nemo_bt.planning.shape import model_shape
+from nemo_bt.planning.state import StateBytes, activation_bytes, state_bytes
+from nemo_bt.planning.stream_traffic import Sent
+from nemo_bt.planning.traffic import step_traffic
+from nemo_bt.pretrained.resolve import find_origin
 
 Messages = Counter[tuple[str, tuple[int, ...], int]]
 """How many of an operation, over these ranks, of so many bytes."""

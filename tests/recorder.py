@@ -210,7 +210,7 @@ def _casts_weights_anew(parts: Any) -> bool:
 
 
 def _groups() -> dict[str, ProcessGroup]:
-    """Megatron's groups by the names of nemo_bt.plan.traffic."""
+    """Megatron's groups by the names of nemo_bt.planning.traffic."""
     from megatron.core import parallel_state as ps
 
     groups = {

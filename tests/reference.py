@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from nemo_bt.data.pairs import PairSet
-from nemo_bt.epoch import pairs_of_step
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.data.store.pair_set import PairSet
 from tests.sources import conversations
 
 LAYERS = {

@@ -15,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from nemo_bt import cpu
+from nemo_bt.cpu import device as cpu
 
 REPO = Path(__file__).parents[1]
 

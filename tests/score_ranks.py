@@ -11,16 +11,16 @@ import os
 import sys
 from pathlib import Path
 
-from nemo_bt.config import load_settings, load_settings_of
-from nemo_bt.launch import current_rank
-from nemo_bt.origin import find_origin
-from nemo_bt.report.command import judge_run
-from nemo_bt.report.settings import ReportRun
+from nemo_bt.config.load import load_settings, load_settings_of
+from nemo_bt.launching.local import current_rank
+from nemo_bt.launching.signals import StopRequest
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.reporting.command import judge_run
+from nemo_bt.reporting.settings import ReportRun
 from nemo_bt.scoring.checks import check_score
 from nemo_bt.scoring.command import score
 from nemo_bt.scoring.settings import ScoreRun
-from nemo_bt.stopping import StopRequest
-from nemo_bt.terminal import Terminal
 
 
 def judge(overrides: list[str], output: Path) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_bt.config import load_settings
-from nemo_bt.data.load import load_sets
-from nemo_bt.data.pairs import PairSet
-from nemo_bt.data.sources import source_of
-from nemo_bt.settings import Settings
-from nemo_bt.terminal import Terminal
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.model import Settings
+from nemo_bt.config.sources import source_of
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.observability.terminal import Terminal
 
 
 def write(path: Path, rows: list[Any]) -> str:

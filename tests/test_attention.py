@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nemo_bt.model import blocked_attention
-from nemo_bt.model.held_rows import held_rows
-from nemo_bt.model.segments import AttentionRule, filled_up, scored_here, segments_of
-from nemo_bt.model.varlen import Kernel, Sequences, varlen_attention
+from nemo_bt.batching.context_shards import held_rows
+from nemo_bt.model.attention import blocked as blocked_attention
+from nemo_bt.model.attention.segments import AttentionRule, filled_up, scored_here, segments_of
+from nemo_bt.model.attention.varlen import Kernel, Sequences, varlen_attention
 
 HEADS, KEY_HEADS, SIZE = 4, 2, 8
 SEGMENTS = torch.tensor(
@@ -102,10 +102,10 @@ def test_blocked_attention_equals_a_dense_mask(name: str, block_rows: int, monke
 
 @pytest.mark.parametrize("name", [name for name in RULES if "softcap" not in name])
 def test_kernel_attention_equals_a_dense_mask(name: str) -> None:
-    from nemo_bt import cpu
+    from nemo_bt.cpu import device as cpu
 
     cpu.install()
-    from nemo_bt.model.attention import kernel_attention
+    from nemo_bt.model.attention.module import kernel_attention
 
     tensors, grad = inputs()
     got = kernel_attention(*tensors, SEGMENTS, RULES[name], ALL)
@@ -143,10 +143,10 @@ def test_scored_rows_alone_equal_those_rows_of_all(name: str) -> None:
 def test_ranks_that_hold_parts_of_a_stream_give_the_whole(
     kernel: str, name: str, only_scored: bool, num_ranks: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nemo_bt import cpu
+    from nemo_bt.cpu import device as cpu
 
     cpu.install()
-    from nemo_bt.model.attention import kernel_attention
+    from nemo_bt.model.attention.module import kernel_attention
 
     monkeypatch.setattr(blocked_attention, "BLOCK_ROWS", 2)
     attend = {"blocked": blocked_attention.blocked_attention, "kernel": kernel_attention, "varlen": varlen}[kernel]

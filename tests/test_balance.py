@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from nemo_bt.origin import find_origin, open_weights
-from nemo_bt.settings import LossSettings
-from nemo_bt.stream import Pair, build_stream
-from nemo_bt.weights.convert import AsHf
+from nemo_bt.batching.stream import Pair, build_stream
+from nemo_bt.config.model import LossSettings
+from nemo_bt.pretrained.convert import AsHf
+from nemo_bt.pretrained.resolve import find_origin, open_weights
 from tests.hf_models import build
 from tests.runs import relative_difference
 from tests.test_families import InMemory, stacked_gradients

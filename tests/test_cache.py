@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from nemo_bt.data import build as build_module
-from nemo_bt.data.files import DataFile, digest_of
+from nemo_bt.data.read.files import DataFile, digest_of
+from nemo_bt.data.store import build as build_module
 from nemo_bt.errors import UserError
 from tests.preferences import messages, write_random_pairs
 from tests.runs import REPO
@@ -69,7 +69,7 @@ def test_a_digest_is_remembered_only_when_the_file_has_settled(tmp_path: Path, m
     data_file = DataFile(str(file), str(file), fsspec.filesystem("file"))
     first = digest_of([data_file], tmp_path / "digests")
     assert not (tmp_path / "digests").exists()
-    monkeypatch.setattr("nemo_bt.data.files._SETTLED_S", 0.0)
+    monkeypatch.setattr("nemo_bt.data.read.files._SETTLED_S", 0.0)
     assert digest_of([data_file], tmp_path / "digests") == first
     opened: list[str] = []
     monkeypatch.setattr(DataFile, "open", lambda self: opened.append(self.name))

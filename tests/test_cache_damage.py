@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from nemo_bt.data import cache as cache_module
-from nemo_bt.data.build import build
+from nemo_bt.data.store import cache as cache_module
+from nemo_bt.data.store.build import build
 from nemo_bt.errors import UserError
 from tests.preferences import messages
 from tests.sources import conversations, open_set, texts, write

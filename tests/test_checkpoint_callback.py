@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_bt import cpu
+from nemo_bt.cpu import device as cpu
 from tests.runs import Run, full_tensors, metrics
 
 
 @pytest.fixture
 def results_queue() -> Any:
     cpu.install()
-    from nemo_bt.checkpoint_callback import ResultsQueue
+    from nemo_bt.training.callbacks.checkpoint import ResultsQueue
 
     return ResultsQueue()
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_bt.architecture import scratch_hf_config
-from nemo_bt.checkpoint_facts import write_facts
-from nemo_bt.config import load_settings
+from nemo_bt.config.load import load_settings
 from nemo_bt.flops import LayerShape, training_flops
-from nemo_bt.stopping import STOPPED_STATUS
+from nemo_bt.launching.signals import STOPPED_STATUS
+from nemo_bt.pretrained.architecture import scratch_hf_config
+from nemo_bt.pretrained.nemo_metadata import write_facts
 from tests.faults import Fault, differences, disturb, finish, overrides_of
 from tests.runs import metrics, nemo_bt
 
@@ -40,7 +40,8 @@ def arguments(dataset: Path, log_dir: Path, *extra: str) -> list[str]:
 
 
 def test_help_waits_for_nothing_heavy() -> None:
-    code = "import sys, nemo_bt.cli\ntry: nemo_bt.cli.run(['train', '--help'])\nfinally: print('torch' in sys.modules)"
+    code = "import sys\nfrom nemo_bt.cli.main import run\n"
+    code += "try: run(['train', '--help'])\nfinally: print('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "overrides" in result.stdout.lower()
     assert result.stdout.endswith("False\n")
@@ -182,8 +183,8 @@ def test_nemo_loads_the_checkpoints_context(killed_and_resumed: tuple[Path, str]
     log_dir, _ = killed_and_resumed
     code = (
         "import sys; from pathlib import Path\n"
-        "import torch; from nemo_bt import cpu\n"
-        "torch.cuda.is_available() or cpu.install()\n"
+        "import torch; from nemo_bt.cpu.device import install\n"
+        "torch.cuda.is_available() or install()\n"
         "from nemo.lightning import io\n"
         "context = io.load_context(Path(sys.argv[1]))\n"
         "model = io.load_context(Path(sys.argv[1]), subpath='model')\n"

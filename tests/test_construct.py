@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nemo_bt.config import load_settings
-from nemo_bt.data.choices import Choices, Preference, Text
-from nemo_bt.data.construct import make_pairs, margin_of
-from nemo_bt.data.settings import PairRules
+from nemo_bt.config.data import PairRules
+from nemo_bt.config.load import load_settings
+from nemo_bt.data.formats.responses import Choices, Preference, Text
+from nemo_bt.data.pairs.construct import make_pairs, margin_of
 from nemo_bt.errors import UserError
 from tests.data_rows import HH, ROWS
 from tests.preferences import messages

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converters.export_files import write_config
-from nemo_bt.architecture import megatron_fields
-from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.errors import UserError
-from nemo_bt.origin import Origin, Start, find_origin, open_weights
-from nemo_bt.weights.convert import AsHf, Conversion
-from nemo_bt.weights.fused import PACKED_QKV, QKV, HeadShape
-from nemo_bt.weights.safetensors_folder import SafetensorsFolder, write_shards
-from nemo_bt.weights.torch_dist_writer import write_torch_dist
+from nemo_bt.pretrained.architecture import megatron_fields
+from nemo_bt.pretrained.convert import AsHf, Conversion
+from nemo_bt.pretrained.fused import PACKED_QKV, QKV, HeadShape
+from nemo_bt.pretrained.nemo_metadata import write_facts
+from nemo_bt.pretrained.resolve import Origin, Start, find_origin, open_weights
+from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder, write_shards
+from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 from tests.hf_models import SHAPES, save
 
 LLAMA = "llama3.1, head size"

@@ -21,13 +21,13 @@ from transformers import AutoTokenizer
 from converters import hf_to_nemo, nemo_to_hf
 from converters.output import ParityError, written_whole
 from converters.parity import check_memory, check_parity
-from nemo_bt.checkpoint_facts import HF_CONFIG
 from nemo_bt.errors import UserError
-from nemo_bt.nemo_context import FIELDS, NEMO_MODELS
-from nemo_bt.origin import find_origin, open_weights
-from nemo_bt.terminal import Terminal
-from nemo_bt.weights.names import HEAD
-from nemo_bt.weights.source import TensorInfo
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
+from nemo_bt.pretrained.nemo_yaml import FIELDS, NEMO_MODELS
+from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.source import TensorInfo
 from tests.hf_models import save
 from tests.runs import REPO, convert
 from tests.test_conversion import replace_tensors, to_nemo
@@ -169,7 +169,7 @@ def test_a_hub_model_is_taken_from_the_cache_at_its_revision(base: Path, tmp_pat
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
     code = (
-        "import sys; from nemo_bt.origin import find_origin\n"
+        "import sys; from nemo_bt.pretrained.resolve import find_origin\n"
         "for given in sys.argv[1:]:\n"
         "  try: print(find_origin(given).path)\n"
         "  except Exception as error: print(error)\n"

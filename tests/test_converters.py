@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from nemo_bt.data.tokenizer import tokenizer_files
+from nemo_bt.data.tokenize.tokenizer import tokenizer_files
 from tests.conftest import training
 from tests.runs import convert, metrics, nemo_bt
 from tests.test_conversion import tensors

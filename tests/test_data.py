@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_bt.data.account import Account, RowError
-from nemo_bt.data.rows import Chunk
+from nemo_bt.data.read.drop_report import Account, RowError
+from nemo_bt.data.read.rows import Chunk
 from nemo_bt.errors import UserError
 from tests.preferences import messages
 from tests.sources import conversations, dropped, open_set, settings_with, texts, write

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from nemo_bt import cli
-from nemo_bt.checkpoints import check_same_data, write_data_record
+from nemo_bt.checkpoint.find import check_same_data, write_data_record
+from nemo_bt.cli import main as cli
 from nemo_bt.errors import UserError
 from tests.preferences import messages
 from tests.sources import open_set, write

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from nemo_bt.data.files import find_files
-from nemo_bt.data.rows import read_chunks
-from nemo_bt.data.sources import source_of
+from nemo_bt.config.sources import source_of
+from nemo_bt.data.read.files import find_files
+from nemo_bt.data.read.rows import read_chunks
 from nemo_bt.errors import UserError
 from tests.preferences import messages
 from tests.sources import dropped, open_set, texts, write
@@ -113,9 +113,9 @@ def test_urls_are_read_and_globs_take_every_file_once(tmp_path: Path, tokenizer:
 UNREADABLE = """
 import os, sys
 import fsspec.implementations.local
-from nemo_bt.data.files import find_files
-from nemo_bt.data.sources import source_of
-from nemo_bt.data.rows import first_rows
+from nemo_bt.data.read.files import find_files
+from nemo_bt.config.sources import source_of
+from nemo_bt.data.read.rows import first_rows
 source = source_of(sys.argv[1])
 os.setuid(65534)
 try:
@@ -202,9 +202,9 @@ def test_texts_and_messages_may_stand_in_one_file(tmp_path: Path, tokenizer: Any
 
 HUB = """
 import sys
-from nemo_bt.data.files import find_files
-from nemo_bt.data.rows import read_chunks
-from nemo_bt.data.sources import source_of
+from nemo_bt.data.read.files import find_files
+from nemo_bt.data.read.rows import read_chunks
+from nemo_bt.config.sources import source_of
 for asked in sys.argv[1:]:
     path, split = asked.split()
     try:

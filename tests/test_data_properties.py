@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_bt.data.detect import FORMATS
-from nemo_bt.data.encode import Encoded, Recipe, encode
-from nemo_bt.data.files import find_files
-from nemo_bt.data.render import Renderer, load_renderer
-from nemo_bt.data.rows import Chunk, read_chunks
-from nemo_bt.data.settings import SourceSettings
-from nemo_bt.data.sources import source_of
+from nemo_bt.config.data import SourceSettings
+from nemo_bt.config.sources import source_of
+from nemo_bt.data.formats.detect import FORMATS
+from nemo_bt.data.read.files import find_files
+from nemo_bt.data.read.rows import Chunk, read_chunks
+from nemo_bt.data.store.encode import Encoded, Recipe, encode
+from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from tests.data_rows import ROWS
 from tests.sources import settings_with
 from tests.test_formats import ONE_PAIR

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_bt.disk import naming_disk_errors
+from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.errors import UserError
 from tests.layouts import common
 from tests.runs import REPO, full_tensors, metrics

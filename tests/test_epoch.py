@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nemo_bt.epoch import Epoch, every_pair_once, num_steps, pairs_of_step, validation_batches
+from nemo_bt.batching.sampling import Epoch, every_pair_once, num_steps, pairs_of_step, validation_batches
 
 
 def test_epochs_use_every_pair_once_before_any_twice() -> None:

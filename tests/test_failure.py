@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.events import read_events
+from nemo_bt.observability.events import read_events
+from nemo_bt.observability.failure import waits_in
 from tests.layouts import common
 from tests.runs import REPO
 
@@ -44,22 +45,27 @@ def test_the_rank_that_hangs_shows_where_and_the_others_that_they_waited(dataset
     assert took_s < 60
     hung = shown.index("rank 1 did nothing for 15 s (trainer.hang_timeout_s), at ")
     assert "time.sleep(600)" in shown[:hung]
-    waited = re.search(r"rank 0 waited 15 s for other ranks, at .*nemo_bt/\w+\.py:\d+", shown)
+    waited = re.search(r"rank 0 waited 15 s for other ranks, at .*nemo_bt/[\w/]+\.py:\d+", shown)
     assert waited is None or hung < waited.start()
     assert "rank 0 did nothing" not in shown
     assert read_events(tmp_path / "run")[1]["rank"] == 1
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("modules", "expected"),
     [
-        (["/x/nemo_bt/train.py", "/y/torch/distributed/distributed_c10d.py"], True),
-        (["/y/megatron/core/distributed/param_and_grad_buffer.py", "/y/torch/futures.py"], True),
-        (["/y/torch/distributed/run.py", *["/x/nemo_bt/train.py"] * 4], False),
+        (["nemo_bt.training.train", "torch.distributed.distributed_c10d"], True),
+        (["megatron.core.distributed.param_and_grad_buffer", "torch.futures"], True),
+        (["torch.distributed.run", *["nemo_bt.training.train"] * 4], False),
+        (["torch.distributed_tools"], False),
         ([], False),
     ],
 )
-def test_a_stack_that_ends_in_a_collective_waits(files: list[str], expected: bool) -> None:
-    from nemo_bt.failure import waits_in
+def test_a_stack_that_ends_in_a_collective_waits(modules: list[str], expected: bool) -> None:
+    assert waits_in({"__name__": name} for name in modules) is expected
 
-    assert waits_in(files) is expected
+
+def test_a_module_of_ours_says_itself_that_it_waits() -> None:
+    assert waits_in([{"__name__": "nemo_bt.x", "WAITS_FOR_OTHERS": True}, {"__name__": "torch.cuda"}])
+    for module in ("graceful_stop", "nonfinite"):
+        assert "WAITS_FOR_OTHERS = True" in (REPO / f"nemo_bt/training/callbacks/{module}.py").read_text()

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_bt.architecture import activation_name
-from nemo_bt.origin import find_origin, open_weights
-from nemo_bt.plan.activations import StreamRows, part_units
-from nemo_bt.plan.shape import model_shape
-from nemo_bt.settings import LossSettings
-from nemo_bt.stream import build_stream
-from nemo_bt.weights.convert import AsHf
-from nemo_bt.weights.source import TensorInfo
+from nemo_bt.batching.stream import build_stream
+from nemo_bt.config.model import LossSettings
+from nemo_bt.planning.activations import StreamRows, part_units
+from nemo_bt.planning.shape import model_shape
+from nemo_bt.pretrained.architecture import activation_name
+from nemo_bt.pretrained.convert import AsHf
+from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.source import TensorInfo
 from tests.hf_models import SHAPES, build
 from tests.recorder import SavedBytes
 from tests.reference import padded_rewards

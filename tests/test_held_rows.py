@@ -2,7 +2,7 @@
 
 import torch
 
-from nemo_bt.model.held_rows import CHUNKS_PER_RANK, held_rows, stream_multiple
+from nemo_bt.batching.context_shards import CHUNKS_PER_RANK, held_rows, stream_multiple
 
 
 def test_ranks_hold_equal_parts_of_early_and_late_rows() -> None:

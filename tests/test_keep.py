@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.keep import kept_steps, superseded
-from nemo_bt.manifest import facts_of, files_of, write_manifest
-from nemo_bt.run_settings import CheckpointSettings
+from nemo_bt.checkpoint.manifest import facts_of, files_of, write_manifest
+from nemo_bt.checkpoint.retention import kept_steps, superseded
+from nemo_bt.config.run import CheckpointSettings
 
 LAST_TWO = CheckpointSettings(1, 2, 0, "val/hh/loss", "min", 0, True)
 LOSSES = {10: 0.5, 20: 0.3, 30: None, 40: 0.4, 50: 0.3, 60: float("nan"), 70: 0.6, 80: 0.7}

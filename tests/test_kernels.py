@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from nemo_bt.model import cpu_kernels
+from nemo_bt.cpu import kernels as cpu_kernels
 
 
 def normed(x: Tensor, weight: Tensor) -> Tensor:

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from nemo_bt.config import load_settings_of
-from nemo_bt.data.sources import source_of
+from nemo_bt.config.load import load_settings_of
+from nemo_bt.config.sources import source_of
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation.checks import check_run
 from nemo_bt.evaluation.label import Sample, chosen_pairs, label, threshold_of
 from nemo_bt.evaluation.settings import LabelRun
+from nemo_bt.observability.terminal import Terminal
 from nemo_bt.scoring.rows import reader_of
-from nemo_bt.terminal import Terminal
 from tests.preferences import messages
 
 REWARDS = {"a": [0.0, 1.0, 4.0, 9.0], "b": [2.0, 2.0], "c": [5.0], "d": [1.0, 1.5, 3.0]}

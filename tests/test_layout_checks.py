@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.checks import check_settings
-from nemo_bt.config import load_settings
-from nemo_bt.device import check_device
+from nemo_bt.config.device import check_device
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.model import Settings
+from nemo_bt.config.parallelism import stage_layers
 from nemo_bt.errors import UserError
-from nemo_bt.layout import stage_layers
-from nemo_bt.settings import Settings
+from nemo_bt.training.checks import check_settings
 
 NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
 TP, PP, VPP, CP, EP = (

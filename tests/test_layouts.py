@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import LlamaForSequenceClassification
 
-from nemo_bt.config import load_settings
-from nemo_bt.data.pairs import PairSet
-from nemo_bt.data.tokenizer import load_tokenizer
-from nemo_bt.layout import stage_layers
-from nemo_bt.manifest import plain_damage
+from nemo_bt.checkpoint.manifest import plain_damage
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.parallelism import stage_layers
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from tests.hf_models import SHAPES
 from tests.layouts import BF16, EQUAL_LENGTHS, FOLDERS, LAYOUTS, MOVED, RESUMED, STEPS, checkpoint, runs_of_all_layouts
 from tests.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from nemo_bt.checkpoint.lock import only_run
 from nemo_bt.errors import UserError
-from nemo_bt.log_dir import only_run
 
 
 def hold(log_dir: Path, held: "multiprocessing.synchronize.Event") -> None:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForSequenceClassification
 
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.origin import find_origin, open_weights
-from nemo_bt.weights.adapters import WithAdapters, digest, read_adapters
-from nemo_bt.weights.names import EMBEDDING, HEAD
-from nemo_bt.weights.torch_dist import TorchDist
+from nemo_bt.pretrained.adapters import WithAdapters, digest, read_adapters
+from nemo_bt.pretrained.names import EMBEDDING, HEAD
+from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.torch_dist import TorchDist
 from tests.hf_models import build, save
 from tests.layouts import CP2, SP, TP2, VPP2, ZERO, checkpoint, common, full
 from tests.reference import padded_rewards, whole_sequences

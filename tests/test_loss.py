@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nemo_bt.config.model import LossSettings
 from nemo_bt.loss import bradley_terry_loss
-from nemo_bt.settings import LossSettings
 
 PLAIN = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
 

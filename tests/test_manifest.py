@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.checkpoints import checkpoint_to_resume
+from nemo_bt.checkpoint.find import checkpoint_to_resume
+from nemo_bt.checkpoint.manifest import MANIFEST, damage, facts_of, files_of, plain_damage, write_manifest
 from nemo_bt.errors import UserError
-from nemo_bt.manifest import MANIFEST, damage, facts_of, files_of, plain_damage, write_manifest
 
 WEIGHTS, CONTEXT = "weights/__0_0.distcp", "context/hf_config.json"
 

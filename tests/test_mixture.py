@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nemo_bt.data.load import load_sets
-from nemo_bt.data.mixture import make_epoch, num_wanted
-from nemo_bt.data.pairs import PairSet
-from nemo_bt.data.sources import source_of
-from nemo_bt.epoch import pairs_of_step
+from nemo_bt.batching.packing import bundle_pairs
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.batching.stream import build_stream
+from nemo_bt.config.sources import source_of
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.store.mixture import make_epoch, num_wanted
+from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.errors import UserError
-from nemo_bt.packing import bundle_pairs
-from nemo_bt.stream import build_stream
-from nemo_bt.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal
 from tests.preferences import messages
 from tests.sources import conversations, settings_with, write
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_bt.config import load_settings
-from nemo_bt.data.load import load_sets
-from nemo_bt.epoch import pairs_of_step
-from nemo_bt.terminal import Terminal
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.config.load import load_settings
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.observability.terminal import Terminal
 from tests.layouts import SMALL_LLAMA, TP2, checkpoint, common
 from tests.reference import padded_rewards, whole_sequences
 from tests.runs import Run, full_tensors, metrics, relative_difference

@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 
-from nemo_bt.architecture import megatron_fields, rope_frequencies
-from nemo_bt.checkpoint_facts import HF_CONFIG
 from nemo_bt.errors import UserError
-from nemo_bt.nemo_context import hf_config_of_nemo_model
-from nemo_bt.origin import find_origin, open_weights
-from nemo_bt.weights.names import EMBEDDING
-from nemo_bt.weights.source import TensorInfo
+from nemo_bt.pretrained.architecture import megatron_fields, rope_frequencies
+from nemo_bt.pretrained.names import EMBEDDING
+from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
+from nemo_bt.pretrained.nemo_yaml import hf_config_of_nemo_model
+from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.source import TensorInfo
 from tests.hf_models import save
 from tests.test_conversion import to_nemo
 

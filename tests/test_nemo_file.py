@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nemo_bt.errors import UserError
-from nemo_bt.nemo_file import NemoFile, pack
-from nemo_bt.origin import find_origin, open_weights
+from nemo_bt.pretrained.nemo_file import NemoFile, pack
+from nemo_bt.pretrained.resolve import find_origin, open_weights
 from tests.hf_models import save
 from tests.test_conversion import tensors, to_hf, to_nemo
 

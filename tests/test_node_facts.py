@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from nemo_bt.config import load_settings
-from nemo_bt.node_facts import differences, facts_of_node
+from nemo_bt.config.load import load_settings
+from nemo_bt.training.environment import differences, facts_of_node
 
 NODE = {"package torch": "2.13.0", "devices": "8 x H100", "data train 'hh'": "3 files of 12 bytes"}
 

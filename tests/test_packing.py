@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nemo_bt.packing import PairParts, PairSizes, bundle_pairs, plan_streams
+from nemo_bt.batching.packing import PairParts, PairSizes, bundle_pairs, plan_streams
 
 
 def sizes_of(tokens: list[int]) -> PairSizes:

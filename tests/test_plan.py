@@ -2,11 +2,11 @@
 
 import pytest
 
-from nemo_bt.config import load_settings
-from nemo_bt.plan.parameters import rank_parameters
-from nemo_bt.plan.shape import model_shape
-from nemo_bt.plan.state import buffer_places, state_bytes
-from nemo_bt.settings import Settings
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.model import Settings
+from nemo_bt.planning.parameters import rank_parameters
+from nemo_bt.planning.shape import model_shape
+from nemo_bt.planning.state import buffer_places, state_bytes
 
 LLAMA3_8B = {
     "model_type": "llama",

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from nemo_bt.cli import run
-from nemo_bt.config import load_settings, load_settings_of
-from nemo_bt.plan.search import LAYOUT
-from nemo_bt.plan.settings import PlanRun
-from nemo_bt.settings import Settings
+from nemo_bt.cli.main import run
+from nemo_bt.config.load import load_settings, load_settings_of
+from nemo_bt.config.model import Settings
+from nemo_bt.planning.search import LAYOUT
+from nemo_bt.planning.settings import PlanRun
 from tests.runs import nemo_bt
 
 SEVENTY_B = ["model=llama3_70b", "trainer.num_nodes=8", "trainer.devices=8", "cluster=h100"]
@@ -29,7 +29,7 @@ def shown() -> dict[str, Any]:
     """What --json says of a few layouts of a 70 B model on 64 devices."""
     lines: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nemo_bt.plan.command.Terminal.line", lambda _, text: lines.append(text))
+        patch.setattr("nemo_bt.planning.command.Terminal.line", lambda _, text: lines.append(text))
         assert run(["plan", "--json", *SEVENTY_B, *FEW]) == 0
     return json.loads("".join(lines))
 

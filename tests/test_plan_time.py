@@ -5,19 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from nemo_bt.checks import hf_config_of
+from nemo_bt.batching.packing import PairParts
 from nemo_bt.errors import UserError
 from nemo_bt.flops import LayerShape, training_flops
-from nemo_bt.packing import PairParts
-from nemo_bt.plan.activations import StreamRows, part_bytes, part_units
-from nemo_bt.plan.memory import rank_memory
-from nemo_bt.plan.parameters import rank_parameters
-from nemo_bt.plan.search import layouts, scaled
-from nemo_bt.plan.shape import model_shape
-from nemo_bt.plan.state import state_bytes
-from nemo_bt.plan.streams import Pairs, StreamLoad, drawn_pairs, mean_load, steps_of, streams_of_step
-from nemo_bt.plan.time import stage_time, step_time
-from nemo_bt.plan.traffic import bytes_sent, group_sizes, step_traffic
+from nemo_bt.planning.activations import StreamRows, part_bytes, part_units
+from nemo_bt.planning.memory import rank_memory
+from nemo_bt.planning.parameters import rank_parameters
+from nemo_bt.planning.search import layouts, scaled
+from nemo_bt.planning.shape import model_shape
+from nemo_bt.planning.state import state_bytes
+from nemo_bt.planning.streams import Pairs, StreamLoad, drawn_pairs, mean_load, steps_of, streams_of_step
+from nemo_bt.planning.time import stage_time, step_time
+from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
+from nemo_bt.training.checks import hf_config_of
 from tests.test_plan_command import plan_run_of
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.plan.schedule import bubble
+from nemo_bt.planning.schedule import bubble
 from tests.layouts import BF16, FOLDERS, LAYOUTS, runs_of_all_layouts
 from tests.recorded import (
     OneRank,

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_bt.checks import check_settings
-from nemo_bt.device import check_device
+from nemo_bt.batching.stream import build_stream
+from nemo_bt.config.device import check_device
+from nemo_bt.config.fp8 import check_gpu, fp8_options, row_multiple
+from nemo_bt.config.model import LossSettings
 from nemo_bt.errors import UserError
-from nemo_bt.origin import find_origin, open_weights
-from nemo_bt.precision import check_gpu, fp8_options, row_multiple
-from nemo_bt.settings import LossSettings
-from nemo_bt.step import stream_rules
-from nemo_bt.stream import build_stream
+from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.training.checks import check_settings
+from nemo_bt.training.steps.plan import stream_rules
 from tests.hf_models import build
 from tests.runs import relative_difference
 from tests.test_layout_checks import settings_of
@@ -85,7 +85,7 @@ def test_devices_that_have_no_fp8_are_refused(monkeypatch: pytest.MonkeyPatch) -
         check_gpu(recipe("mxfp8"), (9, 0))
     check_gpu(recipe("blockwise"), (9, 0))
     check_gpu(settings_of("model.fp8_recipe=mxfp8"), (8, 0))
-    monkeypatch.setattr("nemo_bt.device.find_spec", lambda name: None)
+    monkeypatch.setattr("nemo_bt.config.device.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs Transformer Engine: run make gpu-setup"):
         check_device(recipe("tensorwise"), on_gpu=True)
 

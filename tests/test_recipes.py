@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from nemo_bt.architecture import complete, megatron_fields
-from nemo_bt.checks import check_settings
-from nemo_bt.config import load_settings
+from nemo_bt.config.load import load_settings
+from nemo_bt.pretrained.architecture import complete, megatron_fields
+from nemo_bt.training.checks import check_settings
 from tests.data_rows import ROWS
 from tests.hf_models import save
 from tests.runs import REPO, Run, metrics, run_together

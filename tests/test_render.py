@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tokenizers import processors
 
-from nemo_bt.data.render import load_renderer
-from nemo_bt.data.tokenizer import keep_tokenizer, load_tokenizer
+from nemo_bt.data.tokenize.chat_template import load_renderer
+from nemo_bt.data.tokenize.tokenizer import keep_tokenizer, load_tokenizer
 from nemo_bt.errors import UserError
 from tests.preferences import messages
 from tests.sources import dropped, open_set, settings_with, texts, write

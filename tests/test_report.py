@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from nemo_bt.errors import UserError
-from nemo_bt.report.command import replace_files
-from nemo_bt.report.settings import load_run, with_model
+from nemo_bt.reporting.command import replace_files
+from nemo_bt.reporting.settings import load_run, with_model
 from tests.runs import nemo_bt
 
 _CHROMIUM = shutil.which("chromium")
@@ -202,7 +202,7 @@ def test_what_is_no_log_directory_is_named(tmp_path: Path) -> None:
 
 
 def test_texts_are_texts(tmp_path: Path) -> None:
-    from nemo_bt.report.page import render
+    from nemo_bt.reporting.page import render
 
     worst = {"margin": -1.0, "where": "file row 1", "start": "<script>alert(1)</script>", "shared": [], "sides": []}
     tally = {"accuracy": 0.5, "low": 0.1, "high": 0.9, "ties": 0, "pairs": 2}

@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_bt.data.choices import Text
-from nemo_bt.data.load import load_sets
-from nemo_bt.data.pairs import PairSet
-from nemo_bt.data.render import load_renderer
-from nemo_bt.data.sources import source_of
+from nemo_bt.config.model import Settings
+from nemo_bt.config.sources import source_of
+from nemo_bt.data.formats.responses import Text
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.chat_template import load_renderer
 from nemo_bt.errors import UserError
-from nemo_bt.report.conversations import as_texts, conversations_of, prompt_only, response_only
-from nemo_bt.settings import Settings
-from nemo_bt.step import build_streams, plan_step
-from nemo_bt.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.reporting.conversations import as_texts, conversations_of, prompt_only, response_only
+from nemo_bt.training.steps.plan import build_streams, plan_step
 from tests import sources as written
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from nemo_bt.evaluation.accuracy import tally
-from nemo_bt.report.curves import panels_of
-from nemo_bt.report.numbers import (
+from nemo_bt.reporting.curves import panels_of
+from nemo_bt.reporting.numbers import (
     JudgedSet,
     calibration,
     correlations,
@@ -17,7 +17,7 @@ from nemo_bt.report.numbers import (
     part_test,
     worst_of,
 )
-from nemo_bt.report.rewards import SetRewards
+from nemo_bt.reporting.rewards import SetRewards
 
 
 def judged(rewards_E2: np.ndarray, characters_E2: np.ndarray | None = None) -> JudgedSet:

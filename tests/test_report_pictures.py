@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from nemo_bt.evaluation.accuracy import Tally, tally
-from nemo_bt.report.curves import Panel, Series, panels_of
-from nemo_bt.report.numbers import calibration, numbers_of
-from nemo_bt.report.pictures import draw_curves, draw_tallies, file_stems, pictures_of_run, pictures_of_set
+from nemo_bt.reporting.curves import Panel, Series, panels_of
+from nemo_bt.reporting.numbers import calibration, numbers_of
+from nemo_bt.reporting.pictures import draw_curves, draw_tallies, file_stems, pictures_of_run, pictures_of_set
 from tests.test_report_numbers import judged
 
 RECORDS = [

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from converters.export_files import write_config
-from nemo_bt.checkpoint_facts import write_facts
 from nemo_bt.errors import UserError
 from nemo_bt.metrics import means
-from nemo_bt.origin import find_origin
-from nemo_bt.reward_scale import KEY, RewardStatistics, needed_statistics, reward_statistics, statistics_of
+from nemo_bt.pretrained.nemo_metadata import write_facts
+from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.scoring.reward_statistics import KEY, RewardStatistics, needed_statistics, reward_statistics, statistics_of
 from tests.preferences import messages
 from tests.runs import metrics, nemo_bt
 from tests.test_metrics import sums_of

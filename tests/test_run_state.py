@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_bt.config import load_settings
+from nemo_bt.config.load import load_settings
 from nemo_bt.metrics import NUM_SUMS, SUMS, margin_counts, means
-from nemo_bt.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal
 
 
 def run_state(log_dir: Path) -> Any:
     """Of a run that is to start."""
-    from nemo_bt.data_module import PairSampler
-    from nemo_bt.metrics_log import MetricsLog
-    from nemo_bt.monitor import Monitor
-    from nemo_bt.nonfinite import NonFiniteGuard
-    from nemo_bt.run_state import RunState
-    from nemo_bt.validation import Validation
+    from nemo_bt.observability.metrics_log import MetricsLog
+    from nemo_bt.training.callbacks.monitor import Monitor
+    from nemo_bt.training.callbacks.nonfinite import NonFiniteGuard
+    from nemo_bt.training.callbacks.run_state import RunState
+    from nemo_bt.training.callbacks.validation import Validation
+    from nemo_bt.training.steps.data_module import PairSampler
 
     sampler, terminal, log = PairSampler(2048, {"train": 1}), Terminal(None), MetricsLog(log_dir)
     settings = load_settings("train", ["model.data.train=unused", "exp_manager.explicit_log_dir=unused"]).trainer

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_bt import cpu
-from nemo_bt.checks import SCHEDULES
-from nemo_bt.settings import SchedSettings
+from nemo_bt.config.model import SchedSettings
+from nemo_bt.cpu import device as cpu
+from nemo_bt.training.checks import SCHEDULES
 
 LR, MIN_LR, STEPS, WARMUP, DECAY = 1e-3, 1e-4, 20, 4, 5
 """A warm-up of k steps gives step i, from 0, i + 1 of k + 1 parts of the rate."""
@@ -37,7 +37,7 @@ EXPECTED: dict[str, Callable[[int], float]] = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_rates_are_the_closed_forms(name: str) -> None:
     cpu.install()
-    from nemo_bt.schedule import Schedule, options_of
+    from nemo_bt.training.lr_schedule import Schedule, options_of
 
     settings = SchedSettings(
         name, warmup_steps=0, warmup_ratio=0.17, min_lr=MIN_LR, power=2.0, decay_ratio=DECAY / STEPS
@@ -54,7 +54,7 @@ def test_rates_are_the_closed_forms(name: str) -> None:
 
 
 def test_a_run_that_is_shorter_than_warm_up_and_decay_never_holds() -> None:
-    from nemo_bt.schedule import options_of
+    from nemo_bt.training.lr_schedule import options_of
 
     settings = SchedSettings("WarmupHoldAnnealLinear", 8, None, 0.0, 1.0, decay_ratio=0.5)
     assert options_of(settings, 10)["hold_steps"] == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.data.account import Account
+from nemo_bt.data.read.drop_report import Account
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.parts import Parts
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from nemo_bt.config import load_settings_of
-from nemo_bt.data.choices import Text
-from nemo_bt.data.sources import source_of
+from nemo_bt.config.load import load_settings_of
+from nemo_bt.config.sources import source_of
+from nemo_bt.data.formats.responses import Text
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation.settings import EvaluateRun
 from nemo_bt.scoring.reading import Part, open_files, read_parts

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from nemo_bt.errors import UserError
-from nemo_bt.reward_scale import RewardStatistics
-from nemo_bt.scorer import RewardScorer
+from nemo_bt.scoring.reward_statistics import RewardStatistics
+from nemo_bt.scoring.scorer import RewardScorer
 from tests.hf_models import save
 from tests.preferences import messages
 from tests.test_score import TOLERANCE, alone

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_bt.scoring.groups import as_groups, share_prefixes, sizes_of
-from nemo_bt.stream import Ids
+from nemo_bt.batching.prefix_groups import as_groups, share_prefixes, sizes_of
+from nemo_bt.batching.stream import Ids
 
 BUDGET = 200
 

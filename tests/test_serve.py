@@ -18,7 +18,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_bt.config import load_settings_of
+from nemo_bt.config.load import load_settings_of
 from nemo_bt.errors import UserError
 from nemo_bt.serving.command import check_serve
 from nemo_bt.serving.settings import ServeRun

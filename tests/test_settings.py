@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.architecture import padded_vocab
-from nemo_bt.checkpoints import check_same_plan
-from nemo_bt.checks import check_settings, check_vocabulary, hf_config_of
-from nemo_bt.config import dump_settings, load_settings
+from nemo_bt.checkpoint.find import check_same_plan
+from nemo_bt.config.load import dump_settings, load_settings
+from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
-from nemo_bt.settings import Settings
+from nemo_bt.pretrained.architecture import padded_vocab
+from nemo_bt.training.checks import check_settings, check_vocabulary, hf_config_of
 
 NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
 SMALL = ["model=llama_4x256", *NEEDED]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from nemo_bt.data.shared_ids import cut_strings, encode_sharing
+from nemo_bt.data.tokenize.shared_prefix import cut_strings, encode_sharing
 
 WORDS = ["tea", "milk", "soup", "Would you bring", "don't", "café", "  two", "12,345", "\n\n", "_", "▁", "x"]
 TURNS = ["<|user|>", "<|assistant|>", "<|end|>"]

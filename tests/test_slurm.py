@@ -15,8 +15,8 @@ import psutil
 import pytest
 import torch
 
-from nemo_bt.checkpoints import saved_checkpoints
-from nemo_bt.config import load_settings
+from nemo_bt.checkpoint.find import saved_checkpoints
+from nemo_bt.config.load import load_settings
 from tests.layouts import SP, TP2, checkpoint, common
 from tests.runs import REPO, Run, full_tensors, metrics
 from tests.slurm_cluster import NODES, Cluster, why_not

@@ -1,4 +1,4 @@
-from nemo_bt.spikes import LossSpikes
+from nemo_bt.training.callbacks.spikes import LossSpikes
 
 
 def test_a_loss_far_above_those_before_is_named() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from nemo_bt.checkpoint.manifest import facts_of, files_of, write_manifest
+from nemo_bt.cli.status import show_status
 from nemo_bt.errors import UserError
-from nemo_bt.events import append_event
-from nemo_bt.manifest import facts_of, files_of, write_manifest
-from nemo_bt.status import show_status
-from nemo_bt.terminal import Terminal
+from nemo_bt.observability.events import append_event
+from nemo_bt.observability.terminal import Terminal
 
 
 def log_steps(log_dir: Path, steps: range, **more: Any) -> None:

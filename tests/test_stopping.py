@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.stopping import STOPPED_FILE, STOPPED_STATUS, StopRequest, reason_of
+from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS, StopRequest, reason_of
 
 SCRIPT = """
 import os, signal, sys
-from nemo_bt.stopping import StopRequest
+from nemo_bt.launching.signals import StopRequest
 request = StopRequest(None, ends_on_sigterm=sys.argv[1] == "started here")
 request.listen()
 if sys.argv[2] == "training":

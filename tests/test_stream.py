@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nemo_bt.stream import Group, Pair, build_stream, shared_prefix
+from nemo_bt.batching.stream import Group, Pair, build_stream, shared_prefix
 
 
 def ids(*values: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 _CODE = """
 import os, sys
 from nemo_bt.errors import UserError
-from nemo_bt.terminal import held_back
+from nemo_bt.observability.terminal import held_back
 print("before")
 with held_back():
     print("noise of Python")
@@ -41,7 +41,7 @@ def test_noise_is_shown_where_something_breaks(ends: str, shows_noise: bool, las
 
 def test_a_library_that_asks_gets_no_answer(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom nemo_bt.terminal import divert_output\n"
+        "import sys\nfrom pathlib import Path\nfrom nemo_bt.observability.terminal import divert_output\n"
         f"stdout, _ = divert_output(Path({str(tmp_path / 'nemo.log')!r}))\nprint('Enter your choice:')\n"
         "print(repr(sys.stdin.read()), file=stdout)"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nemo_bt.data.synthetic import THINGS, make_pairs
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 
 

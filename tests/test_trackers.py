@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nemo_bt import checks
-from nemo_bt.config import load_settings
+from nemo_bt.config.load import load_settings
 from nemo_bt.errors import UserError
 from nemo_bt.metrics import MARGIN_LIMITS
-from nemo_bt.trackers import build_loggers, run_id
+from nemo_bt.observability.trackers import build_loggers, run_id
+from nemo_bt.training import checks
 from tests.conftest import training
 from tests.runs import nemo_bt
 
@@ -188,9 +188,9 @@ def test_only_the_first_rank_has_trackers(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 _START = """
-from nemo_bt.config import load_settings
+from nemo_bt.config.load import load_settings
 from nemo_bt.errors import UserError
-from nemo_bt.trackers import build_loggers, tell_start
+from nemo_bt.observability.trackers import build_loggers, tell_start
 for tracker in ("wandb", "swanlab"):
     overrides = ["model.data.train=unused", f"exp_manager.explicit_log_dir={log_dir!r}"]
     settings = load_settings("train", [*overrides, f"exp_manager.create_{tracker}_logger=true"])

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_bt.model.segments import AttentionRule
-from nemo_bt.model.varlen import Sequences, fused_kernel
-from nemo_bt.origin import find_origin, open_weights
-from nemo_bt.settings import LoraSettings, LossSettings
+from nemo_bt.config.model import LoraSettings, LossSettings
+from nemo_bt.model.attention.segments import AttentionRule
+from nemo_bt.model.attention.varlen import Sequences, fused_kernel
+from nemo_bt.pretrained.resolve import find_origin, open_weights
 from tests.hf_models import SHAPES, save
 
 pytestmark = pytest.mark.skipif(
@@ -135,7 +135,7 @@ def test_its_attention_takes_what_the_fused_kernel_gives_it(monkeypatch: pytest.
 def test_a_cpus_optimizer_saves_every_key_that_its_own_reads(one_rank: None) -> None:
     from transformer_engine.pytorch.optimizers import FusedAdam
 
-    from nemo_bt.cpu_adam import GroupStepAdamW
+    from nemo_bt.cpu.adam import GroupStepAdamW
 
     parameters = [torch.zeros(1, requires_grad=True)]
     ours = GroupStepAdamW(parameters, lr=1.0, weight_decay=0.0, betas=(0.9, 0.9), eps=1e-8)

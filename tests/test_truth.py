@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_bt.settings import LossSettings
-from nemo_bt.stream import Group, Pair, build_stream
+from nemo_bt.batching.stream import Group, Pair, build_stream
+from nemo_bt.config.model import LossSettings
 from tests.reference import hf_names, llama, padded_rewards
 from tests.runs import relative_difference
 
@@ -126,7 +126,7 @@ def test_no_language_model_head_is_allocated_and_names_are_transformer_engines(m
 
 
 def test_adam_without_decoupled_decay_is_refused(model: Any) -> None:
-    from nemo_bt.cpu import GroupStepAdamW
+    from nemo_bt.cpu.device import GroupStepAdamW
 
     with pytest.raises(ValueError, match="expected decoupled weight decay"):
         GroupStepAdamW([torch.zeros(1)], lr=1.0, weight_decay=0.0, betas=(0.9, 0.9), eps=1e-8, adam_w_mode=False)

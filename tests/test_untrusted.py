@@ -14,14 +14,14 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader
 
-from nemo_bt.data.tokenizer import load_tokenizer
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.nemo_file import NemoFile
-from nemo_bt.origin import check_plain, find_origin, open_weights
-from nemo_bt.weights.check import check_megatron_tensors
-from nemo_bt.weights.names import EMBEDDING, HEAD
-from nemo_bt.weights.source import TensorInfo
-from nemo_bt.weights.torch_dist import FORMAT, TorchDist
+from nemo_bt.pretrained.check import check_megatron_tensors
+from nemo_bt.pretrained.names import EMBEDDING, HEAD
+from nemo_bt.pretrained.nemo_file import NemoFile
+from nemo_bt.pretrained.resolve import check_plain, find_origin, open_weights
+from nemo_bt.pretrained.source import TensorInfo
+from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
 from tests.hf_models import save
 from tests.test_conversion import to_hf, to_nemo
 

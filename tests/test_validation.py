@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_bt.epoch import validation_interval
-from nemo_bt.events import read_events
+from nemo_bt.batching.sampling import validation_interval
+from nemo_bt.observability.events import read_events
 from tests.layouts import STEPS, ZERO, checkpoint, common
 from tests.runs import Run, full_tensors, metrics, nemo_bt
 

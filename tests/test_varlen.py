@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nemo_bt.model.varlen import Sequences, flash_kernel, sequences_of
+from nemo_bt.model.attention.varlen import Sequences, flash_kernel, sequences_of
 from tests.test_attention import ALL, HEADS, KEY_HEADS, NUM_FILLED, NUM_TOKENS, RULES, SEGMENTS, SIZE, inputs
 
 
@@ -49,12 +49,12 @@ def test_sequences_found_in_a_validation_serve_training() -> None:
 
 
 def test_a_gpu_takes_the_kernel_that_can() -> None:
-    from nemo_bt import cpu
+    from nemo_bt.cpu import device as cpu
 
     cpu.install()
     from megatron.core.transformer.enums import AttnBackend
 
-    from nemo_bt.model.attention import attention_backend
+    from nemo_bt.model.attention.module import attention_backend
 
     def taken(chosen: str, capability: Any = (9, 0), size: int = 128, window: bool = False, dtype: Any = None) -> str:
         return attention_backend(AttnBackend[chosen], dtype or torch.bfloat16, size, window, capability).name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.data.workers import WorkerEnded, Workers
+from nemo_bt.data.store.workers import WorkerEnded, Workers
 
 
 def call(name: str, value: int) -> tuple[int, int]:

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from nemo_bt.data.load import load_sets
-from nemo_bt.data.pairs import PairSet
-from nemo_bt.data.tokenizer import load_tokenizer
-from nemo_bt.epoch import Ints, pairs_of_step
+from nemo_bt.batching.packing import bundle_pairs, plan_streams
+from nemo_bt.batching.sampling import Ints, pairs_of_step
+from nemo_bt.config.model import Settings
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.origin import find_origin
-from nemo_bt.packing import bundle_pairs, plan_streams
-from nemo_bt.settings import Settings
-from nemo_bt.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.resolve import find_origin
 
 _PERCENTILES = (50, 90, 95, 99, 100)
 _PLANNED_STEPS = 8

@@ -9,12 +9,12 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nemo_bt.data.account import RowError
-from nemo_bt.data.choices import Side, Text
-from nemo_bt.data.detect import FORMATS, detect
-from nemo_bt.data.files import find_files
-from nemo_bt.data.rows import first_rows, read_chunks
-from nemo_bt.data.sources import source_of
+from nemo_bt.config.sources import source_of
+from nemo_bt.data.formats.detect import FORMATS, detect
+from nemo_bt.data.formats.responses import Side, Text
+from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.data.read.files import find_files
+from nemo_bt.data.read.rows import first_rows, read_chunks
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|end|>"
 CHAT_TEMPLATE = (

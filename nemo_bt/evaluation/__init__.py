@@ -1,1 +1,7 @@
-"""What rewards say about a model: accuracies of preference files and of published benchmarks. Pure Python."""
+"""What rewards say about a model: accuracies on pairs and published benchmarks, and feedback made from rewards.
+
+Read `command` (nemo-bt evaluate), `measure` (rows -> accuracies), `rewardbench`, `rewardbench2` and `rm_bench` (their
+sections and weights), `label` (nemo-bt label), `tables`.
+
+May import `scoring` and what is below it.
+"""

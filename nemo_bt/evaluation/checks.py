@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from nemo_bt.config.ranges import one_of
 from nemo_bt.evaluation.label import check_label
 from nemo_bt.evaluation.measure import KINDS
 from nemo_bt.evaluation.settings import EvaluateRun, LabelRun
-from nemo_bt.origin import Origin
-from nemo_bt.ranges import one_of
+from nemo_bt.pretrained.resolve import Origin
 from nemo_bt.scoring.checks import check_score
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.settings import ScoreRun

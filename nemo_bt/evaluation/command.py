@@ -13,9 +13,9 @@ from nemo_bt.evaluation.label import label
 from nemo_bt.evaluation.measure import kind_of, measure, scored_rows
 from nemo_bt.evaluation.settings import EvaluateRun, LabelRun
 from nemo_bt.evaluation.tables import as_markdown, tables_of
+from nemo_bt.observability.terminal import Terminal
 from nemo_bt.scoring.rows import reader_of
 from nemo_bt.scoring.settings import ScoreRun
-from nemo_bt.terminal import Terminal
 
 _FIRST_ROWS = 512
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from nemo_bt.data.formats import completions_of
-from nemo_bt.data.settings import RowSettings
-from nemo_bt.data.values import value_at
+from nemo_bt.config.data import RowSettings
+from nemo_bt.config.ranges import in_range, one_of
+from nemo_bt.data.formats.general import completions_of
+from nemo_bt.data.formats.values import value_at
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation.settings import LabelRun, LabelSettings
-from nemo_bt.ranges import in_range, one_of
-from nemo_bt.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal
 
 
 @dataclass(frozen=True)

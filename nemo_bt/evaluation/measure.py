@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from nemo_bt.data.account import RowError
-from nemo_bt.data.choices import response_of
+from nemo_bt.data.formats.responses import response_of
+from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
 from nemo_bt.evaluation.accuracy import Tally, by_key, tally

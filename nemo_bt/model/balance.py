@@ -14,9 +14,9 @@ from megatron.core.transformer.moe.router import MoEAuxLossAutoScaler, TopKRoute
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
-from nemo_bt.model.context_parallel import held_here
-from nemo_bt.model.held_rows import HeldRows
-from nemo_bt.stream import to_device
+from nemo_bt.batching.context_shards import HeldRows
+from nemo_bt.batching.stream import to_device
+from nemo_bt.model.attention.context_parallel import held_here
 
 
 class PairStreamLayer(TransformerLayer):

@@ -12,11 +12,11 @@ from megatron.core.activations import squared_relu
 from nemo.collections import llm
 from nemo.collections.llm.fn.activation import openai_gelu
 
-from nemo_bt.architecture import HfConfig, activation_name, megatron_fields
+from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.errors import UserError
-from nemo_bt.families import FAMILIES
 from nemo_bt.model.layers import pair_stream_layer_spec
-from nemo_bt.model.transformer_engine import has_transformer_engine
+from nemo_bt.pretrained.architecture import HfConfig, activation_name, megatron_fields
+from nemo_bt.pretrained.families import FAMILIES
 
 _ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "silu": F.silu,

@@ -27,10 +27,11 @@ from megatron.core.transformer.transformer_layer import (
 )
 from torch import Tensor
 
-from nemo_bt.model.attention import RotarySelfAttention, SegmentAttention, add_nothing, hands_on_scored_rows
+from nemo_bt.config.device import has_transformer_engine
+from nemo_bt.cpu.kernels import rms_norm, swiglu
+from nemo_bt.model.attention.module import RotarySelfAttention, SegmentAttention, add_nothing, hands_on_scored_rows
 from nemo_bt.model.balance import PairStreamLayer
-from nemo_bt.model.cpu_kernels import rms_norm, swiglu
-from nemo_bt.model.transformer_engine import Modules, has_transformer_engine, transformer_engine_modules
+from nemo_bt.model.transformer_engine import Modules, transformer_engine_modules
 
 
 class Norm(torch.nn.Module):

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 
-from nemo_bt.origin import Start
-from nemo_bt.weights.names import EMBEDDING
+from nemo_bt.pretrained.names import EMBEDDING
+from nemo_bt.pretrained.resolve import Start
 
 
 def load_weights(module: torch.nn.Module, start: Start) -> None:

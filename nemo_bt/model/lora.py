@@ -14,11 +14,11 @@ from nemo.collections.llm import fn
 from nemo.collections.llm.peft import LoRA
 from torch import Tensor
 
+from nemo_bt.config.model import LoraSettings
 from nemo_bt.model.layers import NormColumnParallelLinear
 from nemo_bt.model.load import leaves
-from nemo_bt.settings import LoraSettings
-from nemo_bt.weights.adapters import A_WEIGHT, is_trained
-from nemo_bt.weights.names import HEAD
+from nemo_bt.pretrained.adapters import A_WEIGHT, is_trained
+from nemo_bt.pretrained.names import HEAD
 
 
 def add_adapters(gpt: torch.nn.Module, settings: LoraSettings, seed: int) -> None:

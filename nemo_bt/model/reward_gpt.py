@@ -21,10 +21,10 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
-from nemo_bt.model.attention import hands_on_scored_rows, take_scored_rows
-from nemo_bt.model.context_parallel import held_here, own_rows, rewards_of_all
+from nemo_bt.model.attention.context_parallel import held_here, own_rows, rewards_of_all
+from nemo_bt.model.attention.module import hands_on_scored_rows, take_scored_rows
 from nemo_bt.model.rotary import RotaryAngles
-from nemo_bt.weights.head import new_head
+from nemo_bt.pretrained.head import new_head
 
 
 class RewardHead(MegatronModule):

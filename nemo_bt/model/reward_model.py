@@ -18,6 +18,8 @@ from nemo.collections import llm
 from nemo.lightning.megatron_parallel import MegatronLossReduction
 from torch import Tensor
 
+from nemo_bt.batching.stream import PairStream
+from nemo_bt.config.model import LoraSettings, LossSettings
 from nemo_bt.loss import bradley_terry_loss
 from nemo_bt.metrics import pair_sums
 from nemo_bt.model.balance import BalancedRouter
@@ -26,10 +28,8 @@ from nemo_bt.model.load import load_weights
 from nemo_bt.model.lora import add_adapters, trained_part
 from nemo_bt.model.reward_gpt import RewardGPT, replaced
 from nemo_bt.model.transformer_engine import without_extra_state
-from nemo_bt.origin import Start
-from nemo_bt.settings import LoraSettings, LossSettings
-from nemo_bt.stream import PairStream
-from nemo_bt.weights.adapters import is_trained
+from nemo_bt.pretrained.adapters import is_trained
+from nemo_bt.pretrained.resolve import Start
 
 
 class PairLossReduction(MegatronLossReduction):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nemo_bt.architecture import HfConfig, rope_frequencies
+from nemo_bt.pretrained.architecture import HfConfig, rope_frequencies
 
 
 class RotaryAngles:

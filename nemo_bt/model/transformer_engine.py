@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
-
 EXTRA_STATE = "_extra_state"
 """In the last part of the names (experts' have a number behind it) under which its modules keep what delayed scaling
 has seen: not weights, and pickled."""
@@ -21,15 +19,6 @@ class Modules(NamedTuple):
 
     backend: Any
     row_parallel_norm: type
-
-
-def has_transformer_engine() -> bool:
-    """Whether layers are built from it: it is installed and there is a GPU to run it."""
-    if not torch.cuda.is_available():
-        return False
-    from megatron.core.models.gpt.gpt_layer_specs import HAVE_TE
-
-    return bool(HAVE_TE)
 
 
 def transformer_engine_modules() -> Modules:

@@ -1,1 +1,8 @@
-"""Rewards of a trained model: groups of conversations -> streams -> rewards -> rows in their order."""
+"""Rewards of a trained model: conversations -> streams -> rewards -> rows in their order.
+
+Read `scorer` (RewardScorer, for programs), then `command` (nemo-bt score): `reading` and `rows` (rows ->
+conversations), `batch` (conversations -> streams), `model` and `engine` (streams -> rewards), `parts` (what is
+written, and gone on with). `reward_statistics` is the scale of a model's rewards.
+
+May import `training` and what is below it.
+"""

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from nemo_bt.data.account import RowError
-from nemo_bt.data.choices import Side, Text
-from nemo_bt.data.render import Renderer
-from nemo_bt.packing import Streams, plan_streams
-from nemo_bt.scoring.groups import as_groups, share_prefixes, sizes_of
-from nemo_bt.stream import Group, Ids, build_stream
+from nemo_bt.batching.packing import Streams, plan_streams
+from nemo_bt.batching.prefix_groups import as_groups, share_prefixes, sizes_of
+from nemo_bt.batching.stream import Group, Ids, build_stream
+from nemo_bt.data.formats.responses import Side, Text
+from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.data.tokenize.chat_template import Renderer
 
 if TYPE_CHECKING:
     from nemo_bt.scoring.engine import Engine

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from nemo_bt.checks import check_settings
+from nemo_bt.config.ranges import in_range
 from nemo_bt.errors import UserError
-from nemo_bt.origin import Origin
-from nemo_bt.ranges import in_range
+from nemo_bt.pretrained.resolve import Origin
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.settings import ScoreRun
+from nemo_bt.training.checks import check_settings
 
 
 def check_score(run: ScoreRun) -> tuple[Origin, Parts]:

@@ -14,25 +14,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from nemo_bt.data.account import Account, RowError
-from nemo_bt.data.files import DataFile
-from nemo_bt.data.render import Renderer, load_renderer
-from nemo_bt.data.rows import column_types
-from nemo_bt.data.tokenizer import load_tokenizer, tokenizer_files
-from nemo_bt.device import runs_on_gpu
-from nemo_bt.disk import naming_disk_errors
+from nemo_bt.checkpoint.disk_errors import naming_disk_errors
+from nemo_bt.config.device import runs_on_gpu
+from nemo_bt.data.read.drop_report import Account, RowError
+from nemo_bt.data.read.files import DataFile
+from nemo_bt.data.read.rows import column_types
+from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer, tokenizer_files
 from nemo_bt.errors import UserError
-from nemo_bt.origin import Origin, Start
-from nemo_bt.reward_scale import needed_statistics
+from nemo_bt.launching.signals import StopRequest, reason_of, tell_stopped
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.resolve import Origin, Start
 from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part, open_files, read_parts
+from nemo_bt.scoring.reward_statistics import needed_statistics
 from nemo_bt.scoring.rows import Reward, RowReader
 from nemo_bt.scoring.settings import ScoreRun
-from nemo_bt.step import stream_rules
-from nemo_bt.stopping import StopRequest, reason_of, tell_stopped
-from nemo_bt.terminal import Terminal
+from nemo_bt.training.steps.plan import stream_rules
 
 
 def score(run: ScoreRun, origin: Origin, parts: Parts, terminal: Terminal, rank: int, request: StopRequest) -> bool:

@@ -9,11 +9,11 @@ import torch
 from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
+from nemo_bt.batching.stream import PairStream
+from nemo_bt.config.model import LossSettings, ModelSettings
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
-from nemo_bt.origin import Start
-from nemo_bt.settings import LossSettings, ModelSettings
-from nemo_bt.stream import PairStream
+from nemo_bt.pretrained.resolve import Start
 
 _NO_LOSS = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
 

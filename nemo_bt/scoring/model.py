@@ -6,13 +6,13 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from nemo_bt import launch
-from nemo_bt.config import load_settings
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.model import ModelSettings
 from nemo_bt.errors import UserError
-from nemo_bt.imports import import_nemo
-from nemo_bt.origin import Origin, Start, open_weights
-from nemo_bt.settings import ModelSettings
-from nemo_bt.weights.names import HEAD
+from nemo_bt.launching import local as launch
+from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.resolve import Origin, Start, open_weights
+from nemo_bt.training.nemo_import import import_nemo
 
 if TYPE_CHECKING:
     from nemo_bt.scoring.engine import Engine

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_bt.data.account import Account
+from nemo_bt.data.read.drop_report import Account
 from nemo_bt.errors import UserError
 
 _IDENTITY = "of.json"

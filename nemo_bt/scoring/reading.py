@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from nemo_bt.data.account import Account, RowError
-from nemo_bt.data.choices import Side
-from nemo_bt.data.files import DataFile, find_files
-from nemo_bt.data.rows import Chunk, Row, first_rows, read_chunks
+from nemo_bt.data.formats.responses import Side
+from nemo_bt.data.read.drop_report import Account, RowError
+from nemo_bt.data.read.files import DataFile, find_files
+from nemo_bt.data.read.rows import Chunk, Row, first_rows, read_chunks
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.rows import Reward, RowReader, row_reader
 from nemo_bt.scoring.settings import ScoreRun

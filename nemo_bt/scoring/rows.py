@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from nemo_bt.data.account import RowError
-from nemo_bt.data.choices import Choices, Side, Text
-from nemo_bt.data.detect import FORMATS, columns_seen, detect, named_format
-from nemo_bt.data.formats import answered, answers, is_transcript, transcript
-from nemo_bt.data.rows import Row
-from nemo_bt.data.settings import RowSettings
-from nemo_bt.data.values import as_conversation, as_messages, as_text, list_at, text_at, value_at
+from nemo_bt.config.data import RowSettings
+from nemo_bt.data.formats.detect import FORMATS, columns_seen, detect, named_format
+from nemo_bt.data.formats.general import answered, answers, is_transcript, transcript
+from nemo_bt.data.formats.responses import Choices, Side, Text
+from nemo_bt.data.formats.values import as_conversation, as_messages, as_text, list_at, text_at, value_at
+from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.data.read.rows import Row
 from nemo_bt.errors import UserError
 
 Reward: TypeAlias = "float | None"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nemo_bt.settings import Settings
+from nemo_bt.config.model import Settings
 
 
 @dataclass(frozen=True)

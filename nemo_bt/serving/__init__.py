@@ -1,1 +1,7 @@
-"""A scoring server: HTTP requests -> batches -> rewards."""
+"""A scoring server: HTTP requests -> batches -> rewards.
+
+Read `command` (nemo-bt serve), `app` (routes), `protocol` (their bodies), `batcher` (what waits is computed
+together), `metrics`.
+
+May import `scoring` and what is below it.
+"""

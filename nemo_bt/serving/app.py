@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from nemo_bt.scorer import Conversation, RewardScorer
+from nemo_bt.scoring.scorer import Conversation, RewardScorer
 from nemo_bt.serving import protocol
 from nemo_bt.serving.batcher import Batcher, Full
 from nemo_bt.serving.metrics import Metrics

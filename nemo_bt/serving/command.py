@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import signal
 
-from nemo_bt.checks import check_settings
+from nemo_bt.config.ranges import in_range
 from nemo_bt.errors import UserError
-from nemo_bt.ranges import in_range
+from nemo_bt.observability.terminal import Terminal, held_back
 from nemo_bt.serving.settings import ServeRun
-from nemo_bt.terminal import Terminal, held_back
+from nemo_bt.training.checks import check_settings
 
 
 def check_serve(run: ServeRun) -> str | None:
@@ -48,7 +48,7 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
 
     import uvicorn
 
-    from nemo_bt.scorer import RewardScorer
+    from nemo_bt.scoring.scorer import RewardScorer
     from nemo_bt.serving.app import build_app
 
     settings, model = run.serve, str(run.model.restore_from_path)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nemo_bt.scorer import Conversation
+from nemo_bt.scoring.scorer import Conversation
 
 
 class Message(BaseModel):

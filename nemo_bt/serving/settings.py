@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nemo_bt.settings import Settings
+from nemo_bt.config.model import Settings
 
 
 @dataclass(frozen=True)

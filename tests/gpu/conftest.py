@@ -29,6 +29,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def nemo() -> None:
     """NeMo for this device."""
-    from nemo_bt.imports import import_nemo
+    from nemo_bt.training.nemo_import import import_nemo
 
     import_nemo(ON_GPU)

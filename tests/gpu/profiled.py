@@ -12,10 +12,10 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.profiler import ProfilerActivity, profile
 
-from nemo_bt.checks import check_settings
-from nemo_bt.config import load_settings
-from nemo_bt.terminal import Terminal
-from nemo_bt.train import train
+from nemo_bt.config.load import load_settings
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.training.checks import check_settings
+from nemo_bt.training.train import train
 from tests.layouts import SMALL_LLAMA, common
 from tests.runs import free_port
 

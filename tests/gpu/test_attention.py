@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from nemo_bt.model.blocked_attention import blocked_attention
-from nemo_bt.model.held_rows import HeldRows, held_rows
-from nemo_bt.model.segments import AttentionRule
-from nemo_bt.model.varlen import Sequences, flash_kernel, fused_kernel, varlen_attention
-from nemo_bt.stream import Group, build_stream
+from nemo_bt.batching.context_shards import HeldRows, held_rows
+from nemo_bt.batching.stream import Group, build_stream
+from nemo_bt.model.attention.blocked import blocked_attention
+from nemo_bt.model.attention.segments import AttentionRule
+from nemo_bt.model.attention.varlen import Sequences, flash_kernel, fused_kernel, varlen_attention
 from tests.gpu.conftest import DEVICE, needs_engine, needs_gpu
 
 BF16_ERROR = 2.0**-7
@@ -35,7 +35,7 @@ def segments(seed: int, num_groups: int = 6) -> tuple[Tensor, int]:
 
 
 def by_backend(backend: str, rule: AttentionRule, heads: int, key_heads: int, size: int) -> Callable[..., Tensor]:
-    from nemo_bt.model.attention import kernel_attention
+    from nemo_bt.model.attention.module import kernel_attention
 
     if backend == "local":
         return kernel_attention

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from nemo_bt.origin import find_origin
+from nemo_bt.batching.stream import Group, build_stream
+from nemo_bt.pretrained.resolve import find_origin
 from nemo_bt.scoring.model import open_alone, open_trained
-from nemo_bt.stream import Group, build_stream
 from tests.gpu.conftest import DEVICE, ON_GPU
 from tests.hf_models import SHAPES, build
 from tests.reference import padded_rewards

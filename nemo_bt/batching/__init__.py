@@ -1,0 +1,8 @@
+"""Which pairs make a step, and how they lie in token streams. Pure arithmetic: no files, no model.
+
+Read `sampling` (step number -> pairs), `packing` (pairs -> streams of equal cost on every rank), `stream` (one
+stream: tokens, positions, segments, scored positions). `prefix_groups` finds what conversations begin with in common,
+and `context_shards` which rows of a stream a context-parallel rank holds.
+
+May import nothing of nemo_bt.
+"""

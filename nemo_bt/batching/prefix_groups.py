@@ -1,0 +1,84 @@
+"""Conversations as token ids -> groups that share a prefix, whoever wrote them and wherever they stand.
+
+Shape suffixes: N = conversations, in the order of their ids.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from nemo_bt.batching.packing import PairSizes
+from nemo_bt.batching.stream import Group, Ids
+
+_LEAST_SHARED = 16
+"""Tokens: a shorter prefix costs more calls of attention than it saves."""
+_MOST_TOGETHER = 64
+"""Conversations of a group: of a longer run of them little more would be saved, and looking for it takes long."""
+
+
+def share_prefixes(ids: Sequence[Ids], budget_tokens: int) -> list[tuple[list[int], int]]:
+    """Put conversations that begin alike together.
+
+    Sorted by their ids, those with a common start are neighbours. Of all ways to cut that order into groups this is one
+    that saves most tokens, with groups of at most 64.
+
+    Args:
+        ids: of the conversations, no two the same, each of at least one token and at most `budget_tokens`.
+        budget_tokens: most tokens of a group, its prefix counted once.
+
+    Returns:
+        Of each group the positions of its conversations, and the tokens of its prefix. [1, 2, .., 20, 21] and
+        [1, 2, .., 20, 22, 23] are one group with a prefix of 20; each keeps one token to be scored at.
+    """
+    order = sorted(range(len(ids)), key=lambda i: ids[i].astype(">u4").tobytes())
+    common = [0, *(_common(ids[a], ids[b]) for a, b in itertools.pairwise(order))]
+    saved, cuts = [0], [(0, 0)]  # of the conversations before each: most that is saved, and their last group
+    for end in range(1, len(order) + 1):
+        best, cut, prefix, tokens = saved[-1], (end - 1, 0), budget_tokens, len(ids[order[end - 1]])
+        for start in range(end - 2, max(-1, end - 1 - _MOST_TOGETHER), -1):
+            prefix, others = min(prefix, common[start + 1]), end - 1 - start
+            tokens += len(ids[order[start]])
+            if prefix < _LEAST_SHARED or tokens - others * prefix > budget_tokens:
+                break
+            if saved[start] + others * prefix > best:
+                best, cut = saved[start] + others * prefix, (start, prefix)
+        saved.append(best)
+        cuts.append(cut)
+    groups, end = [], len(order)
+    while end:
+        start, prefix = cuts[end]
+        groups.append((order[start:end], prefix))
+        end = start
+    return groups
+
+
+def _common(a: Ids, b: Ids) -> int:
+    """Tokens that both begin with, and that leave each one."""
+    longest = min(len(a), len(b)) - 1
+    differs = np.flatnonzero(a[:longest] != b[:longest])
+    return int(differs[0]) if len(differs) else longest
+
+
+def as_groups(ids: Sequence[Ids], found: Sequence[tuple[list[int], int]]) -> list[Group]:
+    """The groups of `share_prefixes` for a stream."""
+    return [
+        Group(ids[members[0]][:prefix], tuple(ids[member][prefix:] for member in members)) for members, prefix in found
+    ]
+
+
+def sizes_of(groups: Sequence[Group], hidden_size: int) -> PairSizes:
+    """What packing has to know about them."""
+    attended = []
+    for group in groups:
+        prefix = len(group.prefix)
+        tokens = np.array([len(continuation) for continuation in group.continuations], dtype=np.int64)
+        attended.append(prefix * (prefix + 1) // 2 + int((tokens * (tokens + 1) // 2 + prefix * tokens).sum()))
+    return PairSizes(
+        np.array([group.num_tokens for group in groups], dtype=np.int64),
+        np.array(attended, dtype=np.int64),
+        hidden_size,
+        np.array([len(group.continuations) for group in groups], dtype=np.int64),
+    )

@@ -1,0 +1,160 @@
+"""Finding checkpoints: `<log dir>/checkpoints/<name>-step<n>.nemo` was whole when it got its name.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from nemo_bt.checkpoint.manifest import plain_damage
+from nemo_bt.config.model import Settings
+from nemo_bt.errors import UserError
+
+if TYPE_CHECKING:
+    from nemo_bt.data.store.pair_set import PairSet
+
+_ORIGIN = "model.restore_from_path"
+_PLAN = (
+    _ORIGIN,
+    "model.num_layers",
+    "model.hidden_size",
+    "model.ffn_hidden_size",
+    "model.num_attention_heads",
+    "model.num_query_groups",
+    "model.kv_channels",
+    "model.vocab_size",
+    "model.layernorm_epsilon",
+    "model.rotary_base",
+    "trainer.seed",
+    "model.global_batch_size",
+    "model.encoder_seq_length",
+    "model.tokenizer.type",
+    "model.peft",
+    "model.optim.name",
+    "model.data.train",
+    "model.data.chat_template",
+    "model.data.chat_template_kwargs",
+    "model.data.chat_template_date",
+    "model.data.length_policy",
+    "model.data.tokens_per_micro_batch",
+)
+"""Settings that say which model it is, what its optimizer holds, and which pairs a step has: `pairs_of_step` counts
+what loading left."""
+_NAME = re.compile(r"-step(\d+)\.nemo$")
+
+
+def saved_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints in `folder`, oldest step first."""
+    found = {path: match for path in folder.glob("*.nemo") if (match := _NAME.search(path.name))}
+    return sorted(found, key=lambda path: int(found[path][1]))
+
+
+def is_named_by_step(path: Path) -> bool:
+    """Whether `step_of` knows its step."""
+    return _NAME.search(path.name) is not None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps that a checkpoint has behind it; `run-step40.nemo` has 40."""
+    match = _NAME.search(checkpoint.name)
+    assert match, checkpoint
+    return int(match[1])
+
+
+def checkpoint_to_resume(folder: Path, resume_if_exists: bool) -> Path | None:
+    """The newest checkpoint to continue from, or None for a fresh run.
+
+    One that is seen to be damaged without reading its weights is passed over; these are looked through when they are
+    loaded (`nemo_bt.training.strategy`).
+
+    Raises:
+        UserError: there are checkpoints, but the run is not to resume and would write over them; or none is whole.
+    """
+    saved = saved_checkpoints(folder)
+    if saved and not resume_if_exists:
+        raise UserError(
+            f"{folder} holds checkpoints up to step {step_of(saved[-1])}. Set exp_manager.resume_if_exists=true to "
+            "continue, or another exp_manager.explicit_log_dir to start again."
+        )
+    found = []
+    for checkpoint in reversed(saved):
+        reason = plain_damage(checkpoint)
+        if reason is None:
+            return checkpoint
+        found.append(f"{checkpoint} is damaged: {reason}")
+    if found:
+        raise UserError(none_whole(found))
+    return None
+
+
+def none_whole(found: list[str]) -> str:
+    """The message where every checkpoint is damaged."""
+    return (
+        f"no checkpoint to resume from is whole. {'; '.join(found)}. Bring one back, or start a new "
+        "exp_manager.explicit_log_dir."
+    )
+
+
+def check_same_plan(config_file: Path, settings: Settings) -> None:
+    """Check that a run which continues has the same model and visits the same pairs in the same order as before.
+
+    Args:
+        config_file: config.yaml of the interrupted run; nothing to check where there is none.
+        settings: of the run that continues.
+
+    Raises:
+        UserError: a setting that the plan of a step depends on is another one now.
+    """
+    if not config_file.exists():
+        return
+    before, now = OmegaConf.load(config_file), OmegaConf.create(asdict(settings))
+    for key in _PLAN:
+        old, new = OmegaConf.select(before, key), OmegaConf.select(now, key)
+        pinned = key == _ORIGIN and str(old).startswith(f"{new}@")  # config.yaml has the hub's revision
+        if old != new and not pinned:
+            raise UserError(
+                f"{key}={new}, but the run to resume had {old}: it would not be the same run. Set it back, or "
+                "start a new exp_manager.explicit_log_dir with model.restore_from_path at the checkpoint."
+            )
+
+
+def write_data_record(file: Path, sets: Mapping[str, PairSet]) -> None:
+    """Note everything that the token ids of a run depend on."""
+    written = file.with_suffix(".tmp")
+    written.write_text(json.dumps(_record(sets), indent=2) + "\n")
+    written.replace(file)
+
+
+def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
+    """Check that the training data is still what it was.
+
+    Args:
+        file: that `write_data_record` left; nothing to check where there is none.
+        sets: of the run that continues.
+
+    Raises:
+        UserError: a file of a source, the tokenizer or the template has other contents now.
+    """
+    if not file.exists():
+        return
+    before, now = json.loads(file.read_text())["train"], _record(sets)["train"]
+    for name, facts in now.items():
+        differ = [key for key in facts if before.get(name, {}).get(key) != facts[key]]
+        if differ:
+            raise UserError(
+                f"model.data.train: {', '.join(differ)} of '{name}' are not what they were when the run was started: "
+                "it would not be the same run. Put them back, or start a new exp_manager.explicit_log_dir with "
+                "model.restore_from_path at the checkpoint."
+            )
+
+
+def _record(sets: Mapping[str, PairSet]) -> dict[str, dict[str, dict[str, Any]]]:
+    return {name: {source.name: source.made_from for source in pairs.sources} for name, pairs in sets.items()}

@@ -1,0 +1,108 @@
+"""nemo-bt check-nodes: one process on each node of a Slurm job compares what has to be alike, before the job starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemo_bt.checkpoint.find import saved_checkpoints
+from nemo_bt.config.model import Settings
+from nemo_bt.errors import UserError
+from nemo_bt.launching.signals import running_s
+from nemo_bt.training.environment import Facts, differences, facts_of_node
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
+
+_WAIT = timedelta(seconds=60)
+_LEAVE = timedelta(seconds=5)
+_VERDICT = "verdict"
+
+
+def check_nodes(settings: Settings) -> None:
+    """Compare this node with all others; the first one says what differs.
+
+    The nodes meet where the ranks of the training will: at the address and port of Lightning's SLURMEnvironment.
+
+    Raises:
+        UserError: nodes differ or do not answer, on the first; the others leave the message to it.
+    """
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from torch.distributed import DistError, DistNetworkError, DistStoreError, TCPStore
+
+    if "SLURM_NODEID" not in os.environ:
+        raise UserError("check-nodes: expected to run under srun, one task on each node (see slurm/train.sbatch).")
+    environment = SLURMEnvironment(auto_requeue=False)
+    rank, num_nodes = environment.global_rank(), environment.world_size()
+    node, address = os.environ.get("SLURMD_NODENAME", str(rank)), environment.main_address
+    try:
+        store = TCPStore(address, environment.main_port, is_master=rank == 0, timeout=_WAIT, wait_for_workers=False)
+    except (DistNetworkError, DistError) as error:
+        what = "listen at" if rank == 0 else "reach"
+        message = (
+            f"node {node} cannot {what} {address} port {environment.main_port}: {error}. Set MASTER_ADDR or "
+            "MASTER_PORT in slurm/env.sh, or open the port between the nodes."
+        )
+        if rank:
+            sys.exit(f"error: {message}")  # the first node does not know
+        raise UserError(message) from error
+    facts = facts_of_node(settings) | {"log directory": _mark(settings, node)}
+    store.set(f"node-{rank}", json.dumps([node, facts]))
+    if rank:
+        verdict = store.get(_VERDICT)
+        store.set(f"left-{rank}", "")
+        if verdict != b"alike":
+            sys.exit(2)
+        return
+    verdict = "different"
+    try:
+        _compare(store, num_nodes, settings)
+        verdict = "alike"
+    finally:
+        store.set(_VERDICT, verdict)
+        with suppress(DistStoreError):  # a node that is not there has no message to wait for
+            store.wait([f"left-{other}" for other in range(1, num_nodes)], _LEAVE)
+
+
+def _compare(store: TCPStore, num_nodes: int, settings: Settings) -> None:
+    from torch.distributed import DistStoreError
+
+    found: dict[str, Facts] = {}
+    for rank in range(num_nodes):
+        try:
+            node, facts = json.loads(store.get(f"node-{rank}"))
+        except DistStoreError as error:
+            raise UserError(
+                f"node number {rank} of the job did not answer within {_WAIT.seconds} s; {', '.join(found)} did."
+            ) from error
+        found[node] = facts
+    lines = differences(found)
+    folder = Path(settings.exp_manager.explicit_log_dir)
+    marks = {node: folder / f".node-{node}" for node in found}
+    lines += [f"node {node}: its log directory {folder} is not that of the others" for node in _missing(marks)]
+    for mark in marks.values():
+        mark.unlink(missing_ok=True)
+    if lines:
+        raise UserError("the nodes of this job are not alike.\n  " + "\n  ".join(lines))
+    print(f"{num_nodes} nodes are alike: {', '.join(found)} ({running_s():.1f} s)")
+
+
+def _missing(marks: dict[str, Path]) -> list[str]:
+    return [node for node, mark in marks.items() if not mark.exists()]
+
+
+def _mark(settings: Settings, node: str) -> str:
+    """Leave a file that the first node looks for: log directories have to be one."""
+    folder = Path(settings.exp_manager.explicit_log_dir)
+    try:
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder / f".node-{node}").touch()
+        saved = saved_checkpoints(folder / "checkpoints")
+    except OSError as error:
+        return str(error)
+    return f"can be written to; newest checkpoint {saved[-1].name if saved else 'none'}"

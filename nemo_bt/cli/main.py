@@ -1,0 +1,204 @@
+"""The nemo-bt command. Exit status: 0 done, 75 stopped early and saved, 2 a mistake that the user can mend, 1 the rest.
+
+What a command needs is imported by the command: `--help` waits for nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nemo_bt.cli.arguments import parse
+from nemo_bt.config.model import Settings
+from nemo_bt.config.ranges import time_limit_s
+from nemo_bt.errors import UserError
+from nemo_bt.launching import local as launch
+from nemo_bt.launching.signals import STOPPED_STATUS, StopRequest
+
+if TYPE_CHECKING:
+    from nemo_bt.pretrained.resolve import Origin
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status.
+    """
+    args = parse(argv)
+    run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": _train}
+    run |= {"validate": _train, "score": _score, "evaluate": _score, "label": _score, "serve": _serve}
+    run |= {"report": _report}
+    try:
+        return run[args.command](args)
+    except UserError as error:
+        if launch.current_rank() == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _data(args: argparse.Namespace) -> int:
+    """One of nemo-bt data build, show, stats."""
+    from nemo_bt.config.load import load_settings
+    from nemo_bt.training.checks import check_data
+
+    overrides = ["exp_manager.explicit_log_dir=unused", *args.overrides]
+    settings = load_settings(args.config_name, overrides, args.config_dir)
+    check_data(settings.model.data)
+
+    from nemo_bt.data.inspect import open_sets, show, stats
+    from nemo_bt.observability.terminal import Terminal
+
+    terminal = Terminal(sys.stdout)
+    sets, tokenizer = open_sets(settings, terminal)
+    if args.pairs < 1:
+        raise UserError(f"--pairs: expected 1 or more, got {args.pairs}.")
+    if args.action == "show":
+        show(sets, tokenizer, args.pairs, terminal)
+    elif args.action == "stats":
+        stats(sets, settings, args.picture, terminal)
+    return 0
+
+
+def _plan(args: argparse.Namespace) -> int:
+    """nemo-bt plan."""
+    from nemo_bt.observability.terminal import Terminal
+    from nemo_bt.planning.command import plan_run
+
+    plan_run(args.config_name, args.overrides, args.config_dir, args.rows, args.json, Terminal(sys.stdout))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    """nemo-bt status."""
+    from nemo_bt.cli.status import show_status
+    from nemo_bt.observability.terminal import Terminal
+
+    show_status(args.log_dir, args.verify, Terminal(sys.stdout))
+    return 0
+
+
+def _check_nodes(args: argparse.Namespace) -> int:
+    """nemo-bt check-nodes, on one of them."""
+    from nemo_bt.cli.check_nodes import check_nodes
+    from nemo_bt.config.load import load_settings
+
+    check_nodes(load_settings(args.config_name, args.overrides, args.config_dir))
+    return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    """nemo-bt train or validate: start the ranks, or be one."""
+    from nemo_bt.config.load import load_settings
+    from nemo_bt.training.checks import check_settings
+
+    unused = ["model.data.train=unused"] if args.command == "validate" else []
+    settings = load_settings(args.config_name, [*unused, *args.overrides], args.config_dir)
+    request = StopRequest(time_limit_s(settings), ends_on_sigterm=launch.started_here())
+    if launch.joined() or settings.world_size == 1:
+        request.listen()
+    origin = check_settings(settings)
+    if settings.model.restore_from_path and origin and origin.nemo_file is None:
+        model = replace(settings.model, restore_from_path=origin.given)  # all ranks, and config.yaml, at one commit
+        settings = replace(settings, model=model)
+    if launch.is_to_start(settings):
+        return launch.run_ranks(_same_command(args, settings), settings.world_size)
+    return _train_here(args.command, settings, origin, request)
+
+
+def _score(args: argparse.Namespace) -> int:
+    """nemo-bt score, evaluate or label: start the ranks, or be one."""
+    from nemo_bt.config.load import load_settings_of
+    from nemo_bt.evaluation.checks import RUNS, check_run
+
+    run = load_settings_of(RUNS[args.command], args.config_name, args.overrides, args.config_dir)
+    request = StopRequest(limit_s=None, ends_on_sigterm=launch.started_here())
+    origin, parts = check_run(run)
+    if launch.is_to_start(run):
+        return launch.run_ranks(_same_command(args, run), run.world_size)
+
+    from nemo_bt.cli.worker import run_as_rank
+    from nemo_bt.evaluation.command import finish
+    from nemo_bt.observability.terminal import Terminal
+    from nemo_bt.scoring.command import score
+
+    def work(terminal: Terminal, rank: int) -> int:
+        is_done = score(run, origin, parts, terminal, rank, request)
+        if is_done and rank == 0:
+            finish(run, origin.given, terminal)
+        return 0 if is_done or launch.joined() else STOPPED_STATUS
+
+    return run_as_rank(parts.folder, "score.output", work)
+
+
+def _report(args: argparse.Namespace) -> int:
+    """nemo-bt report: start the ranks, or be one."""
+    from nemo_bt.reporting.settings import load_run, with_model
+
+    run = load_run(args.log_dir, args.overrides)
+    run = run if args.without_model else with_model(run, args.checkpoint)
+    if run.origin and launch.is_to_start(run.settings):
+        found = [] if args.checkpoint else ["--checkpoint", str(run.origin.path)]  # the same one on all ranks
+        return launch.run_ranks([*args.argv, *found], run.settings.world_size)
+
+    from nemo_bt.cli.worker import run_as_rank
+    from nemo_bt.reporting.command import write_report
+
+    return run_as_rank(args.log_dir / "report", "log_dir", lambda *ranked: write_report(run, *ranked))
+
+
+def _serve(args: argparse.Namespace) -> int:
+    """nemo-bt serve."""
+    from nemo_bt.config.load import load_settings_of
+    from nemo_bt.observability.terminal import Terminal
+    from nemo_bt.serving.command import check_serve, serve
+    from nemo_bt.serving.settings import ServeRun
+
+    run = load_settings_of(ServeRun, args.config_name, args.overrides, args.config_dir)
+    serve(run, check_serve(run), Terminal(sys.stdout))
+    return 0
+
+
+def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:
+    """The command for each rank, with the origin that was found."""
+    origin = settings.model.restore_from_path
+    return [*args.argv, *([f"model.restore_from_path={origin}"] if origin and "@" in origin else [])]
+
+
+def _train_here(command: str, settings: Settings, origin: Origin | None, request: StopRequest) -> int:
+    """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
+    from nemo_bt.cli.worker import run_as_rank
+    from nemo_bt.observability.events import append_event
+    from nemo_bt.observability.terminal import Terminal
+    from nemo_bt.training.train import train, validate_only
+
+    log_dir = Path(settings.exp_manager.explicit_log_dir)
+
+    def work(terminal: Terminal, rank: int) -> int:
+        try:
+            if command == "validate":
+                validate_only(settings, origin, terminal)
+                return 0
+            outcome = train(settings, origin, terminal, rank, request=request)
+        except SystemExit as stopped:
+            if stopped.code == STOPPED_STATUS and not launch.started_here() and rank == 0:
+                terminal.error("stopped before training")
+            raise
+        except UserError as error:
+            with suppress(OSError):
+                append_event(log_dir, "failed", rank=rank, error=str(error))
+            raise
+        return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0
+
+    within = "checkpoints" if command == "train" else "."
+    return run_as_rank(log_dir, f"exp_manager.explicit_log_dir={log_dir}", work, within)

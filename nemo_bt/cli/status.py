@@ -1,0 +1,134 @@
+"""nemo-bt status: where a run is, read from its log directory. Imports nothing heavy, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.checkpoint.find import saved_checkpoints
+from nemo_bt.checkpoint.manifest import MANIFEST, damage, plain_damage
+from nemo_bt.errors import UserError
+from nemo_bt.observability.events import FILE as EVENTS
+from nemo_bt.observability.events import read_events, read_lines
+from nemo_bt.observability.metrics_log import FILE as METRICS
+from nemo_bt.observability.terminal import Terminal
+
+_MISSED_LINES = 5
+"""Logged lines that are overdue before a run on another host is said to be silent."""
+
+
+def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
+    """Print it.
+
+    Args:
+        log_dir: of the run.
+        verifies: read all files of all checkpoints, not just those that are small.
+        terminal: to print on.
+
+    Raises:
+        UserError: no run has written there.
+    """
+    events = read_events(log_dir) if log_dir.is_dir() else []
+    starts = [event for event in events if event["event"] == "started"]
+    if not starts:
+        raise UserError(f"{log_dir}: expected the log directory of a run, found no {EVENTS} in it.")
+    lines = read_lines(log_dir / METRICS)
+    training = [line for line in lines if "train/loss" in line]
+    terminal.facts(
+        [
+            ("state", _state(log_dir, events, training)),
+            ("step", _progress(starts[-1], training)),
+            *_validation(lines),
+            ("started", f"{starts[0]['time']}, {len(starts) - 1} restarts"),
+        ]
+    )
+    rows = _checkpoints(log_dir / "checkpoints", verifies)
+    if rows:
+        terminal.table(("checkpoint", "state", "GB", "saved"), rows)
+
+
+def _state(log_dir: Path, events: list[dict[str, Any]], training: list[dict[str, Any]]) -> str:
+    start = max(i for i, event in enumerate(events) if event["event"] == "started")
+    started, later = events[start], events[start + 1 :]
+    failed = [event for event in later if event["event"] == "failed"]
+    if failed:
+        return f"failed: rank {failed[0]['rank']}: {failed[0]['error']}"
+    if later:
+        stopped_by = later[-1]["stopped_by"]
+        return f"stopped by {stopped_by} and saved, to be resumed" if stopped_by else "finished"
+    if started["host"] == socket.gethostname() and not _is_alive(started["pid"]):
+        return f"gone: its first rank, process {started['pid']}, is no more, and left no word"
+    file = log_dir / METRICS
+    silent_s = time.time() - (file if file.exists() else log_dir / EVENTS).stat().st_mtime
+    usual_s = _seconds_per_step(training) * _steps_per_line(training)
+    looks = "silent" if training and silent_s > _MISSED_LINES * usual_s + 60 else "running"
+    return f"{looks} on {started['host']}, {started['ranks']} ranks; last line {_short(silent_s)} ago"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _progress(started: dict[str, Any], training: list[dict[str, Any]]) -> str:
+    of_steps = started["of_steps"]
+    if not training:
+        return f"{started['step']} of {of_steps}; nothing logged yet"
+    last = training[-1]
+    left_s = (of_steps - last["step"]) * _seconds_per_step(training)
+    end = datetime.now() + timedelta(seconds=left_s)
+    ahead = f"; left {_short(left_s)}, until {end:%Y-%m-%d %H:%M}" if left_s else ""
+    skipped = f"; {last['train/skipped_steps']} steps skipped" if last.get("train/skipped_steps") else ""
+    measured = f"loss {last['train/loss']:.4f}  accuracy {last['train/accuracy']:.3f}"
+    return f"{last['step']} of {of_steps}  {measured}{ahead}{skipped}"
+
+
+def _seconds_per_step(training: list[dict[str, Any]]) -> float:
+    times = [line["train/step_time_s"] for line in training[-20:]]
+    return float(sum(times) / len(times)) if times else 0.0
+
+
+def _steps_per_line(training: list[dict[str, Any]]) -> int:
+    return int(training[-1]["step"] - training[-2]["step"]) if len(training) > 1 else 1
+
+
+def _validation(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    validated = [line for line in lines if any(key.startswith("val/") for key in line)]
+    if not validated:
+        return []
+    last, rows = validated[-1], []
+    for name in dict.fromkeys(key.split("/")[1] for key in last if key.startswith("val/")):
+        loss, accuracy = last[f"val/{name}/loss"], last[f"val/{name}/accuracy"]
+        rows.append((f"validation {name}", f"loss {loss:.4f}  accuracy {accuracy:.4f}  at step {last['step']}"))
+    return rows
+
+
+def _checkpoints(folder: Path, verifies: bool) -> list[tuple[str, ...]]:
+    """A row for each, oldest first, with those that are being written and those set aside."""
+    look_at = damage if verifies else plain_damage
+    found = {path: f"damaged: {reason}" if (reason := look_at(path)) else "whole" for path in saved_checkpoints(folder)}
+    found = {path: state if (path / MANIFEST).exists() else "without a manifest" for path, state in found.items()}
+    found |= dict.fromkeys(folder.glob(".*.unfinished"), "being written, or left unfinished")
+    found |= dict.fromkeys(folder.glob("*.damaged*"), "set aside")
+    rows: list[tuple[str, ...]] = []
+    for path, state in found.items():
+        size, saved = 0, 0.0
+        with suppress(OSError):  # a run that goes on renames and removes them
+            stats = [file.stat() for file in path.rglob("*") if file.is_file()]
+            size, saved = sum(stat.st_size for stat in stats), max((stat.st_mtime for stat in stats), default=0.0)
+        rows.append((path.name, state, f"{size / 1e9:.3f}", f"{_short(time.time() - saved)} ago"))
+    return rows
+
+
+def _short(seconds: float) -> str:
+    return str(timedelta(seconds=max(0, round(seconds))))

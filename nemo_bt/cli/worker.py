@@ -1,0 +1,41 @@
+"""A command's work on one rank: libraries' output goes to nemo.log, and what went wrong to the user."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from nemo_bt.errors import UserError
+from nemo_bt.launching import local as launch
+from nemo_bt.observability.failure import report_failure
+from nemo_bt.observability.terminal import Terminal, divert_output
+
+
+def run_as_rank(folder: Path, setting: str, work: Callable[[Terminal, int], int], within: str = ".") -> int:
+    """Do it.
+
+    Args:
+        folder: gets nemo.log; it is made.
+        setting: that named it, for the message where it cannot be written.
+        work: (terminal of this rank, rank) -> exit status; may raise UserError.
+        within: folder in it that is made too.
+
+    Returns:
+        The exit status: that of `work`, or 2.
+    """
+    rank = launch.current_rank()
+    try:
+        (folder / within).mkdir(parents=True, exist_ok=True)
+        stdout, stderr = divert_output(folder / "nemo.log")
+    except OSError as error:
+        launch.report(UserError(f"{setting}: expected a folder to write to, got {error}."), sys.stderr)
+        return 2
+    terminal = Terminal(stdout if rank == 0 else None, stderr)
+    sys.excepthook = report_failure(rank, folder, terminal)
+    try:
+        return work(terminal, rank)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)  # into nemo.log
+        launch.report(error, stderr)
+        return 2

@@ -1,0 +1,227 @@
+"""Layouts that cannot work, each with the equation that fails: before NeMo is imported or anything is allocated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemo_bt.config.fp8 import check_precision
+from nemo_bt.config.model import ModelSettings, Settings
+from nemo_bt.errors import UserError
+
+GRANULARITIES = (None, "selective", "full")
+METHODS = (None, "uniform", "block")
+_OFFLOADED = ("distributed_fused_adam", "fp32", "fp32")
+"""What Megatron can resume: its other optimizers do not make the state of an offloaded one again."""
+GRAD_DTYPES = ("fp32", "bf16")
+STATE_DTYPES = ("fp32", "bf16", "fp16", "fp8")
+
+
+def check_layout(settings: Settings, sizes: dict[str, Any]) -> None:
+    """Check how a model is shared by the ranks.
+
+    Args:
+        settings: of the run.
+        sizes: of the model, from `nemo_bt.pretrained.architecture.megatron_fields`.
+
+    Raises:
+        UserError: the first number that does not divide another, or option that needs another.
+    """
+    model = settings.model
+    tp = model.tensor_model_parallel_size
+    _check_world(settings)
+    width = "moe_ffn_hidden_size" if sizes.get("num_moe_experts") else "ffn_hidden_size"
+    for name in ("num_attention_heads", "num_query_groups", width, "hidden_size", "vocab_size"):
+        divides(tp, "tensor_model_parallel_size", sizes[name], name)
+    divides(sizes["num_query_groups"], "num_query_groups", sizes["num_attention_heads"], "num_attention_heads")
+    _check_pipeline(model, sizes["num_layers"])
+    _check_experts(settings, sizes.get("num_moe_experts"))
+    if model.sequence_parallel and tp == 1:
+        raise UserError("model.sequence_parallel=true needs model.tensor_model_parallel_size > 1, got 1.")
+    _check_recompute(model, sizes["num_layers"])
+    _check_optimizer(settings)
+    check_precision(settings, sizes)
+    if model.global_batch_size < settings.data_parallel_size:
+        raise UserError(
+            f"model.global_batch_size={model.global_batch_size} pairs over {settings.data_parallel_size} data-parallel "
+            f"ranks leaves some without a pair. Raise it to at least {settings.data_parallel_size}."
+        )
+
+
+def stage_layers(model: ModelSettings, num_layers: int) -> list[int]:
+    """Layers of each pipeline rank.
+
+    32 layers on four ranks with 6 in the first stage and 8 in the last: [6, 9, 9, 8].
+
+    Raises:
+        UserError: they cannot be shared out like that.
+    """
+    pp = model.pipeline_model_parallel_size
+    first, last = model.num_layers_in_first_pipeline_stage, model.num_layers_in_last_pipeline_stage
+    at_start, at_end = ([layers] if layers is not None else [] for layers in (first, last))
+    given = at_start + at_end
+    if not given:
+        divides(pp, "pipeline_model_parallel_size", num_layers, "num_layers")
+        return [num_layers // pp] * pp
+    rest, stages = num_layers - sum(given), pp - len(given)
+    if pp == 1 or min(given) < 1 or rest < stages or (stages and rest % stages) or (rest and not stages):
+        raise UserError(
+            f"model.num_layers={num_layers} minus {' and '.join(map(str, given))} (num_layers_in_first_pipeline_stage="
+            f"{first}, num_layers_in_last_pipeline_stage={last}) are {rest} layers for the other {stages} of "
+            f"pipeline_model_parallel_size={pp} stages: expected the same on each, 1 or more. Change one of them."
+        )
+    middle = [rest // stages] * stages if stages else []
+    return at_start + middle + at_end
+
+
+def divides(divisor: int, divisor_name: str, number: int, name: str) -> None:
+    """Check that model.`name` is a multiple of model.`divisor_name`.
+
+    Raises:
+        UserError: it is not.
+    """
+    if number % divisor:
+        raise UserError(
+            f"model.{name}={number} is not a multiple of model.{divisor_name}={divisor} "
+            f"({number} / {divisor} = {number / divisor:.3f}). Change one of them."
+        )
+
+
+def _check_world(settings: Settings) -> None:
+    model = settings.model
+    tp, pp, cp = (
+        model.tensor_model_parallel_size,
+        model.pipeline_model_parallel_size,
+        model.context_parallel_size,
+    )
+    ep = model.expert_model_parallel_size
+    if model.use_tp_pp_dp_mapping and pp > 1 and cp != ep:
+        raise UserError(
+            f"model.use_tp_pp_dp_mapping=true with pipeline_model_parallel_size={pp} needs context_parallel_size={cp} "
+            f"= expert_model_parallel_size={ep}: Megatron shares experts and the rest over the same pipelines."
+        )
+    if settings.world_size % (tp * pp * cp):
+        raise UserError(
+            f"world size {settings.world_size} (trainer.devices={settings.trainer.devices} x trainer.num_nodes="
+            f"{settings.trainer.num_nodes}) is not a multiple of {tp * pp * cp} (tensor_model_parallel_size={tp} x "
+            f"pipeline_model_parallel_size={pp} x context_parallel_size={cp}). Change one of them."
+        )
+
+
+def _check_pipeline(model: ModelSettings, num_layers: int) -> None:
+    pp, vpp = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size
+    layers = stage_layers(model, num_layers)
+    if vpp is None:
+        return
+    if vpp < 2 or pp == 1:
+        raise UserError(
+            f"model.virtual_pipeline_model_parallel_size={vpp} with pipeline_model_parallel_size={pp}: expected 2 or "
+            "more of both, or virtual_pipeline_model_parallel_size=null."
+        )
+    first, last = model.num_layers_in_first_pipeline_stage, model.num_layers_in_last_pipeline_stage
+    if pp == 2 and first is not None and last is not None:
+        raise UserError(
+            f"model.num_layers_in_first_pipeline_stage={first} and model.num_layers_in_last_pipeline_stage={last} with "
+            f"virtual_pipeline_model_parallel_size={vpp} and two stages: give one of them, the other has the rest."
+        )
+    for number in sorted(set(layers)):
+        divides(vpp, "virtual_pipeline_model_parallel_size", number, "num_layers of a pipeline stage")
+
+
+def _check_experts(settings: Settings, num_experts: int | None) -> None:
+    model = settings.model
+    tp, ep = model.tensor_model_parallel_size, model.expert_model_parallel_size
+    if num_experts and tp > 1 and not model.sequence_parallel:
+        raise UserError(
+            f"a model of {num_experts} experts with model.tensor_model_parallel_size={tp} needs "
+            "model.sequence_parallel=true: Megatron's routing does."
+        )
+    if model.moe_aux_loss_coeff and not num_experts:
+        raise UserError(
+            f"model.moe_aux_loss_coeff={model.moe_aux_loss_coeff} needs a model with experts; this one has none."
+        )
+    if ep == 1:
+        return
+    if not num_experts:
+        raise UserError(f"model.expert_model_parallel_size={ep} needs a model with experts; this one has none.")
+    divides(ep, "expert_model_parallel_size", num_experts, "num_moe_experts")
+    sharing = settings.data_parallel_size * model.context_parallel_size
+    if sharing % ep:
+        raise UserError(
+            f"{sharing} data- and context-parallel ranks (world size {settings.world_size} over tensor_model_parallel_"
+            f"size={tp} x pipeline_model_parallel_size={model.pipeline_model_parallel_size}) are not a multiple of "
+            f"model.expert_model_parallel_size={ep}. Change one of them."
+        )
+    instances = model.optim.num_distributed_optimizer_instances
+    if sharing // ep % instances:
+        raise UserError(
+            f"{sharing // ep} ranks that share an expert ({sharing} data- and context-parallel ranks over "
+            f"expert_model_parallel_size={ep}) are not a multiple of model.optim.num_distributed_optimizer_instances="
+            f"{instances}. Change one of them."
+        )
+
+
+def _check_recompute(model: ModelSettings, num_layers: int) -> None:
+    granularity, method = model.activations_checkpoint_granularity, model.activations_checkpoint_method
+    number = model.activations_checkpoint_num_layers
+    start = "model.activations_checkpoint_"
+    if granularity not in GRANULARITIES:
+        raise UserError(f"{start}granularity: expected selective, full or null, got {granularity}.")
+    if method not in METHODS:
+        raise UserError(f"{start}method: expected uniform, block or null, got {method}.")
+    if (granularity == "full") != (method is not None) or (method is None) != (number is None):
+        raise UserError(
+            f"{start}granularity={granularity}, method={method}, num_layers={number}: full needs a method (uniform or "
+            "block) and a number of layers, and nothing else takes them."
+        )
+    if number is not None:
+        parts = model.virtual_pipeline_model_parallel_size or 1
+        most = max(stage_layers(model, num_layers)) // parts
+        if not 1 <= number <= most:
+            raise UserError(f"{start}num_layers: expected 1 to {most}, the layers of a stage, got {number}.")
+        if method == "uniform":
+            for layers in sorted({layers // parts for layers in stage_layers(model, num_layers)}):
+                divides(number, "activations_checkpoint_num_layers", layers, "num_layers of a part of the pipeline")
+
+
+def _check_optimizer(settings: Settings) -> None:
+    optim = settings.model.optim
+    dtypes = {"main_grads_dtype": GRAD_DTYPES, "exp_avg_dtype": STATE_DTYPES, "exp_avg_sq_dtype": STATE_DTYPES}
+    for name, allowed in dtypes.items():
+        found = getattr(optim, name)
+        if found not in allowed:
+            raise UserError(f"model.optim.{name}: expected one of {', '.join(allowed)}, got {found}.")
+        if found != "fp32" and not optim.use_precision_aware_optimizer:
+            raise UserError(f"model.optim.{name}={found} needs model.optim.use_precision_aware_optimizer=true.")
+    if optim.use_precision_aware_optimizer and optim.name != "distributed_fused_adam":
+        raise UserError(
+            "model.optim.use_precision_aware_optimizer=true needs model.optim.name=distributed_fused_adam, got "
+            f"{optim.name}."
+        )
+    if optim.overlap_param_gather and (optim.name, optim.overlap_grad_reduce) != ("distributed_fused_adam", True):
+        raise UserError(
+            "model.optim.overlap_param_gather=true needs model.optim.name=distributed_fused_adam and "
+            f"overlap_grad_reduce=true, got {optim.name} and {str(optim.overlap_grad_reduce).lower()}."
+        )
+    if optim.optimizer_cpu_offload and (optim.name, optim.exp_avg_dtype, optim.exp_avg_sq_dtype) != _OFFLOADED:
+        raise UserError(
+            "model.optim.optimizer_cpu_offload=true needs model.optim.name=distributed_fused_adam and moments in fp32, "
+            f"got {optim.name}, exp_avg_dtype={optim.exp_avg_dtype} and exp_avg_sq_dtype={optim.exp_avg_sq_dtype}."
+        )
+    if not 0 < optim.optimizer_offload_fraction <= 1:
+        raise UserError(
+            f"model.optim.optimizer_offload_fraction: expected (0, 1], got {optim.optimizer_offload_fraction}."
+        )
+    instances = optim.num_distributed_optimizer_instances
+    if instances == 1:
+        return
+    if optim.name != "distributed_fused_adam":
+        raise UserError(
+            f"model.optim.num_distributed_optimizer_instances={instances} needs model.optim.name="
+            f"distributed_fused_adam, got {optim.name}."
+        )
+    sharing = settings.data_parallel_size * settings.model.context_parallel_size
+    if sharing % instances:
+        raise UserError(
+            f"{sharing} data- and context-parallel ranks are not a multiple of "
+            f"model.optim.num_distributed_optimizer_instances={instances}. Change one of them."
+        )

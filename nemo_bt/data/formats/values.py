@@ -1,0 +1,145 @@
+"""Values out of a row, each checked: a row may hold anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from nemo_bt.data.formats.responses import Messages
+from nemo_bt.data.read.drop_report import RowError
+
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def value_at(row: dict[str, Any], key: str) -> Any:
+    """What stands under a key, or under a path of keys and list positions with dots: `rating.0`, `answer.label`.
+
+    Raises:
+        RowError: nothing, or null.
+    """
+    value = row.get(key)
+    if value is None and "." in key:
+        value = row
+        for part in key.split("."):
+            if isinstance(value, dict):
+                value = value.get(part)
+            elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+                value = value[int(part)]
+            else:
+                value = None
+    if value is None:
+        raise RowError("missing", f"no '{key}'")
+    return value
+
+
+def has_value(row: dict[str, Any], key: str) -> bool:
+    """Whether `value_at` finds something."""
+    try:
+        value_at(row, key)
+    except RowError:
+        return False
+    return True
+
+
+def text_at(row: dict[str, Any], key: str) -> str:
+    """A text.
+
+    Raises:
+        RowError: not there, or no text.
+    """
+    return as_text(value_at(row, key), key)
+
+
+def as_text(value: Any, key: str) -> str:
+    """A value that has to be a text of Unicode characters."""
+    if not isinstance(value, str):
+        raise RowError("type", f"'{key}' is {type(value).__name__}, expected a text")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can write
+            raise RowError("unicode", f"'{key}': {error}") from error
+    return value
+
+
+def number_at(row: dict[str, Any], key: str) -> float:
+    """A finite number.
+
+    Raises:
+        RowError: not there, or none.
+    """
+    return as_number(value_at(row, key), key)
+
+
+def as_number(value: Any, key: str) -> float:
+    """A value that has to be a finite number; texts of digits count, as UltraFeedback's ratings have them."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError as error:
+            raise RowError("type", f"'{key}' is {value!r}, expected a number") from error
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RowError("type", f"'{key}' is {type(value).__name__}, expected a number")
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise RowError("type", f"'{key}' is too large") from error
+    if not abs(number) <= _LARGEST:
+        raise RowError("type", f"'{key}' is {number}, expected a finite number of 32 bits")
+    return number
+
+
+def list_at(row: dict[str, Any], key: str) -> list[Any]:
+    """A list, or a text with one in JSON.
+
+    Raises:
+        RowError: not there, or none.
+    """
+    value = value_at(row, key)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise RowError("type", f"'{key}' is a text, expected a list") from error
+    if not isinstance(value, list):
+        raise RowError("type", f"'{key}' is {type(value).__name__}, expected a list")
+    return value
+
+
+def as_messages(value: Any, key: str) -> Messages:
+    """Messages of role and content; other fields are left out.
+
+    Raises:
+        RowError: a message without one of the two, or with something else in it.
+    """
+    messages = []
+    for message in value if isinstance(value, list) else [value]:
+        if not isinstance(message, dict):
+            raise RowError("type", f"'{key}' has {type(message).__name__}, expected messages of role and content")
+        role, content = message.get("role"), message.get("content")
+        if role is None or role == "":
+            raise RowError("roles", f"'{key}' has a message without role")
+        if content is None:
+            raise RowError("missing", f"'{key}' has a message without content")
+        messages.append({"role": as_text(role, f"{key}.role"), "content": as_text(content, f"{key}.content")})
+    return messages
+
+
+def as_conversation(messages: Messages, key: str) -> Messages:
+    """Messages that can be judged: the last is the assistant's, a system message is the first.
+
+    Whether users and assistants have to take turns is left to the chat template.
+
+    Raises:
+        RowError: they are in another order.
+    """
+    roles = [message["role"] for message in messages]
+    if not roles or roles[-1] != "assistant":
+        raise RowError("roles", f"'{key}' ends with {roles[-1] if roles else 'nothing'}, expected an assistant message")
+    if "system" in roles[1:]:
+        raise RowError("roles", f"'{key}' has a system message after the first")
+    if len(roles) > 1 and roles[0] == "assistant" and roles[1] == "assistant":
+        raise RowError("roles", f"'{key}' begins with two assistant messages")
+    return messages

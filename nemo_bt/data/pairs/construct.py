@@ -1,0 +1,91 @@
+"""Scored responses to one prompt -> pairs, by the rules of model.data.pairs. What a rule leaves out is counted."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+
+from nemo_bt.config.data import PairRules
+from nemo_bt.data.formats.responses import Choices, Preference, response_of
+
+
+def make_pairs(choices: Choices, rules: PairRules) -> tuple[list[Preference], Counter[str]]:
+    """Pairs of one prompt.
+
+    Candidates are the pairs that the rows name; else, with the best response b and K in all:
+    best_vs_worst gives (b, worst), best_vs_random (b, one of the K - 1 others), all_pairs every two of the K.
+    A candidate is left out when its responses are the same, its scores are equal, their difference (or the row's own
+    margin, where there are no scores) is below `min_margin` or their ratio below `min_ratio`; of the rest at most
+    `max_pairs_per_prompt` stay, drawn at random.
+
+    Args:
+        choices: K responses with scores, or with pairs that are given.
+        rules: of the source.
+
+    Returns:
+        The pairs, best first, and how many candidates each rule left out. A single response counts as one candidate.
+        Four scores 4, 3, 3, 1 under all_pairs give 5 pairs and one tie.
+    """
+    candidates = choices.given if choices.given is not None else _candidates(choices, rules)
+    dropped: Counter[str] = Counter()
+    if not candidates:
+        return [], Counter(single=1)
+    pairs = []
+    for pair in candidates:
+        reason = _left_out(choices, pair, rules)
+        if reason:
+            dropped[reason] += 1
+        else:
+            pairs.append(pair)
+    limit = rules.max_pairs_per_prompt
+    if limit is not None and len(pairs) > limit:
+        dropped["cap"] = len(pairs) - limit
+        drawn = _random(choices, rules).choice(len(pairs), limit, replace=False)
+        pairs = [pairs[i] for i in sorted(drawn)]
+    return pairs, dropped
+
+
+def _random(choices: Choices, rules: PairRules) -> np.random.Generator:
+    """The same for the same prompt, whichever process asks."""
+    return np.random.default_rng((rules.seed, choices.rows[0]))
+
+
+def _candidates(choices: Choices, rules: PairRules) -> list[Preference]:
+    order = sorted(range(len(choices.sides)), key=lambda i: -choices.scores[i])
+    if len(order) < 2:
+        return []
+    if rules.mode == "all_pairs":
+        return [_scored(choices, *pair) for pair in itertools.combinations(order, 2)]
+    place = len(order) - 1
+    if rules.mode == "best_vs_random":
+        place = 1 + int(_random(choices, rules).integers(len(order) - 1))
+    return [_scored(choices, order[0], order[place])]
+
+
+def _scored(choices: Choices, chosen: int, rejected: int) -> Preference:
+    scores = choices.scores[chosen], choices.scores[rejected]
+    return Preference(chosen, rejected, choices.rows[chosen], choices.margins[chosen], choices.weights[chosen], scores)
+
+
+def _left_out(choices: Choices, pair: Preference, rules: PairRules) -> str:
+    """The rule that leaves a candidate out, "" if none does."""
+    responses = [response_of(choices.sides[side]) for side in pair.sides]
+    if choices.given is None and responses[0] == responses[1]:
+        return "same"
+    if pair.scores and pair.scores[0] == pair.scores[1]:
+        return "tie"
+    strength = pair.scores[0] - pair.scores[1] if pair.scores else pair.margin
+    if strength is not None and strength < rules.min_margin:
+        return "margin"
+    if pair.scores and rules.min_ratio and pair.scores[0] < rules.min_ratio * pair.scores[1]:
+        return "ratio"
+    return ""
+
+
+def margin_of(pair: Preference) -> float:
+    """Strength of a preference: what the row says, else the difference of scores, else 0."""
+    if pair.margin is not None:
+        return pair.margin
+    return pair.scores[0] - pair.scores[1] if pair.scores else 0.0

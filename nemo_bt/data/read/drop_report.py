@@ -1,0 +1,146 @@
+"""What became of every pair of a source: kept, or dropped for one counted reason. Nothing is mended in silence.
+
+Three kinds of reasons: BAD says that something is wrong with the data, LENGTH that a pair is too long, RULES that a
+rule of `model.data.pairs` left it out. The first two have limits that stop a run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from nemo_bt.config.data import DataSettings
+from nemo_bt.errors import UserError
+
+BAD = {
+    "unreadable": "that are not JSON objects",
+    "missing": "with a missing value",
+    "type": "with a value of a wrong type",
+    "roles": "with roles missing or out of order",
+    "unicode": "with text that is not Unicode",
+    "empty": "with an empty response",
+    "prompts": "with prompts that differ",
+    "identical": "with chosen equal to rejected",
+    "template": "that the chat template refuses",
+    "bos": "without exactly one BOS token",
+    "terminal": "ending in different tokens",
+    "pad": "scored at a pad token",
+    "reward": "whose reward is not a finite number",
+}
+LENGTH = {
+    "long": "longer than model.encoder_seq_length",
+    "budget": "longer than model.data.tokens_per_micro_batch",
+}
+RULES = {
+    "single": "with no second response",
+    "same": "with identical responses",
+    "tie": "with tied scores",
+    "margin": "below pairs.min_margin",
+    "ratio": "below pairs.min_ratio",
+    "cap": "over pairs.max_pairs_per_prompt",
+}
+_TEXTS = BAD | LENGTH | RULES
+_NUM_EXAMPLES = 3
+
+
+class RowError(Exception):
+    """One row, or one pair of it, that cannot be used; caught and counted.
+
+    Args:
+        reason: a key of BAD.
+        detail: what was found.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass
+class Account:
+    """Counts of one source, or of a part of it.
+
+    Attributes:
+        num_rows: read from the files.
+        num_kept: pairs.
+        num_longer_chosen: kept pairs whose chosen response has more characters: what the rule "the longer answer
+            wins" gets right.
+        num_truncated: kept pairs whose prompt was cut from the left.
+        dropped: pairs left out, by key of BAD, LENGTH or RULES; a row that gives no pair counts as one.
+        examples: of each reason in BAD and LENGTH the first three, with file and row.
+    """
+
+    num_rows: int = 0
+    num_kept: int = 0
+    num_longer_chosen: int = 0
+    num_truncated: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs that the rows had: those kept and those dropped."""
+        return self.num_kept + sum(self.dropped.values())
+
+    def drop(self, reason: str, where: str = "", detail: str = "", times: int = 1) -> None:
+        """Count pairs that are left out."""
+        self.dropped[reason] += times
+        shown = self.examples.setdefault(reason, [])
+        if where and len(shown) < _NUM_EXAMPLES:
+            shown.append(f"{where}{': ' if detail else ''}{detail}")
+
+    def add(self, other: Account) -> None:
+        """Take in the counts of a part that comes after this one."""
+        for name in ("num_rows", "num_kept", "num_longer_chosen", "num_truncated"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.dropped += other.dropped
+        for reason, examples in other.examples.items():
+            self.examples[reason] = [*self.examples.get(reason, []), *examples][:_NUM_EXAMPLES]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads."""
+        return dict(vars(self)) | {"dropped": dict(self.dropped)}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Account:
+        """What `to_json` gave."""
+        return cls(**(plain | {"dropped": Counter(plain["dropped"])}))
+
+    def describe(self, name: str) -> str:
+        """One line: `hh: 303 of 312 pairs; dropped 4 with an empty response; ...`."""
+        reasons = "".join(f"; dropped {count:,} {reason}" for reason, count in self.counted())
+        cut = f"; cut {self.num_truncated:,} prompts from the left" if self.num_truncated else ""
+        return f"{name}: {self.num_kept:,} of {self.num_pairs:,} pairs{reasons}{cut}"
+
+    def counted(self) -> list[tuple[str, int]]:
+        """Every reason that occurred, in words, with its count."""
+        return [(_TEXTS[key], self.dropped[key]) for key in _TEXTS if self.dropped[key]]
+
+    def check(self, name: str, data: DataSettings) -> None:
+        """Check the limits.
+
+        Args:
+            name: of the source, for messages.
+            data: has the limits.
+
+        Raises:
+            UserError: more pairs bad or too long than allowed, or none left. Shows the first three by file and row.
+        """
+        for kinds, key in ((BAD, "max_bad_fraction"), (LENGTH, "max_drop_fraction")):
+            count, limit = sum(self.dropped[reason] for reason in kinds), getattr(data, key)
+            if count > limit * self.num_pairs:
+                shown = [example for reason in kinds for example in self._shown(reason)][:_NUM_EXAMPLES]
+                raise UserError(
+                    f"{self.describe(name)}. Expected at most model.data.{key}={limit:g} of the pairs, found "
+                    f"{count / self.num_pairs:.3g}. Mend the data, or raise the limit. The first:\n  "
+                    + "\n  ".join(shown)
+                )
+        if not self.num_kept:
+            raise UserError(
+                f"{self.describe(name)}. The source yields nothing: mend the rows, loosen the limits and "
+                "model.data.pairs, or take it out."
+            )
+
+    def _shown(self, reason: str) -> list[str]:
+        return [f"{example} ({_TEXTS[reason]})" for example in self.examples.get(reason, [])]

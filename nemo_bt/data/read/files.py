@@ -1,0 +1,231 @@
+"""Paths, globs, URLs and ids of the hub -> files that can be opened, and a digest of what is in them.
+
+Every file system is fsspec's; one that only pyarrow knows is wrapped as one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from nemo_bt.config.data import SourceSettings
+from nemo_bt.errors import UserError
+
+_KINDS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".arrow": "arrow"}
+_COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+_REMOTE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "sha256")
+_SETTLED_S = 2.0
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One file of preferences.
+
+    Args:
+        path: in its file system.
+        name: as messages call it: the path or URL.
+        file_system: fsspec's.
+    """
+
+    path: str
+    name: str
+    file_system: Any
+
+    @cached_property
+    def kind(self) -> str:
+        """One of parquet, jsonl, json, arrow, by the name.
+
+        Raises:
+            UserError: the name ends in nothing that is known.
+        """
+        suffixes = [suffix for suffix in Path(self.path).suffixes if suffix not in _COMPRESSIONS]
+        if not suffixes or suffixes[-1] not in _KINDS:
+            raise UserError(
+                f"{self.name}: expected a name that ends in {', '.join(_KINDS)}, with or without "
+                f"{' or '.join(_COMPRESSIONS)}. Rename the file, or convert it."
+            )
+        return _KINDS[suffixes[-1]]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the path is one of this machine."""
+        protocol = self.file_system.protocol
+        return "file" in ([protocol] if isinstance(protocol, str) else protocol)
+
+    @property
+    def identity(self) -> str:
+        """The same for the same file, however it was written."""
+        return os.path.realpath(self.path) if self.is_local else self.name
+
+    @property
+    def compression(self) -> str | None:
+        """Gzip or zstd, by the name."""
+        return _COMPRESSIONS.get(Path(self.path).suffix)
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """Size as stored."""
+        return int(self.file_system.size(self.path) or 0)
+
+    @property
+    def changed(self) -> list[str]:
+        """What tells a file from what it is after a change: its times, or what its file system has for it."""
+        if self.is_local:
+            found = os.stat(self.path)
+            return [str(found.st_mtime_ns), str(found.st_ino)]
+        about = self.file_system.info(self.path)
+        return [str(about[name]) for name in _REMOTE_DIGESTS if about.get(name)]
+
+    def open(self) -> BinaryIO:
+        """The stored bytes.
+
+        Raises:
+            UserError: not there any more, or not readable.
+        """
+        try:
+            opened: BinaryIO = self.file_system.open(self.path, "rb")
+        except OSError as error:
+            raise UserError(f"{self.name}: cannot be opened ({error}). Give a file that can be read.") from error
+        return opened
+
+    def open_lines(self) -> tuple[BinaryIO, BinaryIO]:
+        """The bytes without their compression, and the stored bytes below them, whose position tells how far it is."""
+        stored = self.open()
+        if self.compression is None:
+            return stored, stored
+        unpacked = pa.CompressedInputStream(pa.PythonFile(stored, "r"), self.compression)
+        return io.BufferedReader(unpacked, 1 << 20), stored
+
+
+def find_files(source: SourceSettings, setting: str) -> list[DataFile]:
+    """Files of a source, sorted within each glob, each once.
+
+    Args:
+        source: its paths; or one id of a data set of the hub, with split, subset and revision.
+        setting: where it was written, for messages.
+
+    Raises:
+        UserError: a path matches no file, a protocol is not known, the hub has no such data set.
+    """
+    files: dict[str, DataFile] = {}
+    for path in source.path:
+        found = _hub_files(path, source) if _is_hub_id(path) else _matching(path, setting)
+        files |= {file.identity: file for file in found}
+    return list(files.values())
+
+
+def _matching(path: str, setting: str) -> list[DataFile]:
+    file_system, inner = _file_system(path, setting)
+    try:
+        if file_system.isfile(inner):
+            return [DataFile(inner, path, file_system)]
+        is_folder = file_system.isdir(inner)
+        found = [] if is_folder else sorted(match for match in file_system.glob(inner) if file_system.isfile(match))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{setting}: {path} cannot be looked up ({error}).") from error
+    if not found:
+        what = f"{path} is a folder; give {path.rstrip('/')}/*.parquet" if is_folder else f"no file matches {path}"
+        raise UserError(
+            f"{setting}: {what}. Expected an existing file or a glob, a URL, or organisation/name of a hub."
+        )
+    protocol = path.split("://")[0] + "://" if "://" in path else ""
+    return [DataFile(match, protocol + match, file_system) for match in found]
+
+
+def _file_system(path: str, setting: str) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+    from fsspec.implementations.arrow import ArrowFSWrapper
+
+    try:
+        file_system, inner = url_to_fs(path if "://" in path else os.path.expanduser(path))
+    except (ImportError, ValueError) as missing:  # fsspec has no package for it; pyarrow may have
+        try:
+            arrow, inner = pa.fs.FileSystem.from_uri(path)
+        except (pa.ArrowException, ValueError, OSError, NotImplementedError) as error:
+            raise UserError(f"{setting}: {path} has a protocol that cannot be read ({missing}; {error}).") from error
+        file_system = ArrowFSWrapper(arrow)
+    return file_system, inner
+
+
+def _is_hub_id(path: str) -> bool:
+    parts = path.split("/")
+    looks_like = len(parts) == 2 and all(parts) and not any(char in path for char in "*?[:~")
+    return looks_like and Path(path).suffix not in {*_KINDS, *_COMPRESSIONS} and not Path(path).exists()
+
+
+def _hub_files(path: str, source: SourceSettings) -> list[DataFile]:
+    """The Arrow files that `datasets` makes of a data set of the hub, in its own cache."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    if "[" in source.split:
+        raise UserError(
+            f"{path}: split {source.split} is a part of one. Give the whole split, and a fraction or count."
+        )
+    try:
+        data_set = load_dataset(path, source.subset, split=source.split, revision=source.revision)
+    except (OSError, ValueError, DatasetsError) as error:  # the hub's own errors are OSErrors
+        raise UserError(
+            f"{path}: no such file, and as a data set of the hub it cannot be had: {error}. Mend the path, or set "
+            "split, subset and revision of the source."
+        ) from error
+    file_system, _ = _file_system("/", path)
+    return [DataFile(part["filename"], part["filename"], file_system) for part in data_set.cache_files]
+
+
+def digest_of(files: Sequence[DataFile], memory: Path) -> str:
+    """SHA-256 of the contents of files, in order; their names do not count.
+
+    A local file that has not changed is not read again: its digest is remembered beside its inode, size and times of
+    change, which a program cannot set back. A remote file counts by its ETag or checksum where its file system has
+    one, else it is read.
+
+    Args:
+        files: to read.
+        memory: folder for the remembered digests.
+    """
+    each = [_digest(file, memory) for file in files]
+    return hashlib.sha256("\n".join(each).encode()).hexdigest()
+
+
+def _digest(file: DataFile, memory: Path) -> str:
+    if not file.is_local:
+        about = file.file_system.info(file.path)
+        known_by = [about[name] for name in _REMOTE_DIGESTS if about.get(name)]
+        return f"{file.name} {known_by[0]}" if known_by else _digest_of_contents(file)
+    found = os.stat(file.path)
+    stat = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+    note = memory / f"{hashlib.sha256(os.path.realpath(file.path).encode()).hexdigest()[:32]}.json"
+    try:
+        known = json.loads(note.read_text())
+        if known["stat"] == stat:
+            return str(known["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing remembered, or written by another version
+    digest = _digest_of_contents(file)
+    if time.time() - found.st_ctime > _SETTLED_S:  # a later change within the clock's grain would look the same
+        with suppress(OSError):  # a cache that may only be read serves as well
+            memory.mkdir(parents=True, exist_ok=True)
+            written = note.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}")
+            written.write_text(json.dumps({"stat": stat, "digest": digest}))
+            written.replace(note)
+    return digest
+
+
+def _digest_of_contents(file: DataFile) -> str:
+    digest = hashlib.sha256()
+    with file.open() as opened:
+        while block := opened.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

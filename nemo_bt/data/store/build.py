@@ -1,0 +1,220 @@
+"""Rows of a source -> the Arrow files of its cache, with every core."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from nemo_bt.data.formats.custom import IDS, load_custom
+from nemo_bt.data.formats.detect import FORMATS, columns_of, detect, named_format
+from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.read.files import DataFile
+from nemo_bt.data.read.rows import Chunk, column_types, first_rows, read_chunks
+from nemo_bt.data.store.encode import Recipe, encode, encode_ids
+from nemo_bt.data.store.records import COLUMNS, Encoded
+from nemo_bt.data.store.workers import WorkerEnded, Workers
+from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
+
+TOKENS, PAIRS, ACCOUNT = "tokens.arrow", "pairs.arrow", "account.json"
+_SMALL_CHUNKS = 4
+_MB = 1_000_000
+
+Placed: TypeAlias = tuple[int, int, Chunk]
+"""Number of the file, bytes of those before it, and a chunk of it."""
+
+
+def build(
+    folder: Path, files: list[DataFile], recipe: Recipe, num_workers: int, terminal: Terminal, facts: dict[str, Any]
+) -> None:
+    """Write the cache of one source into an empty folder.
+
+    Args:
+        folder: exists; gets tokens.arrow (one column of ids), pairs.arrow (COLUMNS) and account.json.
+        files: in order; all of one format.
+        recipe: its format is what the source asks for, `auto` included.
+        num_workers: processes.
+        terminal: gets a bar of bytes read.
+        facts: what the cache is made from, for account.json.
+
+    Raises:
+        UserError: a file that cannot be read as it is named; files of different formats; a worker that was ended.
+    """
+    recipe, chunks = chunks_of(files, recipe)
+    account = Account()
+    num_bytes = sum(file.num_bytes for file in files)
+    writer = _Writer(folder)
+    try:
+        for done_bytes, encoded in _encoded(chunks, recipe, num_workers):
+            if not account.num_rows:  # the bar has a thread: it starts when all workers are forked
+                terminal.start(0, num_bytes // _MB, f"MB of {recipe.source.name}")
+            writer.write(encoded)
+            account.add(encoded.account)
+            terminal.advance(done_bytes // _MB, f"{writer.num_pairs:,} pairs")
+        writer.close()
+    except WorkerEnded as error:
+        raise UserError(
+            f"a process that tokenises {recipe.source.name} was ended, most often for want of memory. Set "
+            f"model.data.num_workers below {num_workers}."
+        ) from error
+    finally:
+        terminal.stop()
+    names = [file.name for file in files]
+    plain = {
+        "account": account.to_json(),
+        "files": names,
+        "format": recipe.format,
+        "largest_id": writer.largest_id,
+        "made_from": facts,
+    }
+    writer.describe(plain)
+
+
+def chunks_of(files: list[DataFile], recipe: Recipe) -> tuple[Recipe, Iterator[Placed]]:
+    """The recipe with the format that the rows have, and the chunks, in the order in which they are stored."""
+    custom = None
+    if recipe.source.custom_cls.name:
+        custom = load_custom(recipe.source, recipe.renderer.tokenizer, recipe.max_length, files)
+    recipe = replace(recipe, format=custom.format if custom else _format(recipe, files))
+    return recipe, custom.chunks() if custom else _chunks(files, recipe)
+
+
+def _format(recipe: Recipe, files: list[DataFile]) -> str:
+    named = named_format(recipe.source)
+    if named:
+        return named
+    columns = columns_of(FORMATS, recipe.source)
+    found = {}
+    for file in files:
+        rows = first_rows(file, columns)
+        if rows:
+            found[file.name] = detect(file.name, rows, recipe.source, column_types(file))
+    if not found:
+        raise UserError(f"{files[0].name}: 0 rows, expected at least one preference. Give a file with rows.")
+    name, shape = next(iter(found.items()))
+    for other, its in found.items():
+        if its != shape:
+            raise UserError(
+                f"{name} has rows of format {shape}, {other} of format {its}. Expected one format in a source: make "
+                "them two sources, or set model.data.format."
+            )
+    return shape
+
+
+def _encoded(chunks: Iterator[Placed], recipe: Recipe, num_workers: int) -> Iterator[tuple[int, Encoded]]:
+    """Encoded chunks in order, each with the bytes read up to its end."""
+    first = list(islice(chunks, _SMALL_CHUNKS + 1))
+    if num_workers == 1 or len(first) <= _SMALL_CHUNKS:  # starting processes would take longer
+        for number, start_bytes, chunk in chain(first, chunks):
+            yield start_bytes + chunk.end_bytes, _encode(recipe, chunk, number)
+        return
+    with Workers(partial(_encode, recipe), num_workers) as workers:
+        waiting: deque[tuple[int, Future[Encoded]]] = deque()
+        for number, start_bytes, chunk in chain(first, chunks):
+            waiting.append((start_bytes + chunk.end_bytes, workers.submit(chunk, number)))
+            if len(waiting) > 3 * num_workers:  # bounds what is in memory
+                done_bytes, future = waiting.popleft()
+                yield done_bytes, future.result()
+        for done_bytes, future in waiting:
+            yield done_bytes, future.result()
+
+
+def _chunks(files: list[DataFile], recipe: Recipe) -> Iterator[Placed]:
+    same_prompt = recipe.same_prompt if recipe.joins_rows else None
+    columns = columns_of([recipe.format], recipe.source)
+    start_bytes = 0
+    for number, file in enumerate(files):
+        for chunk in read_chunks(file, columns, same_prompt):
+            yield number, start_bytes, chunk
+        start_bytes += file.num_bytes
+
+
+def _encode(recipe: Recipe, chunk: Chunk, file_number: int) -> Encoded:
+    return (encode_ids if recipe.format == IDS else encode)(chunk, file_number, recipe)
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say what to do where a folder of the cache cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"model.data.cache_dir: expected a folder with room to write to, got {error} at {folder}. Set another."
+        ) from error
+
+
+class _Writer:
+    """Grows one raw file a column, and at the end makes of them Arrow files of a single batch each.
+
+    One batch is one run of memory when it is mapped: any pair is a slice of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.num_tokens = self.num_prompts = self.num_pairs = self.largest_id = 0
+        self._raw: dict[str, BinaryIO] = {name: self._path(name).open("wb") for name in ("token", *COLUMNS)}
+
+    def write(self, encoded: Encoded) -> None:
+        """Append a chunk.
+
+        Raises:
+            UserError: the disk does not take it; so do the others.
+        """
+        with writing_to(self.folder):
+            self._append(encoded)
+
+    def _append(self, encoded: Encoded) -> None:
+        shifts = {name: self.num_tokens for name in COLUMNS if name.endswith("_start")} | {"prompt": self.num_prompts}
+        self._raw["token"].write(encoded.tokens.astype(np.int32).tobytes())
+        for name, values in encoded.columns.items():
+            self._raw[name].write((values + values.dtype.type(shifts[name]) if name in shifts else values).tobytes())
+        self.largest_id = max(self.largest_id, int(encoded.tokens.max(initial=0)))
+        self.num_tokens += len(encoded.tokens)
+        self.num_prompts += encoded.num_prompts
+        self.num_pairs += len(encoded.columns["row"])
+
+    def close(self) -> None:
+        """Write the Arrow files, to the disk itself."""
+        with writing_to(self.folder):
+            for raw in self._raw.values():
+                raw.close()
+            self._arrow(TOKENS, {"token": np.int32})
+            self._arrow(PAIRS, COLUMNS)
+
+    def describe(self, plain: dict[str, Any]) -> None:
+        """Write account.json, to the disk itself."""
+        with writing_to(self.folder), (self.folder / ACCOUNT).open("w") as file:
+            file.write(json.dumps(plain, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.raw"
+
+    def _arrow(self, name: str, columns: dict[str, Any]) -> None:
+        arrays = [pa.array(self._mapped(column, kind)) for column, kind in columns.items()]
+        batch = pa.record_batch(arrays, names=list(columns))
+        with (self.folder / name).open("wb") as file:
+            with pa.ipc.new_file(file, batch.schema, options=pa.ipc.IpcWriteOptions(allow_64bit=True)) as writer:
+                writer.write_batch(batch)
+            file.flush()
+            os.fsync(file.fileno())
+        for column in columns:
+            self._path(column).unlink()
+
+    def _mapped(self, column: str, kind: Any) -> Any:
+        path = self._path(column)
+        return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.empty(0, dtype=kind)

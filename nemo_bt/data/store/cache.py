@@ -1,0 +1,208 @@
+"""Tokenised sources on disk, memory-mapped, under a key made of everything that a token id depends on.
+
+`<cache>/<key>/` is whole if it exists: it is written beside and renamed. Built by one process of a node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from filelock import FileLock
+
+from nemo_bt.batching.stream import Ids
+from nemo_bt.config.data import RowSettings
+from nemo_bt.data.formats.custom import digest_of_class
+from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.read.files import DataFile, digest_of, find_files
+from nemo_bt.data.store.build import ACCOUNT, PAIRS, TOKENS, build, writing_to
+from nemo_bt.data.store.encode import Recipe
+from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
+
+_LAYOUT = 1
+"""Of the cache's files and of what rows become; raised whenever either changes."""
+_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class CachedSource:
+    """One tokenised source.
+
+    Args:
+        name: of the source.
+        folder: in the cache.
+        tokens: every prompt with its responses, end to end, memory-mapped, [T], int32.
+        columns: nemo_bt.data.store.records.COLUMNS, memory-mapped, [N] each.
+        account: of its rows.
+        files: names of its files, which the column `file` counts.
+        format: of its rows.
+        largest_id: of its tokens.
+        made_from: everything that its tokens depend on.
+        weight: factor on the loss of its pairs.
+    """
+
+    name: str
+    folder: Path
+    tokens: Ids
+    columns: dict[str, Any]
+    account: Account
+    files: list[str]
+    format: str
+    largest_id: int
+    made_from: dict[str, Any]
+    weight: float
+
+    def __len__(self) -> int:
+        return len(self.columns["row"])
+
+    def where(self, pair: int) -> str:
+        """File and row of a pair."""
+        return f"{self.files[self.columns['file'][pair]]} row {self.columns['row'][pair]}"
+
+
+def cache_folder(configured: str | None) -> Path:
+    """Where tokenised data is kept: the setting, $NEMO_BT_CACHE, or ~/.cache/nemo_bt."""
+    return Path(configured or os.environ.get("NEMO_BT_CACHE") or "~/.cache/nemo_bt").expanduser()
+
+
+def open_source(
+    recipe: Recipe, setting: str, tokenizer_digest: str, folder: Path, num_workers: int, terminal: Terminal
+) -> CachedSource:
+    """A source, tokenised now if it has not been before.
+
+    Args:
+        recipe: of the source.
+        setting: where the source was written, for messages.
+        tokenizer_digest: of the tokenizer's files.
+        folder: from `cache_folder`.
+        num_workers: processes that tokenise.
+        terminal: shows the bar, on one rank.
+
+    Raises:
+        UserError: data that cannot be read (see nemo_bt.data.store.build); a cache that cannot be written.
+    """
+    files = find_files(recipe.source, setting)
+    facts = _facts(recipe, files, tokenizer_digest, folder)
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    target = folder / key
+    opened = _open(target, recipe, files)
+    if opened is None:
+        with _lock(folder / f"{key}.lock", target):
+            opened = _open(target, recipe, files)
+            if opened is None:
+                with writing_to(target):
+                    shutil.rmtree(target, ignore_errors=True)  # damaged, if it is there
+                _build_beside(target, files, recipe, num_workers, terminal, facts)
+                if digest_of(files, folder / "digests") != facts["files"]:
+                    shutil.rmtree(target)
+                    raise UserError(f"a file of {recipe.source.name} changed while it was read. Start again.")
+                opened = _open(target, recipe, files)
+    if opened is None:
+        raise UserError(f"{target}: expected the tokenised source that was just written. Is the folder still there?")
+    return opened
+
+
+def _facts(recipe: Recipe, files: list[DataFile], tokenizer_digest: str, folder: Path) -> dict[str, Any]:
+    """Everything that what is stored depends on, as plain data."""
+    custom = digest_of_class(recipe.source.custom_cls)
+    rows = {name: value for name, value in asdict(recipe.source).items() if name in RowSettings.__dataclass_fields__}
+    return {
+        "layout": _LAYOUT,
+        "files": digest_of(files, folder / "digests"),
+        "kinds": [] if custom else [(file.kind, file.compression) for file in files],
+        "custom_class": custom,
+        "rows": rows,
+        "tokenizer": tokenizer_digest,
+        "rendering": recipe.renderer.described(),
+        "max_length": recipe.max_length,
+        "length_policy": recipe.length_policy,
+        "versions": {name: version(name) for name in ("tokenizers", "transformers")},
+    }
+
+
+@contextmanager
+def _lock(path: Path, target: Path) -> Iterator[None]:
+    """Hold the lock. The first local rank has the terminal, so the others leave it the start for a while."""
+    with writing_to(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    is_first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
+    start_s = time.monotonic()
+    while not is_first and not target.exists() and time.monotonic() - start_s < _PATIENCE_S:
+        time.sleep(0.1)
+    lock = FileLock(path)
+    try:
+        lock.acquire(poll_interval=0.1)
+    except (OSError, NotImplementedError) as error:  # some network file systems have no locks
+        raise UserError(
+            f"model.data.cache_dir: {path} cannot be locked ({error}). Set it to a folder on another disk."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build_beside(
+    target: Path, files: list[DataFile], recipe: Recipe, num_workers: int, terminal: Terminal, facts: dict[str, Any]
+) -> None:
+    host = socket.gethostname()
+    for left in target.parent.glob(f"{target.name}.{host}.*"):  # of a build that was killed: we hold its lock
+        shutil.rmtree(left, ignore_errors=True)
+    beside = target.with_name(f"{target.name}.{host}.{os.getpid()}")
+    with writing_to(beside):
+        beside.mkdir()
+    try:
+        build(beside, files, recipe, num_workers, terminal, facts)
+        with writing_to(target):
+            try:
+                beside.rename(target)
+            except OSError:
+                if not target.exists():  # else another node was faster, which shares the folder but not the lock
+                    raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _open(folder: Path, recipe: Recipe, files: list[DataFile]) -> CachedSource | None:
+    """A source that is there and whole; messages get the names that its files have now."""
+    try:
+        about = json.loads((folder / ACCOUNT).read_text())
+        tokens, columns = _mapped(folder / TOKENS)["token"], _mapped(folder / PAIRS)
+    except (OSError, ValueError, pa.ArrowException):
+        return None
+    account = Account.from_json(about["account"])
+    names = [file.name for file in files]
+    for before, now in zip(about["files"], names, strict=True):
+        for reason, examples in account.examples.items():
+            account.examples[reason] = [e.replace(f"{before} row", f"{now} row", 1) for e in examples]
+    return CachedSource(
+        name=recipe.source.name,
+        folder=folder,
+        tokens=tokens,
+        columns=columns,
+        account=account,
+        files=names,
+        format=about["format"],
+        largest_id=about["largest_id"],
+        made_from=about["made_from"],
+        weight=recipe.source.weight,
+    )
+
+
+def _mapped(file: Path) -> dict[str, Any]:
+    """Columns of an Arrow file of one batch, without reading them."""
+    batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
+    return {name: batch.column(name).to_numpy(zero_copy_only=True) for name in batch.schema.names}

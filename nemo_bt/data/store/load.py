@@ -1,0 +1,150 @@
+"""Settings -> the data sets of a run, tokenised, checked and mixed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nemo_bt.batching.sampling import Ints
+from nemo_bt.config.data import SourceSettings
+from nemo_bt.config.model import Settings
+from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.store.cache import CachedSource, cache_folder, open_source
+from nemo_bt.data.store.encode import Recipe
+from nemo_bt.data.store.mixture import make_epoch, num_wanted
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
+from nemo_bt.data.tokenize.tokenizer import tokenizer_files
+from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
+
+
+def load_sets(
+    settings: Settings,
+    tokenizer: Any,
+    tokenizer_folder: Path,
+    with_validation: bool,
+    terminal: Terminal,
+    with_train: bool = True,
+) -> dict[str, PairSet]:
+    """The training set, under "train", and the validation sets.
+
+    Args:
+        settings: of the run.
+        tokenizer: from `load_tokenizer`; gets the chat template that the settings name.
+        tokenizer_folder: that it was loaded from.
+        with_validation: whether validation sets are wanted.
+        terminal: gets a line for each source.
+        with_train: whether the training set is.
+
+    Raises:
+        UserError: data that cannot be read or used as it is, beyond the limits of model.data.
+    """
+    data = settings.model.data
+    renderer = load_renderer(tokenizer, data)
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in tokenizer_files(tokenizer_folder))).hexdigest()
+    wanted = ({"train": data.train} if with_train else {}) | (data.validation if with_validation else {})
+    sets: dict[str, PairSet] = {}
+    for name, sources in wanted.items():
+        cached = []
+        for source in sources:
+            recipe = recipe_of(settings, source, renderer)
+            num_workers = data.num_workers or len(os.sched_getaffinity(0))
+            setting = f"model.data.{'train' if name == 'train' else f'validation.{name}'}"
+            cached.append(open_source(recipe, setting, digest, cache_folder(data.cache_dir), num_workers, terminal))
+        sets[name] = mix(name, sources, cached, settings, terminal)
+        if name != "train" and with_train:
+            overlap = check_overlap(sets["train"], sets[name], settings.model.data.max_bad_fraction)
+            if overlap:
+                terminal.line(f"{name}: {overlap:,} pairs have an answer that is also in the training data")
+    return sets
+
+
+def recipe_of(settings: Settings, source: SourceSettings, renderer: Renderer) -> Recipe:
+    """How the rows of a source become tokens."""
+    model = settings.model
+    return Recipe(renderer, source, source.format, model.encoder_seq_length, model.data.length_policy)
+
+
+def mix(
+    name: str, sources: Sequence[SourceSettings], cached: Sequence[CachedSource], settings: Settings, terminal: Terminal
+) -> PairSet:
+    """One data set of its sources, in the amounts that are asked for; pairs longer than a stream are left out.
+
+    Raises:
+        UserError: a source over the limits, or with nothing left.
+    """
+    data = settings.model.data
+    accounts, pairs, prompts, wanted = [], [], [], []
+    first = 0
+    for source, part in zip(sources, cached, strict=True):
+        _check_margins(part, settings)
+        account, kept = _within_budget(part, data.tokens_per_micro_batch)
+        called = name if len(sources) == 1 else f"{name} {part.name}"
+        account.check(called, data)
+        wanted.append(num_wanted(source, len(kept)))
+        if wanted[-1] < 1:
+            raise UserError(
+                f"{called}: fraction={source.fraction}, repeat={source.repeat} of {len(kept)} pairs are none. Raise "
+                "it, set count, or take the source out."
+            )
+        amount = f"; {wanted[-1]:,} an epoch" if wanted[-1] != len(kept) else ""
+        terminal.line(account.describe(called) + amount)
+        accounts.append(account)
+        pairs.append(kept + first)
+        prompts.append(part.columns["prompt"][kept])
+        first += len(part)
+    return PairSet(name, list(cached), accounts, make_epoch(pairs, prompts, wanted, settings.trainer.seed))
+
+
+def _check_margins(part: CachedSource, settings: Settings) -> None:
+    terms = [f"model.loss.{term}" for term in ("margin", "scale") if getattr(settings.model.loss, term)]
+    if terms and len(part) and not part.columns["margin"].any():
+        raise UserError(
+            f"{terms[0]}=true: no pair of {part.name} has a margin. Set model.data.margin_key to a column of numbers, "
+            "or turn it off."
+        )
+
+
+def _within_budget(part: CachedSource, budget_tokens: int) -> tuple[Account, Ints]:
+    account = deepcopy(part.account)
+    total = sum(part.columns[f"{what}_tokens"].astype(np.int64) for what in ("prefix", "chosen", "rejected"))
+    over = np.flatnonzero(total > budget_tokens)
+    for pair in over.tolist():
+        account.drop("budget", part.where(pair), f"{total[pair]} tokens")
+    account.num_kept -= len(over)
+    account.num_longer_chosen -= int(part.columns["is_longer"][over].sum())
+    return account, np.flatnonzero(total <= budget_tokens)
+
+
+def check_overlap(train: PairSet, validation: PairSet, max_fraction: float) -> int:
+    """Count validation pairs of which a side, prompt and response, is also a side of a training pair.
+
+    Returns:
+        Their number.
+
+    Raises:
+        UserError: more than `max_fraction` of the set's pairs.
+    """
+    seen = np.concatenate([s.columns[f"{side}_hash"] for s in train.sources for side in ("chosen", "rejected")])
+    seen.sort()
+    used = np.unique(validation.epoch.pair_E)
+    found = np.zeros(len(used), dtype=bool)
+    for side in ("chosen", "rejected"):
+        hashes = validation.column(f"{side}_hash", used)
+        found |= seen[np.searchsorted(seen, hashes).clip(max=len(seen) - 1)] == hashes
+    count = int(found.sum())
+    if count > max_fraction * len(used):
+        first = "\n  ".join(validation.where(pair) for pair in used[found][:3].tolist())
+        raise UserError(
+            f"validation {validation.name}: {count} of {len(used)} pairs have an answer that is also in the training "
+            f"data. Expected at most model.data.max_bad_fraction={max_fraction:g} of them. Take them out of one of the "
+            f"two, or raise the limit. The first:\n  {first}"
+        )
+    return count

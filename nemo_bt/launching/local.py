@@ -1,0 +1,194 @@
+"""Start the local ranks of a run, as torchrun would, and end them together.
+
+Under torchrun or srun the ranks exist already: `joined` tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, TextIO
+
+from nemo_bt.config.model import Settings
+from nemo_bt.errors import UserError
+from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+_STARTED_HERE = "NEMO_BT_STARTED_HERE"
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def joined() -> bool:
+    """Whether this process is already one rank of a job; a batch script or shell of Slurm is not."""
+    return "RANK" in os.environ or is_srun_task()
+
+
+def started_here() -> bool:
+    """Whether `run_ranks` started this process."""
+    return _STARTED_HERE in os.environ
+
+
+def is_srun_task() -> bool:
+    """Whether srun started this process, and others."""
+    return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
+def current_rank() -> int:
+    """Rank of this process in the whole job; 0 where there is only one."""
+    return int(os.environ.get("RANK", os.environ["SLURM_PROCID"] if is_srun_task() else 0))
+
+
+def check_joined(settings: Settings) -> None:
+    """Check that the job has as many processes as the settings name.
+
+    Raises:
+        UserError: it has more or fewer.
+    """
+    started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    if started != settings.world_size:
+        raise UserError(
+            f"{started} processes were started, trainer.devices={settings.trainer.devices} x trainer.num_nodes="
+            f"{settings.trainer.num_nodes} = {settings.world_size} are configured. Make them equal."
+        )
+
+
+def is_to_start(settings: Settings) -> bool:
+    """Whether this process is to start the ranks, and not to be one; one that is, ends with what started it.
+
+    Raises:
+        UserError: ranks on several nodes are started by a launcher; the job has more or fewer than the settings name.
+    """
+    if not joined() and settings.world_size > 1:
+        if settings.trainer.num_nodes > 1:
+            raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
+        return True
+    if joined():
+        end_with_parent()
+        check_joined(settings)
+    return False
+
+
+def report(error: UserError, stderr: TextIO) -> None:
+    """Show a user's mistake once: through the process that started the ranks, or once a node where that is not ours."""
+    if started_here():
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": f"error: {error}"}))
+    elif int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0:
+        stderr.write(f"error: {error}\n")
+
+
+def end_with(parent_pid: int) -> None:
+    """Have the kernel end this process when its parent is gone.
+
+    Args:
+        parent_pid: that it was started by; if that is gone already, the process ends here.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this rank when the process that started it is gone, however that ended.
+
+    What the rank forks (Megatron's checkpoint writers) ends with the rank in the same way, whoever started it.
+    """
+    forking = [0]
+    os.register_at_fork(before=lambda: forking.__setitem__(0, os.getpid()), after_in_child=lambda: end_with(forking[0]))
+    if started_here():
+        end_with(int(os.environ[_STARTED_HERE]))
+
+
+def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
+    """Run `python -m nemo_bt argv` once per rank and wait for all.
+
+    When a rank fails, the others are ended (SIGTERM, then SIGKILL). SIGINT, SIGTERM and SIGUSR1 ask the ranks to end
+    between two steps; a second one ends them at once.
+
+    Args:
+        argv: arguments of the command line.
+        num_ranks: processes to start on this machine.
+
+    Returns:
+        0, `STOPPED_STATUS`, the exit status of the rank that failed first, or 128 + n after signal n.
+    """
+    from torch.distributed import TCPStore
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, start_processes
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks speak for themselves
+    # The ranks meet at a store that this process holds, on a port that the system chose: nothing to collide with.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    asked: set[int] = set()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if number in asked:
+            raise SignalException("a second one", signal.Signals(number))
+        asked.add(number)
+        name = signal.Signals(number).name
+        print(f"{name}: the run ends after this step; a second {name} ends it at once", file=sys.stderr)
+        for pid in ranks.pids().values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
+
+    with tempfile.TemporaryDirectory(prefix="nemo_bt-") as log_dir:
+        stopped_file = Path(log_dir) / "stopped"
+        shared = _environment(num_ranks, store.port, stopped_file)
+        ranks = start_processes(
+            name="nemo-bt",
+            entrypoint=sys.executable,
+            args=dict.fromkeys(range(num_ranks), ("-u", "-m", "nemo_bt", *argv)),
+            envs={rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)},
+            logs_specs=DefaultLogsSpecs(log_dir=log_dir),
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, ask)
+        try:
+            failures = ranks.wait().failures
+        except SignalException as stopped:
+            print(f"ended by {signal.Signals(stopped.sigval).name}", file=sys.stderr)
+            return 128 + stopped.sigval
+        finally:
+            ranks.close()
+        if not failures:
+            return STOPPED_STATUS if stopped_file.exists() else 0
+    first = min(failures.values(), key=lambda failure: failure.timestamp)
+    return _status_of(first, was_asked=bool(asked))
+
+
+def _status_of(failure: ProcessFailure, was_asked: bool) -> int:
+    """Say what a rank that failed could not say itself, and turn it into an exit status."""
+    if was_asked and failure.exitcode in (STOPPED_STATUS, -signal.SIGUSR1):
+        print("stopped before training", file=sys.stderr)
+        return STOPPED_STATUS
+    if failure.exitcode == 2:
+        print(failure.message, file=sys.stderr)
+    elif failure.exitcode < 0:
+        print(f"rank {failure.local_rank} was ended by {failure.signal_name()}", file=sys.stderr)
+    return failure.exitcode if failure.exitcode > 0 else 1
+
+
+def _environment(num_ranks: int, port: int, stopped_file: Path) -> dict[str, str]:
+    """Variables that all local ranks have alike."""
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks)))
+    return {
+        "WORLD_SIZE": str(num_ranks),
+        "LOCAL_WORLD_SIZE": str(num_ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "nemo_bt",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "OMP_NUM_THREADS": threads,
+        STOPPED_FILE: str(stopped_file),
+        _STARTED_HERE: str(os.getpid()),
+    }

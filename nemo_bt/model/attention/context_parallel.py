@@ -1,0 +1,69 @@
+"""A stream over context-parallel ranks: who holds which rows, and what they send each other.
+
+Shape suffixes: T = tokens in the stream, t = T / CP of them on this rank, G = key/value heads on this rank, D = head
+size, C = continuations, c = those whose scored token this rank holds.
+"""
+
+from __future__ import annotations
+
+import torch
+from megatron.core import parallel_state, tensor_parallel
+from torch import Tensor
+
+from nemo_bt.batching.context_shards import CHUNKS_PER_RANK, HeldRows, chunks_of, held_rows
+from nemo_bt.batching.stream import to_device
+from nemo_bt.model.attention.segments import scored_here
+
+
+def held_here(num_held: int) -> HeldRows:
+    """What this rank holds.
+
+    Args:
+        num_held: number of rows, t.
+    """
+    num_ranks = parallel_state.get_context_parallel_world_size()
+    return held_rows(num_held * num_ranks, num_ranks, parallel_state.get_context_parallel_rank())
+
+
+def own_rows(x_1T: Tensor) -> Tensor:
+    """This rank's part of [1, T], [1, t]."""
+    num_ranks = parallel_state.get_context_parallel_world_size()
+    if num_ranks == 1:
+        return x_1T
+    return torch.cat([x_1T[:, run.start : run.stop] for run in held_here(x_1T.shape[1] // num_ranks).runs], dim=1)
+
+
+def keys_and_values_of_all(key_tGD: Tensor, value_tGD: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of the whole stream, [T, G, D] each: one all-gather; its backward adds up what ranks return."""
+    num_ranks = parallel_state.get_context_parallel_world_size()
+    if num_ranks == 1:
+        return key_tGD, value_tGD
+    both_tG2D = torch.cat([key_tGD, value_tGD], dim=-1)
+    gathered_TG2D = tensor_parallel.gather_from_sequence_parallel_region(
+        both_tG2D, group=parallel_state.get_context_parallel_group()
+    )
+    chunks = gathered_TG2D.split(len(both_tG2D) // CHUNKS_PER_RANK)
+    numbers = [number for rank in range(num_ranks) for number in chunks_of(num_ranks, rank)]
+    in_order = sorted(range(len(chunks)), key=numbers.__getitem__)
+    key_TGD, value_TGD = torch.cat([chunks[position] for position in in_order]).chunk(2, dim=-1)
+    return key_TGD, value_TGD
+
+
+def rewards_of_all(reward_c: Tensor, segments_C5: Tensor, held: HeldRows) -> Tensor:
+    """Rewards of all continuations on every context-parallel rank, [C]: a sum over ranks.
+
+    Its backward hands each rank the gradients of its own: the loss is the same everywhere and counts once.
+
+    Args:
+        reward_c: of those whose scored token this rank holds, and filling.
+        segments_C5: of the stream.
+        held: rows of this rank.
+    """
+    numbers, _ = scored_here(segments_C5, held)
+    if parallel_state.get_context_parallel_world_size() == 1:
+        return reward_c[: len(numbers)]
+    index = to_device(torch.tensor(numbers, dtype=torch.int64), reward_c.device)
+    reward_C = reward_c.new_zeros(len(segments_C5)).index_copy(0, index, reward_c[: len(numbers)])
+    return tensor_parallel.reduce_from_tensor_model_parallel_region(
+        reward_C, group=parallel_state.get_context_parallel_group()
+    )

@@ -1,0 +1,66 @@
+"""metrics.jsonl: one object a logged step, on rank 0, and the same values to the trackers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_bt.observability.events import read_lines
+from nemo_bt.observability.trackers import log_margins
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+    from lightning.pytorch.loggers import Logger
+
+FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """The file of one run, in its log directory, and its trackers."""
+
+    def __init__(self, log_dir: Path, loggers: Sequence[Logger] = ()) -> None:
+        self.file, self.loggers = log_dir / FILE, loggers
+
+    def drop_after(self, step: int, is_validated: bool) -> None:
+        """Remove what an interrupted run logged beyond the checkpoint that it goes on from, and a half-written line.
+
+        Args:
+            step: of the checkpoint.
+            is_validated: whether the checkpoint knows of a validation at that step; else it will be made again.
+        """
+        if not self.file.exists():
+            return
+        kept = []
+        for record in read_lines(self.file):
+            is_validation = any(key.startswith("val/") for key in record)
+            if record["step"] < step or (record["step"] == step and (is_validated or not is_validation)):
+                kept.append(json.dumps(record) + "\n")
+        shorter = self.file.with_suffix(".tmp")
+        shorter.write_text("".join(kept))
+        shorter.replace(self.file)
+
+    def write(
+        self, trainer: pl.Trainer, step: int, values: dict[str, Any], margins: Mapping[str, Sequence[int]]
+    ) -> None:
+        """Append one object; loggers get it without the values that nobody computed, and histograms of margins.
+
+        Args:
+            trainer: of the run.
+            step: optimizer steps behind it.
+            values: of the object.
+            margins: counts of `nemo_bt.metrics.margin_counts`, by name.
+        """
+        if trainer.is_global_zero:
+            with self.file.open("a") as file:
+                file.write(json.dumps({"step": step} | values) + "\n")
+            for logger in self.loggers:
+                logger.log_metrics({key: value for key, value in values.items() if value is not None}, step)
+            for name, counts in margins.items():
+                log_margins(self.loggers, name, counts, step)
+
+    def close(self, status: str) -> None:
+        """Let the trackers finish what they have; success or failed."""
+        for logger in self.loggers:
+            logger.finalize(status)

@@ -1,0 +1,184 @@
+"""W&B, TensorBoard and SwanLab, through Lightning's loggers: which ones a run has, and what they get beside numbers.
+
+A run that goes on is the same run there: its id stands in <log dir>/trackers.json.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import string
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_bt.config.run import ExpManagerSettings
+from nemo_bt.errors import UserError
+from nemo_bt.launching import local as launch
+from nemo_bt.metrics import MARGIN_LIMITS
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+FILE = "trackers.json"
+_WIDER = 1.3
+"""The open bins are drawn as if they ended at so many times the outermost limit."""
+
+
+def build_loggers(settings: ExpManagerSettings, start_step: int | None, continues: bool) -> list[Logger]:
+    """The loggers that are configured, writing below the log directory; none but on the first rank.
+
+    Args:
+        settings: name them.
+        start_step: what TensorBoard has beyond it, of a start that was interrupted, is hidden; None leaves all.
+        continues: the run of an earlier start, where there was one.
+    """
+    if launch.current_rank() != 0:
+        return []
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+    folder, loggers = settings.explicit_log_dir, list[Any]()
+    if settings.create_tensorboard_logger:
+        options: dict[str, Any] = {"default_hp_metric": False}
+        if start_step is not None:
+            options["purge_step"] = start_step + 1 if start_step else 0
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", **options))
+    has_runs = settings.create_wandb_logger or settings.create_swanlab_logger
+    same_run = {"id": run_id(Path(folder), continues), "resume": "allow"} if has_runs else {}
+    if settings.create_wandb_logger:
+        loggers.append(
+            WandbLogger(save_dir=folder, **({"name": settings.name, **same_run} | settings.wandb_logger_kwargs))
+        )
+    if settings.create_swanlab_logger:
+        from swanlab.integration.pytorch_lightning import SwanLabLogger
+
+        named = {"experiment_name": settings.name, "logdir": str(Path(folder) / "swanlab"), **same_run}
+        loggers.append(SwanLabLogger(save_dir=folder, **(named | settings.swanlab_logger_kwargs)))
+    return loggers
+
+
+def tell_start(loggers: Sequence[Logger], facts: dict[str, Any]) -> None:
+    """Open the trackers' runs, with settings and what else is known.
+
+    Raises:
+        UserError: one wants a login, or does not answer.
+    """
+    for logger in loggers:
+        with _naming_refusals(logger):
+            logger.log_hyperparams(facts)
+
+
+@contextmanager
+def _naming_refusals(logger: Logger) -> Iterator[None]:
+    try:
+        yield
+    except _refusals() as error:
+        is_swanlab = type(logger).__name__ == "SwanLabLogger"
+        what = "swanlab" if is_swanlab else "wandb"
+        offline = "+exp_manager.swanlab_logger_kwargs.mode=offline" if is_swanlab else "WANDB_MODE=offline"
+        raise UserError(
+            f"exp_manager.create_{what}_logger=true: {error} Log in with `{what} login`, or stay offline: {offline}."
+        ) from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What the trackers' own code raises."""
+    import wandb
+
+    of_swanlab = sys.modules.get("swanlab.error")  # where it is used
+    return (wandb.Error, of_swanlab.KeyFileError, of_swanlab.ApiError) if of_swanlab else (wandb.Error,)
+
+
+def run_id(log_dir: Path, continues: bool) -> str:
+    """Of the run in the trackers: 21 letters and digits, as SwanLab wants them."""
+    file = log_dir / FILE
+    if continues and file.exists():
+        found: str = json.loads(file.read_text())["id"]
+        return found
+    drawn = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=21))
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text(json.dumps({"id": drawn}) + "\n")
+    unfinished.replace(file)
+    return drawn
+
+
+def log_margins(loggers: Sequence[Logger], name: str, counts: Sequence[int], step: int) -> None:
+    """A histogram.
+
+    Args:
+        loggers: of the run.
+        name: of the histogram.
+        counts: of `nemo_bt.metrics.margin_counts`.
+        step: optimizer steps behind it.
+    """
+    for logger in loggers:
+        _HISTOGRAM[type(logger).__name__](logger, name, counts, step)
+
+
+def log_pictures(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int) -> None:
+    """PNG files by name; errors as of `tell_start`."""
+    for logger in loggers:
+        with _naming_refusals(logger):
+            for name, file in pictures.items():
+                _PICTURE[type(logger).__name__](logger, name, file, step)
+
+
+def _limits() -> list[float]:
+    return [_WIDER * MARGIN_LIMITS[0], *MARGIN_LIMITS, _WIDER * MARGIN_LIMITS[-1]]
+
+
+def _tensorboard_histogram(logger: Any, name: str, counts: Sequence[int], step: int) -> None:
+    limits = _limits()
+    middles = [(low + high) / 2 for low, high in itertools.pairwise(limits)]
+    logger.experiment.add_histogram_raw(
+        name,
+        min=limits[0],
+        max=limits[-1],
+        num=sum(counts),
+        sum=sum(n * middle for n, middle in zip(counts, middles, strict=True)),
+        sum_squares=sum(n * middle**2 for n, middle in zip(counts, middles, strict=True)),
+        bucket_limits=limits[1:],
+        bucket_counts=list(counts),
+        global_step=step,
+    )
+
+
+def _wandb_histogram(logger: Any, name: str, counts: Sequence[int], step: int) -> None:
+    import numpy as np
+    import wandb
+
+    logger.log_metrics({name: wandb.Histogram(np_histogram=(np.array(counts), np.array(_limits())))}, step)
+
+
+def _swanlab_histogram(logger: Any, name: str, counts: Sequence[int], step: int) -> None:
+    import swanlab
+
+    bars = swanlab.echarts.Bar()
+    bars.add_xaxis([f"{limit:.3g}" for limit in _limits()[1:]])
+    bars.add_yaxis("pairs, by the upper limit of the margin", list(counts))
+    logger.log_metrics({name: bars}, step)
+
+
+def _tensorboard_picture(logger: Any, name: str, file: Path, step: int) -> None:
+    from matplotlib.image import imread
+
+    logger.experiment.add_image(name, imread(file), step, dataformats="HWC")
+
+
+def _picture(logger: Any, name: str, file: Path, step: int) -> None:
+    logger.log_image(name, [str(file)], step)
+
+
+_HISTOGRAM: dict[str, Callable[[Any, str, Sequence[int], int], None]] = {
+    "TensorBoardLogger": _tensorboard_histogram,
+    "WandbLogger": _wandb_histogram,
+    "SwanLabLogger": _swanlab_histogram,
+}
+_PICTURE: dict[str, Callable[[Any, str, Path, int], None]] = {
+    "TensorBoardLogger": _tensorboard_picture,
+    "WandbLogger": _picture,
+    "SwanLabLogger": _picture,
+}

@@ -1,1 +1,0 @@
-"""What a layout needs and sends, counted without building it."""

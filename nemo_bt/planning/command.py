@@ -1,0 +1,69 @@
+"""nemo-bt plan: settings -> the search, shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nemo_bt.config.load import load_settings_of
+from nemo_bt.data.inspect import open_sets
+from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.planning.checks import check_plan
+from nemo_bt.planning.report import as_json, show
+from nemo_bt.planning.search import search
+from nemo_bt.planning.settings import PlanRun
+from nemo_bt.planning.shape import model_shape
+from nemo_bt.planning.streams import Pairs, drawn_pairs, pairs_of_set
+from nemo_bt.pretrained.architecture import megatron_fields
+from nemo_bt.pretrained.resolve import HUB_FILES_BESIDE_WEIGHTS, Origin, find_origin
+from nemo_bt.training.checks import check_data, hf_config_of
+
+
+def plan_run(
+    config_name: str,
+    overrides: Sequence[str],
+    config_dir: str | None,
+    num_rows: int,
+    wants_json: bool,
+    terminal: Terminal,
+) -> None:
+    """Try every layout of a configuration and show what comes out.
+
+    Args:
+        config_name: a file of `conf/` or of `config_dir`, without .yaml.
+        overrides: `key=value`.
+        config_dir: a folder of your own.
+        num_rows: layouts of each table.
+        wants_json: JSON in the place of tables.
+        terminal: to print on.
+
+    Raises:
+        UserError: settings that cannot be; no such model or data.
+    """
+    run = load_settings_of(PlanRun, config_name, overrides, config_dir)
+    if num_rows < 1:
+        raise UserError(f"--rows: expected 1 or more, got {num_rows}.")
+    check_plan(run)
+    given = run.model.restore_from_path
+    origin = find_origin(given, hub_files=HUB_FILES_BESIDE_WEIGHTS) if given else None
+    hf_config = hf_config_of(run, origin, num_tokens=1)
+    sizes = megatron_fields(hf_config, run.model.encoder_seq_length)
+    pairs = _pairs(run, origin, Terminal(None) if wants_json else terminal)
+    results = search(run, model_shape(hf_config), sizes, pairs)
+    if wants_json:
+        terminal.line(as_json(run, results))
+    else:
+        show(run, results, num_rows, terminal)
+
+
+def _pairs(run: PlanRun, origin: Origin | None, terminal: Terminal) -> Pairs:
+    """Of the data, where there is some, without its validation sets."""
+    model = run.model
+    if not model.data.train:
+        return drawn_pairs(run.plan.lengths, run)
+    check_data(model.data)
+    folder = model.tokenizer.type or (str(origin.tokenizer) if origin else None)
+    model = replace(model, data=replace(model.data, validation={}), tokenizer=replace(model.tokenizer, type=folder))
+    sets, _ = open_sets(replace(run, model=model), terminal)
+    return pairs_of_set(sets["train"], run)

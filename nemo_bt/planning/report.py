@@ -1,0 +1,162 @@
+"""What nemo-bt plan shows: a table of layouts that fit, the fastest first, and why the others do not; or JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nemo_bt.config.model import ModelSettings
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.planning.search import GIB, LAYOUT, Planned, Rejected
+from nemo_bt.planning.settings import PlanRun
+
+_COLUMNS = (
+    "layout",
+    "step s",
+    "tokens/s",
+    "hours",
+    "GPU-hours",
+    "bubble",
+    "weights",
+    "grads",
+    "optim",
+    "activations",
+    "p50",
+    "p99",
+    "buffers",
+    "GiB",
+    "sent GB",
+)
+
+
+def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, terminal: Terminal) -> None:
+    """Print the tables.
+
+    Args:
+        run: settings.
+        results: of the search.
+        num_rows: layouts of each table.
+        terminal: to print on.
+    """
+    fits, rejected = sorted_by_time(results), [one for one in results if isinstance(one, Rejected)]
+    room = (run.cluster.memory_bytes - run.cluster.reserved_bytes) / GIB
+    facts = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in _facts(run).items()}
+    terminal.facts(list(facts.items()))
+    terminal.line(
+        f"Memory in GiB of the fullest rank, of {room:.1f}, with streams of {run.model.data.tokens_per_micro_batch:,} "
+        "tokens; p50, p99: activations at those percentiles of the lengths of streams. Sent: by the busiest rank."
+    )
+    terminal.table(_COLUMNS, [_row(one) for one in fits[:num_rows]])
+    if not fits:
+        terminal.line("No layout fits.")
+    too_big = sorted((one for one in rejected if one.needed_bytes), key=lambda one: one.needed_bytes or 0)
+    reasons: dict[str, list[str]] = {}
+    for one in rejected:
+        if not one.needed_bytes:
+            reasons.setdefault(one.reason, []).append(name(one.model))
+    impossible = len(rejected) - len(too_big)
+    terminal.line(
+        f"{len(fits)} layouts fit, {len(too_big)} are too big, {impossible} cannot be; --json has them all. The "
+        "nearest of those too big, and the commonest reasons of the others:"
+    )
+    for one in too_big[:num_rows]:
+        terminal.line(f"  {name(one.model)}: {one.reason}")
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1]))[:num_rows]:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        terminal.line(f"  {names[0]}{more}: {reason}")
+    if fits:
+        terminal.line("\nThe fastest, beside the model and the data:\n" + " ".join(overrides(run, fits[0].model)))
+
+
+def as_json(run: PlanRun, results: Sequence[Planned | Rejected]) -> str:
+    """Everything: layouts that fit by time, then those that do not."""
+    fits = [
+        {
+            "layout": _layout(one.model),
+            "data_parallel_size": one.data_parallel_size,
+            "streams_per_step": one.streams,
+            "memory_bytes": asdict(one.memory) | {"total": one.memory.total},
+            "activations_bytes_at_percentile": one.activations_at,
+            "time_s": asdict(one.time) | {"total": one.time.total},
+            "sent_bytes": one.sent,
+            "tokens_per_s": one.tokens_per_s,
+            "hours_per_epoch": one.hours,
+            "device_hours_per_epoch": one.hours * one.world_size,
+        }
+        for one in sorted_by_time(results)
+    ]
+    rejected = [
+        {"layout": _layout(one.model), "reason": one.reason, "needed_bytes": one.needed_bytes}
+        for one in results
+        if isinstance(one, Rejected)
+    ]
+    whole = {"settings": _facts(run), "cluster": asdict(run.cluster), "world_size": run.world_size}
+    return json.dumps(whole | {"fits": fits, "rejected": rejected}, allow_nan=False)
+
+
+def sorted_by_time(results: Sequence[Planned | Rejected]) -> list[Planned]:
+    """Those that fit, the fastest first."""
+    return sorted((one for one in results if isinstance(one, Planned)), key=lambda one: one.time.total)
+
+
+def name(model: ModelSettings) -> str:
+    """TP8 PP4 VPP2 CP1, without what is 1."""
+    parts = {
+        "TP": model.tensor_model_parallel_size,
+        "PP": model.pipeline_model_parallel_size,
+        "VPP": model.virtual_pipeline_model_parallel_size or 1,
+        "CP": model.context_parallel_size,
+        "EP": model.expert_model_parallel_size,
+    }
+    given = [f"{part}{size}" for part, size in parts.items() if size > 1] or ["1 rank a replica"]
+    number = model.activations_checkpoint_num_layers
+    return " ".join(given + ([f"recompute {number}"] if number else []))
+
+
+def overrides(run: PlanRun, model: ModelSettings) -> list[str]:
+    """For nemo-bt train: the layout, and what plan.yaml has otherwise than train.yaml."""
+    values = {f"model.{key}": value for key, value in _layout(model).items()}
+    values |= {
+        "model.optim.name": model.optim.name,
+        "trainer.precision": run.trainer.precision,
+        "trainer.devices": run.trainer.devices,
+        "trainer.num_nodes": run.trainer.num_nodes,
+    }
+    return [f"{key}={'null' if value is None else str(value).lower()}" for key, value in values.items()]
+
+
+def _facts(run: PlanRun) -> dict[str, str | int]:
+    """What a plan is about."""
+    model, lengths = run.model, run.plan.lengths
+    drawn = f"{lengths.num_pairs:,}, drawn from plan.lengths: {lengths.prefix_tokens}, {lengths.response_tokens}"
+    return {
+        "devices": f"{run.world_size} x {run.cluster.name} ({run.cluster.origin})",
+        "model": model.restore_from_path or f"{model.num_layers} layers of width {model.hidden_size}",
+        "pairs of an epoch": ", ".join(source.name for source in model.data.train) if model.data.train else drawn,
+        "pairs a step": model.global_batch_size,
+        "tokens of a stream at most": model.data.tokens_per_micro_batch,
+        "precision": run.trainer.precision,
+        "optimizer": model.optim.name,
+    }
+
+
+def _layout(model: ModelSettings) -> dict[str, Any]:
+    return {key: getattr(model, key) for key in LAYOUT}
+
+
+def _row(one: Planned) -> list[str]:
+    memory = one.memory
+    parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations)
+    at = (one.activations_at[50], one.activations_at[99], memory.buffers, memory.total)
+    return [
+        f"{name(one.model)} DP{one.data_parallel_size}",
+        f"{one.time.total:.2f}",
+        f"{one.tokens_per_s:,.0f}",
+        f"{one.hours:.2f}",
+        f"{one.hours * one.world_size:,.0f}",
+        f"{one.time.bubble / one.time.total:.0%}",
+        *(f"{size / GIB:.1f}" for size in (*parts, *at)),
+        f"{sum(one.sent.values()) / 1e9:.1f}",
+    ]

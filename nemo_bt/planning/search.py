@@ -1,0 +1,234 @@
+"""Every layout of a search, with its memory and time, or why it cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from nemo_bt.config.model import ModelSettings
+from nemo_bt.config.parallelism import check_layout
+from nemo_bt.errors import UserError
+from nemo_bt.planning.activations import StreamRows
+from nemo_bt.planning.memory import RankMemory, activations_peak, rank_memory
+from nemo_bt.planning.parameters import rank_parameters
+from nemo_bt.planning.settings import PlanRun
+from nemo_bt.planning.shape import ModelShape
+from nemo_bt.planning.streams import Pairs, Step, StreamLoad, mean_load, slowest_rank, steps_of
+from nemo_bt.planning.time import StepTime, step_time
+from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
+from nemo_bt.training.steps.plan import stream_rules
+
+GIB = 2**30
+PERCENTILES = (50, 90, 99)
+LAYOUT = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "virtual_pipeline_model_parallel_size",
+    "context_parallel_size",
+    "expert_model_parallel_size",
+    "sequence_parallel",
+    "activations_checkpoint_granularity",
+    "activations_checkpoint_method",
+    "activations_checkpoint_num_layers",
+)
+"""Keys of `model` that a search decides."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A layout that fits.
+
+    Args:
+        model: settings with the layout.
+        data_parallel_size: replicas.
+        memory: of the fullest rank, with streams as long as they can be.
+        activations_at: bytes of that rank's activations at percentiles of the lengths of streams.
+        time: of an average step.
+        sent: bytes that the busiest rank sends in an average step, by operation and group.
+        streams: of an average step on a data-parallel rank.
+        tokens_per_step: real ones.
+        pairs_per_epoch: of the data.
+        world_size: devices.
+    """
+
+    model: ModelSettings
+    data_parallel_size: int
+    memory: RankMemory
+    activations_at: dict[int, int]
+    time: StepTime
+    sent: dict[str, float]
+    streams: float
+    tokens_per_step: float
+    pairs_per_epoch: int
+    world_size: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of the whole job."""
+        return self.tokens_per_step / self.time.total
+
+    @property
+    def hours(self) -> float:
+        """Of an epoch."""
+        return self.pairs_per_epoch / self.model.global_batch_size * self.time.total / 3600
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A layout that cannot be used.
+
+    Args:
+        model: settings with the layout.
+        reason: the equation that fails, or what does not fit.
+        needed_bytes: on the fullest rank, of a layout that is only too big.
+    """
+
+    model: ModelSettings
+    reason: str
+    needed_bytes: int | None = None
+
+
+def search(run: PlanRun, shape: ModelShape, sizes: dict[str, Any], pairs: Pairs) -> list[Planned | Rejected]:
+    """Try every layout.
+
+    Args:
+        run: settings.
+        shape: of the model.
+        sizes: of the model, from `nemo_bt.pretrained.architecture.megatron_fields`.
+        pairs: of the data.
+    """
+    has_experts = bool(shape.num_experts)
+    seen: dict[tuple[int, ...], list[Step]] = {}
+    return [_tried(replace(run, model=model), shape, sizes, pairs, seen) for model in layouts(run, has_experts)]
+
+
+def layouts(run: PlanRun, has_experts: bool) -> Iterator[ModelSettings]:
+    """All combinations of what is to be tried.
+
+    Sequence parallelism comes with tensor parallelism. Without a pipeline nothing is interleaved, and without experts
+    none are shared out: such combinations are no layouts.
+    """
+    plan = run.plan
+    for tp, pp, vpp, cp, ep, number in product(
+        plan.tensor_model_parallel_size,
+        plan.pipeline_model_parallel_size,
+        plan.virtual_pipeline_model_parallel_size,
+        plan.context_parallel_size,
+        plan.expert_model_parallel_size,
+        plan.recompute_layers,
+    ):
+        if (pp == 1 and vpp is not None) or (ep > 1 and not has_experts):
+            continue
+        yield replace(
+            run.model,
+            tensor_model_parallel_size=tp,
+            pipeline_model_parallel_size=pp,
+            virtual_pipeline_model_parallel_size=vpp,
+            context_parallel_size=cp,
+            expert_model_parallel_size=ep,
+            sequence_parallel=tp > 1,
+            activations_checkpoint_granularity="full" if number else None,
+            activations_checkpoint_method="uniform" if number else None,
+            activations_checkpoint_num_layers=number or None,
+        )
+
+
+def _tried(
+    run: PlanRun, shape: ModelShape, sizes: dict[str, Any], pairs: Pairs, seen: dict[tuple[int, ...], list[Step]]
+) -> Planned | Rejected:
+    model = run.model
+    try:
+        check_layout(run, sizes)
+    except UserError as error:
+        return Rejected(model, str(error))
+    key = (run.data_parallel_size, *stream_rules(model))
+    if key not in seen:
+        seen[key] = steps_of(run, pairs, run.plan.num_steps, shape.hidden_size)
+    steps = seen[key]
+    loads = [load for step in steps for streams in step for load in streams]
+    num_streams = max(len(streams) for step in steps for streams in step)
+    stages = sorted({0, min(1, model.pipeline_model_parallel_size - 1), model.pipeline_model_parallel_size - 1})
+    room = run.cluster.memory_bytes - run.cluster.reserved_bytes
+    longest = max(load.rows.tokens for load in loads)
+    full, found = (
+        _fullest(run, shape, stages, scaled(loads, tokens, model), num_streams)
+        for tokens in (model.data.tokens_per_micro_batch, longest)
+    )
+    if full.total > room:
+        return Rejected(model, _too_much(full, room) + _would_fit(found, longest, room, len(steps)), full.total)
+    at = {
+        percentile: activations_peak(run, shape, full.stage, scaled(loads, tokens, model), num_streams)
+        for percentile, tokens in zip(PERCENTILES, _percentiles(loads), strict=True)
+    }
+    parameters = {stage: rank_parameters(shape, model, stage) for stage in stages}
+    return Planned(
+        model=model,
+        data_parallel_size=run.data_parallel_size,
+        memory=full,
+        activations_at=at,
+        time=step_time(run, shape, run.cluster, parameters, steps),
+        sent=max((_sent(run, shape, stage, parameters[stage], steps) for stage in stages), key=_total),
+        streams=sum(len(step[0]) for step in steps) / len(steps),
+        tokens_per_step=sum(load.num_tokens for load in loads) / len(steps),
+        pairs_per_epoch=pairs.num_pairs,
+        world_size=run.world_size,
+    )
+
+
+def scaled(loads: Sequence[StreamLoad], tokens: int, model: ModelSettings) -> StreamRows:
+    """A stream of so many tokens, made as the densest of `loads`, and filled up so that ranks share it."""
+    multiple = stream_rules(model)[1]
+    continuations, copied = (
+        -(-tokens * max(getattr(load.rows, name) / load.rows.tokens for load in loads) // 1)
+        for name in ("continuations", "copied")
+    )
+    scored = -(-int(continuations) // model.context_parallel_size)
+    return StreamRows(-(-tokens // multiple) * multiple, int(continuations), scored, int(copied))
+
+
+def _fullest(run: PlanRun, shape: ModelShape, stages: list[int], rows: StreamRows, num_streams: int) -> RankMemory:
+    return max((rank_memory(run, shape, stage, rows, num_streams) for stage in stages), key=lambda rank: rank.total)
+
+
+def _percentiles(loads: Sequence[StreamLoad]) -> list[int]:
+    return [int(value) for value in np.percentile([load.rows.tokens for load in loads], PERCENTILES)]
+
+
+def _total(kinds: dict[str, float]) -> float:
+    return sum(kinds.values())
+
+
+def _sent(run: PlanRun, shape: ModelShape, stage: int, parameters: Any, steps: Sequence[Step]) -> dict[str, float]:
+    """Bytes of an average step, of the data-parallel rank that has most to do."""
+    sizes = group_sizes(run)
+    at_the_end = step_traffic(run, shape, parameters, stage, [])
+    kinds: dict[str, float] = {}
+    for step in steps:
+        streams = slowest_rank(step, shape.hidden_size)
+        of_a_stream = step_traffic(run, shape, parameters, stage, [mean_load(streams).rows]) - at_the_end
+        for traffic, times in ((of_a_stream, len(streams)), (at_the_end, 1)):
+            for sent, count in traffic.items():
+                kind = f"{sent.operation} {sent.group}"
+                size = times * count * bytes_sent(sent, sizes[sent.group]) / len(steps)
+                kinds[kind] = kinds.get(kind, 0.0) + size
+    return {kind: size for kind, size in kinds.items() if size}
+
+
+def _too_much(memory: RankMemory, room: float) -> str:
+    names = ("weights", "gradients", "optimizer", "activations", "buffers")
+    parts = ", ".join(f"{name} {getattr(memory, name) / GIB:.1f}" for name in names)
+    return f"a rank of stage {memory.stage} needs {memory.total / GIB:.1f} GiB of {room / GIB:.1f}: {parts}."
+
+
+def _would_fit(memory: RankMemory, longest: int, room: float, num_steps: int) -> str:
+    """What a user can do about streams that are longer than the data ever makes them."""
+    if memory.total > room:
+        return ""
+    return (
+        f" The longest stream of {num_steps} steps has {longest} tokens and would fit: set model.data."
+        "tokens_per_micro_batch near it."
+    )

@@ -1,0 +1,151 @@
+"""Messages of one stream on its way through a rank: a class of a few plain functions that share its sizes.
+
+A recomputed layer sends in its second forward pass what it sent in its first. Source: megatron-core 0.15.3,
+tensor_parallel/{layers,mappings}.py and transformer/moe/token_dispatcher.py; nemo_bt.model.{attention,
+context_parallel,balance,reward_gpt}.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import NamedTuple
+
+from nemo_bt.config.model import Settings
+from nemo_bt.config.parallelism import stage_layers
+from nemo_bt.planning.activations import StreamRows, hands_on_all, sequence_ranks
+from nemo_bt.planning.shape import ModelShape
+from nemo_bt.planning.state import activation_bytes
+
+_FP32_BYTES, _INDEX_BYTES = 4, 8
+
+
+class Sent(NamedTuple):
+    """A kind of message.
+
+    Args:
+        operation: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send or receive.
+        group: ranks that take part, by Megatron's name of what they share.
+        size: bytes of the whole tensor: what all ranks have after an all_gather, or before a reduce_scatter.
+    """
+
+    operation: str
+    group: str
+    size: int
+
+
+class StreamTraffic:
+    """Messages of one stream."""
+
+    def __init__(self, settings: Settings, shape: ModelShape, rows: StreamRows) -> None:
+        self.settings, self.model, self.shape, self.rows = settings, settings.model, shape, rows
+        self.dtype_bytes = activation_bytes(settings)
+        self.hidden_bytes = self.dtype_bytes * shape.hidden_size
+
+    def of_part(self, pipeline_rank: int, part: int) -> list[Sent]:
+        """Forward and backward pass of a part of a pipeline rank."""
+        model, shape = self.model, self.shape
+        stages, parts = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size or 1
+        is_first = pipeline_rank == part == 0
+        is_last = pipeline_rank == stages - 1 and part == parts - 1
+        held = self.rows.held(model)
+        between = self.hidden_bytes * held // sequence_ranks(model)
+        sent = [Sent(way, "pp", between) for way in ("send", "receive") for is_end in (is_first, is_last) if not is_end]
+        if is_first:
+            sent += [*chain(*self._row_parallel(held))]
+        num_layers = stage_layers(model, shape.num_layers)[pipeline_rank] // parts
+        for number in range(num_layers):
+            hands_on_scored = is_last and number == num_layers - 1 and not hands_on_all(shape, model)
+            sent += self._layer(number, hands_on_scored)
+        if is_last:
+            sent += self._head()
+        return sent
+
+    def _layer(self, number: int, is_last: bool) -> list[Sent]:
+        model = self.model
+        granularity, method = model.activations_checkpoint_granularity, model.activations_checkpoint_method
+        again = granularity == "full" and (
+            method == "uniform" or number < (model.activations_checkpoint_num_layers or 0)
+        )
+        held = self.rows.held(model)
+        after = self.rows.handed_on(model) if is_last else held
+        keys, keys_back = self._keys_and_values()
+        forward, backward = self._column_parallel(held)
+        out, out_back = self._row_parallel(after)
+        mlp, mlp_back = self._experts(after) if self.shape.num_experts else self._mlp(after)
+        scored, scored_back = self._scored_rows() if is_last else ([], [])
+        forward = [*forward, *keys, *out, *scored, *mlp]
+        backward = [*backward, *keys_back, *out_back, *scored_back, *mlp_back]
+        if granularity == "selective":
+            forward += keys
+        balance = self._balance()
+        return forward * (2 if again else 1) + backward + balance
+
+    def _column_parallel(self, rows: int) -> tuple[list[Sent], list[Sent]]:
+        """A linear layer whose output is split: its input comes from all, and its gradient goes back to all."""
+        size = self.hidden_bytes * rows
+        if self.model.tensor_model_parallel_size == 1:
+            return [], []
+        if not self.model.sequence_parallel:
+            return [], [Sent("all_reduce", "tp", size)]
+        gather, scatter = Sent("all_gather", "tp", size), Sent("reduce_scatter", "tp", size)
+        return [gather], [gather, scatter]  # the input is gathered again for the gradient of the weight
+
+    def _row_parallel(self, rows: int) -> tuple[list[Sent], list[Sent]]:
+        """A linear layer whose input is split, or the embedding: outputs are added up."""
+        size = self.hidden_bytes * rows
+        if self.model.tensor_model_parallel_size == 1:
+            return [], []
+        if not self.model.sequence_parallel:
+            return [Sent("all_reduce", "tp", size)], []
+        return [Sent("reduce_scatter", "tp", size)], [Sent("all_gather", "tp", size)]
+
+    def _mlp(self, rows: int) -> tuple[list[Sent], list[Sent]]:
+        (into, into_back), (out, out_back) = self._column_parallel(rows), self._row_parallel(rows)
+        return into + out, into_back + out_back
+
+    def _experts(self, rows: int) -> tuple[list[Sent], list[Sent]]:
+        """Tokens go to the ranks of their experts and back; so do their gradients."""
+        model, shape = self.model, self.shape
+        tp, ep = model.tensor_model_parallel_size, model.expert_model_parallel_size
+        if tp == ep == 1:
+            return [], []
+        chosen = rows // sequence_ranks(model) * shape.topk
+        tokens, weights = chosen * self.hidden_bytes, chosen * _FP32_BYTES
+        counts = [Sent("all_gather", "tp_ep", tp * ep * shape.num_experts * _INDEX_BYTES)]
+        exchange = [Sent("all_to_all", "ep", size) for size in (tokens, weights, tokens)] if ep > 1 else []
+        gather = [Sent("all_gather", "tp", tp * size) for size in (tokens, weights)] if tp > 1 else []
+        scatter = [Sent("reduce_scatter", "tp", tp * size) for size in (tokens, weights)] if tp > 1 else []
+        return (
+            counts + exchange + gather + scatter[:1],
+            exchange + scatter + gather[:1],
+        )
+
+    def _balance(self) -> list[Sent]:
+        """Choices of each sequence, counted once: a first pass whose layers are recomputed does not."""
+        if not (self.shape.num_experts and self.model.moe_aux_loss_coeff):
+            return []
+        return [Sent("all_reduce", "tp_cp", self.rows.continuations * self.shape.num_experts * _FP32_BYTES)]
+
+    def _keys_and_values(self) -> tuple[list[Sent], list[Sent]]:
+        model = self.model
+        if model.context_parallel_size == 1:
+            return [], []
+        keys = 2 * self.rows.tokens * self.shape.key_size // model.tensor_model_parallel_size
+        size = self.dtype_bytes * keys
+        return [Sent("all_gather", "cp", size)], [Sent("reduce_scatter", "cp", size)]
+
+    def _scored_rows(self) -> tuple[list[Sent], list[Sent]]:
+        """Each rank's share of the rows that are handed on, wherever they were."""
+        if not self.model.sequence_parallel:
+            return [], []
+        size = self.hidden_bytes * self.rows.handed_on(self.model)
+        return [Sent("reduce_scatter", "tp", size)], [Sent("all_gather", "tp", size)]
+
+    def _head(self) -> list[Sent]:
+        """Rewards, added up over tensor-parallel ranks that share rows, and over context-parallel ranks."""
+        sent = [Sent("all_reduce", "cp", _FP32_BYTES * self.rows.continuations)]
+        if self.model.sequence_parallel:
+            sent.append(Sent("all_reduce", "tp", _FP32_BYTES * self.rows.handed_on(self.model)))
+        if hands_on_all(self.shape, self.model):
+            sent += [*chain(*self._scored_rows())]
+        return sent

@@ -1,0 +1,162 @@
+"""The streams that a layout makes of a step's pairs, without their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from nemo_bt.batching.packing import PairParts
+from nemo_bt.batching.sampling import Ints, pairs_of_step
+from nemo_bt.config.model import Settings
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.errors import UserError
+from nemo_bt.planning.activations import StreamRows
+from nemo_bt.planning.settings import LengthSettings
+from nemo_bt.training.steps.plan import plan_step
+
+_ENOUGH_PAIRS = 8192
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs to plan with.
+
+    Args:
+        parts_of_step: of each step's pairs, where they lie and how long they are.
+        num_pairs: of an epoch.
+    """
+
+    parts_of_step: Callable[[int], PairParts]
+    num_pairs: int
+
+
+@dataclass(frozen=True)
+class StreamLoad:
+    """One stream.
+
+    Args:
+        rows: on a rank that has as many scored tokens as the average.
+        num_tokens: without filling.
+        num_attended: pairs of a query and a key that it sees.
+    """
+
+    rows: StreamRows
+    num_tokens: int
+    num_attended: int
+
+
+def pairs_of_set(pairs: PairSet, settings: Settings) -> Pairs:
+    """Of a data set."""
+
+    def parts_of_step(step: int) -> PairParts:
+        numbers = pairs_of_step(settings.trainer.seed, step, settings.model.global_batch_size, pairs.epoch)
+        return pairs.parts(numbers)
+
+    return Pairs(parts_of_step, len(pairs.epoch))
+
+
+def drawn_pairs(lengths: LengthSettings, settings: Settings) -> Pairs:
+    """Of lengths alone; no two pairs have the same prompt.
+
+    Raises:
+        UserError: the quantiles are none, or a pair can be longer than a stream.
+    """
+    prefix, response, quantiles = lengths.prefix_tokens, lengths.response_tokens, lengths.quantiles
+    rising = all(sorted(values) == values and len(values) == len(prefix) for values in (quantiles, prefix, response))
+    if not rising or len(prefix) < 2 or quantiles[0] != 0 or quantiles[-1] != 1:
+        raise UserError(
+            "plan.lengths: expected quantiles from 0 to 1, prefix_tokens and response_tokens, all rising and of one "
+            f"length; got {quantiles}, {prefix} and {response}."
+        )
+    most, budget = prefix[-1] + 2 * response[-1], settings.model.data.tokens_per_micro_batch
+    if most > budget or response[0] < 1 or prefix[0] < 0:
+        raise UserError(
+            f"plan.lengths: expected responses of 1 token or more, got {response[0]}, prefixes of 0 or more, got "
+            f"{prefix[0]}, and pairs of at most model.data.tokens_per_micro_batch={budget} tokens, got {prefix[-1]} + "
+            f"2 x {response[-1]} = {most}."
+        )
+
+    def parts_of_step(step: int) -> PairParts:
+        size = settings.model.global_batch_size
+        share = np.random.default_rng((settings.trainer.seed, step)).random((3, size))
+        drawn = [
+            np.interp(share[side], lengths.quantiles, values)
+            for side, values in enumerate((prefix, response, response))
+        ]
+        prefix_P, chosen_P, rejected_P = (np.rint(values).astype(np.int64) for values in drawn)
+        numbers: Ints = np.arange(2 * size)
+        return PairParts(
+            prompt=numbers[:size],
+            prefix_tokens=prefix_P,
+            start_P2=numbers.reshape(size, 2),
+            tokens_P2=np.stack([chosen_P, rejected_P], axis=1),
+        )
+
+    return Pairs(parts_of_step, lengths.num_pairs)
+
+
+Step: TypeAlias = list[list[StreamLoad]]
+"""Streams of each data-parallel rank."""
+
+
+def steps_of(settings: Settings, pairs: Pairs, num_steps: int, hidden_size: int) -> list[Step]:
+    """The first steps; fewer where they are large.
+
+    Args:
+        settings: with the layout.
+        pairs: of the data.
+        num_steps: to look at.
+        hidden_size: width of the model.
+    """
+    enough = max(1, min(num_steps, _ENOUGH_PAIRS // settings.model.global_batch_size))
+    return [streams_of_step(settings, pairs, step, hidden_size) for step in range(enough)]
+
+
+def slowest_rank(step: Step, hidden_size: int) -> list[StreamLoad]:
+    """Streams of the rank for which all others wait; by the cost that packing balances."""
+    return max(step, key=lambda streams: sum(one.rows.tokens + one.num_attended / (6 * hidden_size) for one in streams))
+
+
+def mean_load(streams: Sequence[StreamLoad]) -> StreamLoad:
+    """The average stream, in whole rows."""
+
+    def mean(values: Iterable[int]) -> int:
+        return round(sum(values) / len(streams))
+
+    rows = [one.rows for one in streams]
+    return StreamLoad(
+        rows=StreamRows(
+            *(mean(getattr(one, name) for one in rows) for name in ("tokens", "continuations", "scored", "copied"))
+        ),
+        num_tokens=mean(one.num_tokens for one in streams),
+        num_attended=mean(one.num_attended for one in streams),
+    )
+
+
+def streams_of_step(settings: Settings, pairs: Pairs, step: int, hidden_size: int) -> Step:
+    """Streams of each data-parallel rank.
+
+    Args:
+        settings: with the layout.
+        pairs: of the data.
+        step: from 0.
+        hidden_size: width of the model.
+    """
+    parts = pairs.parts_of_step(step)
+    plan = plan_step(settings, parts, hidden_size)
+    sizes, prefix_B = plan.sizes, parts.prefix_tokens[[bundle[0] for bundle in plan.bundles]]
+    copied_B = sizes.tokens + np.maximum(0, sizes.continuations - 2) * prefix_B
+    context_ranks = settings.model.context_parallel_size
+    ranks = []
+    for rank, streams in enumerate(plan.ranks):
+        loads = []
+        for stream, length in zip(streams, plan.lengths(rank), strict=True):
+            counts = (sizes.continuations, copied_B, sizes.tokens, sizes.attended)
+            continuations, copied, tokens, attended = (int(values[stream].sum()) for values in counts)
+            rows = StreamRows(length, continuations, -(-continuations // context_ranks), copied)
+            loads.append(StreamLoad(rows, tokens, attended))
+        ranks.append(loads)
+    return ranks

@@ -1,0 +1,221 @@
+"""Seconds of a training step, from counts and a few constants of a cluster.
+
+Each stream takes, on each stage, the time of its matrix products, of attention, of reading and writing what is kept for
+the backward pass, and of its messages; nothing overlaps. A pipeline takes as long as its slowest stage, and longer by
+its bubble. Then gradients and weights are exchanged, and the optimizer reads and writes its state.
+
+Source of the counts: nemo_bt.planning.{activations,traffic,state,schedule}, nemo_bt.flops. Backward passes compute
+twice what forward passes do, attention 2.5 times, since its probabilities are computed again (Dao et al. 2022, arXiv
+2205.14135, section 3).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+
+from nemo_bt.config.model import Settings
+from nemo_bt.config.parallelism import stage_layers
+from nemo_bt.errors import UserError
+from nemo_bt.planning.activations import hands_on_all, part_units
+from nemo_bt.planning.parameters import Parameter
+from nemo_bt.planning.schedule import bubble
+from nemo_bt.planning.settings import ClusterSettings
+from nemo_bt.planning.shape import ModelShape
+from nemo_bt.planning.state import activation_bytes, state_bytes
+from nemo_bt.planning.stream_traffic import Sent
+from nemo_bt.planning.streams import Step, StreamLoad, mean_load, slowest_rank
+from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
+
+_TOUCHES_OF_KEPT = 4
+"""A kept byte is written once and read once in each pass, and its gradient is written: an assumption."""
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Of one step, in seconds.
+
+    Args:
+        matmul: matrix products of the slowest stage.
+        attention: of that stage.
+        memory: reading and writing activations and the optimizer's state.
+        messages: of tensor, context, expert and pipeline parallelism.
+        gradients: exchange of gradients and weights.
+        bubble: waiting for other stages.
+    """
+
+    matmul: float
+    attention: float
+    memory: float
+    messages: float
+    gradients: float
+    bubble: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.matmul + self.attention + self.memory + self.messages + self.gradients + self.bubble
+
+
+def step_time(
+    settings: Settings,
+    shape: ModelShape,
+    cluster: ClusterSettings,
+    parameters: Mapping[int, Sequence[Sequence[Parameter]]],
+    steps: Sequence[Step],
+) -> StepTime:
+    """Of the average step: each takes as long as its slowest stage on the data-parallel rank that has most to do.
+
+    Args:
+        settings: of the run.
+        shape: of the model.
+        cluster: its constants.
+        parameters: of the stages to look at.
+        steps: streams of each.
+    """
+    times = []
+    for step in steps:
+        streams = slowest_rank(step, shape.hidden_size)
+        load, count = mean_load(streams), len(streams)
+        stages = [stage_time(settings, shape, cluster, stage, own, load, count) for stage, own in parameters.items()]
+        times.append(max(stages, key=lambda time: time.total))
+    return StepTime(*(sum(parts) / len(times) for parts in zip(*map(astuple, times), strict=True)))
+
+
+def stage_time(
+    settings: Settings,
+    shape: ModelShape,
+    cluster: ClusterSettings,
+    stage: int,
+    parameters: Sequence[Sequence[Parameter]],
+    load: StreamLoad,
+    num_streams: int,
+) -> StepTime:
+    """Of a step whose slowest stage this is.
+
+    Args:
+        settings: of the run.
+        shape: of the model.
+        cluster: its constants.
+        stage: pipeline rank.
+        parameters: of a rank of the stage.
+        load: a stream like all others.
+        num_streams: of a data-parallel rank.
+    """
+    model = settings.model
+    parts = model.virtual_pipeline_model_parallel_size or 1
+    matmul_flops, attention_flops = _flops(settings, shape, stage, load)
+    matmul = num_streams * matmul_flops / (cluster.flops * cluster.matmul_efficiency)
+    attention = num_streams * attention_flops / (cluster.flops * cluster.attention_efficiency)
+    on_gpu = settings.trainer.accelerator != "cpu"
+    units = [
+        unit
+        for part in range(parts)
+        for unit in part_units(shape, model, stage, part, load.rows, activation_bytes(settings), on_gpu)
+    ]
+    kept = num_streams * sum(max(unit.kept, unit.in_backward) for unit in units)
+    memory = _TOUCHES_OF_KEPT * kept / cluster.memory_bytes_per_s
+    at_the_end = step_traffic(settings, shape, parameters, stage, [])
+    of_a_stream = step_traffic(settings, shape, parameters, stage, [load.rows]) - at_the_end
+    messages = num_streams * _seconds(settings, cluster, of_a_stream)
+    wait = bubble(model.pipeline_model_parallel_size, parts, num_streams)
+    busy = matmul + attention + memory + messages
+    return StepTime(
+        matmul=matmul,
+        attention=attention,
+        memory=memory + _optimizer_bytes(settings, parameters) / cluster.memory_bytes_per_s,
+        messages=messages,
+        gradients=_seconds(settings, cluster, at_the_end),
+        bubble=busy * wait / (1 - wait),
+    )
+
+
+def _flops(settings: Settings, shape: ModelShape, stage: int, load: StreamLoad) -> tuple[float, float]:
+    """Of matrix products and of attention, on a rank of a stage, forward and backward."""
+    model = settings.model
+    tp, stages = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
+    layers = stage_layers(model, shape.num_layers)[stage]
+    again = _recomputed_layers(settings, layers) / layers
+    held, scored = load.rows.held(model), load.rows.handed_on(model)
+    is_last = stage == stages - 1 and not hands_on_all(shape, model)
+    inputs = shape.hidden_size * (shape.query_size + 2 * shape.key_size)
+    mlp = (3 if shape.is_gated else 2) * shape.topk * shape.hidden_size * shape.ffn_size
+    outputs = shape.query_size * shape.hidden_size + mlp
+    weights = layers * held * inputs + ((layers - 1) * held + scored if is_last else layers * held) * outputs
+    attended = load.num_attended / model.context_parallel_size * (layers - is_last)
+    return 2 * weights / tp * (3 + again), 4 * shape.query_size * attended / tp * (3.5 + again)
+
+
+def _recomputed_layers(settings: Settings, layers: int) -> int:
+    model = settings.model
+    if model.activations_checkpoint_granularity != "full":
+        return 0
+    if model.activations_checkpoint_method == "uniform":
+        return layers
+    parts = model.virtual_pipeline_model_parallel_size or 1
+    return min(model.activations_checkpoint_num_layers or 0, layers // parts) * parts
+
+
+def _optimizer_bytes(settings: Settings, parameters: Sequence[Sequence[Parameter]]) -> int:
+    """The state is read and written, gradients are read, weights written."""
+    state = state_bytes(settings, parameters)
+    return 2 * state.optimizer + state.gradients + state.weights
+
+
+def _seconds(settings: Settings, cluster: ClusterSettings, traffic: Counter[Sent]) -> float:
+    sizes, spans = group_sizes(settings), _spans(settings)
+    seconds = 0.0
+    for sent, count in traffic.items():
+        if sent.operation == "receive":  # the other end of a message that is counted there
+            continue
+        speed, latency = _link(settings, cluster, spans[sent.group])
+        seconds += count * (latency + bytes_sent(sent, sizes[sent.group]) / speed)
+    return seconds
+
+
+def _link(settings: Settings, cluster: ClusterSettings, span: int) -> tuple[float, float]:
+    """Bytes per second and seconds of a message between ranks that lie so far apart."""
+    in_node = span <= settings.trainer.devices and settings.trainer.devices % span == 0
+    in_node = in_node or settings.trainer.num_nodes == 1
+    name = "node" if in_node else "network"
+    speed, latency = (getattr(cluster, f"{name}_{what}") for what in ("bytes_per_s", "latency_s"))
+    if speed is None or latency is None:
+        raise UserError(
+            f"cluster.{name}_bytes_per_s and {name}_latency_s: expected numbers, got {speed} and {latency}: "
+            f"{cluster.name} was measured without such a link, and trainer.devices={settings.trainer.devices} x "
+            f"trainer.num_nodes={settings.trainer.num_nodes} have it. Measure with both, or give the values."
+        )
+    return speed, latency
+
+
+def _spans(settings: Settings) -> dict[str, int]:
+    """Ranks from the first to the last of a group, itself included, as Megatron numbers them.
+
+    Tensor, context, data, pipeline; with use_tp_pp_dp_mapping tensor, context, pipeline, data. Experts are spread over
+    context- and data-parallel ranks.
+    """
+    model, sizes = settings.model, group_sizes(settings)
+    inner = sizes["tp"] * sizes["cp"]
+    data = sizes["tp"] * sizes["dp_cp"]
+    pipeline_first = model.use_tp_pp_dp_mapping
+    pipeline = inner * sizes["pp"] if pipeline_first else data * sizes["pp"]
+    if pipeline_first and settings.data_parallel_size > 1:
+        data *= sizes["pp"]
+    everything = settings.world_size
+    return {
+        "tp": sizes["tp"],
+        "cp": inner,
+        "tp_cp": inner,
+        "ep": sizes["tp_ep"],
+        "tp_ep": sizes["tp_ep"],
+        "pp": pipeline,
+        "mp": pipeline,
+        "expert_mp": everything,
+        "dp_cp": data,
+        "expert_dp": data,
+        "intra_dp_cp": data // sizes["inter"],
+        "intra_expert_dp": data // sizes["inter"],
+        "inter": data,
+        "instance": everything,
+    }

@@ -1,0 +1,128 @@
+"""Collectives of one training step on a rank: which, over which ranks, how many and of what size.
+
+Source: megatron-core 0.15.3, pipeline_parallel/schedules.py, distributed/{finalize_model_grads,
+param_and_grad_buffer}.py, optimizer/{optimizer,clip_grads}.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from nemo_bt.config.model import ModelSettings, Settings
+from nemo_bt.planning.activations import StreamRows
+from nemo_bt.planning.parameters import Parameter
+from nemo_bt.planning.shape import ModelShape
+from nemo_bt.planning.state import buffers, gradient_bytes
+from nemo_bt.planning.stream_traffic import Sent, StreamTraffic
+from nemo_bt.pretrained.names import HEAD
+
+_FP32_BYTES = 4
+_NORMS = ("layernorm.weight", "layernorm.bias", "layer_norm_weight", "layer_norm_bias")
+
+
+def step_traffic(
+    settings: Settings,
+    shape: ModelShape,
+    parts: Sequence[Sequence[Parameter]],
+    pipeline_rank: int,
+    streams: Sequence[StreamRows],
+) -> Counter[Sent]:
+    """Messages of a rank in one training step: how many of each kind.
+
+    Exact but for all_to_all and what it brings to tensor-parallel ranks, where tokens are taken to spread evenly over
+    experts.
+
+    Args:
+        settings: of the run.
+        shape: of the model.
+        parts: parameters of the rank, from `nemo_bt.planning.parameters.rank_parameters`.
+        pipeline_rank: stage.
+        streams: of the step on this data-parallel rank.
+    """
+    total: Counter[Sent] = Counter()
+    for rows in streams:
+        one = StreamTraffic(settings, shape, rows)
+        for part in range(len(parts)):
+            total.update(one.of_part(pipeline_rank, part))
+    total.update(_gradients(settings, parts))
+    total.update(_numbers(settings))
+    sizes = group_sizes(settings)
+    return Counter({sent: count for sent, count in total.items() if sizes[sent.group] > 1})
+
+
+def bytes_sent(sent: Sent, ranks: int) -> float:
+    """Bytes that leave a rank, as rings and pairwise exchange send them.
+
+    Source: Patarasuk and Yuan 2009 (doi 10.1016/j.jpdc.2008.09.002), section 3.
+    """
+    others = (ranks - 1) / ranks
+    factors = {"all_reduce": 2 * others, "receive": 0.0, "send": 1.0, "broadcast": 1.0}
+    return sent.size * factors.get(sent.operation, others)
+
+
+def _gradients(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list[Sent]:
+    """Gradients of the step over the ranks that share parameters, and with a distributed optimizer new weights."""
+    model = settings.model
+    instances = model.optim.num_distributed_optimizer_instances
+    num_optimizers = 2 if model.expert_model_parallel_size > 1 else 1  # each gathers the weights of both
+    sent = []
+    for buffer in buffers(settings, parts):
+        name = "expert_dp" if buffer.is_expert else "dp_cp"
+        gradients, weights = buffer.gradient_bytes, buffer.weight_bytes
+        if not buffer.is_shared:
+            sent.append(Sent("all_reduce", name, gradients))
+            continue
+        sent.append(Sent("reduce_scatter", f"intra_{name}", gradients))
+        if instances > 1:
+            sent.append(Sent("all_reduce", "inter", gradients // buffer.ranks))
+        sent += [Sent("all_gather", f"intra_{name}", weights)] * num_optimizers
+    if model.tensor_model_parallel_size > 1:
+        whole = [parameter for part in parts for parameter in part if _is_added_up(parameter, model)]
+        if whole:
+            sent.append(Sent("all_reduce", "tp", gradient_bytes(settings) * sum(p.num_elements for p in whole)))
+    return sent
+
+
+def _is_added_up(parameter: Parameter, model: ModelSettings) -> bool:
+    """Whole on every tensor-parallel rank, but computed from some rows or heads only."""
+    if parameter.name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
+        return True
+    return model.sequence_parallel and parameter.name.endswith((*_NORMS, "router.weight", HEAD))
+
+
+def _numbers(settings: Settings) -> list[Sent]:
+    """Pairs of the step, and the norm of the gradient."""
+    norm_groups = ["mp", "expert_mp"] if settings.model.expert_model_parallel_size > 1 else ["mp"]
+    if settings.model.optim.name == "distributed_fused_adam":
+        norm_groups = ["instance"]
+    norms = [Sent("all_reduce", group, _FP32_BYTES) for group in norm_groups]
+    return [Sent("broadcast", "pp", _FP32_BYTES), Sent("all_reduce", "dp_cp", _FP32_BYTES), *norms]
+
+
+def group_sizes(settings: Settings) -> dict[str, int]:
+    """Ranks of each group of `Sent`."""
+    model = settings.model
+    tp, pp, cp = (
+        model.tensor_model_parallel_size,
+        model.pipeline_model_parallel_size,
+        model.context_parallel_size,
+    )
+    ep, instances = model.expert_model_parallel_size, model.optim.num_distributed_optimizer_instances
+    sharing = settings.data_parallel_size * cp
+    return {
+        "tp": tp,
+        "pp": pp,
+        "cp": cp,
+        "ep": ep,
+        "tp_cp": tp * cp,
+        "tp_ep": tp * ep,
+        "mp": tp * pp,
+        "expert_mp": tp * ep * pp,
+        "dp_cp": sharing,
+        "expert_dp": sharing // ep,
+        "intra_dp_cp": sharing // instances,
+        "intra_expert_dp": sharing // ep // instances,
+        "inter": instances,
+        "instance": settings.world_size // instances,
+    }

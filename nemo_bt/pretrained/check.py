@@ -1,0 +1,93 @@
+"""Is every tensor there, in the right shape, and nothing else? What there has to be, transformers' own model says."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+from nemo_bt.errors import UserError
+from nemo_bt.pretrained.architecture import HfConfig, complete
+from nemo_bt.pretrained.convert import megatron_infos
+from nemo_bt.pretrained.names import EMBEDDING, HEAD, HF_HEAD, HF_LANGUAGE_MODEL_HEAD
+from nemo_bt.pretrained.source import TensorInfo
+
+_NOT_WEIGHTS = ("rotary_emb.inv_freq",)
+"""Buffers that old folders have; they follow from the configuration."""
+
+
+def expected_tensors(hf_config: HfConfig) -> dict[str, TensorInfo]:
+    """Of the sequence classifier that transformers builds for a configuration, in fp32; nothing is allocated."""
+    return _expected(json.dumps(hf_config))
+
+
+def check_hf_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, where: str) -> bool:
+    """Check a Hugging Face folder's tensors.
+
+    Args:
+        infos: by Hugging Face's names.
+        hf_config: of the folder.
+        where: the folder, for messages.
+
+    Returns:
+        Whether it has a reward head. A language model's head may be there; it is not used.
+
+    Raises:
+        UserError: another tensor is missing, misshaped or not known.
+    """
+    ours = {
+        name: info for name, info in infos.items() if name != HF_LANGUAGE_MODEL_HEAD and not name.endswith(_NOT_WEIGHTS)
+    }
+    _compare(ours, expected_tensors(hf_config), where, HF_HEAD)
+    return HF_HEAD in ours
+
+
+def check_megatron_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, where: str) -> bool:
+    """Check a Megatron checkpoint's tensors, as `check_hf_tensors` does a folder's.
+
+    The embedding may have more rows than the vocabulary: Megatron pads it.
+    """
+    expected = megatron_infos(expected_tensors(hf_config), hf_config)
+    vocab_size = complete(hf_config).vocab_size
+    if EMBEDDING in infos and _has_rows(infos[EMBEDDING], vocab_size, expected[EMBEDDING]):
+        expected[EMBEDDING] = infos[EMBEDDING]
+    is_language_head = HEAD in infos and _has_rows(infos[HEAD], vocab_size, expected[EMBEDDING])
+    ours = {name: info for name, info in infos.items() if name != HEAD or not is_language_head}
+    _compare(ours, expected, where, HEAD)
+    return HEAD in ours
+
+
+@cache
+def _expected(hf_config_json: str) -> dict[str, TensorInfo]:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = complete(json.loads(hf_config_json))
+    config.num_labels = 1
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    return {name: TensorInfo(tuple(tensor.shape), torch.float32) for name, tensor in model.state_dict().items()}
+
+
+def _has_rows(info: TensorInfo, num_rows: int, like: TensorInfo) -> bool:
+    """Whether a table has at least so many rows, of the width of another."""
+    return len(info.shape) == 2 and info.shape[0] >= num_rows and info.shape[1] == like.shape[1]
+
+
+def _compare(infos: dict[str, TensorInfo], expected: dict[str, TensorInfo], where: str, head: str) -> None:
+    missing = sorted(expected.keys() - infos.keys() - {head})
+    unknown = sorted(infos.keys() - expected.keys())
+    if missing:
+        raise UserError(f"{where}: {_some(missing)} missing; expected {len(expected)} tensors, found {len(infos)}.")
+    if unknown:
+        raise UserError(
+            f"{where}: {_some(unknown)} not known to this architecture with one label. Nothing is dropped in silence: "
+            "remove what does not belong, or name the architecture that has it in config.json."
+        )
+    for name, info in infos.items():
+        if expected[name].shape != info.shape:
+            raise UserError(f"{where}: {name}: expected shape {list(expected[name].shape)}, found {list(info.shape)}.")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more + (" are" if len(names) > 1 else " is")

@@ -1,0 +1,39 @@
+"""A reward head for weights that have none."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nemo_bt.pretrained.names import EMBEDDING, HEAD
+from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource
+
+
+def new_head(hidden_size: int, generator: torch.Generator | None = None) -> Tensor:
+    """[1, hidden_size], normal with standard deviation 1 / sqrt(hidden_size + 1), so of norm about 1.
+
+    Source: Stiennon et al. 2020 (arXiv 2009.01325), appendix B.
+    """
+    return torch.randn(1, hidden_size, generator=generator) / math.sqrt(hidden_size + 1)
+
+
+class WithNewHead:
+    """A `TensorSource` of a base model with a new head, the same on any layout.
+
+    Args:
+        source: Megatron's tensors; a language model's head in it is hidden.
+        hidden_size: of the model.
+        seed: of the head alone.
+    """
+
+    def __init__(self, source: TensorSource, hidden_size: int, seed: int) -> None:
+        self.source = source
+        dtype = source.infos[EMBEDDING].dtype
+        self.infos = source.infos | {HEAD: TensorInfo((1, hidden_size), dtype)}
+        self.head_1H = new_head(hidden_size, torch.Generator().manual_seed(seed)).to(dtype)
+
+    def read(self, name: str, region: Region = ()) -> Tensor:
+        """The tensor, or a part of it."""
+        return self.head_1H[region or ...] if name == HEAD else self.source.read(name, region)

@@ -1,0 +1,26 @@
+"""Plain data in `context/` of a .nemo, beside what NeMo writes there: architecture, and facts of the training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.pretrained.architecture import HfConfig
+
+HF_CONFIG = "hf_config.json"
+"""Hugging Face's configuration as it came."""
+FACTS = "training.json"
+"""Step, settings and the last validation; what a model card tells. Empty where nobody has trained yet."""
+
+
+def write_facts(context: Path, hf_config: HfConfig, facts: dict[str, Any]) -> None:
+    """Write both files.
+
+    Args:
+        context: folder of a .nemo.
+        hf_config: as it came.
+        facts: JSON-able.
+    """
+    for name, data in ((HF_CONFIG, hf_config), (FACTS, facts)):
+        (context / name).write_text(json.dumps(data, indent=2) + "\n")

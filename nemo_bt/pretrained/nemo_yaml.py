@@ -1,0 +1,152 @@
+"""The architecture of a .nemo that NeMo's own importers wrote, read as plain data from `context/model.yaml`.
+
+NeMo itself rebuilds it from `context/io.json`, which names functions to call; here nothing is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nemo_bt.errors import UserError
+from nemo_bt.pretrained.architecture import HfConfig
+from nemo_bt.pretrained.families import FAMILIES
+from nemo_bt.pretrained.names import EMBEDDING
+from nemo_bt.pretrained.source import TensorInfo
+
+NEMO_MODELS = "nemo.collections.llm.gpt.model"
+FIELDS = {
+    "num_layers": "num_hidden_layers",
+    "hidden_size": "hidden_size",
+    "ffn_hidden_size": "intermediate_size",
+    "num_attention_heads": "num_attention_heads",
+    "num_query_groups": "num_key_value_heads",
+    "kv_channels": "head_dim",
+    "layernorm_epsilon": "rms_norm_eps",
+    "init_method_std": "initializer_range",
+    "rotary_base": "rope_theta",
+    "seq_length": "max_position_embeddings",
+    "share_embeddings_and_output_weights": "tie_word_embeddings",
+}
+"""NeMo's field -> Hugging Face's, where they mean the same."""
+
+
+def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, TensorInfo]]) -> tuple[HfConfig, str]:
+    """Hugging Face's configuration for a model that NeMo describes, and where its tokenizer lies.
+
+    Args:
+        context: folder of the .nemo.
+        weights: gives the infos of its tensors; the embedding's rows are the vocabulary.
+
+    Returns:
+        The configuration, and the tokenizer's folder relative to `context`.
+
+    Raises:
+        UserError: no model.yaml that reads, or not of a supported family.
+    """
+    file = context / "model.yaml"
+    try:
+        model = yaml.safe_load(file.read_text())
+        config, target = model["config"], str(model["config"]["_target_"])
+        tokenizer = str((model.get("tokenizer") or {}).get("pretrained_model_name", "tokenizer"))
+        family = _family(target)
+        values = {hf: config[name] for name, hf in FIELDS.items()}
+        values |= _SPECIAL[family](config) if family in _SPECIAL else {}
+    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{file}: expected a language model as NeMo's importers describe it, got {error!r}. Convert from the "
+            "Hugging Face folder instead: python -m converters.hf_to_nemo."
+        ) from error
+    rows = weights()[EMBEDDING].shape[0]
+    values["vocab_size"] = config.get("vocab_size") or rows
+    if values["head_dim"] is None:
+        values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
+    if values["num_key_value_heads"] is None:
+        values["num_key_value_heads"] = values["num_attention_heads"]
+    return {"model_type": family, "pad_token_id": None, **values}, Path(tokenizer).name
+
+
+def _family(target: str) -> str:
+    """Of a configuration class of NeMo; sizes are subclasses in the same module: llama.Llama32Config1B is a llama."""
+    prefix = f"{NEMO_MODELS}."
+    module, _, name = target.removeprefix(prefix).partition(".")
+    for family, known in FAMILIES.items():
+        known_module, _, known_name = known.nemo_config.partition(".")
+        is_moe = "MoE" in known_name
+        if (
+            target.startswith(prefix)
+            and module == known_module
+            and is_moe == any(part in name for part in ("MoE", "_A"))
+        ):
+            return family
+    raise KeyError(f"configuration {target}")
+
+
+def _llama(config: dict[str, Any]) -> HfConfig:
+    if "scale_factor" not in config:
+        return {}
+    scaling = {
+        "rope_type": "llama3",
+        "factor": config["scale_factor"],
+        "low_freq_factor": config["low_freq_factor"],
+        "high_freq_factor": config["high_freq_factor"],
+        "original_max_position_embeddings": config["old_context_len"],
+    }
+    return {"rope_scaling": scaling}
+
+
+def _window(config: dict[str, Any]) -> HfConfig:
+    return {"sliding_window": config["window_size"][0] if config.get("window_size") else None}
+
+
+def _gemma2(config: dict[str, Any]) -> HfConfig:
+    names = ("query_pre_attn_scalar", "attn_logit_softcapping")
+    return _window(config) | {name: config[name] for name in names}
+
+
+def _gemma3(config: dict[str, Any]) -> HfConfig:
+    local, full = config["interleaved_attn_pattern"]
+    kinds = [
+        "full_attention" if (layer + 1) % (local + full) == 0 else "sliding_attention"
+        for layer in range(config["num_layers"])
+    ]
+    scale, factor = config.get("softmax_scale"), config["rope_scaling_factor"]
+    return {
+        "rope_local_base_freq": config["rotary_base"][0],
+        "rope_theta": config["rotary_base"][1],
+        "rope_scaling": None if factor == 1.0 else {"rope_type": "linear", "factor": factor},
+        "layer_types": kinds,
+        "sliding_window": config["window_size"],
+        "query_pre_attn_scalar": config["kv_channels"] if scale is None else round(scale**-2),
+    }
+
+
+def _mixtral(config: dict[str, Any]) -> HfConfig:
+    return {"num_local_experts": config["num_moe_experts"], "num_experts_per_tok": config["moe_router_topk"]}
+
+
+def _qwen3_moe(config: dict[str, Any]) -> HfConfig:
+    return {
+        "num_experts": config["num_moe_experts"],
+        "num_experts_per_tok": config["moe_router_topk"],
+        "moe_intermediate_size": config["moe_ffn_hidden_size"],
+        "norm_topk_prob": not config["moe_router_pre_softmax"],
+    }
+
+
+def _nemotron(config: dict[str, Any]) -> HfConfig:
+    return {"norm_eps": config["layernorm_epsilon"], "partial_rotary_factor": config["rotary_percent"]}
+
+
+_SPECIAL: dict[str, Callable[[dict[str, Any]], HfConfig]] = {
+    "llama": _llama,
+    "mistral": _window,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma3,
+    "mixtral": _mixtral,
+    "qwen3_moe": _qwen3_moe,
+    "nemotron": _nemotron,
+}

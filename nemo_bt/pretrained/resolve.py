@@ -1,0 +1,197 @@
+"""model.restore_from_path: a Hugging Face folder or hub id, a base or reward .nemo, a one-file .nemo.
+
+Nothing in them runs: architecture and tokenizer are read from plain data, tensors without unpickling anything else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nemo_bt.errors import UserError, first_line
+from nemo_bt.pretrained.adapters import ADAPTERS, Adapters, WithAdapters, read_adapters
+from nemo_bt.pretrained.architecture import HfConfig, complete, read_hf_config
+from nemo_bt.pretrained.check import check_hf_tensors, check_megatron_tensors
+from nemo_bt.pretrained.convert import AsMegatron
+from nemo_bt.pretrained.head import WithNewHead
+from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.nemo_file import NemoFile
+from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
+from nemo_bt.pretrained.nemo_yaml import hf_config_of_nemo_model
+from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder
+from nemo_bt.pretrained.source import AsDtype, TensorSource
+from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
+
+_OF_CHECKPOINT = re.compile(r"^(\.metadata|metadata\.json|common\.pt|__\d+_\d+\.distcp)$")
+_HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
+_HUB_NOT = ["consolidated*", "original/*", "*/*.safetensors"]
+"""Other formats of the same weights."""
+HUB_FILES_BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_HUB_FILES = (*HUB_FILES_BESIDE_WEIGHTS, "*.safetensors")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from, before its weights are opened."""
+
+    path: Path
+    given: str
+    """As it was named; a model of the hub with the commit that was found."""
+    hf_config: HfConfig
+    tokenizer: Path
+    """Folder where the tokenizer's files would be."""
+    nemo_file: NemoFile | None
+    """None for a Hugging Face folder."""
+    is_reward_model: bool
+    """Says of itself that it has a reward head; else it may have one or not."""
+    adapters: Adapters | None = None
+    base: Origin | None = None
+    """Where it has adapters, the model that they belong to."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Initial weights, complete: Megatron's stacked tensors by name."""
+
+    origin: Origin
+    source: TensorSource
+    kind: str
+    """Base or reward model, of which family and format."""
+    has_head: bool
+    """Whether the head was there; else it is new."""
+    head: str
+    """Kept or new, and its norm."""
+
+    @property
+    def description(self) -> str:
+        """One line: what was found, and what became of the head."""
+        return f"{self.origin.given}: {self.kind}, head {self.head}"
+
+
+def find_origin(given: str, adapted: tuple[Path, ...] = (), hub_files: tuple[str, ...] = _HUB_FILES) -> Origin:
+    """Look at what `given` names.
+
+    Args:
+        given: path of a folder or a file, or `organisation/model@revision` on the Hugging Face hub.
+        adapted: checkpoints of adapters that lead here.
+        hub_files: patterns of what is downloaded from the hub.
+
+    Raises:
+        UserError: nothing usable is there.
+    """
+    path = Path(given)
+    if not path.exists():
+        path, given = _download(given, hub_files)
+    if path.is_dir() and (path / "config.json").exists():
+        config = read_hf_config(path / "config.json")
+        is_classifier = any("SequenceClassification" in str(name) for name in _listed(config.get("architectures")))
+        return Origin(path, given, config, path, None, is_classifier)
+    if path.is_dir() and not (path / "context").is_dir():
+        raise UserError(
+            f"{path}: expected a Hugging Face folder (with config.json) or a .nemo directory (with context/ and "
+            "weights/), found neither."
+        )
+    file = NemoFile(path)
+    if (file.context / HF_CONFIG).exists():
+        adapters = read_adapters(file.context)
+        base = _base_of(adapters, path, adapted) if adapters else None
+        config = read_hf_config(file.context / HF_CONFIG)
+        return Origin(path, given, config, file.context / "tokenizer", file, True, adapters, base)
+    config, tokenizer = hf_config_of_nemo_model(file.context, lambda: TorchDist(file.open_weights, str(path)).infos)
+    return Origin(path, given, config, file.context / tokenizer, file, False)
+
+
+def _base_of(adapters: Adapters, path: Path, adapted: tuple[Path, ...]) -> Origin:
+    """The model that adapters belong to."""
+    adapted = (*adapted, path.resolve())
+    if Path(adapters.base).resolve() in adapted:
+        raise UserError(f"{path}: context/{ADAPTERS} names itself as its base, {adapters.base}.")
+    try:
+        return find_origin(adapters.base, adapted)
+    except UserError as error:
+        raise UserError(
+            f"{path}: its adapters belong to {adapters.base} (context/{ADAPTERS}), which is not there: {error}"
+        ) from error
+
+
+def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = None) -> Start:
+    """The origin's weights, checked name by name.
+
+    A base model misses the head and nothing else, and gets a new one; a reward model misses nothing.
+
+    Args:
+        origin: from `find_origin`.
+        head_seed: of a new head.
+        dtype: to cast to; None keeps every tensor's own.
+
+    Raises:
+        UserError: a tensor is missing, misshaped or not known, or a file is not whole.
+    """
+    name, config = str(origin.path), origin.hf_config
+    source: TensorSource
+    if origin.adapters and origin.base and origin.nemo_file:
+        base = open_weights(origin.base, head_seed).source
+        source = WithAdapters(base, TorchDist(origin.nemo_file.open_weights, name), origin.adapters, name)
+        source = AsDtype(source, dtype) if dtype else source  # after the sum: no value is rounded twice
+        has_head = True
+    elif origin.nemo_file is None:
+        source = SafetensorsFolder(origin.path)
+        has_head = check_hf_tensors(source.infos, config, name)
+        source = AsMegatron(AsDtype(source, dtype) if dtype else source, config)
+    else:
+        source = TorchDist(origin.nemo_file.open_weights, name)
+        has_head = check_megatron_tensors(source.infos, config, name)
+        source = AsDtype(source, dtype) if dtype else source
+    if origin.is_reward_model and not has_head:
+        raise UserError(f"{name}: a reward model without its head. A new one would be untrained: find the whole model.")
+    if not has_head:
+        source = WithNewHead(source, complete(config).hidden_size, head_seed)
+    what = "reward model" if has_head else "base model"
+    kind = f"{what} ({config['model_type']}, {'.nemo' if origin.nemo_file else 'Hugging Face folder'})"
+    kind += f" of adapters on {origin.adapters.base}" if origin.adapters else ""
+    norm = source.read(HEAD).double().norm().item()
+    return Start(origin, source, kind, has_head, f"{'kept' if has_head else f'new, seed {head_seed}'}, norm {norm:.4f}")
+
+
+def check_plain(checkpoint: Path) -> None:
+    """Check that resuming from a .nemo directory, which NeMo and Megatron unpickle, runs nothing that it holds.
+
+    Raises:
+        UserError: it holds more than tensors and plain data.
+    """
+    try:
+        others = [path.name for path in (checkpoint / "weights").iterdir() if not _OF_CHECKPOINT.match(path.name)]
+        if others:
+            raise UserError(f"{checkpoint}: weights/ has {others[0]}, which no checkpoint of nemo_bt has.")
+        if (checkpoint / "weights" / "metadata.json").read_text() != FORMAT:
+            raise UserError(f"{checkpoint}: weights/metadata.json: expected {FORMAT}.")
+        TorchDist(NemoFile(checkpoint).open_weights, str(checkpoint)).check_objects()
+    except (OSError, UserError) as error:
+        raise UserError(
+            f"{error} Resuming would unpickle it. If it is your own, set exp_manager.trust_checkpoint=true."
+        ) from error
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _download(given: str, files: tuple[str, ...]) -> tuple[Path, str]:
+    hub_id = _HUB_ID.match(given)
+    if not hub_id:
+        raise UserError(f"model.restore_from_path: {given} does not exist, nor is it organisation/model of a hub.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repo, revision = hub_id["repo"], hub_id["revision"]
+    try:
+        path = Path(snapshot_download(repo, revision=revision, allow_patterns=[*files], ignore_patterns=_HUB_NOT))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(
+            f"model.restore_from_path: {given} is not a path here, and not a model that the hub gives: "
+            f"{first_line(error)}"
+        ) from error
+    return path, f"{repo}@{path.name}"  # snapshots lie in a folder named after their commit

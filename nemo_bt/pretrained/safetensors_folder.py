@@ -1,0 +1,127 @@
+"""Hugging Face folders: safetensors shards, memory-mapped for reading, written one shard at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from nemo_bt.errors import UserError
+from nemo_bt.pretrained.source import Region, TensorInfo
+
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class SafetensorsFolder:
+    """A `TensorSource` over the safetensors files of a folder.
+
+    Raises:
+        UserError: no safetensors there, a shard that is missing or cut short, or a tensor that is not floating point.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.infos: dict[str, TensorInfo] = {}
+        self._files: dict[str, Any] = {}
+        for name in _shard_names(folder):
+            file = _open(folder / name)
+            for key in file.keys():  # noqa: SIM118 (not a dict)
+                self._files[key], self.infos[key] = file, _info(folder / name, key, file)
+
+    def read(self, name: str, region: Region = ()) -> Tensor:
+        """The tensor, or a part of it; only the pages of that part are read."""
+        part: Tensor = self._files[name].get_slice(name)[region or ...]
+        return part
+
+
+def write_shards(
+    folder: Path,
+    infos: dict[str, TensorInfo],
+    tensors: Iterable[tuple[str, Tensor]],
+    max_bytes: int,
+    progress: Callable[[int], None],
+) -> None:
+    """Write `tensors` into shards of at most `max_bytes`, holding one shard in memory, and their index.
+
+    Args:
+        folder: exists.
+        infos: of all tensors, in the order in which `tensors` gives them.
+        tensors: name and data.
+        max_bytes: a larger tensor gets a shard of its own.
+        progress: called with the bytes of each shard that is written.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    shards = _plan(infos, max_bytes)
+    weight_map: dict[str, str] = {}
+    stream = iter(tensors)
+    for number, names in enumerate(shards, start=1):
+        file = _SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        data = dict(next(stream) for _ in names)
+        assert list(data) == names, (list(data), names)
+        _save(data, folder / file)
+        progress(sum(tensor.nbytes for tensor in data.values()))
+        weight_map |= dict.fromkeys(names, file)
+    if len(shards) > 1:
+        total = {"total_size": sum(info.num_bytes for info in infos.values())}
+        (folder / _INDEX).write_text(json.dumps({"metadata": total, "weight_map": weight_map}, indent=2) + "\n")
+
+
+def _save(data: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(data, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # its name for whatever the operating system said
+        raise OSError(f"{path.name}: {error}") from error
+
+
+def _plan(infos: dict[str, TensorInfo], max_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled_bytes = 0
+    for name, info in infos.items():
+        if shards[-1] and filled_bytes + info.num_bytes > max_bytes:
+            shards.append([])
+            filled_bytes = 0
+        shards[-1].append(name)
+        filled_bytes += info.num_bytes
+    return shards
+
+
+def _shard_names(folder: Path) -> list[str]:
+    if (folder / _INDEX).exists():
+        try:
+            names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{folder / _INDEX}: expected an index with weight_map, got {error!r}.") from error
+        outside = [name for name in names if Path(str(name)).name != name]
+        if outside:
+            raise UserError(f"{folder / _INDEX}: expected names of files beside it, got {outside[0]}.")
+        return names
+    if (folder / _SINGLE).exists():
+        return [_SINGLE]
+    pickled = " (there are pytorch_model*.bin files: pickles, which can run code, are not read)"
+    hint = pickled if list(folder.glob("pytorch_model*.bin")) else ""
+    raise UserError(f"{folder}: expected {_SINGLE} or {_INDEX}, found neither{hint}. Save the model as safetensors.")
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: expected a whole safetensors file, got: {error}. Download it again.") from error
+
+
+def _info(path: Path, key: str, file: Any) -> TensorInfo:
+    part = file.get_slice(key)
+    if part.get_dtype() not in _DTYPES:
+        raise UserError(
+            f"{path}: {key} has dtype {part.get_dtype()}; expected one of {', '.join(_DTYPES)}. "
+            "Quantised weights are not supported: use the original ones."
+        )
+    return TensorInfo(tuple(part.get_shape()), _DTYPES[part.get_dtype()])

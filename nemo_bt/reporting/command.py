@@ -1,0 +1,175 @@
+"""nemo-bt report: a page, pictures and numbers in <log dir>/report."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nemo_bt.checkpoint.disk_errors import naming_disk_errors
+from nemo_bt.config.device import runs_on_gpu
+from nemo_bt.config.model import Settings
+from nemo_bt.data.formats.responses import response_of
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.tokenize.chat_template import load_renderer
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from nemo_bt.errors import UserError
+from nemo_bt.observability.events import read_lines
+from nemo_bt.observability.metrics_log import FILE as METRICS
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.trackers import build_loggers, log_pictures
+from nemo_bt.pretrained.resolve import Origin, Start
+from nemo_bt.reporting.conversations import Sides, conversations_of
+from nemo_bt.reporting.curves import panels_of
+from nemo_bt.reporting.facts import facts_of
+from nemo_bt.reporting.numbers import JudgedSet, numbers_of
+from nemo_bt.reporting.page import render, worst_pairs
+from nemo_bt.reporting.pictures import file_stems, pictures_of_run, pictures_of_set
+from nemo_bt.reporting.rewards import rewards_of
+from nemo_bt.reporting.settings import ReportRun
+from nemo_bt.scoring.model import open_engine, open_trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DPI = 150
+_UNSCORED = "No model was asked: this page has what the run logged."
+
+
+def write_report(run: ReportRun, terminal: Terminal, rank: int) -> int:
+    """Write it on this rank, together with all others.
+
+    Args:
+        run: that is reported on.
+        terminal: rank 0's; silent on the others.
+        rank: of this process in the whole job.
+
+    Raises:
+        UserError: model, tokenizer or data cannot be used as they are.
+    """
+    start, judged = judge_run(run, run.origin, terminal) if run.origin else (None, [])
+    if rank == 0:
+        with naming_disk_errors(run.log_dir):
+            _write(run, start, judged, terminal)
+    return 0
+
+
+def judge_run(run: ReportRun, origin: Origin, terminal: Terminal) -> tuple[Start, list[tuple[JudgedSet, list[Sides]]]]:
+    """Rewards of every validation set, on every rank.
+
+    Returns:
+        Weights of the model; of each set its entries with rewards, and their conversations.
+    """
+    settings = run.settings
+    start = open_trained(origin)
+    terminal.line(start.description)
+    tokenizer = load_tokenizer(str(origin.tokenizer), settings.model.tokenizer.pad_token)
+    sets = load_sets(settings, tokenizer, origin.tokenizer, True, terminal, with_train=False)
+    renderer = load_renderer(tokenizer, settings.model.data)
+    conversations = {
+        name: conversations_of(pairs, settings.model.data.validation[name], settings, renderer)
+        for name, pairs in sets.items()
+    }
+    engine = open_engine(start, settings.model, settings.trainer.precision, runs_on_gpu(settings))
+    judged = []
+    terminal.start(0, len(sets), "sets")
+    for number, (name, pairs) in enumerate(sets.items()):
+        terminal.line(f"{name}: {len(pairs.epoch):,} pairs, exchanged, and their parts")
+        terminal.advance(number, name)
+        rewards = rewards_of(engine, pairs, conversations[name], settings, renderer)
+        numbers = pairs.epoch.pair_E.tolist()
+        entries = [conversations[name][number] for number in numbers]
+        lengths = np.array([[len(response_of(side)) for side in sides] for sides in entries], dtype=np.int64)
+        where, sources = [pairs.where(number) for number in numbers], pairs.sources_of(numbers)
+        of_set = JudgedSet(name, where, sources, lengths, rewards)
+        if len(of_set.kept):
+            judged.append((of_set, entries))
+        else:
+            terminal.line(f"warning: {name} is left out: none of its pairs has finite rewards")
+    terminal.stop()
+    engine.close()
+    return start, judged
+
+
+def _write(
+    run: ReportRun, start: Start | None, judged: Sequence[tuple[JudgedSet, list[Sides]]], terminal: Terminal
+) -> None:
+    records = read_lines(run.log_dir / METRICS)
+    panels = panels_of(records)
+    curves = pictures_of_run(panels)
+    sets: list[dict[str, Any]] = []
+    plain: dict[str, dict[str, Any]] = {}
+    pictures = dict(curves)
+    for stem, (of_set, entries) in zip(file_stems([of_set.name for of_set, _ in judged]), judged, strict=True):
+        numbers, kept = numbers_of(of_set, run.settings.trainer.precision), of_set.kept
+        figures = pictures_of_set(numbers, of_set.rewards.given_E2[kept], of_set.characters_E2[kept])
+        drawn = {f"{stem}-{what}": figure for what, figure in figures.items()}
+        worst = worst_pairs(of_set, entries)
+        pictures |= drawn
+        sets.append({"name": of_set.name, "numbers": numbers, "pictures": drawn, "worst": worst})
+        plain[of_set.name] = numbers | {"worst": worst}
+    facts = facts_of(run, start, records)
+    step = run.step or max((record["step"] for record in records), default=0)
+    title = f"{run.was.exp_manager.name}: {run.log_dir.resolve().name}"
+    page = render(title, dict(facts).get("checkpoint", f"step {step:,}"), curves, sets, facts, _UNSCORED)
+    report = {"step": step, "facts": dict(facts), "curves": [asdict(panel) for panel in panels], "validation": plain}
+    files = {f"{name}.png": _png(figure) for name, figure in pictures.items()}
+    files |= {"report.json": f"{json.dumps(report, indent=1)}\n".encode(), "report.html": page.encode()}
+    folder = run.log_dir / "report"
+    replace_files(folder, files)
+    _show(plain, terminal)
+    _track(run.settings, {f"report/{name}": folder / f"{name}.png" for name in pictures}, step, terminal)
+    terminal.line(f"{folder / 'report.html'}: {len(pictures)} pictures beside it, the numbers in report.json")
+
+
+def _png(figure: Figure) -> bytes:
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=_DPI)
+    return drawn.getvalue()
+
+
+def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files beside those of an earlier report, and put them in their place when all are there."""
+    for name, content in files.items():
+        (folder / f"{name}.unfinished").write_bytes(content)
+    for name in files:
+        (folder / f"{name}.unfinished").replace(folder / name)
+    for old in folder.glob("*.png"):
+        if old.name not in files:
+            old.unlink()
+
+
+def _show(plain: Mapping[str, dict[str, Any]], terminal: Terminal) -> None:
+    rows = []
+    for name, numbers in plain.items():
+        part = numbers["response_only"]["tally"]
+        rows.append(
+            [
+                name,
+                f"{numbers['pairs']:,}",
+                f"{numbers['overall']['accuracy']:.4f}",
+                f"{numbers['longer_wins']:.4f}",
+                f"{part['accuracy']:.4f}" if part else "-",
+                f"{numbers['calibration']['ece']:.4f}",
+                "holds" if numbers["exchanged"]["holds"] else "fails",
+            ]
+        )
+    if rows:
+        columns = ("set", "pairs", "accuracy", "longer answer wins", "response alone", "ECE", "exchange test")
+        terminal.table(columns, rows)
+
+
+def _track(settings: Settings, pictures: Mapping[str, Path], step: int, terminal: Terminal) -> None:
+    """Hand the pictures to the run's trackers; the report is there, whatever they say."""
+    loggers = build_loggers(settings.exp_manager, None, continues=True)
+    try:
+        log_pictures(loggers, pictures, step)
+    except UserError as error:
+        terminal.line(f"warning: the pictures are not in the trackers: {error}")
+    for logger in loggers:
+        logger.finalize("success")

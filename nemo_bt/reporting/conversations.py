@@ -1,0 +1,90 @@
+"""Validation pairs as conversations, read from their rows again: the cache has their tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from nemo_bt.config.data import SourceSettings
+from nemo_bt.config.model import Settings
+from nemo_bt.data.formats.custom import IDS
+from nemo_bt.data.formats.responses import Side, Text, prompt_of, response_of
+from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.read.files import find_files
+from nemo_bt.data.store.build import chunks_of
+from nemo_bt.data.store.encode import usable_pairs
+from nemo_bt.data.store.load import recipe_of
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.chat_template import Renderer
+from nemo_bt.errors import UserError
+
+Sides: TypeAlias = "tuple[Side, Side]"
+"""Chosen and rejected, each a whole conversation."""
+
+
+def conversations_of(
+    pairs: PairSet, sources: Sequence[SourceSettings], settings: Settings, renderer: Renderer
+) -> dict[int, Sides]:
+    """The pairs of a set's epoch, by their numbers in the set.
+
+    Args:
+        pairs: of the set.
+        sources: that it was made from.
+        settings: of the run.
+        renderer: of the model.
+
+    Raises:
+        UserError: a file changed since it was tokenised.
+    """
+    found: dict[int, Sides] = {}
+    wanted, number = set(pairs.epoch.pair_E.tolist()), 0
+    for source, cached in zip(sources, pairs.sources, strict=True):
+        before = number
+        if cached.format == IDS:
+            number += len(cached)
+            found |= {one: _decoded(pairs, one, renderer) for one in range(before, number) if one in wanted}
+            continue
+        recipe, chunks = chunks_of(find_files(source, source.name), recipe_of(settings, source, renderer))
+        for _, _, chunk in chunks:
+            for choices, kept, _ in usable_pairs(chunk, recipe, Account()):
+                for pair in kept:
+                    if number in wanted:
+                        found[number] = choices.sides[pair.chosen], choices.sides[pair.rejected]
+                    number += 1
+        if number - before != len(cached):
+            raise UserError(
+                f"{source.name}: found {number - before} pairs, expected the {len(cached)} of a moment ago. Its files "
+                "changed meanwhile: start again."
+            )
+    return found
+
+
+def _decoded(pairs: PairSet, number: int, renderer: Renderer) -> Sides:
+    """A pair that came as token ids: nobody knows where its responses start."""
+    (group,) = pairs.groups([number])
+    whole = [np.concatenate([group.prefix, group.continuations[place]]) for place in group.pairs[0][:2]]
+    chosen, rejected = (Text("", renderer.tokenizer.decode(ids, skip_special_tokens=True)) for ids in whole)
+    return chosen, rejected
+
+
+def prompt_only(side: Side) -> Side | None:
+    """A conversation without its response; None where nobody knows where that starts."""
+    if isinstance(side, Text):
+        return Text(side.prompt, "") if side.prompt else None
+    return [*side[:-1], {**side[-1], "content": ""}]
+
+
+def response_only(side: Side) -> Side | None:
+    """A conversation whose user has said nothing; None where nobody knows where its response starts."""
+    if isinstance(side, Text):
+        return Text("", side.response) if side.prompt else None
+    return [{"role": "user", "content": ""}, side[-1]]
+
+
+def as_texts(side: Side) -> list[tuple[str, str]]:
+    """Who says what, the response last, for people to read."""
+    prompt = prompt_of(side)
+    before = [("prompt", prompt)] if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
+    return [*(said for said in before if said[1]), ("response", response_of(side))]

@@ -1,0 +1,181 @@
+"""Rewards of a validation set -> everything that the report says of it, as plain data. Pure numpy.
+
+Shape suffixes: E = entries of the set's epoch; 2 = chosen, rejected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import pearsonr, spearmanr
+
+from nemo_bt.batching.packing import Floats
+from nemo_bt.batching.sampling import Ints
+from nemo_bt.evaluation.accuracy import Tally, by_key, tally
+from nemo_bt.evaluation.measure import length_bucket
+from nemo_bt.reporting.rewards import SetRewards
+
+NUM_WORST = 20
+_CONFIDENCE_BINS = 10
+_MARGIN_BINS = 40
+_ROUNDING = {"32": 1e-5, "bf16-mixed": 2e-2}
+"""Of a reward, where the mean one is 1 or less; beyond, times that."""
+
+
+@dataclass(frozen=True)
+class JudgedSet:
+    """A validation set with its rewards.
+
+    Args:
+        name: of the set.
+        where: file and row of each entry.
+        sources: name of each entry's source.
+        characters_E2: of the two responses.
+        rewards: of the set.
+    """
+
+    name: str
+    where: Sequence[str]
+    sources: Sequence[str]
+    characters_E2: Ints
+    rewards: SetRewards
+
+    @property
+    def kept(self) -> Ints:
+        """Entries whose two rewards are finite."""
+        return np.flatnonzero(np.isfinite(self.rewards.given_E2).all(axis=1))
+
+
+def worst_of(judged: JudgedSet) -> list[int]:
+    """Entries with the lowest margins, the one that is most wrong first."""
+    kept = judged.kept
+    reward_E2 = judged.rewards.given_E2[kept]
+    order = kept[np.argsort(reward_E2[:, 0] - reward_E2[:, 1], kind="stable")].tolist()
+    different = {(judged.where[entry], *judged.rewards.given_E2[entry].tolist()): entry for entry in reversed(order)}
+    return list(different.values())[: -NUM_WORST - 1 : -1]  # a pair may be in an epoch several times
+
+
+def numbers_of(judged: JudgedSet, precision: str) -> dict[str, Any]:
+    """Everything but the texts; `overall`, `by_source` and `by_length` are tallies.
+
+    Args:
+        judged: with at least one entry that has rewards.
+        precision: that they were computed in.
+    """
+    given_E2, kept = judged.rewards.given_E2, judged.kept
+    reward_E2, characters_E2 = given_E2[kept], judged.characters_E2[kept]
+    margin_E = reward_E2[:, 0] - reward_E2[:, 1]
+    ratios = characters_E2[:, 0] / np.maximum(1, characters_E2[:, 1])
+    counts, edges = np.histogram(margin_E, _MARGIN_BINS)
+    return {
+        "pairs": len(kept),
+        "pairs_without_reward": len(given_E2) - len(kept),
+        "overall": _tally(reward_E2).to_json(),
+        "longer_wins": float((characters_E2[:, 0] > characters_E2[:, 1]).mean()),
+        "reward_chosen": float(reward_E2[:, 0].mean()),
+        "reward_rejected": float(reward_E2[:, 1].mean()),
+        "reward_std": float(reward_E2.std()),
+        "margin": float(margin_E.mean()),
+        "margins": {"counts": counts.tolist(), "edges": edges.tolist()},
+        "calibration": calibration(margin_E),
+        "length": correlations(reward_E2, characters_E2),
+        "by_source": _by(reward_E2, [judged.sources[entry] for entry in kept.tolist()]),
+        "by_length": _by(reward_E2, [length_bucket(ratio) for ratio in ratios.tolist()]),
+        "exchanged": exchange_test(reward_E2, judged.rewards.exchanged_E2[kept], precision),
+        "prompt_only": part_test(judged.rewards.prompt_E2, judged.rewards.known_E),
+        "response_only": part_test(judged.rewards.response_E2, judged.rewards.known_E),
+    }
+
+
+def calibration(margin_E: Floats) -> dict[str, Any]:
+    """How often a model is right that is so sure.
+
+    It is as sure as sigmoid(|margin|) that the response with the higher reward was chosen, [0.5, 1); a tie is half
+    right. Of ten bins of that confidence, ECE = sum over bins of (share of pairs) |accuracy - mean confidence|.
+
+    Source: Guo et al. 2017 (arXiv 1706.04599), equation 3.
+
+    Returns:
+        `ece`, and `bins` that have pairs, each with low, high, pairs, confidence and accuracy. Margins of 0 alone have
+        an ECE of 0; four of ln 3, three of them wrongly signed, one of 0.5.
+    """
+    confidence_E = 1 / (1 + np.exp(-np.abs(margin_E)))
+    right_E = np.where(margin_E > 0, 1.0, np.where(margin_E < 0, 0.0, 0.5))
+    limits = np.linspace(0.5, 1, _CONFIDENCE_BINS + 1)
+    bin_E = np.clip(np.searchsorted(limits, confidence_E, side="right") - 1, 0, _CONFIDENCE_BINS - 1)
+    bins, ece = [], 0.0
+    for number in np.unique(bin_E).tolist():
+        inside = bin_E == number
+        confidence, accuracy = float(confidence_E[inside].mean()), float(right_E[inside].mean())
+        ece += float(inside.mean()) * abs(accuracy - confidence)
+        low, high = limits[number], limits[number + 1]
+        one = {"low": float(low), "high": float(high), "pairs": int(inside.sum())}
+        bins.append(one | {"confidence": confidence, "accuracy": accuracy})
+    return {"ece": ece, "bins": bins}
+
+
+def correlations(reward_E2: Floats, characters_E2: Ints) -> dict[str, float | None]:
+    """Of the rewards of all responses with their lengths in characters; None where one of the two never changes."""
+    rewards, characters = reward_E2.ravel(), characters_E2.ravel()
+    if len(np.unique(rewards)) < 2 or len(np.unique(characters)) < 2:
+        return {"pearson": None, "spearman": None}
+    return {
+        "pearson": float(pearsonr(characters, rewards).statistic),
+        "spearman": float(spearmanr(characters, rewards).statistic),
+    }
+
+
+def exchange_test(given_E2: Floats, exchanged_E2: Floats, precision: str) -> dict[str, Any]:
+    """With chosen and rejected exchanged, every outcome has to turn round: accuracy becomes 1 - accuracy - ties.
+
+    Args:
+        given_E2: rewards of the pairs as they are, finite.
+        exchanged_E2: rewards of the same responses, computed with each pair the other way round.
+        precision: that both were computed in.
+
+    Returns:
+        `accuracy` of the pairs the other way round, `expected`, how many outcomes did `not_turn`, the largest
+        difference of a reward (None where one is not finite), and whether the test `holds`: all outcomes turn, or the
+        differences are no larger than the precision's rounding.
+    """
+    before, after = _tally(given_E2), _tally(exchanged_E2[:, ::-1])
+    turned = np.sign(given_E2[:, 0] - given_E2[:, 1]) == np.sign(exchanged_E2[:, 0] - exchanged_E2[:, 1])
+    largest = float(np.abs(given_E2 - exchanged_E2).max())
+    rounding = _ROUNDING[precision] * max(1.0, float(np.abs(given_E2).mean()))
+    return {
+        "accuracy": after.accuracy,
+        "expected": 1 - before.accuracy - before.ties / before.total,
+        "not_turned": int((~turned).sum()),
+        "largest_difference": largest if math.isfinite(largest) else None,
+        "holds": bool(turned.all()) or largest <= rounding,
+    }
+
+
+def part_test(reward_E2: Floats, known_E: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """What a part of the conversations alone is worth.
+
+    Args:
+        reward_E2: of the parts; NaN where there is none.
+        known_E: whether it is known where the responses start.
+
+    Returns:
+        A tally of the pairs that have rewards, None where none has, and the number of those that were `refused`: the
+        chat template renders no such conversation, or it is too long.
+    """
+    kept = np.isfinite(reward_E2).all(axis=1)
+    counted = _tally(reward_E2[kept]).to_json() if kept.any() else None
+    return {"tally": counted, "refused": int((known_E & ~kept).sum())}
+
+
+def _tally(reward_E2: Floats) -> Tally:
+    return tally((chosen, rejected) for chosen, rejected in reward_E2.tolist())
+
+
+def _by(reward_E2: Floats, keys: Sequence[str]) -> dict[str, Any]:
+    tallies = by_key([(chosen, rejected) for chosen, rejected in reward_E2.tolist()], keys)
+    return {key: one.to_json() for key, one in tallies.items()}

@@ -1,0 +1,98 @@
+"""Everything -> one HTML file that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_bt.reporting.conversations import Sides, as_texts
+from nemo_bt.reporting.facts import Facts
+from nemo_bt.reporting.numbers import JudgedSet, worst_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_TEMPLATE = "page.html.jinja"
+_MOST_CHARACTERS = 20_000
+_START_CHARACTERS = 90
+
+
+def worst_pairs(judged: JudgedSet, conversations: Sequence[Sides]) -> list[dict[str, Any]]:
+    """Pairs for people to read: turns that both sides begin with, and what each has of its own.
+
+    Args:
+        judged: the set.
+        conversations: of its entries.
+    """
+    found = []
+    for entry in worst_of(judged):
+        rewards = judged.rewards.given_E2[entry].tolist()
+        texts = [[{"who": who, "said": _cut(said)} for who, said in as_texts(side)] for side in conversations[entry]]
+        shared = list(takewhile(lambda both: both[0] == both[1], zip(*(turns[:-1] for turns in texts), strict=False)))
+        start = " ".join(texts[0][0]["said"].split())
+        found.append(
+            {
+                "margin": rewards[0] - rewards[1],
+                "where": judged.where[entry],
+                "start": start if len(start) <= _START_CHARACTERS else f"{start[:_START_CHARACTERS]}…",
+                "shared": [turn for turn, _ in shared],
+                "sides": [
+                    {"label": label, "reward": reward, "turns": turns[len(shared) :]}
+                    for label, reward, turns in zip(("chosen", "rejected"), rewards, texts, strict=True)
+                ],
+            }
+        )
+    return found
+
+
+def _cut(said: str) -> str:
+    more = len(said) - _MOST_CHARACTERS
+    return said if more <= 0 else f"{said[:_MOST_CHARACTERS]}… ({more:,} more characters)"
+
+
+def render(
+    title: str,
+    subtitle: str,
+    curves: Mapping[str, Figure],
+    sets: Sequence[dict[str, Any]],
+    facts: Facts,
+    nothing_scored: str,
+) -> str:
+    """The page.
+
+    Args:
+        title: of it.
+        subtitle: below.
+        curves: pictures by name.
+        sets: of each validation set `name`, `numbers`, `pictures` (by name) and `worst` pairs.
+        facts: of the run.
+        nothing_scored: why there are no sets.
+    """
+    from jinja2 import Environment
+
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        (Path(__file__).parent / _TEMPLATE).read_text()
+    )
+    return template.render(
+        title=title,
+        subtitle=subtitle,
+        curves=_embedded(curves),
+        sets=[one | {"pictures": _embedded(one["pictures"])} for one in sets],
+        facts=facts,
+        nothing_scored=nothing_scored,
+    )
+
+
+def _embedded(figures: Mapping[str, Figure]) -> list[dict[str, str]]:
+    found = []
+    for figure in figures.values():
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+        axes = figure.axes[0]
+        alt = f"{axes.get_title()}: {axes.get_ylabel()} over {axes.get_xlabel()}"
+        found.append({"data": f"data:image/svg+xml;base64,{base64.b64encode(drawn.getvalue()).decode()}", "alt": alt})
+    return found

@@ -1,0 +1,134 @@
+"""Rewards of a validation set: as it was validated, with its two sides exchanged, and of parts of its conversations.
+
+Shape suffixes: E = entries of the set's epoch, N = pairs that differ, C = continuations of a stream; 2 = chosen,
+rejected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from nemo_bt.batching.packing import Floats
+from nemo_bt.batching.sampling import Ints
+from nemo_bt.config.model import Settings
+from nemo_bt.data.formats.responses import Side
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.chat_template import Renderer
+from nemo_bt.reporting.conversations import Sides, prompt_only, response_only
+from nemo_bt.scoring.batch import StreamRules, compute, plan, tokenise
+from nemo_bt.training.steps.plan import build_streams, plan_step, stream_rules
+
+if TYPE_CHECKING:
+    from nemo_bt.scoring.engine import Engine
+
+_PAIRS_TOGETHER = 4096
+
+
+@dataclass(frozen=True)
+class SetRewards:
+    """Of a validation set; NaN where there is no reward.
+
+    Args:
+        given_E2: as in a validation.
+        exchanged_E2: with the rejected response before the chosen one in the stream.
+        prompt_E2: of the prompts alone.
+        response_E2: of the responses alone.
+        known_E: whether it is known where the responses start.
+    """
+
+    given_E2: Floats
+    exchanged_E2: Floats
+    prompt_E2: Floats
+    response_E2: Floats
+    known_E: npt.NDArray[np.bool_]
+
+
+def rewards_of(
+    engine: Engine, pairs: PairSet, conversations: Mapping[int, Sides], settings: Settings, renderer: Renderer
+) -> SetRewards:
+    """All four, on every rank.
+
+    Args:
+        engine: of the model.
+        pairs: of the set.
+        conversations: of its pairs, by number.
+        settings: of the run.
+        renderer: of the model.
+    """
+    numbers, entry_E = np.unique(pairs.epoch.pair_E, return_inverse=True)
+    used = [conversations[number] for number in numbers.tolist()]
+    prompts = [[prompt_only(side) for side in sides] for sides in used]
+    responses = [[response_only(side) for side in sides] for sides in used]
+    return SetRewards(
+        pair_rewards(engine, pairs, numbers, settings, renderer.pad_id, exchanged=False)[entry_E],
+        pair_rewards(engine, pairs, numbers, settings, renderer.pad_id, exchanged=True)[entry_E],
+        part_rewards(engine, prompts, settings, renderer)[entry_E],
+        part_rewards(engine, responses, settings, renderer)[entry_E],
+        np.array([None not in sides for sides in prompts])[entry_E],
+    )
+
+
+def pair_rewards(
+    engine: Engine, pairs: PairSet, numbers: Ints, settings: Settings, pad_id: int, exchanged: bool
+) -> Floats:
+    """Rewards of pairs, in the streams that a validation has.
+
+    Args:
+        engine: of the model.
+        pairs: of the set.
+        numbers: of pairs in it, ascending, [N].
+        settings: of the run.
+        pad_id: token that fills streams.
+        exchanged: whether responses stand in the opposite order.
+
+    Returns:
+        [N, 2].
+    """
+    from megatron.core import parallel_state
+
+    from nemo_bt.scoring.engine import is_counted
+
+    reward_N2 = torch.zeros(len(numbers), 2, dtype=torch.float32)
+    for first in range(0, len(numbers), _PAIRS_TOGETHER):
+        together = numbers[first : first + _PAIRS_TOGETHER]
+        step = plan_step(settings, pairs.parts(together), engine.hidden_size)
+        streams = build_streams(step, pairs, together, parallel_state.get_data_parallel_rank(), pad_id, exchanged)
+        found = engine.rewards(streams)
+        if is_counted():
+            for stream, reward_C in zip(streams, found, strict=True):
+                reward_N2[np.searchsorted(numbers, stream.number_P.numpy())] = reward_C[stream.pairs_P2]
+    return np.asarray(engine.sum_of_ranks(reward_N2).double().numpy())
+
+
+def part_rewards(
+    engine: Engine, parts: Sequence[Sequence[Side | None]], settings: Settings, renderer: Renderer
+) -> Floats:
+    """Rewards of parts of conversations, packed as `nemo-bt score` packs them.
+
+    Args:
+        engine: of the model.
+        parts: two of each pair; None where there is none.
+        settings: of the run.
+        renderer: of the model.
+
+    Returns:
+        [N, 2].
+    """
+    model, reward_N2 = settings.model, np.full((len(parts), 2), np.nan)
+    rules = StreamRules(
+        model.data.tokens_per_micro_batch, stream_rules(model)[1], settings.data_parallel_size, engine.hidden_size
+    )
+    whole = [number for number, sides in enumerate(parts) if None not in sides]
+    for first in range(0, len(whole), _PAIRS_TOGETHER):
+        together = whole[first : first + _PAIRS_TOGETHER]
+        sides = [[side for side in parts[number] if side is not None] for number in together]
+        tokens = tokenise(sides, renderer, model.encoder_seq_length)
+        found = compute(plan(tokens, rules), engine, renderer.pad_id, rules.multiple_of)
+        reward_N2[together] = np.array(found, dtype=np.float64).reshape(-1, 2)  # None becomes NaN
+    return reward_N2

@@ -1,0 +1,90 @@
+"""What a report is about, found and checked before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from nemo_bt.checkpoint.find import checkpoint_to_resume, is_named_by_step, step_of
+from nemo_bt.config.load import load_settings, with_defaults
+from nemo_bt.config.model import Settings
+from nemo_bt.config.parallelism import check_layout
+from nemo_bt.errors import UserError
+from nemo_bt.observability.metrics_log import FILE as METRICS
+from nemo_bt.pretrained.architecture import megatron_fields
+from nemo_bt.pretrained.resolve import Origin, find_origin
+from nemo_bt.training.checks import check_data
+
+
+@dataclass(frozen=True)
+class ReportRun:
+    """A run that is reported on.
+
+    Args:
+        settings: for the report: those of the run with overrides, and the folder where its log is now.
+        was: settings of the run as it was.
+        origin: the checkpoint whose model is looked at; None where it is not, and the report has what was logged alone.
+    """
+
+    settings: Settings
+    was: Settings
+    origin: Origin | None = None
+
+    @property
+    def log_dir(self) -> Path:
+        """Of the run."""
+        return Path(self.settings.exp_manager.explicit_log_dir)
+
+    @property
+    def step(self) -> int | None:
+        """Of the checkpoint, where it is one of a run."""
+        is_checkpoint = self.origin and is_named_by_step(self.origin.path)
+        return step_of(self.origin.path) if self.origin and is_checkpoint else None
+
+
+def load_run(log_dir: Path, overrides: Sequence[str]) -> ReportRun:
+    """The run that wrote into a log directory, wherever that lies now.
+
+    Args:
+        log_dir: has config.yaml.
+        overrides: of it, for the report: another layout, a path that has moved.
+
+    Raises:
+        UserError: no run has written there; an override that cannot be.
+    """
+    for name in ("config.yaml", METRICS):
+        if not (log_dir / name).exists():
+            raise UserError(f"{log_dir}: expected the log directory of a run, found no {name} in it.")
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.yaml").write_text(with_defaults(log_dir / "config.yaml"))
+        was, settings = (load_settings("config", given, folder) for given in ([], overrides))
+    size = max(settings.model.global_batch_size, settings.world_size)  # of training: nothing here depends on it
+    model = replace(settings.model, virtual_pipeline_model_parallel_size=None, global_batch_size=size)
+    exp_manager = replace(settings.exp_manager, explicit_log_dir=str(log_dir))
+    return ReportRun(replace(settings, exp_manager=exp_manager, model=model), was)
+
+
+def with_model(run: ReportRun, checkpoint: Path | None) -> ReportRun:
+    """Find the checkpoint, and check that its model can be had at the layout.
+
+    Args:
+        run: from `load_run`.
+        checkpoint: that is asked for; None is the newest whole one of the run.
+
+    Raises:
+        UserError: no such checkpoint; a layout that cannot be.
+    """
+    check_data(run.settings.model.data)
+    if not run.settings.model.data.validation:
+        return run
+    folder = run.log_dir / "checkpoints"
+    if checkpoint is not None and not checkpoint.exists():
+        raise UserError(f"--checkpoint {checkpoint}: expected a .nemo or a Hugging Face folder, found nothing.")
+    found = checkpoint or checkpoint_to_resume(folder, resume_if_exists=True)
+    if found is None:
+        raise UserError(f"{folder}: expected a checkpoint, found none. --without-model reports what is logged.")
+    origin = find_origin(str(found))
+    check_layout(run.settings, megatron_fields(origin.hf_config, run.settings.model.encoder_seq_length))
+    return replace(run, origin=origin)

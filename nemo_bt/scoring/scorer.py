@@ -1,0 +1,171 @@
+"""Rewards in a program or a notebook: `RewardScorer.from_pretrained(path).score(messages)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from nemo_bt.config.device import runs_on_gpu
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.ranges import one_of
+from nemo_bt.data.formats.responses import Messages, Side
+from nemo_bt.data.formats.values import as_conversation, as_messages
+from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from nemo_bt.pretrained.architecture import longest_sequence
+from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
+from nemo_bt.scoring.model import open_alone, open_trained
+from nemo_bt.scoring.reward_statistics import RewardStatistics, needed_statistics
+from nemo_bt.scoring.rows import text_side
+
+if TYPE_CHECKING:
+    from nemo_bt.scoring.engine import Engine
+
+Conversation: TypeAlias = "str | Messages"
+"""A whole text, or messages that end with the response that is judged."""
+_LARGE = 700.0
+"""Of larger numbers fp64 has no exponential."""
+_UNUSED = ["exp_manager.explicit_log_dir=unused", "model.data.train=unused"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Of two conversations.
+
+    Args:
+        winner: a, b, or tie.
+        margin: reward of a minus reward of b, as `score` gives them.
+        probability: that a is preferred, the sigmoid of the model's own margin (Bradley and Terry 1952).
+    """
+
+    winner: str
+    margin: float
+    probability: float
+
+
+class RewardScorer:
+    """A trained reward model in this process, on its first GPU or on the CPU.
+
+    It has Megatron's process groups while it lives: one at a time, and none beside training. `close`, or the end of a
+    with block, gives them back.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        engine: Engine,
+        rules: StreamRules,
+        longest_tokens: float,
+        statistics: RewardStatistics | None = None,
+    ) -> None:
+        self.renderer, self.engine, self.rules, self.longest_tokens = renderer, engine, rules, longest_tokens
+        self.statistics = statistics
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        accelerator: str = "auto",
+        precision: str = "32",
+        tokens_per_stream: int | None = None,
+        longest_tokens: int | None = None,
+        pad_token: str | None = None,
+        chat_template: str | None = None,
+        normalize: bool = False,
+    ) -> RewardScorer:
+        """Load a model.
+
+        Args:
+            path: a Hugging Face folder or hub id, or a reward .nemo.
+            accelerator: auto, gpu or cpu.
+            precision: 32, or bf16-mixed for weights and activations of two bytes.
+            tokens_per_stream: that go through the model at once; None is 8,192 on a GPU, and 2,048 on a CPU, whose
+                caches hold what these need.
+            longest_tokens: of a conversation; None has no limit but that of positions scaled by length.
+            pad_token: where the tokenizer has none of its own.
+            chat_template: as model.data.chat_template; None is the tokenizer's.
+            normalize: take the mean of the model's rewards on validation off each one, and divide by their deviation.
+
+        Raises:
+            UserError: no such model, one without a reward head, or a tokenizer that cannot be used; nothing to
+                normalize by.
+        """
+        one_of("precision", precision, ("32", "bf16-mixed"))
+        one_of("accelerator", accelerator, ("auto", "gpu", "cpu"))
+        origin = find_origin(str(path))
+        settings = load_settings("train", [*_UNUSED, f"trainer.accelerator={accelerator}"])
+        tokenizer = load_tokenizer(str(origin.tokenizer), pad_token, ("path", "pad_token"))
+        renderer = load_renderer(tokenizer, replace(settings.model.data, chat_template=chat_template))
+        longest = longest_tokens or longest_sequence(origin.hf_config)
+        statistics = needed_statistics(origin, "normalize=True") if normalize else None
+        on_gpu = runs_on_gpu(settings)
+        engine = open_alone(open_trained(origin), precision, on_gpu)
+        budget = tokens_per_stream or (8192 if on_gpu else 2048)
+        return cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), longest, statistics)
+
+    def score(self, conversation: Conversation) -> float:
+        """Reward of one conversation, fp32.
+
+        Raises:
+            ValueError: it cannot be scored: too long, or refused by the chat template.
+        """
+        return self.score_batch([conversation])[0]
+
+    def score_batch(self, conversations: Sequence[Conversation]) -> list[float]:
+        """Rewards in the order of the conversations, whatever their number; errors as of `score`.
+
+        What several begin with is computed once, wherever they stand.
+        """
+        return self.score_tokens(self.tokenise(conversations))
+
+    def tokenise(self, conversations: Sequence[Conversation]) -> Tokens:
+        """Token ids of conversations, of which each can be scored; errors as of `score`. Any thread may call it."""
+        sides = [[self._side(conversation, number)] for number, conversation in enumerate(conversations)]
+        tokens = tokenise(sides, self.renderer, self.longest_tokens)
+        for position, refused in sorted(tokens.refused.items()):
+            raise ValueError(f"conversation {position} cannot be scored: {refused.reason}, {refused.detail}")
+        return tokens
+
+    def _side(self, conversation: Conversation, number: int) -> Side:
+        """As `nemo-bt score` reads a row of text or of messages."""
+        try:
+            if isinstance(conversation, str):
+                return text_side(conversation, self.renderer.chat)
+            return as_conversation(as_messages(conversation, "conversation"), "conversation")
+        except RowError as bad:
+            raise ValueError(f"conversation {number} cannot be scored: {bad.reason}, {bad.detail}") from None
+
+    def score_tokens(self, tokens: Tokens) -> list[float]:
+        """Rewards of what `tokenise` gave, fp32; by one thread at a time."""
+        if not tokens.ids:
+            return []
+        found = compute(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)
+        rewards = [reward for reward in found if reward is not None]
+        if len(rewards) < len(found):
+            raise ValueError(f"conversation {found.index(None)} has a reward that is not a finite number")
+        return [self.statistics.normalize(reward) for reward in rewards] if self.statistics else rewards
+
+    def compare(self, a: Conversation, b: Conversation) -> Comparison:
+        """Which of two conversations is better; errors as of `score`."""
+        reward_a, reward_b = self.score_batch([a, b])
+        shown = reward_a - reward_b
+        margin = shown * self.statistics.std if self.statistics else shown
+        winner = "tie" if margin == 0 else "a" if margin > 0 else "b"
+        smaller = 1 / (1 + math.exp(abs(margin))) if abs(margin) < _LARGE else 0.0
+        return Comparison(winner, shown, 1 - smaller if margin > 0 else smaller)
+
+    def close(self) -> None:
+        """Give the process groups back."""
+        self.engine.close()
+
+    def __enter__(self) -> RewardScorer:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

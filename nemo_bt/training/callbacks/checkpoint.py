@@ -1,0 +1,144 @@
+"""Saves the model as a NeMo-2 directory, `context/` and `weights/`: written beside, renamed when whole."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import shutil
+import tempfile
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import megatron.core.dist_checkpointing.strategies.filesystem_async as megatron_writer
+import torch
+from nemo.lightning.io.pl import TrainerContext
+from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
+
+from nemo_bt.checkpoint.manifest import facts_of, files_of, write_manifest
+from nemo_bt.checkpoint.retention import superseded
+from nemo_bt.config.model import Settings
+from nemo_bt.pretrained.adapters import Adapters
+from nemo_bt.pretrained.nemo_metadata import write_facts
+from nemo_bt.training.callbacks.validation import Validation
+
+_STEP_OF_SCHEDULE = {"last_epoch", "_step_count"}
+"""What torch's schedulers count; the other attributes of their state are settings, or follow from them."""
+
+
+class CheckpointCallback(pl.Callback):
+    """Save every n steps and at the end of training, and keep the newest few.
+
+    A save that is still being written when a rank fails is lost; the one before it stays, as it is only deleted after.
+    With `async_save` each rank forks a process that writes while training goes on; NeMo's AsyncFinalizerCallback, which
+    its strategy adds, calls `_finish` at the end of a later step or of training.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, validation: Validation, adapters: Adapters | None) -> None:
+        self.folder, self.name = folder, settings.exp_manager.name
+        self.every_n_steps = settings.exp_manager.checkpoint_callback_params.every_n_train_steps
+        self.settings, self.validation, self.adapters = settings, validation, adapters
+        self._last_saved_step: int | None = None
+        # Megatron's own queue is a process, started by spawn: it would import torch and the main module again, and
+        # outlive a rank that is killed (filesystem_async.py:51).
+        megatron_writer._results_queue = ResultsQueue()
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Of the schedule its step goes on; the rest is by the settings of now, as a run may get more steps."""
+        for state in checkpoint["lr_schedulers"]:
+            for name in set(state) - _STEP_OF_SCHEDULE:
+                del state[name]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A resumed run has its first step saved already, and its learning rate is the schedule's."""
+        self._last_saved_step = trainer.global_step
+        for config in trainer.lr_scheduler_configs:
+            groups, rates = config.scheduler.optimizer.param_groups, config.scheduler.get_lr()
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save between steps: only here do Lightning's counters agree that the step before is complete."""
+        if trainer.should_stop or (self.every_n_steps and trainer.global_step % self.every_n_steps == 0):
+            self._save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save what training ended with."""
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        if step in (self._last_saved_step, self.validation.sampler.skipped_steps):  # or no step was taken yet
+            return
+        self._last_saved_step = step
+        whole = self.folder / f"{self.name}-step{step}.nemo"
+        unfinished = self.folder / f".{whole.name}.unfinished"
+        if trainer.is_global_zero and unfinished.exists():
+            shutil.rmtree(unfinished)
+        trainer.strategy.barrier("before save")
+        io = trainer.strategy.checkpoint_io
+        in_background = isinstance(io, AsyncFinalizableCheckpointIO)
+        if in_background:
+            io.maybe_finalize_save_checkpoint(blocking=True)  # one save at a time
+        trainer.save_checkpoint(unfinished, storage_options={"finalize_fn": partial(self._finish, trainer, whole)})
+        if trainer.is_global_zero:
+            TrainerContext.from_trainer(trainer).io_dump(unfinished / "context", yaml_attrs=["model"])
+            facts = {"step": step, "validation": self.validation.record, "settings": asdict(self.settings)}
+            write_facts(unfinished / "context", trainer.lightning_module.config.hf_config, facts)
+            if self.adapters:
+                self.adapters.write(unfinished / "context")
+        if not in_background:
+            self._finish(trainer, whole)
+            trainer.strategy.barrier("after save")
+
+    def _finish(self, trainer: pl.Trainer, whole: Path) -> None:
+        """Every rank has written its part: the checkpoint gets its manifest and its name, and old ones go.
+
+        Each rank reads a share of the files once more; they are in the page cache still.
+        """
+        unfinished = self.folder / f".{whole.name}.unfinished"
+        trainer.strategy.barrier("before manifest")
+        shares: list[dict[str, Any]] = [{}] * trainer.world_size
+        names = [files_of(unfinished)]
+        torch.distributed.broadcast_object_list(names)  # a file server may show other ranks fewer
+        own = facts_of(unfinished, names[0][trainer.global_rank :: trainer.world_size])
+        torch.distributed.all_gather_object(shares, own)
+        if trainer.is_global_zero:
+            write_manifest(unfinished, {name: facts for share in shares for name, facts in share.items()})
+            unfinished.rename(whole)
+            for old in superseded(self.folder, self.settings.exp_manager.checkpoint_callback_params):
+                shutil.rmtree(old.rename(self.folder / f".{old.name}.unfinished"))  # never half there under its name
+
+
+class ResultsQueue:
+    """What Megatron's writers report, from this process or one that it forked: a file that both have open."""
+
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (open as long as the run)
+        self.read_bytes = 0
+
+    def put(self, results: Any) -> None:
+        """Append one report."""
+        self.file.seek(0, os.SEEK_END)
+        self.file.write(pickle.dumps(results))
+
+    def get_nowait(self) -> Any:
+        """The oldest report that was not taken yet.
+
+        Raises:
+            queue.Empty: there is none.
+        """
+        self.file.seek(self.read_bytes)
+        try:
+            results = pickle.load(self.file)
+        except (EOFError, pickle.UnpicklingError):  # the second: cut short by a full disk
+            raise queue.Empty from None
+        self.read_bytes = self.file.tell()
+        return results

@@ -1,0 +1,92 @@
+"""What a checkpoint holds of a run beside weights, optimizer and schedule, so that it goes on to the last bit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from megatron.core import parallel_state, tensor_parallel
+
+from nemo_bt.metrics import NUM_SUMS, SUMS
+from nemo_bt.training.callbacks.monitor import Monitor
+from nemo_bt.training.callbacks.nonfinite import NonFiniteGuard
+from nemo_bt.training.callbacks.validation import Validation
+from nemo_bt.training.steps.data_module import PairSampler
+
+
+class RunState(pl.Callback):
+    """Sums that were not logged yet, the last validation, what warnings and the end of a run hang on, and where random
+    numbers are, of every rank.
+
+    A run that goes on at another layout has the same sums, in other parts, and draws other random numbers.
+    Which pairs a step has is a function of its number: nothing to hold.
+    """
+
+    def __init__(self, sampler: PairSampler, monitor: Monitor, validation: Validation, guard: NonFiniteGuard) -> None:
+        self.sampler, self.monitor, self.validation, self.guard = sampler, monitor, validation, guard
+        self._random: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all ranks, the same on each: one gather."""
+        sums = {name: sums_SM.tolist() for name, sums_SM in self.sampler.sums_SM.items()}
+        tracker = tensor_parallel.get_cuda_rng_tracker()
+        own = {
+            "sums": sums,
+            "interval": dict(self.monitor.interval),
+            "random": {
+                "layout": _layout(),
+                "host": torch.get_rng_state(),
+                "device": torch.cuda.get_rng_state(),
+                "tracker": tracker.get_states(),
+            },
+        }
+        ranks: list[dict[str, Any]] = [{}] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(ranks, own)
+        return {
+            "ranks": ranks,
+            "validation": self.validation.record,
+            "skipped_steps": self.sampler.skipped_steps,
+            "skipped_in_a_row": self.guard.in_a_row,
+            "losses": list(self.monitor.spikes.before),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take this rank's part; of another number of ranks the first takes all sums."""
+        self.validation.record, self.sampler.skipped_steps = state_dict["validation"], state_dict["skipped_steps"]
+        self.guard.in_a_row = state_dict["skipped_in_a_row"]
+        self.monitor.spikes.before.extend(state_dict["losses"])
+        ranks, rank = state_dict["ranks"], torch.distributed.get_rank()
+        if len(ranks) == torch.distributed.get_world_size():
+            parts, random = [ranks[rank]], ranks[rank]["random"]
+            self._random = random if random["layout"] == _layout() else None
+        else:
+            parts = ranks if rank == 0 else []
+        self.monitor.interval = dict(ranks[0]["interval"])
+        for part in parts:
+            for name, sums in part["sums"].items():
+                self.sampler.add_sums(name, torch.tensor([_as_now(sums_M) for sums_M in sums], dtype=torch.float64))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Building the model drew random numbers: only now are they put back."""
+        if self._random:
+            torch.set_rng_state(self._random["host"])
+            torch.cuda.set_rng_state(self._random["device"])
+            tensor_parallel.get_cuda_rng_tracker().set_states(self._random["tracker"])
+
+
+def _as_now(sums_M: list[float]) -> list[float]:
+    """Sums of a source; what an earlier version did not count is not known, and in no bin."""
+    unknown = [math.nan] * (len(SUMS) - len(sums_M))
+    return sums_M + unknown + [0.0] * (NUM_SUMS - len(sums_M) - len(unknown))
+
+
+def _layout() -> list[int]:
+    return [
+        parallel_state.get_tensor_model_parallel_world_size(),
+        parallel_state.get_pipeline_model_parallel_world_size(),
+        parallel_state.get_context_parallel_world_size(),
+        parallel_state.get_expert_model_parallel_world_size(),
+        parallel_state.get_data_parallel_world_size(),
+    ]

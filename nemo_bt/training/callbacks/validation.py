@@ -1,0 +1,86 @@
+"""When a run validates, and what it shows and stores of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from nemo_bt.batching.sampling import validation_interval
+from nemo_bt.config.model import TrainerSettings
+from nemo_bt.metrics import margin_counts, means, means_by_source
+from nemo_bt.observability.metrics_log import MetricsLog
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.training.steps.data_module import PairSampler
+
+NEVER = 1_000_000_000
+"""More steps than a run has, for Lightning's val_check_interval."""
+
+
+class Validation(pl.Callback):
+    """Says when to validate, by the step number, and logs every set.
+
+    Lightning counts batches, and counts one too many after a resume (training_epoch_loop.py, total_batch_idx).
+
+    Attributes:
+        record: step and metrics of the last validation.
+    """
+
+    def __init__(
+        self, sampler: PairSampler, terminal: Terminal, log: MetricsLog, settings: TrainerSettings, num_steps: int
+    ) -> None:
+        self.sampler, self.terminal, self.metrics_log = sampler, terminal, log
+        self.at_start, self.num_steps = settings.validate_at_start, num_steps
+        self.every_n_steps = validation_interval(settings.val_check_interval, num_steps)
+        self.record: dict[str, float] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget what was logged beyond the checkpoint that the run continues from, and validate before the first step
+        where that is asked for, or was broken off.
+        """
+        step = trainer.global_step
+        is_validated = self.record.get("step") == step
+        if trainer.is_global_zero:
+            self.metrics_log.drop_after(step, is_validated)
+        is_due = self.at_start if step == 0 else self._is_due(step)
+        if is_due and trainer.enable_validation and not is_validated:
+            connector, loop, trainer.validating = trainer._logger_connector, trainer.fit_loop.epoch_loop.val_loop, True
+            is_first = connector._first_loop_iter
+            loop.restarting = False  # it would leave out the batches that it had when the run was saved
+            loop.run()
+            trainer.training, connector._first_loop_iter = True, is_first
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Not yet."""
+        trainer.val_check_batch = NEVER
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Have Lightning validate after this step, if it is its turn."""
+        if self._is_due(trainer.global_step):
+            trainer.val_check_batch = 1
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log every validation set."""
+        names = list(trainer.datamodule.validation)
+        sums = self.sampler.take_sums(names, pl_module.device)
+        if trainer.should_stop:
+            return  # it was broken off
+        record, margins = {}, {}
+        for name, sums_SM in zip(names, sums, strict=True):
+            sources = trainer.datamodule.validation[name].source_names
+            sums_M = [sum(column) for column in zip(*sums_SM, strict=True)]
+            values = means(sums_M) | {"pairs": sums_M[0]}
+            margins[f"val/{name}/margins"] = margin_counts(sums_M)
+            by_source = means_by_source(sums_SM, sources)
+            record |= {f"val/{name}/{key}": value for key, value in (values | by_source).items()}
+            self.terminal.line(
+                f"  validation {name}: loss {values['loss']:.4f}  accuracy {values['accuracy']:.4f}  "
+                f"margin {values['margin']:+.3f}  ties {values['ties']:.0f}  of {sums_M[0]:,.0f} pairs"
+            )
+        self.record = {"step": trainer.global_step} | record
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in record.items()})
+        self.metrics_log.write(trainer, trainer.global_step, record, margins)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.every_n_steps == 0 or step == self.num_steps

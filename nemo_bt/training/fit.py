@@ -1,0 +1,143 @@
+"""What was prepared -> NeMo's Trainer, run. NeMo is imported inside functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.checkpoint.find import step_of
+from nemo_bt.config.model import Settings
+from nemo_bt.flops import peak_flops
+from nemo_bt.launching.signals import StopRequest
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.trackers import build_loggers, tell_start
+from nemo_bt.training.environment import software
+from nemo_bt.training.nemo_import import import_nemo
+from nemo_bt.training.prepare import Prepared
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Args:
+        step: optimizer steps behind it.
+        validation: step and metrics of the last validation, by name.
+        stopped_by: what ended it before its last step and saved it; None where nothing did.
+    """
+
+    step: int
+    validation: dict[str, float]
+    stopped_by: str | None = None
+
+
+def fit(
+    settings: Settings,
+    prepared: Prepared,
+    on_gpu: bool,
+    terminal: Terminal,
+    rank: int,
+    request: StopRequest,
+    callbacks: Sequence[Any],
+) -> Outcome:
+    """Train on this rank, together with all others, from the checkpoint that was found or from the start.
+
+    Args:
+        settings: of the run.
+        prepared: for it.
+        on_gpu: whether ranks have one each.
+        terminal: rank 0's; silent on the others.
+        rank: of this process in the whole job.
+        request: to end early.
+        callbacks: of Lightning, called after the run's own.
+    """
+    import_nemo(on_gpu)
+    from nemo_bt.observability.metrics_log import MetricsLog
+    from nemo_bt.training.callbacks.checkpoint import CheckpointCallback
+    from nemo_bt.training.callbacks.graceful_stop import EarlyEnd
+    from nemo_bt.training.callbacks.monitor import Monitor
+    from nemo_bt.training.callbacks.nonfinite import NonFiniteGuard
+    from nemo_bt.training.callbacks.run_state import RunState
+    from nemo_bt.training.callbacks.validation import Validation
+    from nemo_bt.training.callbacks.watchdog import Watchdog
+    from nemo_bt.training.trainer import build_early_stopping, build_model, build_trainer
+
+    exp, log_dir, num_steps = settings.exp_manager, Path(settings.exp_manager.explicit_log_dir), prepared.total_steps
+    data = _data(settings, prepared)
+    sampler, log = data.data_sampler, MetricsLog(log_dir, _loggers(settings, prepared))
+    monitor = Monitor(sampler, terminal, log, settings.trainer, num_steps, _peak_flops(settings, on_gpu))
+    validation = Validation(sampler, terminal, log, settings.trainer, num_steps)
+    guard, end = NonFiniteGuard(sampler, terminal, settings.trainer.max_nonfinite_steps), EarlyEnd(request)
+    own = [
+        Watchdog(settings.trainer.hang_timeout_s, rank, log_dir, terminal),
+        guard,
+        end,
+        CheckpointCallback(log_dir / "checkpoints", settings, validation, prepared.adapters),
+        monitor,
+        RunState(sampler, monitor, validation, guard),
+        validation,
+        *build_early_stopping(exp),
+    ]
+    trainer = build_trainer(settings, num_steps, on_gpu, [*own, *callbacks])
+    model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps)
+    trainer.strategy.terminal, trainer.strategy.is_trusted = terminal, exp.trust_checkpoint
+    trainer.fit(model, data, ckpt_path=str(prepared.resume_from) if prepared.resume_from else None)
+    log.close("success")
+    step = trainer.global_step
+    _leave()
+    return Outcome(step, validation.record, end.reason if step < num_steps else None)
+
+
+def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal) -> Outcome:
+    """Validate on this rank, together with all others, without a step."""
+    import_nemo(on_gpu)
+    from nemo_bt.observability.metrics_log import MetricsLog
+    from nemo_bt.training.callbacks.validation import Validation
+    from nemo_bt.training.trainer import build_model, build_trainer
+
+    data, log_dir = _data(settings, prepared), Path(settings.exp_manager.explicit_log_dir)
+    loggers = build_loggers(settings.exp_manager, None, continues=True)
+    tell_start(loggers, {})
+    log = MetricsLog(log_dir, loggers)
+    validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
+    trainer = build_trainer(settings, 1, on_gpu, [validation])
+    model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps=1)
+    trainer.validate(model, data, verbose=False)
+    log.close("success")
+    _leave()
+    return Outcome(0, validation.record)
+
+
+def _loggers(settings: Settings, prepared: Prepared) -> list[Any]:
+    """Trackers that know of the run."""
+    exp, start_step = settings.exp_manager, step_of(prepared.resume_from) if prepared.resume_from else 0
+    loggers = build_loggers(exp, start_step, continues=exp.resume_if_exists)
+    tell_start(loggers, asdict(settings) | {"software": software()})
+    return loggers
+
+
+def _data(settings: Settings, prepared: Prepared) -> Any:
+    from nemo_bt.training.steps.data_module import PairDataModule
+
+    sets, pad_id = dict(prepared.sets), prepared.tokenizer.pad_token_id
+    return PairDataModule(sets.pop("train", None), sets, settings, num_steps=prepared.total_steps, pad_id=pad_id)
+
+
+def _leave() -> None:
+    import torch
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    torch.distributed.destroy_process_group()
+
+
+def _peak_flops(settings: Settings, on_gpu: bool) -> float | None:
+    """Of all devices of the run."""
+    import torch
+
+    of_one = settings.trainer.peak_flops_per_device
+    if of_one is None and on_gpu:
+        of_one = peak_flops(torch.cuda.get_device_name(), settings.trainer.precision)
+    return of_one * settings.world_size if of_one else None

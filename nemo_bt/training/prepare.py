@@ -1,0 +1,102 @@
+"""A checked Settings -> everything that a run needs, read and checked before NeMo is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.batching.sampling import num_steps
+from nemo_bt.checkpoint.find import check_same_data, check_same_plan, checkpoint_to_resume
+from nemo_bt.config.model import LoraSettings, Settings
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.adapters import Adapters, check_base, digest, trained_parameters
+from nemo_bt.pretrained.architecture import HfConfig
+from nemo_bt.pretrained.resolve import Origin, Start, open_weights
+from nemo_bt.training.checks import check_vocabulary, hf_config_of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs, read and checked before NeMo is imported."""
+
+    hf_config: HfConfig
+    start: Start | None
+    """Initial weights; None for random ones, or where the run resumes from a checkpoint that has all."""
+    tokenizer: Any
+    tokenizer_folder: Path
+    sets: dict[str, PairSet]
+    """"train" and the validation sets."""
+    total_steps: int
+    """0 where the run only validates."""
+    resume_from: Path | None
+    adapters: Adapters | None
+    """What a checkpoint says of them; None where every weight is trained."""
+    origin: Origin | None
+    """Kept: its tokenizer may lie in a folder that goes with it."""
+
+
+def prepare(settings: Settings, origin: Origin | None, terminal: Terminal, only_validates: bool = False) -> Prepared:
+    """Read and check.
+
+    Args:
+        settings: checked by `nemo_bt.training.checks.check_settings`.
+        origin: that it found.
+        terminal: gets what was found.
+        only_validates: there is no training set, and no step.
+
+    Raises:
+        UserError: the model, the tokenizer or the data cannot be used as they are.
+    """
+    model, log_dir = settings.model, Path(settings.exp_manager.explicit_log_dir)
+    resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
+    if resume_from:
+        check_same_plan(log_dir / "config.yaml", settings)
+    tokenizer_folder = origin.tokenizer if origin and not model.tokenizer.type else Path(str(model.tokenizer.type))
+    tokenizer = load_tokenizer(str(tokenizer_folder), model.tokenizer.pad_token)
+    hf_config = hf_config_of(settings, origin, max(tokenizer.get_vocab().values()) + 1)
+    check_vocabulary(hf_config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
+    weights = origin.base if resume_from and origin else origin  # a checkpoint of adapters needs its base model
+    start = open_weights(weights, settings.trainer.seed) if weights else None
+    if start:
+        terminal.line(start.description)
+    if start and model.peft.lora:
+        terminal.line(trained_parameters(start.source.infos, model.peft.lora))
+    validates = bool(settings.trainer.limit_val_batches)
+    sets = load_sets(settings, tokenizer, tokenizer_folder, validates, terminal, with_train=not only_validates)
+    for name, pairs in sets.items():
+        check_vocabulary(hf_config, pairs.largest_id, f"a token of '{name}'")
+    if resume_from:
+        check_same_data(log_dir / "data.json", sets)
+    total_steps = 0 if only_validates else _total_steps(settings, len(sets["train"].epoch))
+    adapters = _adapters(model.peft.lora, origin, start, resumes=resume_from is not None)
+    return Prepared(hf_config, start, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, origin)
+
+
+def _adapters(lora: LoraSettings | None, origin: Origin | None, start: Start | None, resumes: bool) -> Adapters | None:
+    """Of a new run, or those that the checkpoint to resume has."""
+    if not (lora and origin and start):
+        return None
+    if resumes:
+        if origin.adapters:
+            check_base(start.source, origin.adapters, origin.given)
+        return origin.adapters
+    base = str(Path(origin.given).resolve()) if Path(origin.given).exists() else origin.given
+    return Adapters(base, tuple(lora.target_modules), lora.adapter_dim, lora.alpha, digest(start.source))
+
+
+def _total_steps(settings: Settings, num_pairs: int) -> int:
+    if settings.trainer.max_steps != -1:
+        return settings.trainer.max_steps
+    size, epochs = settings.model.global_batch_size, settings.trainer.max_epochs
+    total_steps = num_steps(num_pairs, size, epochs)
+    if total_steps == 0:
+        raise UserError(
+            f"{num_pairs} training pairs x trainer.max_epochs={epochs} are less than one step of "
+            f"model.global_batch_size={size} pairs. Give more pairs, more epochs or a smaller batch."
+        )
+    return total_steps

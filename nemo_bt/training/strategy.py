@@ -1,0 +1,67 @@
+"""NeMo's strategy, that loads the newest checkpoint that is whole. Importing this file imports NeMo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nemo.lightning as nl
+import torch
+
+from nemo_bt.checkpoint.find import none_whole, saved_checkpoints
+from nemo_bt.checkpoint.manifest import damage
+from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.resolve import check_plain
+
+
+class CheckedStrategy(nl.MegatronStrategy):
+    """Looks through a checkpoint before it is loaded, all ranks together, and falls back to an older one.
+
+    Attributes:
+        terminal: where it says so; not an argument, because NeMo writes those into every checkpoint.
+        is_trusted: checkpoints may hold more than plain data.
+    """
+
+    terminal: Terminal | None = None
+    is_trusted: bool = False
+
+    def load_checkpoint(self, checkpoint_path: str | Path, selective_restore: bool = False) -> dict[str, Any]:
+        """Of the newest checkpoint beside `checkpoint_path`, or that one, which is whole.
+
+        Raises:
+            UserError: none is.
+        """
+        whole = self._newest_whole(Path(checkpoint_path).parent)
+        if not self.is_trusted:
+            check_plain(whole)
+        if self.terminal:
+            self.terminal.line(f"resuming from {whole}")
+        loaded: dict[str, Any] = super().load_checkpoint(whole, selective_restore)
+        return loaded
+
+    def _newest_whole(self, folder: Path) -> Path:
+        rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        found = []
+        seen = [saved_checkpoints(folder)]
+        torch.distributed.broadcast_object_list(seen)  # a file server may show other ranks an older list
+        for checkpoint in reversed(seen[0]):
+            reasons: list[str | None] = [None] * num_ranks
+            torch.distributed.all_gather_object(reasons, damage(checkpoint, rank, num_ranks))
+            reason = next((reason for reason in reasons if reason), None)
+            if reason is None:
+                return checkpoint
+            found.append(f"{checkpoint} is damaged: {reason}")
+            aside = _free_name(checkpoint)
+            if self.terminal:
+                self.terminal.line(f"{found[-1]}. It is set aside as {aside.name}")
+            torch.distributed.barrier()
+            if rank == 0:
+                checkpoint.rename(aside)
+        raise UserError(none_whole(found))
+
+
+def _free_name(checkpoint: Path) -> Path:
+    """`<name>.damaged`, or with a number where there is one already."""
+    names = (f"{checkpoint.name}.damaged{number}" for number in ("", *(f"-{i}" for i in range(2, 1000))))
+    return next(path for name in names if not (path := checkpoint.with_name(name)).exists())

@@ -1,0 +1,150 @@
+"""A checked Settings -> a trained reward model: data first, then NeMo.
+
+NeMo is imported inside functions: what is wrong with settings and data is found before those 10 s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.checkpoint.disk_errors import naming_disk_errors
+from nemo_bt.checkpoint.find import step_of, write_data_record
+from nemo_bt.checkpoint.lock import only_run
+from nemo_bt.config.device import check_device, runs_on_gpu
+from nemo_bt.config.load import dump_settings
+from nemo_bt.config.model import Settings
+from nemo_bt.config.ranges import time_limit_s
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.chat_template import PLAIN
+from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
+from nemo_bt.errors import UserError
+from nemo_bt.launching.signals import StopRequest, tell_stopped
+from nemo_bt.observability.events import append_event, read_events
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.resolve import Origin, check_plain
+from nemo_bt.training.environment import software
+from nemo_bt.training.fit import Outcome, fit, validate
+from nemo_bt.training.prepare import Prepared, prepare
+
+
+def train(
+    settings: Settings,
+    origin: Origin | None,
+    terminal: Terminal,
+    rank: int,
+    callbacks: Sequence[Any] = (),
+    request: StopRequest | None = None,
+) -> Outcome:
+    """Train on this rank, together with all others.
+
+    Args:
+        settings: checked by `nemo_bt.training.checks.check_settings`.
+        origin: that it found.
+        terminal: rank 0's; silent on the others.
+        rank: of this process in the whole job.
+        callbacks: of Lightning, called after the run's own.
+        request: to end early; None listens from the first step on.
+
+    Raises:
+        UserError: the model, the tokenizer or the data cannot be used as they are.
+    """
+    on_gpu = runs_on_gpu(settings)
+    check_device(settings, on_gpu)
+    log_dir = Path(settings.exp_manager.explicit_log_dir)
+    prepared = prepare(settings, origin, terminal)
+    resume_from, total_steps = prepared.resume_from, prepared.total_steps
+    start_step = step_of(resume_from) if resume_from else 0
+    if resume_from and start_step >= total_steps:
+        terminal.line(f"nothing left to train: {resume_from} is at step {start_step} of {total_steps}")
+        return Outcome(start_step, {})
+    if resume_from and not settings.exp_manager.trust_checkpoint:
+        check_plain(resume_from)
+    # Checkpoints take the tokenizer from rank 0.
+    if resume_from and _ended_early(settings, log_dir, start_step):
+        terminal.line(
+            f"nothing left to train: it got no better until step {start_step}; "
+            "exp_manager.create_early_stopping_callback=false goes on"
+        )
+        return Outcome(start_step, {})
+    with naming_disk_errors(log_dir), only_run(log_dir) if rank == 0 else nullcontext():
+        folder = _write_facts(settings, prepared) if rank == 0 else prepared.tokenizer_folder
+        if rank == 0:
+            append_event(
+                log_dir,
+                "started",
+                step=start_step,
+                of_steps=total_steps,
+                ranks=settings.world_size,
+                software=software(),
+            )
+        request = request or StopRequest(time_limit_s(settings), ends_on_sigterm=False)
+        outcome = fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, rank, request, callbacks)
+        if rank == 0:
+            append_event(log_dir, "ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
+    if outcome.stopped_by:
+        _tell_stopped(outcome, start_step, total_steps, terminal, rank)
+    else:
+        _summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
+    terminal.line(f"checkpoint and metrics: {log_dir}")
+    return outcome
+
+
+def validate_only(settings: Settings, origin: Origin | None, terminal: Terminal) -> Outcome:
+    """Validate a model on this rank, together with all others; arguments and errors as of `train`."""
+    if not (settings.model.data.validation and settings.trainer.limit_val_batches):
+        raise UserError("model.data.validation: expected a set to validate on, got none.")
+    on_gpu = runs_on_gpu(settings)
+    check_device(settings, on_gpu)
+    prepared = prepare(settings, origin, terminal, only_validates=True)
+    outcome = validate(settings, prepared, on_gpu, terminal)
+    _summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
+    return outcome
+
+
+def _tell_stopped(outcome: Outcome, start_step: int, total_steps: int, terminal: Terminal, rank: int) -> None:
+    reason = str(outcome.stopped_by)
+    if outcome.step == start_step:
+        terminal.line(f"stopped by {reason} before it got further than step {start_step}")
+        return
+    if rank == 0:
+        tell_stopped(reason)
+    at = f"at step {outcome.step} of {total_steps}"
+    terminal.line(f"stopped by {reason} {at} and saved; exp_manager.resume_if_exists=true goes on")
+
+
+def _ended_early(settings: Settings, log_dir: Path, step: int) -> bool:
+    """Whether early stopping ended the run at this step."""
+    events = read_events(log_dir) if settings.exp_manager.create_early_stopping_callback else []
+    last = events[-1] if events else {}
+    return last.get("event") == "ended" and last["stopped_by"] is None and last["step"] == step
+
+
+def _write_facts(settings: Settings, prepared: Prepared) -> Path:
+    """Leave settings, tokenizer and what data is made from in the log directory: the folder of the tokenizer."""
+    log_dir = Path(settings.exp_manager.explicit_log_dir)
+    (log_dir / "config.yaml.tmp").write_text(dump_settings(settings))
+    (log_dir / "config.yaml.tmp").replace(log_dir / "config.yaml")  # other ranks may be reading the old one
+    new_template = settings.model.data.chat_template not in (None, PLAIN)
+    keep_tokenizer(prepared.tokenizer, prepared.tokenizer_folder, log_dir / "tokenizer", new_template)
+    write_data_record(log_dir / "data.json", prepared.sets)
+    return log_dir / "tokenizer"
+
+
+def _summarise(
+    validation: dict[str, float], sets: dict[str, PairSet], limit_val_batches: float, terminal: Terminal
+) -> None:
+    """The last validation beside a rule that reads nothing, so that nobody takes the one for the other."""
+    rows = []
+    for name, pairs in sets.items():
+        key = f"val/{name}/"
+        if key + "accuracy" in validation:
+            longer = pairs.column("is_longer", pairs.epoch.pair_E).mean()
+            values = (validation[key + "accuracy"], longer, validation[key + "loss"], validation[key + "margin"])
+            rows.append([name, f"{len(pairs.epoch):,}", *(f"{value:.4f}" for value in values)])
+    if rows and limit_val_batches == 1.0:
+        columns = ("validation set", "pairs", "accuracy", "longer answer wins", "loss", "margin")
+        terminal.table(columns, rows)

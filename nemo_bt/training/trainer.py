@@ -1,0 +1,187 @@
+"""Settings -> NeMo's model, strategy and Trainer. Importing this file imports NeMo (11 s)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning.pytorch as pl
+import nemo.lightning as nl
+import torch
+from megatron.core import tensor_parallel
+from megatron.core.distributed import DistributedDataParallelConfig
+from megatron.core.optimizer import OptimizerConfig
+from megatron.core.transformer.enums import AttnBackend
+from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning.pytorch.optim import MegatronOptimizerModule
+
+from nemo_bt.config.device import has_transformer_engine
+from nemo_bt.config.fp8 import fp8_options
+from nemo_bt.config.model import OptimSettings, Settings
+from nemo_bt.config.run import ExpManagerSettings
+from nemo_bt.model.config import reward_config
+from nemo_bt.model.reward_model import RewardModel
+from nemo_bt.pretrained.architecture import HfConfig
+from nemo_bt.pretrained.resolve import Start
+from nemo_bt.training.callbacks.graceful_stop import BestValidation
+from nemo_bt.training.callbacks.validation import NEVER
+from nemo_bt.training.lr_schedule import Schedule, options_of
+from nemo_bt.training.strategy import CheckedStrategy
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.uint8}
+
+
+def build_model(
+    settings: Settings, hf_config: HfConfig, start: Start | None, tokenizer_folder: str, num_steps: int
+) -> RewardModel:
+    """The reward model, not yet allocated: NeMo does that when the Trainer starts.
+
+    Args:
+        settings: of the run.
+        hf_config: of the model.
+        start: initial weights; None for random ones, or where the run resumes and its checkpoint has all.
+        tokenizer_folder: saved with the checkpoint.
+        num_steps: length of the run, for the learning-rate schedule.
+    """
+    is_interleaved = settings.model.virtual_pipeline_model_parallel_size is not None
+    fields = {
+        # Two pipeline ranks are each other's previous and next: batched, their messages would be taken for one another.
+        "overlap_p2p_comm": is_interleaved,
+        "batch_p2p_comm": not is_interleaved,
+        # Megatron's own linear layers, which adapters are, would need Apex for it.
+        "gradient_accumulation_fusion": has_transformer_engine() and not settings.model.peft.lora,
+        "moe_aux_loss_coeff": settings.model.moe_aux_loss_coeff,
+        "recompute_granularity": settings.model.activations_checkpoint_granularity,
+        "recompute_method": settings.model.activations_checkpoint_method,
+        "recompute_num_layers": settings.model.activations_checkpoint_num_layers,
+        "attention_backend": AttnBackend[settings.model.attention_backend],
+        **fp8_options(settings.model),
+    }
+    config = reward_config(hf_config, settings.model.encoder_seq_length, **fields)
+    optim = _build_optim(settings.model.optim, settings.trainer.gradient_clip_val, num_steps)
+    model = RewardModel(
+        config,
+        loss=settings.model.loss,
+        optim=optim,
+        tokenizer=AutoTokenizer(tokenizer_folder),
+        lora=settings.model.peft.lora,
+    )
+    model.start, model.adapter_seed = start, settings.trainer.seed
+    return model
+
+
+def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: Sequence[pl.Callback]) -> nl.Trainer:
+    """NeMo's Trainer with its MegatronStrategy at the configured layout.
+
+    It has no loggers: NeMo would tell them its own numbers too, a step late. Ours get theirs from `MetricsLog`.
+    """
+    trainer, model = settings.trainer, settings.model
+    strategy = CheckedStrategy(
+        tensor_model_parallel_size=model.tensor_model_parallel_size,
+        pipeline_model_parallel_size=model.pipeline_model_parallel_size,
+        virtual_pipeline_model_parallel_size=model.virtual_pipeline_model_parallel_size,
+        num_layers_in_first_pipeline_stage=model.num_layers_in_first_pipeline_stage,
+        num_layers_in_last_pipeline_stage=model.num_layers_in_last_pipeline_stage,
+        context_parallel_size=model.context_parallel_size,
+        expert_model_parallel_size=model.expert_model_parallel_size,
+        use_tp_pp_dp_mapping=model.use_tp_pp_dp_mapping,
+        sequence_parallel=model.sequence_parallel,
+        num_distributed_optimizer_instances=model.optim.num_distributed_optimizer_instances,
+        ddp=_build_ddp(model.optim),
+        process_group_backend="nccl" if on_gpu else "gloo",
+        ckpt_async_save=settings.exp_manager.checkpoint_callback_params.async_save,
+        ckpt_torch_dist_multiproc=None if on_gpu else 1,  # a process is forked for each: dearer than a small model
+        ckpt_optim_fully_reshardable=True,
+        replace_progress_bar=False,  # NeMo's printer makes rank 0 issue a collective more than the others
+    )
+    strategy.log_train_loss = False  # one broadcast a step less: the monitor reduces what is logged
+    validates = bool(settings.trainer.limit_val_batches)
+    built = nl.Trainer(
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=trainer.devices,
+        num_nodes=trainer.num_nodes,
+        strategy=strategy,
+        # It writes its own value over that of the strategy's ddp (megatron_strategy.py:499).
+        plugins=nl.MegatronMixedPrecision(
+            precision=trainer.precision,
+            grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
+            **fp8_options(model),
+        ),
+        max_steps=num_steps,
+        max_epochs=-1,
+        limit_val_batches=trainer.limit_val_batches if validates else 0,
+        val_check_interval=NEVER,  # nemo_bt.training.callbacks.validation says when
+        check_val_every_n_epoch=None,
+        log_every_n_steps=trainer.log_every_n_steps,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        use_distributed_sampler=False,
+    )
+    # Set after construction: NeMo copies the arguments into every checkpoint's context.
+    built.callbacks.extend([SeedCallback(trainer.seed), *callbacks])
+    return built
+
+
+class SeedCallback(pl.Callback):
+    """Seeds the initial weights; NeMo itself always takes 1234 (strategies/utils.py:96)."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Runs when the ranks are up and before the model is built."""
+        torch.manual_seed(self.seed)
+        tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
+
+
+def build_early_stopping(settings: ExpManagerSettings) -> list[pl.Callback]:
+    """The callback, where there is to be one."""
+    params = settings.early_stopping_callback_params
+    if not settings.create_early_stopping_callback:
+        return []
+    return [
+        BestValidation(
+            monitor=params.monitor,
+            mode=params.mode,
+            min_delta=params.min_delta,
+            patience=params.patience,
+            check_on_train_epoch_end=False,
+        )
+    ]
+
+
+def _build_ddp(settings: OptimSettings) -> DistributedDataParallelConfig:
+    return DistributedDataParallelConfig(
+        use_distributed_optimizer=settings.name == "distributed_fused_adam",
+        num_distributed_optimizer_instances=settings.num_distributed_optimizer_instances,
+        overlap_grad_reduce=settings.overlap_grad_reduce,
+        overlap_param_gather=settings.overlap_param_gather,
+        check_for_nan_in_grad=False,  # it ends a rank; nemo_bt.training.callbacks.nonfinite skips the step on all
+        grad_reduce_in_fp32=settings.grad_reduce_in_fp32,
+    )
+
+
+def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> MegatronOptimizerModule:
+    schedule = Schedule(settings.sched.name, options_of(settings.sched, num_steps))
+    config = OptimizerConfig(
+        optimizer="adam",
+        lr=settings.lr,
+        min_lr=settings.sched.min_lr,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        adam_eps=settings.eps,
+        clip_grad=clip_grad,
+        use_distributed_optimizer=settings.name == "distributed_fused_adam",
+        overlap_param_gather=settings.overlap_param_gather,
+        optimizer_cpu_offload=settings.optimizer_cpu_offload,
+        optimizer_offload_fraction=settings.optimizer_offload_fraction,
+        overlap_cpu_optimizer_d2h_h2d=settings.optimizer_cpu_offload,
+        use_precision_aware_optimizer=settings.use_precision_aware_optimizer,
+        main_grads_dtype=_DTYPES[settings.main_grads_dtype],
+        exp_avg_dtype=_DTYPES[settings.exp_avg_dtype],
+        exp_avg_sq_dtype=_DTYPES[settings.exp_avg_sq_dtype],
+    )
+    return MegatronOptimizerModule(config=config, lr_scheduler=schedule)
