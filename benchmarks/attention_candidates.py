@@ -138,7 +138,7 @@ class _TwoCalls(torch.autograd.Function):
 def two_calls(
     query_TND: Tensor, key_TGD: Tensor, value_TGD: Tensor, calls: TwoCalls, scale: float, flash: Flash | None = None
 ) -> Tensor:
-    """Attention over a stream without filling, [T, N, D]."""
+    """Attention over a stream without padding, [T, N, D]."""
     out: Tensor = _TwoCalls.apply(query_TND, key_TGD, value_TGD, calls, scale, flash or TorchFlash())
     return out
 

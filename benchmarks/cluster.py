@@ -79,7 +79,7 @@ def attention_flops(device: torch.device) -> float:
 
     if device.type == "cpu":
         cpu.install()
-    from nemo_bt.batching.context_shards import held_rows
+    from nemo_bt.batching.context_shards import context_shard
     from nemo_bt.model.attention.blocked import blocked_attention
     from nemo_bt.model.attention.module import kernel_attention
     from nemo_bt.model.attention.segments import AttentionRule
@@ -98,10 +98,10 @@ def attention_flops(device: torch.device) -> float:
         for heads in (_HEADS, _KEY_HEADS, _KEY_HEADS)
     )
     attend = kernel_attention if device.type == "cuda" else blocked_attention
-    rule, held = AttentionRule(scale=_HEAD_SIZE**-0.5), held_rows(_NUM_PAIRS * pair)
+    rule, shard = AttentionRule(scale=_HEAD_SIZE**-0.5), context_shard(_NUM_PAIRS * pair)
 
     def both_passes() -> None:
-        attend(query, key, value, segments_C5, rule, held).sum().backward()
+        attend(query, key, value, segments_C5, rule, shard).sum().backward()
 
     return 3.5 * 4 * _HEADS * _HEAD_SIZE * attended / _median_s(both_passes, device)
 

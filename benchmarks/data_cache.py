@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.generated_pairs import contents, write_pairs
 from benchmarks.results_file import Figure, write_results
-from nemo_bt.batching.packing import bundle_pairs, plan_streams
+from nemo_bt.batching.packing import group_pairs, plan_streams
 from nemo_bt.batching.sampling import pairs_of_step
 from nemo_bt.batching.stream import build_stream
 from nemo_bt.config.load import load_settings
@@ -142,9 +142,9 @@ def _data_time(folder: Path, files: list[Path]) -> dict[str, float]:
     pairs = load_sets(settings, tokenizer, folder / "tokenizer", False, Terminal(None))["train"]
     numbers = pairs_of_step(settings.trainer.seed, 0, settings.model.global_batch_size, pairs.epoch)
     budget = settings.model.data.tokens_per_micro_batch
-    bundles, sizes = bundle_pairs(pairs.parts(numbers), budget, hidden_size=128)
+    groups, sizes = group_pairs(pairs.parts(numbers), budget, hidden_size=128)
     for stream in plan_streams(sizes, budget, 1)[0]:
-        build_stream(pairs.groups(numbers[[pair for bundle in stream for pair in bundles[bundle]]]), pad_id=0)
+        build_stream(pairs.groups(numbers[[pair for group in stream for pair in groups[group]]]), pad_id=0)
     return {"seconds": time.perf_counter() - start_s, "pairs": len(pairs.epoch)}
 
 

@@ -12,7 +12,7 @@ from benchmarks.attention_candidates import flex, flex_mask, two_calls, two_call
 from benchmarks.gpu_host import Host, spread
 from benchmarks.gpu_streams import real_groups, streams_of
 from benchmarks.results_file import Figure
-from nemo_bt.batching.context_shards import held_rows
+from nemo_bt.batching.context_shards import context_shard
 from nemo_bt.batching.stream import PairStream
 from nemo_bt.model.attention.blocked import blocked_attention
 from nemo_bt.model.attention.segments import AttentionRule
@@ -54,8 +54,8 @@ def _of_stream(
     generator = torch.Generator().manual_seed(1)
     shapes = [(num_tokens, n, heads[2]) for n in (heads[0], heads[1], heads[1], heads[0])]
     tensors = [torch.randn(shape, generator=generator).to(host.device, torch.bfloat16) for shape in shapes]
-    rule, held = AttentionRule(heads[2] ** -0.5), held_rows(num_tokens)
-    exact = _run(partial(blocked_attention, segments_C5=stream.segments_C5, rule=rule, held=held), tensors, wide=True)
+    rule, shard = AttentionRule(heads[2] ** -0.5), context_shard(num_tokens)
+    exact = _run(partial(blocked_attention, segments_C5=stream.segments_C5, rule=rule, shard=shard), tensors, wide=True)
     seconds: dict[str, list[float]] = {}
     for name, make in _makers(host, stream, num_tokens, rule, heads).items():
         if name not in ways:
@@ -78,7 +78,7 @@ def _makers(
     from nemo_bt.model.attention.module import kernel_attention
 
     segments_C5, device = stream.segments_C5, host.device
-    of_stream = {"segments_C5": segments_C5, "rule": rule, "held": held_rows(num_tokens)}
+    of_stream = {"segments_C5": segments_C5, "rule": rule, "shard": context_shard(num_tokens)}
     local = {"local": lambda: partial(kernel_attention, **of_stream)}
     if host.is_dry:
         return local

@@ -14,9 +14,9 @@ from benchmarks.gpu_host import Host, spread
 from benchmarks.gpu_streams import real_groups, streams_of, without_sharing
 from benchmarks.results_file import Figure
 from benchmarks.small_llama import Size, hf_config_of
-from nemo_bt.batching.stream import Group, PairStream
+from nemo_bt.batching.stream import PairStream, TokenGroup
 from nemo_bt.config.model import LossSettings
-from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.model import open_alone, open_trained
 from nemo_bt.training.nemo_import import import_nemo
 
@@ -52,14 +52,14 @@ def _distance(host: Host, name: str, shape: dict[str, Any], seed: int) -> float:
     model.save_pretrained(folder)
     groups = real_groups(host, "hh", 4 if host.is_dry else _NUM_PAIRS, seed)
     exact, rounded = (_theirs(model.to(host.device, dtype), groups) for dtype in (torch.float32, torch.bfloat16))
-    engine = open_alone(open_trained(find_origin(str(folder))), "bf16-mixed", not host.is_dry)
+    engine = open_alone(open_trained(find_pretrained(str(folder))), "bf16-mixed", not host.is_dry)
     ours = torch.cat(engine.rewards(streams_of(groups, 8192)))
     engine.close()
     return float((ours - exact).norm() / (rounded - exact).norm())
 
 
 @torch.no_grad()
-def _theirs(model: Any, groups: list[Group]) -> Tensor:
+def _theirs(model: Any, groups: list[TokenGroup]) -> Tensor:
     """One sequence at a time: nothing is padded."""
     rewards = []
     for group in groups:

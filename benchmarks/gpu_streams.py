@@ -11,7 +11,7 @@ from benchmarks import small_llama
 from benchmarks.gpu_host import Host
 from benchmarks.small_llama import SMALL
 from nemo_bt.batching.sampling import pairs_of_step
-from nemo_bt.batching.stream import Group, PairStream, build_stream
+from nemo_bt.batching.stream import PairStream, TokenGroup, build_stream
 
 
 @cache
@@ -22,7 +22,7 @@ def tokenizer_and_model(host: Host) -> Path:
     return host.folder / "small"
 
 
-def real_groups(host: Host, name: str, num_pairs: int, seed: int = 1) -> list[Group]:
+def real_groups(host: Host, name: str, num_pairs: int, seed: int = 1) -> list[TokenGroup]:
     """Pairs of a set, in the order of training."""
     model = tokenizer_and_model(host)
     overrides = small_llama.training_overrides(model, host.data / f"{name}_train.parquet", host.folder / "unused", 1)
@@ -30,19 +30,19 @@ def real_groups(host: Host, name: str, num_pairs: int, seed: int = 1) -> list[Gr
     return pairs.groups(pairs_of_step(seed, 0, num_pairs, pairs.epoch))
 
 
-def without_sharing(groups: list[Group]) -> list[Group]:
+def without_sharing(groups: list[TokenGroup]) -> list[TokenGroup]:
     """Each side with a prompt of its own."""
     return [
-        Group(
+        TokenGroup(
             group.prefix[:0], tuple(np.concatenate([group.prefix, side]) for side in group.continuations), group.pairs
         )
         for group in groups
     ]
 
 
-def streams_of(groups: list[Group], budget_tokens: int, multiple_of: int = 16) -> list[PairStream]:
+def streams_of(groups: list[TokenGroup], budget_tokens: int, multiple_of: int = 16) -> list[PairStream]:
     """Groups in order, as many to a stream as it holds."""
-    packed: list[list[Group]] = [[]]
+    packed: list[list[TokenGroup]] = [[]]
     for group in groups:
         if packed[-1] and sum(g.num_tokens for g in packed[-1]) + group.num_tokens > budget_tokens:
             packed.append([])

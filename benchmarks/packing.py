@@ -20,7 +20,7 @@ from statistics import mean, median
 from benchmarks import small_llama
 from benchmarks.results_file import Figure, write_results
 from benchmarks.small_llama import SMALL
-from nemo_bt.batching.packing import PairSizes, Streams, bundle_pairs, plan_streams
+from nemo_bt.batching.packing import PairSizes, Streams, group_pairs, plan_streams
 from nemo_bt.batching.sampling import pairs_of_step
 from nemo_bt.data.store.pair_set import PairSet
 
@@ -80,7 +80,7 @@ def _figures(start: str, pairs: PairSet, batch: int) -> list[Figure]:
 def _planned(pairs: PairSet, batch: int, step: int, num_ranks: int) -> tuple[PairSizes, list[Streams], float]:
     start_s = time.perf_counter()
     parts = pairs.parts(pairs_of_step(1, step, batch, pairs.epoch))
-    _, sizes = bundle_pairs(parts, _BUDGET_TOKENS, SMALL.hidden)
+    _, sizes = group_pairs(parts, _BUDGET_TOKENS, SMALL.hidden)
     ranks = plan_streams(sizes, _BUDGET_TOKENS, num_ranks)
     return sizes, ranks, 1e3 * (time.perf_counter() - start_s)
 

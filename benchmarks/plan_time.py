@@ -26,7 +26,7 @@ from nemo_bt.planning.settings import ClusterSettings
 from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.streams import pairs_of_set, steps_of
 from nemo_bt.planning.time import step_time
-from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.pretrained.resolve import find_pretrained
 from tests.layouts import CP2, PP2, SP, TP2, ZERO, common
 from tests.recorded import settings_of
 from tests.runs import metrics
@@ -81,7 +81,7 @@ def _cluster(folder: Path, num_ranks: int) -> ClusterSettings:
 
 def _planned_s(log_dir: Path, cluster: ClusterSettings) -> float:
     settings = settings_of(log_dir)
-    shape = model_shape(find_origin(str(next((log_dir / "checkpoints").glob("*.nemo")))).hf_config)
+    shape = model_shape(find_pretrained(str(next((log_dir / "checkpoints").glob("*.nemo")))).hf_config)
     sets, _ = open_sets(settings, Terminal(None))
     steps = steps_of(settings, pairs_of_set(sets["train"], settings), _STEPS, shape.hidden_size)
     stages = range(settings.model.pipeline_model_parallel_size)

@@ -17,7 +17,7 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.convert import Conversion
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_file import pack
-from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 
 from .megatron import describe
@@ -50,27 +50,27 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         UserError: the input cannot be used, or the output not be written.
         ParityError: the rewards differ.
     """
-    origin = find_origin(args.input)
-    if origin.nemo_file:
+    pretrained = find_pretrained(args.input)
+    if pretrained.nemo_file:
         raise UserError(f"--input {args.input} is a .nemo already; expected a Hugging Face folder with config.json.")
-    start = open_weights(origin, args.seed, DTYPES.get(args.dtype))
-    terminal.line(start.description)
+    initial = open_weights(pretrained, args.seed, DTYPES.get(args.dtype))
+    terminal.line(initial.description)
     if not args.no_check:
-        check_memory(start.source)
+        check_memory(initial.source)
     with written_whole(args.output, "packed" if args.pack else "nemo") as unfinished:
         nemo = unfinished / "nemo"
-        with megabytes(terminal, start.source.infos) as progress:
-            write_torch_dist(nemo / "weights", start.source, Conversion(origin.hf_config).depth, progress)
-        _write_context(nemo, origin.tokenizer, origin.hf_config)
+        with megabytes(terminal, initial.source.infos) as progress:
+            write_torch_dist(nemo / "weights", initial.source, Conversion(pretrained.hf_config).depth, progress)
+        _write_context(nemo, pretrained.tokenizer, pretrained.hf_config)
         check = "not compared (--no-check)"
         if not args.no_check:
-            written = open_weights(find_origin(str(nemo)), args.seed)
-            base_head = None if start.has_head else start.source.read(HEAD)
-            difference = check_parity(origin.path, written, base_head, DTYPES.get(args.dtype))
+            written = open_weights(find_pretrained(str(nemo)), args.seed)
+            base_head = None if initial.has_head else initial.source.read(HEAD)
+            difference = check_parity(pretrained.path, written, base_head, DTYPES.get(args.dtype))
             check = f"largest difference {difference:.1e}, tolerance {TOLERANCE:.0e}"
         if args.pack:
             pack(nemo, unfinished / "packed")
-    terminal.facts(summary(start, args.output, origin.hf_config, check))
+    terminal.facts(summary(initial, args.output, pretrained.hf_config, check))
 
 
 def _write_context(folder: Path, tokenizer: Path, hf_config: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.nemo_metadata import FACTS
-from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.scoring.reward_statistics import KEY, reward_statistics
 
 _CARD = """---
@@ -49,11 +49,11 @@ text = tokenizer.apply_chat_template(messages, tokenize=False)"""
 _PLAIN_TEXT = 'text = "..." + (tokenizer.eos_token or "")  # the token that every text of the training ends in'
 
 
-def model_card(start: Start, export: AsHf, has_chat_template: bool, name: str) -> str:
+def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, name: str) -> str:
     """The text of README.md.
 
     Args:
-        start: the .nemo that is exported.
+        initial: the .nemo that is exported.
         export: its tensors.
         has_chat_template: whether the tokenizer renders conversations.
         name: of the model, as users will load it.
@@ -61,18 +61,18 @@ def model_card(start: Start, export: AsHf, has_chat_template: bool, name: str) -
     Raises:
         UserError: the .nemo's training.json is not as nemo_bt writes it.
     """
-    file = start.origin.nemo_file.context / FACTS if start.origin.nemo_file else None
+    file = initial.pretrained.nemo_file.context / FACTS if initial.pretrained.nemo_file else None
     try:
         facts = json.loads(file.read_text()) if file and file.exists() else {}
         training = _training(facts) if facts else ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{start.origin.path}: context/{FACTS} is not as nemo_bt writes it ({error!r}). Remove it: the model card "
-            "then tells nothing of the training."
+            f"{initial.pretrained.path}: context/{FACTS} is not as nemo_bt writes it ({error!r}). Remove it: the model "
+            "card then tells nothing of the training."
         ) from error
     return _CARD.format(
         name=name,
-        family=start.origin.hf_config["model_type"],
+        family=initial.pretrained.hf_config["model_type"],
         parameters=sum(info.num_elements for info in export.infos.values()),
         rendering=_CONVERSATION if has_chat_template else _PLAIN_TEXT,
         special=", add_special_tokens=False" if has_chat_template else "",

@@ -15,7 +15,7 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.convert import AsHf
-from nemo_bt.pretrained.resolve import Start, find_origin, open_weights
+from nemo_bt.pretrained.resolve import InitialWeights, find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import write_shards
 from nemo_bt.scoring.reward_statistics import statistics_of
 from nemo_bt.training.checks import check_vocabulary
@@ -61,16 +61,16 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         UserError: the input cannot be used, or the output not be written.
         ParityError: the rewards differ.
     """
-    start = _open(args)
-    terminal.line(start.description)
-    config, folder = start.origin.hf_config, args.tokenizer or start.origin.tokenizer
+    initial = _open(args)
+    terminal.line(initial.description)
+    config, folder = initial.pretrained.hf_config, args.tokenizer or initial.pretrained.tokenizer
     tokenizer = load_tokenizer(str(folder), args.pad_token, ("--tokenizer", "--pad-token"))
     check_vocabulary(config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
-    export = AsHf(start.source, config)
-    card = model_card(start, export, tokenizer.chat_template is not None, args.push_to_hub or args.output.name)
-    statistics = statistics_of(start.origin)
+    export = AsHf(initial.source, config)
+    card = model_card(initial, export, tokenizer.chat_template is not None, args.push_to_hub or args.output.name)
+    statistics = statistics_of(initial.pretrained)
     with written_whole(args.output) as unfinished:
-        with megabytes(terminal, start.source.infos) as progress:
+        with megabytes(terminal, initial.source.infos) as progress:
             write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)
         dtype = next(iter(export.infos.values())).dtype
         write_config(unfinished, config, tokenizer.pad_token_id, dtype, statistics)
@@ -78,28 +78,30 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         (unfinished / "README.md").write_text(card)
         check = "not compared (--no-check)"
         if not args.no_check:
-            check = f"largest difference {check_parity(unfinished, start):.1e}, tolerance {TOLERANCE:.0e}"
-    terminal.facts(summary(start, args.output, config, check))
+            check = f"largest difference {check_parity(unfinished, initial):.1e}, tolerance {TOLERANCE:.0e}"
+    terminal.facts(summary(initial, args.output, config, check))
     if args.push_to_hub:
         terminal.line(f"uploaded to {push(args.output, args.push_to_hub, args.private)}")
 
 
-def _open(args: argparse.Namespace) -> Start:
+def _open(args: argparse.Namespace) -> InitialWeights:
     if args.to_causal_lm:
         raise UserError(_NO_CAUSAL_LM)
     if not 0 < args.max_shard_gb < math.inf:
         raise UserError(f"--max-shard-gb: expected more than 0, got {args.max_shard_gb}.")
     if args.push_to_hub:
         check_upload(args.push_to_hub)
-    origin = find_origin(args.input)
-    if origin.nemo_file is None:
+    pretrained = find_pretrained(args.input)
+    if pretrained.nemo_file is None:
         raise UserError(f"--input {args.input} is a Hugging Face folder already; expected a .nemo.")
-    start = open_weights(origin, head_seed=0, dtype=DTYPES.get(args.dtype))
-    if not start.has_head:
-        raise UserError(f"--input {args.input} is a {start.kind} without a reward head: there is no reward to export.")
+    initial = open_weights(pretrained, head_seed=0, dtype=DTYPES.get(args.dtype))
+    if not initial.has_head:
+        raise UserError(
+            f"--input {args.input} is a {initial.kind} without a reward head: there is no reward to export."
+        )
     if not args.no_check:
-        check_memory(start.source)
-    return start
+        check_memory(initial.source)
+    return initial
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from nemo_bt.batching.stream import Group, build_stream
+from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.pretrained.architecture import complete, read_hf_config
-from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.pretrained.source import TensorSource
 from nemo_bt.scoring.model import open_alone
 
@@ -41,13 +41,13 @@ def check_memory(source: TensorSource) -> None:
 
 
 def check_parity(
-    hf_folder: Path, start: Start, base_head: Tensor | None = None, dtype: torch.dtype | None = None
+    hf_folder: Path, initial: InitialWeights, base_head: Tensor | None = None, dtype: torch.dtype | None = None
 ) -> float:
     """Compare rewards on random ids.
 
     Args:
         hf_folder: that transformers loads.
-        start: the Megatron side's weights.
+        initial: the Megatron side's weights.
         base_head: [1, H], for a folder of a base model, which has no head; None compares the head that is there.
         dtype: that the folder's weights were cast to; None keeps them.
 
@@ -60,7 +60,7 @@ def check_parity(
     """
     groups = _random_groups(complete(read_hf_config(hf_folder / "config.json")))
     theirs = _transformers_rewards(hf_folder, groups, base_head, dtype)
-    ours = _megatron_rewards(groups, start)
+    ours = _megatron_rewards(groups, initial)
     difference = (ours - theirs).abs().max().item()
     allowed = TOLERANCE * max(1.0, theirs.abs().max().item())
     if not difference <= allowed:
@@ -71,7 +71,7 @@ def check_parity(
     return difference
 
 
-def _random_groups(config: Any) -> list[Group]:
+def _random_groups(config: Any) -> list[TokenGroup]:
     """Prompts with two answers each; no id is the padding's."""
     rng = np.random.default_rng(0)
     pad_id = getattr(config, "pad_token_id", None)
@@ -81,14 +81,14 @@ def _random_groups(config: Any) -> list[Group]:
         return rng.choice(allowed, num_tokens).astype(np.int32)
 
     return [
-        Group(ids(_PROMPT_TOKENS), tuple(ids(rng.integers(1, _LONGEST_TOKENS)) for _ in range(2)))
+        TokenGroup(ids(_PROMPT_TOKENS), tuple(ids(rng.integers(1, _LONGEST_TOKENS)) for _ in range(2)))
         for _ in range(_NUM_PROMPTS)
     ]
 
 
 @torch.no_grad()
 def _transformers_rewards(
-    folder: Path, groups: list[Group], base_head: Tensor | None, dtype: torch.dtype | None
+    folder: Path, groups: list[TokenGroup], base_head: Tensor | None, dtype: torch.dtype | None
 ) -> Tensor:
     from transformers import AutoModelForSequenceClassification
 
@@ -109,8 +109,8 @@ def _transformers_rewards(
     return torch.stack(rewards)
 
 
-def _megatron_rewards(groups: list[Group], start: Start) -> Tensor:
-    engine = open_alone(start, "32", on_gpu=False)
+def _megatron_rewards(groups: list[TokenGroup], initial: InitialWeights) -> Tensor:
+    engine = open_alone(initial, "32", on_gpu=False)
     (reward_C,) = engine.rewards([build_stream(groups, pad_id=0)])
     engine.close()
     return reward_C

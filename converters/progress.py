@@ -9,7 +9,7 @@ from pathlib import Path
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import HfConfig
 from nemo_bt.pretrained.convert import AsHf
-from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.pretrained.source import TensorInfo
 
 
@@ -31,18 +31,18 @@ def megabytes(terminal: Terminal, infos: dict[str, TensorInfo]) -> Iterator[Call
         terminal.stop()
 
 
-def summary(start: Start, target: Path, hf_config: HfConfig, check: str) -> list[tuple[str, str]]:
+def summary(initial: InitialWeights, target: Path, hf_config: HfConfig, check: str) -> list[tuple[str, str]]:
     """Name and value of each line of the table."""
-    infos = AsHf(start.source, hf_config).infos.values()  # without rows that Megatron's embedding is padded with
+    infos = AsHf(initial.source, hf_config).infos.values()  # without rows that Megatron's embedding is padded with
     return [
         ("architecture", hf_config["model_type"]),
         ("parameters", f"{sum(info.num_elements for info in infos):,}"),
-        ("weights", f"{sum(info.num_bytes for info in infos) / 1e6:,.1f} MB, {_dtypes(start)}"),
-        ("head", start.head),
+        ("weights", f"{sum(info.num_bytes for info in infos) / 1e6:,.1f} MB, {_dtypes(initial)}"),
+        ("head", initial.head),
         ("rewards", check),
         ("written", str(target)),
     ]
 
 
-def _dtypes(start: Start) -> str:
-    return ", ".join(sorted({str(info.dtype).removeprefix("torch.") for info in start.source.infos.values()}))
+def _dtypes(initial: InitialWeights) -> str:
+    return ", ".join(sorted({str(info.dtype).removeprefix("torch.") for info in initial.source.infos.values()}))

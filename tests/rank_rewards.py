@@ -36,15 +36,15 @@ def main() -> None:
     import_nemo(on_gpu=False)
     from megatron.core import parallel_state, tensor_parallel
 
-    from nemo_bt.batching.stream import Group, build_stream
+    from nemo_bt.batching.stream import TokenGroup, build_stream
     from nemo_bt.config.model import LossSettings
     from nemo_bt.model.config import reward_config
     from nemo_bt.model.reward_model import RewardModel
-    from nemo_bt.pretrained.resolve import find_origin, open_weights
+    from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 
     spec = json.loads(Path(sys.argv[1]).read_text())
     groups = [
-        Group(np.array(g["prefix"], np.int32), tuple(np.array(c, np.int32) for c in g["continuations"]))
+        TokenGroup(np.array(g["prefix"], np.int32), tuple(np.array(c, np.int32) for c in g["continuations"]))
         for g in spec["groups"]
     ]
     stream = build_stream(groups, pad_id=0, multiple_of=2)
@@ -54,14 +54,14 @@ def main() -> None:
         parallel_state.initialize_model_parallel(*sizes)
         tensor_parallel.model_parallel_cuda_manual_seed(1)
         for shape, path in spec["models"].items():
-            origin = find_origin(path)
-            config = reward_config(origin.hf_config, seq_length=256)
+            pretrained = find_pretrained(path)
+            config = reward_config(pretrained.hf_config, seq_length=256)
             if config.num_query_groups % sizes[0]:
                 continue  # Megatron does not split a key head over ranks
             config.tensor_model_parallel_size, config.pipeline_model_parallel_size = sizes
             config.pipeline_dtype = torch.float32
             model = RewardModel(config, LossSettings(False, False, 0.0, 0.0))
-            model.start, model._trainer = open_weights(origin, 0), None
+            model.initial_weights, model._trainer = open_weights(pretrained, 0), None
             model.configure_model()
             with torch.no_grad():
                 scores = rewards(model.eval(), stream)

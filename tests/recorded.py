@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from nemo_bt.batching.context_shards import held_rows
+from nemo_bt.batching.context_shards import context_shard
 from nemo_bt.config.load import load_settings
 from nemo_bt.config.model import Settings
 from nemo_bt.metrics import NUM_SUMS
@@ -24,7 +24,7 @@ from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.state import StateBytes, activation_bytes, state_bytes
 from nemo_bt.planning.stream_traffic import Sent
 from nemo_bt.planning.traffic import step_traffic
-from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.pretrained.resolve import find_pretrained
 
 Messages = Counter[tuple[str, tuple[int, ...], int]]
 """How many of an operation, over these ranks, of so many bytes."""
@@ -56,7 +56,7 @@ def settings_of(log_dir: Path) -> Settings:
 def found_and_planned(log_dir: Path) -> list[tuple[OneRank, OneRank]]:
     """Of each rank."""
     settings = settings_of(log_dir)
-    saved = find_origin(str(next((log_dir / "checkpoints").glob("*.nemo"))))
+    saved = find_pretrained(str(next((log_dir / "checkpoints").glob("*.nemo"))))
     shape, model = model_shape(saved.hf_config), settings.model
     parts = model.virtual_pipeline_model_parallel_size or 1
     both = []
@@ -93,8 +93,8 @@ def found_and_planned(log_dir: Path) -> list[tuple[OneRank, OneRank]]:
 def _rows(stream: Any, context_ranks: list[int], rank: int) -> StreamRows:
     tokens, segments = stream
     segments_C5 = torch.tensor(segments, dtype=torch.int32).reshape(-1, 5)
-    held = held_rows(tokens, len(context_ranks), context_ranks.index(rank))
-    return StreamRows(tokens, len(segments), len(scored_here(segments_C5, held)[0]))
+    shard = context_shard(tokens, len(context_ranks), context_ranks.index(rank))
+    return StreamRows(tokens, len(segments), len(scored_here(segments_C5, shard)[0]))
 
 
 def _sent(step: dict[str, Any], settings: Settings) -> Messages:

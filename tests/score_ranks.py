@@ -15,7 +15,7 @@ from nemo_bt.config.load import load_settings, load_settings_of
 from nemo_bt.launching.local import current_rank
 from nemo_bt.launching.signals import StopRequest
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.reporting.command import judge_run
 from nemo_bt.reporting.settings import ReportRun
 from nemo_bt.scoring.checks import check_score
@@ -24,17 +24,17 @@ from nemo_bt.scoring.settings import ScoreRun
 
 
 def judge(overrides: list[str], output: Path) -> None:
-    """Rewards of each set of a run: those given, exchanged, and of responses alone, by the numbers of their pairs."""
+    """Rewards of each set of a run: those given, swapped, and of responses alone, by the numbers of their pairs."""
     settings = load_settings("train", overrides)
     run, terminal = ReportRun(settings, settings), Terminal(sys.stdout if current_rank() == 0 else None)
-    _, judged = judge_run(run, find_origin(str(settings.model.restore_from_path)), terminal)
+    _, judged = judge_run(run, find_pretrained(str(settings.model.restore_from_path)), terminal)
     found = {}
     for of_set, _ in judged:
         found[of_set.name] = {
             "where": of_set.where,
             "sources": of_set.sources,
             "given": of_set.rewards.given_E2.tolist(),
-            "exchanged": of_set.rewards.exchanged_E2.tolist(),
+            "swapped": of_set.rewards.swapped_E2.tolist(),
             "response": of_set.rewards.response_E2.tolist(),
         }
     if current_rank() == 0:
@@ -49,10 +49,10 @@ def main() -> None:
             judge(one["overrides"], Path(one["judged"]))
             continue
         run = load_settings_of(ScoreRun, "score", one["overrides"])
-        origin, parts = check_score(run)
+        pretrained, parts = check_score(run)
         parts.folder.mkdir(parents=True, exist_ok=True)
         terminal = Terminal(sys.stdout if current_rank() == 0 else None)
-        assert score(run, origin, parts, terminal, current_rank(), StopRequest(None, ends_on_sigterm=False))
+        assert score(run, pretrained, parts, terminal, current_rank(), StopRequest(None, ends_on_sigterm=False))
 
 
 if __name__ == "__main__":

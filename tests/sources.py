@@ -63,5 +63,5 @@ def texts(pairs: PairSet, tokenizer: Any) -> list[tuple[str, str]]:
 
 def dropped(pairs: PairSet) -> dict[str, int]:
     """What was left out, by reason."""
-    (account,) = pairs.accounts
-    return dict(account.dropped)
+    (drop_report,) = pairs.accounts
+    return dict(drop_report.dropped)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nemo_bt.batching.context_shards import held_rows
+from nemo_bt.batching.context_shards import context_shard
 from nemo_bt.model.attention import blocked as blocked_attention
 from nemo_bt.model.attention.segments import AttentionRule, filled_up, scored_here, segments_of
 from nemo_bt.model.attention.varlen import Kernel, Sequences, varlen_attention
@@ -26,9 +26,9 @@ SEGMENTS = torch.tensor(
     ],
     dtype=torch.int32,
 )
-"""Three continuations of one prefix, a lone token, a pair; three rows of filling follow."""
+"""Three continuations of one prefix, a lone token, a pair; three rows of padding follow."""
 NUM_TOKENS, NUM_FILLED = 48, 45
-ALL = held_rows(NUM_TOKENS)
+ALL = context_shard(NUM_TOKENS)
 RULES = {
     "all": AttentionRule(0.3),
     "window": AttentionRule(0.3, window=4),
@@ -78,8 +78,8 @@ def sequence_by_sequence(rule: AttentionRule) -> Kernel:
     return kernel
 
 
-def varlen(query: Tensor, key: Tensor, value: Tensor, segments: Tensor, rule: AttentionRule, held: Any) -> Tensor:
-    return varlen_attention(query, key, value, segments, rule, held, sequence_by_sequence(rule))
+def varlen(query: Tensor, key: Tensor, value: Tensor, segments: Tensor, rule: AttentionRule, shard: Any) -> Tensor:
+    return varlen_attention(query, key, value, segments, rule, shard, sequence_by_sequence(rule))
 
 
 def inputs() -> tuple[list[Tensor], Tensor]:
@@ -158,10 +158,10 @@ def test_ranks_that_hold_parts_of_a_stream_give_the_whole(
     found = [torch.zeros_like(x) for x in expected]
     covered = torch.zeros(len(whole))
     for rank in range(num_ranks):
-        held = held_rows(NUM_TOKENS, num_ranks, rank)
-        rows = torch.cat([torch.arange(run.start, run.stop) for run in held.runs])
-        numbers = torch.tensor(scored_here(SEGMENTS, held)[0], dtype=torch.int64) if only_scored else rows
-        own = attend(query[rows], key, value, SEGMENTS, rule, held)
+        shard = context_shard(NUM_TOKENS, num_ranks, rank)
+        rows = torch.cat([torch.arange(run.start, run.stop) for run in shard.runs])
+        numbers = torch.tensor(scored_here(SEGMENTS, shard)[0], dtype=torch.int64) if only_scored else rows
+        own = attend(query[rows], key, value, SEGMENTS, rule, shard)
         torch.testing.assert_close(own, whole[numbers], rtol=1e-5, atol=1e-6)
         covered[numbers] += 1
         for total, part in zip(found, torch.autograd.grad(own, (query, key, value), grad[numbers]), strict=True):

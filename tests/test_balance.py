@@ -11,7 +11,7 @@ from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_fun
 from nemo_bt.batching.stream import Pair, build_stream
 from nemo_bt.config.model import LossSettings
 from nemo_bt.pretrained.convert import AsHf
-from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from tests.hf_models import build
 from tests.runs import relative_difference
 from tests.test_families import InMemory, stacked_gradients
@@ -29,10 +29,10 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, tmp_path: Path
     groups[0] = replace(groups[0], pairs=(Pair(1, 0), Pair(1, 2)))  # one in two pairs; elsewhere one in none
     hf = build(shape)
     hf.save_pretrained(tmp_path / "hf")
-    origin = find_origin(str(tmp_path / "hf"))
-    config = reward_config(origin.hf_config, seq_length=256, moe_aux_loss_coeff=COEFFICIENT)
+    pretrained = find_pretrained(str(tmp_path / "hf"))
+    config = reward_config(pretrained.hf_config, seq_length=256, moe_aux_loss_coeff=COEFFICIENT)
     model = RewardModel(config, LossSettings(False, False, 0.0, 0.0))
-    model.start, model._trainer = open_weights(origin, 0), None
+    model.initial_weights, model._trainer = open_weights(pretrained, 0), None
     model.configure_model()
     stream = build_stream(groups, pad_id=0, multiple_of=64)
     reward_C = model.module.train()(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
@@ -54,7 +54,7 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, tmp_path: Path
             total = total + COEFFICIENT * (balances[pair.chosen] + balances[pair.rejected]) / 2
     total.backward()
 
-    found = dict(AsHf(InMemory(stacked_gradients(model)), origin.hf_config).tensors())
+    found = dict(AsHf(InMemory(stacked_gradients(model)), pretrained.hf_config).tensors())
     expected = {name: parameter.grad for name, parameter in hf.named_parameters()}
     differences = {name: relative_difference(found[name], gradient) for name, gradient in expected.items()}
     assert max(differences.values()) < 2e-5, max(differences, key=differences.__getitem__)

@@ -159,7 +159,7 @@ def test_tokens_and_columns_are_mapped_and_any_program_can_read_them(
 BUILD = """
 import sys, time
 from transformers import AutoTokenizer
-from nemo_bt.data import build
+from nemo_bt.data.store import build
 from tests.sources import open_set
 if len(sys.argv) > 3:
     write = build._Writer.write

@@ -8,7 +8,7 @@ import pytest
 
 from nemo_bt.config.data import PairRules
 from nemo_bt.config.load import load_settings
-from nemo_bt.data.formats.responses import Choices, Preference, Text
+from nemo_bt.data.formats.responses import Preference, PromptGroup, Text
 from nemo_bt.data.pairs.construct import make_pairs, margin_of
 from nemo_bt.errors import UserError
 from tests.data_rows import HH, ROWS
@@ -18,50 +18,50 @@ from tests.sources import dropped, open_set, texts, write
 RULES = {"mode": "all_pairs", "max_pairs_per_prompt": None, "min_margin": 0.0, "min_ratio": 0.0, "seed": 0}
 
 
-def choices(*scores: float, row: int = 0, responses: list[str] | None = None) -> Choices:
+def group(*scores: float, row: int = 0, responses: list[str] | None = None) -> PromptGroup:
     sides = [Text("q", text) for text in responses or [f"a{i}" for i in range(len(scores))]]
-    return Choices(sides, [row] * len(scores), list(scores), [None] * len(scores), [1.0] * len(scores))
+    return PromptGroup(sides, [row] * len(scores), list(scores), [None] * len(scores), [1.0] * len(scores))
 
 
-def pairs_of(found: Choices, **rules: Any) -> tuple[list[tuple[int, int]], dict[str, int]]:
+def pairs_of(found: PromptGroup, **rules: Any) -> tuple[list[tuple[int, int]], dict[str, int]]:
     pairs, left_out = make_pairs(found, PairRules(**(RULES | rules)))
     return [pair.sides for pair in pairs], dict(left_out)
 
 
 def test_all_pairs_leave_out_ties() -> None:
-    assert pairs_of(choices(3, 4, 1, 3)) == ([(1, 0), (1, 3), (1, 2), (0, 2), (3, 2)], {"tie": 1})
+    assert pairs_of(group(3, 4, 1, 3)) == ([(1, 0), (1, 3), (1, 2), (0, 2), (3, 2)], {"tie": 1})
 
 
 def test_best_vs_worst_is_one_pair() -> None:
-    assert pairs_of(choices(3, 4, 1, 3), mode="best_vs_worst") == ([(1, 2)], {})
-    assert pairs_of(choices(2, 2), mode="best_vs_worst") == ([], {"tie": 1})
+    assert pairs_of(group(3, 4, 1, 3), mode="best_vs_worst") == ([(1, 2)], {})
+    assert pairs_of(group(2, 2), mode="best_vs_worst") == ([], {"tie": 1})
 
 
 def test_best_vs_random_draws_among_the_others_and_always_the_same() -> None:
-    drawn = [pairs_of(choices(3, 4, 1, 2, row=row), mode="best_vs_random")[0][0] for row in range(200)]
-    assert drawn == [pairs_of(choices(3, 4, 1, 2, row=row), mode="best_vs_random")[0][0] for row in range(200)]
+    drawn = [pairs_of(group(3, 4, 1, 2, row=row), mode="best_vs_random")[0][0] for row in range(200)]
+    assert drawn == [pairs_of(group(3, 4, 1, 2, row=row), mode="best_vs_random")[0][0] for row in range(200)]
     assert {chosen for chosen, _ in drawn} == {1}
     counts = np.bincount([rejected for _, rejected in drawn], minlength=4)
     assert counts[1] == 0
     assert min(counts[[0, 2, 3]]) > 40
-    other = [pairs_of(choices(3, 4, 1, 2, row=row), mode="best_vs_random", seed=1)[0][0] for row in range(200)]
+    other = [pairs_of(group(3, 4, 1, 2, row=row), mode="best_vs_random", seed=1)[0][0] for row in range(200)]
     assert other != drawn
 
 
 def test_margins_ratios_and_equal_responses_are_counted() -> None:
-    assert pairs_of(choices(4, 3, 1), min_margin=2) == ([(0, 2), (1, 2)], {"margin": 1})
-    assert pairs_of(choices(8, 5, 2), min_ratio=2) == ([(0, 2), (1, 2)], {"ratio": 1})
-    assert pairs_of(choices(3, 0, -1), min_ratio=2)[0] == [(0, 1), (0, 2), (1, 2)]
-    assert pairs_of(choices(3, 2, 1, responses=["a", "a", "b"])) == ([(0, 2), (1, 2)], {"same": 1})
-    assert pairs_of(choices(3)) == ([], {"single": 1})
+    assert pairs_of(group(4, 3, 1), min_margin=2) == ([(0, 2), (1, 2)], {"margin": 1})
+    assert pairs_of(group(8, 5, 2), min_ratio=2) == ([(0, 2), (1, 2)], {"ratio": 1})
+    assert pairs_of(group(3, 0, -1), min_ratio=2)[0] == [(0, 1), (0, 2), (1, 2)]
+    assert pairs_of(group(3, 2, 1, responses=["a", "a", "b"])) == ([(0, 2), (1, 2)], {"same": 1})
+    assert pairs_of(group(3)) == ([], {"single": 1})
 
 
 def test_at_most_so_many_pairs_of_a_prompt() -> None:
-    kept, left_out = pairs_of(choices(5, 4, 3, 2), max_pairs_per_prompt=4)
+    kept, left_out = pairs_of(group(5, 4, 3, 2), max_pairs_per_prompt=4)
     assert (len(kept), left_out) == (4, {"cap": 2})
-    everything = pairs_of(choices(5, 4, 3, 2))[0]
+    everything = pairs_of(group(5, 4, 3, 2))[0]
     assert [pair for pair in everything if pair in kept] == kept
-    others = {tuple(pairs_of(choices(5, 4, 3, 2), max_pairs_per_prompt=4, seed=seed)[0]) for seed in range(20)}
+    others = {tuple(pairs_of(group(5, 4, 3, 2), max_pairs_per_prompt=4, seed=seed)[0]) for seed in range(20)}
     assert len(others) > 3
 
 
@@ -72,7 +72,7 @@ def test_the_margin_is_what_the_row_says_or_the_difference_of_scores() -> None:
 
 
 def test_a_given_pair_is_left_out_by_its_own_margin_where_it_has_no_scores() -> None:
-    found = Choices([Text("q", "a"), Text("q", "b")], [0, 0], given=[Preference(0, 1, 0, margin=0.5)])
+    found = PromptGroup([Text("q", "a"), Text("q", "b")], [0, 0], given=[Preference(0, 1, 0, margin=0.5)])
     assert pairs_of(found, min_margin=1) == ([], {"margin": 1})
     assert pairs_of(found, min_margin=0.5) == ([(0, 1)], {})
 

@@ -15,7 +15,7 @@ from nemo_bt.pretrained.architecture import megatron_fields
 from nemo_bt.pretrained.convert import AsHf, Conversion
 from nemo_bt.pretrained.fused import PACKED_QKV, QKV, HeadShape
 from nemo_bt.pretrained.nemo_metadata import write_facts
-from nemo_bt.pretrained.resolve import Origin, Start, find_origin, open_weights
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder, write_shards
 from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 from tests.hf_models import SHAPES, save
@@ -23,20 +23,20 @@ from tests.hf_models import SHAPES, save
 LLAMA = "llama3.1, head size"
 
 
-def to_nemo(origin: Origin, start: Start, target: Path) -> Path:
+def to_nemo(pretrained: PretrainedSource, initial: InitialWeights, target: Path) -> Path:
     """The part of converters.hf_to_nemo that needs no NeMo."""
     target.mkdir()
-    write_torch_dist(target / "weights", start.source, Conversion(origin.hf_config).depth, lambda _: None)
+    write_torch_dist(target / "weights", initial.source, Conversion(pretrained.hf_config).depth, lambda _: None)
     (target / "context").mkdir()
-    write_facts(target / "context", origin.hf_config, {})
+    write_facts(target / "context", pretrained.hf_config, {})
     return target
 
 
-def to_hf(start: Start, target: Path, max_bytes: int = 150_000) -> Path:
+def to_hf(initial: InitialWeights, target: Path, max_bytes: int = 150_000) -> Path:
     target.mkdir()
-    export = AsHf(start.source, start.origin.hf_config)
+    export = AsHf(initial.source, initial.pretrained.hf_config)
     write_shards(target, export.infos, export.tensors(), max_bytes, lambda _: None)
-    write_config(target, start.origin.hf_config, 0, next(iter(export.infos.values())).dtype)
+    write_config(target, initial.pretrained.hf_config, 0, next(iter(export.infos.values())).dtype)
     return target
 
 
@@ -61,12 +61,12 @@ def replace_tensors(folder: Path, changed: dict[str, torch.Tensor | None]) -> No
 @pytest.mark.parametrize("shape", SHAPES)
 def test_there_and_back_is_equal_bit_for_bit(shape: str, dtype: torch.dtype, tmp_path: Path) -> None:
     hf = save(shape, tmp_path / "hf", dtype=dtype)
-    origin = find_origin(str(hf))
-    nemo = to_nemo(origin, open_weights(origin, 0), tmp_path / "x.nemo")
-    start = open_weights(find_origin(str(nemo)), 0)
-    back = to_hf(start, tmp_path / "back")
+    pretrained = find_pretrained(str(hf))
+    nemo = to_nemo(pretrained, open_weights(pretrained, 0), tmp_path / "x.nemo")
+    initial = open_weights(find_pretrained(str(nemo)), 0)
+    back = to_hf(initial, tmp_path / "back")
     expected, found = tensors(hf), tensors(back)
-    assert start.has_head
+    assert initial.has_head
     assert found.keys() == expected.keys()
     assert all(found[name].dtype == dtype and torch.equal(found[name], expected[name]) for name in expected)
     assert len(list(back.glob("*.safetensors"))) > 1
@@ -82,29 +82,29 @@ def test_there_and_back_is_equal_bit_for_bit(shape: str, dtype: torch.dtype, tmp
 
 def test_a_causal_model_loses_its_head_and_gets_a_reward_head_of_norm_one(tmp_path: Path) -> None:
     hf = save(LLAMA, tmp_path / "hf", classifier=False)
-    origin = find_origin(str(hf))
-    start = open_weights(origin, 7)
-    nemo = to_nemo(origin, start, tmp_path / "x.nemo")
-    back = tensors(to_hf(open_weights(find_origin(str(nemo)), 0), tmp_path / "back"))
+    pretrained = find_pretrained(str(hf))
+    initial = open_weights(pretrained, 7)
+    nemo = to_nemo(pretrained, initial, tmp_path / "x.nemo")
+    back = tensors(to_hf(open_weights(find_pretrained(str(nemo)), 0), tmp_path / "back"))
     assert "lm_head.weight" in tensors(hf)
     assert back.keys() == tensors(hf).keys() - {"lm_head.weight"} | {"score.weight"}
     assert back["score.weight"].norm().item() == pytest.approx(1.0, abs=0.3)
-    assert start.description == (
+    assert initial.description == (
         f"{hf}: base model (llama, Hugging Face folder), head new, seed 7, norm {back['score.weight'].norm():.4f}"
     )
 
 
 def test_head_of_a_base_model_depends_on_the_seed_alone(tmp_path: Path) -> None:
-    origin = find_origin(str(save(LLAMA, tmp_path / "hf", classifier=False)))
-    heads = [open_weights(origin, seed).source.read("output_layer.weight") for seed in (1, 1, 2)]
+    pretrained = find_pretrained(str(save(LLAMA, tmp_path / "hf", classifier=False)))
+    heads = [open_weights(pretrained, seed).source.read("output_layer.weight") for seed in (1, 1, 2)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
 
 
 def test_dtype_is_changed_when_asked(folder: Path) -> None:
-    start = open_weights(find_origin(str(folder)), 0, torch.bfloat16)
+    initial = open_weights(find_pretrained(str(folder)), 0, torch.bfloat16)
     expected = tensors(folder)["model.norm.weight"].bfloat16()
-    assert torch.equal(start.source.read("decoder.final_layernorm.weight"), expected)
+    assert torch.equal(initial.source.read("decoder.final_layernorm.weight"), expected)
 
 
 @pytest.mark.parametrize(("heads", "groups", "size"), [(4, 4, 3), (6, 2, 5), (8, 1, 2)])
@@ -127,7 +127,7 @@ def test_queries_keys_and_values_lie_group_by_group(heads: int, groups: int, siz
 
 def refused(folder: Path) -> str:
     with pytest.raises(UserError) as error:
-        open_weights(find_origin(str(folder)), 0)
+        open_weights(find_pretrained(str(folder)), 0)
     return str(error.value)
 
 
@@ -153,7 +153,7 @@ def test_old_buffers_and_tied_heads_are_not_strangers(folder: Path) -> None:
         folder,
         {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(12), "lm_head.weight": torch.zeros(350, 64)},
     )
-    assert open_weights(find_origin(str(folder)), 0).has_head
+    assert open_weights(find_pretrained(str(folder)), 0).has_head
 
 
 def test_shards_that_are_cut_short_absent_or_pickled_are_refused(folder: Path) -> None:
@@ -202,10 +202,10 @@ def test_configurations_that_cannot_be_computed_are_refused(
 
 def test_a_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="found neither"):
-        find_origin(str(tmp_path))
+        find_pretrained(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="expected a Hugging Face configuration with model_type"):
-        find_origin(str(tmp_path))
+        find_pretrained(str(tmp_path))
 
 
 def test_frequencies_that_depend_on_the_batch_are_refused() -> None:
@@ -222,5 +222,5 @@ def test_a_shard_holds_at_most_what_was_asked(folder: Path, tmp_path: Path) -> N
     stream = ((name, source.read(name)) for name in source.infos)
     write_shards(tmp_path / "out", source.infos, stream, 50_000, lambda _: None)
     for file in (tmp_path / "out").glob("*.safetensors"):
-        held = load_file(file)
-        assert sum(tensor.nbytes for tensor in held.values()) <= 50_000 or len(held) == 1
+        shard = load_file(file)
+        assert sum(tensor.nbytes for tensor in shard.values()) <= 50_000 or len(shard) == 1

@@ -26,7 +26,7 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
 from nemo_bt.pretrained.nemo_yaml import FIELDS, NEMO_MODELS
-from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
 from tests.hf_models import save
 from tests.runs import REPO, convert
@@ -66,12 +66,12 @@ def test_mistakes_are_named_and_leave_nothing(
 
 
 def test_a_language_model_has_no_reward_to_export(base: Path, tmp_path: Path) -> None:
-    origin = find_origin(str(base))
-    start = open_weights(origin, 0)
-    source = start.source.source  # without the new head
-    nemo = to_nemo(origin, replace(start, source=source), tmp_path / "lm.nemo")
+    pretrained = find_pretrained(str(base))
+    initial = open_weights(pretrained, 0)
+    source = initial.source.source  # without the new head
+    nemo = to_nemo(pretrained, replace(initial, source=source), tmp_path / "lm.nemo")
     assert "a reward model without its head" in refused(nemo_to_hf, "--input", nemo, "--output", tmp_path / "x")
-    config = {name: origin.hf_config[hf] for name, hf in FIELDS.items()} | {
+    config = {name: pretrained.hf_config[hf] for name, hf in FIELDS.items()} | {
         "_target_": f"{NEMO_MODELS}.qwen3.Qwen3Config"
     }
     (nemo / "context" / "model.yaml").write_text(yaml.safe_dump({"config": config}))
@@ -97,12 +97,12 @@ def test_a_disk_that_takes_no_more_leaves_nothing(
 
 def test_models_that_disagree_fail_the_check(exported: Path, trained: tuple[Path, str], tmp_path: Path) -> None:
     """In their configuration, which transformers reads for itself, or in the head, changed or lost."""
-    start = open_weights(find_origin(str(trained[0] / "checkpoints" / "reward-step5.nemo")), 0)
-    assert check_parity(exported, start) < 1e-5
+    initial = open_weights(find_pretrained(str(trained[0] / "checkpoints" / "reward-step5.nemo")), 0)
+    assert check_parity(exported, initial) < 1e-5
 
     def differs(folder: Path) -> None:
         with pytest.raises(ParityError, match=r"rewards differ by .* between transformers and Megatron, expected"):
-            check_parity(folder, start)
+            check_parity(folder, initial)
 
     wrong = shutil.copytree(exported, tmp_path / "config")
     config = json.loads((wrong / "config.json").read_text())
@@ -117,18 +117,18 @@ def test_models_that_disagree_fail_the_check(exported: Path, trained: tuple[Path
 def test_a_folder_that_transformers_does_not_load_is_named(
     exported: Path, trained: tuple[Path, str], tmp_path: Path
 ) -> None:
-    start = open_weights(find_origin(str(trained[0] / "checkpoints" / "reward-step5.nemo")), 0)
+    initial = open_weights(find_pretrained(str(trained[0] / "checkpoints" / "reward-step5.nemo")), 0)
     wrong = shutil.copytree(exported, tmp_path / "wrong")
     (wrong / "model.safetensors").write_bytes(b"")
     with pytest.raises(UserError, match=rf"{wrong}: transformers does not load it"):
-        check_parity(wrong, start)
+        check_parity(wrong, initial)
 
 
 def test_a_cast_is_compared_with_the_cast(tmp_path: Path) -> None:
     folder = save("qwen3", tmp_path / "hf")
     args = ["--input", str(folder), "--output", str(tmp_path / "x.nemo"), "--dtype", "bf16"]
     hf_to_nemo.convert(hf_to_nemo.parse(args), Terminal(None))
-    assert open_weights(find_origin(str(tmp_path / "x.nemo")), 0).source.read(HEAD).dtype == torch.bfloat16
+    assert open_weights(find_pretrained(str(tmp_path / "x.nemo")), 0).source.read(HEAD).dtype == torch.bfloat16
 
 
 def test_an_output_that_failed_the_check_is_kept_under_another_name(tmp_path: Path) -> None:
@@ -169,9 +169,9 @@ def test_a_hub_model_is_taken_from_the_cache_at_its_revision(base: Path, tmp_pat
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
     code = (
-        "import sys; from nemo_bt.pretrained.resolve import find_origin\n"
+        "import sys; from nemo_bt.pretrained.resolve import find_pretrained\n"
         "for given in sys.argv[1:]:\n"
-        "  try: print(find_origin(given).path)\n"
+        "  try: print(find_pretrained(given).path)\n"
         "  except Exception as error: print(error)\n"
     )
     result = subprocess.run(

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from nemo_bt.data.read.drop_report import Account, RowError
+from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.read.rows import Chunk
 from nemo_bt.errors import UserError
 from tests.preferences import messages
@@ -81,8 +81,8 @@ def test_bad_rows_are_counted_and_shown_by_file_and_row(tmp_path: Path, tokenize
     pairs = open_set(file, tokenizer, *ALL)
     assert dropped(pairs) == {reason: num_bad}
     assert pairs.column("row", [0, 1]).tolist() == [0, num_bad + 1]
-    account = pairs.accounts[0]
-    assert (account.num_rows, account.num_pairs, account.num_kept) == (num_bad + 2, num_bad + 2, 2)
+    drop_report = pairs.accounts[0]
+    assert (drop_report.num_rows, drop_report.num_pairs, drop_report.num_kept) == (num_bad + 2, num_bad + 2, 2)
     with pytest.raises(UserError) as caught:
         open_set(file, tokenizer)
     assert f"train: 2 of {num_bad + 2} pairs; dropped {num_bad} " in str(caught.value)
@@ -215,16 +215,16 @@ def test_margins_that_are_nowhere_are_asked_for(tmp_path: Path, tokenizer: Any) 
 
 
 def test_accounts_add_up_in_order_and_survive_the_disk() -> None:
-    first, second = Account(num_rows=2, num_kept=1), Account(num_rows=3, num_kept=1)
+    first, second = DropReport(num_rows=2, num_kept=1), DropReport(num_rows=3, num_kept=1)
     first.drop("empty", "f row 1", "chosen")
     for row in (2, 4):
         second.drop("empty", f"f row {row}")
     first.add(second)
     assert (first.num_rows, first.num_pairs, first.dropped["empty"]) == (5, 5, 3)
     assert first.examples["empty"] == ["f row 1: chosen", "f row 2", "f row 4"]
-    assert Account.from_json(json.loads(json.dumps(first.to_json()))) == first
+    assert DropReport.from_json(json.loads(json.dumps(first.to_json()))) == first
     with pytest.raises(UserError, match=r"x: 0 of 1 pairs; dropped 1 with tied scores\. The source yields nothing"):
-        Account(num_rows=1, dropped=type(first.dropped)(tie=1)).check("x", settings_with().model.data)
+        DropReport(num_rows=1, dropped=type(first.dropped)(tie=1)).check("x", settings_with().model.data)
 
 
 def test_a_chunk_knows_rows_from_mistakes() -> None:

@@ -15,7 +15,7 @@ from nemo_bt.config.sources import source_of
 from nemo_bt.data.formats.detect import FORMATS
 from nemo_bt.data.read.files import find_files
 from nemo_bt.data.read.rows import Chunk, read_chunks
-from nemo_bt.data.store.encode import Encoded, Recipe, encode
+from nemo_bt.data.store.encode import Encoded, EncodingSpec, encode
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from tests.data_rows import ROWS
 from tests.sources import settings_with
@@ -75,13 +75,15 @@ def source_with(**keys: Any) -> SourceSettings:
     return source_of("x", **keys)
 
 
-def recipe_of(renderer: Renderer, name: str, source: SourceSettings) -> Recipe:
-    return Recipe(renderer, source, name, 512, "truncate_prompt_left")
+def encoding_spec(renderer: Renderer, name: str, source: SourceSettings) -> EncodingSpec:
+    return EncodingSpec(renderer, source, name, 512, "truncate_prompt_left")
 
 
 def check(found: Encoded, renderer: Renderer) -> None:
-    account = found.account
-    assert account.num_kept == len(found.columns["row"]) == account.num_pairs - sum(account.dropped.values())
+    drop_report = found.drop_report
+    assert (
+        drop_report.num_kept == len(found.columns["row"]) == drop_report.num_pairs - sum(drop_report.dropped.values())
+    )
     for side in ("chosen", "rejected"):
         assert (found.columns[f"{side}_tokens"] >= 1).all()
         ends = found.columns[f"{side}_start"] + found.columns[f"{side}_tokens"]
@@ -96,12 +98,12 @@ def check(found: Encoded, renderer: Renderer) -> None:
 @given(data=st.data())
 def test_every_row_is_a_pair_or_is_counted(renderer: Renderer, name: str, data: Any) -> None:
     lines = data.draw(chunks(name))
-    found = encode(Chunk("f", 0, len(lines), lines, 0), 0, recipe_of(renderer, name, source_with()))
+    found = encode(Chunk("f", 0, len(lines), lines, 0), 0, encoding_spec(renderer, name, source_with()))
     check(found, renderer)
     if name not in ("scored", "ranked"):
-        assert found.account.num_pairs == found.account.num_rows == len(lines)
+        assert found.drop_report.num_pairs == found.drop_report.num_rows == len(lines)
     else:
-        assert found.account.num_pairs >= (name == "ranked") * len(lines)
+        assert found.drop_report.num_pairs >= (name == "ranked") * len(lines)
 
 
 @settings(max_examples=60)
@@ -115,12 +117,12 @@ def test_candidates_of_ranked_rows_add_up(
 ) -> None:
     row = {"prompt": "q", "completions": answers[: len(scores)], "scores": scores}
     rules = replace(source_with().pairs, mode="all_pairs", max_pairs_per_prompt=cap)
-    recipe = recipe_of(renderer, "ranked", replace(source_with(), pairs=rules))
-    found = encode(Chunk("f", 0, 1, [json.dumps(row).encode()], 0), 0, recipe)
+    spec = encoding_spec(renderer, "ranked", replace(source_with(), pairs=rules))
+    found = encode(Chunk("f", 0, 1, [json.dumps(row).encode()], 0), 0, spec)
     check(found, renderer)
     size = len(scores)
-    assert found.account.num_pairs == max(1, size * (size - 1) // 2)
-    assert cap is None or found.account.num_kept <= cap
+    assert found.drop_report.num_pairs == max(1, size * (size - 1) // 2)
+    assert cap is None or found.drop_report.num_kept <= cap
 
 
 @settings(max_examples=100)

@@ -14,7 +14,7 @@ from nemo_bt.planning.activations import StreamRows, part_units
 from nemo_bt.planning.shape import model_shape
 from nemo_bt.pretrained.architecture import activation_name
 from nemo_bt.pretrained.convert import AsHf
-from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
 from tests.hf_models import SHAPES, build
 from tests.recorder import SavedBytes
@@ -46,8 +46,8 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     paths = {}
     for number, shape in enumerate(SHAPES):
         build(shape).save_pretrained(folder / f"{number}")
-        origin = find_origin(str(folder / f"{number}"))
-        paths[shape] = to_nemo(origin, open_weights(origin, 0), folder / f"{number}.nemo")
+        pretrained = find_pretrained(str(folder / f"{number}"))
+        paths[shape] = to_nemo(pretrained, open_weights(pretrained, 0), folder / f"{number}.nemo")
     return paths
 
 
@@ -72,9 +72,9 @@ def reward_model(nemo: Path) -> Any:
     from nemo_bt.model.config import reward_config
     from nemo_bt.model.reward_model import RewardModel
 
-    origin = find_origin(str(nemo))
-    model = RewardModel(reward_config(origin.hf_config, seq_length=256), LossSettings(False, False, 0.0, 0.0))
-    model.start, model._trainer = open_weights(origin, 0), None
+    pretrained = find_pretrained(str(nemo))
+    model = RewardModel(reward_config(pretrained.hf_config, seq_length=256), LossSettings(False, False, 0.0, 0.0))
+    model.initial_weights, model._trainer = open_weights(pretrained, 0), None
     model.configure_model()
     return model
 

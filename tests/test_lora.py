@@ -14,7 +14,7 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.adapters import WithAdapters, digest, read_adapters
 from nemo_bt.pretrained.names import EMBEDDING, HEAD
-from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.torch_dist import TorchDist
 from tests.hf_models import build, save
 from tests.layouts import CP2, SP, TP2, VPP2, ZERO, checkpoint, common, full
@@ -167,9 +167,9 @@ def test_the_merge_adds_scaled_products_and_changes_nothing_else(logs: Path, mer
 
 
 def test_training_starts_from_merged_weights(logs: Path) -> None:
-    start = open_weights(find_origin(str(checkpoint(logs / ONE, STEPS))), head_seed=0)
-    assert start.has_head
-    assert f"of adapters on {logs / 'base'}" in start.description
+    initial = open_weights(find_pretrained(str(checkpoint(logs / ONE, STEPS))), head_seed=0)
+    assert initial.has_head
+    assert f"of adapters on {logs / 'base'}" in initial.description
 
 
 def test_adapters_that_do_not_fit_are_an_error(logs: Path, tmp_path: Path) -> None:
@@ -177,27 +177,27 @@ def test_adapters_that_do_not_fit_are_an_error(logs: Path, tmp_path: Path) -> No
     facts = json.loads((context / "adapters.json").read_text())
     (context / "adapters.json").write_text(json.dumps(facts | {"adapter_dim": 8}))
     with pytest.raises(UserError, match=r"expected shape \(.*\), found \(.*\): the adapters do not fit"):
-        open_weights(find_origin(str(context.parent)), head_seed=0)
+        open_weights(find_pretrained(str(context.parent)), head_seed=0)
     (context / "adapters.json").write_text(json.dumps(facts | {"base_digest": "0"}))
     with pytest.raises(UserError, match=r"its adapters belong to other weights than those that are at .*base now"):
-        open_weights(find_origin(str(context.parent)), head_seed=0)
+        open_weights(find_pretrained(str(context.parent)), head_seed=0)
     (context / "adapters.json").write_text(json.dumps(facts | {"base": str(tmp_path / "gone")}))
     with pytest.raises(
         UserError, match=r"its adapters belong to .*gone \(context/adapters\.json\), which is not there"
     ):
-        find_origin(str(context.parent))
+        find_pretrained(str(context.parent))
     (context / "adapters.json").write_text(json.dumps(facts | {"base": str(context.parent)}))
     with pytest.raises(UserError, match=r"context/adapters\.json names itself as its base"):
-        find_origin(str(context.parent))
+        find_pretrained(str(context.parent))
     (context / "adapters.json").write_text("{}")
     with pytest.raises(UserError, match=r"adapters\.json: expected base, target_modules, adapter_dim, alpha and base_"):
-        find_origin(str(context.parent))
+        find_pretrained(str(context.parent))
 
 
 def test_adapters_in_fp32_on_a_base_in_bf16_are_merged_in_fp32(logs: Path) -> None:
     path = checkpoint(logs / ONE, STEPS)
-    base = open_weights(find_origin(str(logs / "base")), 0, torch.bfloat16).source
-    trained = TorchDist(find_origin(str(path)).nemo_file.open_weights, str(path))
+    base = open_weights(find_pretrained(str(logs / "base")), 0, torch.bfloat16).source
+    trained = TorchDist(find_pretrained(str(path)).nemo_file.open_weights, str(path))
     adapters = replace(read_adapters(path / "context"), base_digest=digest(base))
     merged, name = WithAdapters(base, trained, adapters, str(path)), "decoder.layers.mlp.linear_fc2.weight"
     stem = name.removesuffix(".weight")

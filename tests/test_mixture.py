@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nemo_bt.batching.packing import bundle_pairs
+from nemo_bt.batching.packing import group_pairs
 from nemo_bt.batching.sampling import pairs_of_step
 from nemo_bt.batching.stream import build_stream
 from nemo_bt.config.sources import source_of
@@ -120,10 +120,10 @@ def test_a_step_of_responses_to_one_prompt_holds_it_once(tmp_path: Path, tokeniz
     settings = replace(settings, model=replace(settings.model, data=data))
     train = load_sets(settings, tokenizer, Path(tokenizer.name_or_path), False, Terminal(None))["train"]
     numbers = pairs_of_step(1, 0, 12, train.epoch)
-    bundles, sizes = bundle_pairs(train.parts(numbers), 1000, hidden_size=64)
-    assert sorted(map(len, bundles)) == [3, 3, 3, 3]
-    for bundle, tokens in zip(bundles, sizes.tokens.tolist(), strict=True):
-        (group,) = train.groups(numbers[bundle])
+    groups, sizes = group_pairs(train.parts(numbers), 1000, hidden_size=64)
+    assert sorted(map(len, groups)) == [3, 3, 3, 3]
+    for group, tokens in zip(groups, sizes.tokens.tolist(), strict=True):
+        (group,) = train.groups(numbers[group])
         assert (group.num_tokens, len(group.continuations), len(group.pairs)) == (tokens, 3, 3)
 
 

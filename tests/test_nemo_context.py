@@ -13,7 +13,7 @@ from nemo_bt.pretrained.architecture import megatron_fields, rope_frequencies
 from nemo_bt.pretrained.names import EMBEDDING
 from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
 from nemo_bt.pretrained.nemo_yaml import hf_config_of_nemo_model
-from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
 from tests.hf_models import save
 from tests.test_conversion import to_nemo
@@ -111,8 +111,8 @@ def test_scaled_frequencies_are_those_of_nemo(one_rank: None, tmp_path: Path) ->
 @pytest.fixture
 def base(tmp_path: Path, one_rank: None) -> Path:
     """A base .nemo: NeMo's description, and weights with a language model's head in a padded vocabulary."""
-    origin = find_origin(str(save("llama3.1, head size", tmp_path / "hf")))
-    nemo = to_nemo(origin, open_weights(origin, 0), tmp_path / "base.nemo")
+    pretrained = find_pretrained(str(save("llama3.1, head size", tmp_path / "hf")))
+    nemo = to_nemo(pretrained, open_weights(pretrained, 0), tmp_path / "base.nemo")
     (nemo / "context" / HF_CONFIG).unlink()
     fields = {"num_layers": 4, "_target_": "nemo.collections.llm.gpt.model.llama.LlamaConfig", "rotary_base": 5e5}
     described("llama.LlamaConfig", nemo / "context")
@@ -124,10 +124,10 @@ def base(tmp_path: Path, one_rank: None) -> Path:
 
 
 def test_a_base_checkpoint_is_found_with_its_tokenizer(base: Path) -> None:
-    origin = find_origin(str(base))
-    assert origin.hf_config["rope_theta"] == 5e5
-    assert origin.tokenizer == base / "context" / "nemo_tokenizer"
-    assert open_weights(origin, 0).has_head
+    pretrained = find_pretrained(str(base))
+    assert pretrained.hf_config["rope_theta"] == 5e5
+    assert pretrained.tokenizer == base / "context" / "nemo_tokenizer"
+    assert open_weights(pretrained, 0).has_head
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_descriptions_of_something_else_are_refused(base: Path, config: Any) -> 
     file = base / "context" / "model.yaml"
     file.write_text(yaml.safe_dump({"config": config}))
     with pytest.raises(UserError, match="expected a language model as NeMo's importers describe it"):
-        find_origin(str(base))
+        find_pretrained(str(base))
 
 
 def test_nemo_loads_the_context_that_the_converter_writes(one_rank: None, tmp_path: Path, tokenizer: Any) -> None:
@@ -146,11 +146,11 @@ def test_nemo_loads_the_context_that_the_converter_writes(one_rank: None, tmp_pa
 
     from converters.megatron import describe
 
-    origin = find_origin(str(save("gemma3", tmp_path / "hf")))
+    pretrained = find_pretrained(str(save("gemma3", tmp_path / "hf")))
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    describe(tmp_path / "context", origin.hf_config, tmp_path / "tokenizer")
+    describe(tmp_path / "context", pretrained.hf_config, tmp_path / "tokenizer")
     model = io.load_context(tmp_path / "context").model
     assert type(model).__name__ == "RewardModel"
-    assert model.config.hf_config == origin.hf_config
+    assert model.config.hf_config == pretrained.hf_config
     assert model.config.layer_windows == [16, 0] * 3
     assert model.tokenizer.vocab_size == 347

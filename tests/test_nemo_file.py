@@ -11,21 +11,21 @@ import torch
 
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.nemo_file import NemoFile, pack
-from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from tests.hf_models import save
 from tests.test_conversion import tensors, to_hf, to_nemo
 
 
 def test_one_file_holds_the_same_tensors(tmp_path: Path) -> None:
-    origin = find_origin(str(save("qwen2", tmp_path / "hf")))
-    nemo = to_nemo(origin, open_weights(origin, 0), tmp_path / "x.nemo")
+    pretrained = find_pretrained(str(save("qwen2", tmp_path / "hf")))
+    nemo = to_nemo(pretrained, open_weights(pretrained, 0), tmp_path / "x.nemo")
     (nemo / "context" / "tokenizer").mkdir()
     (nemo / "context" / "tokenizer" / "tokenizer.json").write_text("{}")
     pack(nemo, tmp_path / "one.nemo")
     shutil.rmtree(nemo)
-    start = open_weights(find_origin(str(tmp_path / "one.nemo")), 0)
-    back = to_hf(start, tmp_path / "out")
-    assert (start.origin.tokenizer / "tokenizer.json").read_text() == "{}"
+    initial = open_weights(find_pretrained(str(tmp_path / "one.nemo")), 0)
+    back = to_hf(initial, tmp_path / "out")
+    assert (initial.pretrained.tokenizer / "tokenizer.json").read_text() == "{}"
     assert all(torch.equal(tensor, tensors(tmp_path / "hf")[name]) for name, tensor in tensors(back).items())
 
 

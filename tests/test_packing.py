@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nemo_bt.batching.packing import PairParts, PairSizes, bundle_pairs, plan_streams
+from nemo_bt.batching.packing import PairParts, PairSizes, group_pairs, plan_streams
 
 
 def sizes_of(tokens: list[int]) -> PairSizes:
@@ -64,7 +64,7 @@ def parts_of(
 
 
 def test_cost_counts_what_attention_reads() -> None:
-    _, sizes = bundle_pairs(parts_of([0], [8], [(8, 12)], [(4, 4)]), 100, hidden_size=256)
+    _, sizes = group_pairs(parts_of([0], [8], [(8, 12)], [(4, 4)]), 100, hidden_size=256)
     attended = sum(range(1, 13)) + sum(range(9, 13))
     assert sizes.cost[0] == pytest.approx(16 + attended / (6 * 256))
 
@@ -74,8 +74,8 @@ ALL_PAIRS_OF_FOUR = [(10, 20), (10, 30), (10, 40), (20, 30), (20, 40), (30, 40)]
 
 def test_pairs_of_a_prompt_cost_it_once_and_each_response_once() -> None:
     parts = parts_of([7] * 6 + [8], [100] * 6 + [5], [*ALL_PAIRS_OF_FOUR, (200, 300)], [(10, 10)] * 6 + [(3, 4)])
-    bundles, sizes = bundle_pairs(parts, 1000, hidden_size=256)
-    assert bundles == [[0, 1, 2, 3, 4, 5], [6]]
+    groups, sizes = group_pairs(parts, 1000, hidden_size=256)
+    assert groups == [[0, 1, 2, 3, 4, 5], [6]]
     assert sizes.tokens.tolist() == [100 + 4 * 10, 5 + 3 + 4]
     attended = sum(range(1, 101)) + 4 * sum(range(101, 111))
     assert sizes.cost[0] == pytest.approx(140 + attended / (6 * 256))
@@ -83,13 +83,13 @@ def test_pairs_of_a_prompt_cost_it_once_and_each_response_once() -> None:
 
 def test_a_bundle_longer_than_a_stream_becomes_several() -> None:
     parts = parts_of([7] * 6, [100] * 6, ALL_PAIRS_OF_FOUR, [(10, 10)] * 6)
-    bundles, sizes = bundle_pairs(parts, 130, hidden_size=256)
-    assert sorted(pair for bundle in bundles for pair in bundle) == list(range(6))
+    groups, sizes = group_pairs(parts, 130, hidden_size=256)
+    assert sorted(pair for group in groups for pair in group) == list(range(6))
     assert sizes.tokens.max() <= 130
-    assert len(bundles) < 6
+    assert len(groups) < 6
 
 
 def test_pairs_of_different_prompts_are_not_put_together() -> None:
-    bundles, sizes = bundle_pairs(parts_of([0, 1], [4, 4], [(1, 2), (1, 2)], [(5, 6), (5, 6)]), 100, hidden_size=256)
-    assert bundles == [[0], [1]]
+    groups, sizes = group_pairs(parts_of([0, 1], [4, 4], [(1, 2), (1, 2)], [(5, 6), (5, 6)]), 100, hidden_size=256)
+    assert groups == [[0], [1]]
     assert sizes.tokens.tolist() == [15, 15]

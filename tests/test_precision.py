@@ -15,9 +15,9 @@ from nemo_bt.config.device import check_device
 from nemo_bt.config.fp8 import check_gpu, fp8_options, row_multiple
 from nemo_bt.config.model import LossSettings
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.training.checks import check_settings
-from nemo_bt.training.steps.plan import stream_rules
+from nemo_bt.training.steps.plan import layout_rules
 from tests.hf_models import build
 from tests.runs import relative_difference
 from tests.test_layout_checks import settings_of
@@ -103,7 +103,7 @@ def test_names_are_those_of_nemos_plugin_and_of_megatrons_configuration() -> Non
 
 def test_streams_are_as_long_as_the_recipe_takes_them() -> None:
     def multiple(*overrides: str) -> int:
-        return stream_rules(settings_of(*overrides).model)[1]
+        return layout_rules(settings_of(*overrides).model).tokens_multiple_of
 
     assert multiple("model.fp8_recipe=blockwise") == 1
     assert [multiple(*FP8, f"model.fp8_recipe={name}") for name in ("delayed", "tensorwise", "blockwise", "mxfp8")] == [
@@ -125,12 +125,12 @@ def test_rows_filled_up_for_fp8_change_nothing(shape: str, one_rank: None, tmp_p
     from nemo_bt.model.reward_model import RewardModel
 
     build(shape).save_pretrained(tmp_path)
-    origin, found = find_origin(str(tmp_path)), []
+    pretrained, found = find_pretrained(str(tmp_path)), []
     for fp8 in (None, "hybrid"):
-        config = reward_config(origin.hf_config, seq_length=256)
+        config = reward_config(pretrained.hf_config, seq_length=256)
         config.fp8, config.fp8_recipe = fp8, "blockwise"
         model = RewardModel(config, LossSettings(False, False, 0.0, 0.0))
-        model.start, model._trainer = open_weights(origin, 0), None
+        model.initial_weights, model._trainer = open_weights(pretrained, 0), None
         model.configure_model()
         stream = build_stream(random_groups(3, shared=True, seed=5), 0, multiple_of=row_multiple(config))
         rows: list[int] = []

@@ -16,8 +16,8 @@ SHARED = Path(__file__).parents[2] / "shared" / "data"
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no {SHARED}, where the real data lies")
 def test_hh_has_five_prompts_that_differ_and_four_empty_responses(tmp_path: Path, tokenizer: Any) -> None:
     pairs = open_set(str(SHARED / "hh_harmless_base_test.jsonl.gz"), tokenizer)
-    account = pairs.accounts[0]
-    assert (account.num_rows, account.num_kept) == (2312, 2303)
+    drop_report = pairs.accounts[0]
+    assert (drop_report.num_rows, drop_report.num_kept) == (2312, 2303)
     assert dropped(pairs) == {"prompts": 5, "empty": 4}
     with gzip.open(SHARED / "hh_harmless_base_test.jsonl.gz") as lines:
         rows = [json.loads(line) for line in lines]

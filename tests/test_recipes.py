@@ -83,9 +83,9 @@ def test_a_recipe_is_valid_for_the_model_that_it_starts_from(recipe: str, tmp_pa
     settings = load_settings(
         f"recipe/{recipe}", ["exp_manager.explicit_log_dir=x", f"model.restore_from_path={tmp_path}"]
     )
-    origin = check_settings(settings)
-    assert origin
-    fields = megatron_fields(complete(origin.hf_config) and origin.hf_config, settings.model.encoder_seq_length)
+    pretrained = check_settings(settings)
+    assert pretrained
+    fields = megatron_fields(complete(pretrained.hf_config) and pretrained.hf_config, settings.model.encoder_seq_length)
     assert fields["num_layers"] == layers
     assert settings.data_parallel_size >= 1
 

@@ -84,9 +84,9 @@ def test_parts_are_worth_what_transformers_says(report: tuple[Path, dict[str, An
     assert numbers["prompt_only"]["tally"]["ties"] == numbers["pairs"]  # both sides have the same prompt
 
 
-def test_every_outcome_turns_round_when_sides_are_exchanged(report: tuple[Path, dict[str, Any], str]) -> None:
+def test_every_outcome_turns_round_when_sides_are_swapped(report: tuple[Path, dict[str, Any], str]) -> None:
     numbers = report[1]["validation"]["held_out"]
-    test, overall = numbers["exchanged"], numbers["overall"]
+    test, overall = numbers["swapped"], numbers["overall"]
     assert test["not_turned"] == 0
     assert test["largest_difference"] < 1e-5
     assert test["accuracy"] == pytest.approx(1 - overall["accuracy"] - overall["ties"] / overall["pairs"])
@@ -206,9 +206,9 @@ def test_texts_are_texts(tmp_path: Path) -> None:
 
     worst = {"margin": -1.0, "where": "file row 1", "start": "<script>alert(1)</script>", "shared": [], "sides": []}
     tally = {"accuracy": 0.5, "low": 0.1, "high": 0.9, "ties": 0, "pairs": 2}
-    exchanged = {"accuracy": 0.5, "expected": 0.5, "not_turned": 1, "largest_difference": None, "holds": False}
+    swapped = {"accuracy": 0.5, "expected": 0.5, "not_turned": 1, "largest_difference": None, "holds": False}
     numbers = {"pairs": 2, "pairs_without_reward": 1, "overall": tally, "longer_wins": 0.5, "margin": 0.1}
-    numbers |= {"calibration": {"ece": 0.1}, "exchanged": exchanged, "prompt_only": {"tally": None, "refused": 0}}
+    numbers |= {"calibration": {"ece": 0.1}, "swapped": swapped, "prompt_only": {"tally": None, "refused": 0}}
     numbers["response_only"] = {"tally": tally, "refused": 3}
     of_set = {"name": "a<b", "numbers": numbers, "pictures": {}, "worst": [worst]}
     page = render("<run>", "", {}, [of_set], [("fact", "<b>")], "")

@@ -99,11 +99,11 @@ def test_exchanged_streams_have_the_same_pairs_the_other_way_round(dataset: Path
     pairs, settings, _ = opened(tokenizer, str(dataset / "random.parquet"))
     numbers = pairs.epoch.pair_E[:20]
     plan = plan_step(settings, pairs.parts(numbers), hidden_size=64)
-    both = [build_streams(plan, pairs, numbers, 0, 0, exchanged) for exchanged in (False, True)]
-    for stream, exchanged in zip(*both, strict=True):
-        sides = [_continuations(one) for one in (stream, exchanged)]
-        assert exchanged.number_P.tolist() == stream.number_P.tolist()
-        for (a, b), (c, d) in zip(stream.pairs_P2.tolist(), exchanged.pairs_P2.tolist(), strict=True):
+    both = [build_streams(plan, pairs, numbers, 0, 0, swapped) for swapped in (False, True)]
+    for stream, swapped in zip(*both, strict=True):
+        sides = [_continuations(one) for one in (stream, swapped)]
+        assert swapped.number_P.tolist() == stream.number_P.tolist()
+        for (a, b), (c, d) in zip(stream.pairs_P2.tolist(), swapped.pairs_P2.tolist(), strict=True):
             assert np.array_equal(sides[0][a], sides[1][c])
             assert np.array_equal(sides[0][b], sides[1][d])
             assert (a < b) != (c < d)

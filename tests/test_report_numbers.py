@@ -12,9 +12,9 @@ from nemo_bt.reporting.numbers import (
     JudgedSet,
     calibration,
     correlations,
-    exchange_test,
     numbers_of,
     part_test,
+    swap_test,
     worst_of,
 )
 from nemo_bt.reporting.rewards import SetRewards
@@ -70,7 +70,7 @@ def test_numbers_count_as_by_hand() -> None:
     assert found["prompt_only"]["tally"]["ties"] == 5  # of the five that are numbers
     assert found["prompt_only"]["refused"] == 1
     assert found["response_only"] == {"tally": None, "refused": 6}
-    assert found["exchanged"]["holds"]
+    assert found["swapped"]["holds"]
 
 
 def test_the_worst_pairs_come_first() -> None:
@@ -99,21 +99,21 @@ def test_correlations_are_those_of_all_responses() -> None:
 
 def test_rewards_that_depend_on_the_order_fail_the_exchange_test() -> None:
     given_E2 = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [0.5, 0.4]])
-    exact = exchange_test(given_E2, given_E2, "32")
+    exact = swap_test(given_E2, given_E2, "32")
     assert exact.pop("accuracy") == exact.pop("expected") == 0.25
     assert exact == {"not_turned": 0, "largest_difference": 0.0, "holds": True}
     first_is_better = given_E2 + np.array([[-1.0, 1.0]])  # what stands first gets one more
-    found = exchange_test(given_E2 + np.array([[1.0, 0.0]]), first_is_better, "bf16-mixed")
+    found = swap_test(given_E2 + np.array([[1.0, 0.0]]), first_is_better, "bf16-mixed")
     assert (found["not_turned"], found["largest_difference"], found["holds"]) == (3, 2.0, False)
 
 
 def test_differences_of_rounding_are_none() -> None:
     given_E2 = np.array([[2.0, 1.0], [1.0, 1.0]])
     for size, precision, holds in ((1e-6, "32", True), (1e-3, "32", False), (1e-3, "bf16-mixed", True)):
-        found = exchange_test(given_E2, given_E2 + size * np.array([[1, -1]] * 2), precision)
+        found = swap_test(given_E2, given_E2 + size * np.array([[1, -1]] * 2), precision)
         assert (found["not_turned"], found["holds"]) == (1, holds)  # the tie is no tie any more
         assert found["largest_difference"] == pytest.approx(size)
-    lost = exchange_test(given_E2, np.array([[np.nan, 1.0], [1.0, 1.0]]), "32")
+    lost = swap_test(given_E2, np.array([[np.nan, 1.0], [1.0, 1.0]]), "32")
     assert (lost["not_turned"], lost["largest_difference"], lost["holds"]) == (1, None, False)
 
 

@@ -12,7 +12,7 @@ from converters.export_files import write_config
 from nemo_bt.errors import UserError
 from nemo_bt.metrics import means
 from nemo_bt.pretrained.nemo_metadata import write_facts
-from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.reward_statistics import KEY, RewardStatistics, needed_statistics, reward_statistics, statistics_of
 from tests.preferences import messages
 from tests.runs import metrics, nemo_bt
@@ -75,7 +75,7 @@ def test_an_export_has_those_of_its_last_validation(trained: tuple[Path, str], e
         "step": 5,
     }
     checkpoint = log_dir / "checkpoints" / "reward-step5.nemo"
-    assert statistics_of(find_origin(str(exported))) == statistics_of(find_origin(str(checkpoint)))
+    assert statistics_of(find_pretrained(str(exported))) == statistics_of(find_pretrained(str(checkpoint)))
 
 
 def test_those_of_the_model_that_a_run_started_from_do_not_stay(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_they_stay_with_a_model_that_goes_there_and_back(exported: Path, tmp_pat
     """A .nemo has config.json as it came, and no facts of a training."""
     (tmp_path / "again.nemo" / "context").mkdir(parents=True)
     write_facts(tmp_path / "again.nemo" / "context", json.loads((exported / "config.json").read_text()), {})
-    assert statistics_of(find_origin(str(tmp_path / "again.nemo"))) == statistics_of(find_origin(str(exported)))
+    assert statistics_of(find_pretrained(str(tmp_path / "again.nemo"))) == statistics_of(find_pretrained(str(exported)))
 
 
 def test_score_normalizes_by_them(exported: Path, tmp_path: Path, tokenizer: Any) -> None:
@@ -100,7 +100,7 @@ def test_score_normalizes_by_them(exported: Path, tmp_path: Path, tokenizer: Any
     result = nemo_bt("score", *argv, f"score.output={tmp_path / 'out.jsonl'}", "--normalize")
     assert result.returncode == 0, result.stderr
     found = [json.loads(line)["reward"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    scale, plain = needed_statistics(find_origin(str(exported)), "here"), alone(exported, rows, tokenizer)
+    scale, plain = needed_statistics(find_pretrained(str(exported)), "here"), alone(exported, rows, tokenizer)
     assert found == pytest.approx([(reward - scale.mean) / scale.std for reward in plain], abs=1e-4)
     assert abs(scale.mean) + abs(scale.std - 1) > 0.01  # else nothing would be seen
 
@@ -109,7 +109,7 @@ def test_a_model_without_them_is_named(base: Path) -> None:
     with pytest.raises(
         UserError, match=r"--normalize: .* has no reward_statistics: none came with it, or it was saved before"
     ):
-        needed_statistics(find_origin(str(base)), "--normalize")
+        needed_statistics(find_pretrained(str(base)), "--normalize")
 
 
 @pytest.mark.parametrize(
@@ -120,4 +120,4 @@ def test_statistics_of_someone_elses_making_are_named(exported: Path, tmp_path: 
     given = config[KEY] | found if isinstance(found, dict) else found
     (tmp_path / "config.json").write_text(json.dumps(config | {KEY: given}))
     with pytest.raises(UserError, match="its reward_statistics are not as nemo_bt writes them"):
-        statistics_of(find_origin(str(tmp_path)))
+        statistics_of(find_pretrained(str(tmp_path)))

@@ -122,7 +122,7 @@ def test_every_layout_judges_a_mixture_as_transformers_does(scored: Path, expect
     row_E = [int(where.rsplit(" row ", 1)[1]) for where in found["where"]]
     of_row = [expected[2 * row : 2 * row + 2] for row in row_E]
     assert torch.tensor(found["given"]).sub(torch.tensor(of_row)).abs().max() < TOLERANCE
-    assert torch.tensor(found["exchanged"]).sub(torch.tensor(of_row)).abs().max() < TOLERANCE
+    assert torch.tensor(found["swapped"]).sub(torch.tensor(of_row)).abs().max() < TOLERANCE
     response_E2 = torch.tensor(found["response"])
     assert (response_E2 - torch.tensor(of_row)).abs().max() > 100 * TOLERANCE
     first = {row: entry for entry, row in reversed(list(enumerate(row_E)))}

@@ -90,8 +90,8 @@ def test_rows_that_cannot_be_used_keep_their_place(tmp_path: Path) -> None:
     assert part.rows == rows
     assert [len(sides) for sides in part.conversations] == [1, 0, 1]
     assert part.values([0.5, 0.7]) == [{"reward": 0.5}, {"reward": None}, {"reward": 0.7}]
-    assert part.account.dropped == {"missing": 1}
-    assert part.account.examples == {"missing": [f"{tmp_path}/rows.jsonl row 1: no 'response'"]}
+    assert part.drop_report.dropped == {"missing": 1}
+    assert part.drop_report.examples == {"missing": [f"{tmp_path}/rows.jsonl row 1: no 'response'"]}
     assert part.where[1] == f"{tmp_path}/rows.jsonl row 2"
 
 

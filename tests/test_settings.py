@@ -46,7 +46,7 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
     ("overrides", "message"),
     [
         (["trainer.device=2"], r"unknown key trainer\.device\. Did you mean trainer\.devices\?"),
-        (["+model.zzzzzzzzzzzzzzzz=2"], r"unknown key model\.zzzzzzzzzzzzzzzz\. nemo_bt/settings\.py lists all keys"),
+        (["+model.zzzzzzzzzzzzzzzz=2"], r"unknown key model\.zzzzzzzzzzzzzzzz\. nemo_bt/config/model\.py lists"),
         (["trainer.devices=two"], r"trainer\.devices: Input should be a valid integer.*got 'two'"),
         (["model.optim.lr=fast"], r"model\.optim\.lr: Input should be a valid number.*got 'fast'"),
         (["model=nothing"], r"Could not find 'model/nothing'"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nemo_bt.batching.stream import Group, Pair, build_stream, shared_prefix
+from nemo_bt.batching.stream import Pair, TokenGroup, build_stream, shared_prefix
 
 
 def ids(*values: int) -> np.ndarray:
@@ -11,8 +11,8 @@ def ids(*values: int) -> np.ndarray:
 
 
 def test_stream_of_a_pair_and_a_ranked_group() -> None:
-    pair = Group(ids(1, 2), (ids(3, 4), ids(5)), (Pair(1, 0, margin=0.5, weight=2.0, source=1),))
-    ranked = Group(ids(6), (ids(7), ids(8), ids(9, 10)), (Pair(0, 2), Pair(2, 1)))
+    pair = TokenGroup(ids(1, 2), (ids(3, 4), ids(5)), (Pair(1, 0, margin=0.5, weight=2.0, source=1),))
+    ranked = TokenGroup(ids(6), (ids(7), ids(8), ids(9, 10)), (Pair(0, 2), Pair(2, 1)))
     stream = build_stream([pair, ranked], pad_id=0)
     assert stream.pairs_P2.tolist() == [[1, 0], [2, 4], [4, 3]]
     assert stream.tokens_1T.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
@@ -27,13 +27,13 @@ def test_stream_of_a_pair_and_a_ranked_group() -> None:
 
 
 def test_empty_prefix_is_plain_packing() -> None:
-    stream = build_stream([Group(ids(), (ids(1), ids(2, 3)))], pad_id=0)
+    stream = build_stream([TokenGroup(ids(), (ids(1), ids(2, 3)))], pad_id=0)
     assert stream.positions_1T.tolist() == [[0, 0, 1]]
     assert stream.segments_C5.tolist() == [[0, 0, 0, 1, 0], [0, 0, 1, 3, 0]]
 
 
 def test_length_is_rounded_up_with_filling_that_belongs_to_nothing() -> None:
-    stream = build_stream([Group(ids(1), (ids(2), ids(3)))], pad_id=9, multiple_of=4)
+    stream = build_stream([TokenGroup(ids(1), (ids(2), ids(3)))], pad_id=9, multiple_of=4)
     assert stream.tokens_1T.tolist() == [[1, 2, 3, 9]]
     assert stream.segments_C5[-1].tolist() == [0, 1, 2, 3, 0]
     assert stream.num_real_tokens == 3

@@ -14,7 +14,7 @@ import torch
 from nemo_bt.config.model import LoraSettings, LossSettings
 from nemo_bt.model.attention.segments import AttentionRule
 from nemo_bt.model.attention.varlen import Sequences, fused_kernel
-from nemo_bt.pretrained.resolve import find_origin, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from tests.hf_models import SHAPES, save
 
 pytestmark = pytest.mark.skipif(
@@ -32,18 +32,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {shape: save(shape, folder / str(number)) for number, shape in enumerate(SHAPES)}
 
 
-def reward_model(folder: Path, with_engine: bool, lora: LoraSettings | None = None, start: bool = True) -> Any:
+def reward_model(folder: Path, with_engine: bool, lora: LoraSettings | None = None, initial: bool = True) -> Any:
     """A model as it is built on a GPU, or on a CPU; both lie on the CPU here."""
     from nemo_bt.model.config import reward_config
     from nemo_bt.model.reward_model import RewardModel
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: with_engine)
-        origin = find_origin(str(folder))
+        pretrained = find_pretrained(str(folder))
         fused = {"moe_permute_fusion": False}  # it makes a tensor on a GPU
         fused |= {"gradient_accumulation_fusion": False} if lora else {}  # as nemo_setup.build_model has it
-        model = RewardModel(reward_config(origin.hf_config, seq_length=256, **fused), NO_LOSS, lora=lora)
-        model.start, model._trainer = open_weights(origin, 0) if start else None, None
+        model = RewardModel(reward_config(pretrained.hf_config, seq_length=256, **fused), NO_LOSS, lora=lora)
+        model.initial_weights, model._trainer = open_weights(pretrained, 0) if initial else None, None
         model.configure_model()
     return model
 
@@ -86,7 +86,7 @@ def test_a_checkpoint_of_either_loads_into_the_other(
     from megatron.core import dist_checkpointing
 
     saved = reward_model(folders[shape], saves_with_engine)
-    loaded = reward_model(folders[shape], not saves_with_engine, start=False)
+    loaded = reward_model(folders[shape], not saves_with_engine, initial=False)
     dist_checkpointing.save(saved.sharded_state_dict(prefix="module."), str(tmp_path))
     for parameter in loaded.module.parameters():
         parameter.data.zero_()

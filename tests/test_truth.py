@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from nemo_bt.batching.stream import Group, Pair, build_stream
+from nemo_bt.batching.stream import Pair, TokenGroup, build_stream
 from nemo_bt.config.model import LossSettings
 from tests.reference import hf_names, llama, padded_rewards
 from tests.runs import relative_difference
@@ -41,7 +41,7 @@ def reference(model: Any) -> Any:
 PAIRS = {1: (), 2: (Pair(0, 1),), 3: (Pair(0, 2),), 4: (Pair(0, 1), Pair(3, 2), Pair(0, 2))}
 
 
-def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[Group]:
+def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[TokenGroup]:
     rng = random.Random(seed)
 
     def ids(longest: int) -> np.ndarray:
@@ -51,19 +51,19 @@ def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[G
     for _ in range(6):
         prefix, continuations = ids(50), [ids(30) for _ in range(num_continuations)]
         if shared:
-            groups.append(Group(prefix, tuple(continuations), PAIRS[num_continuations]))
+            groups.append(TokenGroup(prefix, tuple(continuations), PAIRS[num_continuations]))
         else:
             whole = tuple(np.concatenate([prefix, c]) for c in continuations)
-            groups.append(Group(prefix[:0], whole, PAIRS[num_continuations]))
+            groups.append(TokenGroup(prefix[:0], whole, PAIRS[num_continuations]))
     return groups
 
 
-def rewards(model: Any, groups: list[Group], multiple_of: int = 1) -> torch.Tensor:
+def rewards(model: Any, groups: list[TokenGroup], multiple_of: int = 1) -> torch.Tensor:
     stream = build_stream(groups, pad_id=0, multiple_of=multiple_of)
     return model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
 
 
-def sequences(groups: list[Group]) -> list[np.ndarray]:
+def sequences(groups: list[TokenGroup]) -> list[np.ndarray]:
     return [np.concatenate([group.prefix, side]) for group in groups for side in group.continuations]
 
 

@@ -19,7 +19,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.pretrained.check import check_megatron_tensors
 from nemo_bt.pretrained.names import EMBEDDING, HEAD
 from nemo_bt.pretrained.nemo_file import NemoFile
-from nemo_bt.pretrained.resolve import check_plain, find_origin, open_weights
+from nemo_bt.pretrained.resolve import check_plain, find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
 from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
 from tests.hf_models import save
@@ -39,8 +39,8 @@ class Touch:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clean")
-    origin = find_origin(str(save("qwen2", folder / "hf")))
-    return to_nemo(origin, open_weights(origin, 0), folder / "x.nemo")
+    pretrained = find_pretrained(str(save("qwen2", folder / "hf")))
+    return to_nemo(pretrained, open_weights(pretrained, 0), folder / "x.nemo")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def nemo(clean: Path, tmp_path: Path) -> Path:
 
 
 def read_everything(nemo: Path, out: Path) -> None:
-    to_hf(open_weights(find_origin(str(nemo)), 0), out)
+    to_hf(open_weights(find_pretrained(str(nemo)), 0), out)
 
 
 def refused(nemo: Path, out: Path) -> str:
@@ -159,7 +159,7 @@ def test_weights_that_are_cut_short_or_point_elsewhere_are_refused(nemo: Path, t
 
 def test_a_misshaped_head_is_not_taken_for_a_language_models(nemo: Path) -> None:
     source = TorchDist(NemoFile(nemo).open_weights, "x")
-    config = find_origin(str(nemo)).hf_config
+    config = find_pretrained(str(nemo)).hf_config
     assert check_megatron_tensors(source.infos | {HEAD: TensorInfo((1, 64), torch.float32)}, config, "x")
     assert not check_megatron_tensors(source.infos | {HEAD: TensorInfo((384, 64), torch.float32)}, config, "x")
     with pytest.raises(UserError, match=r"output_layer\.weight: expected shape \[1, 64\], found \[2, 64\]"):

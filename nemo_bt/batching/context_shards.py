@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HeldRows:
+class ContextShard:
     """What a rank holds.
 
     Args:
@@ -46,7 +46,7 @@ class HeldRows:
 
 
 @lru_cache(maxsize=256)
-def held_rows(num_tokens: int, num_ranks: int = 1, rank: int = 0) -> HeldRows:
+def context_shard(num_tokens: int, num_ranks: int = 1, rank: int = 0) -> ContextShard:
     """Rows of a stream that `rank` holds.
 
     Args:
@@ -55,7 +55,7 @@ def held_rows(num_tokens: int, num_ranks: int = 1, rank: int = 0) -> HeldRows:
         rank: among them.
     """
     if num_ranks == 1:
-        return HeldRows((Run(0, num_tokens, 0),))
+        return ContextShard((Run(0, num_tokens, 0),))
     chunk = num_tokens // (num_ranks * CHUNKS_PER_RANK)
     runs: list[Run] = []
     for position, number in enumerate(chunks_of(num_ranks, rank)):
@@ -63,7 +63,7 @@ def held_rows(num_tokens: int, num_ranks: int = 1, rank: int = 0) -> HeldRows:
         if runs and runs[-1].stop == run.start:
             run = runs.pop()._replace(stop=run.stop)
         runs.append(run)
-    return HeldRows(tuple(runs))
+    return ContextShard(tuple(runs))
 
 
 def stream_multiple(num_ranks: int, sequence_parallel_ranks: int) -> int:

@@ -2,7 +2,7 @@
 
 Everything here is a pure function of the step's pairs: any rank computes the same plan.
 
-Shape suffixes: P = pairs of a step, B = bundles of them, C = continuations.
+Shape suffixes: P = pairs of a step, B = groups of them, C = continuations.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Streams: TypeAlias = list[list[int]]
 
 @dataclass(frozen=True)
 class PairSizes:
-    """What packing has to know about N items: pairs, or bundles of them.
+    """What packing has to know about N items: pairs, or groups of them.
 
     Args:
         tokens: stream tokens of each, [N], int64.
@@ -65,10 +65,10 @@ class PairParts:
     tokens_P2: Ints
 
 
-def bundle_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tuple[Streams, PairSizes]:
+def group_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tuple[Streams, PairSizes]:
     """Pairs of the same prompt as one item each, so that they are computed in one stream and the prompt once.
 
-    A response that stands in several pairs counts once. A bundle that would be longer than a stream becomes several.
+    A response that stands in several pairs counts once. A group that would be longer than a stream becomes several.
 
     Args:
         parts: of the step's pairs.
@@ -76,24 +76,24 @@ def bundle_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tupl
         hidden_size: width of the model.
 
     Returns:
-        Positions of the pairs of each bundle, in order of their first pair, and the bundles' sizes, [B].
+        Positions of the pairs of each group, in order of their first pair, and the groups' sizes, [B].
     """
     _, first, inverse = np.unique(parts.prompt, return_index=True, return_inverse=True)
     if len(first) == len(parts.prompt):
-        bundles: Streams = [[pair] for pair in range(len(parts.prompt))]
+        groups: Streams = [[pair] for pair in range(len(parts.prompt))]
     else:
         by_prompt: dict[int, list[int]] = {}
         for pair, prompt in enumerate(inverse.tolist()):
             by_prompt.setdefault(prompt, []).append(pair)
-        bundles = [bundle for pairs in by_prompt.values() for bundle in _within(parts, pairs, budget_tokens)]
-    heads = np.array([bundle[0] for bundle in bundles])
-    owner_C, kept_C = _continuations(parts, bundles)
+        groups = [group for pairs in by_prompt.values() for group in _within(parts, pairs, budget_tokens)]
+    heads = np.array([group[0] for group in groups])
+    owner_C, kept_C = _continuations(parts, groups)
     prefix_B = parts.prefix_tokens[heads].astype(np.int64)
     tokens_C = parts.tokens_P2.reshape(-1)[kept_C].astype(np.int64)
     attended_C = _causal(tokens_C) + prefix_B[owner_C] * tokens_C  # each token of a continuation reads the prefix too
-    tokens_B = prefix_B + np.bincount(owner_C, tokens_C, len(bundles)).astype(np.int64)
-    attended_B = _causal(prefix_B) + np.bincount(owner_C, attended_C, len(bundles)).astype(np.int64)
-    return bundles, PairSizes(tokens_B, attended_B, hidden_size, np.bincount(owner_C, minlength=len(bundles)))
+    tokens_B = prefix_B + np.bincount(owner_C, tokens_C, len(groups)).astype(np.int64)
+    attended_B = _causal(prefix_B) + np.bincount(owner_C, attended_C, len(groups)).astype(np.int64)
+    return groups, PairSizes(tokens_B, attended_B, hidden_size, np.bincount(owner_C, minlength=len(groups)))
 
 
 def _causal(tokens: Ints) -> Ints:
@@ -101,12 +101,12 @@ def _causal(tokens: Ints) -> Ints:
     return tokens * (tokens + 1) // 2
 
 
-def _continuations(parts: PairParts, bundles: Streams) -> tuple[Ints, Ints]:
-    """Of each continuation that is computed: its bundle, and its position among all sides of all pairs."""
+def _continuations(parts: PairParts, groups: Streams) -> tuple[Ints, Ints]:
+    """Of each continuation that is computed: its group, and its position among all sides of all pairs."""
     owner, kept = [], []
-    for number, bundle in enumerate(bundles):
-        sides = [side for pair in bundle for side in (2 * pair, 2 * pair + 1)]
-        if len(bundle) > 1:
+    for number, group in enumerate(groups):
+        sides = [side for pair in group for side in (2 * pair, 2 * pair + 1)]
+        if len(group) > 1:
             sides = list({int(parts.start_P2.flat[side]): side for side in sides}.values())
         owner += [number] * len(sides)
         kept += sides
@@ -114,21 +114,21 @@ def _continuations(parts: PairParts, bundles: Streams) -> tuple[Ints, Ints]:
 
 
 def _within(parts: PairParts, pairs: list[int], budget_tokens: int) -> Streams:
-    """Pairs of one prompt in as few bundles as come out of filling them one after the other."""
-    bundles: Streams = []
+    """Pairs of one prompt in as few groups as come out of packing them one after the other."""
+    groups: Streams = []
     seen: set[int] = set()
     room = -1
     for pair in pairs:
         sides = zip(parts.start_P2[pair].tolist(), parts.tokens_P2[pair].tolist(), strict=True)
         new = {start: tokens for start, tokens in sides if start not in seen}
-        if not bundles or sum(new.values()) > room:
-            bundles.append([])
+        if not groups or sum(new.values()) > room:
+            groups.append([])
             new = dict(zip(parts.start_P2[pair].tolist(), parts.tokens_P2[pair].tolist(), strict=True))
             seen, room = set(), budget_tokens - int(parts.prefix_tokens[pair])
-        bundles[-1].append(pair)
+        groups[-1].append(pair)
         seen |= new.keys()
         room -= sum(new.values())
-    return bundles
+    return groups
 
 
 def plan_streams(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nemo_bt.batching.packing import PairSizes
-from nemo_bt.batching.stream import Group, Ids
+from nemo_bt.batching.stream import Ids, TokenGroup
 
 _LEAST_SHARED = 16
 """Tokens: a shorter prefix costs more calls of attention than it saves."""
@@ -62,14 +62,15 @@ def _common(a: Ids, b: Ids) -> int:
     return int(differs[0]) if len(differs) else longest
 
 
-def as_groups(ids: Sequence[Ids], found: Sequence[tuple[list[int], int]]) -> list[Group]:
+def as_groups(ids: Sequence[Ids], found: Sequence[tuple[list[int], int]]) -> list[TokenGroup]:
     """The groups of `share_prefixes` for a stream."""
     return [
-        Group(ids[members[0]][:prefix], tuple(ids[member][prefix:] for member in members)) for members, prefix in found
+        TokenGroup(ids[members[0]][:prefix], tuple(ids[member][prefix:] for member in members))
+        for members, prefix in found
     ]
 
 
-def sizes_of(groups: Sequence[Group], hidden_size: int) -> PairSizes:
+def sizes_of(groups: Sequence[TokenGroup], hidden_size: int) -> PairSizes:
     """What packing has to know about them."""
     attended = []
     for group in groups:

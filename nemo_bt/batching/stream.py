@@ -43,7 +43,7 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Group:
+class TokenGroup:
     """One prefix and the continuations that share it.
 
     Args:
@@ -78,7 +78,7 @@ class PairStream:
         weight_P: [P], float32.
         source_P: [P], int64.
         number_P: of each pair in its set, [P], int64, on the CPU.
-        num_real_tokens: tokens that belong to a group; the rest of T is filling.
+        num_real_tokens: tokens that belong to a group; the rest of T is padding.
         num_sources: sources of data that its set has.
     """
 
@@ -126,11 +126,11 @@ def shared_prefix(chosen: Ids, rejected: Ids) -> int:
     return int(differs[0]) if len(differs) else longest
 
 
-def build_stream(groups: Sequence[Group], pad_id: int, multiple_of: int = 1, num_sources: int = 1) -> PairStream:
+def build_stream(groups: Sequence[TokenGroup], pad_id: int, multiple_of: int = 1, num_sources: int = 1) -> PairStream:
     """Lay groups out as one stream.
 
     Args:
-        groups: may be empty: a stream of filling, worth nothing, for a rank that has no pair left.
+        groups: may be empty: a stream of padding, worth nothing, for a rank that has no pair left.
         pad_id: token that fills the end; filled positions belong to no segment and change no reward.
         multiple_of: T is rounded up to a multiple of this, so that ranks can share it.
         num_sources: sources of data that the pairs' set has.

@@ -21,7 +21,7 @@ from nemo_bt.launching import local as launch
 from nemo_bt.launching.signals import STOPPED_STATUS, StopRequest
 
 if TYPE_CHECKING:
-    from nemo_bt.pretrained.resolve import Origin
+    from nemo_bt.pretrained.resolve import PretrainedSource
 
 
 def main() -> None:
@@ -107,13 +107,13 @@ def _train(args: argparse.Namespace) -> int:
     request = StopRequest(time_limit_s(settings), ends_on_sigterm=launch.started_here())
     if launch.joined() or settings.world_size == 1:
         request.listen()
-    origin = check_settings(settings)
-    if settings.model.restore_from_path and origin and origin.nemo_file is None:
-        model = replace(settings.model, restore_from_path=origin.given)  # all ranks, and config.yaml, at one commit
+    pretrained = check_settings(settings)
+    if settings.model.restore_from_path and pretrained and pretrained.nemo_file is None:
+        model = replace(settings.model, restore_from_path=pretrained.given)  # all ranks, and config.yaml, at one commit
         settings = replace(settings, model=model)
     if launch.is_to_start(settings):
         return launch.run_ranks(_same_command(args, settings), settings.world_size)
-    return _train_here(args.command, settings, origin, request)
+    return _train_here(args.command, settings, pretrained, request)
 
 
 def _score(args: argparse.Namespace) -> int:
@@ -123,7 +123,7 @@ def _score(args: argparse.Namespace) -> int:
 
     run = load_settings_of(RUNS[args.command], args.config_name, args.overrides, args.config_dir)
     request = StopRequest(limit_s=None, ends_on_sigterm=launch.started_here())
-    origin, parts = check_run(run)
+    pretrained, parts = check_run(run)
     if launch.is_to_start(run):
         return launch.run_ranks(_same_command(args, run), run.world_size)
 
@@ -133,9 +133,9 @@ def _score(args: argparse.Namespace) -> int:
     from nemo_bt.scoring.command import score
 
     def work(terminal: Terminal, rank: int) -> int:
-        is_done = score(run, origin, parts, terminal, rank, request)
+        is_done = score(run, pretrained, parts, terminal, rank, request)
         if is_done and rank == 0:
-            finish(run, origin.given, terminal)
+            finish(run, pretrained.given, terminal)
         return 0 if is_done or launch.joined() else STOPPED_STATUS
 
     return run_as_rank(parts.folder, "score.output", work)
@@ -147,8 +147,8 @@ def _report(args: argparse.Namespace) -> int:
 
     run = load_run(args.log_dir, args.overrides)
     run = run if args.without_model else with_model(run, args.checkpoint)
-    if run.origin and launch.is_to_start(run.settings):
-        found = [] if args.checkpoint else ["--checkpoint", str(run.origin.path)]  # the same one on all ranks
+    if run.pretrained and launch.is_to_start(run.settings):
+        found = [] if args.checkpoint else ["--checkpoint", str(run.pretrained.path)]  # the same one on all ranks
         return launch.run_ranks([*args.argv, *found], run.settings.world_size)
 
     from nemo_bt.cli.worker import run_as_rank
@@ -171,11 +171,11 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:
     """The command for each rank, with the origin that was found."""
-    origin = settings.model.restore_from_path
-    return [*args.argv, *([f"model.restore_from_path={origin}"] if origin and "@" in origin else [])]
+    pretrained = settings.model.restore_from_path
+    return [*args.argv, *([f"model.restore_from_path={pretrained}"] if pretrained and "@" in pretrained else [])]
 
 
-def _train_here(command: str, settings: Settings, origin: Origin | None, request: StopRequest) -> int:
+def _train_here(command: str, settings: Settings, pretrained: PretrainedSource | None, request: StopRequest) -> int:
     """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
     from nemo_bt.cli.worker import run_as_rank
     from nemo_bt.observability.events import append_event
@@ -187,9 +187,9 @@ def _train_here(command: str, settings: Settings, origin: Origin | None, request
     def work(terminal: Terminal, rank: int) -> int:
         try:
             if command == "validate":
-                validate_only(settings, origin, terminal)
+                validate_only(settings, pretrained, terminal)
                 return 0
-            outcome = train(settings, origin, terminal, rank, request=request)
+            outcome = train(settings, pretrained, terminal, rank, request=request)
         except SystemExit as stopped:
             if stopped.code == STOPPED_STATUS and not launch.started_here() and rank == 0:
                 terminal.error("stopped before training")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_bt.batching.packing import bundle_pairs, plan_streams
+from nemo_bt.batching.packing import group_pairs, plan_streams
 from nemo_bt.batching.sampling import Ints, pairs_of_step
 from nemo_bt.config.model import Settings
 from nemo_bt.data.store.load import load_sets
@@ -17,7 +17,7 @@ from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.pretrained.resolve import find_pretrained
 
 _PERCENTILES = (50, 90, 95, 99, 100)
 _PLANNED_STEPS = 8
@@ -33,8 +33,8 @@ def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet
     model = settings.model
     if not model.tokenizer.type and not model.restore_from_path:
         raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
-    origin = None if model.tokenizer.type else find_origin(str(model.restore_from_path))
-    folder = Path(origin.tokenizer if origin else str(model.tokenizer.type))
+    pretrained = None if model.tokenizer.type else find_pretrained(str(model.restore_from_path))
+    folder = Path(pretrained.tokenizer if pretrained else str(model.tokenizer.type))
     tokenizer = load_tokenizer(str(folder), model.tokenizer.pad_token)
     return load_sets(settings, tokenizer, folder, True, terminal), tokenizer
 
@@ -61,10 +61,12 @@ def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path, termin
     for name, pairs in sets.items():
         terminal.line(f"\n{name}: {len(pairs.epoch):,} pairs an epoch")
         rows = []
-        for source, account in zip(pairs.sources, pairs.accounts, strict=True):
+        for source, drop_report in zip(pairs.sources, pairs.accounts, strict=True):
             terminal.line(f"  {source.name}: format {source.format}, {len(source.files)} files, {source.folder}")
-            rows.append([source.name, f"{account.num_rows:,}", f"{account.num_pairs:,}", f"{account.num_kept:,}"])
-            for reason, count in account.counted():
+            rows.append(
+                [source.name, f"{drop_report.num_rows:,}", f"{drop_report.num_pairs:,}", f"{drop_report.num_kept:,}"]
+            )
+            for reason, count in drop_report.counted():
                 rows.append([f"  {reason}", "", "", f"{count:,}"])
         terminal.table(("source", "rows", "pairs", "kept, or dropped"), rows)
         lengths = lengths_of(pairs)
@@ -107,7 +109,7 @@ def packing_estimate(pairs: PairSet, settings: Settings) -> tuple[float, float]:
     num_steps = min(_PLANNED_STEPS, max(1, len(pairs.epoch) // size))
     for step in range(num_steps):
         chosen = pairs_of_step(settings.trainer.seed, step, size, pairs.epoch)
-        _, sizes = bundle_pairs(pairs.parts(chosen), budget, _HIDDEN_SIZE)
+        _, sizes = group_pairs(pairs.parts(chosen), budget, _HIDDEN_SIZE)
         num_streams += len(plan_streams(sizes, budget, 1)[0])
         num_tokens += int(sizes.tokens.sum())
     return num_tokens / (num_streams * budget), num_streams / num_steps

@@ -14,7 +14,7 @@ from megatron.core.transformer.moe.router import MoEAuxLossAutoScaler, TopKRoute
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
 
-from nemo_bt.batching.context_shards import HeldRows
+from nemo_bt.batching.context_shards import ContextShard
 from nemo_bt.batching.stream import to_device
 from nemo_bt.model.attention.context_parallel import held_here
 
@@ -48,17 +48,17 @@ class BalancedRouter(TopKRouter):
         )
         sharing = parallel_state.get_tensor_model_parallel_world_size() if self.config.sequence_parallel else 1
         first = len(chosen_rE) * (parallel_state.get_tensor_model_parallel_rank() if sharing > 1 else 0)
-        held = held_here(len(chosen_rE) * sharing)
-        member_Cr = to_device(members(self.segments_C5, held)[:, first : first + len(chosen_rE)], score_rE.device)
+        shard = held_here(len(chosen_rE) * sharing)
+        member_Cr = to_device(members(self.segments_C5, shard)[:, first : first + len(chosen_rE)], score_rE.device)
         count_CE = member_Cr @ chosen_rE.float()
         torch.distributed.all_reduce(count_CE, group=self.tp_cp_group)
         loss = balance_loss(member_Cr @ score_rE, count_CE, self.segments_C5, self.topk)
         return MoEAuxLossAutoScaler.apply(probs, coefficient * loss), routing_map
 
 
-def members(segments_C5: Tensor, held: HeldRows) -> Tensor:
+def members(segments_C5: Tensor, shard: ContextShard) -> Tensor:
     """1 where a row that a context-parallel rank holds belongs to a sequence, [C, t], float32."""
-    row_t = torch.cat([torch.arange(run.start, run.stop) for run in held.runs])
+    row_t = torch.cat([torch.arange(run.start, run.stop) for run in shard.runs])
     prefix_start, prefix_end, start, end, _ = segments_C5.long().T[..., None]
     return (((row_t >= prefix_start) & (row_t < prefix_end)) | ((row_t >= start) & (row_t < end))).float()
 

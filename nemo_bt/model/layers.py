@@ -29,7 +29,7 @@ from torch import Tensor
 
 from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.cpu.kernels import rms_norm, swiglu
-from nemo_bt.model.attention.module import RotarySelfAttention, SegmentAttention, add_nothing, hands_on_scored_rows
+from nemo_bt.model.attention.module import RotarySelfAttention, SegmentAttention, add_nothing, keeps_only_scored_tokens
 from nemo_bt.model.balance import PairStreamLayer
 from nemo_bt.model.transformer_engine import Modules, transformer_engine_modules
 
@@ -158,7 +158,7 @@ def layers_of(modules: Modules, config: Any, vp_stage: int | None = None) -> Tra
         ),
     )
     layers = [layer] * get_num_layers_to_build(config, vp_stage=vp_stage)
-    if hands_on_scored_rows(config, get_transformer_layer_offset(config, vp_stage=vp_stage) + len(layers)):
+    if keeps_only_scored_tokens(config, get_transformer_layer_offset(config, vp_stage=vp_stage) + len(layers)):
         layers[-1] = replace(layer, submodules=replace(layer.submodules, self_attn_bda=add_nothing))
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=backend.layer_norm())
 

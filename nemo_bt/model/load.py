@@ -9,26 +9,26 @@ import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 
 from nemo_bt.pretrained.names import EMBEDDING
-from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.resolve import InitialWeights
 
 
-def load_weights(module: torch.nn.Module, start: Start) -> None:
+def load_weights(module: torch.nn.Module, initial: InitialWeights) -> None:
     """Copy into every parameter of this rank, in the parameter's dtype.
 
     Args:
         module: a `RewardGPT`.
-        start: names and shapes are checked already.
+        initial: names and shapes are checked already.
     """
     sharded = module.sharded_state_dict()
     apply_factories(sharded)
     with torch.no_grad():
         for tensor in leaves(sharded):
             if isinstance(tensor, ShardedTensor):
-                _copy(tensor, start)
+                _copy(tensor, initial)
 
 
-def _copy(tensor: ShardedTensor, start: Start) -> None:
-    shape = start.source.infos[tensor.key].shape
+def _copy(tensor: ShardedTensor, initial: InitialWeights) -> None:
+    shape = initial.source.infos[tensor.key].shape
     rows_may_differ = tensor.key == EMBEDDING  # tables are padded to different multiples; ids stay below both
     assert rows_may_differ or shape == tensor.global_shape, (tensor.key, shape, tensor.global_shape)
     lengths = (1,) * tensor.prepend_axis_num + tuple(tensor.local_shape)
@@ -36,7 +36,7 @@ def _copy(tensor: ShardedTensor, start: Start) -> None:
         slice(min(offset, size), min(offset + length, size))
         for offset, length, size in zip(tensor.global_offset, lengths, shape, strict=True)
     )
-    part = start.source.read(tensor.key, region).reshape(-1, *tensor.local_shape[1:])
+    part = initial.source.read(tensor.key, region).reshape(-1, *tensor.local_shape[1:])
     if rows_may_differ:
         tensor.data[len(part) :].zero_()
     tensor.data[: len(part)].copy_(part)

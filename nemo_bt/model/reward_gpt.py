@@ -22,7 +22,7 @@ from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor
 
 from nemo_bt.model.attention.context_parallel import held_here, own_rows, rewards_of_all
-from nemo_bt.model.attention.module import hands_on_scored_rows, take_scored_rows
+from nemo_bt.model.attention.module import keeps_only_scored_tokens, take_scored_rows
 from nemo_bt.model.rotary import RotaryAngles
 from nemo_bt.pretrained.head import new_head
 
@@ -105,10 +105,10 @@ class RewardGPT(gpt_model.GPTModel):
         hidden_s1H = self.decoder(hidden_states=hidden_s1H, attention_mask=segments_C5, rotary_pos_emb=angles)
         if not self.post_process:
             return hidden_s1H
-        held = held_here(tokens_1t.shape[1])
-        if not hands_on_scored_rows(self.config, self.config.num_layers):
-            hidden_s1H = take_scored_rows(hidden_s1H, segments_C5, held, self.config)
-        return rewards_of_all(self.output_layer(hidden_s1H), segments_C5, held)
+        shard = held_here(tokens_1t.shape[1])
+        if not keeps_only_scored_tokens(self.config, self.config.num_layers):
+            hidden_s1H = take_scored_rows(hidden_s1H, segments_C5, shard, self.config)
+        return rewards_of_all(self.output_layer(hidden_s1H), segments_C5, shard)
 
 
 @contextmanager

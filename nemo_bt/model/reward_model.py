@@ -29,7 +29,7 @@ from nemo_bt.model.lora import add_adapters, trained_part
 from nemo_bt.model.reward_gpt import RewardGPT, replaced
 from nemo_bt.model.transformer_engine import without_extra_state
 from nemo_bt.pretrained.adapters import is_trained
-from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.resolve import InitialWeights
 
 
 class PairLossReduction(MegatronLossReduction):
@@ -92,7 +92,7 @@ class RewardModel(llm.GPTModel):
     ) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer)
         self.loss_settings = loss
-        self.start: Start | None = None
+        self.initial_weights: InitialWeights | None = None
         """Initial weights; not an argument, because NeMo writes those into every checkpoint."""
         self.lora, self.adapter_seed = lora, 0
         self.step_losses: list[Tensor] = []
@@ -101,7 +101,11 @@ class RewardModel(llm.GPTModel):
     def reinit(self) -> RewardModel:
         """A copy that is not built yet: NeMo makes one for each part of an interleaved pipeline."""
         copy: RewardModel = fdl.build(self.__io__)
-        copy.start, copy.adapter_seed, copy.step_losses = self.start, self.adapter_seed, self.step_losses
+        copy.initial_weights, copy.adapter_seed, copy.step_losses = (
+            self.initial_weights,
+            self.adapter_seed,
+            self.step_losses,
+        )
         return copy
 
     def configure_model(self, vp_stage: int | None = None) -> None:
@@ -114,8 +118,8 @@ class RewardModel(llm.GPTModel):
             return
         with replaced(nemo_gpt, "MCoreGPTModel", RewardGPT), replaced(moe_layer, "TopKRouter", BalancedRouter):
             super().configure_model(vp_stage)
-        if self.start:
-            load_weights(self.module, self.start)
+        if self.initial_weights:
+            load_weights(self.module, self.initial_weights)
         if self.lora:
             add_adapters(self.module, self.lora, self.adapter_seed)
 

@@ -26,7 +26,7 @@ class StreamRows:
     """Rows of one stream on a rank.
 
     Args:
-        tokens: of the whole stream, with filling, T.
+        tokens: of the whole stream, with padding, T.
         continuations: in the stream, C.
         scored: of those, the ones whose scored token this context-parallel rank holds.
         copied: keys that a kernel of attention keeps once more: those of every continuation behind the first of its
@@ -145,7 +145,8 @@ class _Counts:
         rest = attention + projection + post_norms + mlp
         if self.model.activations_checkpoint_granularity == "selective":
             return Unit(
-                rest + self._recomputed_attention(held), rest + self._recomputed_attention(held) + self._attention(held)
+                rest + self._recomputed_attention(held),
+                rest + self._recomputed_attention(held) + self._attention(held),
             )
         return Unit(*[rest + self._attention(held)] * 2)
 

@@ -16,7 +16,7 @@ from nemo_bt.planning.settings import PlanRun
 from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.streams import Pairs, drawn_pairs, pairs_of_set
 from nemo_bt.pretrained.architecture import megatron_fields
-from nemo_bt.pretrained.resolve import HUB_FILES_BESIDE_WEIGHTS, Origin, find_origin
+from nemo_bt.pretrained.resolve import HUB_FILES_BESIDE_WEIGHTS, PretrainedSource, find_pretrained
 from nemo_bt.training.checks import check_data, hf_config_of
 
 
@@ -46,10 +46,10 @@ def plan_run(
         raise UserError(f"--rows: expected 1 or more, got {num_rows}.")
     check_plan(run)
     given = run.model.restore_from_path
-    origin = find_origin(given, hub_files=HUB_FILES_BESIDE_WEIGHTS) if given else None
-    hf_config = hf_config_of(run, origin, num_tokens=1)
+    pretrained = find_pretrained(given, hub_files=HUB_FILES_BESIDE_WEIGHTS) if given else None
+    hf_config = hf_config_of(run, pretrained, num_tokens=1)
     sizes = megatron_fields(hf_config, run.model.encoder_seq_length)
-    pairs = _pairs(run, origin, Terminal(None) if wants_json else terminal)
+    pairs = _pairs(run, pretrained, Terminal(None) if wants_json else terminal)
     results = search(run, model_shape(hf_config), sizes, pairs)
     if wants_json:
         terminal.line(as_json(run, results))
@@ -57,13 +57,13 @@ def plan_run(
         show(run, results, num_rows, terminal)
 
 
-def _pairs(run: PlanRun, origin: Origin | None, terminal: Terminal) -> Pairs:
+def _pairs(run: PlanRun, pretrained: PretrainedSource | None, terminal: Terminal) -> Pairs:
     """Of the data, where there is some, without its validation sets."""
     model = run.model
     if not model.data.train:
         return drawn_pairs(run.plan.lengths, run)
     check_data(model.data)
-    folder = model.tokenizer.type or (str(origin.tokenizer) if origin else None)
+    folder = model.tokenizer.type or (str(pretrained.tokenizer) if pretrained else None)
     model = replace(model, data=replace(model.data, validation={}), tokenizer=replace(model.tokenizer, type=folder))
     sets, _ = open_sets(replace(run, model=model), terminal)
     return pairs_of_set(sets["train"], run)

@@ -20,7 +20,7 @@ from nemo_bt.planning.shape import ModelShape
 from nemo_bt.planning.streams import Pairs, Step, StreamLoad, mean_load, slowest_rank, steps_of
 from nemo_bt.planning.time import StepTime, step_time
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
-from nemo_bt.training.steps.plan import stream_rules
+from nemo_bt.training.steps.plan import layout_rules
 
 GIB = 2**30
 PERCENTILES = (50, 90, 99)
@@ -145,7 +145,7 @@ def _tried(
         check_layout(run, sizes)
     except UserError as error:
         return Rejected(model, str(error))
-    key = (run.data_parallel_size, *stream_rules(model))
+    key = (run.data_parallel_size, *layout_rules(model))
     if key not in seen:
         seen[key] = steps_of(run, pairs, run.plan.num_steps, shape.hidden_size)
     steps = seen[key]
@@ -181,7 +181,7 @@ def _tried(
 
 def scaled(loads: Sequence[StreamLoad], tokens: int, model: ModelSettings) -> StreamRows:
     """A stream of so many tokens, made as the densest of `loads`, and filled up so that ranks share it."""
-    multiple = stream_rules(model)[1]
+    multiple = layout_rules(model).tokens_multiple_of
     continuations, copied = (
         -(-tokens * max(getattr(load.rows, name) / load.rows.tokens for load in loads) // 1)
         for name in ("continuations", "copied")

@@ -39,7 +39,7 @@ class StreamLoad:
 
     Args:
         rows: on a rank that has as many scored tokens as the average.
-        num_tokens: without filling.
+        num_tokens: without padding.
         num_attended: pairs of a query and a key that it sees.
     """
 
@@ -147,7 +147,7 @@ def streams_of_step(settings: Settings, pairs: Pairs, step: int, hidden_size: in
     """
     parts = pairs.parts_of_step(step)
     plan = plan_step(settings, parts, hidden_size)
-    sizes, prefix_B = plan.sizes, parts.prefix_tokens[[bundle[0] for bundle in plan.bundles]]
+    sizes, prefix_B = plan.sizes, parts.prefix_tokens[[group[0] for group in plan.groups]]
     copied_B = sizes.tokens + np.maximum(0, sizes.continuations - 2) * prefix_B
     context_ranks = settings.model.context_parallel_size
     ranks = []

@@ -47,8 +47,8 @@ class Conversion:
         """One place of Megatron's tensor; embeddings get rows of zeros up to `padded_vocab`."""
         joined = self.table[key].fusion.join(tensors, self.heads)
         if key == EMBEDDING:
-            filling = joined.new_zeros(padded_vocab(self.vocab_size) - len(joined), joined.shape[1])
-            joined = torch.cat([joined, filling])
+            padding = joined.new_zeros(padded_vocab(self.vocab_size) - len(joined), joined.shape[1])
+            joined = torch.cat([joined, padding])
         return joined
 
     def split(self, key: str, fused: Tensor) -> list[Tensor]:

@@ -34,7 +34,7 @@ _HUB_FILES = (*HUB_FILES_BESIDE_WEIGHTS, "*.safetensors")
 
 
 @dataclass(frozen=True)
-class Origin:
+class PretrainedSource:
     """Where a model comes from, before its weights are opened."""
 
     path: Path
@@ -48,15 +48,15 @@ class Origin:
     is_reward_model: bool
     """Says of itself that it has a reward head; else it may have one or not."""
     adapters: Adapters | None = None
-    base: Origin | None = None
+    base: PretrainedSource | None = None
     """Where it has adapters, the model that they belong to."""
 
 
 @dataclass(frozen=True)
-class Start:
+class InitialWeights:
     """Initial weights, complete: Megatron's stacked tensors by name."""
 
-    origin: Origin
+    pretrained: PretrainedSource
     source: TensorSource
     kind: str
     """Base or reward model, of which family and format."""
@@ -68,10 +68,12 @@ class Start:
     @property
     def description(self) -> str:
         """One line: what was found, and what became of the head."""
-        return f"{self.origin.given}: {self.kind}, head {self.head}"
+        return f"{self.pretrained.given}: {self.kind}, head {self.head}"
 
 
-def find_origin(given: str, adapted: tuple[Path, ...] = (), hub_files: tuple[str, ...] = _HUB_FILES) -> Origin:
+def find_pretrained(
+    given: str, adapted: tuple[Path, ...] = (), hub_files: tuple[str, ...] = _HUB_FILES
+) -> PretrainedSource:
     """Look at what `given` names.
 
     Args:
@@ -88,7 +90,7 @@ def find_origin(given: str, adapted: tuple[Path, ...] = (), hub_files: tuple[str
     if path.is_dir() and (path / "config.json").exists():
         config = read_hf_config(path / "config.json")
         is_classifier = any("SequenceClassification" in str(name) for name in _listed(config.get("architectures")))
-        return Origin(path, given, config, path, None, is_classifier)
+        return PretrainedSource(path, given, config, path, None, is_classifier)
     if path.is_dir() and not (path / "context").is_dir():
         raise UserError(
             f"{path}: expected a Hugging Face folder (with config.json) or a .nemo directory (with context/ and "
@@ -99,61 +101,63 @@ def find_origin(given: str, adapted: tuple[Path, ...] = (), hub_files: tuple[str
         adapters = read_adapters(file.context)
         base = _base_of(adapters, path, adapted) if adapters else None
         config = read_hf_config(file.context / HF_CONFIG)
-        return Origin(path, given, config, file.context / "tokenizer", file, True, adapters, base)
+        return PretrainedSource(path, given, config, file.context / "tokenizer", file, True, adapters, base)
     config, tokenizer = hf_config_of_nemo_model(file.context, lambda: TorchDist(file.open_weights, str(path)).infos)
-    return Origin(path, given, config, file.context / tokenizer, file, False)
+    return PretrainedSource(path, given, config, file.context / tokenizer, file, False)
 
 
-def _base_of(adapters: Adapters, path: Path, adapted: tuple[Path, ...]) -> Origin:
+def _base_of(adapters: Adapters, path: Path, adapted: tuple[Path, ...]) -> PretrainedSource:
     """The model that adapters belong to."""
     adapted = (*adapted, path.resolve())
     if Path(adapters.base).resolve() in adapted:
         raise UserError(f"{path}: context/{ADAPTERS} names itself as its base, {adapters.base}.")
     try:
-        return find_origin(adapters.base, adapted)
+        return find_pretrained(adapters.base, adapted)
     except UserError as error:
         raise UserError(
             f"{path}: its adapters belong to {adapters.base} (context/{ADAPTERS}), which is not there: {error}"
         ) from error
 
 
-def open_weights(origin: Origin, head_seed: int, dtype: torch.dtype | None = None) -> Start:
+def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtype | None = None) -> InitialWeights:
     """The origin's weights, checked name by name.
 
     A base model misses the head and nothing else, and gets a new one; a reward model misses nothing.
 
     Args:
-        origin: from `find_origin`.
+        pretrained: from `find_pretrained`.
         head_seed: of a new head.
         dtype: to cast to; None keeps every tensor's own.
 
     Raises:
         UserError: a tensor is missing, misshaped or not known, or a file is not whole.
     """
-    name, config = str(origin.path), origin.hf_config
+    name, config = str(pretrained.path), pretrained.hf_config
     source: TensorSource
-    if origin.adapters and origin.base and origin.nemo_file:
-        base = open_weights(origin.base, head_seed).source
-        source = WithAdapters(base, TorchDist(origin.nemo_file.open_weights, name), origin.adapters, name)
+    if pretrained.adapters and pretrained.base and pretrained.nemo_file:
+        base = open_weights(pretrained.base, head_seed).source
+        source = WithAdapters(base, TorchDist(pretrained.nemo_file.open_weights, name), pretrained.adapters, name)
         source = AsDtype(source, dtype) if dtype else source  # after the sum: no value is rounded twice
         has_head = True
-    elif origin.nemo_file is None:
-        source = SafetensorsFolder(origin.path)
+    elif pretrained.nemo_file is None:
+        source = SafetensorsFolder(pretrained.path)
         has_head = check_hf_tensors(source.infos, config, name)
         source = AsMegatron(AsDtype(source, dtype) if dtype else source, config)
     else:
-        source = TorchDist(origin.nemo_file.open_weights, name)
+        source = TorchDist(pretrained.nemo_file.open_weights, name)
         has_head = check_megatron_tensors(source.infos, config, name)
         source = AsDtype(source, dtype) if dtype else source
-    if origin.is_reward_model and not has_head:
+    if pretrained.is_reward_model and not has_head:
         raise UserError(f"{name}: a reward model without its head. A new one would be untrained: find the whole model.")
     if not has_head:
         source = WithNewHead(source, complete(config).hidden_size, head_seed)
     what = "reward model" if has_head else "base model"
-    kind = f"{what} ({config['model_type']}, {'.nemo' if origin.nemo_file else 'Hugging Face folder'})"
-    kind += f" of adapters on {origin.adapters.base}" if origin.adapters else ""
+    kind = f"{what} ({config['model_type']}, {'.nemo' if pretrained.nemo_file else 'Hugging Face folder'})"
+    kind += f" of adapters on {pretrained.adapters.base}" if pretrained.adapters else ""
     norm = source.read(HEAD).double().norm().item()
-    return Start(origin, source, kind, has_head, f"{'kept' if has_head else f'new, seed {head_seed}'}, norm {norm:.4f}")
+    return InitialWeights(
+        pretrained, source, kind, has_head, f"{'kept' if has_head else f'new, seed {head_seed}'}, norm {norm:.4f}"
+    )
 
 
 def check_plain(checkpoint: Path) -> None:

@@ -23,7 +23,7 @@ from nemo_bt.observability.events import read_lines
 from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.trackers import build_loggers, log_pictures
-from nemo_bt.pretrained.resolve import Origin, Start
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.reporting.conversations import Sides, conversations_of
 from nemo_bt.reporting.curves import panels_of
 from nemo_bt.reporting.facts import facts_of
@@ -52,34 +52,36 @@ def write_report(run: ReportRun, terminal: Terminal, rank: int) -> int:
     Raises:
         UserError: model, tokenizer or data cannot be used as they are.
     """
-    start, judged = judge_run(run, run.origin, terminal) if run.origin else (None, [])
+    initial, judged = judge_run(run, run.pretrained, terminal) if run.pretrained else (None, [])
     if rank == 0:
         with naming_disk_errors(run.log_dir):
-            _write(run, start, judged, terminal)
+            _write(run, initial, judged, terminal)
     return 0
 
 
-def judge_run(run: ReportRun, origin: Origin, terminal: Terminal) -> tuple[Start, list[tuple[JudgedSet, list[Sides]]]]:
+def judge_run(
+    run: ReportRun, pretrained: PretrainedSource, terminal: Terminal
+) -> tuple[InitialWeights, list[tuple[JudgedSet, list[Sides]]]]:
     """Rewards of every validation set, on every rank.
 
     Returns:
         Weights of the model; of each set its entries with rewards, and their conversations.
     """
     settings = run.settings
-    start = open_trained(origin)
-    terminal.line(start.description)
-    tokenizer = load_tokenizer(str(origin.tokenizer), settings.model.tokenizer.pad_token)
-    sets = load_sets(settings, tokenizer, origin.tokenizer, True, terminal, with_train=False)
+    initial = open_trained(pretrained)
+    terminal.line(initial.description)
+    tokenizer = load_tokenizer(str(pretrained.tokenizer), settings.model.tokenizer.pad_token)
+    sets = load_sets(settings, tokenizer, pretrained.tokenizer, True, terminal, with_train=False)
     renderer = load_renderer(tokenizer, settings.model.data)
     conversations = {
         name: conversations_of(pairs, settings.model.data.validation[name], settings, renderer)
         for name, pairs in sets.items()
     }
-    engine = open_engine(start, settings.model, settings.trainer.precision, runs_on_gpu(settings))
+    engine = open_engine(initial, settings.model, settings.trainer.precision, runs_on_gpu(settings))
     judged = []
     terminal.start(0, len(sets), "sets")
     for number, (name, pairs) in enumerate(sets.items()):
-        terminal.line(f"{name}: {len(pairs.epoch):,} pairs, exchanged, and their parts")
+        terminal.line(f"{name}: {len(pairs.epoch):,} pairs, swapped, and their parts")
         terminal.advance(number, name)
         rewards = rewards_of(engine, pairs, conversations[name], settings, renderer)
         numbers = pairs.epoch.pair_E.tolist()
@@ -93,11 +95,11 @@ def judge_run(run: ReportRun, origin: Origin, terminal: Terminal) -> tuple[Start
             terminal.line(f"warning: {name} is left out: none of its pairs has finite rewards")
     terminal.stop()
     engine.close()
-    return start, judged
+    return initial, judged
 
 
 def _write(
-    run: ReportRun, start: Start | None, judged: Sequence[tuple[JudgedSet, list[Sides]]], terminal: Terminal
+    run: ReportRun, initial: InitialWeights | None, judged: Sequence[tuple[JudgedSet, list[Sides]]], terminal: Terminal
 ) -> None:
     records = read_lines(run.log_dir / METRICS)
     panels = panels_of(records)
@@ -113,7 +115,7 @@ def _write(
         pictures |= drawn
         sets.append({"name": of_set.name, "numbers": numbers, "pictures": drawn, "worst": worst})
         plain[of_set.name] = numbers | {"worst": worst}
-    facts = facts_of(run, start, records)
+    facts = facts_of(run, initial, records)
     step = run.step or max((record["step"] for record in records), default=0)
     title = f"{run.was.exp_manager.name}: {run.log_dir.resolve().name}"
     page = render(title, dict(facts).get("checkpoint", f"step {step:,}"), curves, sets, facts, _UNSCORED)
@@ -156,7 +158,7 @@ def _show(plain: Mapping[str, dict[str, Any]], terminal: Terminal) -> None:
                 f"{numbers['longer_wins']:.4f}",
                 f"{part['accuracy']:.4f}" if part else "-",
                 f"{numbers['calibration']['ece']:.4f}",
-                "holds" if numbers["exchanged"]["holds"] else "fails",
+                "holds" if numbers["swapped"]["holds"] else "fails",
             ]
         )
     if rows:

@@ -11,11 +11,11 @@ from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.data.formats.custom import IDS
 from nemo_bt.data.formats.responses import Side, Text, prompt_of, response_of
-from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import find_files
 from nemo_bt.data.store.build import chunks_of
 from nemo_bt.data.store.encode import usable_pairs
-from nemo_bt.data.store.load import recipe_of
+from nemo_bt.data.store.load import encoding_spec
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import Renderer
 from nemo_bt.errors import UserError
@@ -46,12 +46,12 @@ def conversations_of(
             number += len(cached)
             found |= {one: _decoded(pairs, one, renderer) for one in range(before, number) if one in wanted}
             continue
-        recipe, chunks = chunks_of(find_files(source, source.name), recipe_of(settings, source, renderer))
+        spec, chunks = chunks_of(find_files(source, source.name), encoding_spec(settings, source, renderer))
         for _, _, chunk in chunks:
-            for choices, kept, _ in usable_pairs(chunk, recipe, Account()):
+            for group, kept, _ in usable_pairs(chunk, spec, DropReport()):
                 for pair in kept:
                     if number in wanted:
-                        found[number] = choices.sides[pair.chosen], choices.sides[pair.rejected]
+                        found[number] = group.sides[pair.chosen], group.sides[pair.rejected]
                     number += 1
         if number - before != len(cached):
             raise UserError(

@@ -11,39 +11,39 @@ from typing import Any
 
 from nemo_bt.config.model import Settings
 from nemo_bt.observability.events import read_events
-from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.reporting.settings import ReportRun
 
 Facts = list[tuple[str, str]]
 
 
-def facts_of(run: ReportRun, start: Start | None, records: Sequence[dict[str, Any]]) -> Facts:
+def facts_of(run: ReportRun, initial: InitialWeights | None, records: Sequence[dict[str, Any]]) -> Facts:
     """Names and values, for people to read.
 
     Args:
         run: that is reported on.
-        start: weights of its checkpoint, where the report looks at them.
+        initial: weights of its checkpoint, where the report looks at them.
         records: of metrics.jsonl.
     """
     events = read_events(run.log_dir)
     starts = [event for event in events if event["event"] == "started"]
     return [
         ("log directory", run.log_dir.resolve().name),
-        *(_model(start) if start else []),
+        *(_model(initial) if initial else []),
         *_training(run.was),
-        *([("scored at", _layout(run.settings))] if start else []),
+        *([("scored at", _layout(run.settings))] if initial else []),
         *_time(records),
         *([("started", f"{starts[0]['time']}, {len(starts) - 1} restarts")] if starts else []),
         *(_software(starts[-1].get("software", {})) if starts else []),
     ]
 
 
-def _model(start: Start) -> Facts:
-    path = Path(start.origin.given)
-    parameters = sum(info.num_elements for info in start.source.infos.values())
+def _model(initial: InitialWeights) -> Facts:
+    path = Path(initial.pretrained.given)
+    parameters = sum(info.num_elements for info in initial.source.infos.values())
     return [
         ("checkpoint", path.name),
-        ("model", f"{start.origin.hf_config['model_type']}, {parameters:,} parameters"),
+        ("model", f"{initial.pretrained.hf_config['model_type']}, {parameters:,} parameters"),
     ]
 
 

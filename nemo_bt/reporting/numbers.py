@@ -86,7 +86,7 @@ def numbers_of(judged: JudgedSet, precision: str) -> dict[str, Any]:
         "length": correlations(reward_E2, characters_E2),
         "by_source": _by(reward_E2, [judged.sources[entry] for entry in kept.tolist()]),
         "by_length": _by(reward_E2, [length_bucket(ratio) for ratio in ratios.tolist()]),
-        "exchanged": exchange_test(reward_E2, judged.rewards.exchanged_E2[kept], precision),
+        "swapped": swap_test(reward_E2, judged.rewards.swapped_E2[kept], precision),
         "prompt_only": part_test(judged.rewards.prompt_E2, judged.rewards.known_E),
         "response_only": part_test(judged.rewards.response_E2, judged.rewards.known_E),
     }
@@ -130,12 +130,12 @@ def correlations(reward_E2: Floats, characters_E2: Ints) -> dict[str, float | No
     }
 
 
-def exchange_test(given_E2: Floats, exchanged_E2: Floats, precision: str) -> dict[str, Any]:
-    """With chosen and rejected exchanged, every outcome has to turn round: accuracy becomes 1 - accuracy - ties.
+def swap_test(given_E2: Floats, swapped_E2: Floats, precision: str) -> dict[str, Any]:
+    """With chosen and rejected swapped, every outcome has to turn round: accuracy becomes 1 - accuracy - ties.
 
     Args:
         given_E2: rewards of the pairs as they are, finite.
-        exchanged_E2: rewards of the same responses, computed with each pair the other way round.
+        swapped_E2: rewards of the same responses, computed with each pair the other way round.
         precision: that both were computed in.
 
     Returns:
@@ -143,9 +143,9 @@ def exchange_test(given_E2: Floats, exchanged_E2: Floats, precision: str) -> dic
         difference of a reward (None where one is not finite), and whether the test `holds`: all outcomes turn, or the
         differences are no larger than the precision's rounding.
     """
-    before, after = _tally(given_E2), _tally(exchanged_E2[:, ::-1])
-    turned = np.sign(given_E2[:, 0] - given_E2[:, 1]) == np.sign(exchanged_E2[:, 0] - exchanged_E2[:, 1])
-    largest = float(np.abs(given_E2 - exchanged_E2).max())
+    before, after = _tally(given_E2), _tally(swapped_E2[:, ::-1])
+    turned = np.sign(given_E2[:, 0] - given_E2[:, 1]) == np.sign(swapped_E2[:, 0] - swapped_E2[:, 1])
+    largest = float(np.abs(given_E2 - swapped_E2).max())
     rounding = _ROUNDING[precision] * max(1.0, float(np.abs(given_E2).mean()))
     return {
         "accuracy": after.accuracy,

@@ -1,4 +1,4 @@
-"""Rewards of a validation set: as it was validated, with its two sides exchanged, and of parts of its conversations.
+"""Rewards of a validation set: as it was validated, with its two sides swapped, and of parts of its conversations.
 
 Shape suffixes: E = entries of the set's epoch, N = pairs that differ, C = continuations of a stream; 2 = chosen,
 rejected.
@@ -22,7 +22,7 @@ from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import Renderer
 from nemo_bt.reporting.conversations import Sides, prompt_only, response_only
 from nemo_bt.scoring.batch import StreamRules, compute, plan, tokenise
-from nemo_bt.training.steps.plan import build_streams, plan_step, stream_rules
+from nemo_bt.training.steps.plan import build_streams, layout_rules, plan_step
 
 if TYPE_CHECKING:
     from nemo_bt.scoring.engine import Engine
@@ -36,14 +36,14 @@ class SetRewards:
 
     Args:
         given_E2: as in a validation.
-        exchanged_E2: with the rejected response before the chosen one in the stream.
+        swapped_E2: with the rejected response before the chosen one in the stream.
         prompt_E2: of the prompts alone.
         response_E2: of the responses alone.
         known_E: whether it is known where the responses start.
     """
 
     given_E2: Floats
-    exchanged_E2: Floats
+    swapped_E2: Floats
     prompt_E2: Floats
     response_E2: Floats
     known_E: npt.NDArray[np.bool_]
@@ -66,8 +66,8 @@ def rewards_of(
     prompts = [[prompt_only(side) for side in sides] for sides in used]
     responses = [[response_only(side) for side in sides] for sides in used]
     return SetRewards(
-        pair_rewards(engine, pairs, numbers, settings, renderer.pad_id, exchanged=False)[entry_E],
-        pair_rewards(engine, pairs, numbers, settings, renderer.pad_id, exchanged=True)[entry_E],
+        pair_rewards(engine, pairs, numbers, settings, renderer.pad_id, swapped=False)[entry_E],
+        pair_rewards(engine, pairs, numbers, settings, renderer.pad_id, swapped=True)[entry_E],
         part_rewards(engine, prompts, settings, renderer)[entry_E],
         part_rewards(engine, responses, settings, renderer)[entry_E],
         np.array([None not in sides for sides in prompts])[entry_E],
@@ -75,7 +75,7 @@ def rewards_of(
 
 
 def pair_rewards(
-    engine: Engine, pairs: PairSet, numbers: Ints, settings: Settings, pad_id: int, exchanged: bool
+    engine: Engine, pairs: PairSet, numbers: Ints, settings: Settings, pad_id: int, swapped: bool
 ) -> Floats:
     """Rewards of pairs, in the streams that a validation has.
 
@@ -85,7 +85,7 @@ def pair_rewards(
         numbers: of pairs in it, ascending, [N].
         settings: of the run.
         pad_id: token that fills streams.
-        exchanged: whether responses stand in the opposite order.
+        swapped: whether responses stand in the opposite order.
 
     Returns:
         [N, 2].
@@ -98,7 +98,7 @@ def pair_rewards(
     for first in range(0, len(numbers), _PAIRS_TOGETHER):
         together = numbers[first : first + _PAIRS_TOGETHER]
         step = plan_step(settings, pairs.parts(together), engine.hidden_size)
-        streams = build_streams(step, pairs, together, parallel_state.get_data_parallel_rank(), pad_id, exchanged)
+        streams = build_streams(step, pairs, together, parallel_state.get_data_parallel_rank(), pad_id, swapped)
         found = engine.rewards(streams)
         if is_counted():
             for stream, reward_C in zip(streams, found, strict=True):
@@ -122,7 +122,10 @@ def part_rewards(
     """
     model, reward_N2 = settings.model, np.full((len(parts), 2), np.nan)
     rules = StreamRules(
-        model.data.tokens_per_micro_batch, stream_rules(model)[1], settings.data_parallel_size, engine.hidden_size
+        model.data.tokens_per_micro_batch,
+        layout_rules(model).tokens_multiple_of,
+        settings.data_parallel_size,
+        engine.hidden_size,
     )
     whole = [number for number, sides in enumerate(parts) if None not in sides]
     for first in range(0, len(whole), _PAIRS_TOGETHER):

@@ -14,7 +14,7 @@ from nemo_bt.config.parallelism import check_layout
 from nemo_bt.errors import UserError
 from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.pretrained.architecture import megatron_fields
-from nemo_bt.pretrained.resolve import Origin, find_origin
+from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
 from nemo_bt.training.checks import check_data
 
 
@@ -25,12 +25,12 @@ class ReportRun:
     Args:
         settings: for the report: those of the run with overrides, and the folder where its log is now.
         was: settings of the run as it was.
-        origin: the checkpoint whose model is looked at; None where it is not, and the report has what was logged alone.
+        pretrained: the checkpoint whose model is looked at; None where the report has what was logged alone.
     """
 
     settings: Settings
     was: Settings
-    origin: Origin | None = None
+    pretrained: PretrainedSource | None = None
 
     @property
     def log_dir(self) -> Path:
@@ -40,8 +40,8 @@ class ReportRun:
     @property
     def step(self) -> int | None:
         """Of the checkpoint, where it is one of a run."""
-        is_checkpoint = self.origin and is_named_by_step(self.origin.path)
-        return step_of(self.origin.path) if self.origin and is_checkpoint else None
+        is_checkpoint = self.pretrained and is_named_by_step(self.pretrained.path)
+        return step_of(self.pretrained.path) if self.pretrained and is_checkpoint else None
 
 
 def load_run(log_dir: Path, overrides: Sequence[str]) -> ReportRun:
@@ -85,6 +85,6 @@ def with_model(run: ReportRun, checkpoint: Path | None) -> ReportRun:
     found = checkpoint or checkpoint_to_resume(folder, resume_if_exists=True)
     if found is None:
         raise UserError(f"{folder}: expected a checkpoint, found none. --without-model reports what is logged.")
-    origin = find_origin(str(found))
-    check_layout(run.settings, megatron_fields(origin.hf_config, run.settings.model.encoder_seq_length))
-    return replace(run, origin=origin)
+    pretrained = find_pretrained(str(found))
+    check_layout(run.settings, megatron_fields(pretrained.hf_config, run.settings.model.encoder_seq_length))
+    return replace(run, pretrained=pretrained)

@@ -15,7 +15,7 @@ import torch
 
 from nemo_bt.batching.packing import Streams, plan_streams
 from nemo_bt.batching.prefix_groups import as_groups, share_prefixes, sizes_of
-from nemo_bt.batching.stream import Group, Ids, build_stream
+from nemo_bt.batching.stream import Ids, TokenGroup, build_stream
 from nemo_bt.data.formats.responses import Side, Text
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.chat_template import Renderer
@@ -56,7 +56,7 @@ class Batch:
 
     place: list[int | None]
     refused: dict[int, RowError]
-    groups: list[Group]
+    groups: list[TokenGroup]
     members: list[list[int]]
     ranks: list[Streams]
     num_tokens: int

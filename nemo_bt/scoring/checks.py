@@ -7,13 +7,13 @@ from pathlib import Path
 
 from nemo_bt.config.ranges import in_range
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.resolve import Origin
+from nemo_bt.pretrained.resolve import PretrainedSource
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.settings import ScoreRun
 from nemo_bt.training.checks import check_settings
 
 
-def check_score(run: ScoreRun) -> tuple[Origin, Parts]:
+def check_score(run: ScoreRun) -> tuple[PretrainedSource, Parts]:
     """Check everything that needs no rows.
 
     Returns:
@@ -25,7 +25,7 @@ def check_score(run: ScoreRun) -> tuple[Origin, Parts]:
     if not run.model.restore_from_path:
         raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")
     size = max(run.model.global_batch_size, run.world_size)  # of training: nothing here depends on it
-    origin = check_settings(replace(run, model=replace(run.model, global_batch_size=size)))
+    pretrained = check_settings(replace(run, model=replace(run.model, global_batch_size=size)))
     if run.model.virtual_pipeline_model_parallel_size:
         raise UserError("model.virtual_pipeline_model_parallel_size: scoring has no bubble to shorten; leave it out.")
     if run.model.fp8:
@@ -38,5 +38,5 @@ def check_score(run: ScoreRun) -> tuple[Origin, Parts]:
         raise UserError(f"score.output: expected a name that ends in .jsonl, got {parts.output}.")
     if parts.output.exists() and not run.needs:
         raise UserError(f"score.output: {parts.output} is there already. Choose another name, or remove it.")
-    assert origin is not None
-    return origin, parts
+    assert pretrained is not None
+    return pretrained, parts

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.config.device import runs_on_gpu
-from nemo_bt.data.read.drop_report import Account, RowError
+from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import column_types
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
@@ -24,7 +24,7 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer, tokenizer_files
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import StopRequest, reason_of, tell_stopped
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.resolve import Origin, Start
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
 from nemo_bt.scoring.parts import Parts
@@ -32,15 +32,17 @@ from nemo_bt.scoring.reading import Part, open_files, read_parts
 from nemo_bt.scoring.reward_statistics import needed_statistics
 from nemo_bt.scoring.rows import Reward, RowReader
 from nemo_bt.scoring.settings import ScoreRun
-from nemo_bt.training.steps.plan import stream_rules
+from nemo_bt.training.steps.plan import layout_rules
 
 
-def score(run: ScoreRun, origin: Origin, parts: Parts, terminal: Terminal, rank: int, request: StopRequest) -> bool:
+def score(
+    run: ScoreRun, pretrained: PretrainedSource, parts: Parts, terminal: Terminal, rank: int, request: StopRequest
+) -> bool:
     """Score on this rank, together with all others.
 
     Args:
         run: checked by `check_score`.
-        origin: of the model.
+        pretrained: of the model.
         parts: of the output.
         terminal: rank 0's; silent on the others.
         rank: of this process in the whole job.
@@ -52,19 +54,19 @@ def score(run: ScoreRun, origin: Origin, parts: Parts, terminal: Terminal, rank:
     Raises:
         UserError: model, rows or output cannot be used as they are.
     """
-    model, (renderer, files) = run.model, open_rows(run, origin, parts)
-    start = open_trained(origin)
-    terminal.line(start.description)
-    statistics = needed_statistics(start.origin, "score.normalize=true") if run.score.normalize else None
-    identity = _identity(run, start, files, renderer)
+    model, (renderer, files) = run.model, open_rows(run, pretrained, parts)
+    initial = open_trained(pretrained)
+    terminal.line(initial.description)
+    statistics = needed_statistics(initial.pretrained, "score.normalize=true") if run.score.normalize else None
+    identity = _identity(run, initial, files, renderer)
     if parts.is_done(identity):
         terminal.line(f"{parts.output}: scored already")
         return True
-    engine = open_engine(start, model, run.trainer.precision, runs_on_gpu(run))
+    engine = open_engine(initial, model, run.trainer.precision, runs_on_gpu(run))
     number = engine.largest(parts.begin(identity) if rank == 0 else 0)
     if number:
         terminal.line(f"{number:,} parts are there already: {parts.folder}")
-    budget, multiple_of = model.data.tokens_per_micro_batch, stream_rules(model)[1]
+    budget, multiple_of = model.data.tokens_per_micro_batch, layout_rules(model).tokens_multiple_of
     rules = StreamRules(budget, multiple_of, run.data_parallel_size, engine.hidden_size)
 
     def prepared() -> Iterator[tuple[Part, Batch]]:
@@ -95,9 +97,9 @@ def score(run: ScoreRun, origin: Origin, parts: Parts, terminal: Terminal, rank:
     return True
 
 
-def _tell(parts: Parts, account: Account, terminal: Terminal) -> None:
-    terminal.line(f"{parts.output}: {account.num_rows:,} rows, {account.num_kept:,} rewards")
-    for reason, count in account.counted():
+def _tell(parts: Parts, drop_report: DropReport, terminal: Terminal) -> None:
+    terminal.line(f"{parts.output}: {drop_report.num_rows:,} rows, {drop_report.num_kept:,} rewards")
+    for reason, count in drop_report.counted():
         terminal.line(f"no reward for {count:,} {reason}")
 
 
@@ -110,13 +112,15 @@ def _one_ahead(items: Iterator[tuple[Part, Batch]]) -> Iterator[tuple[Part, Batc
             yield item
 
 
-def open_rows(run: ScoreRun, origin: Origin, parts: Parts) -> tuple[Renderer, list[tuple[RowReader, DataFile]]]:
+def open_rows(
+    run: ScoreRun, pretrained: PretrainedSource, parts: Parts
+) -> tuple[Renderer, list[tuple[RowReader, DataFile]]]:
     """The model's tokenizer with its template, and the files with how each is read.
 
     Raises:
         UserError: a tokenizer that cannot be used; rows that cannot be scored, or not into this output.
     """
-    tokenizer = load_tokenizer(run.model.tokenizer.type or str(origin.tokenizer), run.model.tokenizer.pad_token)
+    tokenizer = load_tokenizer(run.model.tokenizer.type or str(pretrained.tokenizer), run.model.tokenizer.pad_token)
     renderer = load_renderer(tokenizer, run.model.data)
     files = open_files(run, renderer.chat)
     if parts.is_table:
@@ -133,10 +137,10 @@ def open_rows(run: ScoreRun, origin: Origin, parts: Parts) -> tuple[Renderer, li
 
 
 def _identity(
-    run: ScoreRun, start: Start, files: list[tuple[RowReader, DataFile]], renderer: Renderer
+    run: ScoreRun, initial: InitialWeights, files: list[tuple[RowReader, DataFile]], renderer: Renderer
 ) -> dict[str, Any]:
     """What parts are made from: those of another are not taken for this one's."""
-    folder = Path(run.model.tokenizer.type or start.origin.tokenizer)
+    folder = Path(run.model.tokenizer.type or initial.pretrained.tokenizer)
     tokenizer = hashlib.sha256(b"".join(file.read_bytes() for file in tokenizer_files(folder))).hexdigest()
     return {
         "score.input": [[file.name, file.num_bytes, file.changed] for _, file in files],
@@ -145,7 +149,7 @@ def _identity(
         "score.column": run.score.column,
         "score.normalize": run.score.normalize,
         "score.rows_per_part": run.score.rows_per_part,
-        "model.restore_from_path": [start.origin.given, digest_of_head(start)],
+        "model.restore_from_path": [initial.pretrained.given, digest_of_head(initial)],
         "model.encoder_seq_length": run.model.encoder_seq_length,
         "chat template": renderer.described(),
         "tokenizer": tokenizer,
@@ -156,24 +160,24 @@ def _write(parts: Parts, number: int, part: Part, rewards: list[Reward]) -> None
     values = part.values(rewards)
     if not parts.is_table:
         rows = [row | value for row, value in zip(part.rows, values, strict=True)]
-        parts.write_lines(number, rows, part.account)
+        parts.write_lines(number, rows, part.drop_report)
         return
     tables = [pa.ipc.open_stream(chunk.payload).read_all() for _, chunk in part.chunks]
     table, (reader, _) = pa.concat_tables(tables, promote_options="default"), part.chunks[0]
     kind = pa.list_(pa.float64()) if reader.is_list else pa.float64()
     for name in reader.columns:
         table = table.append_column(name, pa.array([value[name] for value in values], kind))
-    parts.write_table(number, table, part.account)
+    parts.write_table(number, table, part.drop_report)
 
 
 def _count(part: Part, batch: Batch, rewards: list[Reward]) -> None:
     """Add to the part's account what became of its conversations."""
     for position, reward in enumerate(rewards):
         if reward is not None:
-            part.account.num_kept += 1
+            part.drop_report.num_kept += 1
             continue
         refused = batch.refused.get(position, RowError("reward", ""))
-        part.account.drop(refused.reason, part.where[position], refused.detail)
+        part.drop_report.drop(refused.reason, part.where[position], refused.detail)
 
 
 class _Progress:
@@ -188,7 +192,10 @@ class _Progress:
         """A line for each part, and the bar."""
         taken_s = time.monotonic() - self.start_s
         self.num_tokens += batch.num_tokens
-        self.num_rows, self.num_kept = self.num_rows + part.account.num_rows, self.num_kept + part.account.num_kept
+        self.num_rows, self.num_kept = (
+            self.num_rows + part.drop_report.num_rows,
+            self.num_kept + part.drop_report.num_kept,
+        )
         share = part.num_bytes / self.num_bytes if self.num_bytes else 0.0  # a file server may not tell sizes
         left = f"  left {timedelta(seconds=round(taken_s * (1 / share - 1)))}" if share else ""
         self.terminal.line(

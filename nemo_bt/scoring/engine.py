@@ -13,7 +13,7 @@ from nemo_bt.batching.stream import PairStream
 from nemo_bt.config.model import LossSettings, ModelSettings
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
-from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.resolve import InitialWeights
 
 _NO_LOSS = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
 
@@ -22,7 +22,7 @@ class Engine:
     """The part of a model that this rank holds; torch's process group is there, Megatron's are made here.
 
     Args:
-        start: the model's weights, complete.
+        initial: the model's weights, complete.
         model: its layout, and the longest sequence.
         dtype: of weights and activations: float32 or bfloat16.
 
@@ -30,7 +30,7 @@ class Engine:
         hidden_size: of the model.
     """
 
-    def __init__(self, start: Start, model: ModelSettings, dtype: torch.dtype) -> None:
+    def __init__(self, initial: InitialWeights, model: ModelSettings, dtype: torch.dtype) -> None:
         sizes = {
             "tensor_model_parallel_size": model.tensor_model_parallel_size,
             "pipeline_model_parallel_size": model.pipeline_model_parallel_size,
@@ -41,7 +41,7 @@ class Engine:
         parallel_state.initialize_model_parallel(**sizes, order=order)
         tensor_parallel.model_parallel_cuda_manual_seed(1)  # asked for where layers are made
         config = reward_config(
-            start.origin.hf_config,
+            initial.pretrained.hf_config,
             model.encoder_seq_length,
             **sizes,
             sequence_parallel=model.sequence_parallel,
@@ -53,7 +53,7 @@ class Engine:
             perform_initialization=False,  # every weight is read
         )
         reward_model = RewardModel(config, _NO_LOSS)
-        reward_model.start, reward_model._trainer = start, None
+        reward_model.initial_weights, reward_model._trainer = initial, None
         reward_model.configure_model()
         self._gpt: Any = reward_model.module.eval()
         self._dtype, self._num_sharing = dtype, sizes["tensor_model_parallel_size"] if model.sequence_parallel else 1

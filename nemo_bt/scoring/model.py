@@ -11,49 +11,49 @@ from nemo_bt.config.model import ModelSettings
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
 from nemo_bt.pretrained.names import HEAD
-from nemo_bt.pretrained.resolve import Origin, Start, open_weights
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
 from nemo_bt.training.nemo_import import import_nemo
 
 if TYPE_CHECKING:
     from nemo_bt.scoring.engine import Engine
 
 
-def open_trained(origin: Origin) -> Start:
+def open_trained(pretrained: PretrainedSource) -> InitialWeights:
     """Weights of a model that has a head.
 
     Raises:
         UserError: it has none.
     """
-    start = open_weights(origin, head_seed=0)
-    if not start.has_head:
-        raise UserError(f"{start.origin.given}: {start.kind}, which gives no rewards before it is trained.")
-    return start
+    initial = open_weights(pretrained, head_seed=0)
+    if not initial.has_head:
+        raise UserError(f"{initial.pretrained.given}: {initial.kind}, which gives no rewards before it is trained.")
+    return initial
 
 
-def digest_of_head(start: Start) -> str:
+def digest_of_head(initial: InitialWeights) -> str:
     """Tells a model from what it is after another step of training."""
-    return hashlib.sha256(start.source.read(HEAD).double().numpy().tobytes()).hexdigest()[:16]
+    return hashlib.sha256(initial.source.read(HEAD).double().numpy().tobytes()).hexdigest()[:16]
 
 
-def open_alone(start: Start, precision: str, on_gpu: bool) -> Engine:
+def open_alone(initial: InitialWeights, precision: str, on_gpu: bool) -> Engine:
     """The whole model in this process, whatever job it is in; arguments as of `open_engine`."""
     unused = ["exp_manager.explicit_log_dir=unused", "model.data.train=unused"]
-    return _open(start, load_settings("train", unused).model, precision, on_gpu, is_alone=True)
+    return _open(initial, load_settings("train", unused).model, precision, on_gpu, is_alone=True)
 
 
-def open_engine(start: Start, model: ModelSettings, precision: str, on_gpu: bool) -> Engine:
+def open_engine(initial: InitialWeights, model: ModelSettings, precision: str, on_gpu: bool) -> Engine:
     """The part of the model that this rank of a job holds; alone, where it is in none.
 
     Args:
-        start: its weights.
+        initial: its weights.
         model: its layout.
         precision: as trainer.precision.
         on_gpu: whether ranks have one each.
     """
-    return _open(start, model, precision, on_gpu, is_alone=not launch.joined())
+    return _open(initial, model, precision, on_gpu, is_alone=not launch.joined())
 
 
-def _open(start: Start, model: ModelSettings, precision: str, on_gpu: bool, is_alone: bool) -> Engine:
+def _open(initial: InitialWeights, model: ModelSettings, precision: str, on_gpu: bool, is_alone: bool) -> Engine:
     import_nemo(on_gpu)
     import torch
     from megatron.core import parallel_state
@@ -66,7 +66,7 @@ def _open(start: Start, model: ModelSettings, precision: str, on_gpu: bool, is_a
     else:
         _join(backend, on_gpu)
     try:
-        return Engine(start, model, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
+        return Engine(initial, model, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
     except BaseException:
         parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.errors import UserError
 
 _IDENTITY = "of.json"
@@ -83,19 +83,19 @@ class Parts:
             raise UserError(f"{self.output} is there already, and {what}. Remove it, or choose another name.")
         return True
 
-    def write_lines(self, number: int, rows: list[dict[str, Any]], account: Account) -> None:
+    def write_lines(self, number: int, rows: list[dict[str, Any]], drop_report: DropReport) -> None:
         """One part of a .jsonl, with what became of its conversations."""
-        _write(self._account(number), json.dumps(account.to_json()).encode())
+        _write(self._account(number), json.dumps(drop_report.to_json()).encode())
         _write(self._part(number), b"".join(map(_line, rows)))
 
-    def write_table(self, number: int, table: pa.Table, account: Account) -> None:
+    def write_table(self, number: int, table: pa.Table, drop_report: DropReport) -> None:
         """One part of a .parquet, with what became of its conversations."""
-        _write(self._account(number), json.dumps(account.to_json()).encode())
+        _write(self._account(number), json.dumps(drop_report.to_json()).encode())
         sink = io.BytesIO()
         pq.write_table(table, sink)
         _write(self._part(number), sink.getvalue())
 
-    def finish(self, keeps_identity: bool) -> Account:
+    def finish(self, keeps_identity: bool) -> DropReport:
         """Join the parts, give the output its name, and remove them.
 
         Args:
@@ -104,10 +104,10 @@ class Parts:
         Returns:
             What became of all conversations.
         """
-        unfinished, account = self.folder / "unfinished", Account()
+        unfinished, drop_report = self.folder / "unfinished", DropReport()
         parts = list(self._there())
         for number in range(len(parts)):
-            account.add(Account.from_json(json.loads(self._account(number).read_text())))
+            drop_report.add(DropReport.from_json(json.loads(self._account(number).read_text())))
         if self.is_table:
             with pq.ParquetWriter(unfinished, pq.read_schema(parts[0])) as writer:
                 for part in parts:
@@ -121,7 +121,7 @@ class Parts:
             _write(self._note, (self.folder / _IDENTITY).read_bytes())
         _keep(unfinished, self.output)
         shutil.rmtree(self.folder, ignore_errors=True)  # on a file server other ranks' logs may be open still
-        return account
+        return drop_report
 
     @property
     def _note(self) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from nemo_bt.data.formats.responses import Side
-from nemo_bt.data.read.drop_report import Account, RowError
+from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.read.files import DataFile, find_files
 from nemo_bt.data.read.rows import Chunk, Row, first_rows, read_chunks
 from nemo_bt.errors import UserError
@@ -23,14 +23,14 @@ class Part:
         chunks: of them, each with how its file is read.
         rows: of the chunks, as plain data.
         columns: conversations of each row, by new column; none of a row that cannot be used.
-        account: rows that cannot be used.
+        drop_report: rows that cannot be used.
         num_bytes: of the stored files, up to the end of the part.
     """
 
     chunks: list[tuple[RowReader, Chunk]] = field(default_factory=list)
     rows: list[dict[str, object]] = field(default_factory=list)
     columns: list[list[list[Side]]] = field(default_factory=list)
-    account: Account = field(default_factory=Account)
+    drop_report: DropReport = field(default_factory=DropReport)
     num_bytes: int = 0
 
     @property
@@ -123,8 +123,8 @@ def _parsed(part: Part) -> Part:
                 part.columns.append(reader.sides(part.rows[-1]))
             except RowError as bad:
                 part.columns.append([])
-                part.account.drop(bad.reason, f"{chunk.file} row {number}", bad.detail)
-    part.account.num_rows = len(part.rows)
+                part.drop_report.drop(bad.reason, f"{chunk.file} row {number}", bad.detail)
+    part.drop_report.num_rows = len(part.rows)
     return part
 
 

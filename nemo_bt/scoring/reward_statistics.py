@@ -14,7 +14,7 @@ from typing import Any
 
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.nemo_metadata import FACTS
-from nemo_bt.pretrained.resolve import Origin
+from nemo_bt.pretrained.resolve import PretrainedSource
 
 KEY = "reward_statistics"
 """In the config.json of an export."""
@@ -77,39 +77,39 @@ def reward_statistics(validation: Mapping[str, float]) -> RewardStatistics | Non
     return RewardStatistics(mean, math.sqrt(variance), round(2 * sum(pairs)), int(validation["step"]))
 
 
-def statistics_of(origin: Origin) -> RewardStatistics | None:
+def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
     """Those that a model has: of the training that a .nemo comes from, else of its config.json.
 
     Raises:
         UserError: they are not as nemo_bt writes them.
     """
-    file = origin.nemo_file.context / FACTS if origin.nemo_file else None
+    file = pretrained.nemo_file.context / FACTS if pretrained.nemo_file else None
     try:
         facts: dict[str, Any] = json.loads(file.read_text()) if file and file.exists() else {}
         if facts:
             return reward_statistics(facts["validation"])
-        found = origin.hf_config.get(KEY)
+        found = pretrained.hf_config.get(KEY)
         return RewardStatistics(**found) if found else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{origin.given}: its {KEY} are not as nemo_bt writes them ({error!r}). Remove them."
+            f"{pretrained.given}: its {KEY} are not as nemo_bt writes them ({error!r}). Remove them."
         ) from error
 
 
-def needed_statistics(origin: Origin, setting: str) -> RewardStatistics:
+def needed_statistics(pretrained: PretrainedSource, setting: str) -> RewardStatistics:
     """As `statistics_of`, where there have to be some.
 
     Args:
-        origin: of the model.
+        pretrained: of the model.
         setting: that asks for them, for the message.
 
     Raises:
         UserError: there are none.
     """
-    found = statistics_of(origin)
+    found = statistics_of(pretrained)
     if not found:
         raise UserError(
-            f"{setting}: {origin.given} has no {KEY}: none came with it, or it was saved before a validation with "
+            f"{setting}: {pretrained.given} has no {KEY}: none came with it, or it was saved before a validation with "
             "finite rewards. Leave it out, or train with model.data.validation."
         )
     return found

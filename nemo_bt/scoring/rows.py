@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.detect import FORMATS, columns_seen, detect, named_format
 from nemo_bt.data.formats.general import answered, answers, is_transcript, transcript
-from nemo_bt.data.formats.responses import Choices, Side, Text
+from nemo_bt.data.formats.responses import PromptGroup, Side, Text
 from nemo_bt.data.formats.values import as_conversation, as_messages, as_text, list_at, text_at, value_at
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.read.rows import Row
@@ -97,13 +97,13 @@ def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column:
         return RowReader(lambda row: [parse(row, 0, keys, chat).sides], [column], True, "list")
 
     def of_pair(row: dict[str, Any]) -> list[list[Side]]:
-        choices = parse(row, 0, keys, chat)
-        return [[choices.sides[side]] for pair in choices.given or [] for side in pair.sides]
+        group = parse(row, 0, keys, chat)
+        return [[group.sides[side]] for pair in group.given or [] for side in pair.sides]
 
     return RowReader(of_pair, names, False, "pair")
 
 
-def _first(file: str, rows: list[Row], parse: Callable[[dict[str, Any]], Choices]) -> Choices:
+def _first(file: str, rows: list[Row], parse: Callable[[dict[str, Any]], PromptGroup]) -> PromptGroup:
     """What the first row that can be used has."""
     reason: object = "none is there"
     for row in rows:

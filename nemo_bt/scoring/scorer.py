@@ -17,7 +17,7 @@ from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.pretrained.architecture import longest_sequence
-from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
 from nemo_bt.scoring.model import open_alone, open_trained
 from nemo_bt.scoring.reward_statistics import RewardStatistics, needed_statistics
@@ -98,14 +98,14 @@ class RewardScorer:
         """
         one_of("precision", precision, ("32", "bf16-mixed"))
         one_of("accelerator", accelerator, ("auto", "gpu", "cpu"))
-        origin = find_origin(str(path))
+        pretrained = find_pretrained(str(path))
         settings = load_settings("train", [*_UNUSED, f"trainer.accelerator={accelerator}"])
-        tokenizer = load_tokenizer(str(origin.tokenizer), pad_token, ("path", "pad_token"))
+        tokenizer = load_tokenizer(str(pretrained.tokenizer), pad_token, ("path", "pad_token"))
         renderer = load_renderer(tokenizer, replace(settings.model.data, chat_template=chat_template))
-        longest = longest_tokens or longest_sequence(origin.hf_config)
-        statistics = needed_statistics(origin, "normalize=True") if normalize else None
+        longest = longest_tokens or longest_sequence(pretrained.hf_config)
+        statistics = needed_statistics(pretrained, "normalize=True") if normalize else None
         on_gpu = runs_on_gpu(settings)
-        engine = open_alone(open_trained(origin), precision, on_gpu)
+        engine = open_alone(open_trained(pretrained), precision, on_gpu)
         budget = tokens_per_stream or (8192 if on_gpu else 2048)
         return cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), longest, statistics)
 

@@ -17,7 +17,7 @@ from nemo_bt.config.parallelism import check_layout, divides
 from nemo_bt.config.ranges import check_choices, check_ranges, in_range, one_of
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import HfConfig, complete, megatron_fields, padded_vocab, scratch_hf_config
-from nemo_bt.pretrained.resolve import Origin, find_origin
+from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
 SCHEDULES = (
@@ -33,7 +33,7 @@ _ADAPTABLE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 
 
-def check_settings(settings: Settings) -> Origin | None:
+def check_settings(settings: Settings) -> PretrainedSource | None:
     """Check everything that needs no data.
 
     Returns:
@@ -46,12 +46,12 @@ def check_settings(settings: Settings) -> Origin | None:
     _check_values(settings)
     exp, given = settings.exp_manager, settings.model.restore_from_path
     resume_from = checkpoint_to_resume(Path(exp.explicit_log_dir) / "checkpoints", exp.resume_if_exists)
-    origin = find_origin(str(resume_from or given)) if resume_from or given else None
-    hf_config = hf_config_of(settings, origin, num_tokens=1)
+    pretrained = find_pretrained(str(resume_from or given)) if resume_from or given else None
+    hf_config = hf_config_of(settings, pretrained, num_tokens=1)
     fields = megatron_fields(hf_config, settings.model.encoder_seq_length)
     check_layout(settings, fields)
     _check_adapters(settings.model, fields)
-    return origin
+    return pretrained
 
 
 def _check_adapters(model: ModelSettings, fields: dict[str, Any]) -> None:
@@ -122,12 +122,12 @@ def _check_source(where: str, source: SourceSettings) -> None:
     in_range(f"{where} pairs.seed", rules.seed, "0 or more", rules.seed >= 0)
 
 
-def hf_config_of(settings: Settings, origin: Origin | None, num_tokens: int) -> HfConfig:
+def hf_config_of(settings: Settings, pretrained: PretrainedSource | None, num_tokens: int) -> HfConfig:
     """The model's configuration in Hugging Face's terms: the origin's, or a Llama of the settings' sizes.
 
     Args:
         settings: of the run.
-        origin: from `check_settings`.
+        pretrained: from `check_settings`.
         num_tokens: of the tokenizer; the size of a new embedding whose size is not set.
 
     Raises:
@@ -141,8 +141,8 @@ def hf_config_of(settings: Settings, origin: Origin | None, num_tokens: int) -> 
             raise UserError(
                 f"{', '.join(both)} and model.restore_from_path are both set; the checkpoint has them: remove them."
             )
-    if origin:
-        return origin.hf_config
+    if pretrained:
+        return pretrained.hf_config
     missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
     if missing:
         raise UserError(

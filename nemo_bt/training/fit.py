@@ -56,7 +56,7 @@ def fit(
     import_nemo(on_gpu)
     from nemo_bt.observability.metrics_log import MetricsLog
     from nemo_bt.training.callbacks.checkpoint import CheckpointCallback
-    from nemo_bt.training.callbacks.graceful_stop import EarlyEnd
+    from nemo_bt.training.callbacks.graceful_stop import GracefulStop
     from nemo_bt.training.callbacks.monitor import Monitor
     from nemo_bt.training.callbacks.nonfinite import NonFiniteGuard
     from nemo_bt.training.callbacks.run_state import RunState
@@ -69,7 +69,7 @@ def fit(
     sampler, log = data.data_sampler, MetricsLog(log_dir, _loggers(settings, prepared))
     monitor = Monitor(sampler, terminal, log, settings.trainer, num_steps, _peak_flops(settings, on_gpu))
     validation = Validation(sampler, terminal, log, settings.trainer, num_steps)
-    guard, end = NonFiniteGuard(sampler, terminal, settings.trainer.max_nonfinite_steps), EarlyEnd(request)
+    guard, end = NonFiniteGuard(sampler, terminal, settings.trainer.max_nonfinite_steps), GracefulStop(request)
     own = [
         Watchdog(settings.trainer.hang_timeout_s, rank, log_dir, terminal),
         guard,
@@ -81,7 +81,9 @@ def fit(
         *build_early_stopping(exp),
     ]
     trainer = build_trainer(settings, num_steps, on_gpu, [*own, *callbacks])
-    model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps)
+    model = build_model(
+        settings, prepared.hf_config, prepared.initial_weights, str(prepared.tokenizer_folder), num_steps
+    )
     trainer.strategy.terminal, trainer.strategy.is_trusted = terminal, exp.trust_checkpoint
     trainer.fit(model, data, ckpt_path=str(prepared.resume_from) if prepared.resume_from else None)
     log.close("success")
@@ -103,7 +105,9 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
     log = MetricsLog(log_dir, loggers)
     validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
     trainer = build_trainer(settings, 1, on_gpu, [validation])
-    model = build_model(settings, prepared.hf_config, prepared.start, str(prepared.tokenizer_folder), num_steps=1)
+    model = build_model(
+        settings, prepared.hf_config, prepared.initial_weights, str(prepared.tokenizer_folder), num_steps=1
+    )
     trainer.validate(model, data, verbose=False)
     log.close("success")
     _leave()

@@ -16,7 +16,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.adapters import Adapters, check_base, digest, trained_parameters
 from nemo_bt.pretrained.architecture import HfConfig
-from nemo_bt.pretrained.resolve import Origin, Start, open_weights
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
 from nemo_bt.training.checks import check_vocabulary, hf_config_of
 
 
@@ -25,7 +25,7 @@ class Prepared:
     """What a run needs, read and checked before NeMo is imported."""
 
     hf_config: HfConfig
-    start: Start | None
+    initial_weights: InitialWeights | None
     """Initial weights; None for random ones, or where the run resumes from a checkpoint that has all."""
     tokenizer: Any
     tokenizer_folder: Path
@@ -36,16 +36,18 @@ class Prepared:
     resume_from: Path | None
     adapters: Adapters | None
     """What a checkpoint says of them; None where every weight is trained."""
-    origin: Origin | None
+    pretrained: PretrainedSource | None
     """Kept: its tokenizer may lie in a folder that goes with it."""
 
 
-def prepare(settings: Settings, origin: Origin | None, terminal: Terminal, only_validates: bool = False) -> Prepared:
+def prepare(
+    settings: Settings, pretrained: PretrainedSource | None, terminal: Terminal, only_validates: bool = False
+) -> Prepared:
     """Read and check.
 
     Args:
         settings: checked by `nemo_bt.training.checks.check_settings`.
-        origin: that it found.
+        pretrained: that it found.
         terminal: gets what was found.
         only_validates: there is no training set, and no step.
 
@@ -56,16 +58,20 @@ def prepare(settings: Settings, origin: Origin | None, terminal: Terminal, only_
     resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
     if resume_from:
         check_same_plan(log_dir / "config.yaml", settings)
-    tokenizer_folder = origin.tokenizer if origin and not model.tokenizer.type else Path(str(model.tokenizer.type))
+    tokenizer_folder = (
+        pretrained.tokenizer if pretrained and not model.tokenizer.type else Path(str(model.tokenizer.type))
+    )
     tokenizer = load_tokenizer(str(tokenizer_folder), model.tokenizer.pad_token)
-    hf_config = hf_config_of(settings, origin, max(tokenizer.get_vocab().values()) + 1)
+    hf_config = hf_config_of(settings, pretrained, max(tokenizer.get_vocab().values()) + 1)
     check_vocabulary(hf_config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
-    weights = origin.base if resume_from and origin else origin  # a checkpoint of adapters needs its base model
-    start = open_weights(weights, settings.trainer.seed) if weights else None
-    if start:
-        terminal.line(start.description)
-    if start and model.peft.lora:
-        terminal.line(trained_parameters(start.source.infos, model.peft.lora))
+    weights = (
+        pretrained.base if resume_from and pretrained else pretrained
+    )  # a checkpoint of adapters needs its base model
+    initial = open_weights(weights, settings.trainer.seed) if weights else None
+    if initial:
+        terminal.line(initial.description)
+    if initial and model.peft.lora:
+        terminal.line(trained_parameters(initial.source.infos, model.peft.lora))
     validates = bool(settings.trainer.limit_val_batches)
     sets = load_sets(settings, tokenizer, tokenizer_folder, validates, terminal, with_train=not only_validates)
     for name, pairs in sets.items():
@@ -73,20 +79,24 @@ def prepare(settings: Settings, origin: Origin | None, terminal: Terminal, only_
     if resume_from:
         check_same_data(log_dir / "data.json", sets)
     total_steps = 0 if only_validates else _total_steps(settings, len(sets["train"].epoch))
-    adapters = _adapters(model.peft.lora, origin, start, resumes=resume_from is not None)
-    return Prepared(hf_config, start, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, origin)
+    adapters = _adapters(model.peft.lora, pretrained, initial, resumes=resume_from is not None)
+    return Prepared(
+        hf_config, initial, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, pretrained
+    )
 
 
-def _adapters(lora: LoraSettings | None, origin: Origin | None, start: Start | None, resumes: bool) -> Adapters | None:
+def _adapters(
+    lora: LoraSettings | None, pretrained: PretrainedSource | None, initial: InitialWeights | None, resumes: bool
+) -> Adapters | None:
     """Of a new run, or those that the checkpoint to resume has."""
-    if not (lora and origin and start):
+    if not (lora and pretrained and initial):
         return None
     if resumes:
-        if origin.adapters:
-            check_base(start.source, origin.adapters, origin.given)
-        return origin.adapters
-    base = str(Path(origin.given).resolve()) if Path(origin.given).exists() else origin.given
-    return Adapters(base, tuple(lora.target_modules), lora.adapter_dim, lora.alpha, digest(start.source))
+        if pretrained.adapters:
+            check_base(initial.source, pretrained.adapters, pretrained.given)
+        return pretrained.adapters
+    base = str(Path(pretrained.given).resolve()) if Path(pretrained.given).exists() else pretrained.given
+    return Adapters(base, tuple(lora.target_modules), lora.adapter_dim, lora.alpha, digest(initial.source))
 
 
 def _total_steps(settings: Settings, num_pairs: int) -> int:

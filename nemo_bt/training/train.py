@@ -25,7 +25,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import StopRequest, tell_stopped
 from nemo_bt.observability.events import append_event, read_events
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.resolve import Origin, check_plain
+from nemo_bt.pretrained.resolve import PretrainedSource, check_plain
 from nemo_bt.training.environment import software
 from nemo_bt.training.fit import Outcome, fit, validate
 from nemo_bt.training.prepare import Prepared, prepare
@@ -33,7 +33,7 @@ from nemo_bt.training.prepare import Prepared, prepare
 
 def train(
     settings: Settings,
-    origin: Origin | None,
+    pretrained: PretrainedSource | None,
     terminal: Terminal,
     rank: int,
     callbacks: Sequence[Any] = (),
@@ -43,7 +43,7 @@ def train(
 
     Args:
         settings: checked by `nemo_bt.training.checks.check_settings`.
-        origin: that it found.
+        pretrained: that it found.
         terminal: rank 0's; silent on the others.
         rank: of this process in the whole job.
         callbacks: of Lightning, called after the run's own.
@@ -55,7 +55,7 @@ def train(
     on_gpu = runs_on_gpu(settings)
     check_device(settings, on_gpu)
     log_dir = Path(settings.exp_manager.explicit_log_dir)
-    prepared = prepare(settings, origin, terminal)
+    prepared = prepare(settings, pretrained, terminal)
     resume_from, total_steps = prepared.resume_from, prepared.total_steps
     start_step = step_of(resume_from) if resume_from else 0
     if resume_from and start_step >= total_steps:
@@ -93,13 +93,13 @@ def train(
     return outcome
 
 
-def validate_only(settings: Settings, origin: Origin | None, terminal: Terminal) -> Outcome:
+def validate_only(settings: Settings, pretrained: PretrainedSource | None, terminal: Terminal) -> Outcome:
     """Validate a model on this rank, together with all others; arguments and errors as of `train`."""
     if not (settings.model.data.validation and settings.trainer.limit_val_batches):
         raise UserError("model.data.validation: expected a set to validate on, got none.")
     on_gpu = runs_on_gpu(settings)
     check_device(settings, on_gpu)
-    prepared = prepare(settings, origin, terminal, only_validates=True)
+    prepared = prepare(settings, pretrained, terminal, only_validates=True)
     outcome = validate(settings, prepared, on_gpu, terminal)
     _summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     return outcome

@@ -21,7 +21,7 @@ from nemo_bt.config.run import ExpManagerSettings
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.pretrained.architecture import HfConfig
-from nemo_bt.pretrained.resolve import Start
+from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.training.callbacks.graceful_stop import BestValidation
 from nemo_bt.training.callbacks.validation import NEVER
 from nemo_bt.training.lr_schedule import Schedule, options_of
@@ -31,14 +31,14 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 
 
 def build_model(
-    settings: Settings, hf_config: HfConfig, start: Start | None, tokenizer_folder: str, num_steps: int
+    settings: Settings, hf_config: HfConfig, initial: InitialWeights | None, tokenizer_folder: str, num_steps: int
 ) -> RewardModel:
     """The reward model, not yet allocated: NeMo does that when the Trainer starts.
 
     Args:
         settings: of the run.
         hf_config: of the model.
-        start: initial weights; None for random ones, or where the run resumes and its checkpoint has all.
+        initial: initial weights; None for random ones, or where the run resumes and its checkpoint has all.
         tokenizer_folder: saved with the checkpoint.
         num_steps: length of the run, for the learning-rate schedule.
     """
@@ -65,7 +65,7 @@ def build_model(
         tokenizer=AutoTokenizer(tokenizer_folder),
         lora=settings.model.peft.lora,
     )
-    model.start, model.adapter_seed = start, settings.trainer.seed
+    model.initial_weights, model.adapter_seed = initial, settings.trainer.seed
     return model
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nemo_bt.batching.context_shards import HeldRows, held_rows
-from nemo_bt.batching.stream import Group, build_stream
+from nemo_bt.batching.context_shards import ContextShard, context_shard
+from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.model.attention.blocked import blocked_attention
 from nemo_bt.model.attention.segments import AttentionRule
 from nemo_bt.model.attention.varlen import Sequences, flash_kernel, fused_kernel, varlen_attention
@@ -21,14 +21,15 @@ BF16_ERROR = 2.0**-7
 
 
 def segments(seed: int, num_groups: int = 6) -> tuple[Tensor, int]:
-    """Of a stream of groups of two and three, some without a prefix, with filling at its end."""
+    """Of a stream of groups of two and three, some without a prefix, with padding at its end."""
     random = np.random.default_rng(seed)
 
     def tokens(least: int, most: int) -> Any:
         return np.ones(random.integers(least, most), np.int32)
 
     groups = [
-        Group(tokens(0, 300), tuple(tokens(1, 200) for _ in range(random.integers(2, 4)))) for _ in range(num_groups)
+        TokenGroup(tokens(0, 300), tuple(tokens(1, 200) for _ in range(random.integers(2, 4))))
+        for _ in range(num_groups)
     ]
     stream = build_stream(groups, pad_id=0, multiple_of=128)
     return stream.segments_C5, stream.tokens_1T.shape[1]
@@ -67,9 +68,9 @@ def test_kernels_equal_attention_in_blocks(
     wanted = torch.float32 if dtype == "fp32" else torch.bfloat16
     rounded = [torch.randn(shape, generator=generator).to(DEVICE, wanted) for shape in shapes]
     mine, exact = ([x.detach().to(kind).requires_grad_() for x in rounded] for kind in (wanted, torch.float32))
-    rule, held = RULES[name], held_rows(num_tokens)
-    found = by_backend(backend, rule, *heads)(*mine, segments_C5, rule, held)
-    expected = blocked_attention(*exact, segments_C5, rule, held)
+    rule, shard = RULES[name], context_shard(num_tokens)
+    found = by_backend(backend, rule, *heads)(*mine, segments_C5, rule, shard)
+    expected = blocked_attention(*exact, segments_C5, rule, shard)
     grad = torch.randn(expected.shape, generator=generator).to(DEVICE)
     last = int(segments_C5[:, 3].max())
     grad[last:] = 0 if not rule.only_scored else grad[last:]
@@ -90,7 +91,7 @@ def test_gradients_of_a_prefix_are_added_up_in_fp32() -> None:
     def every_value(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, found: Sequences) -> Tensor:
         return query_QND + value_KGD.sum(0).repeat_interleave(2, 0) / 601 / 2
 
-    got = varlen_attention(query, key, value, segments_C5, RULES["all"], held_rows(601), every_value)
+    got = varlen_attention(query, key, value, segments_C5, RULES["all"], context_shard(601), every_value)
     (grad,) = torch.autograd.grad(got.float().sum(), value)
     assert grad[0].unique().tolist() == [600]
     assert grad[1:].unique().tolist() == [1]
@@ -103,10 +104,10 @@ def test_rows_of_a_context_parallel_rank(nemo: None, backend: str) -> None:
     shapes = [(num_tokens, n, 64) for n in (4, 2, 2)]
     query, key, value = (torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for shape in shapes)
     rule = RULES["all"]
-    whole = blocked_attention(query.float(), key.float(), value.float(), segments_C5, rule, held_rows(num_tokens))
+    whole = blocked_attention(query.float(), key.float(), value.float(), segments_C5, rule, context_shard(num_tokens))
     attend = by_backend(backend, rule, 4, 2, 64)
     for rank in range(2):
-        held: HeldRows = held_rows(num_tokens, 2, rank)
-        rows = torch.cat([torch.arange(run.start, run.stop) for run in held.runs])
-        found = attend(query[rows], key, value, segments_C5, rule, held)
+        shard: ContextShard = context_shard(num_tokens, 2, rank)
+        rows = torch.cat([torch.arange(run.start, run.stop) for run in shard.runs])
+        found = attend(query[rows], key, value, segments_C5, rule, shard)
         assert (found.float() - whole[rows]).norm() / whole[rows].norm() < BF16_ERROR

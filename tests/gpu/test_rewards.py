@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from nemo_bt.batching.stream import Group, build_stream
-from nemo_bt.pretrained.resolve import find_origin
+from nemo_bt.batching.stream import TokenGroup, build_stream
+from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.model import open_alone, open_trained
 from tests.gpu.conftest import DEVICE, ON_GPU
 from tests.hf_models import SHAPES, build
@@ -18,8 +18,8 @@ DENSE = [name for name, shape in SHAPES.items() if "num_experts_per_tok" not in 
 IN_BF16 = ["llama3.1, head size", "qwen2.5, yarn", "gemma"]
 
 
-def our_rewards(folder: Path, groups: list[Group], precision: str) -> Tensor:
-    engine = open_alone(open_trained(find_origin(str(folder))), precision, ON_GPU)
+def our_rewards(folder: Path, groups: list[TokenGroup], precision: str) -> Tensor:
+    engine = open_alone(open_trained(find_pretrained(str(folder))), precision, ON_GPU)
     try:
         (reward_C,) = engine.rewards([build_stream(groups, pad_id=0)])
     finally:
@@ -27,7 +27,7 @@ def our_rewards(folder: Path, groups: list[Group], precision: str) -> Tensor:
     return reward_C
 
 
-def theirs(shape: str, groups: list[Group], dtype: torch.dtype) -> Tensor:
+def theirs(shape: str, groups: list[TokenGroup], dtype: torch.dtype) -> Tensor:
     model = build(shape).to(dtype)
     with torch.no_grad():
         return padded_rewards(model, sequences(groups)).float()

@@ -1,4 +1,4 @@
-"""The row formats of the field, each a function: row -> Choices.
+"""The row formats of the field, each a function: row -> PromptGroup.
 
 `chat` says whether the tokenizer renders messages. Where it does, texts with known turns become messages; where it does
 not, they stay as they are. A row that cannot be used raises RowError.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from nemo_bt.config.data import RowSettings
-from nemo_bt.data.formats.responses import Choices, Messages, Preference, Side, Text
+from nemo_bt.data.formats.responses import Messages, Preference, PromptGroup, Side, Text
 from nemo_bt.data.formats.values import (
     as_conversation,
     as_messages,
@@ -37,20 +37,20 @@ class Format:
     """How rows of one format are read.
 
     Args:
-        parse: (row, its number, keys, chat) -> Choices.
+        parse: (row, its number, keys, chat) -> PromptGroup.
         columns: the columns it reads, where they are there.
         one_response: a row has one response, so that neighbours have to be put together.
     """
 
-    parse: Callable[[Row, int, RowSettings, bool], Choices]
+    parse: Callable[[Row, int, RowSettings, bool], PromptGroup]
     columns: Callable[[RowSettings], list[str]]
     one_response: bool = False
 
 
-def _pair(row: Row, number: int, keys: RowSettings, chosen: Side, rejected: Side) -> Choices:
+def _pair(row: Row, number: int, keys: RowSettings, chosen: Side, rejected: Side) -> PromptGroup:
     """A row that says itself which response was chosen."""
     pair = Preference(0, 1, number, _not_negative(row, keys.margin_key), _weight(row, keys), _given_scores(row, keys))
-    return Choices([chosen, rejected], [number, number], given=[pair])
+    return PromptGroup([chosen, rejected], [number, number], given=[pair])
 
 
 def _given_scores(row: Row, keys: RowSettings) -> tuple[float, float] | None:
@@ -69,9 +69,9 @@ def _given_scores(row: Row, keys: RowSettings) -> tuple[float, float] | None:
     return None
 
 
-def _scored(row: Row, number: int, keys: RowSettings, sides: list[Side], scores: list[float]) -> Choices:
+def _scored(row: Row, number: int, keys: RowSettings, sides: list[Side], scores: list[float]) -> PromptGroup:
     margins = [_not_negative(row, keys.margin_key)] * len(sides)
-    return Choices(sides, [number] * len(sides), scores, margins, [_weight(row, keys)] * len(sides))
+    return PromptGroup(sides, [number] * len(sides), scores, margins, [_weight(row, keys)] * len(sides))
 
 
 def _weight(row: Row, keys: RowSettings) -> float:
@@ -89,13 +89,13 @@ def _not_negative(row: Row, key: str | None) -> float | None:
     return number
 
 
-def text(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def text(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """`chosen` and `rejected` are whole texts."""
     chosen, rejected = (Text("", text_at(row, key)) for key in (keys.chosen_key, keys.rejected_key))
     return _pair(row, number, keys, chosen, rejected)
 
 
-def hh(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def hh(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """`chosen` and `rejected` are transcripts with "Human:" and "Assistant:" turns, as hh-rlhf has them."""
     chosen, rejected = (transcript(text_at(row, key), key, chat) for key in (keys.chosen_key, keys.rejected_key))
     return _pair(row, number, keys, chosen, rejected)
@@ -118,7 +118,7 @@ def transcript(whole: str, key: str, chat: bool) -> Side:
     return [{"role": _HH_ROLES[turn[1]], "content": c} for turn, c in zip(turns, contents, strict=True)]
 
 
-def messages(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def messages(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """`chosen` and `rejected` are whole conversations as lists of messages."""
     chosen, rejected = (
         as_conversation(as_messages(list_at(row, key), key), key) for key in (keys.chosen_key, keys.rejected_key)
@@ -126,7 +126,7 @@ def messages(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     return _pair(row, number, keys, chosen, rejected)
 
 
-def prompt(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def prompt(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """`prompt` with `chosen` and `rejected`, each a text or messages."""
     chosen, rejected = (answered(row, value_at(row, key), keys, chat) for key in (keys.chosen_key, keys.rejected_key))
     return _pair(row, number, keys, chosen, rejected)
@@ -151,7 +151,7 @@ def answered(row: Row, answer: Any, keys: RowSettings, chat: bool) -> Side:
     return as_conversation([*first, {"role": "user", "content": as_text(before, keys.prompt_key)}, *said], "answer")
 
 
-def ranked(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def ranked(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """`prompt` with a list of `completions` and their scores or ranks, in the completions or in lists beside them."""
     completions, sides = list_at(row, keys.completions_key), answers(row, keys, chat)
     if completions and all(isinstance(c, dict) and "role" not in c for c in completions):
@@ -204,7 +204,7 @@ def _score(holder: Row, keys: RowSettings) -> float:
     return -number_at(holder, keys.rank_key if has_value(holder, keys.rank_key) else f"{keys.rank_key}s")
 
 
-def scored(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def scored(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """One `response` a row with its scores, as HelpSteer has them; rows that follow each other share the prompt."""
     return _scored(
         row, number, keys, [answered(row, value_at(row, keys.response_key), keys, chat)], [_score(row, keys)]

@@ -1,4 +1,4 @@
-"""Row formats of published data sets that no general format covers: row -> Choices, as in `general`."""
+"""Row formats of published data sets that no general format covers: row -> PromptGroup, as in `general`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.general import Row, _pair, answered
-from nemo_bt.data.formats.responses import Choices, Side
+from nemo_bt.data.formats.responses import PromptGroup, Side
 from nemo_bt.data.formats.values import as_number, list_at, number_at, value_at
 from nemo_bt.data.read.drop_report import RowError
 
@@ -16,7 +16,7 @@ PREFERENCE_COLUMNS = (
 )
 
 
-def helpsteer3(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def helpsteer3(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """HelpSteer3 as RM-Gallery nests it: `input` messages, `output[].answer` with a label, columns or JSON texts.
 
     The label stands in the answer or beside it: `is_preferred`, and `preference_score` from -3 (the first is much
@@ -44,7 +44,7 @@ def helpsteer3(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     return _given(row, number, keys, sides, scores, first_is_chosen=scores[0] >= scores[1])
 
 
-def preference(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def preference(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """Two responses and a signed strength: HelpSteer3 and the preferences of HelpSteer2 as published."""
     for prompt, first, second, strength in PREFERENCE_COLUMNS:
         if strength in row:
@@ -55,14 +55,14 @@ def preference(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     raise RowError("missing", "no overall_preference nor preference_strength")
 
 
-def shp(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def shp(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """Stanford Human Preferences: two comments on a post with their scores; `labels` 1 says the first is preferred."""
     sides = _sides(row, "history", ("human_ref_A", "human_ref_B"), keys, chat)
     scores = [number_at(row, "score_A"), number_at(row, "score_B")]
     return _given(row, number, keys, sides, scores, first_is_chosen=number_at(row, "labels") == 1)
 
 
-def safe_rlhf(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def safe_rlhf(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """PKU-SafeRLHF: two responses, and which is better (0 or 1) in `score_key`, else in `better_response_id`."""
     sides = _sides(row, "prompt", ("response_0", "response_1"), keys, chat)
     named = isinstance(keys.score_key, str) and keys.score_key in row
@@ -72,7 +72,7 @@ def safe_rlhf(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
     return _given(row, number, keys, sides, None, first_is_chosen=better == 0)
 
 
-def halos(row: Row, number: int, keys: RowSettings, chat: bool) -> Choices:
+def halos(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
     """HALOs' pairwise_feedback: `prompt`, `output_A` and `output_B` as messages, `label` 1 if A is preferred."""
     if row.get("type") != "pairwise_feedback":
         raise RowError("type", f"type is {row.get('type')!r}, expected pairwise_feedback: the others have no pairs")
@@ -89,12 +89,12 @@ def _sides(row: Row, prompt: str, responses: tuple[str, str], keys: RowSettings,
 
 def _given(
     row: Row, number: int, keys: RowSettings, sides: list[Side], scores: list[float] | None, first_is_chosen: bool
-) -> Choices:
+) -> PromptGroup:
     order = (0, 1) if first_is_chosen else (1, 0)
-    choices = _pair(row, number, keys, sides[order[0]], sides[order[1]])
-    if scores and choices.given:
+    group = _pair(row, number, keys, sides[order[0]], sides[order[1]])
+    if scores and group.given:
         chosen, rejected = (scores[i] for i in order)
         if chosen < rejected:
             raise RowError("type", f"the chosen one has the lower score, {chosen:g} < {rejected:g}")
-        choices.given[0] = choices.given[0]._replace(scores=(chosen, rejected))
-    return choices
+        group.given[0] = group.given[0]._replace(scores=(chosen, rejected))
+    return group

@@ -24,8 +24,8 @@ class Preference(NamedTuple):
     """A pair of sides, by their positions.
 
     Args:
-        chosen: position in `Choices.sides`.
-        rejected: position in `Choices.sides`.
+        chosen: position in `PromptGroup.sides`.
+        rejected: position in `PromptGroup.sides`.
         row: number in the file.
         margin: strength; None where nothing is known about it.
         weight: factor on the loss.
@@ -46,7 +46,7 @@ class Preference(NamedTuple):
 
 
 @dataclass
-class Choices:
+class PromptGroup:
     """Responses to one prompt, from one row or from several that follow each other.
 
     Attributes:
@@ -65,14 +65,14 @@ class Choices:
     weights: list[float] = field(default_factory=list)
     given: list[Preference] | None = None
 
-    def same_prompt(self, other: Choices) -> bool:
+    def same_prompt(self, other: PromptGroup) -> bool:
         """Whether both answer the same prompt; texts whose prompt is not known do not."""
         if not self.sides or not other.sides:
             return False
         prompt = prompt_of(self.sides[0])
         return bool(prompt) and prompt == prompt_of(other.sides[0])
 
-    def add(self, other: Choices) -> None:
+    def add(self, other: PromptGroup) -> None:
         """Take in the responses of a further row with the same prompt; a named one that is there already stays one."""
         if self.given is None or other.given is None:
             for name in ("sides", "rows", "scores", "margins", "weights"):

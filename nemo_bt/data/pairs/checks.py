@@ -7,16 +7,16 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from nemo_bt.batching.stream import Ids
-from nemo_bt.data.formats.responses import Choices, Preference, prompt_of, response_of
+from nemo_bt.data.formats.responses import Preference, PromptGroup, prompt_of, response_of
 from nemo_bt.data.tokenize.chat_template import Renderer
 
 Finding: TypeAlias = tuple[str, str]
 """Reason, and what was found."""
 
 
-def wrong_text(choices: Choices, pair: Preference) -> Finding | None:
+def wrong_text(group: PromptGroup, pair: Preference) -> Finding | None:
     """A pair as it was read: an empty response, prompts that differ, the same response twice."""
-    sides = [choices.sides[side] for side in pair.sides]
+    sides = [group.sides[side] for side in pair.sides]
     for side, name in zip(sides, ("chosen", "rejected"), strict=True):
         if not response_of(side).strip():
             return "empty", name

@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 
 from nemo_bt.config.data import PairRules
-from nemo_bt.data.formats.responses import Choices, Preference, response_of
+from nemo_bt.data.formats.responses import Preference, PromptGroup, response_of
 
 
-def make_pairs(choices: Choices, rules: PairRules) -> tuple[list[Preference], Counter[str]]:
+def make_pairs(group: PromptGroup, rules: PairRules) -> tuple[list[Preference], Counter[str]]:
     """Pairs of one prompt.
 
     Candidates are the pairs that the rows name; else, with the best response b and K in all:
@@ -21,20 +21,20 @@ def make_pairs(choices: Choices, rules: PairRules) -> tuple[list[Preference], Co
     `max_pairs_per_prompt` stay, drawn at random.
 
     Args:
-        choices: K responses with scores, or with pairs that are given.
+        group: K responses with scores, or with pairs that are given.
         rules: of the source.
 
     Returns:
         The pairs, best first, and how many candidates each rule left out. A single response counts as one candidate.
         Four scores 4, 3, 3, 1 under all_pairs give 5 pairs and one tie.
     """
-    candidates = choices.given if choices.given is not None else _candidates(choices, rules)
+    candidates = group.given if group.given is not None else _candidates(group, rules)
     dropped: Counter[str] = Counter()
     if not candidates:
         return [], Counter(single=1)
     pairs = []
     for pair in candidates:
-        reason = _left_out(choices, pair, rules)
+        reason = _left_out(group, pair, rules)
         if reason:
             dropped[reason] += 1
         else:
@@ -42,37 +42,37 @@ def make_pairs(choices: Choices, rules: PairRules) -> tuple[list[Preference], Co
     limit = rules.max_pairs_per_prompt
     if limit is not None and len(pairs) > limit:
         dropped["cap"] = len(pairs) - limit
-        drawn = _random(choices, rules).choice(len(pairs), limit, replace=False)
+        drawn = _random(group, rules).choice(len(pairs), limit, replace=False)
         pairs = [pairs[i] for i in sorted(drawn)]
     return pairs, dropped
 
 
-def _random(choices: Choices, rules: PairRules) -> np.random.Generator:
+def _random(group: PromptGroup, rules: PairRules) -> np.random.Generator:
     """The same for the same prompt, whichever process asks."""
-    return np.random.default_rng((rules.seed, choices.rows[0]))
+    return np.random.default_rng((rules.seed, group.rows[0]))
 
 
-def _candidates(choices: Choices, rules: PairRules) -> list[Preference]:
-    order = sorted(range(len(choices.sides)), key=lambda i: -choices.scores[i])
+def _candidates(group: PromptGroup, rules: PairRules) -> list[Preference]:
+    order = sorted(range(len(group.sides)), key=lambda i: -group.scores[i])
     if len(order) < 2:
         return []
     if rules.mode == "all_pairs":
-        return [_scored(choices, *pair) for pair in itertools.combinations(order, 2)]
+        return [_scored(group, *pair) for pair in itertools.combinations(order, 2)]
     place = len(order) - 1
     if rules.mode == "best_vs_random":
-        place = 1 + int(_random(choices, rules).integers(len(order) - 1))
-    return [_scored(choices, order[0], order[place])]
+        place = 1 + int(_random(group, rules).integers(len(order) - 1))
+    return [_scored(group, order[0], order[place])]
 
 
-def _scored(choices: Choices, chosen: int, rejected: int) -> Preference:
-    scores = choices.scores[chosen], choices.scores[rejected]
-    return Preference(chosen, rejected, choices.rows[chosen], choices.margins[chosen], choices.weights[chosen], scores)
+def _scored(group: PromptGroup, chosen: int, rejected: int) -> Preference:
+    scores = group.scores[chosen], group.scores[rejected]
+    return Preference(chosen, rejected, group.rows[chosen], group.margins[chosen], group.weights[chosen], scores)
 
 
-def _left_out(choices: Choices, pair: Preference, rules: PairRules) -> str:
+def _left_out(group: PromptGroup, pair: Preference, rules: PairRules) -> str:
     """The rule that leaves a candidate out, "" if none does."""
-    responses = [response_of(choices.sides[side]) for side in pair.sides]
-    if choices.given is None and responses[0] == responses[1]:
+    responses = [response_of(group.sides[side]) for side in pair.sides]
+    if group.given is None and responses[0] == responses[1]:
         return "same"
     if pair.scores and pair.scores[0] == pair.scores[1]:
         return "tie"

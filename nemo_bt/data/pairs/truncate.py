@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from nemo_bt.batching.stream import Ids
-from nemo_bt.data.formats.responses import Choices, Preference
+from nemo_bt.data.formats.responses import Preference, PromptGroup
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.chat_template import Renderer
 
 
 def cut_prompt(
-    choices: Choices, pair: Preference, sequences: dict[int, Ids], limit_tokens: int, renderer: Renderer
+    group: PromptGroup, pair: Preference, sequences: dict[int, Ids], limit_tokens: int, renderer: Renderer
 ) -> dict[int, Ids] | None:
     """Both sequences of a pair without as much of the prompt's start as makes them fit.
 
     Both lose the same tokens, so they still share the prompt; a BOS stays in front.
 
     Args:
-        choices: the prompt and its responses.
+        group: the prompt and its responses.
         pair: that is too long.
-        sequences: position in `choices.sides` -> ids.
+        sequences: position in `group.sides` -> ids.
         limit_tokens: longest conversation.
         renderer: knows where a response starts.
 
@@ -30,7 +30,7 @@ def cut_prompt(
     ids = [sequences[side] for side in pair.sides]
     keeps = int(all(side[0] == renderer.tokenizer.bos_token_id for side in ids))
     try:
-        prompts = [renderer.prompt_tokens(choices.sides[side], sequences[side]) for side in pair.sides]
+        prompts = [renderer.prompt_tokens(group.sides[side], sequences[side]) for side in pair.sides]
     except RowError:  # the template renders no prompt without a response
         return None
     cut = max(map(len, ids)) - limit_tokens

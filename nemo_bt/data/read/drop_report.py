@@ -58,7 +58,7 @@ class RowError(Exception):
 
 
 @dataclass
-class Account:
+class DropReport:
     """Counts of one source, or of a part of it.
 
     Attributes:
@@ -90,7 +90,7 @@ class Account:
         if where and len(shown) < _NUM_EXAMPLES:
             shown.append(f"{where}{': ' if detail else ''}{detail}")
 
-    def add(self, other: Account) -> None:
+    def add(self, other: DropReport) -> None:
         """Take in the counts of a part that comes after this one."""
         for name in ("num_rows", "num_kept", "num_longer_chosen", "num_truncated"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -103,7 +103,7 @@ class Account:
         return dict(vars(self)) | {"dropped": dict(self.dropped)}
 
     @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> Account:
+    def from_json(cls, plain: dict[str, Any]) -> DropReport:
         """What `to_json` gave."""
         return cls(**(plain | {"dropped": Counter(plain["dropped"])}))
 

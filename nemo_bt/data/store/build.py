@@ -19,10 +19,10 @@ import pyarrow as pa
 
 from nemo_bt.data.formats.custom import IDS, load_custom
 from nemo_bt.data.formats.detect import FORMATS, columns_of, detect, named_format
-from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import Chunk, column_types, first_rows, read_chunks
-from nemo_bt.data.store.encode import Recipe, encode, encode_ids
+from nemo_bt.data.store.encode import EncodingSpec, encode, encode_ids
 from nemo_bt.data.store.records import COLUMNS, Encoded
 from nemo_bt.data.store.workers import WorkerEnded, Workers
 from nemo_bt.errors import UserError
@@ -37,14 +37,14 @@ Placed: TypeAlias = tuple[int, int, Chunk]
 
 
 def build(
-    folder: Path, files: list[DataFile], recipe: Recipe, num_workers: int, terminal: Terminal, facts: dict[str, Any]
+    folder: Path, files: list[DataFile], spec: EncodingSpec, num_workers: int, terminal: Terminal, facts: dict[str, Any]
 ) -> None:
     """Write the cache of one source into an empty folder.
 
     Args:
         folder: exists; gets tokens.arrow (one column of ids), pairs.arrow (COLUMNS) and account.json.
         files: in order; all of one format.
-        recipe: its format is what the source asks for, `auto` included.
+        spec: its format is what the source asks for, `auto` included.
         num_workers: processes.
         terminal: gets a bar of bytes read.
         facts: what the cache is made from, for account.json.
@@ -52,55 +52,55 @@ def build(
     Raises:
         UserError: a file that cannot be read as it is named; files of different formats; a worker that was ended.
     """
-    recipe, chunks = chunks_of(files, recipe)
-    account = Account()
+    spec, chunks = chunks_of(files, spec)
+    drop_report = DropReport()
     num_bytes = sum(file.num_bytes for file in files)
     writer = _Writer(folder)
     try:
-        for done_bytes, encoded in _encoded(chunks, recipe, num_workers):
-            if not account.num_rows:  # the bar has a thread: it starts when all workers are forked
-                terminal.start(0, num_bytes // _MB, f"MB of {recipe.source.name}")
+        for done_bytes, encoded in _encoded(chunks, spec, num_workers):
+            if not drop_report.num_rows:  # the bar has a thread: it starts when all workers are forked
+                terminal.start(0, num_bytes // _MB, f"MB of {spec.source.name}")
             writer.write(encoded)
-            account.add(encoded.account)
+            drop_report.add(encoded.drop_report)
             terminal.advance(done_bytes // _MB, f"{writer.num_pairs:,} pairs")
         writer.close()
     except WorkerEnded as error:
         raise UserError(
-            f"a process that tokenises {recipe.source.name} was ended, most often for want of memory. Set "
+            f"a process that tokenises {spec.source.name} was ended, most often for want of memory. Set "
             f"model.data.num_workers below {num_workers}."
         ) from error
     finally:
         terminal.stop()
     names = [file.name for file in files]
     plain = {
-        "account": account.to_json(),
+        "account": drop_report.to_json(),
         "files": names,
-        "format": recipe.format,
+        "format": spec.format,
         "largest_id": writer.largest_id,
         "made_from": facts,
     }
     writer.describe(plain)
 
 
-def chunks_of(files: list[DataFile], recipe: Recipe) -> tuple[Recipe, Iterator[Placed]]:
+def chunks_of(files: list[DataFile], spec: EncodingSpec) -> tuple[EncodingSpec, Iterator[Placed]]:
     """The recipe with the format that the rows have, and the chunks, in the order in which they are stored."""
     custom = None
-    if recipe.source.custom_cls.name:
-        custom = load_custom(recipe.source, recipe.renderer.tokenizer, recipe.max_length, files)
-    recipe = replace(recipe, format=custom.format if custom else _format(recipe, files))
-    return recipe, custom.chunks() if custom else _chunks(files, recipe)
+    if spec.source.custom_cls.name:
+        custom = load_custom(spec.source, spec.renderer.tokenizer, spec.max_length, files)
+    spec = replace(spec, format=custom.format if custom else _format(spec, files))
+    return spec, custom.chunks() if custom else _chunks(files, spec)
 
 
-def _format(recipe: Recipe, files: list[DataFile]) -> str:
-    named = named_format(recipe.source)
+def _format(spec: EncodingSpec, files: list[DataFile]) -> str:
+    named = named_format(spec.source)
     if named:
         return named
-    columns = columns_of(FORMATS, recipe.source)
+    columns = columns_of(FORMATS, spec.source)
     found = {}
     for file in files:
         rows = first_rows(file, columns)
         if rows:
-            found[file.name] = detect(file.name, rows, recipe.source, column_types(file))
+            found[file.name] = detect(file.name, rows, spec.source, column_types(file))
     if not found:
         raise UserError(f"{files[0].name}: 0 rows, expected at least one preference. Give a file with rows.")
     name, shape = next(iter(found.items()))
@@ -113,14 +113,14 @@ def _format(recipe: Recipe, files: list[DataFile]) -> str:
     return shape
 
 
-def _encoded(chunks: Iterator[Placed], recipe: Recipe, num_workers: int) -> Iterator[tuple[int, Encoded]]:
+def _encoded(chunks: Iterator[Placed], spec: EncodingSpec, num_workers: int) -> Iterator[tuple[int, Encoded]]:
     """Encoded chunks in order, each with the bytes read up to its end."""
     first = list(islice(chunks, _SMALL_CHUNKS + 1))
     if num_workers == 1 or len(first) <= _SMALL_CHUNKS:  # starting processes would take longer
         for number, start_bytes, chunk in chain(first, chunks):
-            yield start_bytes + chunk.end_bytes, _encode(recipe, chunk, number)
+            yield start_bytes + chunk.end_bytes, _encode(spec, chunk, number)
         return
-    with Workers(partial(_encode, recipe), num_workers) as workers:
+    with Workers(partial(_encode, spec), num_workers) as workers:
         waiting: deque[tuple[int, Future[Encoded]]] = deque()
         for number, start_bytes, chunk in chain(first, chunks):
             waiting.append((start_bytes + chunk.end_bytes, workers.submit(chunk, number)))
@@ -131,9 +131,9 @@ def _encoded(chunks: Iterator[Placed], recipe: Recipe, num_workers: int) -> Iter
             yield done_bytes, future.result()
 
 
-def _chunks(files: list[DataFile], recipe: Recipe) -> Iterator[Placed]:
-    same_prompt = recipe.same_prompt if recipe.joins_rows else None
-    columns = columns_of([recipe.format], recipe.source)
+def _chunks(files: list[DataFile], spec: EncodingSpec) -> Iterator[Placed]:
+    same_prompt = spec.same_prompt if spec.joins_rows else None
+    columns = columns_of([spec.format], spec.source)
     start_bytes = 0
     for number, file in enumerate(files):
         for chunk in read_chunks(file, columns, same_prompt):
@@ -141,8 +141,8 @@ def _chunks(files: list[DataFile], recipe: Recipe) -> Iterator[Placed]:
         start_bytes += file.num_bytes
 
 
-def _encode(recipe: Recipe, chunk: Chunk, file_number: int) -> Encoded:
-    return (encode_ids if recipe.format == IDS else encode)(chunk, file_number, recipe)
+def _encode(spec: EncodingSpec, chunk: Chunk, file_number: int) -> Encoded:
+    return (encode_ids if spec.format == IDS else encode)(chunk, file_number, spec)
 
 
 @contextmanager

@@ -24,10 +24,10 @@ from filelock import FileLock
 from nemo_bt.batching.stream import Ids
 from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.custom import digest_of_class
-from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile, digest_of, find_files
 from nemo_bt.data.store.build import ACCOUNT, PAIRS, TOKENS, build, writing_to
-from nemo_bt.data.store.encode import Recipe
+from nemo_bt.data.store.encode import EncodingSpec
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 
@@ -45,7 +45,7 @@ class CachedSource:
         folder: in the cache.
         tokens: every prompt with its responses, end to end, memory-mapped, [T], int32.
         columns: nemo_bt.data.store.records.COLUMNS, memory-mapped, [N] each.
-        account: of its rows.
+        drop_report: of its rows.
         files: names of its files, which the column `file` counts.
         format: of its rows.
         largest_id: of its tokens.
@@ -57,7 +57,7 @@ class CachedSource:
     folder: Path
     tokens: Ids
     columns: dict[str, Any]
-    account: Account
+    drop_report: DropReport
     files: list[str]
     format: str
     largest_id: int
@@ -78,12 +78,12 @@ def cache_folder(configured: str | None) -> Path:
 
 
 def open_source(
-    recipe: Recipe, setting: str, tokenizer_digest: str, folder: Path, num_workers: int, terminal: Terminal
+    spec: EncodingSpec, setting: str, tokenizer_digest: str, folder: Path, num_workers: int, terminal: Terminal
 ) -> CachedSource:
     """A source, tokenised now if it has not been before.
 
     Args:
-        recipe: of the source.
+        spec: of the source.
         setting: where the source was written, for messages.
         tokenizer_digest: of the tokenizer's files.
         folder: from `cache_folder`.
@@ -93,31 +93,31 @@ def open_source(
     Raises:
         UserError: data that cannot be read (see nemo_bt.data.store.build); a cache that cannot be written.
     """
-    files = find_files(recipe.source, setting)
-    facts = _facts(recipe, files, tokenizer_digest, folder)
+    files = find_files(spec.source, setting)
+    facts = _facts(spec, files, tokenizer_digest, folder)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     target = folder / key
-    opened = _open(target, recipe, files)
+    opened = _open(target, spec, files)
     if opened is None:
         with _lock(folder / f"{key}.lock", target):
-            opened = _open(target, recipe, files)
+            opened = _open(target, spec, files)
             if opened is None:
                 with writing_to(target):
                     shutil.rmtree(target, ignore_errors=True)  # damaged, if it is there
-                _build_beside(target, files, recipe, num_workers, terminal, facts)
+                _build_beside(target, files, spec, num_workers, terminal, facts)
                 if digest_of(files, folder / "digests") != facts["files"]:
                     shutil.rmtree(target)
-                    raise UserError(f"a file of {recipe.source.name} changed while it was read. Start again.")
-                opened = _open(target, recipe, files)
+                    raise UserError(f"a file of {spec.source.name} changed while it was read. Start again.")
+                opened = _open(target, spec, files)
     if opened is None:
         raise UserError(f"{target}: expected the tokenised source that was just written. Is the folder still there?")
     return opened
 
 
-def _facts(recipe: Recipe, files: list[DataFile], tokenizer_digest: str, folder: Path) -> dict[str, Any]:
+def _facts(spec: EncodingSpec, files: list[DataFile], tokenizer_digest: str, folder: Path) -> dict[str, Any]:
     """Everything that what is stored depends on, as plain data."""
-    custom = digest_of_class(recipe.source.custom_cls)
-    rows = {name: value for name, value in asdict(recipe.source).items() if name in RowSettings.__dataclass_fields__}
+    custom = digest_of_class(spec.source.custom_cls)
+    rows = {name: value for name, value in asdict(spec.source).items() if name in RowSettings.__dataclass_fields__}
     return {
         "layout": _LAYOUT,
         "files": digest_of(files, folder / "digests"),
@@ -125,9 +125,9 @@ def _facts(recipe: Recipe, files: list[DataFile], tokenizer_digest: str, folder:
         "custom_class": custom,
         "rows": rows,
         "tokenizer": tokenizer_digest,
-        "rendering": recipe.renderer.described(),
-        "max_length": recipe.max_length,
-        "length_policy": recipe.length_policy,
+        "rendering": spec.renderer.described(),
+        "max_length": spec.max_length,
+        "length_policy": spec.length_policy,
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
     }
 
@@ -156,7 +156,7 @@ def _lock(path: Path, target: Path) -> Iterator[None]:
 
 
 def _build_beside(
-    target: Path, files: list[DataFile], recipe: Recipe, num_workers: int, terminal: Terminal, facts: dict[str, Any]
+    target: Path, files: list[DataFile], spec: EncodingSpec, num_workers: int, terminal: Terminal, facts: dict[str, Any]
 ) -> None:
     host = socket.gethostname()
     for left in target.parent.glob(f"{target.name}.{host}.*"):  # of a build that was killed: we hold its lock
@@ -165,7 +165,7 @@ def _build_beside(
     with writing_to(beside):
         beside.mkdir()
     try:
-        build(beside, files, recipe, num_workers, terminal, facts)
+        build(beside, files, spec, num_workers, terminal, facts)
         with writing_to(target):
             try:
                 beside.rename(target)
@@ -176,29 +176,29 @@ def _build_beside(
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _open(folder: Path, recipe: Recipe, files: list[DataFile]) -> CachedSource | None:
+def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSource | None:
     """A source that is there and whole; messages get the names that its files have now."""
     try:
         about = json.loads((folder / ACCOUNT).read_text())
         tokens, columns = _mapped(folder / TOKENS)["token"], _mapped(folder / PAIRS)
     except (OSError, ValueError, pa.ArrowException):
         return None
-    account = Account.from_json(about["account"])
+    drop_report = DropReport.from_json(about["account"])
     names = [file.name for file in files]
     for before, now in zip(about["files"], names, strict=True):
-        for reason, examples in account.examples.items():
-            account.examples[reason] = [e.replace(f"{before} row", f"{now} row", 1) for e in examples]
+        for reason, examples in drop_report.examples.items():
+            drop_report.examples[reason] = [e.replace(f"{before} row", f"{now} row", 1) for e in examples]
     return CachedSource(
-        name=recipe.source.name,
+        name=spec.source.name,
         folder=folder,
         tokens=tokens,
         columns=columns,
-        account=account,
+        drop_report=drop_report,
         files=names,
         format=about["format"],
         largest_id=about["largest_id"],
         made_from=about["made_from"],
-        weight=recipe.source.weight,
+        weight=spec.source.weight,
     )
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from nemo_bt.batching.sampling import Ints
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.model import Settings
-from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.store.cache import CachedSource, cache_folder, open_source
-from nemo_bt.data.store.encode import Recipe
+from nemo_bt.data.store.encode import EncodingSpec
 from nemo_bt.data.store.mixture import make_epoch, num_wanted
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
@@ -54,10 +54,10 @@ def load_sets(
     for name, sources in wanted.items():
         cached = []
         for source in sources:
-            recipe = recipe_of(settings, source, renderer)
+            spec = encoding_spec(settings, source, renderer)
             num_workers = data.num_workers or len(os.sched_getaffinity(0))
             setting = f"model.data.{'train' if name == 'train' else f'validation.{name}'}"
-            cached.append(open_source(recipe, setting, digest, cache_folder(data.cache_dir), num_workers, terminal))
+            cached.append(open_source(spec, setting, digest, cache_folder(data.cache_dir), num_workers, terminal))
         sets[name] = mix(name, sources, cached, settings, terminal)
         if name != "train" and with_train:
             overlap = check_overlap(sets["train"], sets[name], settings.model.data.max_bad_fraction)
@@ -66,10 +66,10 @@ def load_sets(
     return sets
 
 
-def recipe_of(settings: Settings, source: SourceSettings, renderer: Renderer) -> Recipe:
+def encoding_spec(settings: Settings, source: SourceSettings, renderer: Renderer) -> EncodingSpec:
     """How the rows of a source become tokens."""
     model = settings.model
-    return Recipe(renderer, source, source.format, model.encoder_seq_length, model.data.length_policy)
+    return EncodingSpec(renderer, source, source.format, model.encoder_seq_length, model.data.length_policy)
 
 
 def mix(
@@ -85,9 +85,9 @@ def mix(
     first = 0
     for source, part in zip(sources, cached, strict=True):
         _check_margins(part, settings)
-        account, kept = _within_budget(part, data.tokens_per_micro_batch)
+        drop_report, kept = _within_budget(part, data.tokens_per_micro_batch)
         called = name if len(sources) == 1 else f"{name} {part.name}"
-        account.check(called, data)
+        drop_report.check(called, data)
         wanted.append(num_wanted(source, len(kept)))
         if wanted[-1] < 1:
             raise UserError(
@@ -95,8 +95,8 @@ def mix(
                 "it, set count, or take the source out."
             )
         amount = f"; {wanted[-1]:,} an epoch" if wanted[-1] != len(kept) else ""
-        terminal.line(account.describe(called) + amount)
-        accounts.append(account)
+        terminal.line(drop_report.describe(called) + amount)
+        accounts.append(drop_report)
         pairs.append(kept + first)
         prompts.append(part.columns["prompt"][kept])
         first += len(part)
@@ -112,15 +112,15 @@ def _check_margins(part: CachedSource, settings: Settings) -> None:
         )
 
 
-def _within_budget(part: CachedSource, budget_tokens: int) -> tuple[Account, Ints]:
-    account = deepcopy(part.account)
+def _within_budget(part: CachedSource, budget_tokens: int) -> tuple[DropReport, Ints]:
+    drop_report = deepcopy(part.drop_report)
     total = sum(part.columns[f"{what}_tokens"].astype(np.int64) for what in ("prefix", "chosen", "rejected"))
     over = np.flatnonzero(total > budget_tokens)
     for pair in over.tolist():
-        account.drop("budget", part.where(pair), f"{total[pair]} tokens")
-    account.num_kept -= len(over)
-    account.num_longer_chosen -= int(part.columns["is_longer"][over].sum())
-    return account, np.flatnonzero(total <= budget_tokens)
+        drop_report.drop("budget", part.where(pair), f"{total[pair]} tokens")
+    drop_report.num_kept -= len(over)
+    drop_report.num_longer_chosen -= int(part.columns["is_longer"][over].sum())
+    return drop_report, np.flatnonzero(total <= budget_tokens)
 
 
 def check_overlap(train: PairSet, validation: PairSet, max_fraction: float) -> int:

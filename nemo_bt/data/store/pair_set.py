@@ -13,8 +13,8 @@ import numpy as np
 
 from nemo_bt.batching.packing import PairParts
 from nemo_bt.batching.sampling import Epoch, Ints
-from nemo_bt.batching.stream import Group, Ids, Pair
-from nemo_bt.data.read.drop_report import Account
+from nemo_bt.batching.stream import Ids, Pair, TokenGroup
+from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.store.cache import CachedSource
 
 
@@ -31,7 +31,7 @@ class PairSet:
 
     name: str
     sources: list[CachedSource]
-    accounts: list[Account]
+    accounts: list[DropReport]
     epoch: Epoch
 
     @property
@@ -75,14 +75,14 @@ class PairSet:
             tokens_P2=np.stack(tokens, axis=1),
         )
 
-    def groups(self, pairs: Sequence[int] | Ints) -> list[Group]:
+    def groups(self, pairs: Sequence[int] | Ints) -> list[TokenGroup]:
         """Pairs, ready for a stream: those of the same prompt in one group, each of their responses once."""
         by_prompt: dict[tuple[int, int], list[int]] = {}
         for source, pair in zip(*(located.tolist() for located in self._located(pairs)), strict=True):
             by_prompt.setdefault((source, int(self.sources[source].columns["prompt"][pair])), []).append(pair)
         return [self._group(source, members) for (source, _), members in by_prompt.items()]
 
-    def _group(self, number: int, pairs: list[int]) -> Group:
+    def _group(self, number: int, pairs: list[int]) -> TokenGroup:
         source, first = self.sources[number], sum(map(len, self.sources[:number]))
         place: dict[int, int] = {}
         continuations: list[Ids] = []
@@ -98,7 +98,7 @@ class PairSet:
             margin, weight = (float(source.columns[name][pair]) for name in ("margin", "weight"))
             named.append(Pair(sides[0], sides[1], margin, weight * source.weight, number, first + pair))
         start, tokens = (int(source.columns[f"prefix_{what}"][pairs[0]]) for what in ("start", "tokens"))
-        return Group(source.tokens[start : start + tokens], tuple(continuations), tuple(named))
+        return TokenGroup(source.tokens[start : start + tokens], tuple(continuations), tuple(named))
 
     @property
     def largest_id(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nemo_bt.batching.stream import Ids, shared_prefix
-from nemo_bt.data.read.drop_report import Account
+from nemo_bt.data.read.drop_report import DropReport
 
 COLUMNS: dict[str, Any] = {
     "prompt": np.int64, "prefix_start": np.int64, "prefix_tokens": np.int32, "chosen_start": np.int64,
@@ -41,13 +41,13 @@ class Encoded:
         tokens: prefix and responses of each prompt in turn, [T], int32.
         columns: COLUMNS, [N] each; starts count from the chunk's first token, prompts from its first.
         num_prompts: with at least one pair.
-        account: of its rows.
+        drop_report: of its rows.
     """
 
     tokens: Ids
     columns: dict[str, Any]
     num_prompts: int
-    account: Account
+    drop_report: DropReport
 
 
 @dataclass
@@ -96,14 +96,14 @@ class Layout:
         self.parts.append(ids)
         self.num_tokens += len(ids)
 
-    def encoded(self, account: Account) -> Encoded:
+    def encoded(self, drop_report: DropReport) -> Encoded:
         """Everything as arrays; the account gets what was kept."""
         values = zip(*self.rows, strict=True) if self.rows else ([] for _ in COLUMNS)
         columns = {name: np.array(v, dtype=COLUMNS[name]) for name, v in zip(COLUMNS, values, strict=True)}
-        account.num_kept = len(self.rows)
-        account.num_longer_chosen = int(columns["is_longer"].sum())
+        drop_report.num_kept = len(self.rows)
+        drop_report.num_longer_chosen = int(columns["is_longer"].sum())
         tokens = np.concatenate(self.parts) if self.parts else np.empty(0, dtype=np.int32)
-        return Encoded(tokens, columns, self.num_prompts, account)
+        return Encoded(tokens, columns, self.num_prompts, drop_report)
 
 
 def common_prefix(sequences: list[Ids]) -> int:

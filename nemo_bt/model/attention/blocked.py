@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_bt.batching.context_shards import HeldRows
+from nemo_bt.batching.context_shards import ContextShard
 from nemo_bt.model.attention.segments import AttentionRule, Block, scored_here, segments_of
 
 BLOCK_ROWS = 128
@@ -24,7 +24,7 @@ BLOCK_ROWS = 128
 
 
 def blocked_attention(
-    query_tND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C5: Tensor, rule: AttentionRule, held: HeldRows
+    query_tND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C5: Tensor, rule: AttentionRule, shard: ContextShard
 ) -> Tensor:
     """Causal attention of every continuation over its prefix and itself, computed in fp32.
 
@@ -34,14 +34,14 @@ def blocked_attention(
         value_TGD: [T, G, D].
         segments_C5: of the stream, [C, 5], on the CPU.
         rule: of this layer.
-        held: rows of this rank.
+        shard: rows of this rank.
 
     Returns:
         [Q, N, D] in the dtype of the query: Q = t with zeros where there is no segment; for `only_scored` one row for
         each scored token that this rank holds, C without context parallelism.
     """
     floats = (x.float() for x in (query_tND, key_TGD, value_TGD))
-    out_QND: Tensor = _BlockedAttention.apply(*floats, segments_C5, rule, held)
+    out_QND: Tensor = _BlockedAttention.apply(*floats, segments_C5, rule, shard)
     return out_QND.to(query_tND.dtype)
 
 
@@ -56,17 +56,17 @@ class _BlockedAttention(torch.autograd.Function):
         value_TGD: Tensor,
         segments_C5: Tensor,
         rule: AttentionRule,
-        held: HeldRows,
+        shard: ContextShard,
     ) -> Tensor:
         query_GtrD = _by_key_head(query_tND, key_TGD.shape[1]).mul_(rule.scale)
         key_GTD, value_GTD = key_TGD.transpose(0, 1).contiguous(), value_TGD.transpose(0, 1).contiguous()
         ctx.save_for_backward(query_GtrD, key_GTD, value_GTD)
-        ctx.segments_C5, ctx.rule, ctx.held = segments_C5, rule, held
-        num_rows = len(scored_here(segments_C5, held)[0]) if rule.only_scored else len(query_tND)
+        ctx.segments_C5, ctx.rule, ctx.shard = segments_C5, rule, shard
+        num_rows = len(scored_here(segments_C5, shard)[0]) if rule.only_scored else len(query_tND)
         out_GQrD = query_GtrD.new_zeros(len(key_GTD), num_rows, *query_GtrD.shape[2:])
-        for segment in segments_of(segments_C5, rule.only_scored, held):
+        for segment in segments_of(segments_C5, rule.only_scored, shard):
             key_GSD, value_GSD = segment.of(key_GTD), segment.of(value_GTD)
-            for block in segment.blocks(BLOCK_ROWS, rule.window, held):
+            for block in segment.blocks(BLOCK_ROWS, rule.window, shard):
                 query_GMD = query_GtrD[:, block.rows].flatten(1, 2)
                 probs_GMK, _ = _probabilities(query_GMD, key_GSD[:, block.keys], block, rule.softcap)
                 out_GQrD[:, block.out_rows].flatten(1, 2).copy_(torch.bmm(probs_GMK, value_GSD[:, block.keys]))
@@ -74,12 +74,12 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        (query_GtrD, key_GTD, value_GTD), rule, held = ctx.saved_tensors, ctx.rule, ctx.held
+        (query_GtrD, key_GTD, value_GTD), rule, shard = ctx.saved_tensors, ctx.rule, ctx.shard
         grad_out_GQrD = _by_key_head(grads[0], len(key_GTD))
         grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query_GtrD, key_GTD, value_GTD))
-        for segment in segments_of(ctx.segments_C5, rule.only_scored, held):
+        for segment in segments_of(ctx.segments_C5, rule.only_scored, shard):
             key_GSD, value_GSD = segment.of(key_GTD), segment.of(value_GTD)
-            for block in segment.blocks(BLOCK_ROWS, rule.window, held):
+            for block in segment.blocks(BLOCK_ROWS, rule.window, shard):
                 query_GMD = query_GtrD[:, block.rows].flatten(1, 2)
                 grad_out_GMD = grad_out_GQrD[:, block.out_rows].flatten(1, 2)
                 probs_GMK, tanh_GMK = _probabilities(query_GMD, key_GSD[:, block.keys], block, rule.softcap)

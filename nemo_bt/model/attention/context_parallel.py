@@ -10,19 +10,19 @@ import torch
 from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
-from nemo_bt.batching.context_shards import CHUNKS_PER_RANK, HeldRows, chunks_of, held_rows
+from nemo_bt.batching.context_shards import CHUNKS_PER_RANK, ContextShard, chunks_of, context_shard
 from nemo_bt.batching.stream import to_device
 from nemo_bt.model.attention.segments import scored_here
 
 
-def held_here(num_held: int) -> HeldRows:
+def held_here(num_held: int) -> ContextShard:
     """What this rank holds.
 
     Args:
         num_held: number of rows, t.
     """
     num_ranks = parallel_state.get_context_parallel_world_size()
-    return held_rows(num_held * num_ranks, num_ranks, parallel_state.get_context_parallel_rank())
+    return context_shard(num_held * num_ranks, num_ranks, parallel_state.get_context_parallel_rank())
 
 
 def own_rows(x_1T: Tensor) -> Tensor:
@@ -49,17 +49,17 @@ def keys_and_values_of_all(key_tGD: Tensor, value_tGD: Tensor) -> tuple[Tensor, 
     return key_TGD, value_TGD
 
 
-def rewards_of_all(reward_c: Tensor, segments_C5: Tensor, held: HeldRows) -> Tensor:
+def rewards_of_all(reward_c: Tensor, segments_C5: Tensor, shard: ContextShard) -> Tensor:
     """Rewards of all continuations on every context-parallel rank, [C]: a sum over ranks.
 
     Its backward hands each rank the gradients of its own: the loss is the same everywhere and counts once.
 
     Args:
-        reward_c: of those whose scored token this rank holds, and filling.
+        reward_c: of those whose scored token this rank holds, and padding.
         segments_C5: of the stream.
-        held: rows of this rank.
+        shard: rows of this rank.
     """
-    numbers, _ = scored_here(segments_C5, held)
+    numbers, _ = scored_here(segments_C5, shard)
     if parallel_state.get_context_parallel_world_size() == 1:
         return reward_c[: len(numbers)]
     index = to_device(torch.tensor(numbers, dtype=torch.int64), reward_c.device)

@@ -23,7 +23,7 @@ from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
-from nemo_bt.batching.context_shards import HeldRows
+from nemo_bt.batching.context_shards import ContextShard
 from nemo_bt.batching.stream import to_device
 from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.config.fp8 import row_multiple
@@ -62,9 +62,9 @@ class RotarySelfAttention(SelfAttention):
         output, bias = super().forward(
             hidden_states, attention_mask, rotary_pos_emb=rotary_pos_emb[self.kind], **kwargs
         )
-        if hands_on_scored_rows(self.config, self.layer_number):
-            held = held_here(rotary_pos_emb.shape[1])
-            output = output + take_scored_rows(hidden_states, attention_mask, held, self.config)
+        if keeps_only_scored_tokens(self.config, self.layer_number):
+            shard = held_here(rotary_pos_emb.shape[1])
+            output = output + take_scored_rows(hidden_states, attention_mask, shard, self.config)
         return output, bias
 
     def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,7 +99,7 @@ class SegmentAttention(MegatronModule):
             scale=softmax_scale or config.kv_channels**-0.5,
             window=config.layer_windows[layer_number - 1],
             softcap=config.attn_logit_softcapping,
-            only_scored=hands_on_scored_rows(config, layer_number),
+            only_scored=keeps_only_scored_tokens(config, layer_number),
         )
         self._kernel: Kernel | None = None
 
@@ -115,14 +115,14 @@ class SegmentAttention(MegatronModule):
             attention_mask: segments_C5, [C, 5], int32, on the CPU.
 
         Returns:
-            [t, 1, N * D]; rows of filling are zero. Of the last layer [c, 1, N * D].
+            [t, 1, N * D]; rows of padding are zero. Of the last layer [c, 1, N * D].
         """
-        held = held_here(len(query_t1ND))
+        shard = held_here(len(query_t1ND))
         key_TGD, value_TGD = keys_and_values_of_all(key_t1GD[:, 0], value_t1GD[:, 0])
         attend = self._implementation(query_t1ND[:, 0], key_TGD)
-        out = attend(query_t1ND[:, 0], key_TGD, value_TGD, attention_mask, self.rule, held).flatten(1)
+        out = attend(query_t1ND[:, 0], key_TGD, value_TGD, attention_mask, self.rule, shard).flatten(1)
         if self.rule.only_scored:
-            num_filling = len(_scored_rows(attention_mask, held, self.config)) - len(out)
+            num_filling = len(_scored_rows(attention_mask, shard, self.config)) - len(out)
             out = F.pad(out, (0, 0, 0, num_filling)) if num_filling else out
         return out[:, None]
 
@@ -165,7 +165,7 @@ def attention_backend(
 
 
 def kernel_attention(
-    query_tND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C5: Tensor, rule: AttentionRule, held: HeldRows
+    query_tND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C5: Tensor, rule: AttentionRule, shard: ContextShard
 ) -> Tensor:
     """What `blocked_attention` computes, with one call of torch's attention per segment: for GPUs, in fp32 too.
 
@@ -174,13 +174,13 @@ def kernel_attention(
     """
     if rule.softcap:
         raise ValueError("expected no softcap, got one; blocked_attention has it")
-    num_rows = len(scored_here(segments_C5, held)[0]) if rule.only_scored else len(query_tND)
+    num_rows = len(scored_here(segments_C5, shard)[0]) if rule.only_scored else len(query_tND)
     # Zeros that depend on every input: a rank that attends nowhere takes part in the backward pass's collectives too.
     zero = sum(x[:0].sum() for x in (query_tND, key_TGD, value_TGD))
     out_QND = zero.expand(num_rows, *query_tND.shape[1:]).clone()
-    for segment in segments_of(segments_C5, rule.only_scored, held):
+    for segment in segments_of(segments_C5, rule.only_scored, shard):
         key_GSD, value_GSD = (segment.of(x.transpose(0, 1)) for x in (key_TGD, value_TGD))
-        for block in segment.blocks(len(query_tND), rule.window, held):
+        for block in segment.blocks(len(query_tND), rule.window, shard):
             hidden_RK = block.hidden_keys(query_tND.device)
             is_causal = hidden_RK is not None and not block.num_before and not block.window
             query_NRD = query_tND[block.rows].transpose(0, 1)
@@ -197,23 +197,23 @@ def kernel_attention(
     return out_QND
 
 
-def hands_on_scored_rows(config: Any, layer_number: int) -> bool:
+def keeps_only_scored_tokens(config: Any, layer_number: int) -> bool:
     """Whether a layer hands on the scored rows alone: the last, unless its router has to see every row."""
     sees_all = bool(config.num_moe_experts and config.moe_aux_loss_coeff)
     return layer_number == config.num_layers and not sees_all
 
 
-def _scored_rows(segments_C5: Tensor, held: HeldRows, config: Any) -> Tensor:
-    _, rows = scored_here(segments_C5, held)
+def _scored_rows(segments_C5: Tensor, shard: ContextShard, config: Any) -> Tensor:
+    _, rows = scored_here(segments_C5, shard)
     num_sharing = config.tensor_model_parallel_size if config.sequence_parallel else 1
     return filled_up(rows, num_sharing * row_multiple(config))
 
 
-def take_scored_rows(hidden_s1H: Tensor, segments_C5: Tensor, held: HeldRows, config: Any) -> Tensor:
+def take_scored_rows(hidden_s1H: Tensor, segments_C5: Tensor, shard: ContextShard, config: Any) -> Tensor:
     """Scored rows that this context-parallel rank holds, [c, 1, H]; under sequence parallelism c / TP of them, wherever
     they were.
     """
-    rows_c = to_device(_scored_rows(segments_C5, held, config), hidden_s1H.device)
+    rows_c = to_device(_scored_rows(segments_C5, shard, config), hidden_s1H.device)
     if not config.sequence_parallel:
         return hidden_s1H[rows_c]
     num_local = len(hidden_s1H)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nemo_bt.batching.context_shards import HeldRows
+from nemo_bt.batching.context_shards import ContextShard
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class Segment:
             x_GTD[:, prefix] += rows_GKD[:, :in_prefix]
         x_GTD[:, own] += rows_GKD[:, in_prefix:]
 
-    def blocks(self, max_rows: int, window: int, held: HeldRows) -> Iterator[Block]:
+    def blocks(self, max_rows: int, window: int, shard: ContextShard) -> Iterator[Block]:
         """Blocks of at most `max_rows` of the rows that this rank holds, in order."""
         first = self.own.start if self.scored_as is None else self.own.stop - 1
-        for run in held.within(first, self.own.stop):
+        for run in shard.within(first, self.own.stop):
             for start in range(run.start, run.stop, max_rows):
                 end = min(start + max_rows, run.stop)
                 key_of_row = self.num_prefix + start - self.own.start
@@ -123,19 +123,19 @@ class Segment:
                 )
 
 
-def segments_of(segments_C5: Tensor, only_scored: bool, held: HeldRows) -> Iterator[Segment]:
+def segments_of(segments_C5: Tensor, only_scored: bool, shard: ContextShard) -> Iterator[Segment]:
     """Segments of a stream.
 
     Args:
         segments_C5: `PairStream.segments_C5`.
         only_scored: of each continuation the last row only, where this rank holds it.
-        held: rows of this rank.
+        shard: rows of this rank.
     """
     num_scored = 0
     for prefix_start, prefix_end, start, end, _ in segments_C5.tolist():
         scored_as = num_scored if only_scored else None
         if only_scored:
-            if held.local(end - 1) is None:
+            if shard.local(end - 1) is None:
                 continue
             num_scored += 1
         if start == prefix_end:
@@ -144,9 +144,9 @@ def segments_of(segments_C5: Tensor, only_scored: bool, held: HeldRows) -> Itera
             yield Segment(slice(prefix_start, prefix_end), slice(start, end), scored_as)
 
 
-def scored_here(segments_C5: Tensor, held: HeldRows) -> tuple[list[int], list[int]]:
+def scored_here(segments_C5: Tensor, shard: ContextShard) -> tuple[list[int], list[int]]:
     """Continuations whose scored token this rank holds, and at which of its rows."""
-    rows = [held.local(end - 1) for end in segments_C5[:, 3].tolist()]
+    rows = [shard.local(end - 1) for end in segments_C5[:, 3].tolist()]
     numbers = [number for number, row in enumerate(rows) if row is not None]
     return numbers, [row for row in rows if row is not None]
 

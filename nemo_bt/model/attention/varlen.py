@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nemo_bt.batching.context_shards import HeldRows
+from nemo_bt.batching.context_shards import ContextShard
 from nemo_bt.batching.stream import to_device
 from nemo_bt.model.attention.segments import AttentionRule, scored_here, segments_of
 
@@ -62,7 +62,7 @@ def varlen_attention(
     value_TGD: Tensor,
     segments_C5: Tensor,
     rule: AttentionRule,
-    held: HeldRows,
+    shard: ContextShard,
     kernel: Kernel,
 ) -> Tensor:
     """What `blocked_attention` computes, by a kernel; arguments and result as there.
@@ -72,8 +72,8 @@ def varlen_attention(
     """
     if rule.softcap:
         raise ValueError("expected no softcap, got one; blocked_attention has it")
-    num_rows = len(scored_here(segments_C5, held)[0]) if rule.only_scored else len(query_tND)
-    found = sequences_of(segments_C5, rule.window, rule.only_scored, held, len(query_tND), query_tND.device)
+    num_rows = len(scored_here(segments_C5, shard)[0]) if rule.only_scored else len(query_tND)
+    found = sequences_of(segments_C5, rule.window, rule.only_scored, shard, len(query_tND), query_tND.device)
     if not found.num_queries:
         # Zeros that depend on every input: a rank that attends nowhere takes part in the backward's collectives too.
         zero = sum(x[:0].sum() for x in (query_tND, key_TGD, value_TGD))
@@ -85,7 +85,7 @@ def varlen_attention(
 
 
 def sequences_of(
-    segments_C5: Tensor, window: int, only_scored: bool, held: HeldRows, num_held: int, device: torch.device
+    segments_C5: Tensor, window: int, only_scored: bool, shard: ContextShard, num_held: int, device: torch.device
 ) -> Sequences:
     """The sequences of a stream. All layers of one kind ask the same: the last answers are kept.
 
@@ -93,35 +93,35 @@ def sequences_of(
         segments_C5: `PairStream.segments_C5`.
         window: of `AttentionRule`.
         only_scored: of `AttentionRule`.
-        held: rows of this rank.
+        shard: rows of this rank.
         num_held: their number.
         device: of the tensors.
     """
-    return _sequences_of(segments_C5.numpy().tobytes(), window, only_scored, held, num_held, device)
+    return _sequences_of(segments_C5.numpy().tobytes(), window, only_scored, shard, num_held, device)
 
 
 @lru_cache(maxsize=64)
 def _sequences_of(
-    segments: bytes, window: int, only_scored: bool, held: HeldRows, num_held: int, device: torch.device
+    segments: bytes, window: int, only_scored: bool, shard: ContextShard, num_held: int, device: torch.device
 ) -> Sequences:
     with torch.inference_mode(False):  # a validation may ask first, and training go on with the answer
-        return _found(segments, window, only_scored, held, num_held, device)
+        return _found(segments, window, only_scored, shard, num_held, device)
 
 
 def _found(
-    segments: bytes, window: int, only_scored: bool, held: HeldRows, num_held: int, device: torch.device
+    segments: bytes, window: int, only_scored: bool, shard: ContextShard, num_held: int, device: torch.device
 ) -> Sequences:
     segments_C5 = torch.from_numpy(np.frombuffer(segments, np.int32).reshape(-1, 5).copy())
     query_rows, key_rows, num_queries, num_keys = [], [], [0], [0]
-    for segment in segments_of(segments_C5, only_scored, held):
-        for block in segment.blocks(num_held, window, held):
+    for segment in segments_of(segments_C5, only_scored, shard):
+        for block in segment.blocks(num_held, window, shard):
             query_rows.append(np.arange(block.rows.start, block.rows.stop))
             key_rows += [np.arange(rows.start, rows.stop) for rows in segment.rows(block.keys)]
             num_queries.append(block.num_rows)
             num_keys.append(block.num_keys)
     rows_Q, rows_K = (np.concatenate([*rows, np.empty(0, np.int64)]) for rows in (query_rows, key_rows))
     as_they_lie = not only_scored
-    assert not as_they_lie or np.array_equal(rows_Q, np.arange(len(rows_Q))), "a stream has its filling at its end"
+    assert not as_they_lie or np.array_equal(rows_Q, np.arange(len(rows_Q))), "a stream has its padding at its end"
     longest_query, longest_key = (
         -(-max(lengths) // _LONGEST_MULTIPLE) * _LONGEST_MULTIPLE for lengths in (num_queries, num_keys)
     )

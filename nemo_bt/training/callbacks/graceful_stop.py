@@ -14,7 +14,7 @@ WAITS_FOR_OTHERS = True
 """On a GPU a rank reads here what an all-reduce left there (nemo_bt.observability.failure)."""
 
 
-class EarlyEnd(pl.Callback):
+class GracefulStop(pl.Callback):
     """Ranks agree before every step and every batch of a validation: one all-reduce of a number.
 
     Put before the callback that saves, which does so when `trainer.should_stop` is set. A validation that is broken off

@@ -6,11 +6,12 @@ A pure function of the settings and the step's pairs; training and the planner r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from nemo_bt.batching.context_shards import stream_multiple
-from nemo_bt.batching.packing import PairParts, PairSizes, Streams, bundle_pairs, plan_streams
+from nemo_bt.batching.packing import PairParts, PairSizes, Streams, group_pairs, plan_streams
 from nemo_bt.batching.sampling import Ints
-from nemo_bt.batching.stream import Group, PairStream, build_stream
+from nemo_bt.batching.stream import PairStream, TokenGroup, build_stream
 from nemo_bt.config.fp8 import row_multiple
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.data.store.pair_set import PairSet
@@ -21,22 +22,22 @@ class StepPlan:
     """Of one step.
 
     Args:
-        bundles: positions, in the step's list of pairs, of the pairs that are computed together.
-        sizes: of the bundles.
-        ranks: for each data-parallel rank its streams, as lists of bundles.
+        groups: positions, in the step's list of pairs, of the pairs that are computed together.
+        sizes: of the groups.
+        ranks: for each data-parallel rank its streams, as lists of groups.
         multiple_of: tokens of which every stream is a multiple.
         is_one_length: streams of a rank are filled up to its longest: the stages of a pipeline receive tensors of one
             shape.
     """
 
-    bundles: Streams
+    groups: Streams
     sizes: PairSizes
     ranks: list[Streams]
     multiple_of: int
     is_one_length: bool
 
     def lengths(self, rank: int) -> list[int]:
-        """Tokens of each stream of a rank, with filling."""
+        """Tokens of each stream of a rank, with padding."""
         tokens = [int(self.sizes.tokens[stream].sum()) for stream in self.ranks[rank]]
         filled = [max(1, -(-number // self.multiple_of)) * self.multiple_of for number in tokens]
         return [max(filled)] * len(filled) if self.is_one_length else filled
@@ -52,14 +53,14 @@ def plan_step(settings: Settings, parts: PairParts, hidden_size: int) -> StepPla
     """
     model = settings.model
     budget = model.data.tokens_per_micro_batch
-    bundles, sizes = bundle_pairs(parts, budget, hidden_size)
-    num_together, multiple_of, is_one_length = stream_rules(model)
-    ranks = plan_streams(sizes, budget, settings.data_parallel_size, num_together)
-    return StepPlan(bundles, sizes, ranks, multiple_of, is_one_length)
+    groups, sizes = group_pairs(parts, budget, hidden_size)
+    rules = layout_rules(model)
+    ranks = plan_streams(sizes, budget, settings.data_parallel_size, rules.streams_multiple_of)
+    return StepPlan(groups, sizes, ranks, rules.tokens_multiple_of, rules.is_one_length)
 
 
 def build_streams(
-    plan: StepPlan, pairs: PairSet, numbers: Ints, rank: int, pad_id: int, exchanged: bool = False
+    plan: StepPlan, pairs: PairSet, numbers: Ints, rank: int, pad_id: int, swapped: bool = False
 ) -> list[PairStream]:
     """The streams of one data-parallel rank.
 
@@ -69,31 +70,40 @@ def build_streams(
         numbers: of the step's pairs in it, [P].
         rank: among the data-parallel ones.
         pad_id: token that fills streams.
-        exchanged: whether the continuations of each group stand in the opposite order: it changes no reward.
+        swapped: whether the continuations of each group stand in the opposite order: it changes no reward.
     """
     streams = []
     for stream, length in zip(plan.ranks[rank], plan.lengths(rank), strict=True):
-        groups = pairs.groups(numbers[[pair for bundle in stream for pair in plan.bundles[bundle]]])
-        groups = [_exchanged(group) for group in groups] if exchanged else groups
+        groups = pairs.groups(numbers[[pair for group in stream for pair in plan.groups[group]]])
+        groups = [_swapped(group) for group in groups] if swapped else groups
         streams.append(build_stream(groups, pad_id, length, len(pairs.sources)))
     return streams
 
 
-def _exchanged(group: Group) -> Group:
+def _swapped(group: TokenGroup) -> TokenGroup:
     last = len(group.continuations) - 1
     pairs = tuple(pair._replace(chosen=last - pair.chosen, rejected=last - pair.rejected) for pair in group.pairs)
     return replace(group, continuations=group.continuations[::-1], pairs=pairs)
 
 
-def stream_rules(model: ModelSettings) -> tuple[int, int, bool]:
-    """What a layout asks of streams.
+class LayoutRules(NamedTuple):
+    """What a layout asks of the streams of a data-parallel rank.
 
-    Returns:
-        Of which their number on each data-parallel rank is a multiple: an interleaved pipeline takes them in groups. Of
-        which their tokens are one. Whether those of a rank and step have one length.
+    Args:
+        streams_multiple_of: divides their number in a step: an interleaved pipeline takes them in groups.
+        tokens_multiple_of: divides the length of each.
+        is_one_length: all of a step have one length, as the stages of a pipeline receive tensors of one shape.
     """
+
+    streams_multiple_of: int
+    tokens_multiple_of: int
+    is_one_length: bool
+
+
+def layout_rules(model: ModelSettings) -> LayoutRules:
+    """Derive the rules from a layout and its precision."""
     stages = model.pipeline_model_parallel_size
     is_interleaved = (model.virtual_pipeline_model_parallel_size or 1) > 1
     num_sharing = model.tensor_model_parallel_size if model.sequence_parallel else 1
     multiple_of = stream_multiple(model.context_parallel_size, num_sharing * row_multiple(model))
-    return stages if is_interleaved else 1, multiple_of, stages > 1
+    return LayoutRules(stages if is_interleaved else 1, multiple_of, stages > 1)
