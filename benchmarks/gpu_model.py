@@ -114,7 +114,7 @@ def random_model(host: Host, size: Size) -> Iterator[Any]:
         bf16=True,
         gradient_accumulation_fusion=False,  # there are no main gradients without Megatron's DDP
     )
-    model = RewardModel(config, LossSettings(False, False, 0.0, 0.0))
+    model = RewardModel(config, LossSettings())
     model._trainer = None
     model.configure_model()
     try:

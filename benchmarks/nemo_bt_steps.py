@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -37,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     rank = int(os.environ.get("RANK", 0))
     settings = load_settings("train", args.overrides)
-    (Path(settings.exp_manager.explicit_log_dir) / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (settings.exp_manager.log_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     report = Report(Turns(args.address, rank))
     terminal = Terminal(sys.stdout if rank == 0 else None)
     train(settings, check_settings(settings), terminal, rank, callbacks=[report])

@@ -19,10 +19,10 @@ import yaml
 
 from benchmarks.random_set import make_random_set
 from benchmarks.results_file import Figure, write_results
+from nemo_bt.config.plan import ClusterSettings
 from nemo_bt.data.inspect import open_sets
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.parameters import rank_parameters
-from nemo_bt.planning.settings import ClusterSettings
 from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.streams import pairs_of_set, steps_of
 from nemo_bt.planning.time import step_time

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from benchmarks import small_llama
 from benchmarks.results_file import Figure, write_results
 from benchmarks.turns import Trainer
-from nemo_bt.config.sources import source_of
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.data.formats.responses import Side
 from nemo_bt.scoring.rows import row_reader
 
@@ -101,7 +101,7 @@ def _measure(name: str, args: argparse.Namespace) -> list[Figure]:
 def conversations_of(file: Path) -> list[Side]:
     """Chosen and rejected of each pair of a file, in order."""
     rows: list[Any] = pq.read_table(file).to_pylist()
-    reader = row_reader(str(file), rows, source_of(str(file)), chat=True, column="reward")
+    reader = row_reader(str(file), rows, SourceSettings(path=str(file)), chat=True, column="reward")
     return [side for row in rows for sides in reader.sides(row) for side in sides]
 
 

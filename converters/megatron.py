@@ -28,7 +28,7 @@ def describe(context: Path, hf_config: HfConfig, tokenizer: Path | None) -> None
     from nemo_bt.model.config import reward_config
     from nemo_bt.model.reward_model import RewardModel
 
-    loss = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
+    loss = LossSettings()
     seq_length = int(min(_SEQ_LENGTH, longest_sequence(hf_config)))  # a run sets its own
     nemo_tokenizer = AutoTokenizer(str(tokenizer)) if tokenizer else None
     model = RewardModel(reward_config(hf_config, seq_length), loss, tokenizer=nemo_tokenizer)

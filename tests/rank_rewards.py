@@ -60,7 +60,7 @@ def main() -> None:
                 continue  # Megatron does not split a key head over ranks
             config.tensor_model_parallel_size, config.pipeline_model_parallel_size = sizes
             config.pipeline_dtype = torch.float32
-            model = RewardModel(config, LossSettings(False, False, 0.0, 0.0))
+            model = RewardModel(config, LossSettings())
             model.initial_weights, model._trainer = open_weights(pretrained, 0), None
             model.configure_model()
             with torch.no_grad():

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from nemo_bt.config.load import load_settings, load_settings_of
+from nemo_bt.config.score import ScoreRun
 from nemo_bt.launching.local import current_rank
 from nemo_bt.launching.signals import StopRequest
 from nemo_bt.observability.terminal import Terminal
@@ -20,7 +21,6 @@ from nemo_bt.reporting.command import judge_run
 from nemo_bt.reporting.settings import ReportRun
 from nemo_bt.scoring.checks import check_score
 from nemo_bt.scoring.command import score
-from nemo_bt.scoring.settings import ScoreRun
 
 
 def judge(overrides: list[str], output: Path) -> None:

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.load import load_settings
 from nemo_bt.config.model import Settings
-from nemo_bt.config.sources import source_of
 from nemo_bt.data.store.load import load_sets
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.observability.terminal import Terminal
@@ -44,7 +44,7 @@ def settings_with(*overrides: str) -> Settings:
 def open_set(path: str, tokenizer: Any, /, *overrides: str, **source: Any) -> PairSet:
     """The training set of one source: `overrides` of the configuration, `source` keys of the source."""
     settings = settings_with(*overrides)
-    data = replace(settings.model.data, train=[source_of(path, **source)])
+    data = replace(settings.model.data, train=[SourceSettings(**({"path": path} | source))])
     settings = replace(settings, model=replace(settings.model, data=data))
     own = copy.deepcopy(tokenizer)  # a template may be put into it
     return load_sets(settings, own, Path(tokenizer.name_or_path), False, Terminal(None))["train"]

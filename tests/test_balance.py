@@ -31,7 +31,7 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, tmp_path: Path
     hf.save_pretrained(tmp_path / "hf")
     pretrained = find_pretrained(str(tmp_path / "hf"))
     config = reward_config(pretrained.hf_config, seq_length=256, moe_aux_loss_coeff=COEFFICIENT)
-    model = RewardModel(config, LossSettings(False, False, 0.0, 0.0))
+    model = RewardModel(config, LossSettings())
     model.initial_weights, model._trainer = open_weights(pretrained, 0), None
     model.configure_model()
     stream = build_stream(groups, pad_id=0, multiple_of=64)

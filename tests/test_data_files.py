@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 
-from nemo_bt.config.sources import source_of
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.data.read.files import find_files
 from nemo_bt.data.read.rows import read_chunks
 from nemo_bt.errors import UserError
@@ -114,9 +114,9 @@ UNREADABLE = """
 import os, sys
 import fsspec.implementations.local
 from nemo_bt.data.read.files import find_files
-from nemo_bt.config.sources import source_of
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.data.read.rows import first_rows
-source = source_of(sys.argv[1])
+source = SourceSettings(path=sys.argv[1])
 os.setuid(65534)
 try:
     first_rows(find_files(source, "model.data.train")[0], None)
@@ -164,7 +164,7 @@ def test_arrays_that_are_none_are_refused(tmp_path: Path, tokenizer: Any, text: 
 def test_numbers_across_blocks_are_one_element(tmp_path: Path) -> None:
     file = tmp_path / "f.json"
     file.write_text("[" + ",".join(["1234567"] * 30_000) + "]")
-    (found,) = find_files(source_of(str(file)), "x")
+    (found,) = find_files(SourceSettings(path=str(file)), "x")
     assert sum(chunk.num_rows for chunk in read_chunks(found, None, None)) == 30_000
 
 
@@ -204,11 +204,11 @@ HUB = """
 import sys
 from nemo_bt.data.read.files import find_files
 from nemo_bt.data.read.rows import read_chunks
-from nemo_bt.config.sources import source_of
+from nemo_bt.config.data import SourceSettings
 for asked in sys.argv[1:]:
     path, split = asked.split()
     try:
-        files = find_files(source_of(path, split=split), "model.data.train")
+        files = find_files(SourceSettings(path=path, split=split), "model.data.train")
         print(files[0].kind, [row for chunk in read_chunks(files[0], ["prompt"], None) for row in chunk.rows()])
     except Exception as error:
         print(type(error).__name__, error)

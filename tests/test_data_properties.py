@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_bt.config.data import SourceSettings
-from nemo_bt.config.sources import source_of
 from nemo_bt.data.formats.detect import FORMATS
 from nemo_bt.data.read.files import find_files
 from nemo_bt.data.read.rows import Chunk, read_chunks
@@ -72,7 +71,7 @@ def renderer(tokenizer: Any) -> Renderer:
 
 @cache
 def source_with(**keys: Any) -> SourceSettings:
-    return source_of("x", **keys)
+    return SourceSettings(path="x", **keys)
 
 
 def encoding_spec(renderer: Renderer, name: str, source: SourceSettings) -> EncodingSpec:
@@ -130,7 +129,7 @@ def test_candidates_of_ranked_rows_add_up(
 def test_a_json_array_is_read_as_json_does(tmp_path_factory: Any, rows: list[Any], indent: int | None) -> None:
     file = Path(tmp_path_factory.mktemp("json")) / "f.json"
     file.write_text(json.dumps(rows, indent=indent))
-    (found,) = find_files(source_of(str(file)), "x")
+    (found,) = find_files(SourceSettings(path=str(file)), "x")
     read = [row for chunk in read_chunks(found, None, None) for row in chunk.rows()]
     expected = json.loads(file.read_text())
     assert [isinstance(row, dict) for row in read] == [isinstance(row, dict) for row in expected]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from nemo_bt.config.sources import source_of
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
 from nemo_bt.evaluation.accuracy import Tally, by_key, tally
@@ -62,7 +62,7 @@ def rows_of_rewardbench(draw: random.Random, left_out: Sequence[str] = ()) -> li
 
 
 def results_of(rows: list[dict[str, Any]], kind: str = "auto") -> dict[str, Any]:
-    found, _ = scored_rows(rows, reader_of("rows", rows, source_of("rows.jsonl"), True, "reward"))
+    found, _ = scored_rows(rows, reader_of("rows", rows, SourceSettings(path="rows.jsonl"), True, "reward"))
     return measure(found, kind_of(found) if kind == "auto" else kind)
 
 
@@ -190,13 +190,13 @@ def test_rows_without_rewards_are_counted_and_single_answers_refused() -> None:
         {"chosen": "aaaa", "rejected": "b", "reward_chosen": 1.0, "reward_rejected": 0.0, "source": "x"},
         {"chosen": "a", "rejected": "b", "reward_chosen": None, "reward_rejected": 0.0, "source": "y"},
     ]
-    found, without = scored_rows(rows, reader_of("rows", rows, source_of("rows.jsonl"), True, "reward"))
+    found, without = scored_rows(rows, reader_of("rows", rows, SourceSettings(path="rows.jsonl"), True, "reward"))
     assert (len(found), without, found[0].length_ratio) == (1, 1, 4.0)
     results = measure(found, "pairs")
     assert list(results["by_source"]) == ["x"]
     assert list(results["by_length"]) == ["2 and more"]
     with pytest.raises(UserError, match="expected pairs"):
-        scored_rows(rows, reader_of("rows", [{"text": "a"}], source_of("rows.jsonl"), True, "reward"))
+        scored_rows(rows, reader_of("rows", [{"text": "a"}], SourceSettings(path="rows.jsonl"), True, "reward"))
 
 
 def test_results_are_tables_and_markdown() -> None:

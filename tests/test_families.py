@@ -73,7 +73,7 @@ def reward_model(nemo: Path) -> Any:
     from nemo_bt.model.reward_model import RewardModel
 
     pretrained = find_pretrained(str(nemo))
-    model = RewardModel(reward_config(pretrained.hf_config, seq_length=256), LossSettings(False, False, 0.0, 0.0))
+    model = RewardModel(reward_config(pretrained.hf_config, seq_length=256), LossSettings())
     model.initial_weights, model._trainer = open_weights(pretrained, 0), None
     model.configure_model()
     return model

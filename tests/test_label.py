@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.load import load_settings_of
-from nemo_bt.config.sources import source_of
+from nemo_bt.config.score import LabelRun
 from nemo_bt.errors import UserError
-from nemo_bt.evaluation.checks import check_run
-from nemo_bt.evaluation.label import Sample, chosen_pairs, label, threshold_of
-from nemo_bt.evaluation.settings import LabelRun
+from nemo_bt.evaluation.label import Sample, check_label, chosen_pairs, label, threshold_of
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.scoring.rows import reader_of
 from tests.preferences import messages
@@ -72,7 +71,7 @@ def test_pairs_are_what_training_reads(tmp_path: Path) -> None:
     (row,) = labelled(tmp_path, SINGLE)
     assert row["reward_difference"] == 3.0
     assert row["label"] == (row["output_A"] == "Yes, très bien.")
-    reader = reader_of("rows", [row], source_of("rows.jsonl"), True, "reward")
+    reader = reader_of("rows", [row], SourceSettings(path="rows.jsonl"), True, "reward")
     assert reader.sides(row) == [[messages("Tea?", "Yes, très bien.")], [messages("Tea?", "No.")]]
 
 
@@ -159,4 +158,4 @@ def test_completions_with_fields_and_rows_without_a_prompt(tmp_path: Path) -> No
 def test_a_mistake_in_the_settings_is_named(override: str, message: str) -> None:
     given = ["model.restore_from_path=x", "label.input=in.jsonl", "label.output=out.jsonl", override]
     with pytest.raises(UserError, match=message):
-        check_run(load_settings_of(LabelRun, "label", given))
+        check_label(load_settings_of(LabelRun, "label", given).label)

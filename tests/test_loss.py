@@ -9,7 +9,7 @@ import torch
 from nemo_bt.config.model import LossSettings
 from nemo_bt.loss import bradley_terry_loss
 
-PLAIN = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
+PLAIN = LossSettings()
 
 
 def loss(chosen: float, rejected: float, strength: float = 0.0, weight: float = 1.0, **terms: float) -> float:

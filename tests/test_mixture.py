@@ -12,7 +12,7 @@ import pytest
 from nemo_bt.batching.packing import group_pairs
 from nemo_bt.batching.sampling import pairs_of_step
 from nemo_bt.batching.stream import build_stream
-from nemo_bt.config.sources import source_of
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.data.store.load import load_sets
 from nemo_bt.data.store.mixture import make_epoch, num_wanted
 from nemo_bt.data.store.pair_set import PairSet
@@ -40,9 +40,9 @@ def mixture(
     made = []
     for name, keys in zip("abc", sources, strict=False):
         file = write(tmp_path / f"{name}.jsonl", rows(name, 10))
-        made.append(source_of(file, **keys))
+        made.append(SourceSettings(**({"path": file} | keys)))
     settings = settings_with(f"trainer.seed={seed}")
-    sets = {name: [source_of(path) for path in paths] for name, paths in validation.items()}
+    sets = {name: [SourceSettings(path=path) for path in paths] for name, paths in validation.items()}
     data = replace(settings.model.data, train=made, validation=sets)
     settings = replace(settings, model=replace(settings.model, data=data))
     return load_sets(settings, tokenizer, Path(tokenizer.name_or_path), True, terminal or Terminal(None))
@@ -64,7 +64,7 @@ def counts(pairs: PairSet) -> list[int]:
     ],
 )
 def test_amounts(keys: dict[str, Any], expected: int) -> None:
-    assert num_wanted(source_of("x", **keys), 10) == expected
+    assert num_wanted(SourceSettings(path="x", **keys), 10) == expected
 
 
 def test_an_epoch_repeats_whole_passes_and_draws_the_rest_once() -> None:
@@ -116,7 +116,7 @@ def test_a_step_of_responses_to_one_prompt_holds_it_once(tmp_path: Path, tokeniz
     ranked = [{"prompt": f"q {i}", "completions": ["a", "b c", "d"], "scores": [3.0, 2.0, 1.0]} for i in range(8)]
     file = write(tmp_path / "ranked.jsonl", ranked)
     settings = settings_with()
-    data = replace(settings.model.data, train=[source_of(file, pairs={"mode": "all_pairs"})])
+    data = replace(settings.model.data, train=[SourceSettings(path=file, pairs={"mode": "all_pairs"})])
     settings = replace(settings, model=replace(settings.model, data=data))
     train = load_sets(settings, tokenizer, Path(tokenizer.name_or_path), False, Terminal(None))["train"]
     numbers = pairs_of_step(1, 0, 12, train.epoch)

@@ -10,8 +10,8 @@ import pytest
 from nemo_bt.cli.main import run
 from nemo_bt.config.load import load_settings, load_settings_of
 from nemo_bt.config.model import Settings
+from nemo_bt.config.plan import PlanRun
 from nemo_bt.planning.search import LAYOUT
-from nemo_bt.planning.settings import PlanRun
 from tests.runs import nemo_bt
 
 SEVENTY_B = ["model=llama3_70b", "trainer.num_nodes=8", "trainer.devices=8", "cluster=h100"]

@@ -129,7 +129,7 @@ def test_rows_filled_up_for_fp8_change_nothing(shape: str, one_rank: None, tmp_p
     for fp8 in (None, "hybrid"):
         config = reward_config(pretrained.hf_config, seq_length=256)
         config.fp8, config.fp8_recipe = fp8, "blockwise"
-        model = RewardModel(config, LossSettings(False, False, 0.0, 0.0))
+        model = RewardModel(config, LossSettings())
         model.initial_weights, model._trainer = open_weights(pretrained, 0), None
         model.configure_model()
         stream = build_stream(random_groups(3, shared=True, seed=5), 0, multiple_of=row_multiple(config))

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.model import Settings
-from nemo_bt.config.sources import source_of
 from nemo_bt.data.formats.responses import Text
 from nemo_bt.data.store.load import load_sets
 from nemo_bt.data.store.pair_set import PairSet
@@ -25,7 +25,7 @@ from tests import sources as written
 def opened(tokenizer: Any, *sources: Any, **keys: Any) -> tuple[PairSet, Settings, Any]:
     """A validation set, its settings, and what renders it."""
     settings = written.settings_with("model.encoder_seq_length=300")
-    given = [source_of(path, **keys) if isinstance(path, str) else path for path in sources]
+    given = [SourceSettings(path=path, **keys) if isinstance(path, str) else path for path in sources]
     settings = replace(
         settings, model=replace(settings.model, data=replace(settings.model.data, validation={"v": given}))
     )

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 
-from nemo_bt.config.model import SchedSettings
+from nemo_bt.config.optim import SchedSettings
+from nemo_bt.config.optim import Schedule as ScheduleName
 from nemo_bt.cpu import device as cpu
-from nemo_bt.training.checks import SCHEDULES
 
 LR, MIN_LR, STEPS, WARMUP, DECAY = 1e-3, 1e-4, 20, 4, 5
 """A warm-up of k steps gives step i, from 0, i + 1 of k + 1 parts of the rate."""
@@ -34,13 +34,13 @@ EXPECTED: dict[str, Callable[[int], float]] = {
 }
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", get_args(ScheduleName))
 def test_rates_are_the_closed_forms(name: str) -> None:
     cpu.install()
     from nemo_bt.training.lr_schedule import Schedule, options_of
 
     settings = SchedSettings(
-        name, warmup_steps=0, warmup_ratio=0.17, min_lr=MIN_LR, power=2.0, decay_ratio=DECAY / STEPS
+        name=name, warmup_steps=0, warmup_ratio=0.17, min_lr=MIN_LR, power=2.0, decay_ratio=DECAY / STEPS
     )
     optimizer: Any = torch.optim.SGD([torch.zeros(1)], lr=LR)
     schedule = Schedule(name, options_of(settings, STEPS)).scheduler(None, optimizer)["lr_scheduler"]["scheduler"]
@@ -56,5 +56,5 @@ def test_rates_are_the_closed_forms(name: str) -> None:
 def test_a_run_that_is_shorter_than_warm_up_and_decay_never_holds() -> None:
     from nemo_bt.training.lr_schedule import options_of
 
-    settings = SchedSettings("WarmupHoldAnnealLinear", 8, None, 0.0, 1.0, decay_ratio=0.5)
+    settings = SchedSettings(name="WarmupHoldAnnealLinear", warmup_steps=8, decay_ratio=0.5)
     assert options_of(settings, 10)["hold_steps"] == 0

@@ -16,11 +16,11 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from nemo_bt.config.load import load_settings_of
+from nemo_bt.config.score import ScoreRun
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import STOPPED_STATUS
 from nemo_bt.scoring.checks import check_score
 from nemo_bt.scoring.command import open_rows
-from nemo_bt.scoring.settings import ScoreRun
 from tests.hf_models import save
 from tests.layouts import CP2, EP2, PP2, SP, TP2
 from tests.runs import convert, free_port, nemo_bt, torchrun

@@ -6,21 +6,20 @@ from typing import Any
 
 import pytest
 
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.load import load_settings_of
-from nemo_bt.config.sources import source_of
+from nemo_bt.config.score import EvaluateRun, ScoreRun
 from nemo_bt.data.formats.responses import Text
 from nemo_bt.errors import UserError
-from nemo_bt.evaluation.settings import EvaluateRun
 from nemo_bt.scoring.reading import Part, open_files, read_parts
 from nemo_bt.scoring.rows import RowReader, row_reader
-from nemo_bt.scoring.settings import ScoreRun
 from tests.preferences import messages
 
 ASKED = messages("Tea?", "Yes.")
 
 
 def reader_of(rows: list[Any], chat: bool = True, **keys: Any) -> RowReader:
-    return row_reader("file", rows, source_of("file.jsonl", **keys), chat, "reward")
+    return row_reader("file", rows, SourceSettings(path="file.jsonl", **keys), chat, "reward")
 
 
 @pytest.mark.parametrize(

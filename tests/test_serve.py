@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from nemo_bt.config.load import load_settings_of
+from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.serving.command import check_serve
-from nemo_bt.serving.settings import ServeRun
 from tests.hf_models import save
 from tests.test_score import alone
 

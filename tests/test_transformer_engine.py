@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(
     find_spec("transformer_engine") is None, reason="Transformer Engine is not installed: make gpu-setup"
 )
 
-NO_LOSS = LossSettings(False, False, 0.0, 0.0)
-LORA = LoraSettings(["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"], 8, 16.0, 0.0)
+NO_LOSS = LossSettings()
+LORA = LoraSettings(adapter_dim=8, alpha=16.0)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ def model(one_rank: None) -> Any:
     from nemo_bt.model.reward_model import RewardModel
 
     hf_config = llama(VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS).config.to_dict() | {"initializer_range": 0.1}
-    loss = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
+    loss = LossSettings()
     reward_model = RewardModel(reward_config(hf_config, seq_length=256), loss)
     reward_model._trainer = None
     reward_model.configure_model()
@@ -137,7 +137,7 @@ def test_margins_reach_the_loss_of_their_pair(model: Any) -> None:
 
     groups = random_groups(2, shared=True)
     groups = [replace(group, pairs=(Pair(0, 1, margin=0.3 * i),)) for i, group in enumerate(groups)]
-    reduction = PairLossReduction(LossSettings(True, False, 0.0, 0.0))
+    reduction = PairLossReduction(LossSettings(margin=True))
     reduction.setup(build_stream(groups, pad_id=0))
     reward = torch.randn(12)
     expected = sum(

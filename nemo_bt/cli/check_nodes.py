@@ -82,7 +82,7 @@ def _compare(store: TCPStore, num_nodes: int, settings: Settings) -> None:
             ) from error
         found[node] = facts
     lines = differences(found)
-    folder = Path(settings.exp_manager.explicit_log_dir)
+    folder = settings.exp_manager.log_dir
     marks = {node: folder / f".node-{node}" for node in found}
     lines += [f"node {node}: its log directory {folder} is not that of the others" for node in _missing(marks)]
     for mark in marks.values():
@@ -98,7 +98,7 @@ def _missing(marks: dict[str, Path]) -> list[str]:
 
 def _mark(settings: Settings, node: str) -> str:
     """Leave a file that the first node looks for: log directories have to be one."""
-    folder = Path(settings.exp_manager.explicit_log_dir)
+    folder = settings.exp_manager.log_dir
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (folder / f".node-{node}").touch()

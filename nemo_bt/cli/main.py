@@ -10,12 +10,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_bt.cli.arguments import parse
 from nemo_bt.config.model import Settings
-from nemo_bt.config.ranges import time_limit_s
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
 from nemo_bt.launching.signals import STOPPED_STATUS, StopRequest
@@ -49,11 +47,10 @@ def run(argv: Sequence[str]) -> int:
 
 def _data(args: argparse.Namespace) -> int:
     """One of nemo-bt data build, show, stats."""
+    from nemo_bt.config.equations import check_data
     from nemo_bt.config.load import load_settings
-    from nemo_bt.training.checks import check_data
 
-    overrides = ["exp_manager.explicit_log_dir=unused", *args.overrides]
-    settings = load_settings(args.config_name, overrides, args.config_dir)
+    settings = load_settings(args.config_name, args.overrides, args.config_dir)
     check_data(settings.model.data)
 
     from nemo_bt.data.inspect import open_sets, show, stats
@@ -102,40 +99,46 @@ def _train(args: argparse.Namespace) -> int:
     from nemo_bt.config.load import load_settings
     from nemo_bt.training.checks import check_settings
 
-    unused = ["model.data.train=unused"] if args.command == "validate" else []
-    settings = load_settings(args.config_name, [*unused, *args.overrides], args.config_dir)
-    request = StopRequest(time_limit_s(settings), ends_on_sigterm=launch.started_here())
+    settings = load_settings(args.config_name, args.overrides, args.config_dir)
+    request = StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=launch.started_here())
     if launch.joined() or settings.world_size == 1:
         request.listen()
-    pretrained = check_settings(settings)
+    pretrained = check_settings(settings, trains=args.command == "train")
     if settings.model.restore_from_path and pretrained and pretrained.nemo_file is None:
         model = replace(settings.model, restore_from_path=pretrained.given)  # all ranks, and config.yaml, at one commit
         settings = replace(settings, model=model)
     if launch.is_to_start(settings):
-        return launch.run_ranks(_same_command(args, settings), settings.world_size)
+        return launch.run_ranks(_same_command(args, settings.model.restore_from_path), settings.world_size)
     return _train_here(args.command, settings, pretrained, request)
 
 
 def _score(args: argparse.Namespace) -> int:
     """nemo-bt score, evaluate or label: start the ranks, or be one."""
     from nemo_bt.config.load import load_settings_of
-    from nemo_bt.evaluation.checks import RUNS, check_run
+    from nemo_bt.config.score import RUNS
+    from nemo_bt.evaluation.label import check_label
+    from nemo_bt.scoring.checks import check_score
 
     run = load_settings_of(RUNS[args.command], args.config_name, args.overrides, args.config_dir)
+    if args.command == "label":
+        check_label(run.label)
     request = StopRequest(limit_s=None, ends_on_sigterm=launch.started_here())
-    pretrained, parts = check_run(run)
+    pretrained, parts = check_score(run)
     if launch.is_to_start(run):
-        return launch.run_ranks(_same_command(args, run), run.world_size)
+        return launch.run_ranks(_same_command(args, run.model.restore_from_path), run.world_size)
 
     from nemo_bt.cli.worker import run_as_rank
-    from nemo_bt.evaluation.command import finish
+    from nemo_bt.evaluation.command import evaluate
+    from nemo_bt.evaluation.label import label
     from nemo_bt.observability.terminal import Terminal
     from nemo_bt.scoring.command import score
 
     def work(terminal: Terminal, rank: int) -> int:
         is_done = score(run, pretrained, parts, terminal, rank, request)
-        if is_done and rank == 0:
-            finish(run, pretrained.given, terminal)
+        if is_done and rank == 0 and args.command == "evaluate":
+            evaluate(run, pretrained.given, terminal)
+        if is_done and rank == 0 and args.command == "label":
+            label(run, terminal)
         return 0 if is_done or launch.joined() else STOPPED_STATUS
 
     return run_as_rank(parts.folder, "score.output", work)
@@ -160,19 +163,18 @@ def _report(args: argparse.Namespace) -> int:
 def _serve(args: argparse.Namespace) -> int:
     """nemo-bt serve."""
     from nemo_bt.config.load import load_settings_of
+    from nemo_bt.config.serve import ServeRun
     from nemo_bt.observability.terminal import Terminal
     from nemo_bt.serving.command import check_serve, serve
-    from nemo_bt.serving.settings import ServeRun
 
     run = load_settings_of(ServeRun, args.config_name, args.overrides, args.config_dir)
     serve(run, check_serve(run), Terminal(sys.stdout))
     return 0
 
 
-def _same_command(args: argparse.Namespace, settings: Settings) -> list[str]:
-    """The command for each rank, with the origin that was found."""
-    pretrained = settings.model.restore_from_path
-    return [*args.argv, *([f"model.restore_from_path={pretrained}"] if pretrained and "@" in pretrained else [])]
+def _same_command(args: argparse.Namespace, given: str | None) -> list[str]:
+    """Give the command for each rank, with the commit of the hub that was found."""
+    return [*args.argv, *([f"model.restore_from_path={given}"] if given and "@" in given else [])]
 
 
 def _train_here(command: str, settings: Settings, pretrained: PretrainedSource | None, request: StopRequest) -> int:
@@ -182,7 +184,7 @@ def _train_here(command: str, settings: Settings, pretrained: PretrainedSource |
     from nemo_bt.observability.terminal import Terminal
     from nemo_bt.training.train import train, validate_only
 
-    log_dir = Path(settings.exp_manager.explicit_log_dir)
+    log_dir = settings.exp_manager.log_dir
 
     def work(terminal: Terminal, rank: int) -> int:
         try:

@@ -2,113 +2,214 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, field, fields, is_dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs
+
+from nemo_bt.config.fields import STRICT, Above0, AtLeast0, AtLeast1, FromZero, Share
 
 
-@dataclass(frozen=True)
+def _as_list(given: Any) -> Any:
+    """Take one for a list of one."""
+    return given if isinstance(given, list) else [given] if isinstance(given, str | dict) else given
+
+
+def _keys_of(given: Any) -> dict[str, Any] | None:
+    """Give what a section is made from, by key; None where that is something else."""
+    if isinstance(given, ArgsKwargs):
+        return dict(given.kwargs or {})
+    if isinstance(given, str):
+        return {"path": given}
+    return dict(given) if isinstance(given, dict) else None
+
+
+def _check_weights(score_key: str | list[str] | dict[str, float]) -> str | list[str] | dict[str, float]:
+    if isinstance(score_key, dict) and not any(score_key.values()):
+        raise ValueError("expected a weight other than 0")
+    return score_key
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class CustomClass:
     """A data set class of one's own; the two contracts are in nemo_bt/data/formats/custom.py."""
 
-    path: str | None
+    path: str | None = None
     """Python file."""
-    name: str | None
+    name: str | None = None
     """Class in it."""
-    options: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
     """Merged into the `config` that it is made with."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class PairRules:
     """How ranked or scored responses to one prompt become pairs (nemo_bt/data/pairs/construct.py)."""
 
-    mode: str
-    """best_vs_worst, best_vs_random or all_pairs."""
-    max_pairs_per_prompt: int | None
+    mode: Literal["best_vs_worst", "best_vs_random", "all_pairs"] = "best_vs_worst"
+    """Which responses are compared."""
+    max_pairs_per_prompt: AtLeast1 | None = None
     """At most so many, chosen at random. Rows that follow each other with the same prompt count as one, but for
     `ranked` ones, which have all of a prompt's responses."""
-    min_margin: float
+    min_margin: FromZero = 0.0
     """Smallest difference of the scores of a pair, or margin of a row without scores."""
-    min_ratio: float
+    min_ratio: FromZero = 0.0
     """Smallest ratio of the chosen score to the rejected one, for scores above 0; 0 asks for none."""
-    seed: int
-    """Of the random choices."""
+    seed: AtLeast0 = 0
+    """Decides the random choices."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class RowSettings:
     """How rows are read. Set once under model.data for all sources, or in a source for its own."""
 
-    format: str
+    format: str = "auto"
     """auto, or a name of nemo_bt/data/formats/general.py."""
-    prompt_key: str
-    system_key: str | None
+    prompt_key: str = "prompt"
+    """Column with the prompt."""
+    system_key: str | None = None
     """Column with a system message, where the prompt is a text."""
-    chosen_key: str
-    rejected_key: str
-    completions_key: str
+    chosen_key: str = "chosen"
+    """Column with the preferred response."""
+    rejected_key: str = "rejected"
+    """Column with the other one."""
+    completions_key: str = "completions"
     """Column with the list of responses of `ranked` rows."""
-    response_key: str
+    response_key: str = "response"
     """Column of `scored` rows, and field of `ranked` ones, with the response."""
-    score_key: str | list[str] | dict[str, float]
+    score_key: Annotated[str | list[str] | dict[str, float], AfterValidator(_check_weights)] = "score"
     """Column, or list column or field, of scores; several with weights give their weighted mean. For rows that say
     themselves which response was chosen, a column of two scores, or the two columns of chosen and rejected: they only
     serve `pairs.min_margin`, `min_ratio` and ties."""
-    rank_key: str
+    rank_key: str = "rank"
     """List column or field with ranks, 1 the best; used where no scores are."""
-    margin_key: str | None
+    margin_key: str | None = "margin"
     """Column with the strength of a preference; null, or absent from the file: the difference of scores, or 0."""
-    weight_key: str | None
+    weight_key: str | None = "weight"
     """Column with a factor on the loss of a pair; null or absent: 1."""
-    pairs: PairRules
-    custom_cls: CustomClass
+    pairs: PairRules = field(default_factory=PairRules)
+    custom_cls: CustomClass = field(default_factory=CustomClass)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SourceSettings(RowSettings):
     """One part of a mixture. Of fraction, repeat and count at most one is given; none takes every pair once."""
 
-    path: list[str]
+    path: Annotated[list[str], BeforeValidator(_as_list)]
     """Files, globs or URLs (parquet, jsonl, json, arrow; .gz, .zst), or the id of a data set of the hub."""
-    name: str
-    """For metrics and messages; null takes it from the path."""
-    split: str
-    """Of a data set of the hub, as subset and revision are."""
-    subset: str | None
-    revision: str | None
-    fraction: float | None
+    name: str = ""
+    """Names the source in metrics and messages; null takes it from the path."""
+    split: str = "train"
+    """Part of a data set of the hub."""
+    subset: str | None = None
+    """Configuration of a data set of the hub."""
+    revision: str | None = None
+    """Commit, branch or tag of a data set of the hub."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the pairs, in (0, 1], drawn once."""
-    repeat: float | None
+    repeat: Above0 | None = None
     """Times that an epoch has each pair; 1.5 is all of them, and a drawn half once more."""
-    count: int | None
+    count: Annotated[int, Field(gt=0)] | None = None
     """Pairs an epoch has of this source; more than there are repeats them."""
-    weight: float
+    weight: FromZero = 1.0
     """Factor on the loss of its pairs."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _name_it(cls, given: Any) -> Any:
+        """Take the name from the path, where none is given."""
+        values = _keys_of(given)
+        if values is None:
+            return given
+        paths = _as_list(values.get("path"))
+        if not isinstance(paths, list) or not paths:
+            raise ValueError(f"expected a path, got {values!r}. Give a file, a glob or a data set of the hub")
+        name = values.get("name") or PurePosixPath(str(paths[0])).name.split(".")[0].strip("*") or "data"
+        return values | {"name": name}
 
-@dataclass(frozen=True)
-class DataSettings(RowSettings):
+    @model_validator(mode="after")
+    def _check_amount(self) -> SourceSettings:
+        given = [name for name in ("fraction", "repeat", "count") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both set; expected one of them at most")
+        return self
+
+
+def _check_names(sources: list[SourceSettings]) -> list[SourceSettings]:
+    names = [source.name for source in sources]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"several sources are called '{min(twice)}'. Give them names of their own")
+    return sources
+
+
+Sources = Annotated[list[SourceSettings], BeforeValidator(_as_list), AfterValidator(_check_names)]
+"""A path, a section of SourceSettings, or a list of them."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TextSettings(RowSettings):
+    """How rows are read, rendered and put into streams."""
+
+    chat_template: str | None = None
+    """null: the tokenizer's. A name of its templates, a name of conf/chat_template, a file, or none: plain text."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables for the template."""
+    chat_template_date: str | None = None
+    """The date (2024-07-26) that a template which asks for today's gets; null refuses such a template."""
+    tokens_per_micro_batch: AtLeast1 = 8192
+    """Longest token stream that goes through the model at once."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataSettings(TextSettings):
     """Preference data of a run."""
 
-    train: list[SourceSettings]
+    train: Sources = field(default_factory=list)
     """A mixture: paths, or sections of SourceSettings."""
-    validation: dict[str, list[SourceSettings]]
+    validation: dict[str, Sources] = field(default_factory=dict)
     """Set name -> its sources; metrics are logged as val/<set>/..."""
-    chat_template: str | None
-    """null: the tokenizer's. A name of its templates, a name of conf/chat_template, a file, or none: plain text."""
-    chat_template_kwargs: dict[str, Any]
-    """Variables for the template."""
-    chat_template_date: str | None
-    """The date (2024-07-26) that a template which asks for today's gets; null refuses such a template."""
-    tokens_per_micro_batch: int
-    """Longest token stream that goes through the model at once."""
-    length_policy: str
+    length_policy: Literal["drop", "truncate_prompt_left", "error"] = "drop"
     """Beyond encoder_seq_length: drop the pair, truncate_prompt_left, or error. Responses are never cut."""
-    max_bad_fraction: float
+    max_bad_fraction: Share = 0.01
     """More than this share of a source's pairs found bad (nemo_bt/data/read/drop_report.py) stops the run."""
-    max_drop_fraction: float
+    max_drop_fraction: Share = 0.05
     """More than this share of a source's pairs too long stops the run."""
-    cache_dir: str | None
+    cache_dir: str | None = None
     """Where tokenised data is kept; null is $NEMO_BT_CACHE, else ~/.cache/nemo_bt."""
-    num_workers: int | None
+    num_workers: AtLeast1 | None = None
     """Processes that tokenise; null is one per core."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, given: Any) -> Any:
+        """Give each source the keys of RowSettings that stand beside it and that it does not have itself."""
+        values = _keys_of(given)
+        if values is None or isinstance(given, str):
+            return given
+        own = {field.name: values[field.name] for field in fields(RowSettings) if field.name in values}
+        complete = {"train": _completed(values.get("train", []), own)}
+        if isinstance(values.get("validation"), dict):
+            complete["validation"] = {name: _completed(some, own) for name, some in values["validation"].items()}
+        return values | complete
+
+
+def _completed(sources: Any, inherited: dict[str, Any]) -> Any:
+    """Complete what a user has written; what is complete already, or no source at all, stays as it is."""
+    several = _as_list(sources)
+    if not isinstance(several, list):
+        return sources
+    return [_complete(source, inherited) if isinstance(source, str | dict) else source for source in several]
+
+
+def _complete(source: str | dict[str, Any], inherited: dict[str, Any]) -> dict[str, Any]:
+    given = {"path": source} if isinstance(source, str) else source
+    sections = {}
+    for name in ("pairs", "custom_cls"):
+        above = inherited.get(name, {})
+        if isinstance(given.get(name), dict):
+            sections[name] = (asdict(above) if is_dataclass(above) else above) | given[name]
+    return inherited | given | sections

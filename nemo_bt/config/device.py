@@ -5,11 +5,12 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from nemo_bt.config.fp8 import check_gpu
+from nemo_bt.config.job import DeviceSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 
 
-def runs_on_gpu(settings: Settings) -> bool:
+def runs_on_gpu(trainer: DeviceSettings) -> bool:
     """Whether ranks have a GPU each.
 
     Raises:
@@ -17,7 +18,7 @@ def runs_on_gpu(settings: Settings) -> bool:
     """
     import torch
 
-    accelerator, devices = settings.trainer.accelerator, settings.trainer.devices
+    accelerator, devices = trainer.accelerator, trainer.devices
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return False
     if torch.cuda.device_count() < devices:

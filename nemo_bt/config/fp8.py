@@ -10,7 +10,6 @@ from typing import Any
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.errors import UserError
 
-FORMATS = ("hybrid", "e4m3")
 RECIPES = {"delayed": 16, "tensorwise": 16, "blockwise": 128, "mxfp8": 32}
 """Rows of which a matrix has to be a multiple on each rank, as cuBLAS and the kernels that scale take them."""
 _COLUMNS = {"delayed": 16, "tensorwise": 16, "blockwise": 16, "mxfp8": 32}
@@ -18,7 +17,6 @@ _COLUMNS = {"delayed": 16, "tensorwise": 16, "blockwise": 16, "mxfp8": 32}
 a sequence."""
 CAPABILITY = {"delayed": (8, 9), "tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
 """Least compute capability of the GPU. Source: transformer_engine/pytorch/fp8.py, check_*_support."""
-AMAX_ALGORITHMS = ("most_recent", "max")
 
 
 def row_multiple(model: Any) -> int:

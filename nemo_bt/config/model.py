@@ -1,111 +1,71 @@
-"""What can be configured: one frozen dataclass per section, with NeMo's names. Values live in conf/*.yaml.
+"""What can be configured: one frozen dataclass per section, with NeMo's names, defaults, ranges and units.
 
-A key that is not listed here, or a value of another type, stops the run (`nemo_bt.config.load.load_settings`).
-Combinations are checked in `nemo_bt.training.checks`. Imports nothing heavy: it runs before NeMo is imported.
+YAML only says what differs. A key that is not listed here, or a value outside of its type or range, stops the run
+(`nemo_bt.config.load`). Equations between fields are in `nemo_bt.config.equations`, `parallelism` and `fp8`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.data import DataSettings
+from nemo_bt.config.fields import STRICT, Above0, AtLeast1, FromZero
+from nemo_bt.config.job import DeviceSettings, EncoderSeqLength, ParallelSettings, PositiveInt, TokenizerSettings
+from nemo_bt.config.optim import OptimSettings
 from nemo_bt.config.run import ExpManagerSettings, TrainerSettings
 
-
-@dataclass(frozen=True)
-class SchedSettings:
-    """Learning rate over steps: linear warm-up, then the named shape."""
-
-    name: str
-    """NeMo's names: constant; CosineAnnealing; WarmupAnnealing, which falls linearly; PolynomialDecayAnnealing;
-    InverseSquareRootAnnealing, which goes on falling whatever the run's length and knows no min_lr; and
-    WarmupHoldAnnealLinear and WarmupHoldAnnealOneMinusSquareRoot, which fall at the end only (WSD)."""
-    warmup_steps: int
-    warmup_ratio: float | None
-    """Warm-up as a fraction of the run, rounded up to whole steps; then warmup_steps has to be 0."""
-    min_lr: float
-    power: float
-    """Of PolynomialDecayAnnealing."""
-    decay_ratio: float
-    """Of the two that hold: the fraction of the run, at its end, in which the rate falls; rounded up to whole steps."""
+Fp8Recipe = Literal["delayed", "tensorwise", "blockwise", "mxfp8"]
 
 
-@dataclass(frozen=True)
-class OptimSettings:
-    """AdamW, as Megatron's optimizer applies it: no weight decay on norms and biases."""
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CustomFunction:
+    """A function of one's own, by file and name: checkpoints keep the two texts."""
 
-    name: str
-    """adam, or distributed_fused_adam to shard the optimizer state over data-parallel ranks."""
-    lr: float
-    weight_decay: float
-    betas: list[float]
-    eps: float
-    grad_reduce_in_fp32: bool
-    """Add gradients up over micro-batches and ranks in fp32; false in the dtype of the parameters."""
-    overlap_grad_reduce: bool
-    """Reduce gradients over data-parallel ranks while those of earlier layers are still computed."""
-    overlap_param_gather: bool
-    """Gather weights, with distributed_fused_adam, while the layers before them compute already."""
-    num_distributed_optimizer_instances: int
-    """Groups of data-parallel ranks that each shard the optimizer state; more send less across nodes and hold more."""
-    optimizer_cpu_offload: bool
-    """Keep optimizer state, and update weights, in the memory of the host (GPU runs only)."""
-    optimizer_offload_fraction: float
-    """Share of the parameters that this holds for, (0, 1]."""
-    use_precision_aware_optimizer: bool
-    """Let the three dtypes below be other than fp32: with distributed_fused_adam, on a GPU."""
-    main_grads_dtype: str
-    """fp32 or bf16."""
-    exp_avg_dtype: str
-    exp_avg_sq_dtype: str
-    """fp32, bf16, fp16 or fp8 (of one byte, scaled)."""
-    sched: SchedSettings
+    path: str | None = None
+    """Python file."""
+    name: str | None = None
+    """Function in it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class LossSettings:
     """Terms around -log sigmoid(r_chosen - r_rejected); formulas in nemo_bt.loss."""
 
-    margin: bool
+    margin: bool = False
     """Subtract the row's margin from the reward difference."""
-    scale: bool
+    scale: bool = False
     """Multiply a pair's loss by the row's margin (its strength)."""
-    label_smoothing: float
-    """Probability in [0, 0.5) that a label is wrong."""
-    center_rewards_coefficient: float
-    """Weight of (r_chosen + r_rejected)^2."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Probability that a label is wrong."""
+    center_rewards_coefficient: FromZero = 0.0
+    """Factor on (r_chosen + r_rejected)^2."""
 
 
-@dataclass(frozen=True)
-class TokenizerSettings:
-    """A Hugging Face tokenizer folder."""
-
-    type: str | None
-    """Folder of the tokenizer (NeMo's name for it); null takes the one saved in restore_from_path."""
-    pad_token: str | None
-    """A token of the vocabulary to pad with, where the tokenizer names none."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class LoraSettings:
     """Low-rank adapters beside frozen weights."""
 
-    target_modules: list[str]
-    """Of linear_qkv, linear_proj, linear_fc1, linear_fc2."""
-    adapter_dim: int
+    target_modules: list[str] = field(default_factory=lambda: ["linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"])
+    """Some of the four that the default names."""
+    adapter_dim: AtLeast1 = 32
     """Rank."""
-    alpha: float
+    alpha: Above0 = 32.0
     """The adapter's output is multiplied by alpha / adapter_dim."""
-    adapter_dropout: float
+    adapter_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that an input of an adapter is dropped."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class PeftSettings:
     """What is trained beside the head, which always is."""
 
-    peft_scheme: str | None
+    peft_scheme: Literal["lora"] | None = None
     """lora, or null: every weight."""
-    lora_tuning: LoraSettings
+    lora_tuning: LoraSettings = field(default_factory=LoraSettings)
 
     @property
     def lora(self) -> LoraSettings | None:
@@ -113,80 +73,75 @@ class PeftSettings:
         return self.lora_tuning if self.peft_scheme == "lora" else None
 
 
-@dataclass(frozen=True)
-class ModelSettings:
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ModelSettings(ParallelSettings):
     """The Megatron GPT under the reward head, its layout, optimizer, loss and data."""
 
-    restore_from_path: str | None
+    restore_from_path: str | None = None
     """Hugging Face folder or hub id (org/model@revision), base or reward .nemo, or one file; null: random weights."""
-    tokenizer: TokenizerSettings
-    num_layers: int | None
-    hidden_size: int | None
-    ffn_hidden_size: int | None
-    num_attention_heads: int | None
-    num_query_groups: int | None
-    kv_channels: int | None
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    num_layers: AtLeast1 | None = None
+    """Of a model from random weights, as all down to init_method_std: a Llama of these sizes."""
+    hidden_size: AtLeast1 | None = None
+    """Width of the residual stream."""
+    ffn_hidden_size: AtLeast1 | None = None
+    """Width of the MLP."""
+    num_attention_heads: AtLeast1 | None = None
+    """Query heads."""
+    num_query_groups: AtLeast1 | None = None
+    """Key and value heads."""
+    kv_channels: int | None = None
     """Size of one attention head; null is hidden_size / num_attention_heads."""
-    vocab_size: int | None
+    vocab_size: int | None = None
     """Rows of the embedding; null is the tokenizer's size, rounded up to a multiple of 128."""
-    layernorm_epsilon: float | None
-    rotary_base: float | None
-    init_method_std: float | None
-    encoder_seq_length: int
+    layernorm_epsilon: float | None = None
+    """Added to the mean square in RMSNorm."""
+    rotary_base: float | None = None
+    """Base of the rotary frequencies (rope_theta)."""
+    init_method_std: float | None = None
+    """Deviation of random weights."""
+    encoder_seq_length: EncoderSeqLength = 4096
     """Longest prompt + response, in tokens."""
-    tensor_model_parallel_size: int
-    pipeline_model_parallel_size: int
-    virtual_pipeline_model_parallel_size: int | None
-    """Parts of the model that each pipeline rank holds, interleaved, for a smaller bubble; null is one."""
-    num_layers_in_first_pipeline_stage: int | None
-    num_layers_in_last_pipeline_stage: int | None
-    """Layers of the first and last pipeline rank, where they differ from the others'; null: an equal share."""
-    context_parallel_size: int
-    """Ranks that share the tokens of each stream."""
-    expert_model_parallel_size: int
-    """Ranks that share the experts; they are data- and context-parallel ranks of everything else."""
-    moe_aux_loss_coeff: float
+    moe_aux_loss_coeff: FromZero = 0.0
     """Factor of the loss that balances experts, formula in nemo_bt.model.balance; 0 is none."""
-    use_tp_pp_dp_mapping: bool
-    """Number ranks through tensor, then context, then pipeline, then data parallelism, not data before pipeline."""
-    sequence_parallel: bool
-    activations_checkpoint_granularity: str | None
+    activations_checkpoint_granularity: Literal["selective", "full"] | None = None
     """selective: compute attention again in the backward pass; full: whole layers; null: keep all activations."""
-    activations_checkpoint_method: str | None
-    """Of full: uniform keeps the input of every group of layers, block computes only the first layers again."""
-    activations_checkpoint_num_layers: int | None
+    activations_checkpoint_method: Literal["uniform", "block"] | None = None
+    """With full: uniform keeps the input of every group of layers, block computes only the first layers again."""
+    activations_checkpoint_num_layers: int | None = None
     """Layers of a group, or how many are computed again, on each pipeline rank."""
-    attention_backend: str
-    """Of GPUs in bf16: flash (torch's FlashAttention), fused (cuDNN's, through Transformer Engine), local (a call of
+    attention_backend: Literal["auto", "fused", "flash", "local"] = "auto"
+    """On GPUs in bf16: flash (torch's FlashAttention), fused (cuDNN's, through Transformer Engine), local (a call of
     torch's for each segment); where a layer cannot have it, flash or local. auto is flash."""
-    fp8: str | None
-    """Linear layers in FP8, on GPUs and with trainer.precision=bf16-mixed: hybrid (gradients in E5M2), e4m3 or null."""
-    fp8_recipe: str
+    fp8: Literal["hybrid", "e4m3"] | None = None
+    """Linear layers in FP8, on GPUs and with trainer.precision=bf16-mixed; hybrid has gradients in E5M2."""
+    fp8_recipe: Fp8Recipe = "tensorwise"
     """How values are scaled: tensorwise, blockwise, mxfp8 (Blackwell), or delayed, by the largest values of the steps
     before, which a run that goes on begins to collect anew."""
-    fp8_amax_history_len: int
+    fp8_amax_history_len: PositiveInt = 1024
     """Steps whose largest values delayed scaling keeps."""
-    fp8_amax_compute_algo: str
-    """Which of them it takes: most_recent or max."""
-    first_last_layers_bf16: bool
+    fp8_amax_compute_algo: Literal["most_recent", "max"] = "max"
+    """Which of them it takes."""
+    first_last_layers_bf16: bool = False
     """Leave the first and last layers out of FP8."""
-    num_layers_at_start_in_bf16: int
-    num_layers_at_end_in_bf16: int
-    global_batch_size: int
+    num_layers_at_start_in_bf16: int = 1
+    """How many of the first."""
+    num_layers_at_end_in_bf16: int = 1
+    """How many of the last."""
+    global_batch_size: PositiveInt = 64
     """Pairs per optimizer step, over all ranks."""
-    peft: PeftSettings
-    optim: OptimSettings
-    loss: LossSettings
-    data: DataSettings
+    peft: PeftSettings = field(default_factory=PeftSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    data: DataSettings = field(default_factory=DataSettings)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything a run depends on; also written to <log dir>/config.yaml."""
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class JobSettings:
+    """Devices, and a model's layout over them."""
 
-    trainer: TrainerSettings
-    exp_manager: ExpManagerSettings
-    model: ModelSettings
+    trainer: DeviceSettings = field(default_factory=DeviceSettings)
+    model: ParallelSettings = field(default_factory=ParallelSettings)
 
     @property
     def world_size(self) -> int:
@@ -199,3 +154,12 @@ class Settings:
         model = self.model
         shared = model.tensor_model_parallel_size * model.pipeline_model_parallel_size * model.context_parallel_size
         return self.world_size // shared
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class Settings(JobSettings):
+    """Everything a run depends on; also written to <log dir>/config.yaml."""
+
+    trainer: TrainerSettings = field(default_factory=TrainerSettings)
+    exp_manager: ExpManagerSettings = field(default_factory=ExpManagerSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nemo_bt.config.sources import source_of
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.data.formats.detect import FORMATS, detect
 from nemo_bt.data.formats.responses import Side, Text
 from nemo_bt.data.read.drop_report import RowError
@@ -57,7 +57,7 @@ def texts_of(paths: Sequence[str]) -> Iterable[str]:
         UserError: a path without files, a file without a known format.
     """
     for path in paths:
-        source = source_of(path)
+        source = SourceSettings(path=path)
         for file in find_files(source, "--input"):
             parse = FORMATS[detect(file.name, first_rows(file, None), source)].parse
             for chunk in read_chunks(file, None, None):

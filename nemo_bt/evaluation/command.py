@@ -1,4 +1,4 @@
-"""nemo-bt evaluate and label, once every row is scored."""
+"""nemo-bt evaluate, once every row is scored."""
 
 from __future__ import annotations
 
@@ -8,24 +8,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.config.score import EvaluateRun
 from nemo_bt.errors import UserError
-from nemo_bt.evaluation.label import label
 from nemo_bt.evaluation.measure import kind_of, measure, scored_rows
-from nemo_bt.evaluation.settings import EvaluateRun, LabelRun
 from nemo_bt.evaluation.tables import as_markdown, tables_of
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.scoring.rows import reader_of
-from nemo_bt.scoring.settings import ScoreRun
 
 _FIRST_ROWS = 512
-
-
-def finish(run: ScoreRun, model: str, terminal: Terminal) -> None:
-    """What a command does with the scored rows; arguments and errors as of `evaluate` and `label`."""
-    if isinstance(run, EvaluateRun):
-        evaluate(run, model, terminal)
-    elif isinstance(run, LabelRun):
-        label(run, terminal)
 
 
 def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
@@ -40,7 +30,7 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
         UserError: the rows are no pairs, or none has rewards.
     """
     scored = Path(run.score.output)
-    (source,) = run.model.data.train
+    source = run.source
     reader = reader_of(str(scored), list(islice(_rows(scored), _FIRST_ROWS)), source, True, run.score.column)
     rows, without = scored_rows(_rows(scored), reader)
     if not rows:

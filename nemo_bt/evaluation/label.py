@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from statistics import fmean, median
 from typing import Any
 
 from nemo_bt.config.data import RowSettings
-from nemo_bt.config.ranges import in_range, one_of
+from nemo_bt.config.score import LabelRun, LabelSettings
 from nemo_bt.data.formats.general import completions_of
 from nemo_bt.data.formats.values import value_at
 from nemo_bt.errors import UserError
-from nemo_bt.evaluation.settings import LabelRun, LabelSettings
 from nemo_bt.observability.terminal import Terminal
 
 
@@ -47,11 +45,6 @@ def check_label(settings: LabelSettings) -> None:
     Raises:
         UserError: the first value that cannot be.
     """
-    one_of("label.feedback", settings.feedback, ("pairwise", "binary", "scalar"))
-    one_of("label.pairs", settings.pairs, ("random", "max", "min"))
-    if isinstance(settings.threshold, float | int) and not math.isfinite(settings.threshold):
-        raise UserError(f"label.threshold: expected mean, median or a number, got {settings.threshold}.")
-    in_range("label.min_margin", settings.min_margin, "0 or more", settings.min_margin >= 0)
     if settings.threshold not in ("mean", "median") and not isinstance(settings.threshold, int | float):
         raise UserError(f"label.threshold: expected mean, median or a number, got {settings.threshold}.")
     if not settings.output.endswith(".jsonl"):
@@ -71,7 +64,7 @@ def label(run: LabelRun, terminal: Terminal) -> None:
         UserError: no feedback comes out.
     """
     settings, scored, output = run.label, Path(run.score.output), Path(run.label.output)
-    (keys,) = run.model.data.train
+    keys = run.source
     count, unfinished = 0, output.with_name(f"{output.name}.unfinished")
     with scored.open("rb") as rows, unfinished.open("w") as written:
         samples = list(_samples(rows, keys, run.score.column))

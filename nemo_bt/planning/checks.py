@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import fields
-
-from nemo_bt.config.ranges import check_choices, check_ranges, in_range
+from nemo_bt.config.equations import check_equations
+from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
-from nemo_bt.planning.settings import PlanRun
 
 _DECIDED = {
     "tensor_model_parallel_size": 1,
@@ -17,7 +14,6 @@ _DECIDED = {
     "expert_model_parallel_size": 1,
 }
 """Keys of `model` that a plan decides, from the lists of the same names below `plan`, as nobody has set them."""
-_MAY_BE_ZERO = ("reserved_bytes", "node_latency_s", "network_latency_s")
 
 
 def check_plan(run: PlanRun) -> None:
@@ -26,18 +22,8 @@ def check_plan(run: PlanRun) -> None:
     Raises:
         UserError: the first value that cannot be.
     """
-    check_choices(run)
-    check_ranges(run)
+    check_equations(run)
     _check_left_to_the_plan(run)
-    for field in fields(run.plan):
-        value = getattr(run.plan, field.name)
-        least = 0 if field.name == "recompute_layers" else 1
-        numbers = [number for number in value if number is not None] if isinstance(value, list) else []
-        numbers += [value] if isinstance(value, int) else []
-        if any(number < least for number in numbers) or value == []:
-            raise UserError(f"plan.{field.name}: expected numbers from {least}, got {value}.")
-    num_pairs = run.plan.lengths.num_pairs
-    in_range("plan.lengths.num_pairs", num_pairs, "1 or more", num_pairs >= 1)
     _check_cluster(run)
 
 
@@ -62,14 +48,6 @@ def _check_left_to_the_plan(run: PlanRun) -> None:
 
 def _check_cluster(run: PlanRun) -> None:
     cluster = run.cluster
-    for field in fields(cluster):
-        value = getattr(cluster, field.name)
-        if isinstance(value, float):
-            may_be_zero = field.name in _MAY_BE_ZERO
-            holds = math.isfinite(value) and (value > 0 or (may_be_zero and value == 0))
-            in_range(f"cluster.{field.name}", value, "0 or more" if may_be_zero else "more than 0", holds)
-    for name in ("matmul_efficiency", "attention_efficiency"):
-        in_range(f"cluster.{name}", getattr(cluster, name), "(0, 1]", getattr(cluster, name) <= 1)
     if cluster.memory_bytes <= cluster.reserved_bytes:
         raise UserError(
             f"cluster.memory_bytes={cluster.memory_bytes:g}: expected more than reserved_bytes="

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nemo_bt.config.equations import check_data
 from nemo_bt.config.load import load_settings_of
+from nemo_bt.config.plan import PlanRun
 from nemo_bt.data.inspect import open_sets
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.checks import check_plan
 from nemo_bt.planning.report import as_json, show
 from nemo_bt.planning.search import search
-from nemo_bt.planning.settings import PlanRun
 from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.streams import Pairs, drawn_pairs, pairs_of_set
 from nemo_bt.pretrained.architecture import megatron_fields
 from nemo_bt.pretrained.resolve import HUB_FILES_BESIDE_WEIGHTS, PretrainedSource, find_pretrained
-from nemo_bt.training.checks import check_data, hf_config_of
+from nemo_bt.training.checks import hf_config_of
 
 
 def plan_run(

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from nemo_bt.config.model import ModelSettings
+from nemo_bt.config.plan import PlanRun
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.search import GIB, LAYOUT, Planned, Rejected
-from nemo_bt.planning.settings import PlanRun
 
 _COLUMNS = (
     "layout",

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from nemo_bt.config.fp8 import row_multiple
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.parallelism import check_layout
+from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
 from nemo_bt.planning.activations import StreamRows
 from nemo_bt.planning.memory import RankMemory, activations_peak, rank_memory
 from nemo_bt.planning.parameters import rank_parameters
-from nemo_bt.planning.settings import PlanRun
 from nemo_bt.planning.shape import ModelShape
 from nemo_bt.planning.streams import Pairs, Step, StreamLoad, mean_load, slowest_rank, steps_of
 from nemo_bt.planning.time import StepTime, step_time
@@ -145,7 +146,7 @@ def _tried(
         check_layout(run, sizes)
     except UserError as error:
         return Rejected(model, str(error))
-    key = (run.data_parallel_size, *layout_rules(model))
+    key = (run.data_parallel_size, *layout_rules(model, row_multiple(model)))
     if key not in seen:
         seen[key] = steps_of(run, pairs, run.plan.num_steps, shape.hidden_size)
     steps = seen[key]
@@ -181,7 +182,7 @@ def _tried(
 
 def scaled(loads: Sequence[StreamLoad], tokens: int, model: ModelSettings) -> StreamRows:
     """A stream of so many tokens, made as the densest of `loads`, and filled up so that ranks share it."""
-    multiple = layout_rules(model).tokens_multiple_of
+    multiple = layout_rules(model, row_multiple(model)).tokens_multiple_of
     continuations, copied = (
         -(-tokens * max(getattr(load.rows, name) / load.rows.tokens for load in loads) // 1)
         for name in ("continuations", "copied")

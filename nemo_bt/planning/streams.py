@@ -11,10 +11,10 @@ import numpy as np
 from nemo_bt.batching.packing import PairParts
 from nemo_bt.batching.sampling import Ints, pairs_of_step
 from nemo_bt.config.model import Settings
+from nemo_bt.config.plan import LengthSettings
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.errors import UserError
 from nemo_bt.planning.activations import StreamRows
-from nemo_bt.planning.settings import LengthSettings
 from nemo_bt.training.steps.plan import plan_step
 
 _ENOUGH_PAIRS = 8192

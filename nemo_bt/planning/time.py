@@ -17,11 +17,11 @@ from dataclasses import astuple, dataclass
 
 from nemo_bt.config.model import Settings
 from nemo_bt.config.parallelism import stage_layers
+from nemo_bt.config.plan import ClusterSettings
 from nemo_bt.errors import UserError
 from nemo_bt.planning.activations import hands_on_all, part_units
 from nemo_bt.planning.parameters import Parameter
 from nemo_bt.planning.schedule import bubble
-from nemo_bt.planning.settings import ClusterSettings
 from nemo_bt.planning.shape import ModelShape
 from nemo_bt.planning.state import activation_bytes, state_bytes
 from nemo_bt.planning.stream_traffic import Sent

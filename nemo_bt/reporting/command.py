@@ -77,7 +77,8 @@ def judge_run(
         name: conversations_of(pairs, settings.model.data.validation[name], settings, renderer)
         for name, pairs in sets.items()
     }
-    engine = open_engine(initial, settings.model, settings.trainer.precision, runs_on_gpu(settings))
+    layout, seq_length = settings.model, settings.model.encoder_seq_length
+    engine = open_engine(initial, layout, seq_length, settings.trainer.precision, runs_on_gpu(settings.trainer))
     judged = []
     terminal.start(0, len(sets), "sets")
     for number, (name, pairs) in enumerate(sets.items()):

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from nemo_bt.checkpoint.find import checkpoint_to_resume, is_named_by_step, step_of
-from nemo_bt.config.load import load_settings, with_defaults
+from nemo_bt.config.equations import check_validation
+from nemo_bt.config.load import load_settings
 from nemo_bt.config.model import Settings
-from nemo_bt.config.parallelism import check_layout
+from nemo_bt.config.parallelism import check_parallel
 from nemo_bt.errors import UserError
 from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.pretrained.architecture import megatron_fields
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
-from nemo_bt.training.checks import check_data
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class ReportRun:
     @property
     def log_dir(self) -> Path:
         """Of the run."""
-        return Path(self.settings.exp_manager.explicit_log_dir)
+        return self.settings.exp_manager.log_dir
 
     @property
     def step(self) -> int | None:
@@ -57,11 +56,8 @@ def load_run(log_dir: Path, overrides: Sequence[str]) -> ReportRun:
     for name in ("config.yaml", METRICS):
         if not (log_dir / name).exists():
             raise UserError(f"{log_dir}: expected the log directory of a run, found no {name} in it.")
-    with TemporaryDirectory() as folder:
-        (Path(folder) / "config.yaml").write_text(with_defaults(log_dir / "config.yaml"))
-        was, settings = (load_settings("config", given, folder) for given in ([], overrides))
-    size = max(settings.model.global_batch_size, settings.world_size)  # of training: nothing here depends on it
-    model = replace(settings.model, virtual_pipeline_model_parallel_size=None, global_batch_size=size)
+    was, settings = (load_settings("config", given, str(log_dir)) for given in ([], overrides))
+    model = replace(settings.model, virtual_pipeline_model_parallel_size=None)
     exp_manager = replace(settings.exp_manager, explicit_log_dir=str(log_dir))
     return ReportRun(replace(settings, exp_manager=exp_manager, model=model), was)
 
@@ -76,7 +72,7 @@ def with_model(run: ReportRun, checkpoint: Path | None) -> ReportRun:
     Raises:
         UserError: no such checkpoint; a layout that cannot be.
     """
-    check_data(run.settings.model.data)
+    check_validation(run.settings.model.data)
     if not run.settings.model.data.validation:
         return run
     folder = run.log_dir / "checkpoints"
@@ -86,5 +82,5 @@ def with_model(run: ReportRun, checkpoint: Path | None) -> ReportRun:
     if found is None:
         raise UserError(f"{folder}: expected a checkpoint, found none. --without-model reports what is logged.")
     pretrained = find_pretrained(str(found))
-    check_layout(run.settings, megatron_fields(pretrained.hf_config, run.settings.model.encoder_seq_length))
+    check_parallel(run.settings, megatron_fields(pretrained.hf_config, run.settings.model.encoder_seq_length))
     return replace(run, pretrained=pretrained)

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.config.device import runs_on_gpu
+from nemo_bt.config.score import ScoreRun
 from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import column_types
@@ -31,7 +32,6 @@ from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part, open_files, read_parts
 from nemo_bt.scoring.reward_statistics import needed_statistics
 from nemo_bt.scoring.rows import Reward, RowReader
-from nemo_bt.scoring.settings import ScoreRun
 from nemo_bt.training.steps.plan import layout_rules
 
 
@@ -62,7 +62,7 @@ def score(
     if parts.is_done(identity):
         terminal.line(f"{parts.output}: scored already")
         return True
-    engine = open_engine(initial, model, run.trainer.precision, runs_on_gpu(run))
+    engine = open_engine(initial, model, model.encoder_seq_length, run.trainer.precision, runs_on_gpu(run.trainer))
     number = engine.largest(parts.begin(identity) if rank == 0 else 0)
     if number:
         terminal.line(f"{number:,} parts are there already: {parts.folder}")
@@ -144,7 +144,7 @@ def _identity(
     tokenizer = hashlib.sha256(b"".join(file.read_bytes() for file in tokenizer_files(folder))).hexdigest()
     return {
         "score.input": [[file.name, file.num_bytes, file.changed] for _, file in files],
-        "model.data": [asdict(source) for source in run.model.data.train],
+        "model.data": asdict(run.source),
         "trainer.precision": run.trainer.precision,
         "score.column": run.score.column,
         "score.normalize": run.score.normalize,

@@ -10,12 +10,11 @@ from megatron.core import parallel_state, tensor_parallel
 from torch import Tensor
 
 from nemo_bt.batching.stream import PairStream
-from nemo_bt.config.model import LossSettings, ModelSettings
+from nemo_bt.config.job import ParallelSettings
+from nemo_bt.config.model import LossSettings
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.pretrained.resolve import InitialWeights
-
-_NO_LOSS = LossSettings(margin=False, scale=False, label_smoothing=0.0, center_rewards_coefficient=0.0)
 
 
 class Engine:
@@ -23,40 +22,41 @@ class Engine:
 
     Args:
         initial: the model's weights, complete.
-        model: its layout, and the longest sequence.
+        layout: of the ranks.
+        seq_length: longest conversation, tokens.
         dtype: of weights and activations: float32 or bfloat16.
 
     Attributes:
         hidden_size: of the model.
     """
 
-    def __init__(self, initial: InitialWeights, model: ModelSettings, dtype: torch.dtype) -> None:
+    def __init__(self, initial: InitialWeights, layout: ParallelSettings, seq_length: int, dtype: torch.dtype) -> None:
         sizes = {
-            "tensor_model_parallel_size": model.tensor_model_parallel_size,
-            "pipeline_model_parallel_size": model.pipeline_model_parallel_size,
-            "context_parallel_size": model.context_parallel_size,
-            "expert_model_parallel_size": model.expert_model_parallel_size,
+            "tensor_model_parallel_size": layout.tensor_model_parallel_size,
+            "pipeline_model_parallel_size": layout.pipeline_model_parallel_size,
+            "context_parallel_size": layout.context_parallel_size,
+            "expert_model_parallel_size": layout.expert_model_parallel_size,
         }
-        order = "tp-cp-ep-pp-dp" if model.use_tp_pp_dp_mapping else "tp-cp-ep-dp-pp"
+        order = "tp-cp-ep-pp-dp" if layout.use_tp_pp_dp_mapping else "tp-cp-ep-dp-pp"
         parallel_state.initialize_model_parallel(**sizes, order=order)
         tensor_parallel.model_parallel_cuda_manual_seed(1)  # asked for where layers are made
         config = reward_config(
             initial.pretrained.hf_config,
-            model.encoder_seq_length,
+            seq_length,
             **sizes,
-            sequence_parallel=model.sequence_parallel,
-            num_layers_in_first_pipeline_stage=model.num_layers_in_first_pipeline_stage,
-            num_layers_in_last_pipeline_stage=model.num_layers_in_last_pipeline_stage,
+            sequence_parallel=layout.sequence_parallel,
+            num_layers_in_first_pipeline_stage=layout.num_layers_in_first_pipeline_stage,
+            num_layers_in_last_pipeline_stage=layout.num_layers_in_last_pipeline_stage,
             params_dtype=dtype,
             pipeline_dtype=dtype,
             bf16=dtype == torch.bfloat16,
             perform_initialization=False,  # every weight is read
         )
-        reward_model = RewardModel(config, _NO_LOSS)
+        reward_model = RewardModel(config, LossSettings())
         reward_model.initial_weights, reward_model._trainer = initial, None
         reward_model.configure_model()
         self._gpt: Any = reward_model.module.eval()
-        self._dtype, self._num_sharing = dtype, sizes["tensor_model_parallel_size"] if model.sequence_parallel else 1
+        self._dtype, self._num_sharing = dtype, sizes["tensor_model_parallel_size"] if layout.sequence_parallel else 1
         self.hidden_size: int = config.hidden_size
 
     @torch.inference_mode()

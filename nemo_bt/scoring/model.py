@@ -6,8 +6,8 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from nemo_bt.config.load import load_settings
-from nemo_bt.config.model import ModelSettings
+from nemo_bt.config.job import ParallelSettings
+from nemo_bt.config.score import ScoredModelSettings
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
 from nemo_bt.pretrained.names import HEAD
@@ -37,23 +37,28 @@ def digest_of_head(initial: InitialWeights) -> str:
 
 def open_alone(initial: InitialWeights, precision: str, on_gpu: bool) -> Engine:
     """The whole model in this process, whatever job it is in; arguments as of `open_engine`."""
-    unused = ["exp_manager.explicit_log_dir=unused", "model.data.train=unused"]
-    return _open(initial, load_settings("train", unused).model, precision, on_gpu, is_alone=True)
+    model = ScoredModelSettings()
+    return _open(initial, model, model.encoder_seq_length, precision, on_gpu, is_alone=True)
 
 
-def open_engine(initial: InitialWeights, model: ModelSettings, precision: str, on_gpu: bool) -> Engine:
+def open_engine(
+    initial: InitialWeights, layout: ParallelSettings, seq_length: int, precision: str, on_gpu: bool
+) -> Engine:
     """The part of the model that this rank of a job holds; alone, where it is in none.
 
     Args:
         initial: its weights.
-        model: its layout.
+        layout: of this job.
+        seq_length: longest conversation, tokens.
         precision: as trainer.precision.
         on_gpu: whether ranks have one each.
     """
-    return _open(initial, model, precision, on_gpu, is_alone=not launch.joined())
+    return _open(initial, layout, seq_length, precision, on_gpu, is_alone=not launch.joined())
 
 
-def _open(initial: InitialWeights, model: ModelSettings, precision: str, on_gpu: bool, is_alone: bool) -> Engine:
+def _open(
+    initial: InitialWeights, layout: ParallelSettings, seq_length: int, precision: str, on_gpu: bool, is_alone: bool
+) -> Engine:
     import_nemo(on_gpu)
     import torch
     from megatron.core import parallel_state
@@ -66,7 +71,7 @@ def _open(initial: InitialWeights, model: ModelSettings, precision: str, on_gpu:
     else:
         _join(backend, on_gpu)
     try:
-        return Engine(initial, model, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
+        return Engine(initial, layout, seq_length, torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
     except BaseException:
         parallel_state.destroy_model_parallel()
         torch.distributed.destroy_process_group()

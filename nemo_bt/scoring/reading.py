@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from nemo_bt.config.score import ScoreRun
 from nemo_bt.data.formats.responses import Side
 from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.read.files import DataFile, find_files
 from nemo_bt.data.read.rows import Chunk, Row, first_rows, read_chunks
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.rows import Reward, RowReader, row_reader
-from nemo_bt.scoring.settings import ScoreRun
 
 
 @dataclass
@@ -70,7 +70,7 @@ def open_files(run: ScoreRun, chat: bool) -> list[tuple[RowReader, DataFile]]:
     Raises:
         UserError: no such file; nothing in one can be scored, or not by this command; two need other columns.
     """
-    (source,) = run.model.data.train
+    source = run.source
     files = []
     for file in find_files(source, "score.input"):
         rows = first_rows(file, None)

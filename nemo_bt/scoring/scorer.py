@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pydantic import TypeAdapter, ValidationError
+
+from nemo_bt.config.data import TextSettings
 from nemo_bt.config.device import runs_on_gpu
-from nemo_bt.config.load import load_settings
-from nemo_bt.config.ranges import one_of
+from nemo_bt.config.job import DeviceSettings
+from nemo_bt.config.messages import explain
 from nemo_bt.data.formats.responses import Messages, Side
 from nemo_bt.data.formats.values import as_conversation, as_messages
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import longest_sequence
 from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
@@ -30,7 +34,6 @@ Conversation: TypeAlias = "str | Messages"
 """A whole text, or messages that end with the response that is judged."""
 _LARGE = 700.0
 """Of larger numbers fp64 has no exponential."""
-_UNUSED = ["exp_manager.explicit_log_dir=unused", "model.data.train=unused"]
 
 
 @dataclass(frozen=True)
@@ -96,15 +99,13 @@ class RewardScorer:
             UserError: no such model, one without a reward head, or a tokenizer that cannot be used; nothing to
                 normalize by.
         """
-        one_of("precision", precision, ("32", "bf16-mixed"))
-        one_of("accelerator", accelerator, ("auto", "gpu", "cpu"))
+        device = _device(accelerator, precision)
         pretrained = find_pretrained(str(path))
-        settings = load_settings("train", [*_UNUSED, f"trainer.accelerator={accelerator}"])
         tokenizer = load_tokenizer(str(pretrained.tokenizer), pad_token, ("path", "pad_token"))
-        renderer = load_renderer(tokenizer, replace(settings.model.data, chat_template=chat_template))
+        renderer = load_renderer(tokenizer, TextSettings(chat_template=chat_template))
         longest = longest_tokens or longest_sequence(pretrained.hf_config)
         statistics = needed_statistics(pretrained, "normalize=True") if normalize else None
-        on_gpu = runs_on_gpu(settings)
+        on_gpu = runs_on_gpu(device)
         engine = open_alone(open_trained(pretrained), precision, on_gpu)
         budget = tokens_per_stream or (8192 if on_gpu else 2048)
         return cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), longest, statistics)
@@ -169,3 +170,11 @@ class RewardScorer:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _device(accelerator: str, precision: str) -> DeviceSettings:
+    values = {"accelerator": accelerator, "precision": precision}
+    try:
+        return TypeAdapter(DeviceSettings).validate_python(values)
+    except ValidationError as error:
+        raise UserError(explain(error, DeviceSettings)) from error

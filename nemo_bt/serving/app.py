@@ -15,11 +15,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
+from nemo_bt.config.serve import ServeSettings
 from nemo_bt.scoring.scorer import Conversation, RewardScorer
 from nemo_bt.serving import protocol
 from nemo_bt.serving.batcher import Batcher, Full
 from nemo_bt.serving.metrics import Metrics
-from nemo_bt.serving.settings import ServeSettings
 
 _Asked = TypeVar("_Asked", bound=BaseModel)
 _ROUTES = ("/reward", "/classify", "/score", "/health", "/metrics")

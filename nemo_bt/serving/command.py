@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import signal
 
-from nemo_bt.config.ranges import in_range
+from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal, held_back
-from nemo_bt.serving.settings import ServeRun
-from nemo_bt.training.checks import check_settings
 
 
 def check_serve(run: ServeRun) -> str | None:
@@ -25,11 +23,7 @@ def check_serve(run: ServeRun) -> str | None:
         raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")
     if run.world_size != 1:
         raise UserError(f"nemo-bt serve is one process, {run.world_size} are configured: leave trainer.devices at 1.")
-    check_settings(run)
     serve = run.serve
-    for name in ("max_request_bytes", "max_waiting_tokens", "read_timeout_s", "answer_timeout_s"):
-        in_range(f"serve.{name}", getattr(serve, name), "more than 0", getattr(serve, name) > 0)
-    in_range("serve.port", serve.port, "0 to 65535", 0 <= serve.port < 2**16)
     if serve.token_variable is None:
         return None
     token = os.environ.get(serve.token_variable)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from nemo_bt.checkpoint.find import step_of
@@ -64,7 +63,7 @@ def fit(
     from nemo_bt.training.callbacks.watchdog import Watchdog
     from nemo_bt.training.trainer import build_early_stopping, build_model, build_trainer
 
-    exp, log_dir, num_steps = settings.exp_manager, Path(settings.exp_manager.explicit_log_dir), prepared.total_steps
+    exp, log_dir, num_steps = settings.exp_manager, settings.exp_manager.log_dir, prepared.total_steps
     data = _data(settings, prepared)
     sampler, log = data.data_sampler, MetricsLog(log_dir, _loggers(settings, prepared))
     monitor = Monitor(sampler, terminal, log, settings.trainer, num_steps, _peak_flops(settings, on_gpu))
@@ -99,7 +98,7 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
     from nemo_bt.training.callbacks.validation import Validation
     from nemo_bt.training.trainer import build_model, build_trainer
 
-    data, log_dir = _data(settings, prepared), Path(settings.exp_manager.explicit_log_dir)
+    data, log_dir = _data(settings, prepared), settings.exp_manager.log_dir
     loggers = build_loggers(settings.exp_manager, None, continues=True)
     tell_start(loggers, {})
     log = MetricsLog(log_dir, loggers)

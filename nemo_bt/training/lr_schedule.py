@@ -8,7 +8,7 @@ from typing import Any
 import nemo.core.optim.lr_scheduler as nemo_schedules
 from nemo.lightning.pytorch.optim import LRSchedulerModule
 
-from nemo_bt.config.model import SchedSettings
+from nemo_bt.config.optim import SchedSettings
 
 _CLASSES = {"constant": "WarmupPolicy"}
 """Names that are not those of NeMo's classes."""
@@ -36,7 +36,7 @@ class Schedule(LRSchedulerModule):
     """A schedule for NeMo's optimizer module.
 
     Args:
-        name: of `nemo_bt.training.checks.SCHEDULES`.
+        name: of `nemo_bt.config.optim.Schedule`.
         options: from `options_of`.
     """
 

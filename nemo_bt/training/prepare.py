@@ -54,7 +54,7 @@ def prepare(
     Raises:
         UserError: the model, the tokenizer or the data cannot be used as they are.
     """
-    model, log_dir = settings.model, Path(settings.exp_manager.explicit_log_dir)
+    model, log_dir = settings.model, settings.exp_manager.log_dir
     resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
     if resume_from:
         check_same_plan(log_dir / "config.yaml", settings)

@@ -17,7 +17,6 @@ from nemo_bt.checkpoint.lock import only_run
 from nemo_bt.config.device import check_device, runs_on_gpu
 from nemo_bt.config.load import dump_settings
 from nemo_bt.config.model import Settings
-from nemo_bt.config.ranges import time_limit_s
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import PLAIN
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
@@ -52,9 +51,9 @@ def train(
     Raises:
         UserError: the model, the tokenizer or the data cannot be used as they are.
     """
-    on_gpu = runs_on_gpu(settings)
+    on_gpu = runs_on_gpu(settings.trainer)
     check_device(settings, on_gpu)
-    log_dir = Path(settings.exp_manager.explicit_log_dir)
+    log_dir = settings.exp_manager.log_dir
     prepared = prepare(settings, pretrained, terminal)
     resume_from, total_steps = prepared.resume_from, prepared.total_steps
     start_step = step_of(resume_from) if resume_from else 0
@@ -81,7 +80,7 @@ def train(
                 ranks=settings.world_size,
                 software=software(),
             )
-        request = request or StopRequest(time_limit_s(settings), ends_on_sigterm=False)
+        request = request or StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=False)
         outcome = fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, rank, request, callbacks)
         if rank == 0:
             append_event(log_dir, "ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
@@ -97,7 +96,7 @@ def validate_only(settings: Settings, pretrained: PretrainedSource | None, termi
     """Validate a model on this rank, together with all others; arguments and errors as of `train`."""
     if not (settings.model.data.validation and settings.trainer.limit_val_batches):
         raise UserError("model.data.validation: expected a set to validate on, got none.")
-    on_gpu = runs_on_gpu(settings)
+    on_gpu = runs_on_gpu(settings.trainer)
     check_device(settings, on_gpu)
     prepared = prepare(settings, pretrained, terminal, only_validates=True)
     outcome = validate(settings, prepared, on_gpu, terminal)
@@ -125,7 +124,7 @@ def _ended_early(settings: Settings, log_dir: Path, step: int) -> bool:
 
 def _write_facts(settings: Settings, prepared: Prepared) -> Path:
     """Leave settings, tokenizer and what data is made from in the log directory: the folder of the tokenizer."""
-    log_dir = Path(settings.exp_manager.explicit_log_dir)
+    log_dir = settings.exp_manager.log_dir
     (log_dir / "config.yaml.tmp").write_text(dump_settings(settings))
     (log_dir / "config.yaml.tmp").replace(log_dir / "config.yaml")  # other ranks may be reading the old one
     new_template = settings.model.data.chat_template not in (None, PLAIN)

@@ -16,7 +16,8 @@ from nemo.lightning.pytorch.optim import MegatronOptimizerModule
 
 from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.config.fp8 import fp8_options
-from nemo_bt.config.model import OptimSettings, Settings
+from nemo_bt.config.model import Settings
+from nemo_bt.config.optim import OptimSettings
 from nemo_bt.config.run import ExpManagerSettings
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel

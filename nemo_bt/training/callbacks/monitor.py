@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from nemo_bt.config.model import TrainerSettings
+from nemo_bt.config.run import TrainerSettings
 from nemo_bt.flops import layer_shape, training_flops
 from nemo_bt.metrics import margin_counts, means, means_by_source
 from nemo_bt.observability.metrics_log import MetricsLog

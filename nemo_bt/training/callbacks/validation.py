@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 
 from nemo_bt.batching.sampling import validation_interval
-from nemo_bt.config.model import TrainerSettings
+from nemo_bt.config.run import TrainerSettings
 from nemo_bt.metrics import margin_counts, means, means_by_source
 from nemo_bt.observability.metrics_log import MetricsLog
 from nemo_bt.observability.terminal import Terminal

@@ -13,7 +13,8 @@ from nemo_bt.batching.packing import PairParts, PairSizes, Streams, group_pairs,
 from nemo_bt.batching.sampling import Ints
 from nemo_bt.batching.stream import PairStream, TokenGroup, build_stream
 from nemo_bt.config.fp8 import row_multiple
-from nemo_bt.config.model import ModelSettings, Settings
+from nemo_bt.config.job import ParallelSettings
+from nemo_bt.config.model import Settings
 from nemo_bt.data.store.pair_set import PairSet
 
 
@@ -54,7 +55,7 @@ def plan_step(settings: Settings, parts: PairParts, hidden_size: int) -> StepPla
     model = settings.model
     budget = model.data.tokens_per_micro_batch
     groups, sizes = group_pairs(parts, budget, hidden_size)
-    rules = layout_rules(model)
+    rules = layout_rules(model, row_multiple(model))
     ranks = plan_streams(sizes, budget, settings.data_parallel_size, rules.streams_multiple_of)
     return StepPlan(groups, sizes, ranks, rules.tokens_multiple_of, rules.is_one_length)
 
@@ -100,10 +101,10 @@ class LayoutRules(NamedTuple):
     is_one_length: bool
 
 
-def layout_rules(model: ModelSettings) -> LayoutRules:
-    """Derive the rules from a layout and its precision."""
-    stages = model.pipeline_model_parallel_size
-    is_interleaved = (model.virtual_pipeline_model_parallel_size or 1) > 1
-    num_sharing = model.tensor_model_parallel_size if model.sequence_parallel else 1
-    multiple_of = stream_multiple(model.context_parallel_size, num_sharing * row_multiple(model))
+def layout_rules(layout: ParallelSettings, row_multiple: int = 1) -> LayoutRules:
+    """Derive the rules from a layout, and from the rows of which FP8 takes multiples."""
+    stages = layout.pipeline_model_parallel_size
+    is_interleaved = (layout.virtual_pipeline_model_parallel_size or 1) > 1
+    num_sharing = layout.tensor_model_parallel_size if layout.sequence_parallel else 1
+    multiple_of = stream_multiple(layout.context_parallel_size, num_sharing * row_multiple)
     return LayoutRules(stages if is_interleaved else 1, multiple_of, stages > 1)

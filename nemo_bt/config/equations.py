@@ -1,0 +1,66 @@
+"""Equations between settings that need no model: each message has the numbers and what to change.
+
+Those that need the model's sizes are in `parallelism` and `fp8`.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from nemo_bt.config.data import DataSettings
+from nemo_bt.config.model import Settings
+from nemo_bt.errors import UserError
+
+_METRICS = ("loss", "accuracy", "reward_chosen", "reward_rejected", "margin", "ties")
+"""What a validation set is measured by."""
+
+
+def check_equations(settings: Settings) -> None:
+    """Check values that depend on each other.
+
+    Raises:
+        UserError: the first two that contradict each other.
+    """
+    sched, lr, exp = settings.model.optim.sched, settings.model.optim.lr, settings.exp_manager
+    if sched.warmup_ratio is not None and sched.warmup_steps:
+        raise UserError(
+            "model.optim.sched: warmup_steps and warmup_ratio are both set; set warmup_steps=0, or no ratio."
+        )
+    if sched.min_lr > lr:
+        raise UserError(f"model.optim.sched.min_lr: expected 0 to lr={lr}, got {sched.min_lr}.")
+    saving, stopping = exp.checkpoint_callback_params, exp.early_stopping_callback_params
+    if saving.save_top_k:
+        _check_metric("exp_manager.checkpoint_callback_params.monitor", saving.monitor, settings)
+    if exp.create_early_stopping_callback:
+        _check_metric("exp_manager.early_stopping_callback_params.monitor", stopping.monitor, settings)
+    if exp.create_swanlab_logger and not find_spec("swanlab"):
+        raise UserError("exp_manager.create_swanlab_logger=true: install it with pip install 'nemo_bt[swanlab]'.")
+
+
+def check_data(data: DataSettings) -> None:
+    """Check that there are sources, before any of them is read.
+
+    Raises:
+        UserError: a set has none, or a name that is taken.
+    """
+    if not data.train:
+        raise UserError("model.data.train: expected at least one source of pairs, got none. Give model.data.train=...")
+    check_validation(data)
+
+
+def check_validation(data: DataSettings) -> None:
+    """Check the validation sets alone; errors as of `check_data`."""
+    if "train" in data.validation:
+        raise UserError("model.data.validation: a set cannot be named 'train'; choose another name.")
+    for name, sources in data.validation.items():
+        if not sources:
+            raise UserError(f"model.data.validation.{name}: expected at least one source of pairs, got none.")
+
+
+def _check_metric(key: str, metric: str | None, settings: Settings) -> None:
+    """Check that a run with these settings has a validation metric."""
+    sets = settings.model.data.validation if settings.trainer.limit_val_batches else {}
+    start, name, of_set = [*str(metric).split("/", 2), "", ""][:3]
+    if start != "val" or name not in sets or not (of_set in _METRICS or of_set.startswith("source/")):
+        known = ", ".join(f"val/{name}/..." for name in sets) or "none, as the run does not validate"
+        raise UserError(f"{key}: expected a metric of a validation set ({known}), got {metric}.")

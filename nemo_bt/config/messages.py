@@ -1,0 +1,149 @@
+"""What pydantic found wrong -> a message: which key, what was expected, what was given, what to type instead."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_NO_SECTION = ("dataclass_type", "model_type", "model_attributes_type")
+_OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+
+
+def explain(error: ValidationError, kind: type) -> str:
+    """Say of every key that is wrong what was expected and what was given, a line for each.
+
+    Args:
+        error: what validating `kind` raised.
+        kind: the dataclass of all settings.
+    """
+    told: dict[str, str] = {}
+    for wrong in error.errors():
+        path, type_at = _resolve(kind, wrong["loc"])
+        key = _key(path)
+        told.setdefault(key, _message(key, wrong, type_at, kind))
+    return "\n".join(told.values())
+
+
+def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
+    given, what = wrong["input"], wrong["type"]
+    if what in _UNKNOWN:
+        return unknown_key(key, kind)
+    if what == "missing":
+        return f"{key}: expected a value, got none. Give {key}=..."
+    if what in _NO_SECTION:
+        return f"{key}: expected a section of keys, got {given!r}."
+    if what == "literal_error":
+        return f"{key}: expected {_choices(type_at)}, got {given}."
+    if what in _OUT_OF_RANGE:
+        return f"{key}: expected {_range(type_at)}, got {given}."
+    if what == "value_error":
+        text = str(wrong["ctx"]["error"])
+        is_complete = any(word in text for word in ("got ", "both set", "called"))
+        return f"{key}: {text}." if is_complete else f"{key}: {text}, got {given!r}."
+    return f"{key}: {wrong['msg']}, got {given!r}."
+
+
+def unknown_key(key: str, kind: type) -> str:
+    """Name the nearest key, or the keys that its section has."""
+    near = difflib.get_close_matches(key, [".".join(path) for path in all_keys(kind)], n=1, cutoff=0.5)
+    if near and "[" not in key:
+        return f"unknown key {key}. Did you mean {near[0]}?"
+    section, _, name = key.rpartition(".")
+    steps = [int(step) if step.isdecimal() else step for step in re.findall(r"[^.[\]]+", section)]
+    has = [field.name for field in fields(_inner(_resolve(kind, steps)[1]))]
+    near = difflib.get_close_matches(name, has, n=1)
+    return f"unknown key {key}. " + (f"Did you mean {near[0]}? " if near else "") + f"{section} has {', '.join(has)}."
+
+
+def all_keys(kind: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Give the path of every key, section by section."""
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        section = _section(hints[field.name])
+        if section is None:
+            yield (*prefix, field.name)
+        else:
+            yield from all_keys(section, (*prefix, field.name))
+
+
+def _section(kind: Any) -> type | None:
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
+
+
+def _resolve(kind: Any, loc: Sequence[str | int]) -> tuple[list[str | int], Any]:
+    """Follow a place through the types: names and positions, without pydantic's tags, and the type that is there."""
+    path: list[str | int] = []
+    current: Any = kind
+    for step in loc:
+        inner = _inner(current)
+        if is_dataclass(inner) and isinstance(step, str):
+            hints = get_type_hints(inner, include_extras=True)
+            path.append(step)
+            current = hints.get(step, Any)
+        elif get_origin(inner) in (list, dict) and (isinstance(step, int) or get_origin(inner) is dict):
+            path.append(step)
+            current = get_args(inner)[-1]
+    return path, current
+
+
+def _inner(kind: Any) -> Any:
+    """Take Annotated and `| None` off a type."""
+    if get_origin(kind) is Annotated:
+        return _inner(get_args(kind)[0])
+    rest = [part for part in get_args(kind) if part is not type(None)]
+    return _inner(rest[0]) if type(None) in get_args(kind) and len(rest) == 1 else kind
+
+
+def _key(path: Sequence[str | int]) -> str:
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
+
+
+def _choices(kind: Any) -> str:
+    names = [str(name) for name in get_args(_inner(kind))]
+    if type(None) in get_args(kind):
+        return f"{', '.join(names)} or null"
+    return f"one of {', '.join(names)}"
+
+
+def _range(kind: Any) -> str:
+    """Give the bounds of a number as a reader expects them: "more than 0", "1 or more", "[0, 0.5)"."""
+    low, high = "", ""
+    for bound in _bounds(kind):
+        if isinstance(bound, Gt | Ge):
+            low = f"{'(' if isinstance(bound, Gt) else '['}{_number(bound.gt if isinstance(bound, Gt) else bound.ge)}"
+        else:
+            high = f"{_number(bound.lt if isinstance(bound, Lt) else bound.le)}{')' if isinstance(bound, Lt) else ']'}"
+    if low and high:
+        return f"{low}, {high}"
+    if not low:
+        return "a number"
+    return f"more than {low[1:]}" if low[0] == "(" else f"{low[1:]} or more"
+
+
+def _bounds(kind: Any) -> list[Gt | Ge | Lt | Le]:
+    found: list[Gt | Ge | Lt | Le] = []
+    if get_origin(kind) is Annotated:
+        inner, *extras = get_args(kind)
+        found += _bounds(inner)
+        for extra in extras:
+            found += [
+                bound
+                for bound in (extra.metadata if isinstance(extra, FieldInfo) else [extra])
+                if isinstance(bound, Gt | Ge | Lt | Le)
+            ]
+    elif get_origin(kind) not in (list, dict):
+        for part in get_args(kind):
+            found += _bounds(part)
+    return found
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

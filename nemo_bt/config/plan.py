@@ -1,0 +1,96 @@
+"""What `nemo-bt plan` is told beside a run's settings: the cluster, the lengths of the data, and what to try."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from nemo_bt.config.fields import STRICT, Above0, AtLeast0, AtLeast1, FromZero
+from nemo_bt.config.job import Precision
+from nemo_bt.config.model import Settings
+
+Efficiency = Annotated[float, Field(gt=0, le=1)]
+Sizes = Annotated[list[AtLeast1], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ClusterSettings:
+    """A kind of device and how devices are joined. Values live in conf/cluster/*.yaml."""
+
+    name: str
+    """As tables call it."""
+    origin: str
+    """Where the values come from: data sheets, or the command that measured them."""
+    memory_bytes: Above0
+    """Memory of one device."""
+    reserved_bytes: FromZero
+    """What no tensor of ours gets of it: the driver's context, NCCL's buffers, gaps between allocations."""
+    precision: Precision
+    """That flops is of, as trainer.precision."""
+    flops: Above0
+    """Dense FLOP/s, as the data sheet has it."""
+    matmul_efficiency: Efficiency
+    """Share of it that matrix products reach."""
+    attention_efficiency: Efficiency
+    """Share of it that attention reaches."""
+    memory_bytes_per_s: Above0
+    """Between a device and its memory."""
+    node_bytes_per_s: Above0 | None
+    """That a device can send to others of its node, each way; null is not known."""
+    node_latency_s: FromZero | None
+    """Of one message inside a node."""
+    network_bytes_per_s: Above0 | None
+    """That a device can send to other nodes, each way."""
+    network_latency_s: FromZero | None
+    """Of one message between nodes."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LengthSettings:
+    """Lengths of a data set that is not there: values at quantiles, between which they are drawn evenly.
+
+    The defaults are those of 1,992 pairs of Anthropic's HH-RLHF under a tokenizer of 8,000 tokens.
+    """
+
+    quantiles: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.9, 0.99, 1.0])
+    """From 0 to 1, rising."""
+    prefix_tokens: list[int] = field(default_factory=lambda: [11, 102, 298, 573, 937])
+    """Tokens that both sides of a pair share."""
+    response_tokens: list[int] = field(default_factory=lambda: [1, 34, 111, 248, 625])
+    """Tokens that each side has of its own."""
+    num_pairs: AtLeast1 = 100_000
+    """Pairs of an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PlanSettings:
+    """What is tried, each with each."""
+
+    tensor_model_parallel_size: Sizes = field(default_factory=lambda: [1, 2, 4, 8])
+    """TP."""
+    pipeline_model_parallel_size: Sizes = field(default_factory=lambda: [1, 2, 4, 8, 16])
+    """PP."""
+    virtual_pipeline_model_parallel_size: Annotated[list[AtLeast1 | None], Field(min_length=1)] = field(
+        default_factory=lambda: [None, 2, 4, 5, 10]
+    )
+    """VPP; null is none."""
+    context_parallel_size: Sizes = field(default_factory=lambda: [1, 2, 4, 8])
+    """CP."""
+    expert_model_parallel_size: Sizes = field(default_factory=lambda: [1, 2, 4, 8])
+    """EP."""
+    recompute_layers: Annotated[list[AtLeast0], Field(min_length=1)] = field(default_factory=lambda: [0, 1, 4])
+    """0: keep all activations; n: keep the input of every n layers."""
+    num_steps: AtLeast1 = 4
+    """Steps whose streams are looked at."""
+    lengths: LengthSettings = field(default_factory=LengthSettings)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class PlanRun(Settings):
+    """Settings of a run, and of the search for its layout."""
+
+    cluster: ClusterSettings
+    plan: PlanSettings = field(default_factory=PlanSettings)

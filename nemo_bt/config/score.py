@@ -1,0 +1,126 @@
+"""What `nemo-bt score`, `evaluate` and `label` are told beside a model and its layout."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from nemo_bt.config.data import RowSettings, SourceSettings, TextSettings
+from nemo_bt.config.fields import STRICT, AtLeast1, FromZero
+from nemo_bt.config.job import EncoderSeqLength, ParallelSettings, TokenizerSettings
+from nemo_bt.config.model import JobSettings
+
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScoredModelSettings(ParallelSettings):
+    """A trained reward model, its layout, and how it is given texts."""
+
+    restore_from_path: str | None = None
+    """A reward .nemo, or a Hugging Face folder or hub id (org/model@revision)."""
+    tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    encoder_seq_length: EncoderSeqLength = 4096
+    """Longest conversation, in tokens."""
+    data: TextSettings = field(default_factory=TextSettings)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScoreSettings:
+    """Rows in, the same rows with rewards out."""
+
+    input: str | list[str]
+    """One or several paths: a file, glob or URL (parquet, jsonl, json, arrow; .gz, .zst), or the id of a data set of
+    the hub."""
+    output: str
+    """A file that ends in .jsonl, or in .parquet where all inputs are tables."""
+    split: str = "train"
+    """Part of a data set of the hub."""
+    subset: str | None = None
+    """Configuration of a data set of the hub."""
+    revision: str | None = None
+    """Commit, branch or tag of a data set of the hub."""
+    column: NonEmpty = "reward"
+    """The new column; pairs get two, with _chosen and _rejected behind it."""
+    normalize: bool = False
+    """Take the mean of the model's rewards on validation off each one, and divide it by their deviation."""
+    rows_per_part: AtLeast1 = 4096
+    """Rows that are computed together and written as one; what is written need not be computed again."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class ScoreRun(JobSettings):
+    """A model at its layout, and what it scores."""
+
+    model: ScoredModelSettings = field(default_factory=ScoredModelSettings)
+    score: ScoreSettings
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Kinds of rows (nemo_bt.scoring.rows) that it can use; none: any."""
+
+    @property
+    def source(self) -> SourceSettings:
+        """The input as a source of rows: one, so that its files may have the same names."""
+        score, data = self.score, self.model.data
+        return SourceSettings(
+            path=score.input,
+            split=score.split,
+            subset=score.subset,
+            revision=score.revision,
+            **{name: getattr(data, name) for name in (field.name for field in fields(RowSettings))},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvaluateSettings:
+    """Pairs in, results out."""
+
+    input: str | list[str]
+    """As score.input: pairs, or rows of RewardBench, RewardBench 2 or RM-Bench."""
+    output: str
+    """Folder: scored.jsonl, results.json and results.md."""
+    kind: Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_bench"] = "auto"
+    """auto decides by the rows."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvaluateRun(ScoreRun):
+    """A model at its layout, and its evaluation."""
+
+    evaluate: EvaluateSettings
+    needs: ClassVar[tuple[str, ...]] = ("pair",)
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LabelSettings:
+    """Samples in, feedback to train on out."""
+
+    input: str | list[str]
+    """As score.input: rows with a prompt and a response, or with a list of completions."""
+    output: str
+    """A .jsonl; the scored samples stay beside it, as <output>.scored.jsonl."""
+    feedback: Literal["pairwise", "binary", "scalar"] = "pairwise"
+    """What a row of the output says."""
+    pairs: Literal["random", "max", "min"] = "random"
+    """With pairwise: random (each sample in one pair at most), max (best with worst), or min (the two that differ
+    least, by min_margin or more)."""
+    min_margin: FromZero = 0.0
+    """With pairwise: least difference of the rewards of a pair; equal rewards are never one."""
+    threshold: str | float = "mean"
+    """With binary: mean, median, or a number; a reward that reaches it is good."""
+    seed: int = 1234
+    """Decides random pairs, and which of two comes first."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LabelRun(ScoreRun):
+    """A model at its layout, and what it labels."""
+
+    label: LabelSettings
+    needs: ClassVar[tuple[str, ...]] = ("response", "completions")
+
+
+RUNS: dict[str, type[Any]] = {"score": ScoreRun, "evaluate": EvaluateRun, "label": LabelRun}
+"""Command -> its settings."""
