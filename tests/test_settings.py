@@ -86,7 +86,7 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
         (["model.data.validation=x.parquet"], r"model\.data\.validation: Input should be a valid dictionary"),
         (["+model.data.validation.hh=3"], r"model\.data\.validation\.hh: Input should be a valid list"),
         (["model.data=null"], r"model\.data: expected a section of keys, got None"),
-        (["~model.data.train"], r"Could not delete"),
+        (["~model.data.trained"], r"Could not delete"),
         (["model.data.train=null"], r"model\.data\.train: Input should be a valid list"),
         (["trainer.devices=x", "trainer.nodes=2"], r"trainer\.devices: Input[^\n]*\nunknown key trainer\.nodes\."),
     ],
