@@ -14,8 +14,8 @@ from pathlib import Path
 
 from benchmarks.results_file import Figure, write_results
 from nemo_bt.checkpoint.find import saved_checkpoints, step_of
-from tests.faults import STEPS, differences, disturb, drawn_faults, finish, overrides_of
-from tests.preferences import write_sets
+from tests.support.faults import STEPS, differences, disturb, drawn_faults, finish, overrides_of
+from tests.support.preferences import write_sets
 
 
 def main() -> None:

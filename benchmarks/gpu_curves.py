@@ -11,7 +11,7 @@ from benchmarks import small_llama
 from benchmarks.gpu_host import Host, spread
 from benchmarks.gpu_streams import tokenizer_and_model
 from benchmarks.results_file import Figure
-from tests.runs import metrics
+from tests.support.runs import metrics
 
 _STEPS, _LAST = 200, 20
 _BF16_TARGET, _FP8_TARGET = 0.01, 0.02

@@ -17,10 +17,16 @@ from pathlib import Path
 from benchmarks.random_set import make_random_set
 from benchmarks.results_file import Figure, write_results
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
-from tests.hf_models import save
-from tests.layouts import LLAMA, MIXTRAL, QWEN3_MOE, SMALL_LLAMA, checkpoint, common
-from tests.recorded import OneRank, activations_difference, by_operation_and_ranks, found_and_planned, settings_of
-from tests.runs import Run, full_tensors, metrics, relative_difference, run_together
+from tests.support.hf_models import save
+from tests.support.layouts import LLAMA, MIXTRAL, QWEN3_MOE, SMALL_LLAMA, checkpoint, common
+from tests.support.recorded import (
+    OneRank,
+    activations_difference,
+    by_operation_and_ranks,
+    found_and_planned,
+    settings_of,
+)
+from tests.support.runs import Run, full_tensors, metrics, relative_difference, run_together
 
 _TARGET = 1e-5
 _ONE_RANK = "one rank"

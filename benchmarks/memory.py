@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.results_file import Figure, write_results
-from tests.faults import overrides_of, start
-from tests.preferences import write_sets
-from tests.runs import metrics
+from tests.support.faults import overrides_of, start
+from tests.support.preferences import write_sets
+from tests.support.runs import metrics
 
 _SETTLED_STEP = 200
 

@@ -27,9 +27,9 @@ from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.streams import pairs_of_set, steps_of
 from nemo_bt.planning.time import step_time
 from nemo_bt.pretrained.resolve import find_pretrained
-from tests.layouts import CP2, PP2, SP, TP2, ZERO, common
-from tests.recorded import settings_of
-from tests.runs import metrics
+from tests.support.layouts import CP2, PP2, SP, TP2, ZERO, common
+from tests.support.recorded import settings_of
+from tests.support.runs import metrics
 
 _STEPS, _LEFT_OUT = 9, 3
 _MODEL = [

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from nemo_bt.data.synthetic import write_dataset
-from tests.preferences import write_random_pairs
+from tests.support.preferences import write_random_pairs
 
 
 def make_random_set(folder: Path, num_train: int, num_validation: int) -> Path:

@@ -18,9 +18,9 @@ from benchmarks.results_file import Figure, write_results
 from nemo_bt.planning.schedule import bubble
 from nemo_bt.planning.stream_traffic import Sent
 from nemo_bt.planning.traffic import bytes_sent
-from tests.layouts import SP, ZERO, common
-from tests.recorded import PEER_TO_PEER, Messages, bubble_of, found_and_planned, settings_of
-from tests.runs import Run, run_together
+from tests.support.layouts import SP, ZERO, common
+from tests.support.recorded import PEER_TO_PEER, Messages, bubble_of, found_and_planned, settings_of
+from tests.support.runs import Run, run_together
 
 _PAIRS_PER_RANK = 8
 _NUM_RANKS = (1, 2, 4, 8)

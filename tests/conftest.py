@@ -12,9 +12,9 @@ from hypothesis import HealthCheck
 from transformers import AutoTokenizer
 
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
-from tests.hf_models import save
-from tests.preferences import write_sets
-from tests.runs import convert, nemo_bt, run_together
+from tests.support.hf_models import save
+from tests.support.preferences import write_sets
+from tests.support.runs import convert, nemo_bt, run_together
 
 # The same examples in every run: HYPOTHESIS_PROFILE=explore looks for new ones.
 same = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -54,7 +54,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of tests.preferences.write_sets."""
+    """Folder of tests.support.preferences.write_sets."""
     folder = tmp_path_factory.mktemp("data")
     write_sets(folder)
     return folder
@@ -71,7 +71,7 @@ def launched(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: py
     functions = {module.planned_runs for module in modules if hasattr(module, "planned_runs")}
     plans = []
     for planned_runs in sorted(functions, key=lambda function: function.__module__):
-        name = planned_runs.__module__.removeprefix("tests.")
+        name = planned_runs.__module__.rpartition(".")[2]
         (folder / name).mkdir()
         plans.append(planned_runs(dataset, folder / name))
     for num_ranks in sorted({num_ranks for plan in plans for num_ranks in plan}):

@@ -16,8 +16,8 @@ from nemo_bt.config.load import load_settings
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.training.checks import check_settings
 from nemo_bt.training.train import train
-from tests.layouts import SMALL_LLAMA, common
-from tests.runs import free_port
+from tests.support.layouts import SMALL_LLAMA, common
+from tests.support.runs import free_port
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::_local_scalar_dense")
 """Of the CUDA runtime, and what makes a number of a tensor: `.item()`, `bool(tensor)`, ..."""

@@ -10,9 +10,9 @@ from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.model import open_alone, open_trained
 from tests.gpu.conftest import DEVICE, ON_GPU
-from tests.hf_models import SHAPES, build
-from tests.reference import padded_rewards
-from tests.test_truth import random_groups, sequences
+from tests.integration.test_truth import random_groups, sequences
+from tests.support.hf_models import SHAPES, build
+from tests.support.reference import padded_rewards
 
 DENSE = [name for name, shape in SHAPES.items() if "num_experts_per_tok" not in shape and "longrope" not in name]
 IN_BF16 = ["llama3.1, head size", "qwen2.5, yarn", "gemma"]

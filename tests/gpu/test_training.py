@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.gpu.conftest import ON_GPU, needs_engine, needs_gpu
-from tests.layouts import SMALL_LLAMA, ZERO, checkpoint, common
-from tests.runs import REPO, Run, metrics, run_together
+from tests.support.layouts import SMALL_LLAMA, ZERO, checkpoint, common
+from tests.support.runs import REPO, Run, metrics, run_together
 
 STEPS, SAVED = 20, 10
 BF16 = ["trainer.precision=bf16-mixed"]

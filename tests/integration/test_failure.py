@@ -1,0 +1,71 @@
+"""A rank that fails or hangs ends the run within a bounded time, and speaks before those that waited for it."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nemo_bt.observability.events import read_events
+from nemo_bt.observability.failure import waits_in
+from tests.support.layouts import common
+from tests.support.runs import REPO
+
+MODEL = ["model=llama_quickstart", "model.hidden_size=64", "model.ffn_hidden_size=160"]
+
+
+def run_with(what: str, dataset: Path, log_dir: Path, *overrides: str) -> tuple[int, str, float]:
+    """Exit status, stderr, and seconds from the second step on."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "tests.support.failing_rank", what, *common(dataset, log_dir, 2), *MODEL, *overrides]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, timeout=150)
+    return result.returncode, result.stderr, time.time() - (log_dir / "metrics.jsonl").stat().st_mtime
+
+
+def test_the_rank_that_fails_shows_its_traceback_and_the_others_a_line(dataset: Path, tmp_path: Path) -> None:
+    status, shown, took_s = run_with("raise", dataset, tmp_path / "run")
+    assert status != 0
+    assert took_s < 60
+    assert shown.count("ArithmeticError: an error of rank 1") == 1
+    assert "rank 0 failed" not in shown
+    lost = re.search(r"^rank 0 lost the others: .+$", shown, re.MULTILINE)
+    own = shown.index(f"rank 1 failed; its output is in {tmp_path}/run/nemo.log")
+    assert lost is None or own < lost.start()  # torchrun may end it before it has noticed
+    failed = [event for event in read_events(tmp_path / "run") if event["event"] == "failed"]
+    assert (failed[0]["rank"], failed[0]["error"]) == (1, "ArithmeticError: an error of rank 1")
+
+
+def test_the_rank_that_hangs_shows_where_and_the_others_that_they_waited(dataset: Path, tmp_path: Path) -> None:
+    status, shown, took_s = run_with("hang", dataset, tmp_path / "run", "trainer.hang_timeout_s=15")
+    assert status != 0
+    assert took_s < 60
+    hung = shown.index("rank 1 did nothing for 15 s (trainer.hang_timeout_s), at ")
+    assert "time.sleep(600)" in shown[:hung]
+    waited = re.search(r"rank 0 waited 15 s for other ranks, at .*nemo_bt/[\w/]+\.py:\d+", shown)
+    assert waited is None or hung < waited.start()
+    assert "rank 0 did nothing" not in shown
+    assert read_events(tmp_path / "run")[1]["rank"] == 1
+
+
+@pytest.mark.parametrize(
+    ("modules", "expected"),
+    [
+        (["nemo_bt.training.train", "torch.distributed.distributed_c10d"], True),
+        (["megatron.core.distributed.param_and_grad_buffer", "torch.futures"], True),
+        (["torch.distributed.run", *["nemo_bt.training.train"] * 4], False),
+        (["torch.distributed_tools"], False),
+        ([], False),
+    ],
+)
+def test_a_stack_that_ends_in_a_collective_waits(modules: list[str], expected: bool) -> None:
+    assert waits_in({"__name__": name} for name in modules) is expected
+
+
+def test_a_module_of_ours_says_itself_that_it_waits() -> None:
+    assert waits_in([{"__name__": "nemo_bt.x", "WAITS_FOR_OTHERS": True}, {"__name__": "torch.cuda"}])
+    for module in ("graceful_stop", "nonfinite"):
+        assert "WAITS_FOR_OTHERS = True" in (REPO / f"nemo_bt/training/callbacks/{module}.py").read_text()

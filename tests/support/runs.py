@@ -1,0 +1,128 @@
+"""Start runs and read what they left: losses from metrics.jsonl, full weights from the checkpoint, with torch alone."""
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from nemo_bt.cpu import device as cpu
+
+REPO = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Overrides of one training run, and the checkpoint that it finds when it starts."""
+
+    overrides: list[str]
+    checkpoint: Path | None = None
+    damaged: Path | None = None
+    """A newer checkpoint beside it, of which a bit is changed."""
+    asked_at: int | None = None
+    """Step whose validation gets SIGUSR1, on the first rank, in its second batch."""
+    config: Path | None = None
+    """A configuration file of its own; None is train.yaml."""
+
+
+def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int = 240) -> None:
+    """Train each run in turn, all in one launch of `num_ranks` processes under torchrun."""
+    spec = folder / f"runs-{num_ranks}.json"
+    described = [
+        {
+            "port": free_port(),
+            "config": run.config and str(run.config),
+            "overrides": run.overrides,
+            "checkpoint": run.checkpoint and str(run.checkpoint),
+            "asked_at": run.asked_at,
+            "damaged": run.damaged and str(run.damaged),
+        }
+        for run in runs
+    ]
+    spec.write_text(json.dumps(described))
+    result = torchrun(num_ranks, "tests.support.ranks", spec, timeout_s)
+    (folder / f"output-{num_ranks}.txt").write_text(result.stdout + result.stderr)
+    assert result.returncode == 0, f"see {folder}/output-{num_ranks}.txt"
+
+
+def torchrun(num_ranks: int, module: str, spec: Path, timeout_s: int = 240) -> subprocess.CompletedProcess[str]:
+    """Run `python -m module spec` as one launch of `num_ranks` processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    return subprocess.run(
+        [*command, "-m", module, str(spec)],
+        cwd=REPO,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+def free_port() -> int:
+    """A port that nothing listens on, below those that the kernel gives to outgoing connections: it stays free."""
+    for _ in range(100):
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError("no free port found")
+
+
+def nemo_bt(*argv: str, timeout_s: int = 300, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the nemo-bt command as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "nemo_bt", *argv],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+
+
+def convert(command: str, *argv: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a converter as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", f"converters.{command}", *map(str, argv)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        **options,
+    )
+
+
+def metrics(log_dir: Path, key: str) -> list[float]:
+    """Every logged value of one metric, in order; none before the first is logged."""
+    file = log_dir / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [record[key] for record in records if key in record]
+
+
+def full_tensors(checkpoint: Path, prefix: str = "module.") -> dict[str, Tensor]:
+    """The weights of a .nemo directory as whole tensors, whatever layout wrote them."""
+    if not torch.cuda.is_available():
+        cpu.install()  # what describes them imports Megatron
+    reader = dcp.FileSystemReader(checkpoint / "weights")
+    stored = reader.read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(value.size, dtype=value.properties.dtype)
+        for name, value in stored.items()
+        if isinstance(value, TensorStorageMetadata) and name.startswith(prefix)
+    }
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    return tensors
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """|a - b| / |b|, 0 where both are zero."""
+    return float((a - b).double().norm() / b.double().norm().clamp(min=1e-30))

@@ -1,0 +1,239 @@
+"""The token cache: the same for the same, another for anything else, built once, and never half."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from nemo_bt.data.read.files import DataFile, digest_of
+from nemo_bt.data.store import build as build_module
+from nemo_bt.errors import UserError
+from tests.support.preferences import messages, write_random_pairs
+from tests.support.runs import REPO
+from tests.support.sources import open_set, texts, write
+
+GOOD = {"chosen": messages("some tea", "I bring tea."), "rejected": messages("some tea", "I bring milk.")}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NEMO_BT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.iterdir() if path.is_dir() and path.name != "digests")
+
+
+def rewritten(file: Path, row: dict[str, Any]) -> None:
+    """Other contents of the same size, with the time of change set back."""
+    stat = file.stat()
+    write(file, [row])
+    assert file.stat().st_size == stat.st_size
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_the_second_time_nothing_is_read(tmp_path: Path, tokenizer: Any, cache: Path, monkeypatch: Any) -> None:
+    file = write(tmp_path / "f.jsonl", [GOOD])
+    first = open_set(file, tokenizer)
+    monkeypatch.setattr(build_module, "read_chunks", None)
+    second = open_set(file, tokenizer)
+    assert first.sources[0].folder == second.sources[0].folder
+    assert texts(first, tokenizer) == texts(second, tokenizer)
+    assert len(entries(cache)) == 1
+
+
+def test_a_changed_file_is_read_again_even_with_its_old_size_and_time(
+    tmp_path: Path, tokenizer: Any, cache: Path
+) -> None:
+    file = tmp_path / "f.jsonl"
+    write(file, [GOOD])
+    assert "tea" in texts(open_set(str(file), tokenizer), tokenizer)[0][0]
+    rewritten(file, json.loads(json.dumps(GOOD).replace("I bring tea", "I bring fig")))
+    assert "fig" in texts(open_set(str(file), tokenizer), tokenizer)[0][0]
+
+
+def test_a_digest_is_remembered_only_when_the_file_has_settled(tmp_path: Path, monkeypatch: Any) -> None:
+    import fsspec
+
+    file = tmp_path / "f.jsonl"
+    write(file, [GOOD])
+    data_file = DataFile(str(file), str(file), fsspec.filesystem("file"))
+    first = digest_of([data_file], tmp_path / "digests")
+    assert not (tmp_path / "digests").exists()
+    monkeypatch.setattr("nemo_bt.data.read.files._SETTLED_S", 0.0)
+    assert digest_of([data_file], tmp_path / "digests") == first
+    opened: list[str] = []
+    monkeypatch.setattr(DataFile, "open", lambda self: opened.append(self.name))
+    assert digest_of([data_file], tmp_path / "digests") == first
+    assert opened == []
+    monkeypatch.undo()
+    rewritten(file, json.loads(json.dumps(GOOD).replace("I bring tea", "I bring fig")))
+    assert digest_of([data_file], tmp_path / "digests") != first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model.encoder_seq_length=99",
+        "model.data.length_policy=truncate_prompt_left",
+        "model.data.chat_template=llama3",
+        "model.data.chat_template_date=2024-07-26",
+        "+model.data.chat_template_kwargs.a=1",
+        "model.tokenizer.type=other",
+        "pairs",
+        "chosen_key",
+        "format",
+    ],
+)
+def test_whatever_ids_depend_on_makes_another_cache(
+    tmp_path: Path, tokenizer: Any, cache: Path, change: str, monkeypatch: Any
+) -> None:
+    file = write(tmp_path / "f.jsonl", [GOOD | {"good": GOOD["chosen"]}])
+    before = open_set(file, tokenizer).sources[0].folder
+    if change == "model.tokenizer.type=other":
+        tokenizer.save_pretrained(tmp_path / "other")
+        config = json.loads((tmp_path / "other" / "tokenizer_config.json").read_text())
+        (tmp_path / "other" / "tokenizer_config.json").write_text(json.dumps(config | {"clean_up": True}))
+        monkeypatch.setattr(tokenizer, "name_or_path", str(tmp_path / "other"))
+        after = open_set(file, tokenizer)
+    elif "=" in change:
+        after = open_set(file, tokenizer, change)
+    else:
+        after = open_set(
+            file,
+            tokenizer,
+            **{"pairs": {"pairs": {"seed": 1}}, "chosen_key": {"chosen_key": "good"}}.get(
+                change, {"format": "messages"}
+            ),
+        )
+    assert after.sources[0].folder != before
+
+
+@pytest.mark.parametrize(
+    "change", ["model.data.max_bad_fraction=0.5", "model.data.tokens_per_micro_batch=4000", "weight"]
+)
+def test_what_they_do_not_depend_on_does_not(tmp_path: Path, tokenizer: Any, cache: Path, change: str) -> None:
+    file = write(tmp_path / "f.jsonl", [GOOD])
+    keys: dict[str, Any] = {"weight": 0.5, "repeat": 2, "name": "other"} if change == "weight" else {}
+    overrides = [] if change == "weight" else [change]
+    assert (
+        open_set(file, tokenizer).sources[0].folder == open_set(file, tokenizer, *overrides, **keys).sources[0].folder
+    )
+
+
+def test_any_number_of_workers_builds_the_same(tmp_path: Path, tokenizer: Any, monkeypatch: Any) -> None:
+    file = str(write_random_pairs(tmp_path / "f.parquet", 4000, seed=1))
+    found = []
+    for workers in (1, 3):
+        monkeypatch.setenv("NEMO_BT_CACHE", str(tmp_path / f"cache{workers}"))
+        (source,) = open_set(file, tokenizer, f"model.data.num_workers={workers}").sources
+        found.append([(source.folder / name).read_bytes() for name in ("tokens.arrow", "pairs.arrow")])
+    assert found[0] == found[1]
+
+
+def test_tokens_and_columns_are_mapped_and_any_program_can_read_them(
+    tmp_path: Path, tokenizer: Any, cache: Path
+) -> None:
+    (source,) = open_set(write(tmp_path / "f.jsonl", [GOOD]), tokenizer).sources
+    for values in (source.tokens, *source.columns.values()):
+        assert not values.flags.owndata
+        assert not values.flags.writeable
+    table = pa.ipc.open_file(str(source.folder / "pairs.arrow")).read_all().to_pylist()
+    tokens = pa.ipc.open_file(str(source.folder / "tokens.arrow")).read_all()["token"].to_numpy()
+    (row,) = table
+    start, size = row["rejected_start"], row["rejected_tokens"]
+    assert tokenizer.decode(tokens[start : start + size]).endswith("milk.<|end|>")
+    about = json.loads((source.folder / "account.json").read_text())
+    assert (about["format"], about["account"]["num_kept"]) == ("messages", 1)
+
+
+BUILD = """
+import sys, time
+from transformers import AutoTokenizer
+from nemo_bt.data.store import build
+from tests.support.sources import open_set
+if len(sys.argv) > 3:
+    write = build._Writer.write
+    def slow(self, encoded):
+        write(self, encoded)
+        print("wrote", flush=True)
+        time.sleep(float(sys.argv[3]))
+    build._Writer.write = slow
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+print(open_set(sys.argv[2], tokenizer, "model.data.num_workers=2").sources[0].folder, flush=True)
+"""
+
+
+def building(tokenizer: Any, file: str, *pause_s: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", BUILD, tokenizer.name_or_path, file, *pause_s]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPO)
+
+
+def test_a_build_that_was_killed_leaves_nothing_that_looks_whole(tmp_path: Path, tokenizer: Any, cache: Path) -> None:
+    file = str(write_random_pairs(tmp_path / "f.parquet", 4000, seed=1))
+    process = building(tokenizer, file, "100")
+    assert process.stdout
+    assert process.stdout.readline() == "wrote\n"
+    (half,) = entries(cache)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "." in half.name
+    assert not (half / "account.json").exists()
+    pairs = open_set(file, tokenizer)
+    assert len(pairs.epoch) == 4000
+    assert entries(cache) == [pairs.sources[0].folder]
+    deadline_s = time.monotonic() + 10
+    while [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline_s, "workers outlived the build"
+        time.sleep(0.1)
+
+
+def test_two_processes_build_once(tmp_path: Path, tokenizer: Any, cache: Path) -> None:
+    file = str(write_random_pairs(tmp_path / "f.parquet", 3000, seed=1))
+    both = [building(tokenizer, file, "0.1") for _ in range(2)]
+    said = [process.communicate(timeout=120)[0].splitlines() for process in both]
+    assert sorted(lines.count("wrote") for lines in said) == [0, 6]
+    assert said[0][-1] == said[1][-1] == str(entries(cache)[0])
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path, tokenizer: Any, cache: Path) -> None:
+    file = write(tmp_path / "f.jsonl.gz", [GOOD] * 3000)
+    Path(file).write_bytes(Path(file).read_bytes()[:-20])
+    with pytest.raises(UserError, match="expected a whole jsonl file"):
+        open_set(file, tokenizer)
+    assert entries(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, tokenizer: Any, monkeypatch: Any) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NEMO_BT_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(
+        UserError, match=r"model\.data\.cache_dir: expected a folder with room to write to, got .*file/cache"
+    ):
+        open_set(write(tmp_path / "f.jsonl", [GOOD]), tokenizer)
+
+
+def test_a_worker_that_is_ended_stops_the_build(tmp_path: Path, tokenizer: Any, cache: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(build_module, "encode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    file = str(write_random_pairs(tmp_path / "f.parquet", 4000, seed=1))
+    with pytest.raises(
+        UserError, match=r"a process that tokenises f was ended, most often for want of memory\. Set model"
+    ):
+        open_set(file, tokenizer, "model.data.num_workers=2")
+
+
+def test_stored_columns_have_their_types(tmp_path: Path, tokenizer: Any) -> None:
+    (source,) = open_set(write(tmp_path / "f.jsonl", [GOOD]), tokenizer).sources
+    assert source.tokens.dtype == np.int32
+    assert source.columns["prefix_start"].dtype == np.int64
+    assert source.largest_id == source.tokens.max()

@@ -1,0 +1,201 @@
+"""Every row format, in every kind of file: token ids against a tokenisation of text that is written out by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nemo_bt.errors import UserError
+from tests.support.preferences import messages
+from tests.support.sources import conversations, dropped, open_set, texts, write
+
+USER, CHOSEN, REJECTED = "some tea", "I bring tea.", "I bring milk."
+TURN = {"role": "user", "content": USER}
+HH = "\n\nHuman: some tea\n\nAssistant:"
+
+
+def answer(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def helpsteer3(score: int, preferred: tuple[bool, bool], beside: bool = False) -> dict[str, Any]:
+    outputs = []
+    for text, flag in zip((CHOSEN, REJECTED), preferred, strict=True):
+        label = {"is_preferred": flag, "preference_score": score}
+        outputs.append(
+            {"answer": answer(text), "label": label} if beside else {"answer": answer(text) | {"label": label}}
+        )
+    return {"input": [TURN], "output": outputs}
+
+
+ONE_PAIR = {
+    "text": [{"chosen": f"{USER} {CHOSEN}", "rejected": f"{USER} {REJECTED}"}],
+    "hh": [{"chosen": f"{HH} {CHOSEN}", "rejected": f"{HH} {REJECTED}"}],
+    "messages": [{"chosen": messages(USER, CHOSEN), "rejected": messages(USER, REJECTED)}],
+    "prompt": [{"prompt": USER, "chosen": CHOSEN, "rejected": REJECTED}],
+    "prompt in messages": [{"prompt": [TURN], "chosen": [answer(CHOSEN)], "rejected": [answer(REJECTED)]}],
+    "prompt and whole messages": [
+        {"prompt": USER, "chosen": messages(USER, CHOSEN), "rejected": messages(USER, REJECTED)}
+    ],
+    "helpsteer3": [helpsteer3(-2, (True, False))],
+    "helpsteer3 with the label beside": [helpsteer3(-2, (True, False), beside=True)],
+    "helpsteer3 as JSON texts": [{key: json.dumps(v) for key, v in helpsteer3(-2, (True, False)).items()}],
+    "preference of HelpSteer3": [
+        {"context": [TURN], "response1": REJECTED, "response2": CHOSEN, "overall_preference": 3}
+    ],
+    "preference of HelpSteer2": [
+        {"prompt": USER, "response_1": CHOSEN, "response_2": REJECTED, "preference_strength": -1}
+    ],
+    "scored": [
+        {"prompt": USER, "response": REJECTED, "score": 1},
+        {"prompt": USER, "response": CHOSEN, "score": 3},
+    ],
+    "ranked with scores": [{"prompt": USER, "completions": [REJECTED, CHOSEN], "scores": [1.0, 3.0]}],
+    "ranked with ranks": [{"prompt": USER, "completions": [REJECTED, CHOSEN], "ranks": [2, 1]}],
+    "ranked in structs": [
+        {"prompt": USER, "completions": [{"response": REJECTED, "score": 1}, {"response": CHOSEN, "score": 3}]}
+    ],
+    "ranked messages": [
+        {"prompt": [TURN], "completions": [[answer(REJECTED)], [answer(CHOSEN)]], "scores": [1.0, 3.0]}
+    ],
+    "halos": [
+        {
+            "type": "pairwise_feedback",
+            "prompt_id": "0",
+            "prompt": [TURN],
+            "output_A": [answer(REJECTED)],
+            "output_B": [answer(CHOSEN)],
+            "label": 0,
+            "reward_A": -1.0,
+            "reward_B": 0.5,
+        }
+    ],
+    "shp": [
+        {
+            "history": USER,
+            "human_ref_A": CHOSEN,
+            "human_ref_B": REJECTED,
+            "labels": 1,
+            "score_A": 9,
+            "score_B": 3,
+        }
+    ],
+    "safe_rlhf": [{"prompt": USER, "response_0": REJECTED, "response_1": CHOSEN, "better_response_id": 1}],
+}
+MARGINS = {
+    "helpsteer3": 2, "helpsteer3 with the label beside": 2, "helpsteer3 as JSON texts": 2, "scored": 2,
+    "preference of HelpSteer3": 3, "preference of HelpSteer2": 1, "ranked with scores": 2, "ranked with ranks": 1,
+    "ranked in structs": 2, "ranked messages": 2, "halos": 1.5, "shp": 6,
+}  # fmt: skip
+
+
+def by_hand(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def expected(tokenizer: Any, name: str) -> list[list[int]]:
+    if name == "text":
+        whole = [f"<|bos|>{USER} {side}<|end|>" for side in (CHOSEN, REJECTED)]
+    else:
+        whole = [f"<|bos|>user: {USER}<|end|>assistant: {side}<|end|>" for side in (CHOSEN, REJECTED)]
+    return [by_hand(tokenizer, text) for text in whole]
+
+
+@pytest.mark.parametrize("name", ONE_PAIR)
+def test_a_row_of_each_format_becomes_the_same_ids(tmp_path: Path, tokenizer: Any, name: str) -> None:
+    suffixes = [".json"] if name == "halos" else [".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".json"]
+    for suffix in suffixes:
+        pairs = open_set(write(tmp_path / f"rows{suffix}", ONE_PAIR[name]), tokenizer)
+        assert pairs.sources[0].format == name.split()[0]
+        assert [ids.tolist() for ids in conversations(pairs, 0)] == expected(tokenizer, name)
+        assert pairs.groups([0])[0].pairs[0].margin == MARGINS.get(name, 0)
+        assert len(pairs.epoch) == 1
+
+
+PLAIN = {
+    "hh": [f"<|bos|>{HH} {side}<|end|>" for side in (CHOSEN, REJECTED)],
+    "prompt": [f"<|bos|>{USER}{side}<|end|>" for side in (CHOSEN, REJECTED)],
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_texts_stay_texts_without_a_template(tmp_path: Path, tokenizer: Any, name: str) -> None:
+    pairs = open_set(write(tmp_path / "rows.jsonl", ONE_PAIR[name]), tokenizer, "model.data.chat_template=none")
+    assert [ids.tolist() for ids in conversations(pairs, 0)] == [by_hand(tokenizer, text) for text in PLAIN[name]]
+
+
+def test_columns_can_have_other_names_and_be_paths(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"question": USER, "answers": {"good": CHOSEN, "bad": [REJECTED]}, "by": 0.25, "w": 2.0}]
+    keys = {"prompt_key": "question", "chosen_key": "answers.good", "rejected_key": "answers.bad.0"}
+    file = write(tmp_path / "rows.parquet", rows)
+    pairs = open_set(file, tokenizer, format="prompt", margin_key="by", weight_key="w", **keys)
+    assert [ids.tolist() for ids in conversations(pairs, 0)] == expected(tokenizer, "prompt")
+    assert pairs.groups([0])[0].pairs[0][2:4] == (0.25, 2.0)
+
+
+def test_a_system_column_comes_first(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"system": "be kind", "prompt": USER, "chosen": CHOSEN, "rejected": REJECTED}]
+    file = write(tmp_path / "rows.jsonl", rows)
+    (pair,) = texts(open_set(file, tokenizer, system_key="system"), tokenizer)
+    assert pair[0] == f"<|bos|>system: be kind<|end|>user: {USER}<|end|>assistant: {CHOSEN}<|end|>"
+
+
+def test_other_fields_of_a_message_are_left_out(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{side: [m | {"id": 7, "name": None} for m in messages(USER, side)] for side in ("chosen", "rejected")}]
+    (pair,) = texts(open_set(write(tmp_path / "rows.jsonl", rows), tokenizer), tokenizer)
+    assert pair[0] == f"<|bos|>user: {USER}<|end|>assistant: chosen<|end|>"
+
+
+def test_turns_of_a_transcript_become_messages(tmp_path: Path, tokenizer: Any) -> None:
+    start = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:"
+    (pair,) = texts(
+        open_set(write(tmp_path / "rows.jsonl", [{"chosen": f"{start} d", "rejected": f"{start} e"}]), tokenizer),
+        tokenizer,
+    )
+    assert pair[1] == "<|bos|>user: a<|end|>assistant: b<|end|>user: c<|end|>assistant: e<|end|>"
+
+
+def test_ties_of_helpsteer3_are_counted_and_labels_that_disagree_are_bad(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [helpsteer3(1, (False, True))] * 3 + [helpsteer3(0, (False, False))] * 2 + [helpsteer3(-3, (False, True))]
+    pairs = open_set(write(tmp_path / "rows.jsonl", rows), tokenizer, "model.data.max_bad_fraction=0.5")
+    assert dropped(pairs) == {"tie": 2, "type": 1}
+    assert all(chosen.endswith(f"{REJECTED}<|end|>") for chosen, _ in texts(pairs, tokenizer))
+
+
+def test_a_json_file_may_have_lines_and_elements_longer_than_a_block(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"chosen": f"{i} " * 60_000, "rejected": "b"} for i in range(3)]
+    (tmp_path / "lines.json").write_text("".join(json.dumps(row) + "\n" for row in ONE_PAIR["text"] * 5))
+    assert len(open_set(str(tmp_path / "lines.json"), tokenizer).epoch) == 5
+    budgets = ("model.encoder_seq_length=200000", "model.data.tokens_per_micro_batch=200000")
+    assert len(open_set(write(tmp_path / "rows.json", rows), tokenizer, *budgets).epoch) == 3
+
+
+def test_a_format_can_be_named_and_one_that_does_not_exist_is_refused(tmp_path: Path, tokenizer: Any) -> None:
+    file = write(tmp_path / "rows.jsonl", ONE_PAIR["hh"])
+    assert texts(open_set(file, tokenizer, format="text"), tokenizer)[0][0] == f"<|bos|>{HH} {CHOSEN}<|end|>"
+    with pytest.raises(UserError, match=r"model\.data\.format: expected auto or one of .*, got csv"):
+        open_set(file, tokenizer, format="csv")
+
+
+def test_columns_that_fit_no_format_are_listed(tmp_path: Path, tokenizer: Any) -> None:
+    file = write(tmp_path / "rows.parquet", [{"good": "a", "bad": 1.5}])
+    with pytest.raises(
+        UserError, match=r"rows\.parquet: no format fits, found columns good \(string\), bad \(double\)\."
+    ):
+        open_set(file, tokenizer)
+
+
+def test_responses_of_one_prompt_share_it(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"prompt": USER, "completions": ["a b", "c d", "e f", "g h"], "scores": [4.0, 3.0, 2.0, 1.0]}]
+    rules = {"mode": "all_pairs"}
+    pairs = open_set(write(tmp_path / "rows.parquet", rows), tokenizer, pairs=rules)
+    (group,) = pairs.groups(range(6))
+    assert (len(group.continuations), len(group.pairs)) == (4, 6)
+    assert tokenizer.decode(group.prefix) == f"<|bos|>user: {USER}<|end|>assistant:"
+    assert [tokenizer.decode(c) for c in group.continuations] == [f" {c}<|end|>" for c in ("a b", "c d", "e f", "g h")]
+    assert {(pair.chosen, pair.rejected) for pair in group.pairs} == {(i, j) for i in range(4) for j in range(i + 1, 4)}
+    stored = sum(len(ids) for ids in (group.prefix, *group.continuations))
+    assert len(pairs.sources[0].tokens) == stored
+    assert np.unique(pairs.column("prompt", range(6))).tolist() == [0]
