@@ -11,7 +11,7 @@ DATA ?= data
 .PHONY: quickstart gpu-setup test test-gpu test-slurm bench bench-gpu format lock clean
 
 $(INSTALLED): pyproject.toml .requirements.lock
-	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v < (3, 13) else f"Python 3.10 to 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 	PIP_CONSTRAINT=.requirements.lock $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
@@ -51,10 +51,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Resolve every dependency again, for Python 3.10 to 3.12; a change of versions is a commit of its own.
+# Resolve every dependency again, for Python 3.11 and 3.12; a change of versions is a commit of its own.
 lock: $(INSTALLED)
 	$(BIN)/pip install --quiet uv
-	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --no-header --no-annotate \
+	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
 	  --extra dev --extra bench --constraint - pyproject.toml --output-file .requirements.lock
 
 clean:

@@ -14,6 +14,7 @@ from typing import TextIO
 import torch
 
 from nemo_bt.errors import UserError
+from nemo_bt.files import new_folder
 from nemo_bt.observability.terminal import Terminal, divert_output
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -40,24 +41,16 @@ def written_whole(target: Path, inside: str = "") -> Iterator[Path]:
     """
     if target.exists():
         raise UserError(f"--output {target} exists. Remove it or choose another name; nothing is written over.")
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    if unfinished.exists():
-        shutil.rmtree(unfinished)
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-    except ParityError as error:
-        failed = target.with_name(f"{target.name}.failed-check")
-        shutil.rmtree(failed, ignore_errors=True)
-        raise ParityError(f"{error} What was written lies in {unfinished.rename(failed)}.") from error
+        with new_folder(target, inside) as unfinished:
+            try:
+                yield unfinished
+            except ParityError as error:
+                failed = target.with_name(f"{target.name}.failed-check")
+                shutil.rmtree(failed, ignore_errors=True)
+                raise ParityError(f"{error} What was written lies in {unfinished.rename(failed)}.") from error
     except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         raise UserError(f"--output {target} could not be written: {error}. Nothing of it was kept.") from error
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-    (unfinished / inside).rename(target)
-    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def run(convert: Callable[[Terminal], None]) -> None:

@@ -4,5 +4,5 @@ Read `find` (names, the newest whole one, whether a run may go on from it), `man
 file), `retention` (which are removed), `lock` (one run in a log directory), `disk_errors` (a full or read-only disk,
 named).
 
-May import `data`, `config`, `observability` and `errors`.
+May import `data`, `config`, `observability`, `files` and `errors`.
 """

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from nemo_bt.checkpoint.manifest import plain_damage
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
+from nemo_bt.files import write_atomically
 
 if TYPE_CHECKING:
     from nemo_bt.data.store.pair_set import PairSet
@@ -128,9 +129,7 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
 
 def write_data_record(file: Path, sets: Mapping[str, PairSet]) -> None:
     """Note everything that the token ids of a run depend on."""
-    written = file.with_suffix(".tmp")
-    written.write_text(json.dumps(_record(sets), indent=2) + "\n")
-    written.replace(file)
+    write_atomically(file, json.dumps(_record(sets), indent=2) + "\n")
 
 
 def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:

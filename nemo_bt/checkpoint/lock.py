@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nemo_bt.errors import UserError
+from nemo_bt.files import unfinished_folders
 
 _WAIT_S = 30.0
 """That a run which is ending may take."""
@@ -45,7 +46,7 @@ def only_run(log_dir: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
         file.truncate(0)
         file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
         file.flush()
-        for unfinished in (log_dir / "checkpoints").glob(".*.unfinished"):
+        for unfinished in unfinished_folders(log_dir / "checkpoints"):
             shutil.rmtree(unfinished)
         yield
 

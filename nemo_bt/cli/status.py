@@ -13,6 +13,7 @@ from typing import Any
 from nemo_bt.checkpoint.find import saved_checkpoints
 from nemo_bt.checkpoint.manifest import MANIFEST, damage, plain_damage
 from nemo_bt.errors import UserError
+from nemo_bt.files import unfinished_folders
 from nemo_bt.observability.events import FILE as EVENTS
 from nemo_bt.observability.events import read_events, read_lines
 from nemo_bt.observability.metrics_log import FILE as METRICS
@@ -118,7 +119,7 @@ def _checkpoints(folder: Path, verifies: bool) -> list[tuple[str, ...]]:
     look_at = damage if verifies else plain_damage
     found = {path: f"damaged: {reason}" if (reason := look_at(path)) else "whole" for path in saved_checkpoints(folder)}
     found = {path: state if (path / MANIFEST).exists() else "without a manifest" for path, state in found.items()}
-    found |= dict.fromkeys(folder.glob(".*.unfinished"), "being written, or left unfinished")
+    found |= dict.fromkeys(unfinished_folders(folder), "being written, or left unfinished")
     found |= dict.fromkeys(folder.glob("*.damaged*"), "set aside")
     rows: list[tuple[str, ...]] = []
     for path, state in found.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from nemo_bt.data.store.load import load_sets
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
+from nemo_bt.files import beside
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.resolve import find_pretrained
 
@@ -136,9 +136,7 @@ def draw_lengths(sets: Mapping[str, PairSet], picture: Path) -> None:
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
     try:
-        with tempfile.NamedTemporaryFile(dir=picture.parent, suffix=".png", delete=False) as beside:
-            figure.savefig(beside, dpi=120)
-        Path(beside.name).replace(picture)
-        picture.chmod(0o644)
+        with beside(picture) as unfinished:
+            figure.savefig(unfinished, dpi=120, format="png")
     except OSError as error:
         raise UserError(f"--picture {picture}: expected a file that can be written, got {error}.") from error

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-_Z = 1.959963984540054
-"""Of the normal distribution, for 95 %."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +28,10 @@ class Tally:
     @property
     def interval(self) -> tuple[float, float]:
         """Of the accuracy, 95 %: 8 of 10 are (0.490, 0.943). Source: Wilson 1927, the score interval."""
-        share, z2 = self.accuracy, _Z**2
-        middle = share + z2 / (2 * self.total)
-        half = _Z * math.sqrt(share * (1 - share) / self.total + z2 / (4 * self.total**2))
-        scale = 1 + z2 / self.total
-        low, high = (middle - half) / scale, (middle + half) / scale
-        return min(max(0.0, low), share), max(min(1.0, high), share)  # rounding may pass by a share of 0 or 1
+        from scipy.stats import binomtest  # takes a second to import
+
+        found = binomtest(self.right, self.total).proportion_ci(0.95, "wilson")
+        return float(found.low), float(found.high)
 
     def to_json(self) -> dict[str, float]:
         """Plain data."""

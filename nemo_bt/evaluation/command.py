@@ -12,6 +12,7 @@ from nemo_bt.config.score import EvaluateRun
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation.measure import kind_of, measure, scored_rows
 from nemo_bt.evaluation.tables import as_markdown, tables_of
+from nemo_bt.files import write_atomically
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.scoring.rows import reader_of
 
@@ -46,8 +47,7 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
         ("results.json", json.dumps(results, indent=1) + "\n"),
         ("results.md", as_markdown(f"{kind}: {', '.join(source.path)}", facts, tables)),
     ):
-        (folder / f"{name}.unfinished").write_text(text)
-        (folder / f"{name}.unfinished").replace(folder / name)
+        write_atomically(folder / name, text)
     for columns, cells in tables:
         terminal.table(columns, cells)
     for fact in facts[1:]:

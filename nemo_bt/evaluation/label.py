@@ -19,6 +19,7 @@ from nemo_bt.config.score import LabelRun, LabelSettings
 from nemo_bt.data.formats.general import completions_of
 from nemo_bt.data.formats.values import value_at
 from nemo_bt.errors import UserError
+from nemo_bt.files import beside
 from nemo_bt.observability.terminal import Terminal
 
 
@@ -65,8 +66,8 @@ def label(run: LabelRun, terminal: Terminal) -> None:
     """
     settings, scored, output = run.label, Path(run.score.output), Path(run.label.output)
     keys = run.source
-    count, unfinished = 0, output.with_name(f"{output.name}.unfinished")
-    with scored.open("rb") as rows, unfinished.open("w") as written:
+    count = 0
+    with scored.open("rb") as rows, beside(output) as unfinished, unfinished.open("w") as written:
         samples = list(_samples(rows, keys, run.score.column))
 
         def response(sample: Sample) -> tuple[dict[str, Any], Any]:
@@ -79,10 +80,8 @@ def label(run: LabelRun, terminal: Terminal) -> None:
         for item in _feedback(samples, settings, response, keys):
             written.write(json.dumps(item) + "\n")
             count += 1
-    if not count:
-        unfinished.unlink()
-        raise UserError(f"{scored}: no {settings.feedback} feedback comes out of {len(samples):,} samples.")
-    unfinished.replace(output)
+        if not count:
+            raise UserError(f"{scored}: no {settings.feedback} feedback comes out of {len(samples):,} samples.")
     terminal.line(f"{output}: {count:,} rows of {settings.feedback} feedback from {len(samples):,} samples")
 
 

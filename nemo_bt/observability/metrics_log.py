@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nemo_bt.files import write_atomically
 from nemo_bt.observability.events import read_lines
 from nemo_bt.observability.trackers import log_margins
 
@@ -37,9 +38,7 @@ class MetricsLog:
             is_validation = any(key.startswith("val/") for key in record)
             if record["step"] < step or (record["step"] == step and (is_validated or not is_validation)):
                 kept.append(json.dumps(record) + "\n")
-        shorter = self.file.with_suffix(".tmp")
-        shorter.write_text("".join(kept))
-        shorter.replace(self.file)
+        write_atomically(self.file, "".join(kept))
 
     def write(
         self, trainer: pl.Trainer, step: int, values: dict[str, Any], margins: Mapping[str, Sequence[int]]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from nemo_bt.config.run import ExpManagerSettings
 from nemo_bt.errors import UserError
+from nemo_bt.files import write_atomically
 from nemo_bt.launching import local as launch
 from nemo_bt.metrics import MARGIN_LIMITS
 
@@ -99,9 +100,7 @@ def run_id(log_dir: Path, continues: bool) -> str:
         found: str = json.loads(file.read_text())["id"]
         return found
     drawn = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=21))
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps({"id": drawn}) + "\n")
-    unfinished.replace(file)
+    write_atomically(file, json.dumps({"id": drawn}) + "\n")
     return drawn
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from nemo_bt.data.store.load import load_sets
 from nemo_bt.data.tokenize.chat_template import load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
+from nemo_bt.files import beside
 from nemo_bt.observability.events import read_lines
 from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.observability.terminal import Terminal
@@ -138,10 +140,9 @@ def _png(figure: Figure) -> bytes:
 
 def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files beside those of an earlier report, and put them in their place when all are there."""
-    for name, content in files.items():
-        (folder / f"{name}.unfinished").write_bytes(content)
-    for name in files:
-        (folder / f"{name}.unfinished").replace(folder / name)
+    with ExitStack() as all_there:
+        for name, content in files.items():
+            all_there.enter_context(beside(folder / name)).write_bytes(content)
     for old in folder.glob("*.png"):
         if old.name not in files:
             old.unlink()

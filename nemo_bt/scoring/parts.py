@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.errors import UserError
+from nemo_bt.files import put_in_place, write_atomically
 
 _IDENTITY = "of.json"
 
@@ -61,7 +61,7 @@ class Parts:
         if before is None:  # nothing that is known to be whole
             for part in self.folder.glob("[0-9]*"):
                 part.unlink()
-            _write(self.folder / _IDENTITY, json.dumps(identity, indent=1, sort_keys=True).encode())
+            write_atomically(self.folder / _IDENTITY, json.dumps(identity, indent=1, sort_keys=True).encode())
         elif before != json.loads(json.dumps(identity)):
             raise UserError(
                 f"{self.folder} has parts of another output: {_changed(before, identity)} changed. Remove it, or "
@@ -85,15 +85,15 @@ class Parts:
 
     def write_lines(self, number: int, rows: list[dict[str, Any]], drop_report: DropReport) -> None:
         """One part of a .jsonl, with what became of its conversations."""
-        _write(self._account(number), json.dumps(drop_report.to_json()).encode())
-        _write(self._part(number), b"".join(map(_line, rows)))
+        write_atomically(self._account(number), json.dumps(drop_report.to_json()).encode())
+        write_atomically(self._part(number), b"".join(map(_line, rows)))
 
     def write_table(self, number: int, table: pa.Table, drop_report: DropReport) -> None:
         """One part of a .parquet, with what became of its conversations."""
-        _write(self._account(number), json.dumps(drop_report.to_json()).encode())
+        write_atomically(self._account(number), json.dumps(drop_report.to_json()).encode())
         sink = io.BytesIO()
         pq.write_table(table, sink)
-        _write(self._part(number), sink.getvalue())
+        write_atomically(self._part(number), sink.getvalue())
 
     def finish(self, keeps_identity: bool) -> DropReport:
         """Join the parts, give the output its name, and remove them.
@@ -118,8 +118,8 @@ class Parts:
                     with part.open("rb") as opened:
                         shutil.copyfileobj(opened, joined)
         if keeps_identity:
-            _write(self._note, (self.folder / _IDENTITY).read_bytes())
-        _keep(unfinished, self.output)
+            write_atomically(self._note, (self.folder / _IDENTITY).read_bytes())
+        put_in_place(unfinished, self.output)
         shutil.rmtree(self.folder, ignore_errors=True)  # on a file server other ranks' logs may be open still
         return drop_report
 
@@ -168,16 +168,3 @@ def _read(note: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found
-
-
-def _write(path: Path, content: bytes) -> None:
-    unfinished = path.with_name(f"{path.name}.unfinished")
-    unfinished.write_bytes(content)
-    _keep(unfinished, path)
-
-
-def _keep(unfinished: Path, path: Path) -> None:
-    """Give a file its name once its bytes are on the disk."""
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)

@@ -63,7 +63,7 @@ class _Service:
         asked, limit_s = await _read(request, kind, self.settings), self.settings.answer_timeout_s
         try:
             return await asyncio.wait_for(use(asked), limit_s)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise HTTPException(504, f"no answer within {limit_s:g} s") from None
         except Full:
             raise HTTPException(503, "too much waits already; try again", {"Retry-After": "1"}) from None
@@ -153,7 +153,7 @@ async def _read(request: Request, kind: type[_Asked], settings: ServeSettings) -
     try:
         await asyncio.wait_for(read(), settings.read_timeout_s)
         return kind.model_validate_json(bytes(body))
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise HTTPException(408, f"no whole request within {settings.read_timeout_s:g} s") from None
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)

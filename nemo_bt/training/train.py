@@ -21,6 +21,7 @@ from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import PLAIN
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.errors import UserError
+from nemo_bt.files import write_atomically
 from nemo_bt.launching.signals import StopRequest, tell_stopped
 from nemo_bt.observability.events import append_event, read_events
 from nemo_bt.observability.terminal import Terminal
@@ -125,8 +126,7 @@ def _ended_early(settings: Settings, log_dir: Path, step: int) -> bool:
 def _write_facts(settings: Settings, prepared: Prepared) -> Path:
     """Leave settings, tokenizer and what data is made from in the log directory: the folder of the tokenizer."""
     log_dir = settings.exp_manager.log_dir
-    (log_dir / "config.yaml.tmp").write_text(dump_settings(settings))
-    (log_dir / "config.yaml.tmp").replace(log_dir / "config.yaml")  # other ranks may be reading the old one
+    write_atomically(log_dir / "config.yaml", dump_settings(settings))  # other ranks may be reading the old one
     new_template = settings.model.data.chat_template not in (None, PLAIN)
     keep_tokenizer(prepared.tokenizer, prepared.tokenizer_folder, log_dir / "tokenizer", new_template)
     write_data_record(log_dir / "data.json", prepared.sets)

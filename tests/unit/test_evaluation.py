@@ -2,11 +2,11 @@
 
 import random
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
 
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.errors import UserError
@@ -19,10 +19,18 @@ from nemo_bt.evaluation.tables import as_markdown, tables_of
 from nemo_bt.scoring.rows import reader_of
 
 
-@pytest.mark.parametrize(("right", "total"), [(0, 5), (8, 10), (10, 10), (3011, 4000)])
+@pytest.mark.parametrize(("right", "total"), [(0, 5), (1, 3), (8, 10), (10, 10), (3011, 4000)])
 def test_intervals_are_wilsons(right: int, total: int) -> None:
-    expected = binomtest(right, total).proportion_ci(method="wilson")
-    assert Tally(right, 0, total).interval == pytest.approx((expected.low, expected.high), abs=1e-12)
+    """The ends are the true shares p with (p - share)^2 = z^2 p (1 - p) / total, and hold the share."""
+    share, of_z = right / total, NormalDist().inv_cdf(0.975) ** 2 / total
+    expected = sorted(np.roots([1 + of_z, -2 * share - of_z, share**2]).real)
+    low, high = Tally(right, 0, total).interval
+    assert (low, high) == pytest.approx(expected, abs=1e-12)
+    assert 0 <= low <= share <= high <= 1
+
+
+def test_eight_of_ten() -> None:
+    assert Tally(8, 0, 10).interval == pytest.approx((0.490, 0.943), abs=5e-4)
 
 
 def test_ties_are_not_right_and_counted() -> None:

@@ -17,8 +17,8 @@ SOURCES = [
     if not {REPO / "nemo_bt" / "conf", REPO / "nemo_bt" / "converters"} & set(path.parents)
 ]
 FLOORS = [
-    "errors", "metrics", "flops", "batching", "cpu", "config", "loss", "launching", "pretrained", "observability",
-    "model.attention", "model",
+    "errors", "files", "metrics", "flops", "batching", "cpu", "config", "loss", "launching", "pretrained",
+    "observability", "model.attention", "model",
     "data.read", "data.formats", "data.tokenize", "data.pairs", "data.store", "data", "checkpoint",
     "training.steps", "training.callbacks", "training",
     "planning", "scoring", "evaluation", "serving", "reporting", "cli", "quickstart", "__main__",

@@ -3,5 +3,5 @@
 Read `files` (what a path names, and its digest), `rows` (chunks of rows of each kind of file), `json_array` (a large
 JSON list in pieces), `drop_report` (what was dropped, why, and when that stops the run).
 
-May import `config` and `errors`.
+May import `config`, `files` and `errors`.
 """

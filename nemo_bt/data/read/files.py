@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.errors import UserError
+from nemo_bt.files import write_atomically
 
 _KINDS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".arrow": "arrow"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -217,9 +218,7 @@ def _digest(file: DataFile, memory: Path) -> str:
     if time.time() - found.st_ctime > _SETTLED_S:  # a later change within the clock's grain would look the same
         with suppress(OSError):  # a cache that may only be read serves as well
             memory.mkdir(parents=True, exist_ok=True)
-            written = note.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}")
-            written.write_text(json.dumps({"stat": stat, "digest": digest}))
-            written.replace(note)
+            write_atomically(note, json.dumps({"stat": stat, "digest": digest}), has_rivals=True)
     return digest
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -26,6 +25,7 @@ from nemo_bt.data.store.encode import EncodingSpec, encode, encode_ids
 from nemo_bt.data.store.records import COLUMNS, Encoded
 from nemo_bt.data.store.workers import WorkerEnded, Workers
 from nemo_bt.errors import UserError
+from nemo_bt.files import beside, write_atomically
 from nemo_bt.observability.terminal import Terminal
 
 TOKENS, PAIRS, ACCOUNT = "tokens.arrow", "pairs.arrow", "account.json"
@@ -196,10 +196,8 @@ class _Writer:
 
     def describe(self, plain: dict[str, Any]) -> None:
         """Write account.json, to the disk itself."""
-        with writing_to(self.folder), (self.folder / ACCOUNT).open("w") as file:
-            file.write(json.dumps(plain, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with writing_to(self.folder):
+            write_atomically(self.folder / ACCOUNT, json.dumps(plain, indent=2) + "\n")
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.raw"
@@ -207,11 +205,13 @@ class _Writer:
     def _arrow(self, name: str, columns: dict[str, Any]) -> None:
         arrays = [pa.array(self._mapped(column, kind)) for column, kind in columns.items()]
         batch = pa.record_batch(arrays, names=list(columns))
-        with (self.folder / name).open("wb") as file:
-            with pa.ipc.new_file(file, batch.schema, options=pa.ipc.IpcWriteOptions(allow_64bit=True)) as writer:
-                writer.write_batch(batch)
-            file.flush()
-            os.fsync(file.fileno())
+        options = pa.ipc.IpcWriteOptions(allow_64bit=True)
+        with (
+            beside(self.folder / name) as unfinished,
+            unfinished.open("wb") as file,
+            pa.ipc.new_file(file, batch.schema, options=options) as writer,
+        ):
+            writer.write_batch(batch)
         for column in columns:
             self._path(column).unlink()
 

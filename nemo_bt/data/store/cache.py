@@ -12,7 +12,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +29,7 @@ from nemo_bt.data.read.files import DataFile, digest_of, find_files
 from nemo_bt.data.store.build import ACCOUNT, PAIRS, TOKENS, build, writing_to
 from nemo_bt.data.store.encode import EncodingSpec
 from nemo_bt.errors import UserError
+from nemo_bt.files import new_folder, unfinished_folder
 from nemo_bt.observability.terminal import Terminal
 
 _LAYOUT = 1
@@ -159,21 +160,18 @@ def _build_beside(
     target: Path, files: list[DataFile], spec: EncodingSpec, num_workers: int, terminal: Terminal, facts: dict[str, Any]
 ) -> None:
     host = socket.gethostname()
-    for left in target.parent.glob(f"{target.name}.{host}.*"):  # of a build that was killed: we hold its lock
+    for left in target.parent.glob(unfinished_folder(target, f"{host}.*").name):  # by a kill: we hold its lock
         shutil.rmtree(left, ignore_errors=True)
-    beside = target.with_name(f"{target.name}.{host}.{os.getpid()}")
-    with writing_to(beside):
-        beside.mkdir()
-    try:
+    with ExitStack() as stack:
+        with writing_to(target):
+            beside = stack.enter_context(new_folder(target, owner=f"{host}.{os.getpid()}"))
         build(beside, files, spec, num_workers, terminal, facts)
         with writing_to(target):
             try:
-                beside.rename(target)
+                stack.close()
             except OSError:
                 if not target.exists():  # else another node was faster, which shares the folder but not the lock
                     raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSource | None:

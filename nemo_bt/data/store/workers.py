@@ -1,6 +1,7 @@
 """Processes that encode chunks, each behind a pipe of its own.
 
-concurrent.futures' pool waits forever, before Python 3.11.5, when a worker is ended while work is on its way to it.
+They are ours because Debian 12 has Python 3.11.2: concurrent.futures' pool waits forever there, and in all before
+3.11.5, when a worker is killed while work is on its way to it. A kill for want of memory is what users meet.
 """
 
 from __future__ import annotations

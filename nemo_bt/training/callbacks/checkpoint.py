@@ -21,6 +21,7 @@ from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 from nemo_bt.checkpoint.manifest import facts_of, files_of, write_manifest
 from nemo_bt.checkpoint.retention import superseded
 from nemo_bt.config.model import Settings
+from nemo_bt.files import remove_folder, unfinished_folder
 from nemo_bt.pretrained.adapters import Adapters
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.training.callbacks.validation import Validation
@@ -79,7 +80,7 @@ class CheckpointCallback(pl.Callback):
             return
         self._last_saved_step = step
         whole = self.folder / f"{self.name}-step{step}.nemo"
-        unfinished = self.folder / f".{whole.name}.unfinished"
+        unfinished = unfinished_folder(whole)
         if trainer.is_global_zero and unfinished.exists():
             shutil.rmtree(unfinished)
         trainer.strategy.barrier("before save")
@@ -103,7 +104,7 @@ class CheckpointCallback(pl.Callback):
 
         Each rank reads a share of the files once more; they are in the page cache still.
         """
-        unfinished = self.folder / f".{whole.name}.unfinished"
+        unfinished = unfinished_folder(whole)
         trainer.strategy.barrier("before manifest")
         shares: list[dict[str, Any]] = [{}] * trainer.world_size
         names = [files_of(unfinished)]
@@ -114,7 +115,7 @@ class CheckpointCallback(pl.Callback):
             write_manifest(unfinished, {name: facts for share in shares for name, facts in share.items()})
             unfinished.rename(whole)
             for old in superseded(self.folder, self.settings.exp_manager.checkpoint_callback_params):
-                shutil.rmtree(old.rename(self.folder / f".{old.name}.unfinished"))  # never half there under its name
+                remove_folder(old)
 
 
 class ResultsQueue:
