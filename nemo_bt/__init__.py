@@ -1,3 +1,75 @@
-"""Bradley-Terry reward models on NeMo 2 and Megatron-Core. Importing this package imports nothing heavy."""
+"""Bradley-Terry reward models on NeMo 2 and Megatron-Core.
+
+    import nemo_bt
+
+    settings = nemo_bt.load_settings("train", ["model.restore_from_path=base", "model.data.train=prefs.parquet"])
+    outcome = nemo_bt.train(settings)
+    scorer = nemo_bt.RewardScorer.from_pretrained("exported")
+
+Importing this package imports nothing else: each name below is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nemo_bt.api import (
+        evaluate,
+        hf_to_nemo,
+        label,
+        launch,
+        load_settings,
+        nemo_to_hf,
+        plan,
+        report,
+        score,
+        train,
+        validate,
+    )
+    from nemo_bt.config.model import LossSettings, ModelSettings, Settings
+    from nemo_bt.config.plan import PlanRun
+    from nemo_bt.config.run import ExpManagerSettings, TrainerSettings
+    from nemo_bt.config.score import EvaluateRun, LabelRun, ScoreRun
+    from nemo_bt.errors import UserError
+    from nemo_bt.loss import LossFn, bradley_terry_loss
+    from nemo_bt.model.reward_model import RewardModel
+    from nemo_bt.scoring.scorer import RewardScorer
+    from nemo_bt.training.steps.data_module import PairDataModule
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "nemo_bt.api": (
+        "load_settings", "train", "validate", "score", "evaluate", "label", "report", "plan", "launch", "hf_to_nemo",
+        "nemo_to_hf",
+    ),
+    "nemo_bt.config.model": ("Settings", "ModelSettings", "LossSettings"),
+    "nemo_bt.config.run": ("TrainerSettings", "ExpManagerSettings"),
+    "nemo_bt.config.score": ("ScoreRun", "EvaluateRun", "LabelRun"),
+    "nemo_bt.config.plan": ("PlanRun",),
+    "nemo_bt.errors": ("UserError",),
+    "nemo_bt.loss": ("bradley_terry_loss", "LossFn"),
+    "nemo_bt.scoring.scorer": ("RewardScorer",),
+    "nemo_bt.model.reward_model": ("RewardModel",),
+    "nemo_bt.training.steps.data_module": ("PairDataModule",),
+}  # fmt: skip
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_ON_NEMO = ("RewardModel", "PairDataModule")
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nemo_bt' has no attribute '{name}'. It has {', '.join(sorted(_HOMES))}.")
+    if name in _ON_NEMO:
+        from nemo_bt.training.nemo_import import import_nemo_here
+
+        import_nemo_here()
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,10 +5,25 @@ Shape suffixes: P = pairs of one micro-batch on this rank. Pure torch, fp32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nemo_bt.config.custom import load_object
 from nemo_bt.config.model import LossSettings
+from nemo_bt.errors import UserError
+
+LossFn: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(chosen_reward_P, rejected_reward_P, margin_P, weight_P) -> loss_P: five tensors of [P], float32; the loss in nats.
+
+It is called once for each stream, with the P pairs of it, on the rank that has their rewards; a stream may have none.
+The step's loss is the sum over all pairs divided by their number, so a pair's loss may depend on that pair alone. The
+weight of a pair is the function's to apply.
+"""
 
 
 def bradley_terry_loss(
@@ -48,3 +63,42 @@ def bradley_terry_loss(
     if settings.center_rewards_coefficient:
         loss_P = loss_P + settings.center_rewards_coefficient * (chosen_reward_P + rejected_reward_P) ** 2
     return weight_P * loss_P
+
+
+def loss_function(settings: LossSettings, loss_fn: LossFn | None = None) -> LossFn:
+    """Choose the loss of a run: one given from Python, one named by file, or Bradley-Terry.
+
+    Args:
+        settings: terms of the loss, and the name of a function.
+        loss_fn: given from Python.
+
+    Raises:
+        UserError: the named function is not there; it, or the one given, does not keep to `LossFn`.
+    """
+    named = settings.custom_fn
+    if loss_fn is None and named.name is None:
+        return partial(bradley_terry_loss, settings=settings)
+    if loss_fn is None:
+        loss_fn = load_object(named.path, str(named.name), "model.loss.custom_fn")
+    check_loss_function(loss_fn)
+    return loss_fn
+
+
+def check_loss_function(loss_fn: LossFn) -> None:
+    """Call a loss function on two pairs.
+
+    Raises:
+        UserError: it gives something else than `LossFn` says.
+    """
+    reward_P = torch.tensor([1.0, -1.0], requires_grad=True)
+    try:
+        loss_P = loss_fn(reward_P, -reward_P, torch.zeros(2), torch.ones(2))
+    except TypeError as error:
+        raise UserError(
+            f"loss function: {error}. Expected fn(chosen_reward_P, rejected_reward_P, margin_P, weight_P)."
+        ) from error
+    found = f"{tuple(loss_P.shape)} of {loss_P.dtype}" if isinstance(loss_P, Tensor) else type(loss_P).__name__
+    if not isinstance(loss_P, Tensor) or loss_P.shape != (2,) or loss_P.dtype != torch.float32:
+        raise UserError(f"loss function: expected a loss for each of 2 pairs, (2,) of torch.float32, got {found}.")
+    if not loss_P.requires_grad:
+        raise UserError("loss function: expected a loss that depends on the rewards, got one without a gradient.")

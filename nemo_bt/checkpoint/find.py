@@ -39,6 +39,7 @@ _PLAN = (
     "model.encoder_seq_length",
     "model.tokenizer.type",
     "model.peft",
+    "model.loss.custom_fn",
     "model.optim.name",
     "model.data.train",
     "model.data.chat_template",
@@ -49,6 +50,8 @@ _PLAN = (
 )
 """Settings that say which model it is, what its optimizer holds, and which pairs a step has: `pairs_of_step` counts
 what loading left."""
+_NEW = {"model.loss.custom_fn": {"path": None, "name": None}}
+"""What settings had that an earlier version of nemo_bt did not write."""
 _NAME = re.compile(r"-step(\d+)\.nemo$")
 
 
@@ -118,7 +121,7 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
         return
     before, now = OmegaConf.load(config_file), OmegaConf.create(asdict(settings))
     for key in _PLAN:
-        old, new = OmegaConf.select(before, key), OmegaConf.select(now, key)
+        old, new = OmegaConf.select(before, key, default=_NEW.get(key)), OmegaConf.select(now, key)
         pinned = key == _ORIGIN and str(old).startswith(f"{new}@")  # config.yaml has the hub's revision
         if old != new and not pinned:
             raise UserError(

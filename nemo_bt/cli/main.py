@@ -9,13 +9,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from nemo_bt.cli.arguments import parse
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
+from nemo_bt.launching.script import leave_result
 from nemo_bt.launching.signals import STOPPED_STATUS, StopRequest
 
 if TYPE_CHECKING:
@@ -139,6 +140,7 @@ def _score(args: argparse.Namespace) -> int:
             evaluate(run, pretrained.given, terminal)
         if is_done and rank == 0 and args.command == "label":
             label(run, terminal)
+        leave_result(is_done)
         return 0 if is_done or launch.joined() else STOPPED_STATUS
 
     return run_as_rank(parts.folder, "score.output", work)
@@ -189,7 +191,7 @@ def _train_here(command: str, settings: Settings, pretrained: PretrainedSource |
     def work(terminal: Terminal, rank: int) -> int:
         try:
             if command == "validate":
-                validate_only(settings, pretrained, terminal)
+                leave_result(asdict(validate_only(settings, pretrained, terminal)))
                 return 0
             outcome = train(settings, pretrained, terminal, rank, request=request)
         except SystemExit as stopped:
@@ -200,6 +202,7 @@ def _train_here(command: str, settings: Settings, pretrained: PretrainedSource |
             with suppress(OSError):
                 append_event(log_dir, "failed", rank=rank, error=str(error))
             raise
+        leave_result(asdict(outcome))
         return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0
 
     within = "checkpoints" if command == "train" else "."

@@ -43,6 +43,8 @@ class LossSettings:
     """Probability that a label is wrong."""
     center_rewards_coefficient: FromZero = 0.0
     """Factor on (r_chosen + r_rejected)^2."""
+    custom_fn: CustomFunction = field(default_factory=CustomFunction)
+    """A loss of one's own in the place of all of the above; its contract is `nemo_bt.loss.LossFn`."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -13,14 +13,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from nemo_bt.config.model import Settings
+from nemo_bt.config.model import JobSettings
 from nemo_bt.errors import UserError
-from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS
+from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS, STOPPING_SIGNALS, kept_handlers
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -49,7 +49,7 @@ def current_rank() -> int:
     return int(os.environ.get("RANK", os.environ["SLURM_PROCID"] if is_srun_task() else 0))
 
 
-def check_joined(settings: Settings) -> None:
+def check_joined(settings: JobSettings) -> None:
     """Check that the job has as many processes as the settings name.
 
     Raises:
@@ -63,7 +63,7 @@ def check_joined(settings: Settings) -> None:
         )
 
 
-def is_to_start(settings: Settings) -> bool:
+def is_to_start(settings: JobSettings) -> bool:
     """Whether this process is to start the ranks, and not to be one; one that is, ends with what started it.
 
     Raises:
@@ -109,18 +109,40 @@ def end_with_parent() -> None:
         end_with(int(os.environ[_STARTED_HERE]))
 
 
+class RanksEnded(NamedTuple):
+    """How local ranks ended.
+
+    Args:
+        status: 0, `STOPPED_STATUS`, the exit status of the rank that failed first, or 128 + n after signal n.
+        message: what the ranks could not say themselves.
+    """
+
+    status: int
+    message: str | None = None
+
+
 def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
-    """Run `python -m nemo_bt argv` once per rank and wait for all.
+    """Run `python -m nemo_bt argv` once per rank, wait for all, and say how they ended.
+
+    Returns:
+        The exit status of `RanksEnded`.
+    """
+    ended = start_ranks(["-m", "nemo_bt", *argv], num_ranks)
+    if ended.message:
+        print(ended.message, file=sys.stderr)
+    return ended.status
+
+
+def start_ranks(command: Sequence[str], num_ranks: int, variables: Mapping[str, str] | None = None) -> RanksEnded:
+    """Run `python command` once per rank and wait for all.
 
     When a rank fails, the others are ended (SIGTERM, then SIGKILL). SIGINT, SIGTERM and SIGUSR1 ask the ranks to end
     between two steps; a second one ends them at once.
 
     Args:
-        argv: arguments of the command line.
+        command: arguments of Python.
         num_ranks: processes to start on this machine.
-
-    Returns:
-        0, `STOPPED_STATUS`, the exit status of the rank that failed first, or 128 + n after signal n.
+        variables: of their environment, beside those that torchrun would set.
     """
     # Not elastic_launch: it bounds the death of ranks alike, by the same start_processes (0.6 s after a kill -9 of one,
     # 31 s where another ignores SIGTERM), but its first SIGTERM ends all of them within 2 s, without a save, and it
@@ -143,41 +165,37 @@ def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)
 
-    with tempfile.TemporaryDirectory(prefix="nemo_bt-") as log_dir:
+    with tempfile.TemporaryDirectory(prefix="nemo_bt-") as log_dir, kept_handlers():
         stopped_file = Path(log_dir) / "stopped"
-        shared = _environment(num_ranks, store.port, stopped_file)
+        shared = _environment(num_ranks, store.port, stopped_file) | dict(variables or {})
         ranks = start_processes(
             name="nemo-bt",
             entrypoint=sys.executable,
-            args=dict.fromkeys(range(num_ranks), ("-u", "-m", "nemo_bt", *argv)),
+            args=dict.fromkeys(range(num_ranks), ("-u", *command)),
             envs={rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)},
             logs_specs=DefaultLogsSpecs(log_dir=log_dir),
         )
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for number in STOPPING_SIGNALS:
             signal.signal(number, ask)
         try:
             failures = ranks.wait().failures
         except SignalException as stopped:
-            print(f"ended by {signal.Signals(stopped.sigval).name}", file=sys.stderr)
-            return 128 + stopped.sigval
+            return RanksEnded(128 + stopped.sigval, f"ended by {signal.Signals(stopped.sigval).name}")
         finally:
             ranks.close()
         if not failures:
-            return STOPPED_STATUS if stopped_file.exists() else 0
-    first = min(failures.values(), key=lambda failure: failure.timestamp)
-    return _status_of(first, was_asked=bool(asked))
+            return RanksEnded(STOPPED_STATUS if stopped_file.exists() else 0)
+    return _ended_by(min(failures.values(), key=lambda failure: failure.timestamp), was_asked=bool(asked))
 
 
-def _status_of(failure: ProcessFailure, was_asked: bool) -> int:
-    """Say what a rank that failed could not say itself, and turn it into an exit status."""
+def _ended_by(failure: ProcessFailure, was_asked: bool) -> RanksEnded:
     if was_asked and failure.exitcode in (STOPPED_STATUS, -signal.SIGUSR1):
-        print("stopped before training", file=sys.stderr)
-        return STOPPED_STATUS
+        return RanksEnded(STOPPED_STATUS, "stopped before training")
     if failure.exitcode == 2:
-        print(failure.message, file=sys.stderr)
-    elif failure.exitcode < 0:
-        print(f"rank {failure.local_rank} was ended by {failure.signal_name()}", file=sys.stderr)
-    return failure.exitcode if failure.exitcode > 0 else 1
+        return RanksEnded(2, failure.message)
+    if failure.exitcode < 0:
+        return RanksEnded(1, f"rank {failure.local_rank} was ended by {failure.signal_name()}")
+    return RanksEnded(failure.exitcode)
 
 
 def _environment(num_ranks: int, port: int, stopped_file: Path) -> dict[str, str]:

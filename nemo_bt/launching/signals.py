@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +19,7 @@ STOPPED_STATUS = 75
 STOPPED_FILE = "NEMO_BT_STOPPED_FILE"
 """Variable that names a file which exists, after the run, if it ended early and had got further. Ranks under srun or
 torchrun end with 0: any other status would have the rest of the job killed."""
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _TIME_LIMIT = 1000
 _START_S = time.monotonic()
 
@@ -59,6 +62,17 @@ class StopRequest:
         self._signal = number
         if not self._is_training:
             raise SystemExit(STOPPED_STATUS)
+
+
+@contextmanager
+def kept_handlers() -> Iterator[None]:
+    """Put the handlers of the signals back that were there before."""
+    before = {number: signal.getsignal(number) for number in STOPPING_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def running_s() -> float:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nemo_bt.batching.stream import PairStream
 from nemo_bt.config.model import LoraSettings, LossSettings
-from nemo_bt.loss import bradley_terry_loss
+from nemo_bt.loss import LossFn, loss_function
 from nemo_bt.metrics import pair_sums
 from nemo_bt.model.balance import BalancedRouter
 from nemo_bt.model.config import RewardConfig
@@ -31,18 +31,21 @@ from nemo_bt.model.transformer_engine import without_extra_state
 from nemo_bt.pretrained.adapters import is_trained
 from nemo_bt.pretrained.resolve import InitialWeights
 
+_NOT_WRITTEN = ("initial_weights", "loss_fn", "adapter_seed")
+"""Arguments of RewardModel that no checkpoint has."""
+
 
 class PairLossReduction(MegatronLossReduction):
     """Loss of a micro-batch as (sum, pairs, metric sums); Megatron divides the gradient by all pairs of the step.
 
     Args:
-        settings: terms of the loss.
+        loss_fn: gives each pair's loss.
         losses: where the losses of each stream are kept, [P] each, detached; None keeps none.
     """
 
-    def __init__(self, settings: LossSettings, losses: list[Tensor] | None = None) -> None:
+    def __init__(self, loss_fn: LossFn, losses: list[Tensor] | None = None) -> None:
         super().__init__()
-        self.settings, self.losses = settings, losses
+        self.loss_fn, self.losses = loss_fn, losses
 
     def forward(self, batch: PairStream, reward_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score the pairs of one stream.
@@ -57,7 +60,7 @@ class PairLossReduction(MegatronLossReduction):
             Loss sum in nats, number of pairs (int32), and the sums of nemo_bt.metrics, [S, M].
         """
         chosen_P, rejected_P = reward_C[batch.pairs_P2].unbind(1)
-        loss_P = bradley_terry_loss(chosen_P, rejected_P, batch.margin_P, batch.weight_P, self.settings)
+        loss_P = self.loss_fn(chosen_P, rejected_P, batch.margin_P, batch.weight_P)
         if self.losses is not None:
             self.losses.append(loss_P.detach())
             loss_P = loss_P * torch.where(loss_P.isfinite(), 1.0, math.nan)  # what is not makes the gradient so
@@ -78,34 +81,41 @@ class RewardModel(llm.GPTModel):
         config: made by `nemo_bt.model.config.reward_config`.
         loss: terms of the loss.
         optim: NeMo's optimizer module.
-        lora: adapters to train in the place of the weights.
         tokenizer: NeMo's tokenizer, saved into the checkpoint's context.
+        lora: adapters to train in the place of the weights.
+        initial_weights: loaded when the model is built; None leaves them random.
+        loss_fn: a loss of one's own in the place of `loss`.
+        adapter_seed: decides the adapters' first matrices.
     """
 
     def __init__(
         self,
         config: RewardConfig,
-        loss: LossSettings,
+        loss: LossSettings | None = None,
         optim: Any = None,
         tokenizer: Any = None,
         lora: LoraSettings | None = None,
+        *,
+        initial_weights: InitialWeights | None = None,
+        loss_fn: LossFn | None = None,
+        adapter_seed: int = 0,
     ) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer)
-        self.loss_settings = loss
-        self.initial_weights: InitialWeights | None = None
-        """Initial weights; not an argument, because NeMo writes those into every checkpoint."""
-        self.lora, self.adapter_seed = lora, 0
+        self.loss_fn = loss_function(loss or LossSettings(), loss_fn)
+        self.initial_weights, self.lora, self.adapter_seed = initial_weights, lora, adapter_seed
         self.step_losses: list[Tensor] = []
         """Of each stream of the last training step, on the last pipeline stage."""
 
+    def io_transform_args(self, init_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Give the arguments that NeMo writes into every checkpoint: all that are plain data."""
+        written: dict[str, Any] = super().io_transform_args(init_fn, *args, **kwargs)
+        return {name: value for name, value in written.items() if name not in _NOT_WRITTEN}
+
     def reinit(self) -> RewardModel:
-        """A copy that is not built yet: NeMo makes one for each part of an interleaved pipeline."""
+        """Copy the model before it is built: NeMo makes one for each part of an interleaved pipeline."""
         copy: RewardModel = fdl.build(self.__io__)
-        copy.initial_weights, copy.adapter_seed, copy.step_losses = (
-            self.initial_weights,
-            self.adapter_seed,
-            self.step_losses,
-        )
+        copy.initial_weights, copy.adapter_seed = self.initial_weights, self.adapter_seed
+        copy.loss_fn, copy.step_losses = self.loss_fn, self.step_losses
         return copy
 
     def configure_model(self, vp_stage: int | None = None) -> None:
@@ -156,9 +166,9 @@ class RewardModel(llm.GPTModel):
     @property
     def training_loss_reduction(self) -> PairLossReduction:
         """Called by NeMo for each training micro-batch."""
-        return PairLossReduction(self.loss_settings, self.step_losses)
+        return PairLossReduction(self.loss_fn, self.step_losses)
 
     @property
     def validation_loss_reduction(self) -> PairLossReduction:
         """Called by NeMo for each validation micro-batch."""
-        return PairLossReduction(self.loss_settings)
+        return PairLossReduction(self.loss_fn)

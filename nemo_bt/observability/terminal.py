@@ -51,6 +51,42 @@ def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
 
 
 @contextmanager
+def diverted_output(log_file: Path, shows: bool) -> Iterator[Terminal]:
+    """Divert output as `divert_output` does while the block runs, in a program or notebook that goes on afterwards.
+
+    Libraries keep the streams that they find when they are imported: those of the process itself, not of a notebook.
+
+    Args:
+        log_file: gets what libraries print.
+        shows: whether the terminal shows anything, as on rank 0.
+
+    Yields:
+        A terminal on what the user's stdout was before.
+    """
+    of_user = sys.stdout, sys.stderr
+    stdin = os.dup(0)
+    own = divert_output(log_file)
+    stdout, stderr = (
+        fd if stream is process else stream
+        for fd, stream, process in zip(own, of_user, (sys.__stdout__, sys.__stderr__), strict=True)
+    )
+    sys.stdout, sys.stderr = sys.__stdout__ or own[0], sys.__stderr__ or own[1]
+    terminal = Terminal(stdout if shows else None, stderr)
+    try:
+        yield terminal
+    finally:
+        terminal.stop()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, before in ((0, stdin), (1, own[0].fileno()), (2, own[1].fileno())):
+            os.dup2(before, fd)
+        os.close(stdin)
+        for stream in own:
+            stream.close()
+        sys.stdout, sys.stderr = of_user
+
+
+@contextmanager
 def held_back() -> Iterator[None]:
     """Hold back what this process and its libraries print, and show it if what they do fails for another reason than a
     user's mistake.

@@ -13,7 +13,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.checks import check_plan
 from nemo_bt.planning.report import as_json, show
-from nemo_bt.planning.search import search
+from nemo_bt.planning.search import Planned, Rejected, search
 from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.streams import Pairs, drawn_pairs, pairs_of_set
 from nemo_bt.pretrained.architecture import megatron_fields
@@ -45,17 +45,26 @@ def plan_run(
     run = load_settings_of(PlanRun, config_name, overrides, config_dir)
     if num_rows < 1:
         raise UserError(f"--rows: expected 1 or more, got {num_rows}.")
+    results = plan(run, Terminal(None) if wants_json else terminal)
+    if wants_json:
+        terminal.line(as_json(run, results))
+    else:
+        show(run, results, num_rows, terminal)
+
+
+def plan(run: PlanRun, terminal: Terminal) -> list[Planned | Rejected]:
+    """Try every layout.
+
+    Raises:
+        UserError: settings that cannot be; no such model or data.
+    """
     check_plan(run)
     given = run.model.restore_from_path
     pretrained = find_pretrained(given, hub_files=HUB_FILES_BESIDE_WEIGHTS) if given else None
     hf_config = hf_config_of(run, pretrained, num_tokens=1)
     sizes = megatron_fields(hf_config, run.model.encoder_seq_length)
-    pairs = _pairs(run, pretrained, Terminal(None) if wants_json else terminal)
-    results = search(run, model_shape(hf_config), sizes, pairs)
-    if wants_json:
-        terminal.line(as_json(run, results))
-    else:
-        show(run, results, num_rows, terminal)
+    pairs = _pairs(run, pretrained, terminal)
+    return search(run, model_shape(hf_config), sizes, pairs)
 
 
 def _pairs(run: PlanRun, pretrained: PretrainedSource | None, terminal: Terminal) -> Pairs:

@@ -10,6 +10,7 @@ from nemo_bt.checkpoint.find import step_of
 from nemo_bt.config.model import Settings
 from nemo_bt.flops import peak_flops
 from nemo_bt.launching.signals import StopRequest
+from nemo_bt.loss import LossFn
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.trackers import build_loggers, tell_start
 from nemo_bt.training.environment import software
@@ -40,6 +41,7 @@ def fit(
     rank: int,
     request: StopRequest,
     callbacks: Sequence[Any],
+    loss_fn: LossFn | None = None,
 ) -> Outcome:
     """Train on this rank, together with all others, from the checkpoint that was found or from the start.
 
@@ -51,44 +53,42 @@ def fit(
         rank: of this process in the whole job.
         request: to end early.
         callbacks: of Lightning, called after the run's own.
+        loss_fn: a loss of one's own.
     """
     import_nemo(on_gpu)
     from nemo_bt.observability.metrics_log import MetricsLog
-    from nemo_bt.training.callbacks.checkpoint import CheckpointCallback
-    from nemo_bt.training.callbacks.graceful_stop import GracefulStop
-    from nemo_bt.training.callbacks.monitor import Monitor
-    from nemo_bt.training.callbacks.nonfinite import NonFiniteGuard
-    from nemo_bt.training.callbacks.run_state import RunState
-    from nemo_bt.training.callbacks.validation import Validation
-    from nemo_bt.training.callbacks.watchdog import Watchdog
-    from nemo_bt.training.trainer import build_early_stopping, build_model, build_trainer
+    from nemo_bt.training.callbacks import run_callbacks
+    from nemo_bt.training.trainer import build_model, build_trainer
 
-    exp, log_dir, num_steps = settings.exp_manager, settings.exp_manager.log_dir, prepared.total_steps
-    data = _data(settings, prepared)
-    sampler, log = data.data_sampler, MetricsLog(log_dir, _loggers(settings, prepared))
-    monitor = Monitor(sampler, terminal, log, settings.trainer, num_steps, _peak_flops(settings, on_gpu))
-    validation = Validation(sampler, terminal, log, settings.trainer, num_steps)
-    guard, end = NonFiniteGuard(sampler, terminal, settings.trainer.max_nonfinite_steps), GracefulStop(request)
-    own = [
-        Watchdog(settings.trainer.hang_timeout_s, rank, log_dir, terminal),
-        guard,
-        end,
-        CheckpointCallback(log_dir / "checkpoints", settings, validation, prepared.adapters),
-        monitor,
-        RunState(sampler, monitor, validation, guard),
-        validation,
-        *build_early_stopping(exp),
-    ]
-    trainer = build_trainer(settings, num_steps, on_gpu, [*own, *callbacks])
-    model = build_model(
-        settings, prepared.hf_config, prepared.initial_weights, str(prepared.tokenizer_folder), num_steps
+    data, log = _data(settings, prepared), MetricsLog(settings.exp_manager.log_dir, _loggers(settings, prepared))
+    around = run_callbacks(
+        settings,
+        data.data_sampler,
+        terminal,
+        log,
+        request,
+        rank=rank,
+        num_steps=prepared.total_steps,
+        peak_flops=_peak_flops(settings, on_gpu),
+        adapters=prepared.adapters,
+        callbacks=callbacks,
     )
-    trainer.strategy.terminal, trainer.strategy.is_trusted = terminal, exp.trust_checkpoint
+    trainer = build_trainer(settings, prepared.total_steps, on_gpu, around.ordered)
+    model = build_model(
+        settings,
+        prepared.hf_config,
+        prepared.initial_weights,
+        str(prepared.tokenizer_folder),
+        prepared.total_steps,
+        loss_fn,
+    )
+    trainer.strategy.terminal, trainer.strategy.is_trusted = terminal, settings.exp_manager.trust_checkpoint
     trainer.fit(model, data, ckpt_path=str(prepared.resume_from) if prepared.resume_from else None)
     log.close("success")
     step = trainer.global_step
     _leave()
-    return Outcome(step, validation.record, end.reason if step < num_steps else None)
+    stopped_by = around.stop.reason if step < prepared.total_steps else None
+    return Outcome(step, around.validation.record, stopped_by)
 
 
 def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal) -> Outcome:

@@ -24,6 +24,13 @@ def import_nemo(on_gpu: bool) -> None:
             cpu.after_nemo_import()
 
 
+def import_nemo_here() -> None:
+    """Import NeMo for what this machine has: GPUs, or the CPU."""
+    import torch
+
+    import_nemo(torch.cuda.is_available())
+
+
 @contextmanager
 def _kept_from_collection() -> Iterator[None]:
     """Keep the garbage collector from looking through what is imported, now and whenever it looks for garbage.

@@ -23,6 +23,7 @@ from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.files import write_atomically
 from nemo_bt.launching.signals import StopRequest, tell_stopped
+from nemo_bt.loss import LossFn
 from nemo_bt.observability.events import append_event, read_events
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.resolve import PretrainedSource, check_plain
@@ -38,6 +39,7 @@ def train(
     rank: int,
     callbacks: Sequence[Any] = (),
     request: StopRequest | None = None,
+    loss_fn: LossFn | None = None,
 ) -> Outcome:
     """Train on this rank, together with all others.
 
@@ -48,6 +50,7 @@ def train(
         rank: of this process in the whole job.
         callbacks: of Lightning, called after the run's own.
         request: to end early; None listens from the first step on.
+        loss_fn: a loss of one's own.
 
     Raises:
         UserError: the model, the tokenizer or the data cannot be used as they are.
@@ -82,7 +85,8 @@ def train(
                 software=software(),
             )
         request = request or StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=False)
-        outcome = fit(settings, replace(prepared, tokenizer_folder=folder), on_gpu, terminal, rank, request, callbacks)
+        prepared = replace(prepared, tokenizer_folder=folder)
+        outcome = fit(settings, prepared, on_gpu, terminal, rank, request, callbacks, loss_fn)
         if rank == 0:
             append_event(log_dir, "ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
     if outcome.stopped_by:

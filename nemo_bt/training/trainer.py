@@ -18,12 +18,11 @@ from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.config.fp8 import fp8_options
 from nemo_bt.config.model import Settings
 from nemo_bt.config.optim import OptimSettings
-from nemo_bt.config.run import ExpManagerSettings
+from nemo_bt.loss import LossFn
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.pretrained.architecture import HfConfig
 from nemo_bt.pretrained.resolve import InitialWeights
-from nemo_bt.training.callbacks.graceful_stop import BestValidation
 from nemo_bt.training.callbacks.validation import NEVER
 from nemo_bt.training.lr_schedule import Schedule, options_of
 from nemo_bt.training.strategy import CheckedStrategy
@@ -32,7 +31,12 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 
 
 def build_model(
-    settings: Settings, hf_config: HfConfig, initial: InitialWeights | None, tokenizer_folder: str, num_steps: int
+    settings: Settings,
+    hf_config: HfConfig,
+    initial: InitialWeights | None,
+    tokenizer_folder: str,
+    num_steps: int,
+    loss_fn: LossFn | None = None,
 ) -> RewardModel:
     """The reward model, not yet allocated: NeMo does that when the Trainer starts.
 
@@ -42,6 +46,7 @@ def build_model(
         initial: initial weights; None for random ones, or where the run resumes and its checkpoint has all.
         tokenizer_folder: saved with the checkpoint.
         num_steps: length of the run, for the learning-rate schedule.
+        loss_fn: a loss of one's own.
     """
     is_interleaved = settings.model.virtual_pipeline_model_parallel_size is not None
     fields = {
@@ -59,15 +64,16 @@ def build_model(
     }
     config = reward_config(hf_config, settings.model.encoder_seq_length, **fields)
     optim = _build_optim(settings.model.optim, settings.trainer.gradient_clip_val, num_steps)
-    model = RewardModel(
+    return RewardModel(
         config,
         loss=settings.model.loss,
         optim=optim,
         tokenizer=AutoTokenizer(tokenizer_folder),
         lora=settings.model.peft.lora,
+        initial_weights=initial,
+        loss_fn=loss_fn,
+        adapter_seed=settings.trainer.seed,
     )
-    model.initial_weights, model.adapter_seed = initial, settings.trainer.seed
-    return model
 
 
 def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: Sequence[pl.Callback]) -> nl.Trainer:
@@ -135,22 +141,6 @@ class SeedCallback(pl.Callback):
         """Runs when the ranks are up and before the model is built."""
         torch.manual_seed(self.seed)
         tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
-
-
-def build_early_stopping(settings: ExpManagerSettings) -> list[pl.Callback]:
-    """The callback, where there is to be one."""
-    params = settings.early_stopping_callback_params
-    if not settings.create_early_stopping_callback:
-        return []
-    return [
-        BestValidation(
-            monitor=params.monitor,
-            mode=params.mode,
-            min_delta=params.min_delta,
-            patience=params.patience,
-            check_on_train_epoch_end=False,
-        )
-    ]
 
 
 def _build_ddp(settings: OptimSettings) -> DistributedDataParallelConfig:

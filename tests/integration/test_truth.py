@@ -19,7 +19,8 @@ VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS = 128, 3, 64, 160, 8, 2
 @pytest.fixture(scope="module")
 def model(one_rank: None) -> Any:
     """A RewardGPT of one rank, built by NeMo's configuration."""
-    from nemo_bt.model.config import reward_config
+    from nemo_bt.loss import loss_function
+from nemo_bt.model.config import reward_config
     from nemo_bt.model.reward_model import RewardModel
 
     hf_config = llama(VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS).config.to_dict() | {"initializer_range": 0.1}
@@ -137,7 +138,7 @@ def test_margins_reach_the_loss_of_their_pair(model: Any) -> None:
 
     groups = random_groups(2, shared=True)
     groups = [replace(group, pairs=(Pair(0, 1, margin=0.3 * i),)) for i, group in enumerate(groups)]
-    reduction = PairLossReduction(LossSettings(margin=True))
+    reduction = PairLossReduction(loss_function(LossSettings(margin=True)))
     reduction.setup(build_stream(groups, pad_id=0))
     reward = torch.randn(12)
     expected = sum(

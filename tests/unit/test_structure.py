@@ -21,7 +21,7 @@ FLOORS = [
     "observability", "model.attention", "model",
     "data.read", "data.formats", "data.tokenize", "data.pairs", "data.store", "data", "checkpoint",
     "training.steps", "training.callbacks", "training",
-    "planning", "scoring", "evaluation", "serving", "reporting", "cli", "quickstart", "__main__",
+    "planning", "scoring", "evaluation", "serving", "reporting", "cli", "api", "quickstart", "__main__",
 ]  # fmt: skip
 """Folders and files of nemo_bt from the ground up: each may import those before it, and none behind it."""
 MAY_IMPORT_NEMO = [

@@ -17,17 +17,16 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
+from nemo_bt.config.custom import load_object
 from nemo_bt.config.data import CustomClass, RowSettings, SourceSettings
 from nemo_bt.data.formats.detect import detect, named_format
 from nemo_bt.data.formats.values import number_at
@@ -122,17 +121,11 @@ def load_custom(source: SourceSettings, tokenizer: Any, max_length: int, files: 
 
 
 def _load_class(custom: CustomClass) -> Any:
-    path = Path(str(custom.path))
-    if path.suffix != ".py":
-        raise UserError(f"model.data.custom_cls.path: expected a Python file, got {path}.")
-    module = ModuleType(f"nemo_bt_custom_{path.stem}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module
-    # From the source itself: Python's own cache of compiled files overlooks a change within a second.
-    exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
-    if not isinstance(vars(module).get(str(custom.name)), type):
-        raise UserError(f"model.data.custom_cls.name: no class {custom.name} in {custom.path}.")
-    return getattr(module, str(custom.name))
+    key = "model.data.custom_cls"
+    cls = load_object(custom.path, str(custom.name), key)
+    if not isinstance(cls, type):
+        raise UserError(f"{key}.name: no class {custom.name} in {custom.path}.")
+    return cls
 
 
 def _items(data: Any) -> Iterator[Any]:

@@ -1,4 +1,126 @@
-"""What happens around a step, a callback for each concern.
+"""What happens around a step: a callback for each concern, in the order in which Lightning calls them.
+
+One optimizer step, and the collectives that run in it:
+
+1. `on_train_batch_start`. `Watchdog` notes the time. `NonFiniteGuard` forgets the losses of the step before.
+   `GracefulStop` asks all ranks whether one was asked to end: an all-reduce of one number, over all ranks.
+   `CheckpointCallback` saves where a save is due, or the run is to end: the weights are complete only here. `Monitor`
+   starts its clock. `Validation` says that it is not its turn yet. Then `RewardModel` leaves the step out if the run is
+   to end.
+2. The step itself, Megatron's. `PairSampler` hands over the streams of this rank. Each stream goes forward and
+   backward, with the messages of tensor, context, expert and pipeline parallelism. Gradients are summed over data- and
+   context-parallel ranks, in one all-reduce or reduce-scatter for each bucket. The gradient norm is all-reduced.
+   `NonFiniteGuard` sees it before a weight changes. With the distributed optimizer, weights are gathered.
+3. `on_train_batch_end`. `Watchdog` notes the time. `NonFiniteGuard` counts the step's sums, or leaves them out: only
+   then all ranks gather the numbers of the pairs to blame. `Monitor` stops its clock, and on every n-th step logs: an
+   all-reduce of the sums of all metrics, over all ranks. `Validation` has Lightning validate, where it is due: each
+   batch begins with the all-reduce of `GracefulStop`, and the end has one all-reduce of the sums of all sets.
+4. `on_validation_end`, where there was one. `Watchdog` notes the time. `Validation` logs every set. `BestValidation`
+   ends the run when it got no better.
+
+`RunState` takes part in saves alone: it gathers what a run needs to go on to the last bit. Callbacks of the user come
+last.
 
 May import `training.steps`, `checkpoint`, `observability`, `launching` and what is below them.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from nemo_bt.config.model import Settings
+from nemo_bt.launching.signals import StopRequest
+from nemo_bt.observability.metrics_log import MetricsLog
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.adapters import Adapters
+
+if TYPE_CHECKING:
+    from nemo_bt.training.callbacks.graceful_stop import GracefulStop
+    from nemo_bt.training.callbacks.validation import Validation
+    from nemo_bt.training.steps.data_module import PairSampler
+
+
+class RunCallbacks(NamedTuple):
+    """The callbacks of a run.
+
+    Args:
+        ordered: all of them, as Lightning calls them.
+        validation: knows the last validation.
+        stop: knows what ended the run.
+    """
+
+    ordered: list[Any]
+    validation: Validation
+    stop: GracefulStop
+
+
+def run_callbacks(
+    settings: Settings,
+    sampler: PairSampler,
+    terminal: Terminal,
+    log: MetricsLog,
+    request: StopRequest,
+    *,
+    rank: int,
+    num_steps: int,
+    peak_flops: float | None,
+    adapters: Adapters | None,
+    callbacks: Sequence[Any] = (),
+) -> RunCallbacks:
+    """Build the callbacks of a run.
+
+    Args:
+        settings: of the run.
+        sampler: whose sums are logged.
+        terminal: of this rank.
+        log: gets the metrics.
+        request: asks the run to end.
+        rank: of this process in the whole job.
+        num_steps: length of the run.
+        peak_flops: of all devices together, FLOP/s, where it is known.
+        adapters: what a checkpoint says of them.
+        callbacks: of the user.
+    """
+    from nemo_bt.training.callbacks.checkpoint import CheckpointCallback
+    from nemo_bt.training.callbacks.graceful_stop import GracefulStop
+    from nemo_bt.training.callbacks.monitor import Monitor
+    from nemo_bt.training.callbacks.nonfinite import NonFiniteGuard
+    from nemo_bt.training.callbacks.run_state import RunState
+    from nemo_bt.training.callbacks.validation import Validation
+    from nemo_bt.training.callbacks.watchdog import Watchdog
+
+    trainer, log_dir = settings.trainer, settings.exp_manager.log_dir
+    monitor = Monitor(sampler, terminal, log, trainer, num_steps, peak_flops)
+    validation = Validation(sampler, terminal, log, trainer, num_steps)
+    guard = NonFiniteGuard(sampler, terminal, trainer.max_nonfinite_steps)
+    stop = GracefulStop(request)
+    ordered = [
+        Watchdog(trainer.hang_timeout_s, rank, log_dir, terminal),
+        guard,
+        stop,
+        CheckpointCallback(log_dir / "checkpoints", settings, validation, adapters),
+        monitor,
+        RunState(sampler, monitor, validation, guard),
+        validation,
+        *_early_stopping(settings),
+        *callbacks,
+    ]
+    return RunCallbacks(ordered, validation, stop)
+
+
+def _early_stopping(settings: Settings) -> list[Any]:
+    from nemo_bt.training.callbacks.graceful_stop import BestValidation
+
+    params = settings.exp_manager.early_stopping_callback_params
+    if not settings.exp_manager.create_early_stopping_callback:
+        return []
+    return [
+        BestValidation(
+            monitor=str(params.monitor),
+            mode=params.mode,
+            min_delta=params.min_delta,
+            patience=params.patience,
+            check_on_train_epoch_end=False,
+        )
+    ]

@@ -1,0 +1,273 @@
+"""What a program or a notebook calls; `nemo_bt/__init__.py` exports it.
+
+A job is one rank here, or one of the ranks of torchrun or srun where this process is one. With trainer.devices > 1 in a
+script it is as many local ranks, each of which runs the script up to the call (`nemo_bt.launching.script`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nemo_bt.cli.job import run_command, run_job
+from nemo_bt.config.load import load_settings_of
+from nemo_bt.config.model import CustomFunction, Settings
+from nemo_bt.config.plan import PlanRun
+from nemo_bt.config.score import RUNS, EvaluateRun, LabelRun, ScoreRun
+from nemo_bt.config.serve import ServeRun
+from nemo_bt.errors import UserError
+from nemo_bt.launching import local
+from nemo_bt.launching.signals import StopRequest
+from nemo_bt.observability.terminal import Terminal, diverted_output
+
+if TYPE_CHECKING:
+    from nemo_bt.loss import LossFn
+    from nemo_bt.planning.search import Planned, Rejected
+    from nemo_bt.training.fit import Outcome
+
+_KINDS: dict[str, type[Any]] = {"plan": PlanRun, "serve": ServeRun, **RUNS}
+
+
+def load_settings(
+    config_name: str, overrides: Sequence[str] = (), config_dir: str | None = None, kind: type[Any] | None = None
+) -> Any:
+    """Compose a configuration and check every value.
+
+    Args:
+        config_name: train, score, evaluate, label, plan, serve, or another file of `conf/` or of `config_dir`, without
+            .yaml.
+        overrides: `key=value`, as on the command line.
+        config_dir: a folder of your own.
+        kind: the dataclass to make; without it, the one that the name says: ScoreRun for score, Settings for all others
+            that are not in the list above.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type or outside of its range, no such file.
+    """
+    return load_settings_of(kind or _KINDS.get(config_name, Settings), config_name, overrides, config_dir)
+
+
+def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Sequence[Any] = ()) -> Outcome:
+    """Train a reward model.
+
+    Args:
+        settings: from `load_settings("train", ...)`.
+        loss_fn: a loss of your own; its contract is `nemo_bt.loss.LossFn`.
+        callbacks: of Lightning, called after the run's own.
+
+    Returns:
+        How the run ended: steps, the last validation, and what stopped it early.
+
+    Raises:
+        UserError: settings, model or data cannot be used as they are.
+    """
+    from nemo_bt.training.checks import check_settings
+    from nemo_bt.training.fit import Outcome
+    from nemo_bt.training.train import train as train_here
+
+    _expect(settings, Settings, "train")
+    if loss_fn is not None:
+        settings = _named(settings, loss_fn)
+    log_dir = settings.exp_manager.log_dir
+
+    def work(terminal: Terminal, rank: int) -> dict[str, Any]:
+        request = StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=local.started_here())
+        pretrained = check_settings(settings)
+        return asdict(train_here(settings, pretrained, terminal, rank, callbacks, request, loss_fn))
+
+    return Outcome(**run_job(settings, log_dir, work, within="checkpoints"))
+
+
+def validate(settings: Settings) -> dict[str, float]:
+    """Validate a model, without training.
+
+    Returns:
+        Metrics by name: val/<set>/loss, val/<set>/accuracy, ...
+
+    Raises:
+        UserError: settings, model or data cannot be used as they are.
+    """
+    from nemo_bt.training.checks import check_settings
+    from nemo_bt.training.train import validate_only
+
+    _expect(settings, Settings, "train")
+
+    def work(terminal: Terminal, rank: int) -> dict[str, float]:
+        return validate_only(settings, check_settings(settings, trains=False), terminal).validation
+
+    return run_job(settings, settings.exp_manager.log_dir, work)
+
+
+def launch(settings: Settings) -> Outcome:
+    """Train with trainer.devices local ranks of their own, whatever this process is: also from a notebook.
+
+    A loss of your own is named by file (`model.loss.custom_fn`). Arguments, result and errors are those of `train`.
+    """
+    from nemo_bt.training.fit import Outcome
+
+    _expect(settings, Settings, "train")
+    return Outcome(**run_command("train", settings))
+
+
+def score(settings: ScoreRun) -> Path:
+    """Write the rows of score.input with their rewards to score.output.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        UserError: model, rows or output cannot be used as they are.
+    """
+    _expect(settings, ScoreRun, "score")
+    _scored(settings)
+    return Path(settings.score.output)
+
+
+def evaluate(settings: EvaluateRun) -> dict[str, Any]:
+    """Score pairs or a benchmark, and measure the accuracy.
+
+    Returns:
+        What results.json has.
+
+    Raises:
+        UserError: model, rows or output cannot be used as they are.
+    """
+    from nemo_bt.evaluation.command import evaluate as measure
+
+    _expect(settings, EvaluateRun, "evaluate")
+    _scored(settings, lambda model, terminal: measure(settings, model, terminal))
+    results: dict[str, Any] = json.loads((Path(settings.evaluate.output) / "results.json").read_text())
+    return results
+
+
+def label(settings: LabelRun) -> Path:
+    """Score samples, and write feedback to train on.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        UserError: model, rows or output cannot be used as they are.
+    """
+    from nemo_bt.evaluation.label import check_label
+    from nemo_bt.evaluation.label import label as write_feedback
+
+    _expect(settings, LabelRun, "label")
+    check_label(settings.label)
+    _scored(settings, lambda _, terminal: write_feedback(settings, terminal))
+    return Path(settings.label.output)
+
+
+def report(log_dir: str | Path, overrides: Sequence[str] = (), checkpoint: str | Path | None = None) -> Path:
+    """Write a page about a run and its model.
+
+    Args:
+        log_dir: of the run.
+        overrides: of its config.yaml, for the report: a layout, say.
+        checkpoint: whose model is looked at; the newest of the run, if none is named.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: no run has written there; its model or data cannot be used as they are.
+    """
+    from nemo_bt.reporting.command import write_report
+    from nemo_bt.reporting.settings import load_run, with_model
+
+    run = with_model(load_run(Path(log_dir), overrides), Path(checkpoint) if checkpoint else None)
+    folder = Path(log_dir) / "report"
+    run_job(run.settings, folder, lambda terminal, rank: write_report(run, terminal, rank))
+    return folder / "report.html"
+
+
+def plan(settings: PlanRun) -> list[Planned | Rejected]:
+    """Count memory and time of every layout on a cluster.
+
+    Raises:
+        UserError: settings that cannot be; no such model or data.
+    """
+    from nemo_bt.planning.command import plan as try_layouts
+
+    _expect(settings, PlanRun, "plan")
+    return try_layouts(settings, Terminal(sys.stdout))
+
+
+def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
+    """Convert a Hugging Face folder or hub id to a reward .nemo, and compare the rewards of the two.
+
+    Args:
+        source: a causal language model, or a sequence classifier with one label.
+        output: the .nemo to write.
+        *options: of `python -m converters.hf_to_nemo`: "--pack", "--dtype=bf16", ...
+
+    Raises:
+        UserError: the input cannot be used, or the output not be written.
+        ParityError: the rewards differ.
+    """
+    from nemo_bt.converters import hf_to_nemo as converter
+
+    return _converted(converter, source, output, options)
+
+
+def nemo_to_hf(source: str | Path, output: str | Path, *options: str) -> Path:
+    """Export a reward .nemo or a checkpoint as a folder for AutoModelForSequenceClassification.
+
+    Args:
+        source: the .nemo.
+        output: the folder to write.
+        *options: of `python -m converters.nemo_to_hf`: "--dtype=bf16", ...
+
+    Raises:
+        UserError: the input cannot be used, or the output not be written.
+        ParityError: the rewards differ.
+    """
+    from nemo_bt.converters import nemo_to_hf as converter
+
+    return _converted(converter, source, output, options)
+
+
+def _converted(converter: Any, source: str | Path, output: str | Path, options: Sequence[str]) -> Path:
+    args = converter.parse(["--input", str(source), "--output", str(output), *options])
+    with tempfile.NamedTemporaryFile(suffix=".log") as log, diverted_output(Path(log.name), shows=True) as terminal:
+        converter.convert(args, terminal)
+    return Path(output)
+
+
+def _scored(run: ScoreRun, finish: Callable[[str, Terminal], None] | None = None) -> None:
+    """Score every row, and do what follows on rank 0."""
+    from nemo_bt.scoring.checks import check_score
+    from nemo_bt.scoring.command import score as score_here
+
+    pretrained, parts = check_score(run)
+
+    def work(terminal: Terminal, rank: int) -> bool:
+        request = StopRequest(limit_s=None, ends_on_sigterm=local.started_here())
+        is_done = score_here(run, pretrained, parts, terminal, rank, request)
+        if is_done and rank == 0 and finish:
+            finish(pretrained.given, terminal)
+        return is_done
+
+    if not run_job(run, parts.folder, work):
+        raise KeyboardInterrupt(f"scoring was stopped; the same call goes on from {parts.folder}")
+
+
+def _named(settings: Settings, loss_fn: LossFn) -> Settings:
+    """Write down which loss a run has, so that it does not go on with another."""
+    name = getattr(loss_fn, "__qualname__", type(loss_fn).__qualname__)
+    path = inspect.getsourcefile(loss_fn) if inspect.isfunction(loss_fn) else None
+    loss = replace(settings.model.loss, custom_fn=CustomFunction(path=path, name=name))
+    return replace(settings, model=replace(settings.model, loss=loss))
+
+
+def _expect(settings: Any, kind: type[Any], name: str) -> None:
+    if not isinstance(settings, kind):
+        raise UserError(
+            f'expected settings from nemo_bt.load_settings("{name}", [...]), got {type(settings).__name__}.'
+        )

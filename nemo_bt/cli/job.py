@@ -1,0 +1,72 @@
+"""A job that a program asks for: on this rank, or on ranks that are started for it."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.cli.worker import run_as_rank
+from nemo_bt.config.load import dump_settings
+from nemo_bt.config.model import JobSettings, Settings
+from nemo_bt.launching import local, script
+from nemo_bt.launching.signals import kept_handlers
+from nemo_bt.observability.terminal import Terminal, diverted_output
+
+
+def run_job(settings: JobSettings, folder: Path, work: Callable[[Terminal, int], Any], within: str = ".") -> Any:
+    """Do the work on this rank, or start ranks that do.
+
+    Args:
+        settings: how many ranks there are.
+        folder: gets nemo.log; it is made.
+        work: (terminal of this rank, rank) -> plain data.
+        within: a folder in it that is made too.
+
+    Returns:
+        What the work gave, on rank 0 where ranks were started.
+
+    Raises:
+        UserError: a user's mistake.
+        RuntimeError: a rank that was started failed.
+    """
+    found, result = script.earlier_result()
+    if found:
+        return result
+    if local.is_to_start(settings):
+        result = script.start_and_wait(script.own_command(), settings.world_size, folder)
+        script.remember(result)
+        return result
+    if script.is_rank_of_a_script():
+
+        def leave(terminal: Terminal, rank: int) -> int:
+            script.leave_result(work(terminal, rank))
+            return 0
+
+        sys.exit(run_as_rank(folder, str(folder), leave, within))
+    (folder / within).mkdir(parents=True, exist_ok=True)
+    rank = local.current_rank()
+    with kept_handlers(), diverted_output(folder / "nemo.log", shows=rank == 0) as terminal:
+        result = work(terminal, rank)
+    script.remember(result)
+    return result
+
+
+def run_command(command: str, settings: Settings) -> Any:
+    """Have local ranks of their own run a command with these settings, and give what it came to.
+
+    Raises:
+        UserError: a user's mistake that the ranks found.
+        RuntimeError: a rank failed.
+    """
+    found, result = script.earlier_result()
+    if found:
+        return result
+    with tempfile.TemporaryDirectory(prefix="nemo_bt-launch-") as folder:
+        (Path(folder) / "settings.yaml").write_text(dump_settings(settings))
+        argv = ["-m", "nemo_bt", command, "--config-dir", folder, "--config-name", "settings"]
+        result = script.start_and_wait(argv, settings.world_size, settings.exp_manager.log_dir)
+    script.remember(result)
+    return result
