@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_bt.data.tokenize.tokenizer import tokenizer_files
 from nemo_bt.errors import UserError
-from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal, diverted_output
 from nemo_bt.pretrained.convert import Conversion
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_file import pack
@@ -30,6 +31,27 @@ def main() -> None:
     """Command line."""
     args = parse(sys.argv[1:])
     run(lambda terminal: convert(args, terminal))
+
+
+def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
+    """Convert a Hugging Face folder or hub id to a reward .nemo, and compare the rewards of the two.
+
+    Args:
+        source: a causal language model, or a sequence classifier with one label.
+        output: the .nemo to write.
+        *options: of the command line: "--pack", "--dtype=bf16", ...
+
+    Returns:
+        The output.
+
+    Raises:
+        UserError: the input cannot be used, or the output not be written.
+        ParityError: the rewards differ.
+    """
+    args = parse(["--input", str(source), "--output", str(output), *options])
+    with tempfile.NamedTemporaryFile(suffix=".log") as log, diverted_output(Path(log.name), shows=True) as terminal:
+        convert(args, terminal)
+    return Path(output)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

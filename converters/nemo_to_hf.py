@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.terminal import Terminal, diverted_output
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import InitialWeights, find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import write_shards
@@ -37,6 +38,27 @@ def main() -> None:
     """Command line."""
     args = parse(sys.argv[1:])
     run(lambda terminal: convert(args, terminal))
+
+
+def nemo_to_hf(source: str | Path, output: str | Path, *options: str) -> Path:
+    """Export a reward .nemo or a checkpoint for AutoModelForSequenceClassification, and compare the rewards of the two.
+
+    Args:
+        source: the .nemo.
+        output: the folder to write.
+        *options: of the command line: "--dtype=bf16", ...
+
+    Returns:
+        The output.
+
+    Raises:
+        UserError: the input cannot be used, or the output not be written.
+        ParityError: the rewards differ.
+    """
+    args = parse(["--input", str(source), "--output", str(output), *options])
+    with tempfile.NamedTemporaryFile(suffix=".log") as log, diverted_output(Path(log.name), shows=True) as terminal:
+        convert(args, terminal)
+    return Path(output)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nemo_bt.api import (
         evaluate,
-        hf_to_nemo,
         label,
         launch,
         load_settings,
-        nemo_to_hf,
         plan,
         report,
         score,
@@ -32,6 +30,8 @@ if TYPE_CHECKING:
     from nemo_bt.config.plan import PlanRun
     from nemo_bt.config.run import ExpManagerSettings, TrainerSettings
     from nemo_bt.config.score import EvaluateRun, LabelRun, ScoreRun
+    from nemo_bt.converters.hf_to_nemo import hf_to_nemo
+    from nemo_bt.converters.nemo_to_hf import nemo_to_hf
     from nemo_bt.errors import UserError
     from nemo_bt.loss import LossFn, bradley_terry_loss
     from nemo_bt.model.reward_model import RewardModel
@@ -42,9 +42,10 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "nemo_bt.api": (
-        "load_settings", "train", "validate", "score", "evaluate", "label", "report", "plan", "launch", "hf_to_nemo",
-        "nemo_to_hf",
+        "load_settings", "train", "validate", "score", "evaluate", "label", "report", "plan", "launch",
     ),
+    "nemo_bt.converters.hf_to_nemo": ("hf_to_nemo",),
+    "nemo_bt.converters.nemo_to_hf": ("nemo_to_hf",),
     "nemo_bt.config.model": ("Settings", "ModelSettings", "LossSettings"),
     "nemo_bt.config.run": ("TrainerSettings", "ExpManagerSettings"),
     "nemo_bt.config.score": ("ScoreRun", "EvaluateRun", "LabelRun"),

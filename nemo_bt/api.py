@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local
 from nemo_bt.launching.signals import StopRequest
-from nemo_bt.observability.terminal import Terminal, diverted_output
+from nemo_bt.observability.terminal import Terminal
 
 if TYPE_CHECKING:
     from nemo_bt.loss import LossFn
@@ -78,7 +77,7 @@ def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Seque
 
     def work(terminal: Terminal, rank: int) -> dict[str, Any]:
         request = StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=local.started_here())
-        pretrained = check_settings(settings)
+        pretrained = check_settings(settings, loss_fn=loss_fn)
         return asdict(train_here(settings, pretrained, terminal, rank, callbacks, request, loss_fn))
 
     return Outcome(**run_job(settings, log_dir, work, within="checkpoints"))
@@ -199,47 +198,6 @@ def plan(settings: PlanRun) -> list[Planned | Rejected]:
     return try_layouts(settings, Terminal(sys.stdout))
 
 
-def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
-    """Convert a Hugging Face folder or hub id to a reward .nemo, and compare the rewards of the two.
-
-    Args:
-        source: a causal language model, or a sequence classifier with one label.
-        output: the .nemo to write.
-        *options: of `python -m converters.hf_to_nemo`: "--pack", "--dtype=bf16", ...
-
-    Raises:
-        UserError: the input cannot be used, or the output not be written.
-        ParityError: the rewards differ.
-    """
-    from nemo_bt.converters import hf_to_nemo as converter
-
-    return _converted(converter, source, output, options)
-
-
-def nemo_to_hf(source: str | Path, output: str | Path, *options: str) -> Path:
-    """Export a reward .nemo or a checkpoint as a folder for AutoModelForSequenceClassification.
-
-    Args:
-        source: the .nemo.
-        output: the folder to write.
-        *options: of `python -m converters.nemo_to_hf`: "--dtype=bf16", ...
-
-    Raises:
-        UserError: the input cannot be used, or the output not be written.
-        ParityError: the rewards differ.
-    """
-    from nemo_bt.converters import nemo_to_hf as converter
-
-    return _converted(converter, source, output, options)
-
-
-def _converted(converter: Any, source: str | Path, output: str | Path, options: Sequence[str]) -> Path:
-    args = converter.parse(["--input", str(source), "--output", str(output), *options])
-    with tempfile.NamedTemporaryFile(suffix=".log") as log, diverted_output(Path(log.name), shows=True) as terminal:
-        converter.convert(args, terminal)
-    return Path(output)
-
-
 def _scored(run: ScoreRun, finish: Callable[[str, Terminal], None] | None = None) -> None:
     """Score every row, and do what follows on rank 0."""
     from nemo_bt.scoring.checks import check_score
@@ -262,6 +220,7 @@ def _named(settings: Settings, loss_fn: LossFn) -> Settings:
     """Write down which loss a run has, so that it does not go on with another."""
     name = getattr(loss_fn, "__qualname__", type(loss_fn).__qualname__)
     path = inspect.getsourcefile(loss_fn) if inspect.isfunction(loss_fn) else None
+    path = path if path and Path(path).is_file() else None
     loss = replace(settings.model.loss, custom_fn=CustomFunction(path=path, name=name))
     return replace(settings, model=replace(settings.model, loss=loss))
 

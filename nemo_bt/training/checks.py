@@ -12,7 +12,7 @@ from nemo_bt.config.equations import check_data, check_equations, check_validati
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.config.parallelism import check_layout, divides
 from nemo_bt.errors import UserError
-from nemo_bt.loss import loss_function
+from nemo_bt.loss import LossFn, loss_function
 from nemo_bt.pretrained.architecture import HfConfig, complete, megatron_fields, padded_vocab, scratch_hf_config
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
 
@@ -21,12 +21,13 @@ _ADAPTABLE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 
 
-def check_settings(settings: Settings, trains: bool = True) -> PretrainedSource | None:
+def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | None = None) -> PretrainedSource | None:
     """Check everything that needs no data.
 
     Args:
         settings: of the run.
         trains: needs a training set; a run that only validates has none.
+        loss_fn: a loss given from Python.
 
     Returns:
         Where the model comes from: the checkpoint that the run resumes from, else model.restore_from_path; None for a
@@ -39,8 +40,8 @@ def check_settings(settings: Settings, trains: bool = True) -> PretrainedSource 
     (check_data if trains else check_validation)(settings.model.data)
     if not settings.model.restore_from_path and not settings.model.tokenizer.type:
         raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
-    if settings.model.loss.custom_fn.path:
-        loss_function(settings.model.loss)
+    if loss_fn or settings.model.loss.custom_fn.name:
+        loss_function(settings.model.loss, loss_fn)
     exp, given = settings.exp_manager, settings.model.restore_from_path
     resume_from = checkpoint_to_resume(exp.log_dir / "checkpoints", exp.resume_if_exists)
     pretrained = find_pretrained(str(resume_from or given)) if resume_from or given else None

@@ -10,6 +10,7 @@ import torch
 
 from nemo_bt.batching.stream import Pair, TokenGroup, build_stream
 from nemo_bt.config.model import LossSettings
+from nemo_bt.loss import loss_function
 from tests.support.reference import hf_names, llama, padded_rewards
 from tests.support.runs import relative_difference
 
@@ -19,8 +20,7 @@ VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS = 128, 3, 64, 160, 8, 2
 @pytest.fixture(scope="module")
 def model(one_rank: None) -> Any:
     """A RewardGPT of one rank, built by NeMo's configuration."""
-    from nemo_bt.loss import loss_function
-from nemo_bt.model.config import reward_config
+    from nemo_bt.model.config import reward_config
     from nemo_bt.model.reward_model import RewardModel
 
     hf_config = llama(VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS).config.to_dict() | {"initializer_range": 0.1}
