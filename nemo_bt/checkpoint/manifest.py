@@ -12,7 +12,6 @@ MANIFEST = "manifest.json"
 """In the folder of a checkpoint; those that were converted, or saved by an earlier version, have none."""
 WEIGHTS = ".distcp"
 """End of the names of the large files."""
-_CHUNK_BYTES = 8 * 2**20
 
 
 def files_of(checkpoint: Path) -> list[str]:
@@ -75,8 +74,5 @@ def _first_difference(
 
 
 def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
     with file.open("rb") as opened:
-        while chunk := opened.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(opened, "sha256").hexdigest()
