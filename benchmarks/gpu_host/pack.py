@@ -164,9 +164,12 @@ def missing(
         Versions by name.
 
     Raises:
-        UserError: pip cannot resolve it.
+        UserError: pip cannot resolve it, or a name is not locked.
     """
-    stubs = {name: {"version": locked[name]} for name in map(canonicalize_name, without) if name in locked}
+    absent = {canonicalize_name(name) for name in without}
+    if absent - locked.keys():
+        raise UserError(f"--without: expected names in .requirements.lock, got {', '.join(absent - locked.keys())}.")
+    stubs = {name: {"version": locked[name]} for name in absent}
     stubs |= {name: {**one, "version": locked.get(name, one["version"])} for name, one in host.items() if name in kept}
     stubs = {**host, **stubs}
     while True:

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.gpu_host import pack
 from nemo_bt.errors import UserError
+from nemo_bt.gpu_setup import key
 
 PACKAGES = {
     "app-1.0": ["torch>=2.6", "frame[fast]>=2", "old<2; python_version < '3.9'", "tracker; extra == 'track'"],
@@ -92,6 +93,8 @@ def test_what_does_not_suit_is_packed_as_locked_and_followed_unless_it_is_kept()
 
 def test_what_a_host_does_without_is_not_followed() -> None:
     assert missing({}, without=("torch", "Loader_Kit")).keys() == EVERYTHING - {"torch", "nvidia-cublas", "loader-kit"}
+    with pytest.raises(UserError, match=r"--without: expected names in \.requirements\.lock, got speedy\."):
+        missing({}, without=("numpy", "speedy"))
 
 
 def test_what_cannot_be_had_is_said(registry: Path) -> None:
@@ -134,6 +137,47 @@ def test_packages_are_installed_into_a_tree_that_any_python_runs(registry: Path,
     assert (tree / "bin" / "run-app").read_text().startswith("#!/usr/bin/env python3\n")
     environment = {"PYTHONPATH": str(tree), "PATH": f"{tree}/bin:{Path(sys.executable).parent}:{os.environ['PATH']}"}
     assert subprocess.run(["run-app"], env=environment, capture_output=True, text=True).stdout == "ran\n"
+
+
+PROJECT = """
+from pathlib import Path
+
+
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    info = Path(folder, "nemo_bt-0.1.dist-info")
+    info.mkdir()
+    lines = ["Name: nemo-bt", "Version: 0.1", "Requires-Dist: app", "Provides-Extra: gpu"]
+    lines += ["Requires-Dist: tracker; extra == 'gpu'"]
+    Path(info, "METADATA").write_text("\\n".join(["Metadata-Version: 2.1", *lines]))
+    return info.name
+"""
+
+
+def test_a_pack_is_made_and_unpacked(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout, wheels, host = tmp_path / "checkout", tmp_path / "cache" / "wheels", tmp_path / "host.json"
+    checkout.mkdir()
+    (checkout / "backend.py").write_text(PROJECT)
+    backend = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    (checkout / "pyproject.toml").write_text(backend)
+    (checkout / ".requirements.lock").write_text("".join(f"{name}=={LOCKED[name]}\n" for name in LOCKED))
+    for name in ("transformer_engine-2.9.0", "transformer_engine_cu13-2.9.0"):
+        make_wheel(registry, name)
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    kept = wheels / key("2.11.0", 13, python)
+    kept.mkdir(parents=True)
+    make_wheel(kept, "transformer_engine_torch-2.9.0", ["torch", "ground"])
+    installed = [{"metadata": {"name": name, "version": "2.11.0+cu130"}} for name in ("torch", "numpy")]
+    host.write_text(json.dumps({"environment": {"python_version": python}, "installed": installed}))
+    monkeypatch.setattr(pack, "_CHECKOUT", checkout)
+    monkeypatch.setenv("NEMO_BT_CACHE", str(wheels.parent))
+    assert pack.main(["--host", str(host), "--output", str(tmp_path / "pack"), "--without", "loader-kit"]) == 0
+    packages = json.loads((tmp_path / "pack" / "parts.json").read_text())["packages"]
+    engine = {"transformer-engine", "transformer-engine-cu13", "transformer-engine-torch"}
+    assert packages.keys() == {"app", "frame", "ground", "speed", "tracker", *engine}
+    command = [sys.executable, "-I", str(tmp_path / "pack" / "unpack.py"), "--to", str(tmp_path / "to")]
+    subprocess.run(command, check=True, timeout=60)
+    there = {path.name.partition("-")[0] for path in (tmp_path / "to").glob("*.dist-info")}
+    assert there == {name.replace("-", "_") for name in packages}
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
