@@ -22,7 +22,7 @@ quickstart: $(INSTALLED)
 
 # Transformer Engine for the torch in .venv, on a host with CUDA's compiler: built once (minutes), then kept.
 gpu-setup: $(INSTALLED)
-	$(BIN)/python -m nemo_bt.gpu.install
+	$(BIN)/python -m nemo_bt.gpu_setup
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .

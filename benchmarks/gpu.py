@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import gpu_attention, gpu_curves, gpu_model, gpu_training
-from benchmarks.gpu_host import Host, clocks
+from benchmarks.gpu_machine import Host, clocks
 from benchmarks.results_file import write_results
 
 PARTS = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention_candidates import flex, flex_mask, two_calls, two_calls_of
-from benchmarks.gpu_host import Host, spread
+from benchmarks.gpu_machine import Host, spread
 from benchmarks.gpu_streams import real_groups, streams_of
 from benchmarks.results_file import Figure
 from nemo_bt.batching.context_shards import context_shard

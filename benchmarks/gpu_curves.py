@@ -8,7 +8,7 @@ from statistics import mean
 from subprocess import Popen
 
 from benchmarks import small_llama
-from benchmarks.gpu_host import Host, spread
+from benchmarks.gpu_machine import Host, spread
 from benchmarks.gpu_streams import tokenizer_and_model
 from benchmarks.results_file import Figure
 from tests.support.runs import metrics

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from benchmarks.gpu_host import Host, spread
+from benchmarks.gpu_machine import Host, spread
 from benchmarks.gpu_streams import real_groups, streams_of, without_sharing
 from benchmarks.results_file import Figure
 from benchmarks.small_llama import Size, hf_config_of

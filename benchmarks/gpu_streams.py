@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import small_llama
-from benchmarks.gpu_host import Host
+from benchmarks.gpu_machine import Host
 from benchmarks.small_llama import SMALL
 from nemo_bt.batching.sampling import pairs_of_step
 from nemo_bt.batching.stream import PairStream, TokenGroup, build_stream

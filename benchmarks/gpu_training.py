@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks import small_llama
 from benchmarks.cluster import matmul_flops
-from benchmarks.gpu_host import Host, spread
+from benchmarks.gpu_machine import Host, spread
 from benchmarks.gpu_streams import tokenizer_and_model
 from benchmarks.results_file import Figure
 from benchmarks.small_llama import Size

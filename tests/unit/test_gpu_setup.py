@@ -4,15 +4,16 @@ import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from nemo_bt import gpu_setup
 from nemo_bt.errors import UserError
-from nemo_bt.gpu import install, toolchain, wheels
-from nemo_bt.gpu.toolchain import Toolchain, build_environment, find_toolchain, find_toolkit, link_libraries
+from nemo_bt.gpu_setup import Toolchain, build_environment, find_toolchain, find_toolkit, link_libraries
 from tests.support.runs import REPO
 
 
@@ -30,27 +31,21 @@ def make_toolkit(folder: Path, release: str = "release 13.0, V13.0.88") -> Path:
 def cuda_13(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A torch that says it is built for CUDA 13, and a toolkit."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_HOME", str(make_toolkit(tmp_path / "cuda")))
     return tmp_path / "cuda"
 
 
-def test_torch_and_compiler_fit(cuda_13: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_and_compiler_fit(cuda_13: Path) -> None:
     version = torch.__version__.split("+")[0]
-    found = find_toolchain(None)
-    assert found == Toolchain(version, 13, cuda_13, "9.0", Path(torch.__file__).parents[1])
-    assert find_toolchain("8.0;9.0a").arch == "8.0;9.0a"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (10, 0))
-    assert find_toolchain(None).arch == "10.0"
+    assert find_toolchain() == Toolchain(version, 13, cuda_13, Path(torch.__file__).parents[1])
 
 
 @pytest.mark.parametrize(
     ("cuda", "said"),
     [
-        (None, r"expected a torch that is built for CUDA, found torch 2.*pip install torch==2.*cu130"),
+        (None, r"expected a torch for CUDA 12 or 13, found torch 2.*pip install torch==2.*cu130"),
         ("11.8", r"expected a torch for CUDA 12 or 13, found torch .*, for CUDA 11\.8"),
-        ("12.8", r"expected nvcc of CUDA 12, for which .* was built, got 13\.0 at .*CUDA_HOME"),
+        ("12.8", r"expected nvcc of CUDA 12, for which .* was built, got 'release 13\.0' at .*CUDA_HOME"),
     ],
 )
 @pytest.mark.usefixtures("cuda_13")
@@ -59,14 +54,7 @@ def test_a_torch_without_a_cuda_that_fits_is_refused(
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", cuda)
     with pytest.raises(UserError, match=said):
-        find_toolchain(None)
-
-
-@pytest.mark.usefixtures("cuda_13")
-@pytest.mark.parametrize("arch", ["90", "sm_90", "9.0,8.0", "9.0;"])
-def test_an_architecture_that_is_none_is_refused(arch: str) -> None:
-    with pytest.raises(UserError, match=r"--arch: expected compute capabilities like 9\.0 or 8\.0;9\.0, got"):
-        find_toolchain(arch)
+        find_toolchain()
 
 
 def test_the_compiler_is_where_cuda_home_or_the_path_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,27 +65,33 @@ def test_the_compiler_is_where_cuda_home_or_the_path_says(tmp_path: Path, monkey
         find_toolkit({"CUDA_HOME": str(tmp_path), "PATH": str(other / "bin")})
     script = make_toolkit(tmp_path / "script")
     (script / "include" / "cuda_runtime.h").unlink()
-    monkeypatch.setattr(toolchain, "_DEFAULT_TOOLKIT", one)
+    monkeypatch.setattr(gpu_setup, "_DEFAULT_TOOLKIT", one)
     assert find_toolkit({"PATH": str(script / "bin")}) == one
-    monkeypatch.setattr(toolchain, "_DEFAULT_TOOLKIT", tmp_path)
+    monkeypatch.setattr(gpu_setup, "_DEFAULT_TOOLKIT", tmp_path)
     with pytest.raises(UserError, match=rf"in the folder of nvcc or the default: {script}, {tmp_path}\. Install it"):
         find_toolkit({"PATH": str(script / "bin"), "CUDA_HOME": ""})
     monkeypatch.setenv("CUDA_HOME", str(make_toolkit(tmp_path / "strange", "Build 13")))
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(UserError, match=r"expected 'release <version>' from .*/strange/bin/nvcc"):
-        find_toolchain("9.0")
+    with pytest.raises(UserError, match=r"expected nvcc of CUDA 13, .* got 'Cuda .*, Build 13\\n' at .*/strange"):
+        find_toolchain()
 
 
 def test_headers_of_every_package_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cuda_runtime", "cudnn", "nccl"):
         (tmp_path / "nvidia" / name / "include").mkdir(parents=True)
     monkeypatch.setenv("CPATH", "/mine")
-    environment = build_environment(Toolchain("2.13.0", 12, tmp_path / "cuda", "8.0", tmp_path))
+    monkeypatch.delenv("MAX_JOBS", raising=False)
+    environment = build_environment(Toolchain("2.13.0", 12, tmp_path / "cuda", tmp_path))
     headers = [f"{tmp_path}/nvidia/{name}/include" for name in ("cuda_runtime", "cudnn", "nccl")]
     assert environment["CPATH"] == ":".join([*headers, "/mine"])
     assert environment["CUDNN_PATH"] == f"{tmp_path}/nvidia/cudnn"
     assert environment["CUDA_HOME"] == f"{tmp_path}/cuda"
-    assert environment["TORCH_CUDA_ARCH_LIST"] == "8.0"
+    assert environment["PATH"] == f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"  # ninja
+    assert int(environment["MAX_JOBS"]) >= 1
+    monkeypatch.setenv("MAX_JOBS", "3")
+    monkeypatch.delenv("CPATH")
+    environment = build_environment(Toolchain("2.13.0", 12, tmp_path / "cuda", tmp_path))
+    assert (environment["MAX_JOBS"], environment["CPATH"]) == ("3", ":".join(headers))
 
 
 def test_libraries_of_cuda_13_are_linked_where_transformer_engine_looks(tmp_path: Path) -> None:
@@ -124,17 +118,13 @@ def test_libraries_of_cuda_12_are_there(tmp_path: Path) -> None:
 
 
 def test_a_wheel_is_known_by_all_that_its_code_depends_on() -> None:
-    known = wheels.key(wheels.extension(), "2.13.0", 13, "3.12", "9.0")
+    known = gpu_setup.key("2.13.0", 13, "3.12")
     assert known == f"transformer_engine_torch-2.9.0-torch2.13.0-cu13-cp312-{os.uname().machine}"
-    assert known == wheels.key(wheels.extension(), "2.13.0", 13, "3.12", "8.0")  # it has no code for a GPU
-    flash = wheels.flash_attention("8.6;9.0")
-    assert wheels.key(flash, "2.13.0", 13, "3.12", "8.6;9.0").endswith("-sm8.6_9.0")
-    assert flash.environment["FLASH_ATTN_CUDA_ARCHS"] == "80;90"
     others = [("2.12.0", 13, "3.12"), ("2.13.0", 12, "3.12"), ("2.13.0", 13, "3.11")]
-    assert known not in [wheels.key(wheels.extension(), *other, "9.0") for other in others]
+    assert known not in [gpu_setup.key(*other) for other in others]
 
 
-def test_a_wheel_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_a_wheel_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A source of Python alone, built by the real pip; it fails unless a variable that only its build gets says so."""
     ends = "if 'bdist_wheel' in sys.argv and 'WORKS' not in os.environ: sys.exit('fatal error: no luck')\n"
     (tmp_path / "setup.py").write_text(
@@ -146,39 +136,63 @@ def test_a_wheel_is_whole_or_not_there(tmp_path: Path) -> None:
             tar.add(tmp_path / name, f"some_source-1.0/{name}")
     environment = dict(os.environ) | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
     kept = tmp_path / "kept"
-    fails = wheels.Source("some-source", "1.0", has_gpu_code=False, environment={})
     with pytest.raises(UserError, match=r"(?s)pip wheel .* status 1\. .*/build\.log\.\n  fatal error: no luck"):
-        wheels.build(fails, kept, environment)
+        gpu_setup.build("some-source==1.0", kept, environment)
     assert [path.name for path in kept.iterdir()] == ["build.log"]
-    assert wheels.kept_wheel(fails, kept) is None
-    works = wheels.Source("some-source", "1.0", has_gpu_code=False, environment={"WORKS": "1"})
-    wheel = wheels.build(works, kept, environment)
-    assert wheel == wheels.kept_wheel(works, kept)
-    assert {path.name for path in kept.iterdir()} == {"build.log", "some_source-1.0-py3-none-any.whl"}
+    monkeypatch.setitem(gpu_setup._OF_THE_BUILD, "WORKS", "1")
+    wheel = gpu_setup.build("some-source==1.0", kept, environment)
+    assert wheel == kept / "some_source-1.0-py3-none-any.whl"
+    assert set(kept.iterdir()) == {kept / "build.log", wheel}
+
+
+@pytest.mark.usefixtures("cuda_13")
+def test_the_extension_is_built_once_and_installed_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    def build(pin: str, folder: Path, _: object) -> Path:
+        calls.append(["build", pin])
+        folder.mkdir(parents=True)
+        (folder / "built.whl").touch()
+        return folder / "built.whl"
+
+    monkeypatch.setattr(gpu_setup, "build", build)
+    monkeypatch.setattr(gpu_setup, "pip", lambda arguments, _: calls.append(arguments))
+    monkeypatch.setattr(gpu_setup, "missing", lambda _: [])
+    monkeypatch.setattr(gpu_setup, "link_libraries", lambda *_: None)
+    monkeypatch.setattr(gpu_setup, "check_import", lambda _: "versions")
+    assert [gpu_setup.install(tmp_path / "wheels") for _ in range(2)] == ["versions"] * 2
+    assert [call[0] for call in calls] == ["build", *["download", "uninstall", "install"] * 2]
+    assert calls[0] == ["build", "transformer-engine-torch==2.9.0"]
+    assert calls[1][-2:] == ["transformer-engine==2.9.0", "transformer-engine-cu13==2.9.0"]
+    assert calls[3][3].endswith("/built.whl")
 
 
 def test_an_import_that_fails_is_shown_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lib = tmp_path / "nvidia" / "cu13" / "lib"
     lib.mkdir(parents=True)
     (lib / "libnvrtc.so.13").touch()
-    monkeypatch.setattr(install, "_CHECK", "raise OSError('libnvrtc.so.13: cannot open shared object file')")
+    monkeypatch.setattr(gpu_setup, "_CHECK", "raise OSError('libnvrtc.so.13: cannot open shared object file')")
     with pytest.raises(UserError, match=r"(?s)OSError: libnvrtc\.so\.13: cannot open.*ld\.so\.conf\.d") as caught:
-        install.check_import(tmp_path)
+        gpu_setup.check_import(tmp_path)
     assert str(lib) in str(caught.value)
-    monkeypatch.setattr(install, "_CHECK", "print('a warning'); print('Transformer Engine 2.9.0')")
-    assert install.check_import(tmp_path) == "Transformer Engine 2.9.0"
+    monkeypatch.setattr(gpu_setup, "_CHECK", "print('a warning'); print('Transformer Engine 2.9.0')")
+    assert gpu_setup.check_import(tmp_path) == "Transformer Engine 2.9.0"
 
 
 def test_the_command_says_what_is_wrong_without_a_traceback() -> None:
-    command = [sys.executable, "-m", "nemo_bt.gpu.install", "--arch", "hopper"]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=60)
+    command = [sys.executable, "-m", "nemo_bt.gpu_setup"]
+    bare = os.environ | {"CUDA_HOME": "/nowhere"}  # it ends there where torch is built for CUDA
+    result = subprocess.run(command, env=bare, capture_output=True, text=True, cwd=REPO, timeout=60)
     assert result.returncode == 2
-    assert result.stderr.startswith("error: --arch: expected compute capabilities")
+    assert result.stderr.startswith("error: expected ")
+    assert "Traceback" not in result.stderr
 
 
 def test_pins_are_those_of_the_project() -> None:
     project, lock = ((REPO / name).read_text() for name in ("pyproject.toml", ".requirements.lock"))
-    extra = ", ".join(f'"{pin}"' for pin in wheels.NEEDED)
+    extra = ", ".join(f'"{pin}"' for pin in gpu_setup.NEEDED)
     assert f"\ngpu = [{extra}]\n" in project
-    assert [pin for pin in wheels.BUILDING if f"\n{pin} ;" not in lock] == ["wheel==0.48.0"]
-    assert install.missing(["torch==1.0", "not-there==1.0"]) == ["not-there==1.0"]
+    assert [pin for pin in gpu_setup.BUILDING if f"\n{pin} ;" not in lock] == ["wheel==0.48.0"]
+    assert gpu_setup.missing(["torch==1.0", "not-there==1.0"]) == ["not-there==1.0"]

@@ -1,4 +1,4 @@
-"""Unpack what `python -m nemo_bt.gpu.pack` wrote, on the host: python3 unpack.py --to DIR [FOLDER WITH THE PARTS].
+"""Unpack what `python -m benchmarks.gpu_host.pack` wrote, on the host: python3 unpack.py --to DIR [FOLDER OF PARTS].
 
 Needs nothing but Python. DIR is there when it is whole; then `source DIR/env.sh`.
 """
@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import lzma
 import os
 import shlex
 import shutil
@@ -20,7 +19,7 @@ import sys
 import sysconfig
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 _LIBRARIES = {"libcudnn.so": "cudnn", "libnvrtc.so": "cuda_nvrtc", "libcurand.so": "curand"}
 """Which Transformer Engine looks for in CUDA_HOME, this folder of nvidia/ in the environment, and ldconfig's list."""
@@ -28,119 +27,77 @@ _NAMED = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/
 _CUDA_HOME = next((Path(place) for place in _NAMED if place and os.path.isdir(place)), Path("/usr/local/cuda"))
 
 
-class _RefusedError(Exception):
-    """Something that the user can mend; the text says what."""
-
-
-class _Parts(io.RawIOBase):
+class _Joined(io.RawIOBase):
     """The parts, read as one file."""
 
     def __init__(self, paths: list[Path]) -> None:
         self._rest = list(paths)
-        self._file: io.BufferedReader | None = None
+        self._data = io.BytesIO()
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while True:
-            count = self._file.readinto(buffer) if self._file else 0
-            if count or not self._rest:
-                return count
-            if self._file:
-                self._file.close()
-            self._file = self._rest.pop(0).open("rb")
-
-    def close(self) -> None:
-        if self._file:
-            self._file.close()
-        super().close()
+        while not (count := self._data.readinto(buffer)) and self._rest:
+            self._data = io.BytesIO(self._rest.pop(0).read_bytes())
+        return count
 
 
-def main() -> int:
-    """Command line.
-
-    Returns:
-        The exit status: 2 for what the user can mend.
-    """
+def main() -> None:
+    """Run the command line: check every part, unpack beside --to, and rename."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder to unpack to; not there yet")
     parser.add_argument("parts", type=Path, nargs="?", default=Path(__file__).parent, help="folder with the parts")
     args = parser.parse_args()
+    to = args.to.absolute()
     try:
-        unpack(args.parts, args.to.absolute())
-    except (_RefusedError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        if to.exists():
+            _refuse(f"expected a folder that is not there yet, got {to}. Delete it, or name another with --to.")
+        paths = _checked_parts(args.parts)
+        partial = to.with_name(f"{to.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.11.4 on
+        with tarfile.open(fileobj=io.BufferedReader(_Joined(paths), 2**20), mode="r|xz") as tar:
+            tar.extractall(partial, **safely)
+        (partial / "env.sh").write_text(_variables(partial, to))
+        partial.rename(to)
+    except OSError as error:
+        _refuse(str(error))
+    print(f"Before every use:\n  source {shlex.quote(str(to))}/env.sh")
 
 
-def unpack(folder: Path, to: Path) -> None:
-    """Check every part, unpack beside `to`, and rename.
+def _refuse(said: str) -> NoReturn:
+    """End the program with what the user can mend."""
+    print(f"error: {said}", file=sys.stderr)
+    sys.exit(2)
 
-    Raises:
-        _RefusedError: `to` is there, a part is missing or damaged, or this is another Python.
-        OSError: of the file system.
-    """
-    if to.exists():
-        raise _RefusedError(f"expected a folder that is not there yet, got {to}. Delete it, or name another with --to.")
+
+def _checked_parts(folder: Path) -> list[Path]:
+    """Give the parts in their order, all of them as they were written, or end the program."""
     try:
-        description = json.loads((folder / "parts.json").read_bytes())
+        described = json.loads((folder / "parts.json").read_bytes())
     except ValueError as error:
-        raise _RefusedError(f"{folder}/parts.json is damaged: {error}. Bring it again.") from error
+        _refuse(f"{folder}/parts.json is damaged: {error}. Bring it again.")
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if description["python"] != here:
-        raise _RefusedError(
-            f"expected Python {description['python']}, for which this was packed, got {here}: run unpack.py with the "
-            "Python that will use it, or pack with --python " + here
+    if described["python"] != here:
+        _refuse(
+            f"expected Python {described['python']}, for which this was packed, got {here}: run unpack.py with "
+            f"the Python that will use it, or pack with --python python{here}."
         )
-    paths = _checked(folder, description)
-    partial = to.with_name(f"{to.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    safely: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.10.12, 3.11.4 on
-    whole = io.BufferedReader(_Parts(paths), 2**20)
-    with whole, lzma.open(whole) as packed, tarfile.open(fileobj=packed, mode="r|") as tar:
-        tar.extractall(partial, **safely)
-    (partial / "env.sh").write_text(_variables(partial, to))
-    partial.rename(to)
-    print(f"{len(description['packages'])} packages are in {to}. Before every use:")
-    print(f"  source {shlex.quote(str(to))}/env.sh")
-
-
-def _checked(folder: Path, description: dict[str, Any]) -> list[Path]:
-    """The parts in their order, all of them as they were written."""
-    wrong, paths = [], []
-    whole = hashlib.sha256()
-    for part in description["parts"]:
-        path = folder / part["name"]
-        paths.append(path)
-        if not path.is_file():
-            wrong.append(f"{part['name']} is missing")
-            continue
-        size = path.stat().st_size
-        if size != part["size"]:
-            wrong.append(f"{part['name']} is damaged: expected {part['size']:,} bytes, got {size:,}")
-        elif _digest(path, whole) != part["sha256"]:
-            wrong.append(f"{part['name']} is damaged: its SHA-256 is not the one in parts.json")
-    if not wrong and whole.hexdigest() != description["sha256"]:
-        wrong.append("parts.json does not fit its parts")
+    wrong = []
+    for name, digest in described["parts"].items():
+        if not (folder / name).is_file():
+            wrong.append(f"{name} is missing")
+        elif hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            wrong.append(f"{name} is damaged: its SHA-256 is not the one in parts.json")
     if wrong:
-        raise _RefusedError(f"of {len(paths)} parts in {folder}, " + "; ".join(wrong) + ". Bring them again.")
-    return paths
-
-
-def _digest(path: Path, whole: hashlib._Hash) -> str:
-    own = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(2**20):
-            own.update(data)
-            whole.update(data)
-    return own.hexdigest()
+        _refuse(f"of {len(described['parts'])} parts in {folder}, {'; '.join(wrong)}. Bring them again.")
+    return [folder / name for name in described["parts"]]
 
 
 def _variables(tree: Path, to: Path) -> str:
-    """env.sh of a tree that will be at `to`."""
+    """Write env.sh of a tree that will be at `to`."""
     home = shlex.quote(str(to))
     lines = [
         f"# Written by unpack.py for {sys.executable}",
@@ -162,7 +119,7 @@ def _variables(tree: Path, to: Path) -> str:
 
 
 def _compute_capability() -> str:
-    """Of the first GPU; 9.0 where there is none."""
+    """Ask for the first GPU's; 9.0 where there is none."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
@@ -185,7 +142,7 @@ def _link_libraries(tree: Path, to: Path) -> list[str]:
     compiler = shutil.which("nvcc")
     places = [_CUDA_HOME, *([Path(compiler).resolve().parents[1]] if compiler else [])]
     toolkit = next((place for place in places if (place / "include" / "cuda_runtime.h").is_file()), None)
-    for entry in sorted(toolkit.iterdir()) if toolkit else []:
+    for entry in toolkit.iterdir() if toolkit else []:
         (home / entry.name).symlink_to(entry)
     spec = importlib.util.find_spec("nvidia")
     folders = [tree / "nvidia", *map(Path, (spec and spec.submodule_search_locations) or [])]
@@ -202,7 +159,7 @@ def _link_libraries(tree: Path, to: Path) -> list[str]:
 
 
 def _is_found(library: str) -> bool:
-    """Where Transformer Engine looks: LD_LIBRARY_PATH is not among it, nor is CUDA 13's nvidia/cu13."""
+    """Look where Transformer Engine looks: LD_LIBRARY_PATH is not among it, nor is CUDA 13's nvidia/cu13."""
     package = Path(sysconfig.get_path("purelib"), "nvidia", _LIBRARIES[library], "lib")
     if glob.glob(f"{_CUDA_HOME}/**/{library}*", recursive=True) or any(package.glob(f"{library}*")):
         return True
@@ -213,4 +170,4 @@ def _is_found(library: str) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
