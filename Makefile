@@ -7,8 +7,9 @@ INSTALLED := $(VENV)/installed
 QUICKSTART := runs/quickstart
 
 DATA ?= data
+IN_PROCESSES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: quickstart gpu-setup test test-gpu test-slurm bench bench-gpu format lock clean
+.PHONY: quickstart gpu-setup test test-fast test-gpu test-slurm bench bench-gpu format lock clean
 
 $(INSTALLED): pyproject.toml .requirements.lock
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
@@ -28,7 +29,11 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_PROCESSES)
+
+# What neither starts processes nor imports NeMo: about a minute.
+test-fast: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_PROCESSES) tests/unit
 
 # What only a GPU shows; NEMO_BT_TEST_GPU=cpu runs what it can of it on a CPU. Some minutes.
 test-gpu: $(INSTALLED)

@@ -1,19 +1,10 @@
 """Tests on a GPU: `make test-gpu`. NEMO_BT_TEST_GPU=cpu runs what it can of them on a CPU, to see that they run."""
 
-import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 
-CHOSEN = os.environ.get("NEMO_BT_TEST_GPU", "")
-ON_GPU = CHOSEN == "1" and torch.cuda.is_available()
-HAS_ENGINE = ON_GPU and find_spec("transformer_engine") is not None
-DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-
-needs_gpu = pytest.mark.skipif(not ON_GPU, reason="only a GPU computes this")
-needs_engine = pytest.mark.skipif(not HAS_ENGINE, reason="needs a GPU and Transformer Engine (make gpu-setup)")
+from tests.support.gpu import CHOSEN, ON_GPU
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

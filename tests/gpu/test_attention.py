@@ -14,7 +14,7 @@ from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.model.attention.blocked import blocked_attention
 from nemo_bt.model.attention.segments import AttentionRule
 from nemo_bt.model.attention.varlen import Sequences, flash_kernel, fused_kernel, varlen_attention
-from tests.gpu.conftest import DEVICE, needs_engine, needs_gpu
+from tests.support.gpu import DEVICE, needs_engine, needs_gpu
 
 BF16_ERROR = 2.0**-7
 """Of a norm: kernels round probabilities, their gradients and what comes out, each by up to 2^-9."""

@@ -9,9 +9,9 @@ from torch import Tensor
 from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.model import open_alone, open_trained
-from tests.gpu.conftest import DEVICE, ON_GPU
-from tests.integration.test_truth import random_groups, sequences
+from tests.support.gpu import DEVICE, ON_GPU
 from tests.support.hf_models import SHAPES, build
+from tests.support.random_groups import random_groups, sequences
 from tests.support.reference import padded_rewards
 
 DENSE = [name for name, shape in SHAPES.items() if "num_experts_per_tok" not in shape and "longrope" not in name]

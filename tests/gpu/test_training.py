@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.conftest import ON_GPU, needs_engine, needs_gpu
+from tests.support.gpu import ON_GPU, needs_engine, needs_gpu
 from tests.support.layouts import SMALL_LLAMA, ZERO, checkpoint, common
 from tests.support.runs import REPO, Run, metrics, run_together
 
@@ -121,7 +121,14 @@ def test_a_checkpoint_goes_on_elsewhere(logs: Logs, moved: str, stayed: str) -> 
 
 def test_the_host_waits_as_often_whatever_the_number_of_streams(dataset: Path, tmp_path: Path) -> None:
     """Megatron asks for the number of pairs and the gradient's norm once a step; a stream asks for nothing."""
-    command = [sys.executable, "-m", "tests.gpu.profiled", dataset, tmp_path / "out.json", "gpu" if ON_GPU else "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.profiled",
+        dataset,
+        tmp_path / "out.json",
+        "gpu" if ON_GPU else "cpu",
+    ]
     result = subprocess.run(list(map(str, command)), cwd=REPO, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     few, many = json.loads((tmp_path / "out.json").read_text())

@@ -12,10 +12,10 @@ from nemo_bt.batching.stream import Pair, build_stream
 from nemo_bt.config.model import LossSettings
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
-from tests.integration.test_families import InMemory, stacked_gradients
-from tests.integration.test_truth import random_groups
 from tests.support.hf_models import build
+from tests.support.random_groups import random_groups
 from tests.support.runs import relative_difference
+from tests.support.stacked import InMemory, stacked_gradients
 
 COEFFICIENT = 0.3
 

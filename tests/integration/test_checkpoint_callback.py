@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from nemo_bt.cpu import device as cpu
+from tests.support.launches import Logs
 from tests.support.runs import Run, full_tensors, metrics
 
 
@@ -89,29 +90,27 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     return {2: [*runs, Run(extended, folder / "background" / "checkpoints" / "reward-step4.nemo")]}
 
 
-@pytest.fixture(scope="module")
-def saved(launched: Path) -> Path:
-    return launched / "test_checkpoint_callback"
-
-
-def test_a_save_in_the_background_holds_the_weights_of_its_step(saved: Path) -> None:
+@pytest.mark.runs("background", "at_once")
+def test_a_save_in_the_background_holds_the_weights_of_its_step(logs: Logs) -> None:
     steps = [f"reward-step{step}.nemo" for step in (1, 2, 3, 4)]
     for way in ("background", "at_once"):
-        assert sorted(path.name for path in (saved / way / "checkpoints").iterdir()) == steps
+        assert sorted(path.name for path in (logs / way / "checkpoints").iterdir()) == steps
     for step in steps:
-        tensors = [full_tensors(saved / way / "checkpoints" / step) for way in ("background", "at_once")]
+        tensors = [full_tensors(logs / way / "checkpoints" / step) for way in ("background", "at_once")]
         assert tensors[0].keys() == tensors[1].keys()
         assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
-    first, last = (full_tensors(saved / "background" / "checkpoints" / step) for step in (steps[0], steps[-1]))
+    first, last = (full_tensors(logs / "background" / "checkpoints" / step) for step in (steps[0], steps[-1]))
     assert not all(torch.equal(first[name], last[name]) for name in first)
 
 
-def test_old_checkpoints_go_only_when_the_next_is_whole(saved: Path) -> None:
-    assert [path.name for path in (saved / "one_kept" / "checkpoints").iterdir()] == ["reward-step4.nemo"]
-    assert (saved / "one_kept" / "checkpoints" / "reward-step4.nemo" / "context" / "io.json").exists()
+@pytest.mark.runs("one_kept")
+def test_old_checkpoints_go_only_when_the_next_is_whole(logs: Logs) -> None:
+    assert [path.name for path in (logs / "one_kept" / "checkpoints").iterdir()] == ["reward-step4.nemo"]
+    assert (logs / "one_kept" / "checkpoints" / "reward-step4.nemo" / "context" / "io.json").exists()
 
 
-def test_a_finished_run_gets_more_steps_at_the_rates_of_the_longer_schedule(saved: Path) -> None:
+@pytest.mark.runs("extended")
+def test_a_finished_run_gets_more_steps_at_the_rates_of_the_longer_schedule(logs: Logs) -> None:
     """Step k has the rate of a cosine over eight steps at k - 1."""
     expected = [9e-6 * 0.5 * (1 + math.cos(math.pi * step / 8)) for step in (4, 5, 6, 7)]
-    assert metrics(saved / "extended", "train/lr") == pytest.approx(expected, rel=1e-6)
+    assert metrics(logs / "extended", "train/lr") == pytest.approx(expected, rel=1e-6)

@@ -28,9 +28,9 @@ from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
 from nemo_bt.pretrained.nemo_yaml import FIELDS, NEMO_MODELS
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
+from tests.support.converted import replace_tensors, to_nemo
 from tests.support.hf_models import save
 from tests.support.runs import REPO, convert
-from tests.unit.test_conversion import replace_tensors, to_nemo
 
 
 def refused(command: Any, *argv: Any) -> str:

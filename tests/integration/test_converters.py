@@ -8,9 +8,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from nemo_bt.data.tokenize.tokenizer import tokenizer_files
-from tests.conftest import training
-from tests.support.runs import convert, metrics, nemo_bt
-from tests.unit.test_conversion import tensors
+from tests.support.converted import tensors
+from tests.support.runs import convert, metrics, nemo_bt, training
 
 TEXTS = ["Give Ann tea.", "Bob wants soup and rice, and later some cake. Bring him figs.", "Eve"]
 

@@ -15,28 +15,17 @@ from nemo_bt.planning.shape import model_shape
 from nemo_bt.pretrained.architecture import activation_name
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
-from nemo_bt.pretrained.source import TensorInfo
-from tests.integration.test_truth import random_groups, sequences
+from tests.support.converted import to_nemo
 from tests.support.hf_models import SHAPES, build
+from tests.support.random_groups import random_groups, sequences
 from tests.support.recorder import SavedBytes
 from tests.support.reference import padded_rewards
 from tests.support.runs import relative_difference, torchrun
-from tests.unit.test_conversion import to_nemo
-from tests.unit.test_plan import settings_of as one_rank_settings
+from tests.support.settings import settings_of
+from tests.support.stacked import InMemory, stacked_gradients
 
 GROUPS = random_groups(3, shared=True, seed=5)
 FROM_FOLDERS = ("gemma3", "phi3", "mixtral")
-
-
-class InMemory:
-    """A TensorSource over a dictionary."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.tensors = tensors
-        self.infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-
-    def read(self, name: str, region: tuple[slice, ...] = ()) -> torch.Tensor:
-        return self.tensors[name][region or ...]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +124,7 @@ def test_what_a_stream_keeps_for_its_backward_pass_is_counted(
     with saved.counted():
         reward_C = model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
     rows = StreamRows(stream.tokens_1T.shape[1], len(reward_C), len(reward_C))
-    units = part_units(model_shape(model.config.hf_config), one_rank_settings().model, 0, 0, rows, dtype_bytes=4)
+    units = part_units(model_shape(model.config.hf_config), settings_of().model, 0, 0, rows, dtype_bytes=4)
     assert sum(unit.kept for unit in units) == pytest.approx(saved.now, rel=0.03)
 
 
@@ -149,27 +138,6 @@ def test_rewards_at_two_ranks_equal_transformers(shape: str, at_two_ranks: dict[
         assert found == pytest.approx(expected.tolist(), abs=1e-5)
     if shape in FROM_FOLDERS:
         assert at_two_ranks[f"{shape} from its folder"] == at_two_ranks[shape]
-
-
-def stacked_gradients(model: Any) -> dict[str, torch.Tensor]:
-    """Gradients under the names and in the shapes of a checkpoint: layers, and experts, stacked."""
-    table = AsHf(InMemory({}), model.config.hf_config).conversion
-    gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
-    stacked = {}
-    for key, parts in table.table.items():
-        rest = key.removeprefix("decoder.layers.")
-        layers = [f"decoder.layers.{i}.{rest}" for i in range(table.num_layers)]
-        if parts.has_experts:
-            expert_names = [
-                [name.replace("experts.experts", f"experts.local_experts.{e}") for e in range(table.num_experts)]
-                for name in layers
-            ]
-            stacked[key] = torch.stack([torch.stack([gradients[n] for n in names]) for names in expert_names])
-        elif parts.has_layers:
-            stacked[key] = torch.stack([gradients[name] for name in layers])
-        else:
-            stacked[key] = gradients[key]
-    return stacked
 
 
 def test_gemmas_activation_is_the_one_that_transformers_uses() -> None:

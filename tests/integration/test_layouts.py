@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForSequenceClassification
 
 from nemo_bt.checkpoint.manifest import plain_damage
 from nemo_bt.config.load import load_settings
@@ -14,6 +13,7 @@ from nemo_bt.config.parallelism import stage_layers
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from tests.support.hf_models import SHAPES
+from tests.support.launches import Logs
 from tests.support.layouts import (
     BF16,
     EQUAL_LENGTHS,
@@ -22,29 +22,24 @@ from tests.support.layouts import (
     MOVED,
     RESUMED,
     STEPS,
+    TOLERANCE,
     checkpoint,
     runs_of_all_layouts,
 )
-from tests.support.reference import hf_names, llama, padded_rewards, plain_loop, unstacked, whole_sequences
+from tests.support.reference import hf_model_of, padded_rewards, plain_loop, whole_sequences
 from tests.support.runs import full_tensors, metrics, relative_difference
 from tests.support.sources import open_set
 
-TOLERANCE = 1e-5
 planned_runs = runs_of_all_layouts
 
 
-@pytest.fixture(scope="module")
-def logs(launched: Path) -> Path:
-    return launched / "layouts"
-
-
-@pytest.mark.parametrize("name", RESUMED.values())
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.runs(f"{n} resumed")) for n in RESUMED.values()])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Logs, name: str) -> None:
     """It finds checkpoints of steps 4 and 8, and the newer one has a bit that was not written."""
     whole, resumed = logs / name, logs / f"{name} resumed"
     assert (resumed / "checkpoints" / "reward-step8.nemo.damaged").is_dir()
     assert plain_damage(resumed / "checkpoints" / "reward-step8.nemo.damaged") is None
-    shown = " ".join(path.read_text() for path in logs.parent.glob("output-*.txt"))
+    shown = " ".join(path.read_text() for path in logs.folder.parent.glob("output-*.txt"))
     pattern = re.escape(f"{resumed}/checkpoints/reward-step8.nemo is damaged: weights/") + ".* has other contents"
     assert len(re.findall(pattern, shown)) == 1
     for key in ("train/loss", "train/grad_norm", "train/lr"):
@@ -57,7 +52,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Path, name
 
 
 @pytest.mark.parametrize("name", MOVED)
-def test_a_run_goes_on_at_another_layout(logs: Path, name: str) -> None:
+def test_a_run_goes_on_at_another_layout(logs: Logs, name: str) -> None:
     whole, moved = logs / RESUMED[2], logs / name
     for key in ("train/loss", "train/grad_norm"):
         assert metrics(moved, key) == pytest.approx(metrics(whole, key)[4:], rel=TOLERANCE)
@@ -65,10 +60,17 @@ def test_a_run_goes_on_at_another_layout(logs: Path, name: str) -> None:
     assert max(relative_difference(found[key], expected[key]) for key in expected) < TOLERANCE
 
 
+FROM_FOLDERS = [
+    pytest.param(name, marks=pytest.mark.runs(name.split(":")[0]))
+    for named in FOLDERS.values()
+    for name in named
+    if ":" in name
+]
 NAMES = [name for layouts in LAYOUTS.values() for name in layouts if name != "one stream"]
 
 
-def test_one_pair_a_stream_equals_all_pairs_in_a_stream(logs: Path) -> None:
+@pytest.mark.runs(*EQUAL_LENGTHS)
+def test_one_pair_a_stream_equals_all_pairs_in_a_stream(logs: Logs) -> None:
     streams = {name: metrics(logs / name, "train/packing_efficiency") for name in EQUAL_LENGTHS}
     tokens = [share * 2048 for share in streams["all pairs in a stream"]]
     counts = [t / (share * 48) for t, share in zip(tokens, streams["one pair a stream"], strict=True)]
@@ -81,8 +83,8 @@ def test_one_pair_a_stream_equals_all_pairs_in_a_stream(logs: Path) -> None:
     assert max(relative_difference(weights[0][key], weights[1][key]) for key in weights[1]) < TOLERANCE
 
 
-@pytest.mark.parametrize("name", [name for named in FOLDERS.values() for name in named if ":" in name])
-def test_a_base_model_from_its_folder_trains_alike_at_every_layout(logs: Path, name: str) -> None:
+@pytest.mark.parametrize("name", FROM_FOLDERS)
+def test_a_base_model_from_its_folder_trains_alike_at_every_layout(logs: Logs, name: str) -> None:
     one = name.split(":")[0]
     assert metrics(logs / name, "train/loss") == pytest.approx(metrics(logs / one, "train/loss"), rel=TOLERANCE)
     assert metrics(logs / name, "train/grad_norm") == pytest.approx(
@@ -94,7 +96,7 @@ def test_a_base_model_from_its_folder_trains_alike_at_every_layout(logs: Path, n
 
 
 @pytest.mark.parametrize("name", [*NAMES, *(name for named in FOLDERS.values() for name in named)])
-def test_every_setting_of_a_layout_reaches_megatron(logs: Path, name: str) -> None:
+def test_every_setting_of_a_layout_reaches_megatron(logs: Logs, name: str) -> None:
     settings = load_settings("config", [], str(logs / name))
     model, stages = settings.model, settings.model.pipeline_model_parallel_size
     for rank in range(settings.world_size):
@@ -121,30 +123,25 @@ def test_every_setting_of_a_layout_reaches_megatron(logs: Path, name: str) -> No
         }
 
 
-def test_the_seed_decides_the_initial_weights(logs: Path) -> None:
+@pytest.mark.runs("initial", "other seed")
+def test_the_seed_decides_the_initial_weights(logs: Logs) -> None:
     one, other = (full_tensors(checkpoint(logs / name, 1)) for name in ("initial", "other seed"))
     assert relative_difference(one["module.output_layer.weight"], other["module.output_layer.weight"]) > 1
 
 
-def test_no_pair_is_counted_twice(logs: Path) -> None:
+def test_no_pair_is_counted_twice(logs: Logs) -> None:
     for num_ranks in LAYOUTS:
-        shown = (logs.parent / f"output-{num_ranks}.txt").read_text()
+        shown = logs.output(num_ranks)
         counted = re.findall(r"validation held_out: .* of ([\d,]+) pairs$", shown, re.MULTILINE)
         assert set(counted) == {"37"}
-
-
-def hf_model_of(log_dir: Path, step: int) -> LlamaForSequenceClassification:
-    """A checkpoint's weights in transformers' model."""
-    hf = llama(384, layers=4, hidden=64, ffn=160, heads=4, groups=2)
-    hf.load_state_dict(hf_names(unstacked(full_tensors(checkpoint(log_dir, step))), hf.config))
-    return hf
 
 
 def pairs_of(dataset: Path, file: str) -> PairSet:
     return open_set(str(dataset / file), load_tokenizer(str(dataset / "tokenizer"), None))
 
 
-def test_validation_equals_transformers_over_every_pair(logs: Path, dataset: Path) -> None:
+@pytest.mark.runs("initial")
+def test_validation_equals_transformers_over_every_pair(logs: Logs, dataset: Path) -> None:
     pairs = pairs_of(dataset, "random_val.parquet")
     with torch.no_grad():
         rewards = padded_rewards(hf_model_of(logs / "initial", 1), whole_sequences(pairs, range(37)))
@@ -162,7 +159,8 @@ def test_validation_equals_transformers_over_every_pair(logs: Path, dataset: Pat
     assert len(pairs.epoch) == 37
 
 
-def test_twenty_steps_equal_a_plain_pytorch_loop_over_transformers(logs: Path, dataset: Path) -> None:
+@pytest.mark.runs("initial", "twenty steps")
+def test_twenty_steps_equal_a_plain_pytorch_loop_over_transformers(logs: Logs, dataset: Path) -> None:
     hf = hf_model_of(logs / "initial", 1)
     pairs = pairs_of(dataset, "random.parquet")
     expected = plain_loop(hf, pairs, steps=20, batch=16, seed=1234, lr=1e-4)
@@ -172,7 +170,8 @@ def test_twenty_steps_equal_a_plain_pytorch_loop_over_transformers(logs: Path, d
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_losses_equal_one_ranks(logs: Path, name: str) -> None:
+@pytest.mark.runs("one stream")
+def test_losses_equal_one_ranks(logs: Logs, name: str) -> None:
     expected, found = metrics(logs / "one stream", "train/loss"), metrics(logs / name, "train/loss")
     assert len(expected) == len(found) == STEPS
     assert expected[0] != expected[-1]
@@ -182,7 +181,8 @@ def test_losses_equal_one_ranks(logs: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for named in BF16.values() for name in named])
-def test_losses_in_bf16_are_nearly_those_in_fp32(logs: Path, name: str) -> None:
+@pytest.mark.runs("one stream")
+def test_losses_in_bf16_are_nearly_those_in_fp32(logs: Logs, name: str) -> None:
     """A bf16 number has 8 bits: 4e-3 from one to the next."""
     expected, found = metrics(logs / "one stream", "train/loss")[:3], metrics(logs / name, "train/loss")
     assert found == pytest.approx(expected, rel=4e-3)
@@ -190,7 +190,8 @@ def test_losses_in_bf16_are_nearly_those_in_fp32(logs: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_equal_one_ranks(logs: Path, name: str) -> None:
+@pytest.mark.runs("one stream")
+def test_weights_equal_one_ranks(logs: Logs, name: str) -> None:
     expected, found = (full_tensors(checkpoint(logs / layout)) for layout in ("one stream", name))
     assert expected.keys() == found.keys()
     assert {key: relative_difference(found[key], expected[key]) for key in expected} == pytest.approx(
@@ -199,7 +200,8 @@ def test_weights_equal_one_ranks(logs: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_validation_counts_every_pair_once(logs: Path, name: str) -> None:
+@pytest.mark.runs("one stream")
+def test_validation_counts_every_pair_once(logs: Logs, name: str) -> None:
     for key in ("loss", "accuracy", "reward_chosen", "reward_rejected", "margin", "ties"):
         expected, found = (metrics(logs / layout, f"val/held_out/{key}") for layout in ("one stream", name))
         assert found[-1] == pytest.approx(expected[-1], rel=1e-4, abs=1e-5)

@@ -17,6 +17,7 @@ from nemo_bt.pretrained.names import EMBEDDING, HEAD
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.torch_dist import TorchDist
 from tests.support.hf_models import build, save
+from tests.support.launches import Logs, Plan, Planner
 from tests.support.layouts import CP2, SP, TP2, VPP2, ZERO, checkpoint, common, full
 from tests.support.reference import padded_rewards, whole_sequences
 from tests.support.runs import Run, convert, full_tensors, metrics, relative_difference
@@ -68,8 +69,8 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     return plan
 
 
-def test_what_is_dropped_is_the_same_after_a_resume(launched: Path) -> None:
-    logs = launched / "test_lora"
+@pytest.mark.runs("dropout resumed", "TP2")
+def test_what_is_dropped_is_the_same_after_a_resume(logs: Logs) -> None:
     losses = {name: metrics(logs / name, "train/loss") for name in ("dropout", "dropout resumed", "TP2")}
     assert losses["dropout"][3:] == losses["dropout resumed"]
     assert losses["dropout"] != losses["TP2"]
@@ -77,13 +78,9 @@ def test_what_is_dropped_is_the_same_after_a_resume(launched: Path) -> None:
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-@pytest.fixture(scope="module")
-def logs(launched: Path) -> Path:
-    return launched / "test_lora"
-
-
 @pytest.mark.parametrize("name", [name for layouts in LAYOUTS.values() for name in layouts])
-def test_every_layout_gives_one_ranks_losses_and_adapters(logs: Path, name: str) -> None:
+@pytest.mark.runs(ONE)
+def test_every_layout_gives_one_ranks_losses_and_adapters(logs: Logs, name: str) -> None:
     expected = metrics(logs / ONE, "train/loss")
     assert len(expected) == STEPS
     assert len(set(expected)) == STEPS
@@ -93,13 +90,15 @@ def test_every_layout_gives_one_ranks_losses_and_adapters(logs: Path, name: str)
     assert max(relative_difference(found[key], tensors[key]) for key in tensors) < 1e-5
 
 
-def test_adapters_of_an_mlp_without_a_gate_are_alike_at_every_layout(logs: Path) -> None:
+@pytest.mark.runs("nemotron 1", "nemotron 2")
+def test_adapters_of_an_mlp_without_a_gate_are_alike_at_every_layout(logs: Logs) -> None:
     expected, found = (full_tensors(checkpoint(logs / f"nemotron {num_ranks}", 3)) for num_ranks in (1, 2))
     assert expected["module.decoder.layers.mlp.linear_fc1.adapter.linear_out.weight"].any()
     assert max(relative_difference(found[key], expected[key]) for key in expected) < 1e-5
 
 
-def test_adapters_of_the_attention_beside_experts_are_alike_at_every_layout(logs: Path) -> None:
+@pytest.mark.runs("mixtral 1", "mixtral 2")
+def test_adapters_of_the_attention_beside_experts_are_alike_at_every_layout(logs: Logs) -> None:
     losses = [metrics(logs / f"mixtral {num_ranks}", "train/loss") for num_ranks in (1, 2)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     expected, found = (full_tensors(checkpoint(logs / f"mixtral {num_ranks}", 3)) for num_ranks in (1, 2))
@@ -107,14 +106,16 @@ def test_adapters_of_the_attention_beside_experts_are_alike_at_every_layout(logs
     assert max(relative_difference(found[key], expected[key]) for key in expected) < 1e-5
 
 
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Path) -> None:
+@pytest.mark.runs("resumed")
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(logs: Logs) -> None:
     assert metrics(logs / "resumed", "train/loss") == metrics(logs / ONE, "train/loss")[3:]
     expected, found = (full_tensors(checkpoint(logs / name, STEPS), prefix="") for name in (ONE, "resumed"))
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_only_adapters_and_head_are_trained_and_saved(logs: Path) -> None:
+@pytest.mark.runs(ONE)
+def test_only_adapters_and_head_are_trained_and_saved(logs: Logs) -> None:
     tensors = full_tensors(checkpoint(logs / ONE, STEPS))
     modules = ("self_attention.linear_qkv", "self_attention.linear_proj", "mlp.linear_fc1", "mlp.linear_fc2")
     sides = ("linear_in", "linear_out")
@@ -125,18 +126,21 @@ def test_only_adapters_and_head_are_trained_and_saved(logs: Path) -> None:
     trained = sum(tensor.numel() for tensor in tensors.values())
     frozen = sum(p.numel() for name, p in build("qwen3", classifier=False).named_parameters() if "lm_head" not in name)
     frozen += (384 - 350) * 64  # rows that fill the embedding up
-    said = (logs.parent / "output-1.txt").read_text()
+    said = logs.output(1)
     assert f"adapters of rank {DIM} and the head: {trained:,} parameters are trained, {frozen:,} are frozen" in said
 
 
 @pytest.fixture(scope="module")
-def merged(logs: Path) -> Any:
-    result = convert("nemo_to_hf", "--input", checkpoint(logs / ONE, STEPS), "--output", logs / "merged")
+def merged(launched: dict[Planner, Plan]) -> Any:
+    """The export of the run on one rank, which tests that ask for it read."""
+    folder = launched[planned_runs].folder
+    result = convert("nemo_to_hf", "--input", checkpoint(folder / ONE, STEPS), "--output", folder / "merged")
     assert result.returncode == 0, result.stderr
-    return AutoModelForSequenceClassification.from_pretrained(logs / "merged", num_labels=1).float().eval()
+    return AutoModelForSequenceClassification.from_pretrained(folder / "merged", num_labels=1).float().eval()
 
 
-def test_the_merged_export_gives_the_rewards_of_training(logs: Path, dataset: Path, merged: Any) -> None:
+@pytest.mark.runs(ONE)
+def test_the_merged_export_gives_the_rewards_of_training(logs: Logs, dataset: Path, merged: Any) -> None:
     pairs = open_set(str(dataset / "random_val.parquet"), load_tokenizer(str(dataset / "tokenizer"), None))
     with torch.no_grad():
         rewards = padded_rewards(merged, whole_sequences(pairs, range(37)))
@@ -150,7 +154,8 @@ def test_the_merged_export_gives_the_rewards_of_training(logs: Path, dataset: Pa
         assert metrics(logs / ONE, f"val/held_out/{key}")[-1] == pytest.approx(value, abs=1e-5)
 
 
-def test_the_merge_adds_scaled_products_and_changes_nothing_else(logs: Path, merged: Any) -> None:
+@pytest.mark.runs(ONE)
+def test_the_merge_adds_scaled_products_and_changes_nothing_else(logs: Logs, merged: Any) -> None:
     base = dict(build("qwen3", classifier=False).named_parameters())
     tensors = full_tensors(checkpoint(logs / ONE, STEPS))
     stem = "module.decoder.layers.mlp.linear_fc2.adapter"
@@ -166,13 +171,15 @@ def test_the_merge_adds_scaled_products_and_changes_nothing_else(logs: Path, mer
     assert torch.equal(merged.score.weight, tensors[f"module.{HEAD}"])
 
 
-def test_training_starts_from_merged_weights(logs: Path) -> None:
+@pytest.mark.runs(ONE)
+def test_training_starts_from_merged_weights(logs: Logs) -> None:
     initial = open_weights(find_pretrained(str(checkpoint(logs / ONE, STEPS))), head_seed=0)
     assert initial.has_head
-    assert f"of adapters on {logs / 'base'}" in initial.description
+    assert f"of adapters on {logs.folder / 'base'}" in initial.description
 
 
-def test_adapters_that_do_not_fit_are_an_error(logs: Path, tmp_path: Path) -> None:
+@pytest.mark.runs("resumed")
+def test_adapters_that_do_not_fit_are_an_error(logs: Logs, tmp_path: Path) -> None:
     context = checkpoint(logs / "resumed", STEPS) / "context"
     facts = json.loads((context / "adapters.json").read_text())
     (context / "adapters.json").write_text(json.dumps(facts | {"adapter_dim": 8}))
@@ -194,9 +201,10 @@ def test_adapters_that_do_not_fit_are_an_error(logs: Path, tmp_path: Path) -> No
         find_pretrained(str(context.parent))
 
 
-def test_adapters_in_fp32_on_a_base_in_bf16_are_merged_in_fp32(logs: Path) -> None:
+@pytest.mark.runs(ONE)
+def test_adapters_in_fp32_on_a_base_in_bf16_are_merged_in_fp32(logs: Logs) -> None:
     path = checkpoint(logs / ONE, STEPS)
-    base = open_weights(find_pretrained(str(logs / "base")), 0, torch.bfloat16).source
+    base = open_weights(find_pretrained(str(logs.folder / "base")), 0, torch.bfloat16).source
     trained = TorchDist(find_pretrained(str(path)).nemo_file.open_weights, str(path))
     adapters = replace(read_adapters(path / "context"), base_digest=digest(base))
     merged, name = WithAdapters(base, trained, adapters, str(path)), "decoder.layers.mlp.linear_fc2.weight"

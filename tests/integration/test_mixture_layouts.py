@@ -13,9 +13,9 @@ from nemo_bt.batching.sampling import pairs_of_step
 from nemo_bt.config.load import load_settings
 from nemo_bt.data.store.load import load_sets
 from nemo_bt.observability.terminal import Terminal
-from tests.integration.test_layouts import TOLERANCE, hf_model_of
-from tests.support.layouts import SMALL_LLAMA, TP2, checkpoint, common
-from tests.support.reference import padded_rewards, whole_sequences
+from tests.support.launches import Logs
+from tests.support.layouts import SMALL_LLAMA, TOLERANCE, TP2, checkpoint, common
+from tests.support.reference import hf_model_of, padded_rewards, whole_sequences
 from tests.support.runs import Run, full_tensors, metrics, relative_difference
 from tests.support.sources import write
 
@@ -59,13 +59,9 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     return plan
 
 
-@pytest.fixture(scope="module")
-def logs(launched: Path) -> Path:
-    return launched / "test_mixture_layouts"
-
-
 @pytest.mark.parametrize("name", [name for names in LAYOUTS.values() for name in names if name != "mixed"])
-def test_losses_sources_and_weights_equal_one_ranks(logs: Path, name: str) -> None:
+@pytest.mark.runs("mixed")
+def test_losses_sources_and_weights_equal_one_ranks(logs: Logs, name: str) -> None:
     for key in ("loss", "grad_norm", "source/random/loss", "source/ranked/loss", "source/ranked/pairs"):
         found, expected = (metrics(logs / log_dir, f"train/{key}") for log_dir in (name, "mixed"))
         assert len(expected) >= STEPS - 1  # a step may have no pair of one source
@@ -74,13 +70,15 @@ def test_losses_sources_and_weights_equal_one_ranks(logs: Path, name: str) -> No
     assert max(relative_difference(found[key], expected[key]) for key in expected) < TOLERANCE
 
 
-def test_a_resumed_mixture_visits_the_same_pairs(logs: Path) -> None:
+@pytest.mark.runs("resumed")
+def test_a_resumed_mixture_visits_the_same_pairs(logs: Logs) -> None:
     for key in ("loss", "grad_norm", "source/ranked/loss", "source/ranked/pairs"):
         assert metrics(logs / "resumed", f"train/{key}") == metrics(logs / "DP2", f"train/{key}")[2:]
 
 
-def test_the_first_loss_is_transformers(logs: Path, dataset: Path, tokenizer: Any) -> None:
-    overrides = [*common(dataset, logs, 1), "model=llama_quickstart", mixture(dataset, logs)]
+@pytest.mark.runs("initial", "mixed")
+def test_the_first_loss_is_transformers(logs: Logs, dataset: Path, tokenizer: Any) -> None:
+    overrides = [*common(dataset, logs.folder, 1), "model=llama_quickstart", mixture(dataset, logs.folder)]
     settings = load_settings("train", overrides)
     train = load_sets(settings, tokenizer, dataset / "tokenizer", False, Terminal(None))["train"]
     assert len(train.epoch) == 50 + 6 * 30

@@ -15,8 +15,8 @@ from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
 from nemo_bt.pretrained.nemo_yaml import hf_config_of_nemo_model
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
+from tests.support.converted import to_nemo
 from tests.support.hf_models import save
-from tests.unit.test_conversion import to_nemo
 
 SIZES = {
     "num_layers": 6,

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from tests.support.launches import Logs
 from tests.support.layouts import PP2, SP, TP2, ZERO, checkpoint, common
 from tests.support.preferences import write_random_pairs
 from tests.support.runs import Run, full_tensors, metrics, nemo_bt, relative_difference
@@ -45,16 +46,12 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     return plan
 
 
-@pytest.fixture(scope="module")
-def logs(launched: Path) -> Path:
-    return launched / "test_nonfinite"
-
-
-def test_steps_are_left_out_and_their_pairs_are_named(logs: Path) -> None:
-    shown = (logs.parent / "output-1.txt").read_text()
+@pytest.mark.runs("one rank")
+def test_steps_are_left_out_and_their_pairs_are_named(logs: Logs) -> None:
+    shown = logs.output(1)
     for step, row in BAD_ROWS.items():
-        start = f"step {step} skipped: gradient norm nan; the loss is not finite of {logs}/pairs.parquet row {row}\n"
-        assert start in shown
+        pair = f"{logs.folder}/pairs.parquet row {row}"
+        assert f"step {step} skipped: gradient norm nan; the loss is not finite of {pair}\n" in shown
     assert metrics(logs / "one rank", "step") == [2, 3, 5, 6]
     assert metrics(logs / "one rank", "train/skipped_steps") == [1, 1, 2, 2]
     assert not checkpoint(logs / "one rank", 1).exists()
@@ -64,14 +61,15 @@ def test_steps_are_left_out_and_their_pairs_are_named(logs: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS[2])
-def test_every_layout_leaves_it_out_alike(logs: Path, name: str) -> None:
+@pytest.mark.runs("one rank")
+def test_every_layout_leaves_it_out_alike(logs: Logs, name: str) -> None:
     assert metrics(logs / name, "step") == metrics(logs / "one rank", "step")
     assert metrics(logs / name, "train/loss") == pytest.approx(metrics(logs / "one rank", "train/loss"), rel=1e-5)
     expected, found = (full_tensors(checkpoint(logs / log_dir, STEPS)) for log_dir in ("one rank", name))
     assert max(relative_difference(found[key], expected[key]) for key in expected) < 1e-5
 
 
-def test_a_run_whose_steps_are_all_like_that_stops(logs: Path, dataset: Path, tmp_path: Path) -> None:
+def test_a_run_whose_steps_are_all_like_that_stops(logs: Logs, dataset: Path, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs.parquet", [1e60] * 96)
     overrides = [*common(dataset, tmp_path / "log", 1), *STRENGTHS, "trainer.max_nonfinite_steps=3"]
     overrides += [f"model.data.train={tmp_path / 'pairs.parquet'}", *MODEL]

@@ -8,20 +8,16 @@ from typing import Any
 import pytest
 
 from nemo_bt.cli.main import run
-from nemo_bt.config.load import load_settings, load_settings_of
+from nemo_bt.config.load import load_settings
 from nemo_bt.config.model import Settings
-from nemo_bt.config.plan import PlanRun
 from nemo_bt.planning.search import LAYOUT
 from tests.support.runs import nemo_bt
+from tests.support.settings import plan_run_of
 
 SEVENTY_B = ["model=llama3_70b", "trainer.num_nodes=8", "trainer.devices=8", "cluster=h100"]
 FEW = ["plan.tensor_model_parallel_size=[4,8,64]", "plan.pipeline_model_parallel_size=[1,4]"]
 FEW += ["plan.virtual_pipeline_model_parallel_size=[null]", "plan.context_parallel_size=[1,2]"]
 FEW += ["plan.recompute_layers=[0,1]"]
-
-
-def plan_run_of(*overrides: str) -> PlanRun:
-    return load_settings_of(PlanRun, "plan", overrides)
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """What the planner counts of a layout, against what real runs at it allocate, keep, send and wait for."""
 
-from pathlib import Path
-
 import pytest
 
 from nemo_bt.planning.schedule import bubble
+from tests.support.launches import Logs
 from tests.support.layouts import BF16, FOLDERS, LAYOUTS, runs_of_all_layouts
 from tests.support.recorded import (
     OneRank,
@@ -22,25 +21,20 @@ UNEVEN = [name for name in NAMES if "EP" in name]
 """Their experts lie on several ranks: what a rank holds and sends depends on where tokens go."""
 
 
-@pytest.fixture(scope="module")
-def logs(launched: Path) -> Path:
-    return launched / "layouts"
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_gradients_and_optimizer_have_the_bytes_that_megatron_allocates(logs: Path, name: str) -> None:
+def test_weights_gradients_and_optimizer_have_the_bytes_that_megatron_allocates(logs: Logs, name: str) -> None:
     for found, planned in found_and_planned(logs / name):
         assert found.state == planned.state
 
 
 @pytest.mark.parametrize("name", EVEN)
-def test_every_message_of_a_step_is_foreseen(logs: Path, name: str) -> None:
+def test_every_message_of_a_step_is_foreseen(logs: Logs, name: str) -> None:
     for found, planned in found_and_planned(logs / name):
         assert found.messages == planned.messages
 
 
 @pytest.mark.parametrize("name", UNEVEN)
-def test_messages_are_as_many_as_foreseen_wherever_tokens_go(logs: Path, name: str) -> None:
+def test_messages_are_as_many_as_foreseen_wherever_tokens_go(logs: Logs, name: str) -> None:
     ranks = found_and_planned(logs / name)
     for found, planned in ranks:
         assert by_operation_and_ranks(found) == by_operation_and_ranks(planned)
@@ -49,14 +43,14 @@ def test_messages_are_as_many_as_foreseen_wherever_tokens_go(logs: Path, name: s
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_activations_are_foreseen(logs: Path, name: str) -> None:
+def test_activations_are_foreseen(logs: Logs, name: str) -> None:
     """Where experts lie on several ranks, on the average of the ranks."""
     ranks = found_and_planned(logs / name)
     assert activations_difference(ranks, on_average=name in UNEVEN) < 0.02
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ranks_compute_in_the_order_and_wait_as_long_as_foreseen(logs: Path, name: str) -> None:
+def test_ranks_compute_in_the_order_and_wait_as_long_as_foreseen(logs: Logs, name: str) -> None:
     ranks = found_and_planned(logs / name)
     assert [found.passes for found, _ in ranks] == [planned.passes for _, planned in ranks]
     model = settings_of(logs / name).model

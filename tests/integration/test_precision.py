@@ -18,10 +18,10 @@ from nemo_bt.errors import UserError
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.training.checks import check_settings
 from nemo_bt.training.steps.plan import layout_rules
-from tests.integration.test_truth import random_groups
 from tests.support.hf_models import build
+from tests.support.random_groups import random_groups
 from tests.support.runs import relative_difference
-from tests.unit.test_layout_checks import settings_of
+from tests.support.settings import settings_of
 
 FP8 = ["model.fp8=hybrid", "trainer.precision=bf16-mixed"]
 TP2 = ["trainer.devices=2", "model.tensor_model_parallel_size=2", "model.sequence_parallel=true"]

@@ -14,10 +14,10 @@ from nemo_bt.metrics import means
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.reward_statistics import KEY, RewardStatistics, needed_statistics, reward_statistics, statistics_of
-from tests.integration.test_score import alone
 from tests.support.preferences import messages
+from tests.support.reference import alone
 from tests.support.runs import metrics, nemo_bt
-from tests.unit.test_metrics import sums_of
+from tests.support.sums import sums_of
 
 
 def test_statistics_are_those_of_all_sets_together() -> None:

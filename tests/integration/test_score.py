@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.score import ScoreRun
@@ -23,6 +22,7 @@ from nemo_bt.scoring.checks import check_score
 from nemo_bt.scoring.command import open_rows
 from tests.support.hf_models import save
 from tests.support.layouts import CP2, EP2, PP2, SP, TP2
+from tests.support.reference import alone
 from tests.support.runs import convert, free_port, nemo_bt, torchrun
 
 TOLERANCE = 1e-5
@@ -45,13 +45,6 @@ def rows(dataset: Path) -> list[dict[str, Any]]:
 def expected(model: Path, rows: list[dict[str, Any]], tokenizer: Any) -> list[float]:
     """Chosen and rejected of each row, one at a time, by transformers."""
     return alone(model, [row[side] for row in rows for side in ("chosen", "rejected")], tokenizer)
-
-
-@torch.no_grad()
-def alone(model: Path, conversations: list[Any], tokenizer: Any) -> list[float]:
-    hf = AutoModelForSequenceClassification.from_pretrained(model, torch_dtype=torch.float32).eval()
-    texts = [tokenizer.apply_chat_template(one, tokenize=False) for one in conversations]
-    return [hf(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits.item() for text in texts]
 
 
 def arguments(model: Path, data: Path, output: Path) -> list[str]:

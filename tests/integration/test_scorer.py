@@ -12,9 +12,11 @@ import torch
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.reward_statistics import RewardStatistics
 from nemo_bt.scoring.scorer import RewardScorer
-from tests.integration.test_score import TOLERANCE, alone
 from tests.support.hf_models import save
 from tests.support.preferences import messages
+from tests.support.reference import alone
+
+TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")

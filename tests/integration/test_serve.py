@@ -22,8 +22,8 @@ from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.serving.command import check_serve
-from tests.integration.test_score import alone
 from tests.support.hf_models import save
+from tests.support.reference import alone
 
 TOKEN = "a secret"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}

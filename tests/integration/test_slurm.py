@@ -17,6 +17,7 @@ import torch
 
 from nemo_bt.checkpoint.find import saved_checkpoints
 from nemo_bt.config.load import load_settings
+from tests.support.launches import Plan, Planner
 from tests.support.layouts import SP, TP2, checkpoint, common
 from tests.support.runs import REPO, Run, full_tensors, metrics
 from tests.support.slurm_cluster import NODES, Cluster, why_not
@@ -91,8 +92,8 @@ def assert_equals_the_local_run(log_dir: Path, local: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def local(launched: Path) -> Path:
-    return launched / "test_slurm" / "local"
+def local(launched: dict[Planner, Plan]) -> Path:
+    return launched[planned_runs].folder / "local"
 
 
 def test_a_job_that_is_requeued_continues_to_the_losses_of_the_local_run(

@@ -20,8 +20,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.metrics import MARGIN_LIMITS
 from nemo_bt.observability.trackers import build_loggers, run_id
 from nemo_bt.training import checks
-from tests.conftest import training
-from tests.support.runs import nemo_bt
+from tests.support.runs import nemo_bt, training
 
 _BLOCK = 32768
 

@@ -1,20 +1,19 @@
 """Rewards, loss and gradients of the pair stream equal transformers' on padded batches."""
 
-import random
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from nemo_bt.batching.stream import Pair, TokenGroup, build_stream
 from nemo_bt.config.model import LossSettings
 from nemo_bt.loss import loss_function
+from tests.support.random_groups import VOCAB, random_groups, sequences
 from tests.support.reference import hf_names, llama, padded_rewards
 from tests.support.runs import relative_difference
 
-VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS = 128, 3, 64, 160, 8, 2
+LAYERS, HIDDEN, FFN, HEADS, GROUPS = 3, 64, 160, 8, 2
 
 
 @pytest.fixture(scope="module")
@@ -39,33 +38,9 @@ def reference(model: Any) -> Any:
     return hf
 
 
-PAIRS = {1: (), 2: (Pair(0, 1),), 3: (Pair(0, 2),), 4: (Pair(0, 1), Pair(3, 2), Pair(0, 2))}
-
-
-def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[TokenGroup]:
-    rng = random.Random(seed)
-
-    def ids(longest: int) -> np.ndarray:
-        return np.array([rng.randrange(1, VOCAB) for _ in range(rng.randint(1, longest))], dtype=np.int32)
-
-    groups = []
-    for _ in range(6):
-        prefix, continuations = ids(50), [ids(30) for _ in range(num_continuations)]
-        if shared:
-            groups.append(TokenGroup(prefix, tuple(continuations), PAIRS[num_continuations]))
-        else:
-            whole = tuple(np.concatenate([prefix, c]) for c in continuations)
-            groups.append(TokenGroup(prefix[:0], whole, PAIRS[num_continuations]))
-    return groups
-
-
 def rewards(model: Any, groups: list[TokenGroup], multiple_of: int = 1) -> torch.Tensor:
     stream = build_stream(groups, pad_id=0, multiple_of=multiple_of)
     return model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
-
-
-def sequences(groups: list[TokenGroup]) -> list[np.ndarray]:
-    return [np.concatenate([group.prefix, side]) for group in groups for side in group.continuations]
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["prompt shared", "prompt repeated"])

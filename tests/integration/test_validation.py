@@ -7,6 +7,7 @@ import torch
 
 from nemo_bt.batching.sampling import validation_interval
 from nemo_bt.observability.events import read_events
+from tests.support.launches import Logs
 from tests.support.layouts import STEPS, ZERO, checkpoint, common
 from tests.support.runs import Run, full_tensors, metrics, nemo_bt
 
@@ -44,9 +45,10 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     return {1: one, 2: [Run(whole), Run(asked, asked_at=4), Run(asked, asked_at=STEPS)]}
 
 
-def test_a_validation_that_was_broken_off_is_made_again_as_a_whole(logs: Path) -> None:
-    shown = (logs.parent / "output-2.txt").read_text()
-    assert shown.count(f"checkpoint and metrics: {logs}/asked") == 2
+@pytest.mark.runs("asked", "whole")
+def test_a_validation_that_was_broken_off_is_made_again_as_a_whole(logs: Logs) -> None:
+    shown = logs.output(2)
+    assert shown.count(f"checkpoint and metrics: {logs.folder}/asked") == 2
     assert "stopped by SIGUSR1 at step 4 of 10 and saved" in shown
     for key in (
         "step",
@@ -63,22 +65,19 @@ def test_a_validation_that_was_broken_off_is_made_again_as_a_whole(logs: Path) -
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[1])
 
 
-def test_the_last_validation_is_not_broken_off(logs: Path) -> None:
+@pytest.mark.runs("asked")
+def test_the_last_validation_is_not_broken_off(logs: Logs) -> None:
     events = [(event["event"], event["step"], event.get("stopped_by")) for event in read_events(logs / "asked")]
     assert events == [("started", 0, None), ("ended", 4, "SIGUSR1"), ("started", 4, None), ("ended", 10, None)]
 
 
-def test_a_run_without_time_ends_before_it_begins(logs: Path) -> None:
+@pytest.mark.runs("no time")
+def test_a_run_without_time_ends_before_it_begins(logs: Logs) -> None:
     *_, ended = read_events(logs / "no time")
     assert (ended["event"], ended["step"], ended["stopped_by"]) == ("ended", 0, "exp_manager.max_time_per_run")
-    shown = (logs.parent / "output-1.txt").read_text()
+    shown = logs.output(1)
     assert "stopped by exp_manager.max_time_per_run before it got further than step 0" in shown
     assert list((logs / "no time" / "checkpoints").iterdir()) == []
-
-
-@pytest.fixture(scope="module")
-def logs(launched: Path) -> Path:
-    return launched / "test_validation"
 
 
 def validated(log_dir: Path) -> list[float]:
@@ -88,17 +87,20 @@ def validated(log_dir: Path) -> list[float]:
     return [step for i, step in enumerate(steps) if step in steps[:i] or step == 0]
 
 
-def test_before_the_first_step_and_at_intervals(logs: Path) -> None:
+@pytest.mark.runs("at start")
+def test_before_the_first_step_and_at_intervals(logs: Logs) -> None:
     assert validated(logs / "at start") == [0, 4, 8, 10]
 
 
-def test_a_run_ends_when_nothing_gets_better(logs: Path) -> None:
+@pytest.mark.runs("early")
+def test_a_run_ends_when_nothing_gets_better(logs: Logs) -> None:
     """No accuracy is better by 1: the first validation is the best, and two more are waited for."""
     assert validated(logs / "early") == [2, 4, 6]
     assert checkpoint(logs / "early", 6).is_dir()
 
 
-def test_the_best_checkpoints_stay_beside_the_newest(logs: Path) -> None:
+@pytest.mark.runs("best")
+def test_the_best_checkpoints_stay_beside_the_newest(logs: Logs) -> None:
     losses = metrics(logs / "best", LOSS)
     best = sorted(range(1, 11), key=lambda step: losses[step - 1])[:2]
     kept = {int(path.stem.split("step")[1]) for path in (logs / "best" / "checkpoints").iterdir()}
@@ -106,7 +108,8 @@ def test_the_best_checkpoints_stay_beside_the_newest(logs: Path) -> None:
     assert best != [9, 10]
 
 
-def test_validation_alone_gives_what_training_measured(logs: Path, dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.runs("at start")
+def test_validation_alone_gives_what_training_measured(logs: Logs, dataset: Path, tmp_path: Path) -> None:
     overrides = [f"+model.data.validation.held_out={dataset / 'random_val.parquet'}", "trainer.accelerator=cpu"]
     overrides += [f"exp_manager.explicit_log_dir={tmp_path}", "model.global_batch_size=16"]
     overrides += [f"model.restore_from_path={checkpoint(logs / 'at start')}"]

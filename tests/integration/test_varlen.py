@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nemo_bt.model.attention.varlen import Sequences, flash_kernel, sequences_of
-from tests.unit.test_attention import ALL, HEADS, KEY_HEADS, NUM_FILLED, NUM_TOKENS, RULES, SEGMENTS, SIZE, inputs
+from tests.support.attention import ALL, HEADS, KEY_HEADS, NUM_FILLED, NUM_TOKENS, RULES, SEGMENTS, SIZE, inputs
 
 
 def test_sequences_are_made_once_for_all_layers_of_a_kind() -> None:

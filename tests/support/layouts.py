@@ -216,3 +216,6 @@ def runs_of_all_layouts(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             runs.append(Run(overrides))
         plan[num_ranks] = runs
     return plan
+
+
+TOLERANCE = 1e-5

@@ -39,3 +39,6 @@ def write_sets(folder: Path, num_pairs: int = 100) -> None:
 
 def messages(prompt: str, answer: str | None) -> list[dict[str, str | None]]:
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
+GOOD = {"chosen": messages("some tea", "I bring tea."), "rejected": messages("some tea", "I bring milk.")}

@@ -1,16 +1,21 @@
 """An independent implementation: transformers' Llama on padded batches, and a plain PyTorch training loop over it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForSequenceClassification
 
 from nemo_bt.batching.sampling import pairs_of_step
 from nemo_bt.data.store.pair_set import PairSet
+from tests.support.layouts import (
+    checkpoint,
+)
+from tests.support.runs import full_tensors
 from tests.support.sources import conversations
 
 LAYERS = {
@@ -111,3 +116,17 @@ def plain_loop(
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+@torch.no_grad()
+def alone(model: Path, conversations: list[Any], tokenizer: Any) -> list[float]:
+    hf = AutoModelForSequenceClassification.from_pretrained(model, torch_dtype=torch.float32).eval()
+    texts = [tokenizer.apply_chat_template(one, tokenize=False) for one in conversations]
+    return [hf(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits.item() for text in texts]
+
+
+def hf_model_of(log_dir: Path, step: int) -> LlamaForSequenceClassification:
+    """A checkpoint's weights in transformers' model."""
+    hf = llama(384, layers=4, hidden=64, ffn=160, heads=4, groups=2)
+    hf.load_state_dict(hf_names(unstacked(full_tensors(checkpoint(log_dir, step))), hf.config))
+    return hf

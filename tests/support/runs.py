@@ -33,6 +33,20 @@ class Run:
     config: Path | None = None
     """A configuration file of its own; None is train.yaml."""
 
+    @property
+    def log_dir(self) -> Path:
+        key = "exp_manager.explicit_log_dir="
+        return Path(next(one.removeprefix(key) for one in self.overrides if one.startswith(key)))
+
+    @property
+    def name(self) -> str:
+        """That of its log directory."""
+        return self.log_dir.name
+
+    def needs(self, other: "Run") -> bool:
+        """Whether it starts from what the other leaves."""
+        return any(f"{other.log_dir}/" in str(one) for one in (*self.overrides, self.checkpoint, self.damaged))
+
 
 def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int = 240) -> None:
     """Train each run in turn, all in one launch of `num_ranks` processes under torchrun."""
@@ -126,3 +140,18 @@ def full_tensors(checkpoint: Path, prefix: str = "module.") -> dict[str, Tensor]
 def relative_difference(a: Tensor, b: Tensor) -> float:
     """|a - b| / |b|, 0 where both are zero."""
     return float((a - b).double().norm() / b.double().norm().clamp(min=1e-30))
+
+
+def training(dataset: Path, log_dir: Path, start: Path | str) -> list[str]:
+    """nemo-bt train on the random pairs."""
+    return [
+        "train",
+        f"model.restore_from_path={start}",
+        f"model.data.train={dataset / 'random.parquet'}",
+        f"+model.data.validation.held_out={dataset / 'random_val.parquet'}",
+        f"exp_manager.explicit_log_dir={log_dir}",
+        "trainer.accelerator=cpu",
+        "model.optim.lr=1e-3",
+        "model.optim.sched.warmup_steps=0",
+        "model.encoder_seq_length=512",
+    ]

@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def write(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
+@cache
 def settings_with(*overrides: str) -> Settings:
     """Settings of a run on a source that is put in later."""
     needed = ["exp_manager.explicit_log_dir=run", "model.data.train=unused", "model.tokenizer.type=unused"]
@@ -65,3 +67,7 @@ def dropped(pairs: PairSet) -> dict[str, int]:
     """What was left out, by reason."""
     (drop_report,) = pairs.accounts
     return dict(drop_report.dropped)
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.iterdir() if path.is_dir() and path.name != "digests")

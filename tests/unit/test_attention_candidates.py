@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.attention_candidates import Part, TorchFlash, flex, flex_mask, two_calls, two_calls_of
-from tests.unit.test_attention import HEADS, KEY_HEADS, NUM_FILLED, RULES, SEGMENTS, SIZE, dense, inputs
+from tests.support.attention import HEADS, KEY_HEADS, NUM_FILLED, RULES, SEGMENTS, SIZE, dense, inputs
 
 ON_CPU = torch.device("cpu")
 

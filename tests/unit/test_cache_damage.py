@@ -13,10 +13,9 @@ import pytest
 from nemo_bt.data.store import cache as cache_module
 from nemo_bt.data.store.build import build
 from nemo_bt.errors import UserError
-from tests.support.preferences import messages
+from tests.support.preferences import GOOD
 from tests.support.sources import conversations, open_set, texts, write
 
-GOOD = {"chosen": messages("some tea", "I bring tea."), "rejected": messages("some tea", "I bring milk.")}
 OTHER = json.loads(json.dumps(GOOD).replace("I bring tea", "I bring fig"))
 
 

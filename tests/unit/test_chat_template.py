@@ -10,10 +10,9 @@ from tokenizers import processors
 from nemo_bt.data.tokenize.chat_template import load_renderer
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer, load_tokenizer
 from nemo_bt.errors import UserError
-from tests.support.preferences import messages
+from tests.support.preferences import GOOD, messages
 from tests.support.sources import dropped, open_set, settings_with, texts, write
 
-GOOD = {"chosen": messages("some tea", "I bring tea."), "rejected": messages("some tea", "I bring milk.")}
 DATED = (
     "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
     "Today is {{ date_string }}.{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"

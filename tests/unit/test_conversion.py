@@ -7,54 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from converters.export_files import write_config
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import megatron_fields
-from nemo_bt.pretrained.convert import AsHf, Conversion
 from nemo_bt.pretrained.fused import PACKED_QKV, QKV, HeadShape
-from nemo_bt.pretrained.nemo_metadata import write_facts
-from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder, write_shards
-from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
+from tests.support.converted import replace_tensors, tensors, to_hf, to_nemo
 from tests.support.hf_models import SHAPES, save
 
 LLAMA = "llama3.1, head size"
 
 
-def to_nemo(pretrained: PretrainedSource, initial: InitialWeights, target: Path) -> Path:
-    """The part of converters.hf_to_nemo that needs no NeMo."""
-    target.mkdir()
-    write_torch_dist(target / "weights", initial.source, Conversion(pretrained.hf_config).depth, lambda _: None)
-    (target / "context").mkdir()
-    write_facts(target / "context", pretrained.hf_config, {})
-    return target
-
-
-def to_hf(initial: InitialWeights, target: Path, max_bytes: int = 150_000) -> Path:
-    target.mkdir()
-    export = AsHf(initial.source, initial.pretrained.hf_config)
-    write_shards(target, export.infos, export.tensors(), max_bytes, lambda _: None)
-    write_config(target, initial.pretrained.hf_config, 0, next(iter(export.infos.values())).dtype)
-    return target
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return save(LLAMA, tmp_path / "hf")
-
-
-def replace_tensors(folder: Path, changed: dict[str, torch.Tensor | None]) -> None:
-    """Write the folder's tensors again, with some changed or, where None, left out."""
-    kept = {name: tensor for name, tensor in (tensors(folder) | changed).items() if tensor is not None}
-    for file in (*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"):
-        file.unlink(missing_ok=True)
-    save_file(kept, folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])

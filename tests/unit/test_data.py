@@ -10,11 +10,10 @@ import pytest
 from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.read.rows import Chunk
 from nemo_bt.errors import UserError
-from tests.support.preferences import messages
+from tests.support.preferences import GOOD, messages
 from tests.support.sources import conversations, dropped, open_set, settings_with, texts, write
 
 ALL = ("model.data.max_bad_fraction=1", "model.data.max_drop_fraction=1")
-GOOD = {"chosen": messages("some tea", "I bring tea."), "rejected": messages("some tea", "I bring milk.")}
 
 
 def sides(chosen: Any, rejected: Any = None) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from nemo_bt.data.read.rows import Chunk, read_chunks
 from nemo_bt.data.store.encode import Encoded, EncodingSpec, encode
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from tests.support.data_rows import ROWS
+from tests.support.format_rows import ONE_PAIR
 from tests.support.sources import settings_with
-from tests.unit.test_formats import ONE_PAIR
 
 TEXT = st.text(max_size=20) | st.sampled_from(
     ["", " ", "\ud800", "<|bos|>", "<|end|>", "\n\nAssistant:", "a" * 3000, "\0"]

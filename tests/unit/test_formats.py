@@ -8,82 +8,10 @@ import numpy as np
 import pytest
 
 from nemo_bt.errors import UserError
+from tests.support.format_rows import CHOSEN, HH, ONE_PAIR, REJECTED, USER, helpsteer3
 from tests.support.preferences import messages
 from tests.support.sources import conversations, dropped, open_set, texts, write
 
-USER, CHOSEN, REJECTED = "some tea", "I bring tea.", "I bring milk."
-TURN = {"role": "user", "content": USER}
-HH = "\n\nHuman: some tea\n\nAssistant:"
-
-
-def answer(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
-def helpsteer3(score: int, preferred: tuple[bool, bool], beside: bool = False) -> dict[str, Any]:
-    outputs = []
-    for text, flag in zip((CHOSEN, REJECTED), preferred, strict=True):
-        label = {"is_preferred": flag, "preference_score": score}
-        outputs.append(
-            {"answer": answer(text), "label": label} if beside else {"answer": answer(text) | {"label": label}}
-        )
-    return {"input": [TURN], "output": outputs}
-
-
-ONE_PAIR = {
-    "text": [{"chosen": f"{USER} {CHOSEN}", "rejected": f"{USER} {REJECTED}"}],
-    "hh": [{"chosen": f"{HH} {CHOSEN}", "rejected": f"{HH} {REJECTED}"}],
-    "messages": [{"chosen": messages(USER, CHOSEN), "rejected": messages(USER, REJECTED)}],
-    "prompt": [{"prompt": USER, "chosen": CHOSEN, "rejected": REJECTED}],
-    "prompt in messages": [{"prompt": [TURN], "chosen": [answer(CHOSEN)], "rejected": [answer(REJECTED)]}],
-    "prompt and whole messages": [
-        {"prompt": USER, "chosen": messages(USER, CHOSEN), "rejected": messages(USER, REJECTED)}
-    ],
-    "helpsteer3": [helpsteer3(-2, (True, False))],
-    "helpsteer3 with the label beside": [helpsteer3(-2, (True, False), beside=True)],
-    "helpsteer3 as JSON texts": [{key: json.dumps(v) for key, v in helpsteer3(-2, (True, False)).items()}],
-    "preference of HelpSteer3": [
-        {"context": [TURN], "response1": REJECTED, "response2": CHOSEN, "overall_preference": 3}
-    ],
-    "preference of HelpSteer2": [
-        {"prompt": USER, "response_1": CHOSEN, "response_2": REJECTED, "preference_strength": -1}
-    ],
-    "scored": [
-        {"prompt": USER, "response": REJECTED, "score": 1},
-        {"prompt": USER, "response": CHOSEN, "score": 3},
-    ],
-    "ranked with scores": [{"prompt": USER, "completions": [REJECTED, CHOSEN], "scores": [1.0, 3.0]}],
-    "ranked with ranks": [{"prompt": USER, "completions": [REJECTED, CHOSEN], "ranks": [2, 1]}],
-    "ranked in structs": [
-        {"prompt": USER, "completions": [{"response": REJECTED, "score": 1}, {"response": CHOSEN, "score": 3}]}
-    ],
-    "ranked messages": [
-        {"prompt": [TURN], "completions": [[answer(REJECTED)], [answer(CHOSEN)]], "scores": [1.0, 3.0]}
-    ],
-    "halos": [
-        {
-            "type": "pairwise_feedback",
-            "prompt_id": "0",
-            "prompt": [TURN],
-            "output_A": [answer(REJECTED)],
-            "output_B": [answer(CHOSEN)],
-            "label": 0,
-            "reward_A": -1.0,
-            "reward_B": 0.5,
-        }
-    ],
-    "shp": [
-        {
-            "history": USER,
-            "human_ref_A": CHOSEN,
-            "human_ref_B": REJECTED,
-            "labels": 1,
-            "score_A": 9,
-            "score_B": 3,
-        }
-    ],
-    "safe_rlhf": [{"prompt": USER, "response_0": REJECTED, "response_1": CHOSEN, "better_response_id": 1}],
-}
 MARGINS = {
     "helpsteer3": 2, "helpsteer3 with the label beside": 2, "helpsteer3 as JSON texts": 2, "scored": 2,
     "preference of HelpSteer3": 3, "preference of HelpSteer2": 1, "ranked with scores": 2, "ranked with ranks": 1,

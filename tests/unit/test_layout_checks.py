@@ -7,12 +7,11 @@ import pytest
 
 from nemo_bt.config.device import check_device
 from nemo_bt.config.load import load_settings
-from nemo_bt.config.model import Settings
 from nemo_bt.config.parallelism import stage_layers
 from nemo_bt.errors import UserError
 from nemo_bt.training.checks import check_settings
+from tests.support.settings import NEEDED, settings_of
 
-NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
 TP, PP, VPP, CP, EP = (
     f"model.{name}_parallel_size"
     for name in ("tensor_model", "pipeline_model", "virtual_pipeline_model", "context", "expert_model")
@@ -32,10 +31,6 @@ MIXTRAL = {
     "vocab_size": 384,
 }
 GEMMA2 = {name: value for name, value in MIXTRAL.items() if "experts" not in name} | {"model_type": "gemma2"}
-
-
-def settings_of(*overrides: str) -> Settings:
-    return load_settings("train", ["model=llama_4x256", *NEEDED, *overrides])
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,7 @@ from nemo_bt.metrics import (
     means_by_source,
     pair_sums,
 )
-
-
-def sums_of(*values_P: torch.Tensor) -> torch.Tensor:
-    return pair_sums(*values_P, torch.zeros(len(values_P[0]), dtype=torch.int64), num_sources=1)
+from tests.support.sums import sums_of
 
 
 def test_sources_are_summed_apart() -> None:

@@ -12,8 +12,8 @@ import torch
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.nemo_file import NemoFile, pack
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
+from tests.support.converted import tensors, to_hf, to_nemo
 from tests.support.hf_models import save
-from tests.unit.test_conversion import tensors, to_hf, to_nemo
 
 
 def test_one_file_holds_the_same_tensors(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from nemo_bt.planning.streams import Pairs, StreamLoad, drawn_pairs, mean_load, 
 from nemo_bt.planning.time import stage_time, step_time
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
 from nemo_bt.training.checks import hf_config_of
-from tests.integration.test_plan_command import plan_run_of
+from tests.support.settings import plan_run_of
 
 
 def test_drawn_lengths_have_the_quantiles_that_were_given() -> None:

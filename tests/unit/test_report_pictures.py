@@ -12,7 +12,7 @@ from nemo_bt.evaluation.accuracy import Tally, tally
 from nemo_bt.reporting.curves import Panel, Series, panels_of
 from nemo_bt.reporting.numbers import calibration, numbers_of
 from nemo_bt.reporting.pictures import draw_curves, draw_tallies, file_stems, pictures_of_run, pictures_of_set
-from tests.unit.test_report_numbers import judged
+from tests.support.judged import judged
 
 RECORDS = [
     {

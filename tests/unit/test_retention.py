@@ -10,7 +10,7 @@ from nemo_bt.checkpoint.manifest import facts_of, files_of, write_manifest
 from nemo_bt.checkpoint.retention import kept_steps, superseded
 from nemo_bt.config.run import CheckpointSettings
 
-LAST_TWO = CheckpointSettings(1, 2, 0, "val/hh/loss", "min", 0, True)
+LAST_TWO = CheckpointSettings(every_n_train_steps=1, save_last_n=2, monitor="val/hh/loss")
 LOSSES = {10: 0.5, 20: 0.3, 30: None, 40: 0.4, 50: 0.3, 60: float("nan"), 70: 0.6, 80: 0.7}
 
 

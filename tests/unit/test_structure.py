@@ -2,20 +2,13 @@
 
 import ast
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.runs import REPO
+from tests.support.tree import MODULES, SOURCES
 
-SOURCES = [
-    path
-    for folder in ("nemo_bt", "conf", "converters", "tests", "benchmarks")
-    for path in (REPO / folder).rglob("*.py")
-    if not {REPO / "nemo_bt" / "conf", REPO / "nemo_bt" / "converters"} & set(path.parents)
-]
 FLOORS = [
     "errors", "files", "metrics", "flops", "batching", "cpu", "config", "loss", "launching", "pretrained",
     "observability", "model.attention", "model",
@@ -24,23 +17,6 @@ FLOORS = [
     "planning", "scoring", "evaluation", "serving", "reporting", "cli", "api", "quickstart", "gpu_setup", "__main__",
 ]  # fmt: skip
 """Folders and files of nemo_bt from the ground up: each may import those before it, and none behind it."""
-MAY_IMPORT_NEMO = [
-    "model", "training.callbacks", "training.steps.data_module", "training.trainer", "training.lr_schedule",
-    "training.strategy", "scoring.engine",
-]  # fmt: skip
-"""All others can be imported where NeMo, Megatron and Lightning are not."""
-LINKED = ("conf", "converters")
-"""In nemo_bt/, links to the folders beside it."""
-MODULES = {
-    ".".join(path.relative_to(REPO / "nemo_bt").with_suffix("").parts).removesuffix(".__init__"): path
-    for path in sorted((REPO / "nemo_bt").rglob("*.py"))
-    if path.relative_to(REPO / "nemo_bt").parts[0] not in LINKED
-}
-"""By their names below nemo_bt."""
-
-
-def is_below(module: str, folders: list[str]) -> bool:
-    return any(module == folder or module.startswith(f"{folder}.") for folder in folders)
 
 
 def floor_of(module: str) -> int:
@@ -74,39 +50,6 @@ def test_files_and_functions_stay_small(path: object) -> None:
     assert {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno + 1 > 60} == {}
 
 
-def test_pure_modules_import_neither_nemo_nor_megatron() -> None:
-    pure = [name for name in MODULES if not is_below(name, MAY_IMPORT_NEMO) and name != "__init__"]
-    code = (
-        "import sys\n"
-        "for blocked in ('nemo', 'megatron', 'lightning'): sys.modules[blocked] = None\n"
-        + "".join(f"import nemo_bt.{name}\n" for name in pure)
-        + "assert 'transformers' not in sys.modules"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
-
-
-def test_importing_cpu_changes_nothing() -> None:
-    code = (
-        "import torch\nbefore = dict(vars(torch)), dict(vars(torch.cuda)), dict(vars(torch.Tensor))\n"
-        "import nemo_bt.cpu.device\nafter = dict(vars(torch)), dict(vars(torch.cuda)), dict(vars(torch.Tensor))\n"
-        "assert all(old[k] is new[k] for old, new in zip(before, after) for k in old)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert result.returncode == 0, result.stderr
-
-
-def test_a_start_on_a_cpu_compiles_nothing() -> None:
-    code = (
-        "import torch.utils.cpp_extension as extension\n"
-        "extension.load_inline = lambda *_, **__: exit('compiled')\n"
-        "from nemo_bt.cpu.device import install\ninstall()\nimport megatron.core.inference.unified_memory\n"
-        "assert extension.load_inline.__name__ == '<lambda>'"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-
-
 def test_no_duration_is_measured_by_a_clock_that_may_jump() -> None:
     """The time of day is only shown, and compared with times of files."""
     clock = r"time\.time\(\)|datetime\.now\("
@@ -114,3 +57,33 @@ def test_no_duration_is_measured_by_a_clock_that_may_jump() -> None:
     users = {str(path.relative_to(REPO)) for path in product if re.search(clock, path.read_text())}
     shown = {"nemo_bt/observability/events.py", "nemo_bt/cli/status.py", "nemo_bt/serving/protocol.py"}
     assert users <= {*shown, "nemo_bt/data/read/files.py"}
+
+
+TESTS = [path for path in SOURCES if path.is_relative_to(REPO / "tests") or path.is_relative_to(REPO / "benchmarks")]
+TESTED = re.compile(r"tests\.(\w+\.)*(test_\w+|conftest)\b")
+LAUNCHERS = {"convert", "disturb", "multiprocessing", "nemo_bt", "run_together", "subprocess", "torchrun"}
+
+
+def names_imported(path: Path) -> set[str]:
+    """Modules, and what is imported from them, wherever in a file."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return names | {
+        name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        for name in (alias.name, f"{node.module}.{alias.name}")
+    }
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(REPO)))
+def test_nothing_is_imported_from_a_test(path: Path) -> None:
+    """What several of them need is in tests/support."""
+    assert {name for name in names_imported(path) if TESTED.match(name)} == set()
+
+
+@pytest.mark.parametrize("path", [path for path in TESTS if path.parent.name == "unit"], ids=lambda path: path.stem)
+def test_unit_tests_start_no_process(path: Path) -> None:
+    """That they import neither NeMo nor Megatron, a fixture looks at."""
+    assert names_imported(path) & LAUNCHERS == set()

@@ -22,8 +22,8 @@ from nemo_bt.pretrained.nemo_file import NemoFile
 from nemo_bt.pretrained.resolve import check_plain, find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
 from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
+from tests.support.converted import to_hf, to_nemo
 from tests.support.hf_models import save
-from tests.unit.test_conversion import to_hf, to_nemo
 
 
 class Touch:

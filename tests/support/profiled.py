@@ -1,6 +1,6 @@
 """Training with streams of two lengths under torch's profiler: how often the host waits for the device in a step.
 
-python -m tests.gpu.profiled <dataset folder> <out.json> gpu|cpu
+python -m tests.support.profiled <dataset folder> <out.json> gpu|cpu
 """
 
 import json
