@@ -15,7 +15,7 @@ from nemo_bt.pretrained.architecture import architecture_of
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from tests.support.converted import to_nemo
-from tests.support.hf_models import SHAPES, build
+from tests.support.hf_models import SHAPES, build, hf_config_of
 from tests.support.random_groups import random_groups, sequences
 from tests.support.recorder import SavedBytes
 from tests.support.reference import padded_rewards
@@ -156,4 +156,4 @@ def test_fusions_on_a_gpu_fit_the_activation(shape: str, one_rank: None, monkeyp
 
     monkeypatch.setattr(config, "has_transformer_engine", lambda: True)
     with pytest.raises(ValueError, match="apply_rope_fusion is not available"):
-        config.reward_config(build(shape).config.to_dict(), seq_length=256)
+        config.reward_config(architecture_of(hf_config_of(shape)), seq_length=256)

@@ -20,9 +20,8 @@ def test_llama_3_8b_is_six_flops_a_parameter_and_token() -> None:
 
 def test_only_the_experts_of_a_token_count() -> None:
     experts = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
-    assert training_flops(llama_like(1, hidden=2, heads=1, groups=1, head_size=2, ffn=2, **experts), 1, 0) == 6 * (
-        16 + 24
-    )
+    one_layer = llama_like(1, hidden=2, heads=1, groups=1, head_size=2, ffn=2, **experts)
+    assert training_flops(one_layer, 1, 0) == 6 * (16 + 24)
 
 
 @pytest.mark.parametrize(
