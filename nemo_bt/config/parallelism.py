@@ -1,6 +1,6 @@
 """What the settings of a layout ask of each other, and of numbers of layers and experts: each the equation that fails.
 
-`nemo_bt.training.layout_checks` asks it of a model.
+`nemo_bt.training.layout_checks` asks it of a model. What cannot be raises UserError.
 """
 
 from __future__ import annotations
@@ -53,11 +53,7 @@ def divides(divisor: int, divisor_name: str, number: int, name: str) -> None:
 
 
 def check_world(settings: JobSettings) -> None:
-    """Check that the ranks of a job make whole replicas of its model.
-
-    Raises:
-        UserError: ranks are left over.
-    """
+    """Check that the ranks of a job make whole replicas of its model."""
     model = settings.model
     tp, pp, cp = (
         model.tensor_model_parallel_size,
@@ -79,11 +75,7 @@ def check_world(settings: JobSettings) -> None:
 
 
 def check_pipeline(model: ParallelSettings, num_layers: int) -> None:
-    """Check that layers can be shared by the stages of a pipeline, and by their parts.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Check that layers can be shared by the stages of a pipeline, and by their parts."""
     pp, vpp = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size
     layers = stage_layers(model, num_layers)
     if vpp is None:
@@ -104,11 +96,7 @@ def check_pipeline(model: ParallelSettings, num_layers: int) -> None:
 
 
 def check_experts(settings: JobSettings, num_experts: int) -> None:
-    """Check that experts can be shared by the ranks; `num_experts` is 0 where a model has none.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Check that experts can be shared by the ranks; `num_experts` is 0 where a model has none."""
     model = settings.model
     tp, ep = model.tensor_model_parallel_size, model.expert_model_parallel_size
     if num_experts and tp > 1 and not model.sequence_parallel:
@@ -131,11 +119,7 @@ def check_experts(settings: JobSettings, num_experts: int) -> None:
 
 
 def check_balance(settings: Settings, num_experts: int) -> None:
-    """Check what only training asks of experts.
-
-    Raises:
-        UserError: there are none to balance, or ranks that cannot share their optimizer state.
-    """
+    """Check what only training asks of experts."""
     model = settings.model
     if model.moe_aux_loss_coeff and not num_experts:
         raise UserError(
@@ -152,11 +136,7 @@ def check_balance(settings: Settings, num_experts: int) -> None:
 
 
 def check_recompute(model: ModelSettings, num_layers: int) -> None:
-    """Check which layers are computed again in the backward pass.
-
-    Raises:
-        UserError: an option lacks another, or has a number that cannot be.
-    """
+    """Check which layers are computed again in the backward pass."""
     granularity, method = model.activations_checkpoint_granularity, model.activations_checkpoint_method
     number = model.activations_checkpoint_num_layers
     start = "model.activations_checkpoint_"
@@ -176,11 +156,7 @@ def check_recompute(model: ModelSettings, num_layers: int) -> None:
 
 
 def check_optimizer(settings: Settings) -> None:
-    """Check what the optimizer keeps, and which ranks share it.
-
-    Raises:
-        UserError: an option lacks another, or the ranks cannot share.
-    """
+    """Check what the optimizer keeps, and which ranks share it."""
     optim = settings.model.optim
     for name in ("main_grads_dtype", "exp_avg_dtype", "exp_avg_sq_dtype"):
         found = getattr(optim, name)

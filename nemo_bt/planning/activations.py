@@ -140,9 +140,7 @@ class _Counts:
         before, after = held // sequence_ranks(self.model), handed // sequence_ranks(self.model)
         attention = self._linear_with_norm(before) + self._rotation(held)
         projection = self.dtype_bytes * handed * self.architecture.query_size // self._tp
-        post_norms = (
-            (self._norm(after, self.architecture.hidden_size) * 2) if self.architecture.family.has_post_norms else 0
-        )
+        post_norms = 2 * self._norm(after) if self.architecture.family.has_post_norms else 0
         mlp = self._experts(after) if self.architecture.num_experts else self._mlp(handed, after)
         rest = attention + projection + post_norms + mlp
         if self.model.activations_checkpoint_granularity == "selective":
@@ -163,30 +161,23 @@ class _Counts:
 
     def angles(self) -> int:
         """Rotary angles, an input of every recomputed unit and of a fused rotation."""
-        return (
-            _FP32_BYTES
-            * self.rows.held(self.model)
-            * self.architecture.rotated_size
-            * len(self.architecture.rotary_frequencies)
-        )
+        num_kinds = len(self.architecture.rotary_frequencies)
+        return _FP32_BYTES * self.rows.held(self.model) * self.architecture.rotated_size * num_kinds
 
     def head(self, scored_already: bool) -> int:
         """The last norm and the reward head."""
         handed = self.rows.handed_on(self.model)
         rows = handed if scored_already else self.rows.held(self.model)
         rows_here, handed_here = (number // sequence_ranks(self.model) for number in (rows, handed))
-        return (
-            self._norm(rows_here, self.architecture.hidden_size)
-            + _FP32_BYTES * handed_here * self.architecture.hidden_size
-        )
+        return self._norm(rows_here) + _FP32_BYTES * handed_here * self.architecture.hidden_size
 
-    def _norm(self, rows: int, size: int) -> int:
+    def _norm(self, rows: int) -> int:
         statistics = 2 if self.architecture.is_layer_norm else 1
-        return rows * (self.dtype_bytes * size + _FP32_BYTES * statistics)
+        return rows * (self.dtype_bytes * self.architecture.hidden_size + _FP32_BYTES * statistics)
 
     def _linear_with_norm(self, rows: int) -> int:
         """Input of the norm and its output, the input of the linear layer behind it."""
-        return self._norm(rows, self.architecture.hidden_size) + self.dtype_bytes * rows * self.architecture.hidden_size
+        return self._norm(rows) + self.dtype_bytes * rows * self.architecture.hidden_size
 
     def _rotation(self, rows: int) -> int:
         """Cosine and sine for queries and for keys; inputs of the norms of heads, that of keys a view of all three."""
@@ -195,10 +186,8 @@ class _Counts:
         if not architecture.has_head_norms:
             return angles
         inputs = self.dtype_bytes * rows * (2 * architecture.query_size + 2 * architecture.key_size)
-        return (
-            angles
-            + (inputs + _FP32_BYTES * rows * (architecture.heads.num_heads + architecture.heads.num_groups)) // self._tp
-        )
+        num_heads = architecture.heads.num_heads + architecture.heads.num_groups
+        return angles + (inputs + _FP32_BYTES * rows * num_heads) // self._tp
 
     def _attention(self, rows: int) -> int:
         """Queries, keys and values.

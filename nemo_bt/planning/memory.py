@@ -78,11 +78,6 @@ def _backward_bytes(settings: Settings, architecture: Architecture, rows: Stream
     """Gradients of the MLP's two inner tensors and of its input."""
     model = settings.model
     held = rows.held(model)
-    inner = (
-        held
-        * architecture.topk
-        * architecture.ffn_size
-        * architecture.num_ffn_matrices
-        // model.tensor_model_parallel_size
-    )
+    widths = architecture.topk * architecture.ffn_size * architecture.num_ffn_matrices
+    inner = held * widths // model.tensor_model_parallel_size
     return activation_bytes(settings) * (inner + held // sequence_ranks(model) * architecture.hidden_size)

@@ -102,10 +102,8 @@ def search(run: PlanRun, architecture: Architecture, pairs: Pairs) -> list[Plann
         pairs: of the data.
     """
     seen: dict[tuple[int, ...], list[Step]] = {}
-    return [
-        _tried(replace(run, model=model), architecture, pairs, seen)
-        for model in layouts(run, bool(architecture.experts))
-    ]
+    models = layouts(run, has_experts=architecture.experts is not None)
+    return [_tried(replace(run, model=model), architecture, pairs, seen) for model in models]
 
 
 def layouts(run: PlanRun, has_experts: bool) -> Iterator[ModelSettings]:

@@ -5,17 +5,10 @@ This stands above `config`, which knows no model: settings and `Architecture` me
 
 from __future__ import annotations
 
+from nemo_bt.config import parallelism
 from nemo_bt.config.fp8 import COLUMNS, RECIPES
 from nemo_bt.config.model import JobSettings, ModelSettings, Settings
-from nemo_bt.config.parallelism import (
-    check_balance,
-    check_experts,
-    check_optimizer,
-    check_pipeline,
-    check_recompute,
-    check_world,
-    divides,
-)
+from nemo_bt.config.parallelism import divides
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import Architecture
 
@@ -32,7 +25,7 @@ def check_parallel(job: JobSettings, architecture: Architecture) -> None:
     """
     model = job.model
     tp = model.tensor_model_parallel_size
-    check_world(job)
+    parallelism.check_world(job)
     heads = architecture.heads
     shared = {
         "num_attention_heads": heads.num_heads,
@@ -44,8 +37,8 @@ def check_parallel(job: JobSettings, architecture: Architecture) -> None:
     for name, size in shared.items():
         divides(tp, "tensor_model_parallel_size", size, name)
     divides(heads.num_groups, "num_query_groups", heads.num_heads, "num_attention_heads")
-    check_pipeline(model, architecture.num_layers)
-    check_experts(job, architecture.num_experts)
+    parallelism.check_pipeline(model, architecture.num_layers)
+    parallelism.check_experts(job, architecture.num_experts)
     if model.sequence_parallel and tp == 1:
         raise UserError("model.sequence_parallel=true needs model.tensor_model_parallel_size > 1, got 1.")
 
@@ -54,9 +47,9 @@ def check_layout(settings: Settings, architecture: Architecture) -> None:
     """Check how ranks train a model together; arguments and errors as of `check_parallel`."""
     model = settings.model
     check_parallel(settings, architecture)
-    check_balance(settings, architecture.num_experts)
-    check_recompute(model, architecture.num_layers)
-    check_optimizer(settings)
+    parallelism.check_balance(settings, architecture.num_experts)
+    parallelism.check_recompute(model, architecture.num_layers)
+    parallelism.check_optimizer(settings)
     _check_precision(settings, architecture)
     if model.global_batch_size < settings.data_parallel_size:
         raise UserError(
@@ -66,12 +59,12 @@ def check_layout(settings: Settings, architecture: Architecture) -> None:
 
 
 def _width(architecture: Architecture) -> str:
-    """Megatron's name of `ffn_size`."""
+    """Give Megatron's name of `ffn_size`."""
     return "moe_ffn_hidden_size" if architecture.experts else "ffn_hidden_size"
 
 
 def _check_precision(settings: Settings, architecture: Architecture) -> None:
-    """What FP8 needs."""
+    """Check what FP8 needs."""
     model = settings.model
     if not model.fp8:
         return
