@@ -16,6 +16,7 @@ from benchmarks.results_file import Figure
 from benchmarks.small_llama import Size, hf_config_of
 from nemo_bt.batching.stream import PairStream, TokenGroup
 from nemo_bt.config.model import LossSettings
+from nemo_bt.pretrained.architecture import architecture_of
 from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.model import open_alone, open_trained
 from nemo_bt.training.nemo_import import import_nemo
@@ -108,7 +109,7 @@ def random_model(host: Host, size: Size) -> Iterator[Any]:
     parallel_state.initialize_model_parallel()
     tensor_parallel.model_parallel_cuda_manual_seed(1)
     config = reward_config(
-        hf_config_of(size).to_dict(),
+        architecture_of(hf_config_of(size).to_dict()),
         seq_length=4096,
         params_dtype=torch.bfloat16,
         bf16=True,

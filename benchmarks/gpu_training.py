@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import small_llama
@@ -10,10 +11,11 @@ from benchmarks.cluster import matmul_flops
 from benchmarks.gpu_machine import Host, spread
 from benchmarks.gpu_streams import tokenizer_and_model
 from benchmarks.results_file import Figure
-from benchmarks.small_llama import Size
+from benchmarks.small_llama import Size, hf_config_of
 from benchmarks.turns import Trainer
 from benchmarks.vs_trl import Case, measure
-from nemo_bt.flops import LayerShape, training_flops
+from nemo_bt.flops import training_flops
+from nemo_bt.pretrained.architecture import architecture_of
 
 _TARGETS = {"hh": 3.0, "alpaca_eval": 2.2}
 _MEMORY_TARGET, _FP8_TARGET, _MFU_TARGET, _TOKENS_TARGET = 0.6, 1.3, 0.55, 16_000.0
@@ -83,11 +85,11 @@ def measure_8b(host: Host) -> list[Figure]:
 def computed_flops(size: Size, num_pairs: int) -> float:
     """Of a step: every layer but the last, of which only keys and values are computed in every row."""
     head = size.hidden // size.heads
-    shape = LayerShape(size.layers - 1, size.hidden, size.hidden, size.key_heads * head, size.ffn, 3)
+    others = replace(architecture_of(hf_config_of(size).to_dict()), num_layers=size.layers - 1)
     tokens = num_pairs * (_PREFIX_TOKENS + 2 * _RESPONSE_TOKENS)
     attended = num_pairs * (_triangle(_PREFIX_TOKENS + _RESPONSE_TOKENS) * 2 - _triangle(_PREFIX_TOKENS))
     last = 6.0 * tokens * size.hidden * (size.hidden + 2 * size.key_heads * head)
-    return training_flops(shape, tokens, attended) + last
+    return training_flops(others, tokens, attended) + last
 
 
 def _triangle(length: int) -> int:

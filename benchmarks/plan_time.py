@@ -23,7 +23,6 @@ from nemo_bt.config.plan import ClusterSettings
 from nemo_bt.data.inspect import open_sets
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.parameters import rank_parameters
-from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.streams import pairs_of_set, steps_of
 from nemo_bt.planning.time import step_time
 from nemo_bt.pretrained.resolve import find_pretrained
@@ -81,12 +80,12 @@ def _cluster(folder: Path, num_ranks: int) -> ClusterSettings:
 
 def _planned_s(log_dir: Path, cluster: ClusterSettings) -> float:
     settings = settings_of(log_dir)
-    shape = model_shape(find_pretrained(str(next((log_dir / "checkpoints").glob("*.nemo")))).hf_config)
+    architecture = find_pretrained(str(next((log_dir / "checkpoints").glob("*.nemo")))).architecture
     sets, _ = open_sets(settings, Terminal(None))
-    steps = steps_of(settings, pairs_of_set(sets["train"], settings), _STEPS, shape.hidden_size)
+    steps = steps_of(settings, pairs_of_set(sets["train"], settings), _STEPS, architecture.hidden_size)
     stages = range(settings.model.pipeline_model_parallel_size)
-    parameters = {stage: rank_parameters(shape, settings.model, stage) for stage in stages}
-    return step_time(settings, shape, cluster, parameters, steps).total
+    parameters = {stage: rank_parameters(architecture, settings.model, stage) for stage in stages}
+    return step_time(settings, architecture, cluster, parameters, steps).total
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
-from nemo_bt.pretrained.architecture import HfConfig
+from nemo_bt.pretrained.hf_config import HfConfig
 from nemo_bt.scoring.reward_statistics import KEY, RewardStatistics, as_config
 
 _LABEL = "reward"

@@ -15,6 +15,7 @@ from pathlib import Path
 from nemo_bt.data.tokenize.tokenizer import tokenizer_files
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal, diverted_output
+from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import Conversion
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_file import pack
@@ -82,8 +83,8 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     with written_whole(args.output, "packed" if args.pack else "nemo") as unfinished:
         nemo = unfinished / "nemo"
         with megabytes(terminal, initial.source.infos) as progress:
-            write_torch_dist(nemo / "weights", initial.source, Conversion(pretrained.hf_config).depth, progress)
-        _write_context(nemo, pretrained.tokenizer, pretrained.hf_config)
+            write_torch_dist(nemo / "weights", initial.source, Conversion(pretrained.architecture).depth, progress)
+        _write_context(nemo, pretrained.tokenizer, pretrained.architecture)
         check = "not compared (--no-check)"
         if not args.no_check:
             written = open_weights(find_pretrained(str(nemo)), args.seed)
@@ -92,16 +93,16 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
             check = f"largest difference {difference:.1e}, tolerance {TOLERANCE:.0e}"
         if args.pack:
             pack(nemo, unfinished / "packed")
-    terminal.facts(summary(initial, args.output, pretrained.hf_config, check))
+    terminal.facts(summary(initial, args.output, check))
 
 
-def _write_context(folder: Path, tokenizer: Path, hf_config: dict[str, object]) -> None:
+def _write_context(folder: Path, tokenizer: Path, architecture: Architecture) -> None:
     files = tokenizer_files(tokenizer)
     staged = folder / "tokenizer"  # NeMo copies a folder into context/ under its own name
     for file in files:
         (staged / file.relative_to(tokenizer)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, staged / file.relative_to(tokenizer))
-    describe(folder / "context", hf_config, staged if files else None)
+    describe(folder / "context", architecture, staged if files else None)
     if files:
         shutil.rmtree(staged)
 

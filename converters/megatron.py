@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from nemo_bt.config.model import LossSettings
-from nemo_bt.pretrained.architecture import HfConfig, longest_sequence
+from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.training.nemo_import import import_nemo
 
 _SEQ_LENGTH = 4096
 
 
-def describe(context: Path, hf_config: HfConfig, tokenizer: Path | None) -> None:
+def describe(context: Path, architecture: Architecture, tokenizer: Path | None) -> None:
     """Write `context/` of a .nemo that nobody has trained yet.
 
     Args:
         context: made.
-        hf_config: of the model.
+        architecture: of the model.
         tokenizer: a folder named "tokenizer"; None without one.
     """
     import_nemo(on_gpu=False)
@@ -29,10 +29,10 @@ def describe(context: Path, hf_config: HfConfig, tokenizer: Path | None) -> None
     from nemo_bt.model.reward_model import RewardModel
 
     loss = LossSettings()
-    seq_length = int(min(_SEQ_LENGTH, longest_sequence(hf_config)))  # a run sets its own
+    seq_length = int(min(_SEQ_LENGTH, architecture.longest_tokens))  # a run sets its own
     nemo_tokenizer = AutoTokenizer(str(tokenizer)) if tokenizer else None
-    model = RewardModel(reward_config(hf_config, seq_length), loss, tokenizer=nemo_tokenizer)
+    model = RewardModel(reward_config(architecture, seq_length), loss, tokenizer=nemo_tokenizer)
     strategy = nl.MegatronStrategy(replace_progress_bar=False)
     trainer = nl.Trainer(devices=1, accelerator="cpu", strategy=strategy, logger=False, enable_checkpointing=False)
     TrainerContext(model=model, trainer=trainer, extra={}).io_dump(context, yaml_attrs=["model"])
-    write_facts(context, hf_config, {})
+    write_facts(context, architecture.hf_config, {})

@@ -85,23 +85,24 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     """
     initial = _open(args)
     terminal.line(initial.description)
-    config, folder = initial.pretrained.hf_config, args.tokenizer or initial.pretrained.tokenizer
+    pretrained = initial.pretrained
+    folder = args.tokenizer or pretrained.tokenizer
     tokenizer = load_tokenizer(str(folder), args.pad_token, ("--tokenizer", "--pad-token"))
-    check_vocabulary(config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
-    export = AsHf(initial.source, config)
+    check_vocabulary(pretrained.architecture, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
+    export = AsHf(initial.source, pretrained.architecture)
     card = model_card(initial, export, tokenizer.chat_template is not None, args.push_to_hub or args.output.name)
-    statistics = statistics_of(initial.pretrained)
+    statistics = statistics_of(pretrained)
     with written_whole(args.output) as unfinished:
         with megabytes(terminal, initial.source.infos) as progress:
             write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)
         dtype = next(iter(export.infos.values())).dtype
-        write_config(unfinished, config, tokenizer.pad_token_id, dtype, statistics)
+        write_config(unfinished, pretrained.hf_config, tokenizer.pad_token_id, dtype, statistics)
         write_tokenizer(tokenizer, folder, unfinished)
         (unfinished / "README.md").write_text(card)
         check = "not compared (--no-check)"
         if not args.no_check:
             check = f"largest difference {check_parity(unfinished, initial):.1e}, tolerance {TOLERANCE:.0e}"
-    terminal.facts(summary(initial, args.output, config, check))
+    terminal.facts(summary(initial, args.output, check))
     if args.push_to_hub:
         terminal.line(f"uploaded to {push(args.output, args.push_to_hub, args.private)}")
 

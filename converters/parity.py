@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.errors import UserError, first_line
-from nemo_bt.pretrained.architecture import complete, read_hf_config
+from nemo_bt.pretrained.architecture import Architecture, architecture_of
+from nemo_bt.pretrained.hf_config import read_hf_config
 from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.pretrained.source import TensorSource
 from nemo_bt.scoring.model import open_alone
@@ -58,7 +58,7 @@ def check_parity(
         ParityError: it is more than `TOLERANCE`.
         UserError: transformers does not load the folder.
     """
-    groups = _random_groups(complete(read_hf_config(hf_folder / "config.json")))
+    groups = _random_groups(architecture_of(read_hf_config(hf_folder / "config.json")))
     theirs = _transformers_rewards(hf_folder, groups, base_head, dtype)
     ours = _megatron_rewards(groups, initial)
     difference = (ours - theirs).abs().max().item()
@@ -71,11 +71,11 @@ def check_parity(
     return difference
 
 
-def _random_groups(config: Any) -> list[TokenGroup]:
+def _random_groups(architecture: Architecture) -> list[TokenGroup]:
     """Prompts with two answers each; no id is the padding's."""
     rng = np.random.default_rng(0)
-    pad_id = getattr(config, "pad_token_id", None)
-    allowed = np.setdiff1d(np.arange(config.vocab_size), [] if pad_id is None else [pad_id])
+    pad_id = architecture.completed.pad_token_id
+    allowed = np.setdiff1d(np.arange(architecture.vocab_size), [] if pad_id is None else [pad_id])
 
     def ids(num_tokens: int) -> np.ndarray:
         return rng.choice(allowed, num_tokens).astype(np.int32)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.architecture import HfConfig
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.pretrained.source import TensorInfo
@@ -31,11 +30,13 @@ def megabytes(terminal: Terminal, infos: dict[str, TensorInfo]) -> Iterator[Call
         terminal.stop()
 
 
-def summary(initial: InitialWeights, target: Path, hf_config: HfConfig, check: str) -> list[tuple[str, str]]:
+def summary(initial: InitialWeights, target: Path, check: str) -> list[tuple[str, str]]:
     """Name and value of each line of the table."""
-    infos = AsHf(initial.source, hf_config).infos.values()  # without rows that Megatron's embedding is padded with
+    pretrained = initial.pretrained
+    # Without rows that Megatron's embedding is padded with.
+    infos = AsHf(initial.source, pretrained.architecture).infos.values()
     return [
-        ("architecture", hf_config["model_type"]),
+        ("architecture", pretrained.hf_config["model_type"]),
         ("parameters", f"{sum(info.num_elements for info in infos):,}"),
         ("weights", f"{sum(info.num_bytes for info in infos) / 1e6:,.1f} MB, {_dtypes(initial)}"),
         ("head", initial.head),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from nemo_bt.pretrained.architecture import Architecture
 
 PEAK_BF16_FLOPS = {
     "A100": 312e12,
@@ -16,44 +15,7 @@ PEAK_BF16_FLOPS = {
 """Dense bf16 FLOP/s by a part of the device's name, the first that fits. Source: NVIDIA's data sheets."""
 
 
-@dataclass(frozen=True)
-class LayerShape:
-    """What the FLOPs of a model depend on.
-
-    Args:
-        num_layers: of the whole model.
-        hidden_size: width.
-        query_size: heads x head size.
-        key_size: key heads x head size.
-        ffn_size: of one expert where there are experts.
-        num_ffn_matrices: 3 with a gate, else 2.
-        num_active_experts: per token, 1 without experts.
-    """
-
-    num_layers: int
-    hidden_size: int
-    query_size: int
-    key_size: int
-    ffn_size: int
-    num_ffn_matrices: int
-    num_active_experts: int = 1
-
-
-def layer_shape(config: Any) -> LayerShape:
-    """Of a Megatron configuration."""
-    has_experts = config.num_moe_experts is not None
-    return LayerShape(
-        num_layers=config.num_layers,
-        hidden_size=config.hidden_size,
-        query_size=config.num_attention_heads * config.kv_channels,
-        key_size=config.num_query_groups * config.kv_channels,
-        ffn_size=config.moe_ffn_hidden_size if has_experts else config.ffn_hidden_size,
-        num_ffn_matrices=3 if config.gated_linear_unit else 2,
-        num_active_experts=config.moe_router_topk if has_experts else 1,
-    )
-
-
-def training_flops(shape: LayerShape, num_tokens: int, num_attended: int, is_frozen: bool = False) -> float:
+def training_flops(architecture: Architecture, num_tokens: int, num_attended: int, is_frozen: bool = False) -> float:
     """FLOPs of forward and backward over the real tokens of a stream; recomputation is not counted, nor is padding.
 
     layers * (6 tokens (2 hidden (query + key) + matrices experts hidden ffn) + 12 query attended)
@@ -64,15 +26,16 @@ def training_flops(shape: LayerShape, num_tokens: int, num_attended: int, is_fro
     Source: Chowdhery et al. 2022 (arXiv 2204.02311), appendix B, with causal attention.
 
     Args:
-        shape: of the model.
+        architecture: of the model.
         num_tokens: in the streams, each prompt once.
         num_attended: pairs of a query and a key that it sees, itself included, over the streams.
         is_frozen: only adapters are trained.
     """
-    ffn = shape.num_ffn_matrices * shape.num_active_experts * shape.hidden_size * shape.ffn_size
-    weights = 2 * shape.hidden_size * (shape.query_size + shape.key_size) + ffn
-    return shape.num_layers * (
-        (4.0 if is_frozen else 6.0) * num_tokens * weights + 12.0 * shape.query_size * num_attended
+    hidden_size = architecture.hidden_size
+    ffn = architecture.num_ffn_matrices * architecture.topk * hidden_size * architecture.ffn_size
+    weights = 2 * hidden_size * (architecture.query_size + architecture.key_size) + ffn
+    return architecture.num_layers * (
+        (4.0 if is_frozen else 6.0) * num_tokens * weights + 12.0 * architecture.query_size * num_attended
     )
 
 

@@ -1,54 +1,16 @@
-"""Layouts that cannot work, each with the equation that fails: before NeMo is imported or anything is allocated."""
+"""What the settings of a layout ask of each other, and of numbers of layers and experts: each the equation that fails.
+
+`nemo_bt.training.layout_checks` asks it of a model. What cannot be raises UserError.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
-from nemo_bt.config.fp8 import check_precision
 from nemo_bt.config.job import ParallelSettings
 from nemo_bt.config.model import JobSettings, ModelSettings, Settings
 from nemo_bt.errors import UserError
 
 _OFFLOADED = ("distributed_fused_adam", "fp32", "fp32")
 """What Megatron can resume: its other optimizers do not make the state of an offloaded one again."""
-
-
-def check_parallel(job: JobSettings, sizes: dict[str, Any]) -> None:
-    """Check how ranks share a model, for training and for scoring.
-
-    Args:
-        job: devices and layout.
-        sizes: of the model, from `nemo_bt.pretrained.architecture.megatron_fields`.
-
-    Raises:
-        UserError: the first number that does not divide another, or option that needs another.
-    """
-    model = job.model
-    tp = model.tensor_model_parallel_size
-    _check_world(job)
-    width = "moe_ffn_hidden_size" if sizes.get("num_moe_experts") else "ffn_hidden_size"
-    for name in ("num_attention_heads", "num_query_groups", width, "hidden_size", "vocab_size"):
-        divides(tp, "tensor_model_parallel_size", sizes[name], name)
-    divides(sizes["num_query_groups"], "num_query_groups", sizes["num_attention_heads"], "num_attention_heads")
-    _check_pipeline(model, sizes["num_layers"])
-    _check_experts(job, sizes.get("num_moe_experts"))
-    if model.sequence_parallel and tp == 1:
-        raise UserError("model.sequence_parallel=true needs model.tensor_model_parallel_size > 1, got 1.")
-
-
-def check_layout(settings: Settings, sizes: dict[str, Any]) -> None:
-    """Check how ranks train a model together; arguments and errors as of `check_parallel`."""
-    model = settings.model
-    check_parallel(settings, sizes)
-    _check_balance(settings, sizes.get("num_moe_experts"))
-    _check_recompute(model, sizes["num_layers"])
-    _check_optimizer(settings)
-    check_precision(settings, sizes)
-    if model.global_batch_size < settings.data_parallel_size:
-        raise UserError(
-            f"model.global_batch_size={model.global_batch_size} pairs over {settings.data_parallel_size} data-parallel "
-            f"ranks leaves some without a pair. Raise it to at least {settings.data_parallel_size}."
-        )
 
 
 def stage_layers(model: ParallelSettings, num_layers: int) -> list[int]:
@@ -90,7 +52,8 @@ def divides(divisor: int, divisor_name: str, number: int, name: str) -> None:
         )
 
 
-def _check_world(settings: JobSettings) -> None:
+def check_world(settings: JobSettings) -> None:
+    """Check that the ranks of a job make whole replicas of its model."""
     model = settings.model
     tp, pp, cp = (
         model.tensor_model_parallel_size,
@@ -111,7 +74,8 @@ def _check_world(settings: JobSettings) -> None:
         )
 
 
-def _check_pipeline(model: ParallelSettings, num_layers: int) -> None:
+def check_pipeline(model: ParallelSettings, num_layers: int) -> None:
+    """Check that layers can be shared by the stages of a pipeline, and by their parts."""
     pp, vpp = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size
     layers = stage_layers(model, num_layers)
     if vpp is None:
@@ -131,7 +95,8 @@ def _check_pipeline(model: ParallelSettings, num_layers: int) -> None:
         divides(vpp, "virtual_pipeline_model_parallel_size", number, "num_layers of a pipeline stage")
 
 
-def _check_experts(settings: JobSettings, num_experts: int | None) -> None:
+def check_experts(settings: JobSettings, num_experts: int) -> None:
+    """Check that experts can be shared by the ranks; `num_experts` is 0 where a model has none."""
     model = settings.model
     tp, ep = model.tensor_model_parallel_size, model.expert_model_parallel_size
     if num_experts and tp > 1 and not model.sequence_parallel:
@@ -153,7 +118,7 @@ def _check_experts(settings: JobSettings, num_experts: int | None) -> None:
         )
 
 
-def _check_balance(settings: Settings, num_experts: int | None) -> None:
+def check_balance(settings: Settings, num_experts: int) -> None:
     """Check what only training asks of experts."""
     model = settings.model
     if model.moe_aux_loss_coeff and not num_experts:
@@ -170,7 +135,8 @@ def _check_balance(settings: Settings, num_experts: int | None) -> None:
         )
 
 
-def _check_recompute(model: ModelSettings, num_layers: int) -> None:
+def check_recompute(model: ModelSettings, num_layers: int) -> None:
+    """Check which layers are computed again in the backward pass."""
     granularity, method = model.activations_checkpoint_granularity, model.activations_checkpoint_method
     number = model.activations_checkpoint_num_layers
     start = "model.activations_checkpoint_"
@@ -189,7 +155,8 @@ def _check_recompute(model: ModelSettings, num_layers: int) -> None:
                 divides(number, "activations_checkpoint_num_layers", layers, "num_layers of a part of the pipeline")
 
 
-def _check_optimizer(settings: Settings) -> None:
+def check_optimizer(settings: Settings) -> None:
+    """Check what the optimizer keeps, and which ranks share it."""
     optim = settings.model.optim
     for name in ("main_grads_dtype", "exp_avg_dtype", "exp_avg_sq_dtype"):
         found = getattr(optim, name)

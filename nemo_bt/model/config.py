@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch.nn.functional as F
@@ -13,10 +14,9 @@ from nemo.collections import llm
 from nemo.collections.llm.fn.activation import openai_gelu
 
 from nemo_bt.config.device import has_transformer_engine
-from nemo_bt.errors import UserError
 from nemo_bt.model.layers import pair_stream_layer_spec
-from nemo_bt.pretrained.architecture import HfConfig, activation_name, megatron_fields
-from nemo_bt.pretrained.families import FAMILIES
+from nemo_bt.pretrained.architecture import Architecture, architecture_of, check_length
+from nemo_bt.pretrained.hf_config import HfConfig
 
 _ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "silu": F.silu,
@@ -48,7 +48,7 @@ class RewardConfig(llm.GPTConfig):
     """A reward model's configuration; `reward_config` makes it."""
 
     hf_config: HfConfig = field(default_factory=dict)
-    """Hugging Face's configuration as it came; exported again, and the source of the rotary frequencies."""
+    """Hugging Face's configuration as it came; written beside checkpoints."""
     layer_windows: list[int] = field(default_factory=list)
     """Per layer, tokens that a query sees, itself included; 0 is all."""
     attn_logit_softcapping: float | None = None
@@ -56,42 +56,79 @@ class RewardConfig(llm.GPTConfig):
     embedding_scale: float = 1.0
     has_post_norms: bool = False
 
+    @cached_property
+    def architecture(self) -> Architecture:
+        """What the fields come from; not a field itself, because NeMo writes those into every checkpoint."""
+        return architecture_of(self.hf_config)
 
-def reward_config(hf_config: HfConfig, seq_length: int, **fields: Any) -> RewardConfig:
+
+def reward_config(architecture: Architecture, seq_length: int, **fields: Any) -> RewardConfig:
     """The configuration of a reward model for this device.
 
     Sum-and-count gradients, attention over segments, no tied LM
     head, and no fusion that needs Transformer Engine or Apex where they are not there.
 
     Args:
-        hf_config: of a supported architecture, as it came.
+        architecture: of the model.
         seq_length: longest sequence, in tokens.
         **fields: others of Megatron's.
 
     Raises:
-        UserError: the architecture has a part that is not supported.
+        UserError: rewards of sequences of that length would depend on what shares their batch.
     """
-    module, name = FAMILIES[hf_config["model_type"]].nemo_config.split(".")
+    check_length(architecture, seq_length)
+    module, name = architecture.family.nemo_config.split(".")
     nemo_config = getattr(importlib.import_module(f"nemo.collections.llm.gpt.model.{module}"), name)
-    activation = activation_name(hf_config)
-    if activation not in _ACTIVATIONS:
-        raise UserError(
-            f"config.json: activation '{activation}' is not supported. Supported: {', '.join(_ACTIVATIONS)}."
-        )
-    on_gpu, sizes = has_transformer_engine(), megatron_fields(hf_config, seq_length)
-    return RewardConfig(
+    on_gpu, is_silu = has_transformer_engine(), architecture.activation == "silu"
+    config = RewardConfig(
         **{name: getattr(nemo_config, name) for name in _KNOWN_TO_NEMO},
-        **sizes,
+        **_megatron_fields(architecture),
         **dict.fromkeys(_NEEDS_TRANSFORMER_ENGINE, on_gpu) | fields,
-        activation_func=_ACTIVATIONS[activation],
-        bias_activation_fusion=on_gpu and activation == "silu",  # Megatron fuses no other of them without a bias
-        use_te_activation_func=not on_gpu and activation == "silu",  # cpu_kernels.swiglu
+        seq_length=seq_length,
+        bias_activation_fusion=on_gpu and is_silu,  # Megatron fuses no other of them without a bias
+        use_te_activation_func=not on_gpu and is_silu,  # cpu_kernels.swiglu
         transformer_layer_spec=pair_stream_layer_spec,
         share_embeddings_and_output_weights=False,
         calculate_per_token_loss=True,
         deallocate_pipeline_outputs=on_gpu,  # gloo would send what is freed already; CUDA's streams wait
         moe_token_dispatcher_type="alltoall",
-        moe_router_padding_for_fp8=bool(fields.get("fp8") and sizes.get("num_moe_experts")),
+        moe_router_padding_for_fp8=bool(fields.get("fp8") and architecture.experts),
         hidden_dropout=0.0,
         attention_dropout=0.0,
     )
+    config.architecture = architecture
+    return config
+
+
+def _megatron_fields(architecture: Architecture) -> dict[str, Any]:
+    """What the architecture decides, under Megatron's names."""
+    fields = {
+        "hf_config": architecture.hf_config,
+        "num_layers": architecture.num_layers,
+        "hidden_size": architecture.hidden_size,
+        "ffn_hidden_size": architecture.dense_ffn_size,
+        "num_attention_heads": architecture.heads.num_heads,
+        "num_query_groups": architecture.heads.num_groups,
+        "kv_channels": architecture.heads.head_size,
+        "layernorm_epsilon": architecture.norm_epsilon,
+        "init_method_std": architecture.init_std,
+        "vocab_size": architecture.padded_vocab_size,
+        "rotary_percent": architecture.rotary_fraction,
+        "softmax_scale": architecture.softmax_scale,
+        "qk_layernorm": architecture.has_head_norms,
+        "attn_logit_softcapping": architecture.softcap,
+        "layer_windows": list(architecture.layer_windows),
+        "embedding_scale": architecture.embedding_scale,
+        "has_post_norms": architecture.family.has_post_norms,
+        "activation_func": _ACTIVATIONS[architecture.activation],
+    }
+    if architecture.experts:
+        fields |= {
+            "num_moe_experts": architecture.num_experts,
+            "moe_router_topk": architecture.topk,
+            "moe_ffn_hidden_size": architecture.ffn_size,
+            "moe_router_pre_softmax": not architecture.experts.is_normalised,
+            "moe_router_dtype": "fp32",
+            "moe_router_load_balancing_type": "none",
+        }
+    return fields

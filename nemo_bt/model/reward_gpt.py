@@ -78,7 +78,7 @@ class RewardGPT(gpt_model.GPTModel):
         with replaced(gpt_model, "tensor_parallel", SimpleNamespace(ColumnParallelLinear=RewardHead)):
             super().__init__(*args, **kwargs)
         del self.rotary_pos_emb
-        self.rotary_angles = RotaryAngles(self.config.hf_config)
+        self.rotary_angles = RotaryAngles(self.config.architecture)
 
     def forward(self, tokens_1T: Tensor, positions_1T: Tensor, segments_C5: Tensor) -> Tensor:
         """Rewards on the last pipeline stage, hidden states on the others.

@@ -116,6 +116,7 @@ class RewardModel(llm.GPTModel):
         copy: RewardModel = fdl.build(self.__io__)
         copy.initial_weights, copy.adapter_seed = self.initial_weights, self.adapter_seed
         copy.loss_fn, copy.step_losses = self.loss_fn, self.step_losses
+        copy.config.architecture = self.config.architecture
         return copy
 
     def configure_model(self, vp_stage: int | None = None) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nemo_bt.pretrained.architecture import HfConfig, rope_frequencies
+from nemo_bt.pretrained.architecture import Architecture
 
 
 class RotaryAngles:
     """Angles for Megatron's `apply_rotary_pos_emb`; not a module, so that no cast to bf16 reaches the frequencies."""
 
-    def __init__(self, hf_config: HfConfig) -> None:
-        frequencies, _ = rope_frequencies(hf_config)
-        self.frequencies_KD = torch.stack(frequencies).to(torch.cuda.current_device())
+    def __init__(self, architecture: Architecture) -> None:
+        self.frequencies_KD = torch.stack(architecture.rotary_frequencies).to(torch.cuda.current_device())
 
     def __call__(self, positions_1T: Tensor) -> Tensor:
         """[1, T] int64 -> [K, T, 1, 1, D], fp32."""

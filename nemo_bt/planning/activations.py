@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.parallelism import stage_layers
-from nemo_bt.planning.shape import ModelShape
+from nemo_bt.pretrained.architecture import Architecture
 
 _FP32_BYTES, _INDEX_BYTES = 4, 8
 _COMPUTED = {"silu": 0, "gelu": 0, "gelu_pytorch_tanh": 6, "relu2": 1}
@@ -66,13 +66,13 @@ def sequence_ranks(model: ModelSettings) -> int:
     return model.tensor_model_parallel_size if model.sequence_parallel else 1
 
 
-def hands_on_all(shape: ModelShape, model: ModelSettings) -> bool:
+def hands_on_all(architecture: Architecture, model: ModelSettings) -> bool:
     """The last layer hands on all rows, because its router has to see them."""
-    return bool(shape.num_experts and model.moe_aux_loss_coeff)
+    return bool(architecture.num_experts and model.moe_aux_loss_coeff)
 
 
 def part_units(
-    shape: ModelShape,
+    architecture: Architecture,
     model: ModelSettings,
     pipeline_rank: int,
     part: int,
@@ -83,7 +83,7 @@ def part_units(
     """Units of one part of a pipeline rank in the order of the forward pass.
 
     Args:
-        shape: of the model.
+        architecture: of the model.
         model: its layout.
         pipeline_rank: stage.
         part: of an interleaved pipeline; 0 without.
@@ -91,12 +91,12 @@ def part_units(
         dtype_bytes: of an activation.
         on_gpu: layers are Transformer Engine's and attention is a kernel's.
     """
-    counts = _Counts(shape, model, rows, dtype_bytes, on_gpu)
+    counts = _Counts(architecture, model, rows, dtype_bytes, on_gpu)
     stages, parts = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size or 1
     is_last = pipeline_rank == stages - 1 and part == parts - 1
-    num_layers = stage_layers(model, shape.num_layers)[pipeline_rank] // parts
+    num_layers = stage_layers(model, architecture.num_layers)[pipeline_rank] // parts
     is_special = [
-        is_last and number == num_layers - 1 and not hands_on_all(shape, model) for number in range(num_layers)
+        is_last and number == num_layers - 1 and not hands_on_all(architecture, model) for number in range(num_layers)
     ]
     units = [counts.layer(is_scored) for is_scored in is_special]
     granularity, method = model.activations_checkpoint_granularity, model.activations_checkpoint_method
@@ -108,7 +108,7 @@ def part_units(
     first = counts.embedding() if pipeline_rank == part == 0 else 0
     if granularity == "full" or on_gpu:
         first += counts.angles()
-    last = counts.head(scored_already=not hands_on_all(shape, model)) if is_last else 0
+    last = counts.head(scored_already=not hands_on_all(architecture, model)) if is_last else 0
     return [Unit(first, first), *units, Unit(last, last)]
 
 
@@ -123,7 +123,7 @@ def part_bytes(units: list[Unit]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Counts:
-    shape: ModelShape
+    architecture: Architecture
     model: ModelSettings
     rows: StreamRows
     dtype_bytes: int
@@ -139,9 +139,9 @@ class _Counts:
         handed = self.rows.handed_on(self.model) if is_last else held
         before, after = held // sequence_ranks(self.model), handed // sequence_ranks(self.model)
         attention = self._linear_with_norm(before) + self._rotation(held)
-        projection = self.dtype_bytes * handed * self.shape.query_size // self._tp
-        post_norms = (self._norm(after, self.shape.hidden_size) * 2) if self.shape.has_post_norms else 0
-        mlp = self._experts(after) if self.shape.num_experts else self._mlp(handed, after)
+        projection = self.dtype_bytes * handed * self.architecture.query_size // self._tp
+        post_norms = 2 * self._norm(after) if self.architecture.family.has_post_norms else 0
+        mlp = self._experts(after) if self.architecture.num_experts else self._mlp(handed, after)
         rest = attention + projection + post_norms + mlp
         if self.model.activations_checkpoint_granularity == "selective":
             return Unit(
@@ -153,7 +153,7 @@ class _Counts:
     def recomputed(self, units: list[Unit]) -> Unit:
         """Layers of which only the input is kept."""
         rows = self.rows.held(self.model) // sequence_ranks(self.model)
-        return Unit(self.dtype_bytes * rows * self.shape.hidden_size, sum(unit.kept for unit in units))
+        return Unit(self.dtype_bytes * rows * self.architecture.hidden_size, sum(unit.kept for unit in units))
 
     def embedding(self) -> int:
         """Token ids; over tensor-parallel ranks a copy of them, and which are another rank's."""
@@ -161,31 +161,33 @@ class _Counts:
 
     def angles(self) -> int:
         """Rotary angles, an input of every recomputed unit and of a fused rotation."""
-        return _FP32_BYTES * self.rows.held(self.model) * self.shape.rotated_size * self.shape.num_rotary_kinds
+        num_kinds = len(self.architecture.rotary_frequencies)
+        return _FP32_BYTES * self.rows.held(self.model) * self.architecture.rotated_size * num_kinds
 
     def head(self, scored_already: bool) -> int:
         """The last norm and the reward head."""
         handed = self.rows.handed_on(self.model)
         rows = handed if scored_already else self.rows.held(self.model)
         rows_here, handed_here = (number // sequence_ranks(self.model) for number in (rows, handed))
-        return self._norm(rows_here, self.shape.hidden_size) + _FP32_BYTES * handed_here * self.shape.hidden_size
+        return self._norm(rows_here) + _FP32_BYTES * handed_here * self.architecture.hidden_size
 
-    def _norm(self, rows: int, size: int) -> int:
-        statistics = 2 if self.shape.is_layer_norm else 1
-        return rows * (self.dtype_bytes * size + _FP32_BYTES * statistics)
+    def _norm(self, rows: int) -> int:
+        statistics = 2 if self.architecture.is_layer_norm else 1
+        return rows * (self.dtype_bytes * self.architecture.hidden_size + _FP32_BYTES * statistics)
 
     def _linear_with_norm(self, rows: int) -> int:
         """Input of the norm and its output, the input of the linear layer behind it."""
-        return self._norm(rows, self.shape.hidden_size) + self.dtype_bytes * rows * self.shape.hidden_size
+        return self._norm(rows) + self.dtype_bytes * rows * self.architecture.hidden_size
 
     def _rotation(self, rows: int) -> int:
         """Cosine and sine for queries and for keys; inputs of the norms of heads, that of keys a view of all three."""
-        shape = self.shape
-        angles = 0 if self.on_gpu else 4 * self.dtype_bytes * rows * shape.rotated_size
-        if not shape.has_head_norms:
+        architecture = self.architecture
+        angles = 0 if self.on_gpu else 4 * self.dtype_bytes * rows * architecture.rotated_size
+        if not architecture.has_head_norms:
             return angles
-        inputs = self.dtype_bytes * rows * (2 * shape.query_size + 2 * shape.key_size)
-        return angles + (inputs + _FP32_BYTES * rows * (shape.num_heads + shape.num_key_heads)) // self._tp
+        inputs = self.dtype_bytes * rows * (2 * architecture.query_size + 2 * architecture.key_size)
+        num_heads = architecture.heads.num_heads + architecture.heads.num_groups
+        return angles + (inputs + _FP32_BYTES * rows * num_heads) // self._tp
 
     def _attention(self, rows: int) -> int:
         """Queries, keys and values.
@@ -193,38 +195,40 @@ class _Counts:
         A kernel keeps its output too, a number for each row and head, and keys and values of later continuations
         together with their prefix.
         """
-        shape, keys_and_values = self.shape, 2 * self.rows.tokens * self.shape.key_size
+        architecture, keys_and_values = self.architecture, 2 * self.rows.tokens * self.architecture.key_size
         if self.on_gpu:
-            elements = 2 * rows * shape.query_size + keys_and_values + 2 * self.rows.copied * shape.key_size
-            return (self.dtype_bytes * elements + _FP32_BYTES * rows * shape.num_heads) // self._tp
-        return _FP32_BYTES * (rows * shape.query_size + keys_and_values) // self._tp
+            elements = (
+                2 * rows * architecture.query_size + keys_and_values + 2 * self.rows.copied * architecture.key_size
+            )
+            return (self.dtype_bytes * elements + _FP32_BYTES * rows * architecture.heads.num_heads) // self._tp
+        return _FP32_BYTES * (rows * architecture.query_size + keys_and_values) // self._tp
 
     def _recomputed_attention(self, rows: int) -> int:
         """Queries and keys; values are a view of all three in one."""
-        fused = self.shape.query_size + 2 * self.shape.key_size
-        return self.dtype_bytes * rows * (self.shape.query_size + self.shape.key_size + fused) // self._tp
+        fused = self.architecture.query_size + 2 * self.architecture.key_size
+        return self.dtype_bytes * rows * (self.architecture.query_size + self.architecture.key_size + fused) // self._tp
 
     def _mlp(self, rows: int, rows_here: int) -> int:
         return self._linear_with_norm(rows_here) + self._activation(rows, 0)
 
     def _activation(self, rows: int, more: int) -> int:
         """Between the two linear layers, with the input of the second; a gate is multiplied in one go for silu only."""
-        shape = self.shape
-        of_first = 0 if shape.activation == "relu2" else 2 if shape.is_gated else 1
-        factors = 2 if shape.is_gated and shape.activation != "silu" else 0
-        tensors = of_first + _COMPUTED[shape.activation] + factors + more + 1
-        return self.dtype_bytes * rows * shape.ffn_size // self._tp * tensors
+        architecture = self.architecture
+        of_first = 0 if architecture.activation == "relu2" else 2 if architecture.family.is_gated else 1
+        factors = 2 if architecture.family.is_gated and architecture.activation != "silu" else 0
+        tensors = of_first + _COMPUTED[architecture.activation] + factors + more + 1
+        return self.dtype_bytes * rows * architecture.ffn_size // self._tp * tensors
 
     def _experts(self, rows_here: int) -> int:
         """Router and experts, with tokens spread evenly over experts.
 
         Every tensor-parallel rank has a slice of the experts and the rows of all of them.
         """
-        shape = self.shape
-        chosen = rows_here * shape.topk
+        architecture = self.architecture
+        chosen = rows_here * architecture.topk
         rows = chosen * self._tp if self.model.sequence_parallel else chosen
-        router = self._linear_with_norm(rows_here) + _FP32_BYTES * rows_here * shape.num_experts * 3
-        permuted = self.dtype_bytes * rows * shape.hidden_size + _INDEX_BYTES * (2 * chosen)
+        router = self._linear_with_norm(rows_here) + _FP32_BYTES * rows_here * architecture.num_experts * 3
+        permuted = self.dtype_bytes * rows * architecture.hidden_size + _INDEX_BYTES * (2 * chosen)
         balance = (
             _FP32_BYTES * self.rows.continuations * self.rows.held(self.model) if self.model.moe_aux_loss_coeff else 0
         )

@@ -14,11 +14,9 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.checks import check_plan
 from nemo_bt.planning.report import as_json, show
 from nemo_bt.planning.search import Planned, Rejected, search
-from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.streams import Pairs, drawn_pairs, pairs_of_set
-from nemo_bt.pretrained.architecture import megatron_fields
 from nemo_bt.pretrained.resolve import HUB_FILES_BESIDE_WEIGHTS, PretrainedSource, find_pretrained
-from nemo_bt.training.checks import hf_config_of
+from nemo_bt.training.checks import run_architecture
 
 
 def plan_run(
@@ -61,10 +59,9 @@ def plan(run: PlanRun, terminal: Terminal) -> list[Planned | Rejected]:
     check_plan(run)
     given = run.model.restore_from_path
     pretrained = find_pretrained(given, hub_files=HUB_FILES_BESIDE_WEIGHTS) if given else None
-    hf_config = hf_config_of(run, pretrained, num_tokens=1)
-    sizes = megatron_fields(hf_config, run.model.encoder_seq_length)
+    architecture = run_architecture(run, pretrained, num_tokens=1)
     pairs = _pairs(run, pretrained, terminal)
-    return search(run, model_shape(hf_config), sizes, pairs)
+    return search(run, architecture, pairs)
 
 
 def _pairs(run: PlanRun, pretrained: PretrainedSource | None, terminal: Terminal) -> Pairs:

@@ -5,13 +5,18 @@ Shapes are those of a checkpoint, taken apart by layer, expert and rank.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.parallelism import stage_layers
-from nemo_bt.planning.shape import LAYERS, ModelShape
+from nemo_bt.pretrained.architecture import Architecture
+from nemo_bt.pretrained.check import expected_tensors
+from nemo_bt.pretrained.convert import megatron_infos
 from nemo_bt.pretrained.names import EMBEDDING, HEAD
 
+_LAYERS = "decoder.layers."
+"""Start of the names of stacked tensors."""
 _EXPERTS = "mlp.experts.experts."
 _ATTENTION_ORDER = ("linear_proj", "linear_qkv", "q_layernorm", "k_layernorm")
 _ORDER = ("self_attention", "pre_mlp_layernorm", "mlp.router", "mlp.linear_fc1", "mlp.linear_fc2", "mlp.experts")
@@ -34,20 +39,27 @@ class Parameter:
     is_expert: bool
 
 
-def rank_parameters(shape: ModelShape, model: ModelSettings, pipeline_rank: int) -> list[list[Parameter]]:
+@cache
+def layer_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a checkpoint of one layer: all layers are alike, and many take long to describe."""
+    one_layer = replace(architecture, num_layers=1)
+    return {name: info.shape for name, info in megatron_infos(expected_tensors(one_layer), one_layer).items()}
+
+
+def rank_parameters(architecture: Architecture, model: ModelSettings, pipeline_rank: int) -> list[list[Parameter]]:
     """Parameters of a rank, a list for each part of an interleaved pipeline, in Megatron's order.
 
     Every tensor-, data- and context-parallel rank of a stage has the same sizes.
 
     Args:
-        shape: of the model.
+        architecture: of the model.
         model: its layout.
         pipeline_rank: stage.
     """
-    shapes = shape.tensors
+    shapes = layer_tensors(architecture)
     num_parts = model.virtual_pipeline_model_parallel_size or 1
     stages = model.pipeline_model_parallel_size
-    layers = stage_layers(model, shape.num_layers)[pipeline_rank] // num_parts
+    layers = stage_layers(model, architecture.num_layers)[pipeline_rank] // num_parts
     layer = _layer_parameters(shapes, model)
     parts = []
     for part in range(num_parts):
@@ -64,7 +76,7 @@ def rank_parameters(shape: ModelShape, model: ModelSettings, pipeline_rank: int)
 
 def _layer_parameters(shapes: dict[str, tuple[int, ...]], model: ModelSettings) -> list[Parameter]:
     """Of one layer; experts one after the other."""
-    names = sorted((name for name in shapes if name.startswith(LAYERS)), key=_place)
+    names = sorted((name for name in shapes if name.startswith(_LAYERS)), key=_place)
     dense = [_parameter(name, shapes[name][1:], model) for name in names if _EXPERTS not in name]
     stacked = [name for name in names if _EXPERTS in name]
     if not stacked:
@@ -80,7 +92,7 @@ def _parameter(name: str, shape: tuple[int, ...], model: ModelSettings) -> Param
 
 def _place(name: str) -> tuple[int, ...]:
     """Where Megatron's modules register a parameter."""
-    rest = name.removeprefix(LAYERS)
+    rest = name.removeprefix(_LAYERS)
     block = next(number for number, start in enumerate(_ORDER) if rest.startswith(start))
     module = next((n for n, part in enumerate(_ATTENTION_ORDER) if f".{part}." in rest), 0)
     expert = int("linear_fc2" in rest)

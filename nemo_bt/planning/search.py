@@ -11,16 +11,16 @@ import numpy as np
 
 from nemo_bt.config.fp8 import row_multiple
 from nemo_bt.config.model import ModelSettings
-from nemo_bt.config.parallelism import check_layout
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
 from nemo_bt.planning.activations import StreamRows
 from nemo_bt.planning.memory import RankMemory, activations_peak, rank_memory
 from nemo_bt.planning.parameters import rank_parameters
-from nemo_bt.planning.shape import ModelShape
 from nemo_bt.planning.streams import Pairs, Step, StreamLoad, mean_load, slowest_rank, steps_of
 from nemo_bt.planning.time import StepTime, step_time
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
+from nemo_bt.pretrained.architecture import Architecture
+from nemo_bt.training.layout_checks import check_layout
 from nemo_bt.training.steps.plan import layout_rules
 
 GIB = 2**30
@@ -93,18 +93,17 @@ class Rejected:
     needed_bytes: int | None = None
 
 
-def search(run: PlanRun, shape: ModelShape, sizes: dict[str, Any], pairs: Pairs) -> list[Planned | Rejected]:
+def search(run: PlanRun, architecture: Architecture, pairs: Pairs) -> list[Planned | Rejected]:
     """Try every layout.
 
     Args:
         run: settings.
-        shape: of the model.
-        sizes: of the model, from `nemo_bt.pretrained.architecture.megatron_fields`.
+        architecture: of the model.
         pairs: of the data.
     """
-    has_experts = bool(shape.num_experts)
     seen: dict[tuple[int, ...], list[Step]] = {}
-    return [_tried(replace(run, model=model), shape, sizes, pairs, seen) for model in layouts(run, has_experts)]
+    models = layouts(run, has_experts=architecture.experts is not None)
+    return [_tried(replace(run, model=model), architecture, pairs, seen) for model in models]
 
 
 def layouts(run: PlanRun, has_experts: bool) -> Iterator[ModelSettings]:
@@ -139,16 +138,16 @@ def layouts(run: PlanRun, has_experts: bool) -> Iterator[ModelSettings]:
 
 
 def _tried(
-    run: PlanRun, shape: ModelShape, sizes: dict[str, Any], pairs: Pairs, seen: dict[tuple[int, ...], list[Step]]
+    run: PlanRun, architecture: Architecture, pairs: Pairs, seen: dict[tuple[int, ...], list[Step]]
 ) -> Planned | Rejected:
     model = run.model
     try:
-        check_layout(run, sizes)
+        check_layout(run, architecture)
     except UserError as error:
         return Rejected(model, str(error))
     key = (run.data_parallel_size, *layout_rules(model, row_multiple(model)))
     if key not in seen:
-        seen[key] = steps_of(run, pairs, run.plan.num_steps, shape.hidden_size)
+        seen[key] = steps_of(run, pairs, run.plan.num_steps, architecture.hidden_size)
     steps = seen[key]
     loads = [load for step in steps for streams in step for load in streams]
     num_streams = max(len(streams) for step in steps for streams in step)
@@ -156,23 +155,23 @@ def _tried(
     room = run.cluster.memory_bytes - run.cluster.reserved_bytes
     longest = max(load.rows.tokens for load in loads)
     full, found = (
-        _fullest(run, shape, stages, scaled(loads, tokens, model), num_streams)
+        _fullest(run, architecture, stages, scaled(loads, tokens, model), num_streams)
         for tokens in (model.data.tokens_per_micro_batch, longest)
     )
     if full.total > room:
         return Rejected(model, _too_much(full, room) + _would_fit(found, longest, room, len(steps)), full.total)
     at = {
-        percentile: activations_peak(run, shape, full.stage, scaled(loads, tokens, model), num_streams)
+        percentile: activations_peak(run, architecture, full.stage, scaled(loads, tokens, model), num_streams)
         for percentile, tokens in zip(PERCENTILES, _percentiles(loads), strict=True)
     }
-    parameters = {stage: rank_parameters(shape, model, stage) for stage in stages}
+    parameters = {stage: rank_parameters(architecture, model, stage) for stage in stages}
     return Planned(
         model=model,
         data_parallel_size=run.data_parallel_size,
         memory=full,
         activations_at=at,
-        time=step_time(run, shape, run.cluster, parameters, steps),
-        sent=max((_sent(run, shape, stage, parameters[stage], steps) for stage in stages), key=_total),
+        time=step_time(run, architecture, run.cluster, parameters, steps),
+        sent=max((_sent(run, architecture, stage, parameters[stage], steps) for stage in stages), key=_total),
         streams=sum(len(step[0]) for step in steps) / len(steps),
         tokens_per_step=sum(load.num_tokens for load in loads) / len(steps),
         pairs_per_epoch=pairs.num_pairs,
@@ -191,8 +190,12 @@ def scaled(loads: Sequence[StreamLoad], tokens: int, model: ModelSettings) -> St
     return StreamRows(-(-tokens // multiple) * multiple, int(continuations), scored, int(copied))
 
 
-def _fullest(run: PlanRun, shape: ModelShape, stages: list[int], rows: StreamRows, num_streams: int) -> RankMemory:
-    return max((rank_memory(run, shape, stage, rows, num_streams) for stage in stages), key=lambda rank: rank.total)
+def _fullest(
+    run: PlanRun, architecture: Architecture, stages: list[int], rows: StreamRows, num_streams: int
+) -> RankMemory:
+    return max(
+        (rank_memory(run, architecture, stage, rows, num_streams) for stage in stages), key=lambda rank: rank.total
+    )
 
 
 def _percentiles(loads: Sequence[StreamLoad]) -> list[int]:
@@ -203,14 +206,16 @@ def _total(kinds: dict[str, float]) -> float:
     return sum(kinds.values())
 
 
-def _sent(run: PlanRun, shape: ModelShape, stage: int, parameters: Any, steps: Sequence[Step]) -> dict[str, float]:
+def _sent(
+    run: PlanRun, architecture: Architecture, stage: int, parameters: Any, steps: Sequence[Step]
+) -> dict[str, float]:
     """Bytes of an average step, of the data-parallel rank that has most to do."""
     sizes = group_sizes(run)
-    at_the_end = step_traffic(run, shape, parameters, stage, [])
+    at_the_end = step_traffic(run, architecture, parameters, stage, [])
     kinds: dict[str, float] = {}
     for step in steps:
-        streams = slowest_rank(step, shape.hidden_size)
-        of_a_stream = step_traffic(run, shape, parameters, stage, [mean_load(streams).rows]) - at_the_end
+        streams = slowest_rank(step, architecture.hidden_size)
+        of_a_stream = step_traffic(run, architecture, parameters, stage, [mean_load(streams).rows]) - at_the_end
         for traffic, times in ((of_a_stream, len(streams)), (at_the_end, 1)):
             for sent, count in traffic.items():
                 kind = f"{sent.operation} {sent.group}"

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from nemo_bt.config.model import Settings
 from nemo_bt.config.parallelism import stage_layers
 from nemo_bt.planning.activations import StreamRows, hands_on_all, sequence_ranks
-from nemo_bt.planning.shape import ModelShape
 from nemo_bt.planning.state import activation_bytes
+from nemo_bt.pretrained.architecture import Architecture
 
 _FP32_BYTES, _INDEX_BYTES = 4, 8
 
@@ -36,14 +36,14 @@ class Sent(NamedTuple):
 class StreamTraffic:
     """Messages of one stream."""
 
-    def __init__(self, settings: Settings, shape: ModelShape, rows: StreamRows) -> None:
-        self.settings, self.model, self.shape, self.rows = settings, settings.model, shape, rows
+    def __init__(self, settings: Settings, architecture: Architecture, rows: StreamRows) -> None:
+        self.settings, self.model, self.architecture, self.rows = settings, settings.model, architecture, rows
         self.dtype_bytes = activation_bytes(settings)
-        self.hidden_bytes = self.dtype_bytes * shape.hidden_size
+        self.hidden_bytes = self.dtype_bytes * architecture.hidden_size
 
     def of_part(self, pipeline_rank: int, part: int) -> list[Sent]:
         """Forward and backward pass of a part of a pipeline rank."""
-        model, shape = self.model, self.shape
+        model, architecture = self.model, self.architecture
         stages, parts = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size or 1
         is_first = pipeline_rank == part == 0
         is_last = pipeline_rank == stages - 1 and part == parts - 1
@@ -52,9 +52,9 @@ class StreamTraffic:
         sent = [Sent(way, "pp", between) for way in ("send", "receive") for is_end in (is_first, is_last) if not is_end]
         if is_first:
             sent += [*chain(*self._row_parallel(held))]
-        num_layers = stage_layers(model, shape.num_layers)[pipeline_rank] // parts
+        num_layers = stage_layers(model, architecture.num_layers)[pipeline_rank] // parts
         for number in range(num_layers):
-            hands_on_scored = is_last and number == num_layers - 1 and not hands_on_all(shape, model)
+            hands_on_scored = is_last and number == num_layers - 1 and not hands_on_all(architecture, model)
             sent += self._layer(number, hands_on_scored)
         if is_last:
             sent += self._head()
@@ -71,7 +71,7 @@ class StreamTraffic:
         keys, keys_back = self._keys_and_values()
         forward, backward = self._column_parallel(held)
         out, out_back = self._row_parallel(after)
-        mlp, mlp_back = self._experts(after) if self.shape.num_experts else self._mlp(after)
+        mlp, mlp_back = self._experts(after) if self.architecture.num_experts else self._mlp(after)
         scored, scored_back = self._scored_rows() if is_last else ([], [])
         forward = [*forward, *keys, *out, *scored, *mlp]
         backward = [*backward, *keys_back, *out_back, *scored_back, *mlp_back]
@@ -105,13 +105,13 @@ class StreamTraffic:
 
     def _experts(self, rows: int) -> tuple[list[Sent], list[Sent]]:
         """Tokens go to the ranks of their experts and back; so do their gradients."""
-        model, shape = self.model, self.shape
+        model, architecture = self.model, self.architecture
         tp, ep = model.tensor_model_parallel_size, model.expert_model_parallel_size
         if tp == ep == 1:
             return [], []
-        chosen = rows // sequence_ranks(model) * shape.topk
+        chosen = rows // sequence_ranks(model) * architecture.topk
         tokens, weights = chosen * self.hidden_bytes, chosen * _FP32_BYTES
-        counts = [Sent("all_gather", "tp_ep", tp * ep * shape.num_experts * _INDEX_BYTES)]
+        counts = [Sent("all_gather", "tp_ep", tp * ep * architecture.num_experts * _INDEX_BYTES)]
         exchange = [Sent("all_to_all", "ep", size) for size in (tokens, weights, tokens)] if ep > 1 else []
         gather = [Sent("all_gather", "tp", tp * size) for size in (tokens, weights)] if tp > 1 else []
         scatter = [Sent("reduce_scatter", "tp", tp * size) for size in (tokens, weights)] if tp > 1 else []
@@ -122,15 +122,15 @@ class StreamTraffic:
 
     def _balance(self) -> list[Sent]:
         """Choices of each sequence, counted once: a first pass whose layers are recomputed does not."""
-        if not (self.shape.num_experts and self.model.moe_aux_loss_coeff):
+        if not (self.architecture.num_experts and self.model.moe_aux_loss_coeff):
             return []
-        return [Sent("all_reduce", "tp_cp", self.rows.continuations * self.shape.num_experts * _FP32_BYTES)]
+        return [Sent("all_reduce", "tp_cp", self.rows.continuations * self.architecture.num_experts * _FP32_BYTES)]
 
     def _keys_and_values(self) -> tuple[list[Sent], list[Sent]]:
         model = self.model
         if model.context_parallel_size == 1:
             return [], []
-        keys = 2 * self.rows.tokens * self.shape.key_size // model.tensor_model_parallel_size
+        keys = 2 * self.rows.tokens * self.architecture.key_size // model.tensor_model_parallel_size
         size = self.dtype_bytes * keys
         return [Sent("all_gather", "cp", size)], [Sent("reduce_scatter", "cp", size)]
 
@@ -146,6 +146,6 @@ class StreamTraffic:
         sent = [Sent("all_reduce", "cp", _FP32_BYTES * self.rows.continuations)]
         if self.model.sequence_parallel:
             sent.append(Sent("all_reduce", "tp", _FP32_BYTES * self.rows.handed_on(self.model)))
-        if hands_on_all(self.shape, self.model):
+        if hands_on_all(self.architecture, self.model):
             sent += [*chain(*self._scored_rows())]
         return sent

@@ -22,11 +22,11 @@ from nemo_bt.errors import UserError
 from nemo_bt.planning.activations import hands_on_all, part_units
 from nemo_bt.planning.parameters import Parameter
 from nemo_bt.planning.schedule import bubble
-from nemo_bt.planning.shape import ModelShape
 from nemo_bt.planning.state import activation_bytes, state_bytes
 from nemo_bt.planning.stream_traffic import Sent
 from nemo_bt.planning.streams import Step, StreamLoad, mean_load, slowest_rank
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
+from nemo_bt.pretrained.architecture import Architecture
 
 _TOUCHES_OF_KEPT = 4
 """A kept byte is written once and read once in each pass, and its gradient is written: an assumption."""
@@ -60,7 +60,7 @@ class StepTime:
 
 def step_time(
     settings: Settings,
-    shape: ModelShape,
+    architecture: Architecture,
     cluster: ClusterSettings,
     parameters: Mapping[int, Sequence[Sequence[Parameter]]],
     steps: Sequence[Step],
@@ -69,23 +69,25 @@ def step_time(
 
     Args:
         settings: of the run.
-        shape: of the model.
+        architecture: of the model.
         cluster: its constants.
         parameters: of the stages to look at.
         steps: streams of each.
     """
     times = []
     for step in steps:
-        streams = slowest_rank(step, shape.hidden_size)
+        streams = slowest_rank(step, architecture.hidden_size)
         load, count = mean_load(streams), len(streams)
-        stages = [stage_time(settings, shape, cluster, stage, own, load, count) for stage, own in parameters.items()]
+        stages = [
+            stage_time(settings, architecture, cluster, stage, own, load, count) for stage, own in parameters.items()
+        ]
         times.append(max(stages, key=lambda time: time.total))
     return StepTime(*(sum(parts) / len(times) for parts in zip(*map(astuple, times), strict=True)))
 
 
 def stage_time(
     settings: Settings,
-    shape: ModelShape,
+    architecture: Architecture,
     cluster: ClusterSettings,
     stage: int,
     parameters: Sequence[Sequence[Parameter]],
@@ -96,7 +98,7 @@ def stage_time(
 
     Args:
         settings: of the run.
-        shape: of the model.
+        architecture: of the model.
         cluster: its constants.
         stage: pipeline rank.
         parameters: of a rank of the stage.
@@ -105,19 +107,19 @@ def stage_time(
     """
     model = settings.model
     parts = model.virtual_pipeline_model_parallel_size or 1
-    matmul_flops, attention_flops = _flops(settings, shape, stage, load)
+    matmul_flops, attention_flops = _flops(settings, architecture, stage, load)
     matmul = num_streams * matmul_flops / (cluster.flops * cluster.matmul_efficiency)
     attention = num_streams * attention_flops / (cluster.flops * cluster.attention_efficiency)
     on_gpu = settings.trainer.accelerator != "cpu"
     units = [
         unit
         for part in range(parts)
-        for unit in part_units(shape, model, stage, part, load.rows, activation_bytes(settings), on_gpu)
+        for unit in part_units(architecture, model, stage, part, load.rows, activation_bytes(settings), on_gpu)
     ]
     kept = num_streams * sum(max(unit.kept, unit.in_backward) for unit in units)
     memory = _TOUCHES_OF_KEPT * kept / cluster.memory_bytes_per_s
-    at_the_end = step_traffic(settings, shape, parameters, stage, [])
-    of_a_stream = step_traffic(settings, shape, parameters, stage, [load.rows]) - at_the_end
+    at_the_end = step_traffic(settings, architecture, parameters, stage, [])
+    of_a_stream = step_traffic(settings, architecture, parameters, stage, [load.rows]) - at_the_end
     messages = num_streams * _seconds(settings, cluster, of_a_stream)
     wait = bubble(model.pipeline_model_parallel_size, parts, num_streams)
     busy = matmul + attention + memory + messages
@@ -131,20 +133,20 @@ def stage_time(
     )
 
 
-def _flops(settings: Settings, shape: ModelShape, stage: int, load: StreamLoad) -> tuple[float, float]:
+def _flops(settings: Settings, architecture: Architecture, stage: int, load: StreamLoad) -> tuple[float, float]:
     """Of matrix products and of attention, on a rank of a stage, forward and backward."""
     model = settings.model
     tp, stages = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
-    layers = stage_layers(model, shape.num_layers)[stage]
+    layers = stage_layers(model, architecture.num_layers)[stage]
     again = _recomputed_layers(settings, layers) / layers
     held, scored = load.rows.held(model), load.rows.handed_on(model)
-    is_last = stage == stages - 1 and not hands_on_all(shape, model)
-    inputs = shape.hidden_size * (shape.query_size + 2 * shape.key_size)
-    mlp = (3 if shape.is_gated else 2) * shape.topk * shape.hidden_size * shape.ffn_size
-    outputs = shape.query_size * shape.hidden_size + mlp
+    is_last = stage == stages - 1 and not hands_on_all(architecture, model)
+    inputs = architecture.hidden_size * (architecture.query_size + 2 * architecture.key_size)
+    mlp = architecture.num_ffn_matrices * architecture.topk * architecture.hidden_size * architecture.ffn_size
+    outputs = architecture.query_size * architecture.hidden_size + mlp
     weights = layers * held * inputs + ((layers - 1) * held + scored if is_last else layers * held) * outputs
     attended = load.num_attended / model.context_parallel_size * (layers - is_last)
-    return 2 * weights / tp * (3 + again), 4 * shape.query_size * attended / tp * (3.5 + again)
+    return 2 * weights / tp * (3 + again), 4 * architecture.query_size * attended / tp * (3.5 + again)
 
 
 def _recomputed_layers(settings: Settings, layers: int) -> int:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.planning.activations import StreamRows
 from nemo_bt.planning.parameters import Parameter
-from nemo_bt.planning.shape import ModelShape
 from nemo_bt.planning.state import buffers, gradient_bytes
 from nemo_bt.planning.stream_traffic import Sent, StreamTraffic
+from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.names import HEAD
 
 _FP32_BYTES = 4
@@ -23,7 +23,7 @@ _NORMS = ("layernorm.weight", "layernorm.bias", "layer_norm_weight", "layer_norm
 
 def step_traffic(
     settings: Settings,
-    shape: ModelShape,
+    architecture: Architecture,
     parts: Sequence[Sequence[Parameter]],
     pipeline_rank: int,
     streams: Sequence[StreamRows],
@@ -35,14 +35,14 @@ def step_traffic(
 
     Args:
         settings: of the run.
-        shape: of the model.
+        architecture: of the model.
         parts: parameters of the rank, from `nemo_bt.planning.parameters.rank_parameters`.
         pipeline_rank: stage.
         streams: of the step on this data-parallel rank.
     """
     total: Counter[Sent] = Counter()
     for rows in streams:
-        one = StreamTraffic(settings, shape, rows)
+        one = StreamTraffic(settings, architecture, rows)
         for part in range(len(parts)):
             total.update(one.of_part(pipeline_rank, part))
     total.update(_gradients(settings, parts))

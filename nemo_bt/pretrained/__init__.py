@@ -1,9 +1,10 @@
 """Models on disk: what they are, and their tensors, read and written in pieces. Nothing in them runs.
 
-Read `resolve` (a path or hub id -> a model -> its initial weights), `families` and `architecture` (a Hugging Face
-configuration in Megatron's terms), `names` and `fused` (which tensor of the one makes which of the other), `convert`,
-`check`, `head`, `adapters`. `source` is what gives tensors by name: `safetensors_folder` and `torch_dist`, which
-`torch_dist_writer` writes. `nemo_file`, `nemo_yaml` and `nemo_metadata` know what a .nemo has beside tensors.
+Read `resolve` (a path or hub id -> a model -> its initial weights), `hf_config` (Hugging Face's configuration),
+`architecture` (what it says of a model, in one object) and `families`, `names` and `fused` (which tensor of the one
+makes which of the other), `convert`, `check`, `head`, `adapters`. `source` is what gives tensors by name:
+`safetensors_folder` and `torch_dist`, which `torch_dist_writer` writes. `nemo_file`, `nemo_yaml` and `nemo_metadata`
+know what a .nemo has beside tensors.
 
 May import `config` and `errors`; neither NeMo nor Megatron.
 """

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from copy import deepcopy
 from functools import cache
 
+import torch
+
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.architecture import HfConfig, complete
+from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import megatron_infos
 from nemo_bt.pretrained.names import EMBEDDING, HEAD, HF_HEAD, HF_LANGUAGE_MODEL_HEAD
 from nemo_bt.pretrained.source import TensorInfo
@@ -15,17 +17,24 @@ _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
 """Buffers that old folders have; they follow from the configuration."""
 
 
-def expected_tensors(hf_config: HfConfig) -> dict[str, TensorInfo]:
-    """Of the sequence classifier that transformers builds for a configuration, in fp32; nothing is allocated."""
-    return _expected(json.dumps(hf_config))
+@cache
+def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
+    """Of the sequence classifier that transformers builds for an architecture, in fp32; nothing is allocated."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = deepcopy(architecture.completed)
+    config.num_hidden_layers, config.num_labels = architecture.num_layers, 1
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    return {name: TensorInfo(tuple(tensor.shape), torch.float32) for name, tensor in model.state_dict().items()}
 
 
-def check_hf_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, where: str) -> bool:
+def check_hf_tensors(infos: dict[str, TensorInfo], architecture: Architecture, where: str) -> bool:
     """Check a Hugging Face folder's tensors.
 
     Args:
         infos: by Hugging Face's names.
-        hf_config: of the folder.
+        architecture: of the folder.
         where: the folder, for messages.
 
     Returns:
@@ -37,35 +46,22 @@ def check_hf_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, where: s
     ours = {
         name: info for name, info in infos.items() if name != HF_LANGUAGE_MODEL_HEAD and not name.endswith(_NOT_WEIGHTS)
     }
-    _compare(ours, expected_tensors(hf_config), where, HF_HEAD)
+    _compare(ours, expected_tensors(architecture), where, HF_HEAD)
     return HF_HEAD in ours
 
 
-def check_megatron_tensors(infos: dict[str, TensorInfo], hf_config: HfConfig, where: str) -> bool:
+def check_megatron_tensors(infos: dict[str, TensorInfo], architecture: Architecture, where: str) -> bool:
     """Check a Megatron checkpoint's tensors, as `check_hf_tensors` does a folder's.
 
     The embedding may have more rows than the vocabulary: Megatron pads it.
     """
-    expected = megatron_infos(expected_tensors(hf_config), hf_config)
-    vocab_size = complete(hf_config).vocab_size
-    if EMBEDDING in infos and _has_rows(infos[EMBEDDING], vocab_size, expected[EMBEDDING]):
+    expected = megatron_infos(expected_tensors(architecture), architecture)
+    if EMBEDDING in infos and _has_rows(infos[EMBEDDING], architecture.vocab_size, expected[EMBEDDING]):
         expected[EMBEDDING] = infos[EMBEDDING]
-    is_language_head = HEAD in infos and _has_rows(infos[HEAD], vocab_size, expected[EMBEDDING])
+    is_language_head = HEAD in infos and _has_rows(infos[HEAD], architecture.vocab_size, expected[EMBEDDING])
     ours = {name: info for name, info in infos.items() if name != HEAD or not is_language_head}
     _compare(ours, expected, where, HEAD)
     return HEAD in ours
-
-
-@cache
-def _expected(hf_config_json: str) -> dict[str, TensorInfo]:
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    config = complete(json.loads(hf_config_json))
-    config.num_labels = 1
-    with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
-    return {name: TensorInfo(tuple(tensor.shape), torch.float32) for name, tensor in model.state_dict().items()}
 
 
 def _has_rows(info: TensorInfo, num_rows: int, like: TensorInfo) -> bool:

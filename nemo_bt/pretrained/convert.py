@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.architecture import HfConfig, complete, head_shape, padded_vocab
-from nemo_bt.pretrained.families import FAMILIES
+from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.names import EMBEDDING, HEAD, Parts
 from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource, whole
 
@@ -22,13 +21,8 @@ from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource, whole
 class Conversion:
     """The name table of one model, with its numbers of layers, experts, heads and tokens."""
 
-    def __init__(self, hf_config: HfConfig) -> None:
-        config = complete(hf_config)
-        self.table = FAMILIES[hf_config["model_type"]].table
-        self.heads = head_shape(config)
-        self.num_layers: int = config.num_hidden_layers
-        self.num_experts: int = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", None) or 0
-        self.vocab_size: int = config.vocab_size
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture, self.table = architecture, architecture.family.table
 
     def depth(self, key: str) -> int:
         """How many leading dimensions of Megatron's tensor are layers and experts."""
@@ -36,7 +30,8 @@ class Conversion:
 
     def stack(self, parts: Parts) -> list[int]:
         """Leading dimensions of Megatron's tensor: layers, then experts."""
-        return [self.num_layers] * parts.has_layers + [self.num_experts] * parts.has_experts
+        layers, experts = self.architecture.num_layers, self.architecture.num_experts
+        return [layers] * parts.has_layers + [experts] * parts.has_experts
 
     def names(self, parts: Parts, index: Sequence[int]) -> list[str]:
         """Hugging Face's names of the tensors at one place of the stack."""
@@ -44,18 +39,18 @@ class Conversion:
         return [name.format(layer=layer, expert=expert) for name in parts.names]
 
     def join(self, key: str, tensors: Sequence[Tensor]) -> Tensor:
-        """One place of Megatron's tensor; embeddings get rows of zeros up to `padded_vocab`."""
-        joined = self.table[key].fusion.join(tensors, self.heads)
+        """One place of Megatron's tensor; embeddings get rows of zeros up to `padded_vocab_size`."""
+        joined = self.table[key].fusion.join(tensors, self.architecture.heads)
         if key == EMBEDDING:
-            padding = joined.new_zeros(padded_vocab(self.vocab_size) - len(joined), joined.shape[1])
+            padding = joined.new_zeros(self.architecture.padded_vocab_size - len(joined), joined.shape[1])
             joined = torch.cat([joined, padding])
         return joined
 
     def split(self, key: str, fused: Tensor) -> list[Tensor]:
         """Inverse of `join`."""
         if key == EMBEDDING:
-            fused = fused[: self.vocab_size]
-        return self.table[key].fusion.split(fused, self.heads)
+            fused = fused[: self.architecture.vocab_size]
+        return self.table[key].fusion.split(fused, self.architecture.heads)
 
 
 class AsMegatron:
@@ -63,15 +58,15 @@ class AsMegatron:
 
     Args:
         source: has every tensor of the table, but perhaps no head.
-        hf_config: of the folder.
+        architecture: of the folder.
 
     Raises:
         UserError: one tensor would get several dtypes.
     """
 
-    def __init__(self, source: TensorSource, hf_config: HfConfig) -> None:
-        self.source, self.conversion = source, Conversion(hf_config)
-        self.infos = megatron_infos(source.infos, hf_config)
+    def __init__(self, source: TensorSource, architecture: Architecture) -> None:
+        self.source, self.conversion = source, Conversion(architecture)
+        self.infos = megatron_infos(source.infos, architecture)
 
     def read(self, name: str, region: Region = ()) -> Tensor:
         """The tensor, or a part of it."""
@@ -88,13 +83,13 @@ class AsMegatron:
         return self.conversion.join(key, [self.source.read(name) for name in self.conversion.names(parts, place)])
 
 
-def megatron_infos(hf_infos: dict[str, TensorInfo], hf_config: HfConfig) -> dict[str, TensorInfo]:
+def megatron_infos(hf_infos: dict[str, TensorInfo], architecture: Architecture) -> dict[str, TensorInfo]:
     """What Megatron's stacked tensors are, of Hugging Face's tensors; a head only where there is one.
 
     Raises:
         UserError: one tensor would get several dtypes.
     """
-    conversion = Conversion(hf_config)
+    conversion = Conversion(architecture)
     infos = {}
     for key, parts in conversion.table.items():
         if key == HEAD and parts.names[0] not in hf_infos:
@@ -118,11 +113,11 @@ class AsHf:
 
     Args:
         source: Megatron's stacked tensors, all of the table.
-        hf_config: of the model.
+        architecture: of the model.
     """
 
-    def __init__(self, source: TensorSource, hf_config: HfConfig) -> None:
-        self.source, self.conversion = source, Conversion(hf_config)
+    def __init__(self, source: TensorSource, architecture: Architecture) -> None:
+        self.source, self.conversion = source, Conversion(architecture)
 
     @cached_property
     def infos(self) -> dict[str, TensorInfo]:
@@ -150,7 +145,7 @@ class AsHf:
         table = self.conversion.table
         depths = {key: self.conversion.stack(parts) for key, parts in table.items()}
         yield EMBEDDING, ()
-        for layer in range(self.conversion.num_layers):
+        for layer in range(self.conversion.architecture.num_layers):
             for key, stack in depths.items():
                 if stack:
                     yield from ((key, (layer, *rest)) for rest in itertools.product(*map(range, stack[1:])))

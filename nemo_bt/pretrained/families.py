@@ -21,6 +21,8 @@ class Family:
     """Outputs of attention and MLP are normalised before they are added."""
     scales_embedding: bool = False
     """Embeddings are multiplied by sqrt(hidden_size)."""
+    is_gated: bool = True
+    """MLPs multiply what they compute by a gate."""
     activation_field: str = "hidden_act"
     """Where Hugging Face's configuration names the MLP's activation."""
 
@@ -41,7 +43,7 @@ FAMILIES = {
     "gemma2": Family("gemma2.Gemma2Config", names.GEMMA2, **_GEMMA2),
     "gemma3_text": Family("gemma3.Gemma3Config", names.GEMMA3, **_GEMMA2),
     "phi3": Family("phi3mini.Phi3Config", names.PHI3, has_windows=True),
-    "nemotron": Family("nemotron.NemotronConfig", names.NEMOTRON),
+    "nemotron": Family("nemotron.NemotronConfig", names.NEMOTRON, is_gated=False),
     "mixtral": Family("mixtral.MixtralConfig", names.MIXTRAL, has_windows=True),
     "qwen3_moe": Family("qwen3.Qwen3MoEConfig", names.QWEN3_MOE, has_windows=True),
 }

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.pretrained.architecture import HfConfig
+from nemo_bt.pretrained.hf_config import HfConfig
 
 HF_CONFIG = "hf_config.json"
 """Hugging Face's configuration as it came."""

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.architecture import HfConfig
 from nemo_bt.pretrained.families import FAMILIES
+from nemo_bt.pretrained.hf_config import HfConfig
 from nemo_bt.pretrained.names import EMBEDDING
 from nemo_bt.pretrained.source import TensorInfo
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.pretrained.adapters import ADAPTERS, Adapters, WithAdapters, read_adapters
-from nemo_bt.pretrained.architecture import HfConfig, complete, read_hf_config
+from nemo_bt.pretrained.architecture import Architecture, architecture_of
 from nemo_bt.pretrained.check import check_hf_tensors, check_megatron_tensors
 from nemo_bt.pretrained.convert import AsMegatron
 from nemo_bt.pretrained.head import WithNewHead
+from nemo_bt.pretrained.hf_config import HfConfig, read_hf_config
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_file import NemoFile
 from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
@@ -50,6 +52,15 @@ class PretrainedSource:
     adapters: Adapters | None = None
     base: PretrainedSource | None = None
     """Where it has adapters, the model that they belong to."""
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """Made when it is first asked for, then kept: a tokenizer can be had of a model that cannot be computed.
+
+        Raises:
+            UserError: values that no layer here computes.
+        """
+        return architecture_of(self.hf_config)
 
 
 @dataclass(frozen=True)
@@ -132,7 +143,7 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     Raises:
         UserError: a tensor is missing, misshaped or not known, or a file is not whole.
     """
-    name, config = str(pretrained.path), pretrained.hf_config
+    name, architecture = str(pretrained.path), pretrained.architecture
     source: TensorSource
     if pretrained.adapters and pretrained.base and pretrained.nemo_file:
         base = open_weights(pretrained.base, head_seed).source
@@ -141,18 +152,19 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
         has_head = True
     elif pretrained.nemo_file is None:
         source = SafetensorsFolder(pretrained.path)
-        has_head = check_hf_tensors(source.infos, config, name)
-        source = AsMegatron(AsDtype(source, dtype) if dtype else source, config)
+        has_head = check_hf_tensors(source.infos, architecture, name)
+        source = AsMegatron(AsDtype(source, dtype) if dtype else source, architecture)
     else:
         source = TorchDist(pretrained.nemo_file.open_weights, name)
-        has_head = check_megatron_tensors(source.infos, config, name)
+        has_head = check_megatron_tensors(source.infos, architecture, name)
         source = AsDtype(source, dtype) if dtype else source
     if pretrained.is_reward_model and not has_head:
         raise UserError(f"{name}: a reward model without its head. A new one would be untrained: find the whole model.")
     if not has_head:
-        source = WithNewHead(source, complete(config).hidden_size, head_seed)
+        source = WithNewHead(source, architecture.hidden_size, head_seed)
     what = "reward model" if has_head else "base model"
-    kind = f"{what} ({config['model_type']}, {'.nemo' if pretrained.nemo_file else 'Hugging Face folder'})"
+    file = ".nemo" if pretrained.nemo_file else "Hugging Face folder"
+    kind = f"{what} ({pretrained.hf_config['model_type']}, {file})"
     kind += f" of adapters on {pretrained.adapters.base}" if pretrained.adapters else ""
     norm = source.read(HEAD).double().norm().item()
     return InitialWeights(

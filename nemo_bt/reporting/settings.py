@@ -10,11 +10,11 @@ from nemo_bt.checkpoint.find import checkpoint_to_resume, is_named_by_step, step
 from nemo_bt.config.equations import check_validation
 from nemo_bt.config.load import load_settings
 from nemo_bt.config.model import Settings
-from nemo_bt.config.parallelism import check_parallel
 from nemo_bt.errors import UserError
 from nemo_bt.observability.metrics_log import FILE as METRICS
-from nemo_bt.pretrained.architecture import megatron_fields
+from nemo_bt.pretrained.architecture import check_length
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
+from nemo_bt.training.layout_checks import check_parallel
 
 
 @dataclass(frozen=True)
@@ -82,5 +82,6 @@ def with_model(run: ReportRun, checkpoint: Path | None) -> ReportRun:
     if found is None:
         raise UserError(f"{folder}: expected a checkpoint, found none. --without-model reports what is logged.")
     pretrained = find_pretrained(str(found))
-    check_parallel(run.settings, megatron_fields(pretrained.hf_config, run.settings.model.encoder_seq_length))
+    check_length(pretrained.architecture, run.settings.model.encoder_seq_length)
+    check_parallel(run.settings, pretrained.architecture)
     return replace(run, pretrained=pretrained)

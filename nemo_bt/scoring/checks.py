@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nemo_bt.config.parallelism import check_parallel
 from nemo_bt.config.score import ScoreRun
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.architecture import megatron_fields
+from nemo_bt.pretrained.architecture import check_length
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
 from nemo_bt.scoring.parts import Parts
+from nemo_bt.training.layout_checks import check_parallel
 
 
 def check_score(run: ScoreRun) -> tuple[PretrainedSource, Parts]:
@@ -24,7 +24,8 @@ def check_score(run: ScoreRun) -> tuple[PretrainedSource, Parts]:
     if not run.model.restore_from_path:
         raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")
     pretrained = find_pretrained(run.model.restore_from_path)
-    check_parallel(run, megatron_fields(pretrained.hf_config, run.model.encoder_seq_length))
+    check_length(pretrained.architecture, run.model.encoder_seq_length)
+    check_parallel(run, pretrained.architecture)
     if run.model.virtual_pipeline_model_parallel_size:
         raise UserError("model.virtual_pipeline_model_parallel_size: scoring has no bubble to shorten; leave it out.")
     parts = Parts(Path(run.score.output))

@@ -41,7 +41,7 @@ class Engine:
         parallel_state.initialize_model_parallel(**sizes, order=order)
         tensor_parallel.model_parallel_cuda_manual_seed(1)  # asked for where layers are made
         config = reward_config(
-            initial.pretrained.hf_config,
+            initial.pretrained.architecture,
             seq_length,
             **sizes,
             sequence_parallel=layout.sequence_parallel,

@@ -20,7 +20,6 @@ from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.architecture import longest_sequence
 from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
 from nemo_bt.scoring.model import open_alone, open_trained
@@ -103,7 +102,7 @@ class RewardScorer:
         pretrained = find_pretrained(str(path))
         tokenizer = load_tokenizer(str(pretrained.tokenizer), pad_token, ("path", "pad_token"))
         renderer = load_renderer(tokenizer, TextSettings(chat_template=chat_template))
-        longest = longest_tokens or longest_sequence(pretrained.hf_config)
+        longest = longest_tokens or pretrained.architecture.longest_tokens
         statistics = needed_statistics(pretrained, "normalize=True") if normalize else None
         on_gpu = runs_on_gpu(device)
         engine = open_alone(open_trained(pretrained), precision, on_gpu)

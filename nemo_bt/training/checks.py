@@ -5,16 +5,16 @@ Each message has the equation with its numbers and what to change.
 
 from __future__ import annotations
 
-from typing import Any
-
 from nemo_bt.checkpoint.find import checkpoint_to_resume
 from nemo_bt.config.equations import check_data, check_equations, check_validation
 from nemo_bt.config.model import ModelSettings, Settings
-from nemo_bt.config.parallelism import check_layout, divides
+from nemo_bt.config.parallelism import divides
 from nemo_bt.errors import UserError
 from nemo_bt.loss import LossFn, loss_function
-from nemo_bt.pretrained.architecture import HfConfig, complete, megatron_fields, padded_vocab, scratch_hf_config
+from nemo_bt.pretrained.architecture import Architecture, architecture_of, check_length, padded_vocab
+from nemo_bt.pretrained.hf_config import scratch_hf_config
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
+from nemo_bt.training.layout_checks import check_layout
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
 _ADAPTABLE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
@@ -45,14 +45,13 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | No
     exp, given = settings.exp_manager, settings.model.restore_from_path
     resume_from = checkpoint_to_resume(exp.log_dir / "checkpoints", exp.resume_if_exists)
     pretrained = find_pretrained(str(resume_from or given)) if resume_from or given else None
-    hf_config = hf_config_of(settings, pretrained, num_tokens=1)
-    fields = megatron_fields(hf_config, settings.model.encoder_seq_length)
-    check_layout(settings, fields)
-    _check_adapters(settings.model, fields)
+    architecture = run_architecture(settings, pretrained, num_tokens=1)
+    check_layout(settings, architecture)
+    _check_adapters(settings.model, architecture)
     return pretrained
 
 
-def _check_adapters(model: ModelSettings, fields: dict[str, Any]) -> None:
+def _check_adapters(model: ModelSettings, architecture: Architecture) -> None:
     lora = model.peft.lora
     if lora is None:
         return
@@ -60,9 +59,9 @@ def _check_adapters(model: ModelSettings, fields: dict[str, Any]) -> None:
     if not model.restore_from_path:
         raise UserError("model.peft.peft_scheme=lora needs a model to adapt: set model.restore_from_path.")
     allowed = dict.fromkeys(_ADAPTABLE, "")
-    if fields.get("num_moe_experts"):
+    if architecture.experts:
         allowed |= dict.fromkeys(("linear_fc1", "linear_fc2"), "experts share no adapter here")
-    if fields["has_post_norms"]:
+    if architecture.family.has_post_norms:
         allowed |= dict.fromkeys(("linear_proj", "linear_fc2"), "its output is normalised, so nothing could be merged")
     for name in lora.target_modules or ["nothing"]:
         if allowed.get(name, "not a layer with adapters"):
@@ -73,8 +72,8 @@ def _check_adapters(model: ModelSettings, fields: dict[str, Any]) -> None:
     )
 
 
-def hf_config_of(settings: Settings, pretrained: PretrainedSource | None, num_tokens: int) -> HfConfig:
-    """The model's configuration in Hugging Face's terms: the origin's, or a Llama of the settings' sizes.
+def run_architecture(settings: Settings, pretrained: PretrainedSource | None, num_tokens: int) -> Architecture:
+    """Give the model of a run: the origin's, or a Llama of the settings' sizes.
 
     Args:
         settings: of the run.
@@ -82,7 +81,7 @@ def hf_config_of(settings: Settings, pretrained: PretrainedSource | None, num_to
         num_tokens: of the tokenizer; the size of a new embedding whose size is not set.
 
     Raises:
-        UserError: the settings say too little or too much.
+        UserError: the settings say too little or too much, or ask for longer sequences than it takes.
     """
     model = settings.model
     given = {name: getattr(model, name) for name in (*_ARCHITECTURE, "kv_channels", "vocab_size")}
@@ -93,7 +92,8 @@ def hf_config_of(settings: Settings, pretrained: PretrainedSource | None, num_to
                 f"{', '.join(both)} and model.restore_from_path are both set; the checkpoint has them: remove them."
             )
     if pretrained:
-        return pretrained.hf_config
+        check_length(pretrained.architecture, model.encoder_seq_length)
+        return pretrained.architecture
     missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
     if missing:
         raise UserError(
@@ -102,21 +102,21 @@ def hf_config_of(settings: Settings, pretrained: PretrainedSource | None, num_to
         )
     if model.kv_channels is None:
         divides(2 * given["num_attention_heads"], "num_attention_heads x 2", given["hidden_size"], "hidden_size")
-    return scratch_hf_config(model, model.vocab_size or padded_vocab(num_tokens))
+    return architecture_of(scratch_hf_config(model, model.vocab_size or padded_vocab(num_tokens)))
 
 
-def check_vocabulary(hf_config: HfConfig, token_id: int, whose: str) -> None:
+def check_vocabulary(architecture: Architecture, token_id: int, whose: str) -> None:
     """Check that the embedding has a row for a token that is used; tokenizers may know tokens that never are.
 
     Args:
-        hf_config: of the model.
+        architecture: of the model.
         token_id: the largest one.
         whose: what uses it, for the message.
 
     Raises:
         UserError: there is no row for it.
     """
-    rows = complete(hf_config).vocab_size
+    rows = architecture.vocab_size
     if token_id >= rows:
         raise UserError(
             f"{whose} has id {token_id}, the embedding {rows} rows (vocab_size): expected a smaller id. Use the "

@@ -76,7 +76,7 @@ def fit(
     trainer = build_trainer(settings, prepared.total_steps, on_gpu, around.ordered)
     model = build_model(
         settings,
-        prepared.hf_config,
+        prepared.architecture,
         prepared.initial_weights,
         str(prepared.tokenizer_folder),
         prepared.total_steps,
@@ -105,7 +105,7 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
     validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
     trainer = build_trainer(settings, 1, on_gpu, [validation])
     model = build_model(
-        settings, prepared.hf_config, prepared.initial_weights, str(prepared.tokenizer_folder), num_steps=1
+        settings, prepared.architecture, prepared.initial_weights, str(prepared.tokenizer_folder), num_steps=1
     )
     trainer.validate(model, data, verbose=False)
     log.close("success")

@@ -15,16 +15,16 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.adapters import Adapters, check_base, digest, trained_parameters
-from nemo_bt.pretrained.architecture import HfConfig
+from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
-from nemo_bt.training.checks import check_vocabulary, hf_config_of
+from nemo_bt.training.checks import check_vocabulary, run_architecture
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What a run needs, read and checked before NeMo is imported."""
 
-    hf_config: HfConfig
+    architecture: Architecture
     initial_weights: InitialWeights | None
     """Initial weights; None for random ones, or where the run resumes from a checkpoint that has all."""
     tokenizer: Any
@@ -62,8 +62,8 @@ def prepare(
         pretrained.tokenizer if pretrained and not model.tokenizer.type else Path(str(model.tokenizer.type))
     )
     tokenizer = load_tokenizer(str(tokenizer_folder), model.tokenizer.pad_token)
-    hf_config = hf_config_of(settings, pretrained, max(tokenizer.get_vocab().values()) + 1)
-    check_vocabulary(hf_config, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
+    architecture = run_architecture(settings, pretrained, max(tokenizer.get_vocab().values()) + 1)
+    check_vocabulary(architecture, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
     weights = (
         pretrained.base if resume_from and pretrained else pretrained
     )  # a checkpoint of adapters needs its base model
@@ -75,13 +75,13 @@ def prepare(
     validates = bool(settings.trainer.limit_val_batches)
     sets = load_sets(settings, tokenizer, tokenizer_folder, validates, terminal, with_train=not only_validates)
     for name, pairs in sets.items():
-        check_vocabulary(hf_config, pairs.largest_id, f"a token of '{name}'")
+        check_vocabulary(architecture, pairs.largest_id, f"a token of '{name}'")
     if resume_from:
         check_same_data(log_dir / "data.json", sets)
     total_steps = 0 if only_validates else _total_steps(settings, len(sets["train"].epoch))
     adapters = _adapters(model.peft.lora, pretrained, initial, resumes=resume_from is not None)
     return Prepared(
-        hf_config, initial, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, pretrained
+        architecture, initial, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, pretrained
     )
 
 

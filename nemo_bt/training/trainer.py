@@ -21,7 +21,7 @@ from nemo_bt.config.optim import OptimSettings
 from nemo_bt.loss import LossFn
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
-from nemo_bt.pretrained.architecture import HfConfig
+from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.training.callbacks.validation import NEVER
 from nemo_bt.training.lr_schedule import Schedule, options_of
@@ -32,7 +32,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 
 def build_model(
     settings: Settings,
-    hf_config: HfConfig,
+    architecture: Architecture,
     initial: InitialWeights | None,
     tokenizer_folder: str,
     num_steps: int,
@@ -42,7 +42,7 @@ def build_model(
 
     Args:
         settings: of the run.
-        hf_config: of the model.
+        architecture: of the model.
         initial: initial weights; None for random ones, or where the run resumes and its checkpoint has all.
         tokenizer_folder: saved with the checkpoint.
         num_steps: length of the run, for the learning-rate schedule.
@@ -62,7 +62,7 @@ def build_model(
         "attention_backend": AttnBackend[settings.model.attention_backend],
         **fp8_options(settings.model),
     }
-    config = reward_config(hf_config, settings.model.encoder_seq_length, **fields)
+    config = reward_config(architecture, settings.model.encoder_seq_length, **fields)
     optim = _build_optim(settings.model.optim, settings.trainer.gradient_clip_val, num_steps)
     return RewardModel(
         config,

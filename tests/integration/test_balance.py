@@ -30,7 +30,7 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, tmp_path: Path
     hf = build(shape)
     hf.save_pretrained(tmp_path / "hf")
     pretrained = find_pretrained(str(tmp_path / "hf"))
-    config = reward_config(pretrained.hf_config, seq_length=256, moe_aux_loss_coeff=COEFFICIENT)
+    config = reward_config(pretrained.architecture, seq_length=256, moe_aux_loss_coeff=COEFFICIENT)
     model = RewardModel(config, LossSettings())
     model.initial_weights, model._trainer = open_weights(pretrained, 0), None
     model.configure_model()
@@ -54,7 +54,7 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, tmp_path: Path
             total = total + COEFFICIENT * (balances[pair.chosen] + balances[pair.rejected]) / 2
     total.backward()
 
-    found = dict(AsHf(InMemory(stacked_gradients(model)), pretrained.hf_config).tensors())
+    found = dict(AsHf(InMemory(stacked_gradients(model)), pretrained.architecture).tensors())
     expected = {name: parameter.grad for name, parameter in hf.named_parameters()}
     differences = {name: relative_difference(found[name], gradient) for name, gradient in expected.items()}
     assert max(differences.values()) < 2e-5, max(differences, key=differences.__getitem__)

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from nemo_bt.config.load import load_settings
-from nemo_bt.flops import LayerShape, training_flops
+from nemo_bt.flops import training_flops
 from nemo_bt.launching.signals import STOPPED_STATUS
-from nemo_bt.pretrained.architecture import scratch_hf_config
+from nemo_bt.pretrained.hf_config import scratch_hf_config
 from nemo_bt.pretrained.nemo_metadata import write_facts
+from tests.support.architectures import llama_like
 from tests.support.faults import Fault, differences, disturb, finish, overrides_of
 from tests.support.runs import metrics, nemo_bt
 
@@ -152,11 +153,11 @@ def test_metric_names_are_the_documented_ones(killed_and_resumed: tuple[Path, st
 
 def test_mfu_is_a_fraction_of_the_given_peak_of_all_ranks(killed_and_resumed: tuple[Path, str]) -> None:
     log_dir, _ = killed_and_resumed
-    shape = LayerShape(2, hidden_size=64, query_size=64, key_size=32, ffn_size=160, num_ffn_matrices=3)
+    architecture = llama_like(2, hidden=64, heads=4, groups=2, head_size=16, ffn=160)
     tokens_per_second, mfu = (metrics(log_dir, f"train/{name}") for name in ("tokens_per_second", "mfu"))
     for rate, fraction in zip(tokens_per_second, mfu, strict=True):
         flops_per_token = 2 * 1e12 * fraction / rate
-        context = (flops_per_token - training_flops(shape, 1, 0)) / training_flops(shape, 0, 1)
+        context = (flops_per_token - training_flops(architecture, 1, 0)) / training_flops(architecture, 0, 1)
         assert 5 < context < 100  # keys that a token of these short pairs sees, on average
 
 

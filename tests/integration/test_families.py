@@ -11,12 +11,11 @@ import torch
 from nemo_bt.batching.stream import build_stream
 from nemo_bt.config.model import LossSettings
 from nemo_bt.planning.activations import StreamRows, part_units
-from nemo_bt.planning.shape import model_shape
-from nemo_bt.pretrained.architecture import activation_name
+from nemo_bt.pretrained.architecture import architecture_of
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from tests.support.converted import to_nemo
-from tests.support.hf_models import SHAPES, build
+from tests.support.hf_models import SHAPES, build, hf_config_of
 from tests.support.random_groups import random_groups, sequences
 from tests.support.recorder import SavedBytes
 from tests.support.reference import padded_rewards
@@ -62,7 +61,7 @@ def reward_model(nemo: Path) -> Any:
     from nemo_bt.model.reward_model import RewardModel
 
     pretrained = find_pretrained(str(nemo))
-    model = RewardModel(reward_config(pretrained.hf_config, seq_length=256), LossSettings())
+    model = RewardModel(reward_config(pretrained.architecture, seq_length=256), LossSettings())
     model.initial_weights, model._trainer = open_weights(pretrained, 0), None
     model.configure_model()
     return model
@@ -108,7 +107,7 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, converted: dic
     weights = torch.linspace(-1, 2, 18)
     (rewards(model) * weights).sum().backward()
     (padded_rewards(hf, sequences(GROUPS)) * weights).sum().backward()
-    found = dict(AsHf(InMemory(stacked_gradients(model)), model.config.hf_config).tensors())
+    found = dict(AsHf(InMemory(stacked_gradients(model)), model.config.architecture).tensors())
     expected = {name: parameter.grad for name, parameter in hf.named_parameters()}
     assert found.keys() == expected.keys()
     differences = {name: relative_difference(found[name], gradient) for name, gradient in expected.items()}
@@ -124,7 +123,7 @@ def test_what_a_stream_keeps_for_its_backward_pass_is_counted(
     with saved.counted():
         reward_C = model.module(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
     rows = StreamRows(stream.tokens_1T.shape[1], len(reward_C), len(reward_C))
-    units = part_units(model_shape(model.config.hf_config), settings_of().model, 0, 0, rows, dtype_bytes=4)
+    units = part_units(model.config.architecture, settings_of().model, 0, 0, rows, dtype_bytes=4)
     assert sum(unit.kept for unit in units) == pytest.approx(saved.now, rel=0.03)
 
 
@@ -143,7 +142,9 @@ def test_rewards_at_two_ranks_equal_transformers(shape: str, at_two_ranks: dict[
 def test_gemmas_activation_is_the_one_that_transformers_uses() -> None:
     """Gemma 1 reads hidden_act and ignores hidden_activation; Gemma 2 and 3 the other way round."""
     both = {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}
-    found = {kind: activation_name({"model_type": kind, **both}) for kind in ("gemma", "gemma2", "gemma3_text")}
+    found = {
+        kind: architecture_of({"model_type": kind, **both}).activation for kind in ("gemma", "gemma2", "gemma3_text")
+    }
     assert found == {"gemma": "gelu", "gemma2": "gelu_pytorch_tanh", "gemma3_text": "gelu_pytorch_tanh"}
 
 
@@ -155,4 +156,4 @@ def test_fusions_on_a_gpu_fit_the_activation(shape: str, one_rank: None, monkeyp
 
     monkeypatch.setattr(config, "has_transformer_engine", lambda: True)
     with pytest.raises(ValueError, match="apply_rope_fusion is not available"):
-        config.reward_config(build(shape).config.to_dict(), seq_length=256)
+        config.reward_config(architecture_of(hf_config_of(shape)), seq_length=256)

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.architecture import megatron_fields, rope_frequencies
+from nemo_bt.pretrained.architecture import architecture_of
 from nemo_bt.pretrained.names import EMBEDDING
 from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
 from nemo_bt.pretrained.nemo_yaml import hf_config_of_nemo_model
@@ -81,19 +81,19 @@ def described(name: str, folder: Path) -> Any:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_architecture_is_the_one_that_nemo_describes(name: str, one_rank: None, tmp_path: Path) -> None:
+    from nemo_bt.model.config import reward_config
+
     config = described(name, tmp_path)
     hf_config, _ = hf_config_of_nemo_model(tmp_path, lambda: {EMBEDDING: TensorInfo((350, 64), torch.float32)})
     family = FAMILIES[name][0]
-    fields = megatron_fields(hf_config, 512)
+    found = reward_config(architecture_of(hf_config), 512)
     assert hf_config["model_type"] == family
-    for field in set(SIZES) - {"vocab_size"} | {"rotary_percent", "num_moe_experts", "moe_router_topk"} & fields.keys():
-        assert fields[field] == pytest.approx(getattr(config, field)), field
+    for field in set(SIZES) - {"vocab_size"} | {"rotary_percent", "num_moe_experts", "moe_router_topk"}:
+        assert getattr(found, field) == pytest.approx(getattr(config, field)), field
     assert hf_config["vocab_size"] == 350
-    assert fields["layer_windows"] == WINDOWS.get(family, [0] * 6)
-    assert fields["attn_logit_softcapping"] == (50.0 if family == "gemma2" else None)
-    assert fields["softmax_scale"] == (
-        pytest.approx(1 / math.sqrt(40)) if "query_pre_attn_scalar" in hf_config else None
-    )
+    assert found.layer_windows == WINDOWS.get(family, [0] * 6)
+    assert found.attn_logit_softcapping == (50.0 if family == "gemma2" else None)
+    assert found.softmax_scale == (pytest.approx(1 / math.sqrt(40)) if "query_pre_attn_scalar" in hf_config else None)
 
 
 def test_scaled_frequencies_are_those_of_nemo(one_rank: None, tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_scaled_frequencies_are_those_of_nemo(one_rank: None, tmp_path: Path) ->
     hf_config, _ = hf_config_of_nemo_model(tmp_path, lambda: {EMBEDDING: TensorInfo((350, 64), torch.float32)})
     plain = 1 / 5e5 ** (torch.arange(0, 24, 2) / 24)
     expected = apply_rope_scaling(plain, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, old_context_len=128)
-    found, scaling = rope_frequencies(hf_config)
-    torch.testing.assert_close(found[0], expected)
-    assert (len(found), scaling) == (1, 1.0)
+    architecture = architecture_of(hf_config)
+    torch.testing.assert_close(architecture.rotary_frequencies[0], expected)
+    assert (len(architecture.rotary_frequencies), architecture.rotary_factor) == (1, 1.0)
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_nemo_loads_the_context_that_the_converter_writes(one_rank: None, tmp_pa
 
     pretrained = find_pretrained(str(save("gemma3", tmp_path / "hf")))
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    describe(tmp_path / "context", pretrained.hf_config, tmp_path / "tokenizer")
+    describe(tmp_path / "context", pretrained.architecture, tmp_path / "tokenizer")
     model = io.load_context(tmp_path / "context").model
     assert type(model).__name__ == "RewardModel"
     assert model.config.hf_config == pretrained.hf_config

@@ -127,7 +127,7 @@ def test_rows_filled_up_for_fp8_change_nothing(shape: str, one_rank: None, tmp_p
     build(shape).save_pretrained(tmp_path)
     pretrained, found = find_pretrained(str(tmp_path)), []
     for fp8 in (None, "hybrid"):
-        config = reward_config(pretrained.hf_config, seq_length=256)
+        config = reward_config(pretrained.architecture, seq_length=256)
         config.fp8, config.fp8_recipe = fp8, "blockwise"
         model = RewardModel(config, LossSettings())
         model.initial_weights, model._trainer = open_weights(pretrained, 0), None

@@ -42,7 +42,7 @@ def reward_model(folder: Path, with_engine: bool, lora: LoraSettings | None = No
         pretrained = find_pretrained(str(folder))
         fused = {"moe_permute_fusion": False}  # it makes a tensor on a GPU
         fused |= {"gradient_accumulation_fusion": False} if lora else {}  # as nemo_setup.build_model has it
-        model = RewardModel(reward_config(pretrained.hf_config, seq_length=256, **fused), NO_LOSS, lora=lora)
+        model = RewardModel(reward_config(pretrained.architecture, seq_length=256, **fused), NO_LOSS, lora=lora)
         model.initial_weights, model._trainer = open_weights(pretrained, 0) if initial else None, None
         model.configure_model()
     return model

@@ -9,6 +9,7 @@ import torch
 from nemo_bt.batching.stream import Pair, TokenGroup, build_stream
 from nemo_bt.config.model import LossSettings
 from nemo_bt.loss import loss_function
+from nemo_bt.pretrained.architecture import architecture_of
 from tests.support.random_groups import VOCAB, random_groups, sequences
 from tests.support.reference import hf_names, llama, padded_rewards
 from tests.support.runs import relative_difference
@@ -24,7 +25,7 @@ def model(one_rank: None) -> Any:
 
     hf_config = llama(VOCAB, LAYERS, HIDDEN, FFN, HEADS, GROUPS).config.to_dict() | {"initializer_range": 0.1}
     loss = LossSettings()
-    reward_model = RewardModel(reward_config(hf_config, seq_length=256), loss)
+    reward_model = RewardModel(reward_config(architecture_of(hf_config), seq_length=256), loss)
     reward_model._trainer = None
     reward_model.configure_model()
     return reward_model

@@ -16,7 +16,7 @@ from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 def to_nemo(pretrained: PretrainedSource, initial: InitialWeights, target: Path) -> Path:
     """The part of converters.hf_to_nemo that needs no NeMo."""
     target.mkdir()
-    write_torch_dist(target / "weights", initial.source, Conversion(pretrained.hf_config).depth, lambda _: None)
+    write_torch_dist(target / "weights", initial.source, Conversion(pretrained.architecture).depth, lambda _: None)
     (target / "context").mkdir()
     write_facts(target / "context", pretrained.hf_config, {})
     return target
@@ -24,7 +24,7 @@ def to_nemo(pretrained: PretrainedSource, initial: InitialWeights, target: Path)
 
 def to_hf(initial: InitialWeights, target: Path, max_bytes: int = 150_000) -> Path:
     target.mkdir()
-    export = AsHf(initial.source, initial.pretrained.hf_config)
+    export = AsHf(initial.source, initial.pretrained.architecture)
     write_shards(target, export.infos, export.tensors(), max_bytes, lambda _: None)
     write_config(target, initial.pretrained.hf_config, 0, next(iter(export.infos.values())).dtype)
     return target

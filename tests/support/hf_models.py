@@ -81,9 +81,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+def hf_config_of(shape: str) -> dict[str, Any]:
+    """What its config.json would say."""
+    return _SIZES | SHAPES[shape]
+
+
 def build(shape: str, *, classifier: bool = True, seed: int = 0) -> Any:
     """A model in fp32 whose norms and biases are random too."""
-    config = AutoConfig.for_model(**_SIZES | SHAPES[shape], num_labels=1)
+    config = AutoConfig.for_model(**hf_config_of(shape), num_labels=1)
     kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     torch.manual_seed(seed)
     model = kind.from_config(config, attn_implementation="eager").float().eval()

@@ -55,7 +55,7 @@ def main() -> None:
         tensor_parallel.model_parallel_cuda_manual_seed(1)
         for shape, path in spec["models"].items():
             pretrained = find_pretrained(path)
-            config = reward_config(pretrained.hf_config, seq_length=256)
+            config = reward_config(pretrained.architecture, seq_length=256)
             if config.num_query_groups % sizes[0]:
                 continue  # Megatron does not split a key head over ranks
             config.tensor_model_parallel_size, config.pipeline_model_parallel_size = sizes

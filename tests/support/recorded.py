@@ -20,7 +20,6 @@ from nemo_bt.model.attention.segments import scored_here
 from nemo_bt.planning.activations import StreamRows, part_bytes, part_units
 from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.schedule import Pass, peak_bytes, rank_schedule
-from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.state import StateBytes, activation_bytes, state_bytes
 from nemo_bt.planning.stream_traffic import Sent
 from nemo_bt.planning.traffic import step_traffic
@@ -57,7 +56,7 @@ def found_and_planned(log_dir: Path) -> list[tuple[OneRank, OneRank]]:
     """Of each rank."""
     settings = settings_of(log_dir)
     saved = find_pretrained(str(next((log_dir / "checkpoints").glob("*.nemo"))))
-    shape, model = model_shape(saved.hf_config), settings.model
+    architecture, model = saved.architecture, settings.model
     parts = model.virtual_pipeline_model_parallel_size or 1
     both = []
     for rank in range(settings.world_size):
@@ -65,17 +64,17 @@ def found_and_planned(log_dir: Path) -> list[tuple[OneRank, OneRank]]:
         step, stage = record["step"], record["pipeline_rank"]
         assert step["kept_after_the_step"] == 0
         streams = [_rows(stream, step["groups"]["cp"], rank) for stream in step["streams"]]
-        parameters = rank_parameters(shape, model, stage)
+        parameters = rank_parameters(architecture, model, stage)
         schedule = rank_schedule(model.pipeline_model_parallel_size, stage, parts, len(streams))
         dtype_bytes = activation_bytes(settings)
         peak = max(
             peak_bytes(schedule[:2] if model.pipeline_model_parallel_size == 1 else schedule, *zip(*kept, strict=True))
             for kept in (
-                [part_bytes(part_units(shape, model, stage, part, rows, dtype_bytes)) for part in range(parts)]
+                [part_bytes(part_units(architecture, model, stage, part, rows, dtype_bytes)) for part in range(parts)]
                 for rows in streams
             )
         )
-        traffic = step_traffic(settings, shape, parameters, stage, streams)
+        traffic = step_traffic(settings, architecture, parameters, stage, streams)
         pipeline = tuple(step["groups"]["pp"])
         planned = OneRank(
             pipeline,

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.source import TensorInfo
 
 
@@ -21,15 +20,15 @@ class InMemory:
 
 def stacked_gradients(model: Any) -> dict[str, torch.Tensor]:
     """Gradients under the names and in the shapes of a checkpoint: layers, and experts, stacked."""
-    table = AsHf(InMemory({}), model.config.hf_config).conversion
+    architecture = model.config.architecture
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
     stacked = {}
-    for key, parts in table.table.items():
+    for key, parts in architecture.family.table.items():
         rest = key.removeprefix("decoder.layers.")
-        layers = [f"decoder.layers.{i}.{rest}" for i in range(table.num_layers)]
+        layers = [f"decoder.layers.{i}.{rest}" for i in range(architecture.num_layers)]
         if parts.has_experts:
             expert_names = [
-                [name.replace("experts.experts", f"experts.local_experts.{e}") for e in range(table.num_experts)]
+                [name.replace("experts.experts", f"experts.local_experts.{e}") for e in range(architecture.num_experts)]
                 for name in layers
             ]
             stacked[key] = torch.stack([torch.stack([gradients[n] for n in names]) for names in expert_names])

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.architecture import megatron_fields
+from nemo_bt.pretrained.architecture import architecture_of, check_length
 from nemo_bt.pretrained.fused import PACKED_QKV, QKV, HeadShape
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder, write_shards
@@ -179,9 +179,10 @@ def test_a_folder_that_is_neither_is_refused(tmp_path: Path) -> None:
 def test_frequencies_that_depend_on_the_batch_are_refused() -> None:
     config = {"max_position_embeddings": 512, "hidden_size": 64, "num_attention_heads": 4}
     config |= SHAPES["phi3, longrope, partly rotary"]
-    assert megatron_fields(config, 256)["seq_length"] == 256
+    architecture = architecture_of(config)
+    check_length(architecture, 256)
     with pytest.raises(UserError, match="more than the 256 positions before RoPE scaling 'longrope'"):
-        megatron_fields(config, 257)
+        check_length(architecture, 257)
 
 
 def test_a_shard_holds_at_most_what_was_asked(folder: Path, tmp_path: Path) -> None:

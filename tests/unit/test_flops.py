@@ -1,30 +1,27 @@
 """FLOPs and peaks against numbers worked out by hand."""
 
-from types import SimpleNamespace
-
 import pytest
 
-from nemo_bt.flops import LayerShape, layer_shape, peak_flops, training_flops
+from nemo_bt.flops import peak_flops, training_flops
+from tests.support.architectures import llama_like
 
 
 def test_one_layer_of_width_two() -> None:
-    shape = LayerShape(1, hidden_size=2, query_size=2, key_size=2, ffn_size=2, num_ffn_matrices=3)
-    assert training_flops(shape, num_tokens=10, num_attended=30) == 2400
-    assert training_flops(shape, num_tokens=10, num_attended=30, is_frozen=True) == 2400 - 2 * 10 * 28
+    one_layer = llama_like(1, hidden=2, heads=1, groups=1, head_size=2, ffn=2)
+    assert training_flops(one_layer, num_tokens=10, num_attended=30) == 2400
+    assert training_flops(one_layer, num_tokens=10, num_attended=30, is_frozen=True) == 2400 - 2 * 10 * 28
 
 
 def test_llama_3_8b_is_six_flops_a_parameter_and_token() -> None:
-    config = SimpleNamespace(
-        num_layers=32, hidden_size=4096, num_attention_heads=32, num_query_groups=8, kv_channels=128,
-        ffn_hidden_size=14336, gated_linear_unit=True, num_moe_experts=None,
-    )  # fmt: skip
+    llama = llama_like(32, hidden=4096, heads=32, groups=8, head_size=128, ffn=14336)
     parameters = 8_030_261_248 - 2 * 128_256 * 4096 - 65 * 4096  # without embeddings, output layer and norms
-    assert training_flops(layer_shape(config), 1, 0) == 6 * parameters
+    assert training_flops(llama, 1, 0) == 6 * parameters
 
 
 def test_only_the_experts_of_a_token_count() -> None:
-    shape = LayerShape(1, 2, 2, 2, ffn_size=2, num_ffn_matrices=3, num_active_experts=2)
-    assert training_flops(shape, 1, 0) == 6 * (16 + 24)
+    experts = {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    one_layer = llama_like(1, hidden=2, heads=1, groups=1, head_size=2, ffn=2, **experts)
+    assert training_flops(one_layer, 1, 0) == 6 * (16 + 24)
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,10 @@ import pytest
 from nemo_bt.config.load import load_settings
 from nemo_bt.config.model import Settings
 from nemo_bt.planning.parameters import rank_parameters
-from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.state import buffer_places, state_bytes
+from nemo_bt.pretrained.architecture import architecture_of
+from tests.support.architectures import LLAMA3_8B
 
-LLAMA3_8B = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-}
 BACKBONE = 8_030_261_248 - 128256 * 4096
 """Parameters that the model card tells, without the language model's head."""
 
@@ -29,7 +21,7 @@ def settings_of(*overrides: str) -> Settings:
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (8, 1), (2, 4)])
 def test_parameters_of_all_ranks_are_the_published_number(tp: int, pp: int) -> None:
     overrides = [f"model.tensor_model_parallel_size={tp}", f"model.pipeline_model_parallel_size={pp}"]
-    parts = [rank_parameters(model_shape(LLAMA3_8B), settings_of(*overrides).model, stage) for stage in range(pp)]
+    parts = [rank_parameters(architecture_of(LLAMA3_8B), settings_of(*overrides).model, stage) for stage in range(pp)]
     parameters = [parameter for stage in parts for part in stage for parameter in part]
     whole = ("layernorm.weight", "layer_norm_weight", "output_layer.weight")
     elements = sum(p.num_elements * (1 if p.name.endswith(whole) else tp) for p in parameters)
@@ -38,7 +30,7 @@ def test_parameters_of_all_ranks_are_the_published_number(tp: int, pp: int) -> N
 
 def test_bytes_of_mixed_precision() -> None:
     settings = settings_of("trainer.precision=bf16-mixed", "model.optim.name=distributed_fused_adam")
-    (part,) = parts = rank_parameters(model_shape(LLAMA3_8B), settings.model, 0)
+    (part,) = parts = rank_parameters(architecture_of(LLAMA3_8B), settings.model, 0)
     count = sum(parameter.num_elements for parameter in part)
     found = state_bytes(settings, parts)
     assert (found.weights, found.gradients) == (2 * count, 4 * count)

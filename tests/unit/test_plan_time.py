@@ -7,17 +7,18 @@ import pytest
 
 from nemo_bt.batching.packing import PairParts
 from nemo_bt.errors import UserError
-from nemo_bt.flops import LayerShape, training_flops
+from nemo_bt.flops import training_flops
 from nemo_bt.planning.activations import StreamRows, part_bytes, part_units
 from nemo_bt.planning.memory import rank_memory
 from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.search import layouts, scaled
-from nemo_bt.planning.shape import model_shape
 from nemo_bt.planning.state import state_bytes
 from nemo_bt.planning.streams import Pairs, StreamLoad, drawn_pairs, mean_load, steps_of, streams_of_step
 from nemo_bt.planning.time import stage_time, step_time
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
-from nemo_bt.training.checks import hf_config_of
+from nemo_bt.pretrained.architecture import architecture_of
+from nemo_bt.training.checks import run_architecture
+from tests.support.architectures import LLAMA3_8B
 from tests.support.settings import plan_run_of
 
 
@@ -52,14 +53,15 @@ def test_flops_of_all_ranks_are_those_of_training() -> None:
         "model.sequence_parallel=true",
     )
     cluster = replace(settings.cluster, flops=1.0, matmul_efficiency=1.0, attention_efficiency=1.0)
-    shape = model_shape(hf_config_of(settings, None, num_tokens=1))
+    architecture = run_architecture(settings, None, num_tokens=1)
     load = StreamLoad(StreamRows(4096, 10, 10), num_tokens=4096, num_attended=1_000_000)
     times = [
-        stage_time(settings, shape, cluster, stage, rank_parameters(shape, settings.model, stage), load, 3)
+        stage_time(
+            settings, architecture, cluster, stage, rank_parameters(architecture, settings.model, stage), load, 3
+        )
         for stage in (0, 1)
     ]
-    whole = LayerShape(32, 4096, 4096, 1024, 14336, 3)
-    all_layers = training_flops(whole, 3 * 4096, 0)
+    all_layers = training_flops(architecture_of(LLAMA3_8B), 3 * 4096, 0)
     outputs = 4096 * 4096 + 3 * 4096 * 14336
     assert 2 * sum(time.matmul for time in times) == pytest.approx(all_layers - 3 * 6 * outputs * (4096 - 10))
     forward = 4 * 4096 * 3 * 1_000_000 * 31
@@ -72,12 +74,12 @@ def test_messages_take_the_time_of_their_link() -> None:
         "model=llama3_8b", "trainer.devices=2", "trainer.num_nodes=2", "model.tensor_model_parallel_size=2"
     )
     links = {"node_bytes_per_s": 10.0, "node_latency_s": 0.0, "network_bytes_per_s": 1.0, "network_latency_s": 5.0}
-    shape = model_shape(hf_config_of(settings, None, num_tokens=1))
-    parameters = rank_parameters(shape, settings.model, 0)
+    architecture = run_architecture(settings, None, num_tokens=1)
+    parameters = rank_parameters(architecture, settings.model, 0)
     load = StreamLoad(StreamRows(512, 4, 4), num_tokens=512, num_attended=1000)
-    time = stage_time(settings, shape, replace(settings.cluster, **links), 0, parameters, load, 2)
+    time = stage_time(settings, architecture, replace(settings.cluster, **links), 0, parameters, load, 2)
     sizes = group_sizes(settings)
-    sent = step_traffic(settings, shape, parameters, 0, [load.rows, load.rows])
+    sent = step_traffic(settings, architecture, parameters, 0, [load.rows, load.rows])
     inside = sum(count * bytes_sent(one, 2) for one, count in sent.items() if one.group == "tp")
     across = {one: count for one, count in sent.items() if one.group != "tp"}
     assert {one.group for one in across} == {"intra_dp_cp", "dp_cp", "instance"}
@@ -94,19 +96,19 @@ def test_a_step_takes_as_long_as_its_slowest_stage_and_rank() -> None:
         "model.pipeline_model_parallel_size=2",
         "model.data.tokens_per_micro_batch=2500",
     )
-    shape = model_shape(hf_config_of(settings, None, num_tokens=1))
-    steps = steps_of(settings, drawn_pairs(settings.plan.lengths, settings), 6, shape.hidden_size)
+    architecture = run_architecture(settings, None, num_tokens=1)
+    steps = steps_of(settings, drawn_pairs(settings.plan.lengths, settings), 6, architecture.hidden_size)
     assert len({len(step[0]) for step in steps}) > 1
-    parameters = {stage: rank_parameters(shape, settings.model, stage) for stage in (0, 1)}
+    parameters = {stage: rank_parameters(architecture, settings.model, stage) for stage in (0, 1)}
     seconds = [
         max(
-            stage_time(settings, shape, settings.cluster, stage, own, mean_load(streams), len(streams)).total
+            stage_time(settings, architecture, settings.cluster, stage, own, mean_load(streams), len(streams)).total
             for stage, own in parameters.items()
             for streams in step
         )
         for step in steps
     ]
-    found = step_time(settings, shape, settings.cluster, parameters, steps).total
+    found = step_time(settings, architecture, settings.cluster, parameters, steps).total
     assert found == pytest.approx(sum(seconds) / len(seconds))
     assert max(seconds) > 1.1 * min(seconds)
 
@@ -137,12 +139,12 @@ def test_a_pipelines_step_by_hand() -> None:
     settings = plan_run_of("model=llama3_8b", "trainer.devices=6", "model.pipeline_model_parallel_size=2")
     ones = {"flops": 1.0, "memory_bytes_per_s": 1.0, "node_bytes_per_s": 1.0, "node_latency_s": 1.0}
     cluster = replace(settings.cluster, **ones, network_bytes_per_s=None, network_latency_s=None)
-    shape = model_shape(hf_config_of(settings, None, num_tokens=1))
-    parameters = rank_parameters(shape, settings.model, 0)
+    architecture = run_architecture(settings, None, num_tokens=1)
+    parameters = rank_parameters(architecture, settings.model, 0)
     load = StreamLoad(StreamRows(512, 4, 4, 512), num_tokens=512, num_attended=1000)
-    time = stage_time(settings, shape, cluster, 0, parameters, load, 5)
+    time = stage_time(settings, architecture, cluster, 0, parameters, load, 5)
     assert time.messages == 5 * (512 * 4096 * 2 + 1)  # to the next stage; what comes back is counted where it is sent
-    kept, _ = part_bytes(part_units(shape, settings.model, 0, 0, load.rows, 2, on_gpu=True))
+    kept, _ = part_bytes(part_units(architecture, settings.model, 0, 0, load.rows, 2, on_gpu=True))
     state = state_bytes(settings, parameters)
     assert time.memory == 5 * 4 * kept + 2 * state.optimizer + state.gradients + state.weights
     busy = time.matmul + time.attention + time.messages + 5 * 4 * kept
@@ -159,21 +161,21 @@ def test_on_one_node_nothing_crosses_the_network() -> None:
             "model.tensor_model_parallel_size=4",
         )
         cluster = replace(settings.cluster, network_bytes_per_s=None)
-        shape = model_shape(hf_config_of(settings, None, num_tokens=1))
-        parameters = rank_parameters(shape, settings.model, 0)
+        architecture = run_architecture(settings, None, num_tokens=1)
+        parameters = rank_parameters(architecture, settings.model, 0)
         load = StreamLoad(StreamRows(512, 4, 4), num_tokens=512, num_attended=1000)
         if num_nodes == 1:
-            assert stage_time(settings, shape, cluster, 0, parameters, load, 1).messages > 0
+            assert stage_time(settings, architecture, cluster, 0, parameters, load, 1).messages > 0
         else:
             with pytest.raises(UserError, match="measured without such a link"):
-                stage_time(settings, shape, cluster, 0, parameters, load, 1)
+                stage_time(settings, architecture, cluster, 0, parameters, load, 1)
 
 
 def test_what_a_layer_keeps_on_a_gpu_by_hand() -> None:
     """Two layers of an 8 B model, of which the last keeps one row of its MLP; 512 tokens, 300 copied keys."""
     model = plan_run_of("model=llama3_8b", "model.num_layers=2").model
-    shape = model_shape(hf_config_of(plan_run_of("model=llama3_8b", "model.num_layers=2"), None, num_tokens=1))
-    first, layer, _, _ = part_units(shape, model, 0, 0, StreamRows(512, 1, 1, 300), dtype_bytes=2, on_gpu=True)
+    architecture = run_architecture(plan_run_of("model=llama3_8b", "model.num_layers=2"), None, num_tokens=1)
+    first, layer, _, _ = part_units(architecture, model, 0, 0, StreamRows(512, 1, 1, 300), dtype_bytes=2, on_gpu=True)
     width, keys, ffn, heads = 4096, 1024, 14336, 32
     norms_and_inputs = 512 * (4 * width * 2 + 2 * 4)
     attention = 512 * 2 * width * 2 + 512 * 2 * keys * 2 + 300 * 2 * keys * 2 + 512 * heads * 4
@@ -185,8 +187,8 @@ def test_buffers_hold_the_largest_message_twice_and_the_largest_mlp() -> None:
     settings = plan_run_of(
         "model=llama3_8b", "trainer.devices=2", "model.tensor_model_parallel_size=2", "model.sequence_parallel=true"
     )
-    shape = model_shape(hf_config_of(settings, None, num_tokens=1))
-    memory = rank_memory(settings, shape, 0, StreamRows(512, 2, 2), num_streams=3)
+    architecture = run_architecture(settings, None, num_tokens=1)
+    memory = rank_memory(settings, architecture, 0, StreamRows(512, 2, 2), num_streams=3)
     assert memory.buffers == 2 * 512 * 4096 * 2 + 2 * (512 * 3 * 14336 // 2 + 256 * 4096)
 
 

@@ -13,7 +13,7 @@ from nemo_bt.config.model import Settings
 from nemo_bt.config.score import EvaluateRun
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import padded_vocab
-from nemo_bt.training.checks import check_settings, check_vocabulary, hf_config_of
+from nemo_bt.training.checks import check_settings, check_vocabulary, run_architecture
 
 NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
 SMALL = ["model=llama_4x256", *NEEDED]
@@ -214,14 +214,14 @@ def test_a_checkpoints_architecture_cannot_be_changed(tmp_path: Path) -> None:
 
 def test_more_tokens_than_embedding_rows_are_refused(tmp_path: Path) -> None:
     for settings, rows in ((restored(tmp_path), 384), (load("model.vocab_size=400"), 400)):
-        hf_config = hf_config_of(settings, check_settings(settings), 500)
-        check_vocabulary(hf_config, rows - 1, "pad token 'p'")
+        architecture = run_architecture(settings, check_settings(settings), 500)
+        check_vocabulary(architecture, rows - 1, "pad token 'p'")
         with pytest.raises(UserError, match=rf"pad token 'p' has id {rows}, the embedding {rows} rows"):
-            check_vocabulary(hf_config, rows, "pad token 'p'")
+            check_vocabulary(architecture, rows, "pad token 'p'")
 
 
 def test_an_embedding_has_a_row_for_every_token_and_divides_over_tensor_parallelism() -> None:
-    assert hf_config_of(load(), None, 319)["vocab_size"] == 384
+    assert run_architecture(load(), None, 319).vocab_size == 384
     assert [padded_vocab(size) for size in (1, 384, 32001)] == [128, 384, 32128]
 
 

@@ -10,8 +10,8 @@ from tests.support.runs import REPO
 from tests.support.tree import MODULES, SOURCES
 
 FLOORS = [
-    "errors", "files", "metrics", "flops", "batching", "cpu", "config", "loss", "launching", "pretrained",
-    "observability", "model.attention", "model",
+    "errors", "files", "metrics", "batching", "cpu", "config", "loss", "launching", "pretrained",
+    "flops", "observability", "model.attention", "model",
     "data.read", "data.formats", "data.tokenize", "data.pairs", "data.store", "data", "checkpoint",
     "training.steps", "training.callbacks", "training",
     "planning", "scoring", "evaluation", "serving", "reporting", "cli", "api", "quickstart", "gpu_setup", "__main__",

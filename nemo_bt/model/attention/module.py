@@ -31,7 +31,7 @@ from nemo_bt.model.attention.blocked import blocked_attention
 from nemo_bt.model.attention.context_parallel import held_here, keys_and_values_of_all
 from nemo_bt.model.attention.segments import AttentionRule, filled_up, scored_here, segments_of
 from nemo_bt.model.attention.varlen import Kernel, flash_kernel, fused_kernel, varlen_attention
-from nemo_bt.pretrained.architecture import rope_frequencies
+from nemo_bt.pretrained.architecture import Architecture
 
 
 class RotarySelfAttention(SelfAttention):
@@ -39,10 +39,10 @@ class RotarySelfAttention(SelfAttention):
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
-        frequencies, self.rotary_scaling = rope_frequencies(config.hf_config)
-        self.rotary_size = 2 * len(frequencies[0])
-        has_window = config.layer_windows[self.layer_number - 1] > 0
-        self.kind = 1 if has_window and len(frequencies) > 1 else 0
+        architecture: Architecture = config.architecture
+        self.rotary_scaling, self.rotary_size = architecture.rotary_factor, architecture.rotated_size
+        has_window = architecture.layer_windows[self.layer_number - 1] > 0
+        self.kind = 1 if has_window and len(architecture.rotary_frequencies) > 1 else 0
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor, rotary_pos_emb: Tensor, **kwargs: Any

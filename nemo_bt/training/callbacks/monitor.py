@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 
 from nemo_bt.config.run import TrainerSettings
-from nemo_bt.flops import layer_shape, training_flops
+from nemo_bt.flops import training_flops
 from nemo_bt.metrics import margin_counts, means, means_by_source
 from nemo_bt.observability.metrics_log import MetricsLog
 from nemo_bt.observability.terminal import Terminal
@@ -117,8 +117,9 @@ class Monitor(pl.Callback):
             "step_time_s": of["s"] / of["steps"],
         }
         if self.peak_flops:
-            shape, is_lora = layer_shape(pl_module.config), pl_module.lora is not None
-            flops = training_flops(shape, int(of["tokens"]), int(of["attended"]), is_lora)
+            model: Any = pl_module
+            architecture, is_lora = model.config.architecture, model.lora is not None
+            flops = training_flops(architecture, int(of["tokens"]), int(of["attended"]), is_lora)
             values["mfu"] = flops / of["s"] / self.peak_flops
         return values
 

@@ -1,0 +1,127 @@
+"""Hugging Face's configurations: read, completed by transformers, refused where no layer here computes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_bt.config.model import ModelSettings
+from nemo_bt.errors import UserError
+from nemo_bt.pretrained.families import FAMILIES
+
+HfConfig = dict[str, Any]
+"""config.json of a Hugging Face folder, as it came."""
+
+_SIZES = (
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+)
+_COMPUTED_ONLY_AS = {
+    "attention_bias": False,
+    "mlp_bias": False,
+    "use_bidirectional_attention": False,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+"""Fields with one value that the layers compute; another would be another model."""
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu2")
+_REFUSED = {
+    "quantization_config": "use the original weights",
+    "rope_parameters": "it was written by transformers 5; save it with 4.57, which has rope_theta and rope_scaling",
+}
+
+
+def read_hf_config(file: Path) -> HfConfig:
+    """config.json as plain data.
+
+    Raises:
+        UserError: it does not read, or names an architecture that is not supported.
+    """
+    try:
+        config = json.loads(file.read_text())
+        model_type = str(config["model_type"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file}: expected a Hugging Face configuration with model_type, got {error!r}.") from error
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"{file}: model_type '{model_type}' is not supported. Supported: {', '.join(FAMILIES)}."
+            + (" Of a Gemma 3 with vision, save the text model on its own." if model_type == "gemma3" else "")
+        )
+    return dict(config)
+
+
+def scratch_hf_config(model: ModelSettings, vocab_size: int) -> HfConfig:
+    """A Llama of the settings' sizes, as a Hugging Face configuration."""
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForSequenceClassification"],
+        "vocab_size": vocab_size,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "num_key_value_heads": model.num_query_groups,
+        "head_dim": model.kv_channels or (model.hidden_size or 0) // (model.num_attention_heads or 1),
+        "rms_norm_eps": model.layernorm_epsilon,
+        "rope_theta": model.rotary_base,
+        "initializer_range": model.init_method_std,
+        "max_position_embeddings": model.encoder_seq_length,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+    }
+
+
+def complete(hf_config: HfConfig) -> Any:
+    """Transformers' configuration object, with its defaults where config.json is silent.
+
+    Raises:
+        UserError: values that no layer here computes.
+    """
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    values = {name: value for name, value in hf_config.items() if name != "model_type"}
+    try:
+        config = AutoConfig.for_model(hf_config["model_type"], **json.loads(json.dumps(values)))
+        ROPE_INIT_FUNCTIONS[rope_type(config)](config, torch.device("cpu"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"config.json: transformers refuses it: {error!r}") from error
+    for name in _SIZES:
+        if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
+            raise UserError(f"config.json: {name}: expected a whole number from 1, got {getattr(config, name)!r}.")
+    activation = getattr(config, FAMILIES[hf_config["model_type"]].activation_field)
+    if activation not in ACTIVATIONS:
+        raise UserError(
+            f"config.json: activation '{activation}' is not supported. Supported: {', '.join(ACTIVATIONS)}."
+        )
+    for name in _REFUSED:
+        if getattr(config, name, None) is not None:
+            raise UserError(f"config.json: {name} is not supported: {_REFUSED[name]}.")
+    if not isinstance(norm_epsilon(config), float) or (config.pad_token_id or 0) >= config.vocab_size:
+        raise UserError(
+            f"config.json: expected a norm epsilon and a pad_token_id below vocab_size={config.vocab_size}, got "
+            f"{norm_epsilon(config)!r} and {config.pad_token_id}."
+        )
+    for name, allowed in _COMPUTED_ONLY_AS.items():
+        found = getattr(config, name, allowed)
+        if found not in (allowed, None):
+            raise UserError(f"config.json: {name}={found} is not supported; expected {allowed}.")
+    return config
+
+
+def rope_type(config: Any) -> str:
+    """Name of the scaling of rotary frequencies, "default" without one; `config` is from `complete`."""
+    scaling = getattr(config, "rope_scaling", None) or {}
+    return str(scaling.get("rope_type", scaling.get("type", "default")))
+
+
+def norm_epsilon(config: Any) -> Any:
+    """What a norm adds to the variance, under either of its names; `config` is from `complete`."""
+    return getattr(config, "rms_norm_eps", None) or getattr(config, "norm_eps", None)
