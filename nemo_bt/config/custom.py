@@ -30,5 +30,5 @@ def load_object(path: str | None, name: str, key: str) -> Any:
     # From the source itself: Python's own cache of compiled files overlooks a change within a second.
     exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
     if not callable(vars(module).get(name)):
-        raise UserError(f"{key}.name: nothing to call is named {name} in {path}.")
+        raise UserError(f"{key}.name: no class {name} in {path}, nor a function.")
     return vars(module)[name]

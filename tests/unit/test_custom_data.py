@@ -179,7 +179,7 @@ def test_a_file_that_is_no_module_is_named(tmp_path: Path, tokenizer: Any) -> No
     file = write(tmp_path / "f.jsonl", [{}])
     with pytest.raises(UserError, match=r"custom_cls\.path: expected a Python file with A, got /nowhere\.py"):
         open_set(file, tokenizer, **custom(Path("/nowhere.py"), "A"))
-    with pytest.raises(UserError, match=r"custom_cls\.path: expected a Python file, got .*f\.jsonl"):
+    with pytest.raises(UserError, match=r"custom_cls\.path: expected a Python file with A, got .*f\.jsonl"):
         open_set(file, tokenizer, **custom(Path(file), "A"))
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from nemo_bt.checkpoint.find import check_same_plan
 from nemo_bt.config.data import DataSettings
 from nemo_bt.config.load import dump_settings, load_settings, load_settings_of
 from nemo_bt.config.model import Settings
@@ -237,25 +236,3 @@ def test_yaml_that_does_not_parse_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("trainer: [")
     with pytest.raises(UserError, match=r"mine\.yaml"):
         load_settings("mine", SMALL, config_dir=str(tmp_path))
-
-
-def test_a_resumed_run_has_to_visit_the_same_pairs(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(dump_settings(load()))
-    check_same_plan(tmp_path / "config.yaml", load("model.optim.lr=1e-7", "trainer.max_steps=9"))
-    check_same_plan(tmp_path / "other.yaml", load("model.global_batch_size=32"))
-    with pytest.raises(UserError, match=r"model\.global_batch_size=32, but the run to resume had 64"):
-        check_same_plan(tmp_path / "config.yaml", load("model.global_batch_size=32"))
-    with pytest.raises(UserError, match=r"model\.num_layers=8, but the run to resume had"):
-        check_same_plan(tmp_path / "config.yaml", load("model.num_layers=8"))
-
-
-def test_a_resumed_run_has_to_start_from_the_same_model(tmp_path: Path) -> None:
-    def starting(given: str) -> Settings:
-        return load_settings("train", [*NEEDED, f"model.restore_from_path={given}"])
-
-    (tmp_path / "config.yaml").write_text(dump_settings(starting("org/model@0123")))
-    check_same_plan(tmp_path / "config.yaml", starting("org/model@0123"))
-    check_same_plan(tmp_path / "config.yaml", starting("org/model"))
-    for other in ("org/model@4567", "org/mod"):
-        with pytest.raises(UserError, match=r"restore_from_path=org/mod.*, but the run to resume had org/model@0123"):
-            check_same_plan(tmp_path / "config.yaml", starting(other))

@@ -1,0 +1,51 @@
+"""Which settings may change when a run goes on."""
+
+from pathlib import Path
+
+import pytest
+
+from nemo_bt.checkpoint.find import check_same_plan
+from nemo_bt.config.load import dump_settings, load_settings
+from nemo_bt.config.model import Settings
+from nemo_bt.errors import UserError
+
+NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
+SMALL = ["model=llama_4x256", *NEEDED]
+
+
+def load(*overrides: str) -> Settings:
+    return load_settings("train", [*SMALL, *overrides])
+
+
+def test_a_resumed_run_has_to_visit_the_same_pairs(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(dump_settings(load()))
+    check_same_plan(tmp_path / "config.yaml", load("model.optim.lr=1e-7", "trainer.max_steps=9"))
+    check_same_plan(tmp_path / "other.yaml", load("model.global_batch_size=32"))
+    with pytest.raises(UserError, match=r"model\.global_batch_size=32, but the run to resume had 64"):
+        check_same_plan(tmp_path / "config.yaml", load("model.global_batch_size=32"))
+    with pytest.raises(UserError, match=r"model\.num_layers=8, but the run to resume had"):
+        check_same_plan(tmp_path / "config.yaml", load("model.num_layers=8"))
+
+
+def test_a_resumed_run_has_to_start_from_the_same_model(tmp_path: Path) -> None:
+    def starting(given: str) -> Settings:
+        return load_settings("train", [*NEEDED, f"model.restore_from_path={given}"])
+
+    (tmp_path / "config.yaml").write_text(dump_settings(starting("org/model@0123")))
+    check_same_plan(tmp_path / "config.yaml", starting("org/model@0123"))
+    check_same_plan(tmp_path / "config.yaml", starting("org/model"))
+    for other in ("org/model@4567", "org/mod"):
+        with pytest.raises(UserError, match=r"restore_from_path=org/mod.*, but the run to resume had org/model@0123"):
+            check_same_plan(tmp_path / "config.yaml", starting(other))
+
+
+def test_a_resumed_run_has_to_have_the_same_loss_function(tmp_path: Path) -> None:
+    own = load("model.loss.custom_fn.path=a.py", "model.loss.custom_fn.name=hinge")
+    (tmp_path / "config.yaml").write_text(dump_settings(own))
+    check_same_plan(tmp_path / "config.yaml", own)
+    with pytest.raises(UserError, match=r"model\.loss\.custom_fn=.*None.*, but the run to resume had .*hinge"):
+        check_same_plan(tmp_path / "config.yaml", load())
+    earlier = dump_settings(load()).replace("    custom_fn:\n      path: null\n      name: null\n", "")
+    assert "custom_fn" not in earlier
+    (tmp_path / "config.yaml").write_text(earlier)
+    check_same_plan(tmp_path / "config.yaml", load())
