@@ -13,13 +13,13 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from nemo_bt.cli.arguments import parse
-from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
 from nemo_bt.launching.script import leave_result
 from nemo_bt.launching.signals import STOPPED_STATUS, StopRequest
 
 if TYPE_CHECKING:
+    from nemo_bt.config.model import Settings
     from nemo_bt.pretrained.resolve import PretrainedSource
 
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
-from nemo_bt.config.model import JobSettings
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS, STOPPING_SIGNALS, kept_handlers
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    from nemo_bt.config.model import JobSettings
 
 _STARTED_HERE = "NEMO_BT_STARTED_HERE"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
