@@ -60,7 +60,7 @@ format: $(INSTALLED)
 lock: $(INSTALLED)
 	$(BIN)/pip install --quiet uv
 	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-	  --extra dev --extra bench --constraint - pyproject.toml --output-file .requirements.lock
+	  --extra dev --extra bench --extra docs --constraint - pyproject.toml --output-file .requirements.lock
 
 clean:
 	rm -rf $(VENV) runs
