@@ -9,9 +9,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 PACKAGE = Path(__file__).parents[1] / "nemo_bt"
-FOLDERS = sorted(
-    path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists() and not path.is_symlink()
-)
+FOLDERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists() and not path.is_symlink())
 FILES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
 
 

@@ -14,13 +14,14 @@ import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nemo_bt.cli.arguments import command_line
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.messages import choices_of, range_of, without_none
-from nemo_bt.config.model import JobSettings, Settings
+from nemo_bt.config.model import Settings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.config.score import EvaluateRun, LabelRun, ScoreRun
 from nemo_bt.config.serve import ServeRun
@@ -114,12 +115,12 @@ def _sentence(text: str) -> str:
 
 def _sections(kind: type, prefix: str, without: set[str] = frozenset()) -> Iterator[str]:
     """Headings and entries of a dataclass of sections, and of the sections inside them."""
-    hints = get_type_hints(kind)
+    hints, meanings = get_type_hints(kind), meanings_of(kind)
     for field in fields(kind):
         section = hints[field.name]
         if field.name not in without and is_dataclass(section):
             key = f"{prefix}{field.name}"
-            yield f"### `{key}`\n\n{paragraphs(section)}\n"
+            yield f"### `{key}`\n\n{meanings.get(field.name) or paragraphs(section)}\n"
             yield from _entries(section, f"{key}.")
             yield from _sections(section, f"{key}.")
 
@@ -135,7 +136,8 @@ def _entries(kind: type, prefix: str) -> Iterator[str]:
         key = f"{prefix}{field.name}"
         anchor = f'<a id="{key}"></a>' if prefix else ""
         if not is_dataclass(hints[field.name]):
-            yield f"- {anchor}**`{key}`** = {_default(field)} · {_values(hints[field.name])}  \n  {meanings[field.name]}"
+            yield f"- {anchor}**`{key}`** = {_default(field)} · {_values(hints[field.name])}  "
+            yield f"  {meanings[field.name]}"
     yield ""
 
 
@@ -144,9 +146,9 @@ def meanings_of(kind: type) -> dict[str, str]:
     found: dict[str, str] = {}
     for owner in reversed(kind.__mro__[:-1]):
         (body,) = (node.body for node in ast.parse(textwrap.dedent(inspect.getsource(owner))).body)
-        for line, below in zip(body, body[1:], strict=False):
-            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                found[line.target.id] = " ".join(below.value.value.split())
+        for line, below in pairwise(body):
+            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+                found[line.target.id] = " ".join(ast.literal_eval(below.value).split())
     return found
 
 
@@ -171,9 +173,9 @@ def _values(kind: Any) -> str:
         return ("list" if get_origin(inner) is list else "section") + or_null
     if inner is bool:
         return "true or false"
-    names = {int: "integer", float: "number", str: "text"}
-    parts = [inner] if inner in names else list(get_args(inner))
-    name = " or ".join(dict.fromkeys(names.get(part, "list" if get_origin(part) is list else "section") for part in parts))
+    names = {int: "integer", float: "number", str: "text", list: "list", dict: "section"}
+    parts = [inner] if inner in names else get_args(inner)
+    name = " or ".join(names[get_origin(part) or part] for part in parts)
     bounds = range_of(kind)
     return name + (f", {bounds}" if bounds != "a number" else "") + or_null
 

@@ -107,6 +107,7 @@ def _key(path: Sequence[str | int]) -> str:
 
 
 def choices_of(kind: Any) -> str:
+    """Name the values that a field takes."""
     names = [str(name) for name in get_args(without_none(kind))]
     if type(None) in get_args(kind):
         return f"{', '.join(names)} or null"
