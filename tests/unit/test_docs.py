@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-import nemo_bt
 from benchmarks.tables import pages
 from docs.references import commands_page, settings_page
+from nemo_bt import __all__ as public
+from nemo_bt import api
 from nemo_bt.cli.arguments import command_line, parse
 from nemo_bt.cli.main import run
 from nemo_bt.config.load import load_settings, load_settings_of
@@ -121,9 +122,9 @@ def test_settings_in_yaml_are_settings(block: Block, tmp_path: Path) -> None:
 def test_python_uses_names_and_settings_that_exist(block: Block) -> None:
     for node in ast.walk(ast.parse(block.code)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "nemo_bt":
-            assert node.attr in nemo_bt.__all__
+            assert node.attr in public
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "nemo_bt.load_settings":
-            nemo_bt.load_settings(*map(ast.literal_eval, node.args))
+            api.load_settings(*map(ast.literal_eval, node.args))
 
 
 def test_code_in_the_text_names_what_exists() -> None:
@@ -140,7 +141,7 @@ def test_code_in_the_text_names_what_exists() -> None:
             exists = find_spec(words[2]) is not None
         elif re.fullmatch(r"(nemo_bt|conf|converters|tests|benchmarks|docs|examples|slurm)/[\w./-]*", span):
             exists = (REPO / span).exists()
-        elif span != "model.yaml" and re.match(rf"({SECTIONS})\.[a-z_.]+(=\S*)?$", span):
+        elif not span.endswith((".yaml", ".sbatch")) and re.match(rf"({SECTIONS})\.[a-z_.]+(=\S*)?$", span):
             key = span.partition("=")[0]
             exists = any(f"{known}.".startswith(f"{key}.") or key.startswith(f"{known}.") for known in KEYS)
         else:
@@ -167,7 +168,7 @@ def test_the_reference_has_every_setting_and_command() -> None:
 
 def test_the_api_reference_has_every_public_name() -> None:
     text = (REPO / "docs" / "reference" / "api.md").read_text()
-    assert {name for name in nemo_bt.__all__ if f"::: nemo_bt.{name}\n" not in text and f"{name}`" not in text} == set()
+    assert {name for name in public if f"::: nemo_bt.{name}\n" not in text and f"{name}`" not in text} == set()
 
 
 def test_figures_are_those_of_the_result_files() -> None:
