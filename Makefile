@@ -9,7 +9,7 @@ QUICKSTART := runs/quickstart
 DATA ?= data
 IN_PROCESSES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: quickstart gpu-setup test test-fast test-gpu test-slurm bench bench-gpu format lock clean
+.PHONY: quickstart docs gpu-setup test test-fast test-gpu test-slurm bench bench-gpu format lock clean
 
 $(INSTALLED): pyproject.toml .requirements.lock
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
@@ -20,6 +20,12 @@ $(INSTALLED): pyproject.toml .requirements.lock
 # A small preference set, a reward model trained on it with tensor parallelism over two CPU ranks, and its accuracy.
 quickstart: $(INSTALLED)
 	$(BIN)/python -m nemo_bt.quickstart --output $(QUICKSTART)
+
+# The documentation in site/: open site/index.html. Pages made from the source are written first.
+docs: $(INSTALLED)
+	PIP_CONSTRAINT=.requirements.lock $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python -m docs.references
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Transformer Engine for the torch in .venv, on a host with CUDA's compiler: built once (minutes), then kept.
 gpu-setup: $(INSTALLED)
@@ -60,7 +66,7 @@ format: $(INSTALLED)
 lock: $(INSTALLED)
 	$(BIN)/pip install --quiet uv
 	echo 'torch==2.13.0' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate \
-	  --extra dev --extra bench --constraint - pyproject.toml --output-file .requirements.lock
+	  --extra dev --extra bench --extra docs --constraint - pyproject.toml --output-file .requirements.lock
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of one command, with `overrides`, and `argv` as it came.
-
-    Raises:
-        SystemExit: there is no such command or option; 0 for --help.
-    """
+def command_line() -> argparse.ArgumentParser:
+    """Give the parser of every command."""
     parser = argparse.ArgumentParser(prog="nemo-bt", description="Bradley-Terry reward models on NeMo and Megatron.")
     commands = parser.add_subparsers(dest="command", required=True)
     described = "Overrides are key=value, as Hydra's."
@@ -57,6 +53,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
         command.add_argument("--config-dir", help="a folder with configurations of your own")
         command.add_argument("overrides", nargs="*", metavar="key=value")
+    return parser
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of one command, with `overrides`, and `argv` as it came.
+
+    Raises:
+        SystemExit: there is no such command or option; 0 for --help.
+    """
+    parser = command_line()
     args, more = parser.parse_known_args(argv)  # argparse takes overrides on one side of an option only
     if args.command == "status" and more:
         parser.error(f"unknown argument {more[0]}")

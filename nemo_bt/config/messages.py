@@ -41,9 +41,9 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
     if what in _NO_SECTION:
         return f"{key}: expected a section of keys, got {given!r}."
     if what == "literal_error":
-        return f"{key}: expected {_choices(type_at)}, got {given}."
+        return f"{key}: expected {choices_of(type_at)}, got {given}."
     if what in _OUT_OF_RANGE:
-        return f"{key}: expected {_range(type_at)}, got {given}."
+        return f"{key}: expected {range_of(type_at)}, got {given}."
     if what == "value_error":
         text = str(wrong["ctx"]["error"])
         is_complete = any(word in text for word in ("got ", "both set", "called"))
@@ -58,7 +58,7 @@ def unknown_key(key: str, kind: type) -> str:
         return f"unknown key {key}. Did you mean {near[0]}?"
     section, _, name = key.rpartition(".")
     steps = [int(step) if step.isdecimal() else step for step in re.findall(r"[^.[\]]+", section)]
-    has = [field.name for field in fields(_inner(_resolve(kind, steps)[1]))]
+    has = [field.name for field in fields(without_none(_resolve(kind, steps)[1]))]
     near = difflib.get_close_matches(name, has, n=1)
     return f"unknown key {key}. " + (f"Did you mean {near[0]}? " if near else "") + f"{section} has {', '.join(has)}."
 
@@ -83,7 +83,7 @@ def _resolve(kind: Any, loc: Sequence[str | int]) -> tuple[list[str | int], Any]
     path: list[str | int] = []
     current: Any = kind
     for step in loc:
-        inner = _inner(current)
+        inner = without_none(current)
         if is_dataclass(inner) and isinstance(step, str):
             hints = get_type_hints(inner, include_extras=True)
             path.append(step)
@@ -94,26 +94,27 @@ def _resolve(kind: Any, loc: Sequence[str | int]) -> tuple[list[str | int], Any]
     return path, current
 
 
-def _inner(kind: Any) -> Any:
+def without_none(kind: Any) -> Any:
     """Take Annotated and `| None` off a type."""
     if get_origin(kind) is Annotated:
-        return _inner(get_args(kind)[0])
+        return without_none(get_args(kind)[0])
     rest = [part for part in get_args(kind) if part is not type(None)]
-    return _inner(rest[0]) if type(None) in get_args(kind) and len(rest) == 1 else kind
+    return without_none(rest[0]) if type(None) in get_args(kind) and len(rest) == 1 else kind
 
 
 def _key(path: Sequence[str | int]) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
 
 
-def _choices(kind: Any) -> str:
-    names = [str(name) for name in get_args(_inner(kind))]
+def choices_of(kind: Any) -> str:
+    """Name the values that a field takes."""
+    names = [str(name) for name in get_args(without_none(kind))]
     if type(None) in get_args(kind):
         return f"{', '.join(names)} or null"
     return f"one of {', '.join(names)}"
 
 
-def _range(kind: Any) -> str:
+def range_of(kind: Any) -> str:
     """Give the bounds of a number as a reader expects them: "more than 0", "1 or more", "[0, 0.5)"."""
     low, high = "", ""
     for bound in _bounds(kind):

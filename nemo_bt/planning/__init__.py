@@ -1,4 +1,4 @@
-"""Memory and time of a layout, counted without building it; README.md has the method.
+"""Memory and time of a layout, counted without building it; docs/design/planner.md has the method.
 
 Read `command` (nemo-bt plan), `search` (every layout), `memory` (`parameters`, `state`, `activations`), `time`
 (`traffic`, `stream_traffic`, `schedule`, `streams`), `report` (what is shown).

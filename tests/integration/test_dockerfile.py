@@ -45,4 +45,4 @@ def test_only_what_the_base_compiles_against_its_torch_is_not_as_locked() -> Non
 
 def test_it_is_built_as_the_guide_says() -> None:
     (command,) = re.findall(r"docker build .*$", TEXT, re.M)
-    assert command in (REPO / "slurm" / "README.md").read_text()
+    assert command in (REPO / "docs" / "guides" / "resume-and-slurm.md").read_text()

@@ -4,7 +4,7 @@ from tests.support.runs import REPO
 
 SOURCES = [
     path
-    for folder in ("nemo_bt", "conf", "converters", "tests", "benchmarks")
+    for folder in ("nemo_bt", "conf", "converters", "tests", "benchmarks", "docs")
     for path in (REPO / folder).rglob("*.py")
     if not {REPO / "nemo_bt" / "conf", REPO / "nemo_bt" / "converters"} & set(path.parents)
 ]

@@ -1,4 +1,4 @@
-"""Rules about the source itself: sizes, import boundaries, and the README's file tree."""
+"""Rules about the source itself: sizes, import boundaries, and README's map of the folders."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.runs import REPO
-from tests.support.tree import MODULES, SOURCES
+from tests.support.tree import LINKED, MODULES, SOURCES
 
 FLOORS = [
     "errors", "files", "metrics", "batching", "cpu", "config", "loss", "launching", "pretrained",
@@ -87,3 +87,10 @@ def test_nothing_is_imported_from_a_test(path: Path) -> None:
 def test_unit_tests_start_no_process(path: Path) -> None:
     """That they import neither NeMo nor Megatron, a fixture looks at."""
     assert names_imported(path) & LAUNCHERS == set()
+
+
+def test_readme_is_short_and_its_map_has_every_folder() -> None:
+    text = (REPO / "README.md").read_text()
+    assert len(text.encode()) < 10_000
+    folders = {path.name for path in (REPO / "nemo_bt").iterdir() if (path / "__init__.py").exists()} - {*LINKED}
+    assert re.findall(r"`nemo_bt/(\w+)/`", text) == sorted(folders)

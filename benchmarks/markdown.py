@@ -1,0 +1,149 @@
+"""Figures of result files -> Markdown. `benchmarks.tables` puts it into the pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Figures = dict[str, dict[str, Any]]
+"""By name: value, unit, min and max."""
+_ROWS = {
+    f"{title}, {shape}{ranks}": f"{case}{size}{count}"
+    for shape, size in (("4 x 256", ""), ("8 x 512", "_8x512"))
+    for ranks, count in (("", ""), (", two ranks", "_2ranks"))
+    for title, case in (("hh", "hh"), ("AlpacaEval", "alpaca_eval"))
+}
+
+
+def table_of(name: str, figures: Figures) -> str:
+    """Markdown; the table of a benchmark that is called `name` in a page's mark."""
+    own = {
+        "speed": speed_table,
+        "layouts": layouts_table,
+        "plan_time": plan_time_table,
+        "scoring": scoring_table,
+    }
+    return own.get(name, figures_table)(figures)
+
+
+def figures_table(figures: Figures) -> str:
+    """Markdown; a figure a row, with its smallest and largest where it was measured more than once."""
+    lines = ["| what | figure | unit |", "|---|---|---|"]
+    for name, figure in figures.items():
+        what = " ".join(name.split("/")[1:]).replace("_", " ")
+        spread = "" if figure["min"] == figure["max"] else f" ({_short(figure['min'])} to {_short(figure['max'])})"
+        lines.append(f"| {what} | {_short(figure['value'])}{spread} | {figure['unit']} |")
+    return "\n".join(lines)
+
+
+def _short(value: float) -> str:
+    if float(value).is_integer() or abs(value) >= 1e5:
+        return f"{value:,.0f}"
+    return f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def speed_table(figures: Figures) -> str:
+    """Markdown; a ratio with its smallest and largest turn."""
+    lines = [
+        "| pairs/s over TRL's RewardTrainer | pairs a step | at its micro-batch of 8 | at its fastest "
+        "| peak memory, of TRL's at 8 | largest loss difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for title, case in speed_rows(figures).items():
+        start = f"vs_trl/{case}"
+        cells = [_with_spread(figures[f"{start}/{rival}/pairs_per_second_ratio"]) for rival in ("micro8", "best")]
+        cells[1] += f", of {figures[f'{start}/best/micro_batch']['value']:.0f}"
+        memory, loss = (figures[f"{start}/{name}"] for name in ("micro8/peak_memory_ratio", "largest_loss_difference"))
+        batch = figures[f"{start}/batch"]["value"]
+        lines.append(f"| {title} | {batch:.0f} | {' | '.join(cells)} | {memory['value']:.2f} | {loss['max']:.1e} |")
+    return "\n".join(lines)
+
+
+def layouts_table(figures: Figures) -> str:
+    """Markdown; per model, how many layouts and the largest differences, the planner's too."""
+    lines = ["| model | layouts | loss | weights | planned activations |", "|---|---|---|---|---|"]
+    for model in dict.fromkeys(model for model, _ in _layouts(figures)):
+        layouts = [layout for of, layout in _layouts(figures) if of == model]
+        kinds = ("loss", "weights", "activations")
+        worst = [max(figures[f"layouts/{model}/{layout}/{kind}"]["value"] for layout in layouts) for kind in kinds]
+        lines.append(f"| {model} | {len(layouts)} | {worst[0]:.1e} | {worst[1]:.1e} | {worst[2]:.1%} |")
+    return "\n".join(lines)
+
+
+def plan_time_table(figures: Figures) -> str:
+    """Markdown; of each layout, planned seconds over measured ones, with their spread over steps."""
+    lines = ["| layout | planned over measured seconds of a step |", "|---|---|"]
+    return "\n".join(lines + [f"| {name.split('/')[1]} | {_with_spread(figure)} |" for name, figure in figures.items()])
+
+
+def scoring_table(figures: Figures) -> str:
+    """Markdown; of each set, how many times as fast as transformers' pipeline."""
+    lines = [
+        "| conversations | over the pipeline at batch size 8 | at its fastest | largest difference of a reward |",
+        "|---|---|---|---|",
+    ]
+    for case, title in (("hh", "hh"), ("alpaca_eval", "AlpacaEval")):
+        count, best, difference = (
+            figures[f"scoring/{case}/{name}"]["value"]
+            for name in ("conversations", "fastest_pipeline_batch", "largest_difference_of_a_reward")
+        )
+        ratios = [_with_spread(figures[f"scoring/{case}/{rival}/ratio"]) for rival in ("batch8", "best")]
+        lines.append(f"| {title}, {count:,.0f} | {ratios[0]} | {ratios[1]}, of {best:.0f} | {difference:.1e} |")
+    return "\n".join(lines)
+
+
+def all_layouts(figures: Figures) -> str:
+    """Markdown; a layout a row."""
+    lines = [
+        "# Ten steps at every layout against ten on one rank",
+        "",
+        "`python -m benchmarks.layouts`, fp32 on CPU ranks; the largest relative difference of a loss and of a weight.",
+        "Differences are those of sums in another order. Then what the planner is off by: bytes of activations (of the",
+        "average rank where experts lie on several, else of the worst), and messages of a step, over all ranks.",
+        "",
+        "| model | layout | loss | weights | activations | messages |",
+        "|---|---|---|---|---|---|",
+    ]
+    for model, layout in _layouts(figures):
+        kinds = ("loss", "weights", "activations", "messages")
+        loss, weights, off, unlike = (figures[f"layouts/{model}/{layout}/{kind}"]["value"] for kind in kinds)
+        lines.append(f"| {model} | {layout} | {loss:.1e} | {weights:.1e} | {off:.1%} | {unlike} |")
+    return "\n".join(lines) + "\n"
+
+
+def weak_scaling(figures: Figures) -> str:
+    """Markdown; a number of ranks and what they share a row, counted and planned side by side."""
+    lines = [
+        "# What a rank sends and waits for as ranks and batch grow together",
+        "",
+        "`python -m benchmarks.weak_scaling`: a Llama of 8 layers in fp32, eight pairs a step for each rank. Counted",
+        "in a real step, and what `nemo_bt.planning` says of it; of the rank that sends most. Waiting is that of the",
+        "order in which the stages computed, played through with 1 for a forward pass and 2 for a backward pass.",
+        "",
+        "| ranks share | ranks | MB sent, counted | planned | collectives, counted | planned | messages between stages "
+        "| planned | waiting | planned |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    formats = {"bytes": lambda v: f"{v / 1e6:.6f}", "bubble": lambda v: f"{v:.4f}"}
+    for start in dict.fromkeys(name.rsplit("/", 2)[0] for name in figures):
+        _, shared, ranks = start.split("/")
+        cells = [
+            formats.get(kind, str)(figures[f"{start}/{kind}/{whose}"]["value"])
+            for kind in ("bytes", "collectives", "peer_to_peer", "bubble")
+            for whose in ("counted", "planned")
+        ]
+        lines.append(f"| {shared} | {ranks} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _layouts(figures: Figures) -> list[tuple[str, str]]:
+    """Model and layout of each."""
+    return [(name.split("/")[1], name.split("/")[2]) for name in figures if name.endswith("/loss")]
+
+
+def speed_rows(figures: Figures) -> dict[str, str]:
+    """Cases that were measured, by their title."""
+    return {title: case for title, case in _ROWS.items() if f"vs_trl/{case}/batch" in figures}
+
+
+def _with_spread(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.2f} ({figure['min']:.2f} to {figure['max']:.2f})"
