@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-import nemo_bt
 import nemo_bt.conf
 from nemo_bt.config.load import dump_settings
 from nemo_bt.config.model import Settings
@@ -80,7 +79,7 @@ def _version(package: str) -> str:
 
 
 def _digest_of_code() -> str:
-    folders = [*nemo_bt.__path__, *nemo_bt.conf.__path__]
+    folders = [str(Path(__file__).parents[1]), *nemo_bt.conf.__path__]
     files = sorted(file for folder in folders for kind in ("*.py", "*.yaml") for file in Path(folder).rglob(kind))
     digest = hashlib.sha256()
     for file in files:

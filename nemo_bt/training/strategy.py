@@ -26,6 +26,11 @@ class CheckedStrategy(nl.MegatronStrategy):
     terminal: Terminal | None = None
     is_trusted: bool = False
 
+    def _configure_launcher(self) -> None:
+        """Start nothing where there is one rank: Lightning refuses its launcher in a notebook."""
+        if self.num_nodes * self.num_processes > 1:
+            super()._configure_launcher()
+
     def load_checkpoint(self, checkpoint_path: str | Path, selective_restore: bool = False) -> dict[str, Any]:
         """Of the newest checkpoint beside `checkpoint_path`, or that one, which is whole.
 
