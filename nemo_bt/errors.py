@@ -9,5 +9,5 @@ class UserError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """Give the first line of an error's text, or its kind where it has none."""
     return (str(error).splitlines() or [repr(error)])[0]

@@ -1,6 +1,6 @@
 """Files and folders that are whole under their name, or not there.
 
-Until it is whole, what is written lies beside its place under a name that ends in `.unfinished`. A kill leaves that.
+Until it is whole, what is written lies beside its place under a name that ends in `.unfinished`. A kill leaves it so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ def beside(path: Path, has_rivals: bool = False) -> Iterator[Path]:
     Until then readers see the old file. An error keeps it, and removes the new one.
 
     Args:
-        path: of the file.
         has_rivals: other processes may write the same file now, so that each needs a name of its own.
     """
     drawn = f".{os.urandom(8).hex()}" if has_rivals else ""
@@ -65,9 +64,9 @@ def new_folder(target: Path, inside: str = "", owner: str = "") -> Iterator[Path
     An error removes it; what a kill left is removed by the next one.
 
     Args:
-        target: not there, or an empty folder.
-        inside: a file or folder in it.
-        owner: a part of its name until then, where several may be written at once.
+        target: is not there yet, or an empty folder.
+        inside: names a file or folder in it.
+        owner: is a part of its name until then, where several may be written at once.
     """
     folder = unfinished_folder(target, owner)
     if folder.exists():

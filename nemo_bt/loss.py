@@ -20,7 +20,7 @@ from nemo_bt.errors import UserError
 LossFn: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(chosen_reward_P, rejected_reward_P, margin_P, weight_P) -> loss_P: five tensors of [P], float32; the loss in nats.
 
-It is called once for each stream, with the P pairs of it, on the rank that has their rewards; a stream may have none.
+It is called once for each stream, with its P pairs, on the rank that has their rewards; a stream may have none.
 The step's loss is the sum over all pairs divided by their number, so a pair's loss may depend on that pair alone. The
 weight of a pair is the function's to apply.
 """
@@ -29,7 +29,7 @@ weight of a pair is the function's to apply.
 def bradley_terry_loss(
     chosen_reward_P: Tensor, rejected_reward_P: Tensor, margin_P: Tensor, weight_P: Tensor, settings: LossSettings
 ) -> Tensor:
-    """Negative log-likelihood, in nats, that each chosen response beats its rejected one.
+    """Compute the negative log-likelihood, in nats, that each chosen response beats its rejected one.
 
     d    = chosen - rejected - margin (margin only with `settings.margin`)
     loss = (1 - e) * -log sigmoid(d) + e * -log sigmoid(-d)      e = label_smoothing
@@ -42,11 +42,10 @@ def bradley_terry_loss(
     (2312.09244).
 
     Args:
-        chosen_reward_P: reward of the preferred response, [P], float32.
-        rejected_reward_P: reward of the other response to the same prompt, [P], float32.
-        margin_P: strength of the preference, [P], float32; only read by `margin` and `scale`.
-        weight_P: factor on each pair's loss, [P], float32; the mean over pairs still divides by their number.
-        settings: which terms are on.
+        chosen_reward_P: [P], float32, as all tensors here.
+        rejected_reward_P: reward of the other response to the same prompt.
+        margin_P: strength of the preference; only read by `margin` and `scale`.
+        weight_P: factor on each pair's loss; the mean over pairs still divides by their number.
 
     Returns:
         Loss of each pair, [P], nats. Equal rewards and no extra term give ln 2 = 0.693.
@@ -66,11 +65,7 @@ def bradley_terry_loss(
 
 
 def loss_function(settings: LossSettings, loss_fn: LossFn | None = None) -> LossFn:
-    """Choose the loss of a run: one given from Python, one named by file, or Bradley-Terry.
-
-    Args:
-        settings: terms of the loss, and the name of a function.
-        loss_fn: given from Python.
+    """Choose the loss of a run: `loss_fn` from Python, one that the settings name, or Bradley-Terry.
 
     Raises:
         UserError: the named function is not there; it, or the one given, does not keep to `LossFn`.
@@ -85,7 +80,7 @@ def loss_function(settings: LossSettings, loss_fn: LossFn | None = None) -> Loss
 
 
 def check_loss_function(loss_fn: LossFn) -> None:
-    """Call a loss function on two pairs.
+    """Check a loss function by calling it on two pairs.
 
     Raises:
         UserError: it gives something else than `LossFn` says.

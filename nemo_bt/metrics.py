@@ -18,28 +18,26 @@ SUMS = ("pairs", "loss", "accuracy", "ties", "reward_chosen", "reward_rejected",
 reward_chosen^2 + reward_rejected^2. Behind them stands, for each bin, how many pairs have a margin in it."""
 _POSITIVE = tuple(0.01 * 1.3**power for power in range(36))  # up to 97
 MARGIN_LIMITS = (*(-limit for limit in reversed(_POSITIVE)), 0.0, *_POSITIVE)
-"""Between bins of the margin: narrow around 0, where a run starts, and wide far from it. A limit belongs to the bin
-above it; the first and the last bin are open."""
+"""Limits between bins of the margin, narrow around 0, where a run starts, and wide far from it. A limit belongs to the
+bin above it; the first and the last bin are open."""
 NUM_SUMS = len(SUMS) + len(MARGIN_LIMITS) + 1
 
 
 def pair_sums(
     loss_P: Tensor, chosen_reward_P: Tensor, rejected_reward_P: Tensor, source_P: Tensor, num_sources: int
 ) -> Tensor:
-    """Sums over the pairs of one micro-batch by source, in the order of `SUMS`.
+    """Add up the pairs of one micro-batch by source, in the order of `SUMS`.
 
     Args:
         loss_P: [P], nats.
-        chosen_reward_P: [P].
-        rejected_reward_P: [P].
-        source_P: source of each pair, [P], int64.
-        num_sources: S.
+        source_P: number of each pair's source, [P], int64, below `num_sources`.
 
     Returns:
-        [S, M], float64, detached. A pair counts as right only if chosen > rejected; equal rewards are ties.
+        Sums, [S, M], float64, detached. A pair counts as right only if chosen > rejected; equal rewards are ties.
         Three pairs of which one is right and one a tie give pairs 3, accuracy 1, ties 1.
     """
-    chosen_P, rejected_P = chosen_reward_P.detach().double(), rejected_reward_P.detach().double()
+    chosen_P = chosen_reward_P.detach().double()
+    rejected_P = rejected_reward_P.detach().double()
     margin_P = chosen_P - rejected_P
     columns = (
         torch.ones_like(chosen_P),
@@ -60,12 +58,12 @@ def pair_sums(
 
 @lru_cache
 def _limits(device: torch.device) -> Tensor:
-    """MARGIN_LIMITS there: they are not sent again with every stream."""
+    """Keep MARGIN_LIMITS on a device, so that they are not sent again with every stream."""
     return torch.tensor(MARGIN_LIMITS, dtype=torch.float64, device=device)
 
 
 def means(sums_M: Sequence[float]) -> dict[str, float]:
-    """Per-pair means by name (`ties` stays a count), and `reward_std`, the standard deviation of all rewards.
+    """Take per-pair means by name (`ties` stays a count), and `reward_std`, the standard deviation of all rewards.
 
     Args:
         sums_M: sums in the order of `SUMS`, already added up over everything they should cover.
@@ -78,22 +76,21 @@ def means(sums_M: Sequence[float]) -> dict[str, float]:
         raise ValueError(f"a mean needs at least one pair, got sums over {num_pairs} pairs")
     named = dict(zip(SUMS[1:], sums_M[1 : len(SUMS)], strict=True))
     values = {name: total if name == "ties" else total / num_pairs for name, total in named.items()}
-    mean, mean_square = (values["reward_chosen"] + values["reward_rejected"]) / 2, values.pop("reward_squares") / 2
+    mean = (values["reward_chosen"] + values["reward_rejected"]) / 2
+    mean_square = values.pop("reward_squares") / 2
     variance = mean_square - mean**2
     return values | {"reward_std": math.sqrt(0.0 if variance < 0 else variance)}  # NaN stays NaN
 
 
 def margin_counts(sums_M: Sequence[float]) -> list[int]:
-    """Pairs in each bin of the margin, one more than there are MARGIN_LIMITS."""
+    """Count the pairs in each bin of the margin; there is one bin more than MARGIN_LIMITS."""
     return [round(count) for count in sums_M[len(SUMS) :]]
 
 
 def means_by_source(sums_SM: Sequence[Sequence[float]], names: Sequence[str]) -> dict[str, float]:
-    """Loss, accuracy and number of pairs of each source, as `source/<name>/<metric>`; of a single source nothing.
+    """Give loss, accuracy and number of pairs of each source that has pairs, as `source/<name>/<metric>`.
 
-    Args:
-        sums_SM: in the order of `SUMS`; a source without a pair is left out.
-        names: of the sources.
+    Where there is a single source, nothing is given: the means of the whole say the same.
     """
     if len(names) == 1:
         return {}

@@ -1,7 +1,7 @@
 """Rows of a stream that one context-parallel rank holds.
 
 The stream is cut into equal chunks, dealt to the ranks there and back (0 1 1 0 0 1 1 0 for two), so that each has the
-same number of tokens, and of late tokens, which see many keys, as of early ones.
+same number of tokens, and as many late tokens, which see many keys, as early ones.
 """
 
 from __future__ import annotations
@@ -25,34 +25,28 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class ContextShard:
-    """What a rank holds.
-
-    Args:
-        runs: in order, none touching the next.
-    """
+    """What a rank holds: runs in order, none touching the next."""
 
     runs: tuple[Run, ...]
 
     def within(self, start: int, stop: int) -> Iterator[Run]:
-        """What is held of rows `start` to `stop`."""
+        """Give what is held of rows `start` to `stop`."""
         for run in self.runs:
-            first, last = max(start, run.start), min(stop, run.stop)
+            first = max(start, run.start)
+            last = min(stop, run.stop)
             if first < last:
                 yield Run(first, last, run.local + first - run.start)
 
     def local(self, row: int) -> int | None:
-        """Where the rank has a row of the stream; None where it does not."""
+        """Find where the rank has a row of the stream; None where it has not."""
         return next((run.local for run in self.within(row, row + 1)), None)
 
 
 @lru_cache(maxsize=256)
 def context_shard(num_tokens: int, num_ranks: int = 1, rank: int = 0) -> ContextShard:
-    """Rows of a stream that `rank` holds.
+    """Give the rows of a stream that a context-parallel rank holds.
 
-    Args:
-        num_tokens: of the stream, a multiple of num_ranks * CHUNKS_PER_RANK where there are several ranks.
-        num_ranks: context-parallel size.
-        rank: among them.
+    Several ranks need a stream whose tokens are a multiple of num_ranks * CHUNKS_PER_RANK.
     """
     if num_ranks == 1:
         return ContextShard((Run(0, num_tokens, 0),))
@@ -67,7 +61,7 @@ def context_shard(num_tokens: int, num_ranks: int = 1, rank: int = 0) -> Context
 
 
 def stream_multiple(num_ranks: int, sequence_parallel_ranks: int) -> int:
-    """Tokens of which a stream is a multiple, so that ranks get the same number of chunks and of rows.
+    """Give what the tokens of a stream are a multiple of, so that ranks get equally many chunks and rows.
 
     Two context-parallel ranks without sequence parallelism: 16.
     """
@@ -76,6 +70,6 @@ def stream_multiple(num_ranks: int, sequence_parallel_ranks: int) -> int:
 
 
 def chunks_of(num_ranks: int, rank: int) -> list[int]:
-    """Numbers of a rank's chunks: of two ranks, 0 has 0 3 4 7 ... and 1 has 1 2 5 6 ..."""
+    """List the numbers of a rank's chunks: of two ranks, 0 has 0 3 4 7 ... and 1 has 1 2 5 6 ..."""
     rounds = range(CHUNKS_PER_RANK)
     return [n * num_ranks + (rank if n % 2 == 0 else num_ranks - 1 - rank) for n in rounds]

@@ -66,14 +66,12 @@ class PairParts:
 
 
 def group_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tuple[Streams, PairSizes]:
-    """Pairs of the same prompt as one item each, so that they are computed in one stream and the prompt once.
+    """Group the pairs of each prompt, so that they are computed in one stream and the prompt once.
 
     A response that stands in several pairs counts once. A group that would be longer than a stream becomes several.
 
     Args:
-        parts: of the step's pairs.
         budget_tokens: longest stream; no single pair may be longer.
-        hidden_size: width of the model.
 
     Returns:
         Positions of the pairs of each group, in order of their first pair, and the groups' sizes, [B].
@@ -97,13 +95,14 @@ def group_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tuple
 
 
 def _causal(tokens: Ints) -> Ints:
-    """Pairs of a query and a key in a causal run of so many tokens."""
+    """Count the pairs of a query and a key in a causal run of so many tokens."""
     return tokens * (tokens + 1) // 2
 
 
 def _continuations(parts: PairParts, groups: Streams) -> tuple[Ints, Ints]:
-    """Of each continuation that is computed: its group, and its position among all sides of all pairs."""
-    owner, kept = [], []
+    """Give the group of each continuation that is computed, and its position among all sides of all pairs."""
+    owner = []
+    kept = []
     for number, group in enumerate(groups):
         sides = [side for pair in group for side in (2 * pair, 2 * pair + 1)]
         if len(group) > 1:
@@ -114,7 +113,7 @@ def _continuations(parts: PairParts, groups: Streams) -> tuple[Ints, Ints]:
 
 
 def _within(parts: PairParts, pairs: list[int], budget_tokens: int) -> Streams:
-    """Pairs of one prompt in as few groups as come out of packing them one after the other."""
+    """Pack the pairs of one prompt one after the other, each into the last group if it has room."""
     groups: Streams = []
     seen: set[int] = set()
     room = -1
@@ -124,7 +123,8 @@ def _within(parts: PairParts, pairs: list[int], budget_tokens: int) -> Streams:
         if not groups or sum(new.values()) > room:
             groups.append([])
             new = dict(zip(parts.start_P2[pair].tolist(), parts.tokens_P2[pair].tolist(), strict=True))
-            seen, room = set(), budget_tokens - int(parts.prefix_tokens[pair])
+            seen = set()
+            room = budget_tokens - int(parts.prefix_tokens[pair])
         groups[-1].append(pair)
         seen |= new.keys()
         room -= sum(new.values())
@@ -137,14 +137,12 @@ def plan_streams(
     """Pack pairs into the fewest streams that fit, the same number on each rank, balanced by cost.
 
     Args:
-        sizes: of the step's pairs.
         tokens_per_stream: budget of a stream; no pair may be longer.
-        data_parallel_size: ranks that share the step.
-        multiple_of: of which the number of streams on each rank is a multiple; an interleaved pipeline asks for it.
+        multiple_of: divides the number of streams on each rank; an interleaved pipeline asks for it.
 
     Returns:
-        For each data-parallel rank its streams. Every pair is in exactly one. A rank can hold an empty stream
-        when there are fewer pairs than streams.
+        The streams of each data-parallel rank. Every pair is in exactly one. A rank can hold an empty stream when
+        there are fewer pairs than streams.
 
     Raises:
         ValueError: a pair is longer than a stream.
@@ -164,7 +162,7 @@ def plan_streams(
 
 
 def _place(tokens: Ints, cost: Floats, num_streams: int, budget: int, rule: str) -> Streams | None:
-    """Long pairs first, each to the stream with room that is cheapest so far, or that has least room.
+    """Place pairs, long ones first, each in the stream with room that is cheapest so far, or that has least room.
 
     The first rule balances; the second, best fit, still finds a place where balancing left none.
     """

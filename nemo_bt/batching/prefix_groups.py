@@ -14,9 +14,9 @@ from nemo_bt.batching.packing import PairSizes
 from nemo_bt.batching.stream import Ids, TokenGroup
 
 _LEAST_SHARED = 16
-"""Tokens: a shorter prefix costs more calls of attention than it saves."""
+"""Tokens of a prefix; a shorter one costs more calls of attention than it saves."""
 _MOST_TOGETHER = 64
-"""Conversations of a group: of a longer run of them little more would be saved, and looking for it takes long."""
+"""Conversations of a group; a longer run of them would save little more, and looking for it takes long."""
 
 
 def share_prefixes(ids: Sequence[Ids], budget_tokens: int) -> list[tuple[list[int], int]]:
@@ -26,28 +26,35 @@ def share_prefixes(ids: Sequence[Ids], budget_tokens: int) -> list[tuple[list[in
     that saves most tokens, with groups of at most 64.
 
     Args:
-        ids: of the conversations, no two the same, each of at least one token and at most `budget_tokens`.
+        ids: conversations, no two the same, each of at least one token and at most `budget_tokens`.
         budget_tokens: most tokens of a group, its prefix counted once.
 
     Returns:
-        Of each group the positions of its conversations, and the tokens of its prefix. [1, 2, .., 20, 21] and
+        The positions of each group's conversations, and the tokens of its prefix. [1, 2, .., 20, 21] and
         [1, 2, .., 20, 22, 23] are one group with a prefix of 20; each keeps one token to be scored at.
     """
     order = sorted(range(len(ids)), key=lambda i: ids[i].astype(">u4").tobytes())
     common = [0, *(_common(ids[a], ids[b]) for a, b in itertools.pairwise(order))]
-    saved, cuts = [0], [(0, 0)]  # of the conversations before each: most that is saved, and their last group
+    saved = [0]  # the most that the conversations before each can save
+    cuts = [(0, 0)]  # the last group of these
     for end in range(1, len(order) + 1):
-        best, cut, prefix, tokens = saved[-1], (end - 1, 0), budget_tokens, len(ids[order[end - 1]])
+        best = saved[-1]
+        cut = (end - 1, 0)
+        prefix = budget_tokens
+        tokens = len(ids[order[end - 1]])
         for start in range(end - 2, max(-1, end - 1 - _MOST_TOGETHER), -1):
-            prefix, others = min(prefix, common[start + 1]), end - 1 - start
+            prefix = min(prefix, common[start + 1])
+            others = end - 1 - start
             tokens += len(ids[order[start]])
             if prefix < _LEAST_SHARED or tokens - others * prefix > budget_tokens:
                 break
             if saved[start] + others * prefix > best:
-                best, cut = saved[start] + others * prefix, (start, prefix)
+                best = saved[start] + others * prefix
+                cut = (start, prefix)
         saved.append(best)
         cuts.append(cut)
-    groups, end = [], len(order)
+    groups = []
+    end = len(order)
     while end:
         start, prefix = cuts[end]
         groups.append((order[start:end], prefix))
@@ -56,14 +63,14 @@ def share_prefixes(ids: Sequence[Ids], budget_tokens: int) -> list[tuple[list[in
 
 
 def _common(a: Ids, b: Ids) -> int:
-    """Tokens that both begin with, and that leave each one."""
+    """Count the tokens that both begin with and that leave each one more."""
     longest = min(len(a), len(b)) - 1
     differs = np.flatnonzero(a[:longest] != b[:longest])
     return int(differs[0]) if len(differs) else longest
 
 
 def as_groups(ids: Sequence[Ids], found: Sequence[tuple[list[int], int]]) -> list[TokenGroup]:
-    """The groups of `share_prefixes` for a stream."""
+    """Cut conversations as `share_prefixes` found, for a stream."""
     return [
         TokenGroup(ids[members[0]][:prefix], tuple(ids[member][prefix:] for member in members))
         for members, prefix in found
@@ -71,7 +78,7 @@ def as_groups(ids: Sequence[Ids], found: Sequence[tuple[list[int], int]]) -> lis
 
 
 def sizes_of(groups: Sequence[TokenGroup], hidden_size: int) -> PairSizes:
-    """What packing has to know about them."""
+    """Measure what packing has to know about groups."""
     attended = []
     for group in groups:
         prefix = len(group.prefix)

@@ -37,26 +37,20 @@ class Epoch:
 
 
 def every_pair_once(num_pairs: int) -> Epoch:
-    """An epoch of pairs that have nothing to do with each other."""
+    """Make an epoch of pairs that have nothing to do with each other."""
     return Epoch(np.arange(num_pairs), np.arange(num_pairs))
 
 
 def num_steps(num_pairs: int, global_batch_size: int, max_epochs: int) -> int:
-    """Whole optimizer steps in `max_epochs` passes; pairs left over at the very end are not trained on."""
+    """Count the whole optimizer steps in `max_epochs` passes; pairs left over at the very end are not trained on."""
     return num_pairs * max_epochs // global_batch_size
 
 
 def pairs_of_step(seed: int, step: int, global_batch_size: int, epoch: Epoch) -> Ints:
-    """Numbers of the pairs of one optimizer step, [global_batch_size].
+    """Choose the pairs of one optimizer step, by number, [global_batch_size].
 
-    Epochs follow each other without a gap; within one, every entry comes once. Units are shuffled, not their entries:
-    the pairs of a prompt follow each other.
-
-    Args:
-        seed: of the run.
-        step: from 0.
-        global_batch_size: pairs.
-        epoch: what one pass has.
+    Steps count from 0. Epochs follow each other without a gap; within one, every entry comes once. Units are shuffled,
+    not their entries: the pairs of a prompt follow each other.
     """
     positions = np.arange(step * global_batch_size, (step + 1) * global_batch_size)
     epochs, offsets = np.divmod(positions, len(epoch))
@@ -72,17 +66,17 @@ def pairs_of_step(seed: int, step: int, global_batch_size: int, epoch: Epoch) ->
 
 @lru_cache(maxsize=2)  # the two epochs that a step can lie in
 def _shuffled(seed: int, number: int, epoch: Epoch) -> tuple[Ints, Ints]:
-    """Units of one epoch in their order, and where each ends in it."""
+    """Shuffle the units of one epoch; give them in their order, and where each ends in it."""
     sizes = np.diff(epoch.unit_start_U, append=len(epoch))
     unit = np.random.default_rng((seed, number)).permutation(len(sizes))
     return unit, sizes[unit].cumsum()
 
 
 def validation_interval(val_check_interval: float, num_steps: int) -> int:
-    """Steps between validations: an int is that many, a float that fraction of the run (0.25 of 101 is 26)."""
+    """Count the steps between validations: an int is that many, a float that fraction of the run (0.25 of 101: 26)."""
     return val_check_interval if isinstance(val_check_interval, int) else math.ceil(val_check_interval * num_steps)
 
 
 def validation_batches(num_pairs: int, global_batch_size: int) -> list[Sequence[int]]:
-    """Every pair of a set exactly once, in order; the last batch takes what is left."""
+    """Cut a set into batches, every pair exactly once, in order; the last batch takes what is left."""
     return [range(i, min(i + global_batch_size, num_pairs)) for i in range(0, num_pairs, global_batch_size)]

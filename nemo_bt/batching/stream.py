@@ -26,12 +26,12 @@ class Pair(NamedTuple):
     """A preference between two continuations of a group.
 
     Args:
-        chosen: position among them.
-        rejected: position among them.
+        chosen: position among the continuations.
+        rejected: position among the continuations.
         margin: strength of the preference.
         weight: factor on its loss.
         source: number of the source of data that it comes from.
-        number: of the pair in its set.
+        number: the pair's own in its set.
     """
 
     chosen: int = 0
@@ -47,7 +47,7 @@ class TokenGroup:
     """One prefix and the continuations that share it.
 
     Args:
-        prefix: [n], may be empty: plain packing.
+        prefix: [n]; plain packing has an empty one.
         continuations: K arrays of at least one token each; a continuation is scored at its last token.
         pairs: preferences between them; none where they are only scored.
     """
@@ -77,7 +77,7 @@ class PairStream:
         margin_P: [P], float32.
         weight_P: [P], float32.
         source_P: [P], int64.
-        number_P: of each pair in its set, [P], int64, on the CPU.
+        number_P: number of each pair in its set, [P], int64, on the CPU.
         num_real_tokens: tokens that belong to a group; the rest of T is padding.
         num_sources: sources of data that its set has.
     """
@@ -99,7 +99,7 @@ class PairStream:
         return len(self.margin_P)
 
     def to(self, device: torch.device) -> PairStream:
-        """The same stream with its tensors on `device`; segments and numbers stay where they are."""
+        """Give the stream with its tensors on `device`; segments and numbers stay where they are."""
         return replace(
             self,
             tokens_1T=to_device(self.tokens_1T, device),
@@ -112,12 +112,12 @@ class PairStream:
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
-    """`x` of the CPU on `device`. The host does not wait for a GPU: it would for a copy from memory that can move."""
+    """Copy `x` from the CPU to `device`. The host does not wait for a GPU: it would if the memory could move."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def shared_prefix(chosen: Ids, rejected: Ids) -> int:
-    """Length in tokens of the longest common start that leaves both sequences one token to be scored at.
+    """Measure, in tokens, the longest common start that leaves both sequences one token to be scored at.
 
     [1, 2, 3, 4] and [1, 2, 5] share 2; [1, 2] and [1, 2, 3] share 1.
     """
@@ -130,7 +130,7 @@ def build_stream(groups: Sequence[TokenGroup], pad_id: int, multiple_of: int = 1
     """Lay groups out as one stream.
 
     Args:
-        groups: may be empty: a stream of padding, worth nothing, for a rank that has no pair left.
+        groups: laid out in order; none give a stream of padding, worth nothing, for a rank that has no pair left.
         pad_id: token that fills the end; filled positions belong to no segment and change no reward.
         multiple_of: T is rounded up to a multiple of this, so that ranks can share it.
         num_sources: sources of data that the pairs' set has.
@@ -141,14 +141,16 @@ def build_stream(groups: Sequence[TokenGroup], pad_id: int, multiple_of: int = 1
     pairs: list[Pair] = []
     end = 0
     for group in groups:
-        prefix_start, prefix_end = end, end + len(group.prefix)
+        prefix_start = end
+        prefix_end = end + len(group.prefix)
         tokens.append(group.prefix)
         positions.append(np.arange(len(group.prefix)))
         end = prefix_end
         first = len(segments)
         pairs += [pair._replace(chosen=first + pair.chosen, rejected=first + pair.rejected) for pair in group.pairs]
         for continuation in group.continuations:
-            start, end = end, end + len(continuation)
+            start = end
+            end += len(continuation)
             tokens.append(continuation)
             positions.append(np.arange(len(group.prefix), len(group.prefix) + len(continuation)))
             segments.append((prefix_start, prefix_end, start, end))
