@@ -14,9 +14,7 @@ def load_object(path: str | None, name: str, key: str) -> Any:
     """Run a Python file and give what it calls `name`.
 
     Args:
-        path: of the file.
-        name: of a function or class in it.
-        key: of the settings that named both, for messages.
+        key: names both in the settings, for messages.
 
     Raises:
         UserError: there is no such file, or nothing in it of that name. What the file itself raises is left as it is.

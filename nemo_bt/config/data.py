@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, field, fields, is_dataclass
+from dataclasses import asdict, field, fields
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -96,7 +96,7 @@ class RowSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SourceSettings(RowSettings):
-    """One part of a mixture. Of fraction, repeat and count at most one is given; none takes every pair once."""
+    """One part of a mixture. At most one of fraction, repeat and count is given; none takes every pair once."""
 
     path: Annotated[list[str], BeforeValidator(_as_list)]
     """Files, globs or URLs (parquet, jsonl, json, arrow; .gz, .zst), or the id of a data set of the hub."""
@@ -173,7 +173,7 @@ class DataSettings(TextSettings):
     validation: dict[str, Sources] = field(default_factory=dict)
     """Set name -> its sources; metrics are logged as val/<set>/..."""
     length_policy: Literal["drop", "truncate_prompt_left", "error"] = "drop"
-    """Beyond encoder_seq_length: drop the pair, truncate_prompt_left, or error. Responses are never cut."""
+    """What becomes of a pair beyond encoder_seq_length. Responses are never cut."""
     max_bad_fraction: Share = 0.01
     """More than this share of a source's pairs found bad (nemo_bt/data/read/drop_report.py) stops the run."""
     max_drop_fraction: Share = 0.05
@@ -210,6 +210,7 @@ def _complete(source: str | dict[str, Any], inherited: dict[str, Any]) -> dict[s
     sections = {}
     for name in ("pairs", "custom_cls"):
         above = inherited.get(name, {})
-        if isinstance(given.get(name), dict):
-            sections[name] = (asdict(above) if is_dataclass(above) else above) | given[name]
+        own = given.get(name)
+        if isinstance(own, dict):
+            sections[name] = (asdict(above) if isinstance(above, PairRules | CustomClass) else above) | own
     return inherited | given | sections

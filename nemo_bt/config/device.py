@@ -1,4 +1,4 @@
-"""On what a run runs, and whether that has what the settings ask of it. torch is imported inside functions."""
+"""What a run runs on, and whether that has what the settings ask of it. torch is imported inside functions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from nemo_bt.errors import UserError
 
 
 def runs_on_gpu(trainer: DeviceSettings) -> bool:
-    """Whether ranks have a GPU each.
+    """Tell whether ranks have a GPU each.
 
     Raises:
-        UserError: fewer are here than asked for.
+        UserError: there are fewer than asked for.
     """
     import torch
 
-    accelerator, devices = trainer.accelerator, trainer.devices
+    accelerator = trainer.accelerator
+    devices = trainer.devices
     if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
         return False
     if torch.cuda.device_count() < devices:
@@ -52,7 +53,7 @@ def check_device(settings: Settings, on_gpu: bool) -> None:
 
 
 def has_transformer_engine() -> bool:
-    """Whether layers are built from it: it is installed and there is a GPU to run it."""
+    """Tell whether layers are built from it: it is installed and there is a GPU to run it."""
     import torch
 
     if not torch.cuda.is_available():

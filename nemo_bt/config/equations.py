@@ -21,14 +21,17 @@ def check_equations(settings: Settings) -> None:
     Raises:
         UserError: the first two that contradict each other.
     """
-    sched, lr, exp = settings.model.optim.sched, settings.model.optim.lr, settings.exp_manager
+    sched = settings.model.optim.sched
+    lr = settings.model.optim.lr
+    exp = settings.exp_manager
     if sched.warmup_ratio is not None and sched.warmup_steps:
         raise UserError(
             "model.optim.sched: warmup_steps and warmup_ratio are both set; set warmup_steps=0, or no ratio."
         )
     if sched.min_lr > lr:
         raise UserError(f"model.optim.sched.min_lr: expected 0 to lr={lr}, got {sched.min_lr}.")
-    saving, stopping = exp.checkpoint_callback_params, exp.early_stopping_callback_params
+    saving = exp.checkpoint_callback_params
+    stopping = exp.early_stopping_callback_params
     if saving.save_top_k:
         _check_metric("exp_manager.checkpoint_callback_params.monitor", saving.monitor, settings)
     if exp.create_early_stopping_callback:
@@ -49,7 +52,7 @@ def check_data(data: DataSettings) -> None:
 
 
 def check_validation(data: DataSettings) -> None:
-    """Check the validation sets alone; errors as of `check_data`."""
+    """Check the validation sets alone, as `check_data` does."""
     if "train" in data.validation:
         raise UserError("model.data.validation: a set cannot be named 'train'; choose another name.")
     for name, sources in data.validation.items():

@@ -16,7 +16,7 @@ Accelerator = Literal["auto", "gpu", "cpu"]
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DeviceSettings:
-    """On what a job runs. Names and meaning are Lightning's."""
+    """What a job runs on. Names and meaning are Lightning's."""
 
     devices: PositiveInt = 1
     """Processes per node: one for each GPU, or that many CPU ranks."""

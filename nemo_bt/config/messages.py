@@ -18,11 +18,10 @@ _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_e
 
 
 def explain(error: ValidationError, kind: type) -> str:
-    """Say of every key that is wrong what was expected and what was given, a line for each.
+    """Say what was expected of every key that is wrong, and what was given, a line for each.
 
     Args:
-        error: what validating `kind` raised.
-        kind: the dataclass of all settings.
+        error: what validating `kind`, the dataclass of all settings, raised.
     """
     told: dict[str, str] = {}
     for wrong in error.errors():
@@ -33,7 +32,8 @@ def explain(error: ValidationError, kind: type) -> str:
 
 
 def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
-    given, what = wrong["input"], wrong["type"]
+    given = wrong["input"]
+    what = wrong["type"]
     if what in _UNKNOWN:
         return unknown_key(key, kind)
     if what == "missing":
@@ -116,7 +116,8 @@ def choices_of(kind: Any) -> str:
 
 def range_of(kind: Any) -> str:
     """Give the bounds of a number as a reader expects them: "more than 0", "1 or more", "[0, 0.5)"."""
-    low, high = "", ""
+    low = ""
+    high = ""
     for bound in _bounds(kind):
         if isinstance(bound, Gt | Ge):
             low = f"{'(' if isinstance(bound, Gt) else '['}{_number(bound.gt if isinstance(bound, Gt) else bound.ge)}"

@@ -83,7 +83,7 @@ class ModelSettings(ParallelSettings):
     """Hugging Face folder or hub id (org/model@revision), base or reward .nemo, or one file; null: random weights."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     num_layers: AtLeast1 | None = None
-    """Of a model from random weights, as all down to init_method_std: a Llama of these sizes."""
+    """Layers. This and all down to init_method_std make a Llama from random weights."""
     hidden_size: AtLeast1 | None = None
     """Width of the residual stream."""
     ffn_hidden_size: AtLeast1 | None = None
@@ -97,7 +97,7 @@ class ModelSettings(ParallelSettings):
     vocab_size: int | None = None
     """Rows of the embedding; null is the tokenizer's size, rounded up to a multiple of 128."""
     layernorm_epsilon: float | None = None
-    """Added to the mean square in RMSNorm."""
+    """Number added to the mean square in RMSNorm."""
     rotary_base: float | None = None
     """Base of the rotary frequencies (rope_theta)."""
     init_method_std: float | None = None
@@ -123,13 +123,13 @@ class ModelSettings(ParallelSettings):
     fp8_amax_history_len: PositiveInt = 1024
     """Steps whose largest values delayed scaling keeps."""
     fp8_amax_compute_algo: Literal["most_recent", "max"] = "max"
-    """Which of them it takes."""
+    """Which of these values it takes."""
     first_last_layers_bf16: bool = False
     """Leave the first and last layers out of FP8."""
     num_layers_at_start_in_bf16: int = 1
-    """How many of the first."""
+    """First layers that are left out."""
     num_layers_at_end_in_bf16: int = 1
-    """How many of the last."""
+    """Last layers that are left out."""
     global_batch_size: PositiveInt = 64
     """Pairs per optimizer step, over all ranks."""
     peft: PeftSettings = field(default_factory=PeftSettings)

@@ -52,11 +52,11 @@ class OptimSettings:
     lr: Above0 = 9e-6
     """Largest learning rate."""
     weight_decay: FromZero = 0.1
-    """Decoupled from the gradient, as in AdamW."""
+    """Weight decay, decoupled from the gradient as in AdamW."""
     betas: Betas = field(default_factory=lambda: [0.9, 0.98])
     """Decay of the two moments, each in [0, 1)."""
     eps: Above0 = 1e-8
-    """Added to the root of the second moment."""
+    """Number added to the root of the second moment."""
     grad_reduce_in_fp32: bool = True
     """Add gradients up over micro-batches and ranks in fp32; false in the dtype of the parameters."""
     overlap_grad_reduce: bool = False
@@ -68,7 +68,7 @@ class OptimSettings:
     optimizer_cpu_offload: bool = False
     """Keep optimizer state, and update weights, in the memory of the host (GPU runs only)."""
     optimizer_offload_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the parameters that this holds for."""
+    """Share of the parameters whose state is kept and updated there."""
     use_precision_aware_optimizer: bool = False
     """Let the three dtypes below be other than fp32: with distributed_fused_adam, on a GPU."""
     main_grads_dtype: Literal["fp32", "bf16"] = "fp32"

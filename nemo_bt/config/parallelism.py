@@ -1,6 +1,6 @@
-"""What the settings of a layout ask of each other, and of numbers of layers and experts: each the equation that fails.
+"""What the settings of a layout ask of each other, of layers and of experts: each check names the equation that fails.
 
-`nemo_bt.training.layout_checks` asks it of a model. What cannot be raises UserError.
+`nemo_bt.training.layout_checks` asks it of a model. An impossible layout raises UserError.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _OFFLOADED = ("distributed_fused_adam", "fp32", "fp32")
 
 
 def stage_layers(model: ParallelSettings, num_layers: int) -> list[int]:
-    """Layers of each pipeline rank.
+    """Share layers out over pipeline ranks.
 
     32 layers on four ranks with 6 in the first stage and 8 in the last: [6, 9, 9, 8].
 

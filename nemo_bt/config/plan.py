@@ -21,31 +21,31 @@ class ClusterSettings:
     """A kind of device and how devices are joined. Values live in conf/cluster/*.yaml."""
 
     name: str
-    """As tables call it."""
+    """Name in tables."""
     origin: str
     """Where the values come from: data sheets, or the command that measured them."""
     memory_bytes: Above0
     """Memory of one device."""
     reserved_bytes: FromZero
-    """What no tensor of ours gets of it: the driver's context, NCCL's buffers, gaps between allocations."""
+    """Memory that no tensor of ours gets: the driver's context, NCCL's buffers, gaps between allocations."""
     precision: Precision
-    """That flops is of, as trainer.precision."""
+    """Precision that flops is measured in, as trainer.precision."""
     flops: Above0
     """Dense FLOP/s, as the data sheet has it."""
     matmul_efficiency: Efficiency
-    """Share of it that matrix products reach."""
+    """Share of flops that matrix products reach."""
     attention_efficiency: Efficiency
-    """Share of it that attention reaches."""
+    """Share of flops that attention reaches."""
     memory_bytes_per_s: Above0
-    """Between a device and its memory."""
+    """Rate between a device and its memory."""
     node_bytes_per_s: Above0 | None
-    """That a device can send to others of its node, each way; null is not known."""
+    """Rate at which a device can send to others of its node, each way; null is not known."""
     node_latency_s: FromZero | None
-    """Of one message inside a node."""
+    """Time that one message takes inside a node."""
     network_bytes_per_s: Above0 | None
-    """That a device can send to other nodes, each way."""
+    """Rate at which a device can send to other nodes, each way."""
     network_latency_s: FromZero | None
-    """Of one message between nodes."""
+    """Time that one message takes between nodes."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -56,7 +56,7 @@ class LengthSettings:
     """
 
     quantiles: list[float] = field(default_factory=lambda: [0.0, 0.5, 0.9, 0.99, 1.0])
-    """From 0 to 1, rising."""
+    """Quantiles from 0 to 1, rising."""
     prefix_tokens: list[int] = field(default_factory=lambda: [11, 102, 298, 573, 937])
     """Tokens that both sides of a pair share."""
     response_tokens: list[int] = field(default_factory=lambda: [1, 34, 111, 248, 625])
@@ -67,7 +67,7 @@ class LengthSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PlanSettings:
-    """What is tried, each with each."""
+    """Values that are tried, each with each."""
 
     tensor_model_parallel_size: Sizes = field(default_factory=lambda: [1, 2, 4, 8])
     """TP."""

@@ -1,4 +1,4 @@
-"""What can be configured of a run beside its model: `trainer` and `exp_manager`."""
+"""What can be configured beside the model: `trainer` and `exp_manager`."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class ExpManagerSettings:
 
     @property
     def log_dir(self) -> Path:
-        """explicit_log_dir.
+        """Folder that the run writes to.
 
         Raises:
             UserError: none is given.
@@ -132,5 +132,5 @@ class ExpManagerSettings:
 
     @property
     def time_limit_s(self) -> float | None:
-        """max_time_per_run in seconds."""
+        """Seconds that max_time_per_run allows; None is no limit."""
         return None if self.max_time_per_run is None else seconds_of(self.max_time_per_run)

@@ -62,8 +62,9 @@ class ScoreRun(JobSettings):
 
     @property
     def source(self) -> SourceSettings:
-        """The input as a source of rows: one, so that its files may have the same names."""
-        score, data = self.score, self.model.data
+        """The input as one source of rows, so that its files may have the same names."""
+        score = self.score
+        data = self.model.data
         return SourceSettings(
             path=score.input,
             split=score.split,
@@ -78,7 +79,7 @@ class EvaluateSettings:
     """Pairs in, results out."""
 
     input: str | list[str]
-    """As score.input: pairs, or rows of RewardBench, RewardBench 2 or RM-Bench."""
+    """Paths, as in score.input, of pairs or of rows of RewardBench, RewardBench 2 or RM-Bench."""
     output: str
     """Folder: scored.jsonl, results.json and results.md."""
     kind: Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_bench"] = "auto"
@@ -98,7 +99,7 @@ class LabelSettings:
     """Samples in, feedback to train on out."""
 
     input: str | list[str]
-    """As score.input: rows with a prompt and a response, or with a list of completions."""
+    """Paths, as in score.input, of rows with a prompt and a response, or with a list of completions."""
     output: str
     """A .jsonl; the scored samples stay beside it, as <output>.scored.jsonl."""
     feedback: Literal["pairwise", "binary", "scalar"] = "pairwise"

@@ -21,19 +21,19 @@ class ServeSettings:
     host: str = "127.0.0.1"
     """Address; 127.0.0.1 is this machine alone."""
     port: Annotated[int, Field(ge=0, lt=2**16)] = 8000
-    """0 takes one that is free."""
+    """Port; 0 takes one that is free."""
     model_name: str | None = None
-    """As answers call the model; null is its path."""
+    """Name of the model in answers; null is its path."""
     token_variable: str | None = None
     """Environment variable with a token that requests have to bear; null asks for none."""
     max_request_bytes: PositiveInt = 16 * 2**20
-    """A larger request is refused (413)."""
+    """Size beyond which a request is refused (413)."""
     max_waiting_tokens: PositiveInt = 4_000_000
-    """Tokens of the conversations that wait; a request that would be more is refused (503)."""
+    """Tokens of the conversations that wait; a request that goes beyond is refused (503)."""
     read_timeout_s: Above0 = 30.0
     """Seconds for the body of a request; a slower one is refused (408)."""
     answer_timeout_s: Above0 = 300.0
-    """Seconds from the request to its answer; else 504."""
+    """Seconds from the request to its answer; a later one is a 504."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
