@@ -25,10 +25,10 @@ _HIDDEN_SIZE = 4096
 
 
 def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet], Any]:
-    """The data sets of a configuration, tokenised now if they have not been, and the tokenizer.
+    """Open the data sets of a configuration, tokenised now if they have not been, and the tokenizer.
 
     Raises:
-        UserError: no tokenizer; data that cannot be used.
+        UserError: there is no tokenizer, or data cannot be used.
     """
     model = settings.model
     if not model.tokenizer.type and not model.restore_from_path:
@@ -40,7 +40,7 @@ def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet
 
 
 def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: Terminal) -> None:
-    """The first pairs of each set as text made from their token ids; the tokens that are scored stand in brackets."""
+    """Print the first pairs of each set, as text made from their token ids; tokens that are scored are in brackets."""
     for name, pairs in sets.items():
         for pair in pairs.epoch.pair_E[:num_pairs].tolist():
             (group,) = pairs.groups([pair])
@@ -57,7 +57,7 @@ def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: 
 
 
 def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path, terminal: Terminal) -> None:
-    """Counts, lengths, what is shared, and how streams fill; writes a picture of the lengths."""
+    """Print counts, lengths, what is shared, and how streams fill; draw a picture of the lengths."""
     for name, pairs in sets.items():
         terminal.line(f"\n{name}: {len(pairs.epoch):,} pairs an epoch")
         rows = []
@@ -76,7 +76,8 @@ def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path, termin
             for part, values in lengths.items()
         ]
         terminal.table(columns, table)
-        both, stream = sum(lengths[side].sum() for side in ("chosen", "rejected")), lengths["pair in a stream"].sum()
+        both = sum(lengths[side].sum() for side in ("chosen", "rejected"))
+        stream = lengths["pair in a stream"].sum()
         terminal.line(f"  shared prefixes save {1 - stream / both:.1%} of the tokens of chosen and rejected")
         filled, num_streams = packing_estimate(pairs, settings)
         terminal.line(
@@ -88,7 +89,7 @@ def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path, termin
 
 
 def lengths_of(pairs: PairSet) -> dict[str, Ints]:
-    """Tokens of every entry of an epoch: what both sides share, each side whole, and the pair in a stream."""
+    """Count the tokens of every entry of an epoch: what both sides share, each side whole, the pair in a stream."""
     entries = pairs.epoch.pair_E
     prefix, chosen, rejected = (
         pairs.column(f"{part}_tokens", entries).astype(np.int64) for part in ("prefix", "chosen", "rejected")
@@ -102,10 +103,12 @@ def lengths_of(pairs: PairSet) -> dict[str, Ints]:
 
 
 def packing_estimate(pairs: PairSet, settings: Settings) -> tuple[float, float]:
-    """How full the streams of the first steps are, as a fraction, and how many a step has."""
-    model, budget = settings.model, settings.model.data.tokens_per_micro_batch
+    """Estimate how full the streams of the first steps are, as a fraction, and how many a step has."""
+    model = settings.model
+    budget = model.data.tokens_per_micro_batch
     size = min(model.global_batch_size, len(pairs.epoch))
-    num_tokens = num_streams = 0
+    num_tokens = 0
+    num_streams = 0
     num_steps = min(_PLANNED_STEPS, max(1, len(pairs.epoch) // size))
     for step in range(num_steps):
         chosen = pairs_of_step(settings.trainer.seed, step, size, pairs.epoch)
@@ -116,7 +119,7 @@ def packing_estimate(pairs: PairSet, settings: Settings) -> tuple[float, float]:
 
 
 def draw_lengths(sets: Mapping[str, PairSet], picture: Path) -> None:
-    """Histograms of `lengths_of`, one panel a set, as PNG.
+    """Draw histograms of `lengths_of`, one panel a set, as PNG.
 
     Raises:
         UserError: the picture cannot be written.

@@ -28,7 +28,7 @@ Pair: TypeAlias = dict[str, Messages]
 
 
 def make_pairs(seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Training and validation pairs as rows of message lists, the same for the same seed.
+    """Make training and validation pairs as rows of message lists, the same for the same seed.
 
     A prompt is one of 12 people who wants one of 12 things, and has a pair with each of the 11 other things. The
     prompts of validation are in no training pair; in both sets each thing is wanted by as many people.
@@ -65,7 +65,7 @@ def write_dataset(folder: Path, seed: int = 0) -> None:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)

@@ -16,7 +16,9 @@ from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.read.files import find_files
 from nemo_bt.data.read.rows import first_rows, read_chunks
 
-PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|end|>"
+PAD = "<|pad|>"
+BOS = "<|bos|>"
+EOS = "<|end|>"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}{{ eos_token }}"
     "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
@@ -51,10 +53,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> None
 
 
 def texts_of(paths: Sequence[str]) -> Iterable[str]:
-    """Every text and every message's content in preference files of any format; rows that cannot be read are left out.
+    """Give every text and every message's content in preference files of any format; bad rows are left out.
 
     Raises:
-        UserError: a path without files, a file without a known format.
+        UserError: a path has no files, or a file no known format.
     """
     for path in paths:
         source = SourceSettings(path=path)
@@ -74,7 +76,7 @@ def _contents(side: Side) -> list[str]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", nargs="+", required=True, help="preference files")
     parser.add_argument("--vocab-size", type=int, default=8192)

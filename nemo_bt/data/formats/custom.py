@@ -45,7 +45,7 @@ class CustomData:
     """An object that keeps to the contract.
 
     Args:
-        items: that it gives, once.
+        items: what it gives, once.
         label: file and class, for messages.
         format: IDS, or the format of its items as rows.
     """
@@ -55,7 +55,7 @@ class CustomData:
     format: str
 
     def chunks(self) -> Iterator[tuple[int, int, Chunk]]:
-        """Its items as chunks of rows."""
+        """Give its items as chunks of rows."""
         as_row = _ids_row if self.format == IDS else _row
         number = 0
         while payload := [as_row(item) for item in islice(self.items, _CHUNK_ITEMS)]:
@@ -64,7 +64,7 @@ class CustomData:
 
 
 def digest_of_class(custom: CustomClass) -> str | None:
-    """SHA-256 of the file, None where no class is named."""
+    """Compute the SHA-256 of the file; None where no class is named."""
     if not custom.name:
         return None
     if not custom.path or not Path(custom.path).is_file():
@@ -77,9 +77,7 @@ def load_custom(source: SourceSettings, tokenizer: Any, max_length: int, files: 
 
     Args:
         source: names the class; its keys become the class's config.
-        tokenizer: handed to the class.
         max_length: longest conversation, in tokens.
-        files: of the source.
 
     Raises:
         UserError: there is no such class, it does not take these arguments, or its first item is something else. What
@@ -143,7 +141,7 @@ def _row(item: Any) -> Row:
 
 
 def _ids_row(item: Any) -> Row:
-    """Chosen and rejected ids without their padding, margin and weight."""
+    """Read the ids of chosen and rejected without their padding, margin and weight."""
     row: dict[str, Any] = {}
     try:
         for side, letter in (("chosen", "j"), ("rejected", "k")):

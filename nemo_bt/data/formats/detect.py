@@ -47,7 +47,7 @@ FORMATS: dict[str, Format] = {
 
 
 def named_format(keys: RowSettings) -> str | None:
-    """The format that the settings name; None where it is to be seen from the rows.
+    """Give the format that the settings name; None where it is to be seen from the rows.
 
     Raises:
         UserError: there is none of that name.
@@ -58,20 +58,18 @@ def named_format(keys: RowSettings) -> str | None:
 
 
 def columns_of(names: Iterable[str], keys: RowSettings) -> list[str] | None:
-    """Columns that the named formats read; None for all, where keys are paths into them."""
+    """List the columns that the named formats read; None is all, where keys are paths into them."""
     wanted = [column for name in names for column in FORMATS[name].columns(keys)]
     columns = [key for key in (*wanted, keys.margin_key, keys.weight_key) if key]
     return None if any("." in key for key in columns) else columns
 
 
 def detect(name: str, rows: list[Row], keys: RowSettings, types: Mapping[str, str] | None = None) -> str:
-    """The format of rows, by their columns.
+    """Find the format of a file by the columns of its first rows.
 
     Args:
-        name: of the file, for messages.
-        rows: the first ones.
-        keys: names of columns.
-        types: of all columns of the file, where it says them itself, for messages.
+        name: names the file in messages.
+        types: what the file says of all its columns, if it does, for messages.
 
     Raises:
         UserError: none fits. Says which columns there are, with their types.
@@ -95,7 +93,8 @@ def detect(name: str, rows: list[Row], keys: RowSettings, types: Mapping[str, st
 
 def _fitting(columns: dict[str, Any], keys: RowSettings) -> str | None:
     has = columns.keys()
-    chosen, rejected = columns.get(keys.chosen_key), columns.get(keys.rejected_key)
+    chosen = columns.get(keys.chosen_key)
+    rejected = columns.get(keys.rejected_key)
     known = {
         "helpsteer3": {"input", "output"} <= has,
         "preference": any(set(names) <= has for names in published.PREFERENCE_COLUMNS),
@@ -113,7 +112,7 @@ def _fitting(columns: dict[str, Any], keys: RowSettings) -> str | None:
 
 
 def columns_seen(rows: list[Row]) -> dict[str, Any]:
-    """Column -> the first value in it that is not null."""
+    """Map each column to the first value in it that is not null."""
     columns: dict[str, Any] = {}
     for row in rows:
         if isinstance(row, dict):

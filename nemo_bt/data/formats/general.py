@@ -39,7 +39,7 @@ class Format:
     Args:
         parse: (row, its number, keys, chat) -> PromptGroup.
         columns: the columns it reads, where they are there.
-        one_response: a row has one response, so that neighbours have to be put together.
+        one_response: whether a row has one response, so that neighbours have to be put together.
     """
 
     parse: Callable[[Row, int, RowSettings, bool], PromptGroup]
@@ -48,7 +48,7 @@ class Format:
 
 
 def _pair(row: Row, number: int, keys: RowSettings, chosen: Side, rejected: Side) -> PromptGroup:
-    """A row that says itself which response was chosen."""
+    """Make the pair of a row that says itself which response was chosen."""
     pair = Preference(0, 1, number, _not_negative(row, keys.margin_key), _weight(row, keys), _given_scores(row, keys))
     return PromptGroup([chosen, rejected], [number, number], given=[pair])
 
@@ -80,7 +80,7 @@ def _weight(row: Row, keys: RowSettings) -> float:
 
 
 def _not_negative(row: Row, key: str | None) -> float | None:
-    """A number of 0 or more; None where the column is not there, or null in this row."""
+    """Read a number of 0 or more; None where the column is not there, or null in this row."""
     if key is None or not has_value(row, key):
         return None
     number = number_at(row, key)
@@ -90,24 +90,24 @@ def _not_negative(row: Row, key: str | None) -> float | None:
 
 
 def text(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """`chosen` and `rejected` are whole texts."""
+    """Read `chosen` and `rejected` as whole texts."""
     chosen, rejected = (Text("", text_at(row, key)) for key in (keys.chosen_key, keys.rejected_key))
     return _pair(row, number, keys, chosen, rejected)
 
 
 def hh(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """`chosen` and `rejected` are transcripts with "Human:" and "Assistant:" turns, as hh-rlhf has them."""
+    """Read `chosen` and `rejected` as transcripts with "Human:" and "Assistant:" turns, as hh-rlhf has them."""
     chosen, rejected = (transcript(text_at(row, key), key, chat) for key in (keys.chosen_key, keys.rejected_key))
     return _pair(row, number, keys, chosen, rejected)
 
 
 def is_transcript(value: Any) -> bool:
-    """Whether it looks like one of hh-rlhf."""
+    """Tell whether a value looks like a transcript of hh-rlhf."""
     return isinstance(value, str) and value.startswith("\n\nHuman:") and "\n\nAssistant:" in value
 
 
 def transcript(whole: str, key: str, chat: bool) -> Side:
-    """One of hh-rlhf as messages, or as text where there is no template for them."""
+    """Turn a transcript of hh-rlhf into messages, or into a text where there is no template for them."""
     turns = list(_HH_TURN.finditer(whole))
     if not turns or turns[-1][1] != "Assistant" or whole[: turns[0].start()].strip():
         raise RowError("roles", f"'{key}' is no transcript that ends with an Assistant turn")
@@ -119,7 +119,7 @@ def transcript(whole: str, key: str, chat: bool) -> Side:
 
 
 def messages(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """`chosen` and `rejected` are whole conversations as lists of messages."""
+    """Read `chosen` and `rejected` as whole conversations, lists of messages."""
     chosen, rejected = (
         as_conversation(as_messages(list_at(row, key), key), key) for key in (keys.chosen_key, keys.rejected_key)
     )
@@ -127,13 +127,13 @@ def messages(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGrou
 
 
 def prompt(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """`prompt` with `chosen` and `rejected`, each a text or messages."""
+    """Read a `prompt` with `chosen` and `rejected`, each a text or messages."""
     chosen, rejected = (answered(row, value_at(row, key), keys, chat) for key in (keys.chosen_key, keys.rejected_key))
     return _pair(row, number, keys, chosen, rejected)
 
 
 def answered(row: Row, answer: Any, keys: RowSettings, chat: bool) -> Side:
-    """One answer behind the row's prompt; an answer that has the prompt in it already stays as it is."""
+    """Put one answer behind the row's prompt; an answer that has the prompt in it already stays as it is."""
     if isinstance(answer, list | dict):
         said = as_messages(answer, "answer")
         if said and said[0]["role"] != "assistant":
@@ -152,8 +152,9 @@ def answered(row: Row, answer: Any, keys: RowSettings, chat: bool) -> Side:
 
 
 def ranked(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """`prompt` with a list of `completions` and their scores or ranks, in the completions or in lists beside them."""
-    completions, sides = list_at(row, keys.completions_key), answers(row, keys, chat)
+    """Read a `prompt` with a list of `completions`; scores or ranks stand in these or in lists beside them."""
+    completions = list_at(row, keys.completions_key)
+    sides = answers(row, keys, chat)
     if completions and all(isinstance(c, dict) and "role" not in c for c in completions):
         holders: list[Row] = completions
     else:
@@ -168,12 +169,12 @@ def ranked(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
 
 
 def answers(row: Row, keys: RowSettings, chat: bool) -> list[Side]:
-    """Whole conversations: the row's prompt with each of its `completions`."""
+    """Make whole conversations: the row's prompt with each of its `completions`."""
     return [answered(row, answer, keys, chat) for answer in completions_of(row, keys)]
 
 
 def completions_of(row: Row, keys: RowSettings) -> list[Any]:
-    """Each of a row's `completions`, or its field with the response."""
+    """Give each of a row's `completions`, or its field with the response."""
     completions = list_at(row, keys.completions_key)
     return [value_at(c, keys.response_key) if _has(c, keys.response_key) else c for c in completions]
 
@@ -183,13 +184,13 @@ def _has(completion: Any, key: str) -> bool:
 
 
 def score_columns(keys: RowSettings) -> list[str]:
-    """Names under which scores and ranks are looked for."""
+    """List the names under which scores and ranks are looked for."""
     names = [keys.score_key] if isinstance(keys.score_key, str) else list(keys.score_key)
     return [name for key in (*names, keys.rank_key) for name in (key, f"{key}s")]
 
 
 def _score(holder: Row, keys: RowSettings) -> float:
-    """Higher is better: a score, the weighted mean of several, or minus a rank."""
+    """Give a score, the weighted mean of several, or minus a rank: higher is better."""
     if isinstance(keys.score_key, dict):
         total = sum(weight * number_at(holder, key) for key, weight in keys.score_key.items())
         return total / sum(abs(weight) for weight in keys.score_key.values())
@@ -205,7 +206,7 @@ def _score(holder: Row, keys: RowSettings) -> float:
 
 
 def scored(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """One `response` a row with its scores, as HelpSteer has them; rows that follow each other share the prompt."""
+    """Read one `response` a row with its scores, as HelpSteer has; rows that follow each other share the prompt."""
     return _scored(
         row, number, keys, [answered(row, value_at(row, keys.response_key), keys, chat)], [_score(row, keys)]
     )

@@ -17,7 +17,7 @@ PREFERENCE_COLUMNS = (
 
 
 def helpsteer3(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """HelpSteer3 as RM-Gallery nests it: `input` messages, `output[].answer` with a label, columns or JSON texts.
+    """Read HelpSteer3 as RM-Gallery nests it: `input` messages, `output[].answer` with a label, columns or JSON texts.
 
     The label stands in the answer or beside it: `is_preferred`, and `preference_score` from -3 (the first is much
     better) to 3, whose size is the margin. Neither preferred is a tie, which the rules leave out.
@@ -26,7 +26,9 @@ def helpsteer3(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGr
     if len(outputs) != 2 or not all(isinstance(output, dict) for output in outputs):
         raise RowError("type", f"'output' has {len(outputs)} entries, expected two with an answer each")
     holder = row | {keys.prompt_key: list_at(row, "input")}
-    sides, preferred, strengths = [], [], []
+    sides = []
+    preferred = []
+    strengths = []
     for output in outputs:
         answer = value_at(output, "answer")
         label = answer.get("label") if isinstance(answer, dict) and answer.get("label") else output.get("label")
@@ -45,7 +47,7 @@ def helpsteer3(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGr
 
 
 def preference(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """Two responses and a signed strength: HelpSteer3 and the preferences of HelpSteer2 as published."""
+    """Read two responses and a signed strength: HelpSteer3 and the preferences of HelpSteer2 as published."""
     for prompt, first, second, strength in PREFERENCE_COLUMNS:
         if strength in row:
             signed = number_at(row, strength)
@@ -56,14 +58,14 @@ def preference(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGr
 
 
 def shp(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """Stanford Human Preferences: two comments on a post with their scores; `labels` 1 says the first is preferred."""
+    """Read Stanford Human Preferences: two comments on a post with scores; `labels` 1 says that the first is better."""
     sides = _sides(row, "history", ("human_ref_A", "human_ref_B"), keys, chat)
     scores = [number_at(row, "score_A"), number_at(row, "score_B")]
     return _given(row, number, keys, sides, scores, first_is_chosen=number_at(row, "labels") == 1)
 
 
 def safe_rlhf(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """PKU-SafeRLHF: two responses, and which is better (0 or 1) in `score_key`, else in `better_response_id`."""
+    """Read PKU-SafeRLHF: two responses, and which is better (0 or 1) in `score_key`, else in `better_response_id`."""
     sides = _sides(row, "prompt", ("response_0", "response_1"), keys, chat)
     named = isinstance(keys.score_key, str) and keys.score_key in row
     better = number_at(row, str(keys.score_key) if named else "better_response_id")
@@ -73,7 +75,7 @@ def safe_rlhf(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGro
 
 
 def halos(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGroup:
-    """HALOs' pairwise_feedback: `prompt`, `output_A` and `output_B` as messages, `label` 1 if A is preferred."""
+    """Read HALOs' pairwise_feedback: `prompt`, `output_A` and `output_B` as messages, `label` 1 if A is preferred."""
     if row.get("type") != "pairwise_feedback":
         raise RowError("type", f"type is {row.get('type')!r}, expected pairwise_feedback: the others have no pairs")
     sides = _sides(row, "prompt", ("output_A", "output_B"), keys, chat)

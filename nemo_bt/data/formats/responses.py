@@ -41,7 +41,7 @@ class Preference(NamedTuple):
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Chosen and rejected."""
+        """Positions of chosen and rejected."""
         return self.chosen, self.rejected
 
 
@@ -52,7 +52,7 @@ class PromptGroup:
     Attributes:
         sides: K whole conversations.
         rows: number in the file of the row that each came from.
-        scores: of each, higher is better; empty where the rows name pairs themselves.
+        scores: one for each, higher is better; empty where the rows name pairs themselves.
         margins: strength of a preference for each, where the row has one.
         weights: factor on the loss of pairs in which each is chosen.
         given: pairs that the rows name; None leaves it to `model.data.pairs`.
@@ -66,7 +66,7 @@ class PromptGroup:
     given: list[Preference] | None = None
 
     def same_prompt(self, other: PromptGroup) -> bool:
-        """Whether both answer the same prompt; texts whose prompt is not known do not."""
+        """Tell whether both answer the same prompt; texts whose prompt is not known do not."""
         if not self.sides or not other.sides:
             return False
         prompt = prompt_of(self.sides[0])
@@ -88,10 +88,10 @@ class PromptGroup:
 
 
 def response_of(side: Side) -> str:
-    """The text that is judged."""
+    """Give the text that is judged."""
     return side.response if isinstance(side, Text) else side[-1]["content"]
 
 
 def prompt_of(side: Side) -> str | Messages:
-    """What stands before it."""
+    """Give what stands before the response."""
     return side.prompt if isinstance(side, Text) else side[:-1]

@@ -14,10 +14,10 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def value_at(row: dict[str, Any], key: str) -> Any:
-    """What stands under a key, or under a path of keys and list positions with dots: `rating.0`, `answer.label`.
+    """Find what stands under a key, or under a path of keys and list positions with dots: `rating.0`, `answer.label`.
 
     Raises:
-        RowError: nothing, or null.
+        RowError: nothing does, or null.
     """
     value = row.get(key)
     if value is None and "." in key:
@@ -35,7 +35,7 @@ def value_at(row: dict[str, Any], key: str) -> Any:
 
 
 def has_value(row: dict[str, Any], key: str) -> bool:
-    """Whether `value_at` finds something."""
+    """Tell whether `value_at` finds something."""
     try:
         value_at(row, key)
     except RowError:
@@ -44,16 +44,16 @@ def has_value(row: dict[str, Any], key: str) -> bool:
 
 
 def text_at(row: dict[str, Any], key: str) -> str:
-    """A text.
+    """Read a text.
 
     Raises:
-        RowError: not there, or no text.
+        RowError: it is not there, or is none.
     """
     return as_text(value_at(row, key), key)
 
 
 def as_text(value: Any, key: str) -> str:
-    """A value that has to be a text of Unicode characters."""
+    """Check that a value is a text of Unicode characters."""
     if not isinstance(value, str):
         raise RowError("type", f"'{key}' is {type(value).__name__}, expected a text")
     if not value.isascii():
@@ -65,16 +65,16 @@ def as_text(value: Any, key: str) -> str:
 
 
 def number_at(row: dict[str, Any], key: str) -> float:
-    """A finite number.
+    """Read a finite number.
 
     Raises:
-        RowError: not there, or none.
+        RowError: it is not there, or is none.
     """
     return as_number(value_at(row, key), key)
 
 
 def as_number(value: Any, key: str) -> float:
-    """A value that has to be a finite number; texts of digits count, as UltraFeedback's ratings have them."""
+    """Check that a value is a finite number; texts of digits count, as UltraFeedback's ratings have them."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -92,10 +92,10 @@ def as_number(value: Any, key: str) -> float:
 
 
 def list_at(row: dict[str, Any], key: str) -> list[Any]:
-    """A list, or a text with one in JSON.
+    """Read a list, or a text with one in JSON.
 
     Raises:
-        RowError: not there, or none.
+        RowError: it is not there, or is none.
     """
     value = value_at(row, key)
     if isinstance(value, str):
@@ -109,16 +109,17 @@ def list_at(row: dict[str, Any], key: str) -> list[Any]:
 
 
 def as_messages(value: Any, key: str) -> Messages:
-    """Messages of role and content; other fields are left out.
+    """Read messages of role and content; other fields are left out.
 
     Raises:
-        RowError: a message without one of the two, or with something else in it.
+        RowError: a message lacks one of the two, or has something else in it.
     """
     messages = []
     for message in value if isinstance(value, list) else [value]:
         if not isinstance(message, dict):
             raise RowError("type", f"'{key}' has {type(message).__name__}, expected messages of role and content")
-        role, content = message.get("role"), message.get("content")
+        role = message.get("role")
+        content = message.get("content")
         if role is None or role == "":
             raise RowError("roles", f"'{key}' has a message without role")
         if content is None:
@@ -128,7 +129,7 @@ def as_messages(value: Any, key: str) -> Messages:
 
 
 def as_conversation(messages: Messages, key: str) -> Messages:
-    """Messages that can be judged: the last is the assistant's, a system message is the first.
+    """Check that messages can be judged: the last is the assistant's, a system message is the first.
 
     Whether users and assistants have to take turns is left to the chat template.
 

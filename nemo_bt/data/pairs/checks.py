@@ -15,7 +15,7 @@ Finding: TypeAlias = tuple[str, str]
 
 
 def wrong_text(group: PromptGroup, pair: Preference) -> Finding | None:
-    """A pair as it was read: an empty response, prompts that differ, the same response twice."""
+    """Find what is wrong with a pair as read: an empty response, prompts that differ, the same response twice."""
     sides = [group.sides[side] for side in pair.sides]
     for side, name in zip(sides, ("chosen", "rejected"), strict=True):
         if not response_of(side).strip():
@@ -34,12 +34,12 @@ def _end_of(prompt: Any) -> str:
 
 
 def wrong_tokens(renderer: Renderer, texts: list[str], ids: list[Ids]) -> Finding | None:
-    """A pair as token ids: BOS missing or doubled, ends that differ, the scored token a pad, the same ids twice.
+    """Find what is wrong with a pair's token ids: BOS missing or doubled, ends that differ, the scored token a pad.
 
     Args:
-        renderer: that made them.
+        renderer: has made them.
         texts: chosen and rejected, rendered.
-        ids: of the two.
+        ids: chosen and rejected; the same ids twice are wrong too.
     """
     chosen, rejected = ids
     for text, side in zip(texts, ids, strict=True):

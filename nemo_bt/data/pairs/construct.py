@@ -12,7 +12,7 @@ from nemo_bt.data.formats.responses import Preference, PromptGroup, response_of
 
 
 def make_pairs(group: PromptGroup, rules: PairRules) -> tuple[list[Preference], Counter[str]]:
-    """Pairs of one prompt.
+    """Make the pairs of one prompt.
 
     Candidates are the pairs that the rows name; else, with the best response b and K in all:
     best_vs_worst gives (b, worst), best_vs_random (b, one of the K - 1 others), all_pairs every two of the K.
@@ -21,8 +21,7 @@ def make_pairs(group: PromptGroup, rules: PairRules) -> tuple[list[Preference], 
     `max_pairs_per_prompt` stay, drawn at random.
 
     Args:
-        group: K responses with scores, or with pairs that are given.
-        rules: of the source.
+        group: has K responses with scores, or with pairs that are given.
 
     Returns:
         The pairs, best first, and how many candidates each rule left out. A single response counts as one candidate.
@@ -48,7 +47,7 @@ def make_pairs(group: PromptGroup, rules: PairRules) -> tuple[list[Preference], 
 
 
 def _random(group: PromptGroup, rules: PairRules) -> np.random.Generator:
-    """The same for the same prompt, whichever process asks."""
+    """Make a generator that is the same for the same prompt, whichever process asks."""
     return np.random.default_rng((rules.seed, group.rows[0]))
 
 
@@ -70,7 +69,7 @@ def _scored(group: PromptGroup, chosen: int, rejected: int) -> Preference:
 
 
 def _left_out(group: PromptGroup, pair: Preference, rules: PairRules) -> str:
-    """The rule that leaves a candidate out, "" if none does."""
+    """Name the rule that leaves a candidate out, "" if none does."""
     responses = [response_of(group.sides[side]) for side in pair.sides]
     if group.given is None and responses[0] == responses[1]:
         return "same"
@@ -85,7 +84,7 @@ def _left_out(group: PromptGroup, pair: Preference, rules: PairRules) -> str:
 
 
 def margin_of(pair: Preference) -> float:
-    """Strength of a preference: what the row says, else the difference of scores, else 0."""
+    """Give the strength of a preference: what the row says, else the difference of scores, else 0."""
     if pair.margin is not None:
         return pair.margin
     return pair.scores[0] - pair.scores[1] if pair.scores else 0.0

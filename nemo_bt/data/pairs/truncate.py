@@ -13,16 +13,13 @@ from nemo_bt.data.tokenize.chat_template import Renderer
 def cut_prompt(
     group: PromptGroup, pair: Preference, sequences: dict[int, Ids], limit_tokens: int, renderer: Renderer
 ) -> dict[int, Ids] | None:
-    """Both sequences of a pair without as much of the prompt's start as makes them fit.
+    """Cut both sequences of a pair at the prompt's start, by as much as makes them fit.
 
     Both lose the same tokens, so they still share the prompt; a BOS stays in front.
 
     Args:
-        group: the prompt and its responses.
-        pair: that is too long.
         sequences: position in `group.sides` -> ids.
         limit_tokens: longest conversation.
-        renderer: knows where a response starts.
 
     Returns:
         The two by position; None where the prompt is too short for it, or cannot be told from the response.

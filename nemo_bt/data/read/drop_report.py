@@ -54,7 +54,8 @@ class RowError(Exception):
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
+        self.reason = reason
+        self.detail = detail
 
 
 @dataclass
@@ -62,13 +63,13 @@ class DropReport:
     """Counts of one source, or of a part of it.
 
     Attributes:
-        num_rows: read from the files.
-        num_kept: pairs.
+        num_rows: rows read from the files.
+        num_kept: pairs that stay.
         num_longer_chosen: kept pairs whose chosen response has more characters: what the rule "the longer answer
             wins" gets right.
         num_truncated: kept pairs whose prompt was cut from the left.
         dropped: pairs left out, by key of BAD, LENGTH or RULES; a row that gives no pair counts as one.
-        examples: of each reason in BAD and LENGTH the first three, with file and row.
+        examples: the first three of each reason in BAD and LENGTH, with file and row.
     """
 
     num_rows: int = 0
@@ -99,36 +100,33 @@ class DropReport:
             self.examples[reason] = [*self.examples.get(reason, []), *examples][:_NUM_EXAMPLES]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data that `from_json` reads."""
+        """Give plain data that `from_json` reads."""
         return dict(vars(self)) | {"dropped": dict(self.dropped)}
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> DropReport:
-        """What `to_json` gave."""
+        """Read what `to_json` gave."""
         return cls(**(plain | {"dropped": Counter(plain["dropped"])}))
 
     def describe(self, name: str) -> str:
-        """One line: `hh: 303 of 312 pairs; dropped 4 with an empty response; ...`."""
+        """Say it in one line: `hh: 303 of 312 pairs; dropped 4 with an empty response; ...`."""
         reasons = "".join(f"; dropped {count:,} {reason}" for reason, count in self.counted())
         cut = f"; cut {self.num_truncated:,} prompts from the left" if self.num_truncated else ""
         return f"{name}: {self.num_kept:,} of {self.num_pairs:,} pairs{reasons}{cut}"
 
     def counted(self) -> list[tuple[str, int]]:
-        """Every reason that occurred, in words, with its count."""
+        """List every reason that occurred, in words, with its count."""
         return [(_TEXTS[key], self.dropped[key]) for key in _TEXTS if self.dropped[key]]
 
     def check(self, name: str, data: DataSettings) -> None:
-        """Check the limits.
-
-        Args:
-            name: of the source, for messages.
-            data: has the limits.
+        """Check the limits that `data` has; `name` names the source in messages.
 
         Raises:
             UserError: more pairs bad or too long than allowed, or none left. Shows the first three by file and row.
         """
         for kinds, key in ((BAD, "max_bad_fraction"), (LENGTH, "max_drop_fraction")):
-            count, limit = sum(self.dropped[reason] for reason in kinds), getattr(data, key)
+            count = sum(self.dropped[reason] for reason in kinds)
+            limit = getattr(data, key)
             if count > limit * self.num_pairs:
                 shown = [example for reason in kinds for example in self._shown(reason)][:_NUM_EXAMPLES]
                 raise UserError(

@@ -34,9 +34,9 @@ class DataFile:
     """One file of preferences.
 
     Args:
-        path: in its file system.
-        name: as messages call it: the path or URL.
-        file_system: fsspec's.
+        path: its place in the file system.
+        name: the path or URL that messages show.
+        file_system: one of fsspec's.
     """
 
     path: str
@@ -45,7 +45,7 @@ class DataFile:
 
     @cached_property
     def kind(self) -> str:
-        """One of parquet, jsonl, json, arrow, by the name.
+        """One of parquet, jsonl, json, arrow, as the name says.
 
         Raises:
             UserError: the name ends in nothing that is known.
@@ -66,12 +66,12 @@ class DataFile:
 
     @property
     def identity(self) -> str:
-        """The same for the same file, however it was written."""
+        """A text that is the same for the same file, however its path was written."""
         return os.path.realpath(self.path) if self.is_local else self.name
 
     @property
     def compression(self) -> str | None:
-        """Gzip or zstd, by the name."""
+        """Gzip or zstd, as the name says."""
         return _COMPRESSIONS.get(Path(self.path).suffix)
 
     @cached_property
@@ -89,10 +89,10 @@ class DataFile:
         return [str(about[name]) for name in _REMOTE_DIGESTS if about.get(name)]
 
     def open(self) -> BinaryIO:
-        """The stored bytes.
+        """Open the stored bytes.
 
         Raises:
-            UserError: not there any more, or not readable.
+            UserError: they are not there any more, or not readable.
         """
         try:
             opened: BinaryIO = self.file_system.open(self.path, "rb")
@@ -101,7 +101,7 @@ class DataFile:
         return opened
 
     def open_lines(self) -> tuple[BinaryIO, BinaryIO]:
-        """The bytes without their compression, and the stored bytes below them, whose position tells how far it is."""
+        """Open the bytes without their compression, and the stored bytes, whose position tells how far reading is."""
         stored = self.open()
         if self.compression is None:
             return stored, stored
@@ -110,11 +110,11 @@ class DataFile:
 
 
 def find_files(source: SourceSettings, setting: str) -> list[DataFile]:
-    """Files of a source, sorted within each glob, each once.
+    """Find the files of a source, sorted within each glob, each once.
 
     Args:
-        source: its paths; or one id of a data set of the hub, with split, subset and revision.
-        setting: where it was written, for messages.
+        source: has paths, or one id of a data set of the hub with split, subset and revision.
+        setting: tells in messages where the source was written.
 
     Raises:
         UserError: a path matches no file, a protocol is not known, the hub has no such data set.
@@ -166,7 +166,7 @@ def _is_hub_id(path: str) -> bool:
 
 
 def _hub_files(path: str, source: SourceSettings) -> list[DataFile]:
-    """The Arrow files that `datasets` makes of a data set of the hub, in its own cache."""
+    """Find the Arrow files that `datasets` makes of a data set of the hub, in its own cache."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -186,14 +186,13 @@ def _hub_files(path: str, source: SourceSettings) -> list[DataFile]:
 
 
 def digest_of(files: Sequence[DataFile], memory: Path) -> str:
-    """SHA-256 of the contents of files, in order; their names do not count.
+    """Compute the SHA-256 of the contents of files, in order; their names do not count.
 
     A local file that has not changed is not read again: its digest is remembered beside its inode, size and times of
     change, which a program cannot set back. A remote file counts by its ETag or checksum where its file system has
     one, else it is read.
 
     Args:
-        files: to read.
         memory: folder for the remembered digests.
     """
     each = [_digest(file, memory) for file in files]

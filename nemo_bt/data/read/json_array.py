@@ -12,14 +12,14 @@ BLOCK = 1 << 16
 
 
 def elements(buffer: str, text: io.TextIOWrapper) -> Iterator[Any]:
-    """Elements of a JSON array whose opening bracket is read, with one element in memory at a time.
+    """Give the elements of a JSON array whose opening bracket is read, with one element in memory at a time.
 
     Args:
         buffer: what is read of the text already, behind the bracket.
         text: the rest.
 
     Raises:
-        json.JSONDecodeError: no whole array, or something behind it.
+        json.JSONDecodeError: the array is not whole, or something stands behind it.
     """
     decoder = json.JSONDecoder()
     is_first = True
@@ -36,7 +36,7 @@ def elements(buffer: str, text: io.TextIOWrapper) -> Iterator[Any]:
 
 
 def _begun(buffer: str, text: io.TextIOWrapper) -> str:
-    """The buffer from its first character that is not blank on."""
+    """Read on until the buffer begins with a character that is not blank."""
     buffer = buffer.lstrip()
     while not buffer and (more := text.read(BLOCK)):
         buffer = more.lstrip()
@@ -44,7 +44,7 @@ def _begun(buffer: str, text: io.TextIOWrapper) -> str:
 
 
 def _element(buffer: str, text: io.TextIOWrapper, decoder: json.JSONDecoder) -> tuple[Any, str]:
-    """The element that the buffer begins with, and what follows it."""
+    """Split off the element that the buffer begins with; give it, and what follows it."""
     step = BLOCK
     while True:
         problem = json.JSONDecodeError("the array does not end", buffer[-40:], 0)
@@ -57,4 +57,5 @@ def _element(buffer: str, text: io.TextIOWrapper, decoder: json.JSONDecoder) -> 
         more = text.read(step)
         if not more:
             raise problem
-        buffer, step = buffer + more, 2 * step  # doubling: a long element is tried again only a few times
+        buffer += more
+        step *= 2  # a long element is tried again only a few times

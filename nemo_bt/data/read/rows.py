@@ -31,9 +31,9 @@ class Chunk:
     """Consecutive rows of one file.
 
     Args:
-        file: name, for messages.
-        first_row: number in the file of the first, from 0.
-        num_rows: in the chunk.
+        file: its name, for messages.
+        first_row: number of the first row in the file, from 0.
+        num_rows: rows in the chunk.
         payload: an Arrow stream, the lines of a JSONL file, or rows that are parsed already.
         end_bytes: how far into the stored file the chunk reaches, for the progress bar.
     """
@@ -45,7 +45,7 @@ class Chunk:
     end_bytes: int
 
     def rows(self) -> list[Row]:
-        """The rows, parsed."""
+        """Parse the rows."""
         if isinstance(self.payload, bytes):
             return _python_rows(pa.ipc.open_stream(self.payload).read_all())
         return [_parse(line) if isinstance(line, bytes) else line for line in self.payload]
@@ -54,15 +54,14 @@ class Chunk:
 def read_chunks(
     file: DataFile, columns: list[str] | None, same_prompt: Callable[[Row, Row], bool] | None
 ) -> Iterator[Chunk]:
-    """Chunks of one file, in order.
+    """Read a file as chunks, in order.
 
     Args:
-        file: to read.
-        columns: of a parquet or Arrow file, all of them if None.
+        columns: which of a parquet or Arrow file are read; None is all.
         same_prompt: whether two neighbouring rows have to stay in one chunk; None if none have to.
 
     Raises:
-        UserError: not a file of its kind, or one that ends in the middle; names the file, and the row where it can.
+        UserError: the file is not of its kind, or ends in the middle; names the file, and the row where it can.
     """
     readers = {"parquet": _parquet, "arrow": _arrow, "jsonl": _lines, "json": _json}
     number = 0
@@ -81,16 +80,16 @@ def read_chunks(
 
 
 def first_rows(file: DataFile, columns: list[str] | None) -> list[Row]:
-    """Rows of the first chunk, to see what a file has; none of an empty file.
+    """Read the rows of the first chunk, to see what a file has; an empty file gives none.
 
     Raises:
-        UserError: see `read_chunks`.
+        UserError: `read_chunks` raises it.
     """
     return next((chunk.rows() for chunk in read_chunks(file, columns, None)), [])
 
 
 def column_types(file: DataFile) -> dict[str, str]:
-    """Types of all columns, where the file says them itself."""
+    """Give the types of all columns, where the file says them itself."""
     if file.kind not in ("parquet", "arrow"):
         return {}
     with file.open() as stored:
@@ -102,7 +101,7 @@ def column_types(file: DataFile) -> dict[str, str]:
 
 
 def _python_rows(table: pa.Table) -> list[Row]:
-    """Rows as dicts; one that has no value in Python is bad, and only that one."""
+    """Turn rows into dicts; one that has no value in Python is bad, and only that one."""
     try:
         rows: list[Row] = table.to_pylist()
     except UnicodeDecodeError as error:
@@ -115,7 +114,8 @@ def _python_rows(table: pa.Table) -> list[Row]:
 def _parquet(file: DataFile, columns: list[str] | None) -> Iterator[Chunk]:
     with file.open() as stored:
         parquet = pq.ParquetFile(stored)
-        names, total = parquet.schema_arrow.names, parquet.metadata.num_rows
+        names = parquet.schema_arrow.names
+        total = parquet.metadata.num_rows
         _refuse_doubled(file, names)
         wanted = None if columns is None else [name for name in names if name in columns]
         number = 0
@@ -143,7 +143,7 @@ def _refuse_doubled(file: DataFile, names: list[str]) -> None:
 
 
 def _batch(file: DataFile, batch: pa.RecordBatch, first_row: int, end_bytes: int) -> Iterator[Chunk]:
-    """Chunks of one batch; only the bytes of its own rows are copied."""
+    """Cut a batch into chunks; only the bytes of its own rows are copied."""
     for start in range(0, len(batch), _CHUNK_ROWS):
         part = pa.Table.from_batches([batch.slice(start, _CHUNK_ROWS)])
         sink = io.BytesIO()
@@ -161,7 +161,8 @@ def _lines(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
 def _line_chunks(file: DataFile, lines: BinaryIO, stored: BinaryIO) -> Iterator[Chunk]:
     payload: list[bytes] = []
     blank: list[bytes] = []
-    number = num_bytes = 0
+    number = 0
+    num_bytes = 0
     for line in lines:
         if not line.strip():
             blank.append(line)  # no row if nothing follows
@@ -171,13 +172,15 @@ def _line_chunks(file: DataFile, lines: BinaryIO, stored: BinaryIO) -> Iterator[
         num_bytes += len(line)
         if len(payload) >= _CHUNK_ROWS or num_bytes > _CHUNK_BYTES:
             yield Chunk(file.name, number, len(payload), payload, stored.tell())
-            number, payload, num_bytes = number + len(payload), [], 0
+            number += len(payload)
+            payload = []
+            num_bytes = 0
     if payload:
         yield Chunk(file.name, number, len(payload), payload, file.num_bytes)
 
 
 def _json(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
-    """A .json file is an array of objects, or lines of them."""
+    """Read a .json file: an array of objects, or lines of them."""
     lines, stored = file.open_lines()
     with stored:
         text = io.TextIOWrapper(lines, encoding="utf-8")
@@ -191,7 +194,8 @@ def _json(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
             payload.append(row if isinstance(row, dict) else RowError("unreadable", ascii(row)[:80]))
             if len(payload) == _CHUNK_ROWS:
                 yield Chunk(file.name, number, len(payload), payload, stored.tell())
-                number, payload = number + len(payload), []
+                number += len(payload)
+                payload = []
         if payload:
             yield Chunk(file.name, number, len(payload), payload, file.num_bytes)
 
@@ -205,11 +209,12 @@ def _parse(line: bytes) -> Row:
 
 
 def _whole_prompts(chunks: Iterator[Chunk], same_prompt: Callable[[Row, Row], bool]) -> Iterator[Chunk]:
-    """Chunks that end where a prompt does, parsed already."""
+    """Cut chunks again, so that they end where a prompt does; their rows are parsed."""
     held: list[Row] = []
     last = None
     for last in chunks:
-        start, rows = last.first_row - len(held), held + last.rows()
+        start = last.first_row - len(held)
+        rows = held + last.rows()
         cut = len(rows) - 1
         while cut > 0 and same_prompt(rows[cut - 1], rows[cut]):
             cut -= 1

@@ -28,7 +28,9 @@ from nemo_bt.errors import UserError
 from nemo_bt.files import beside, write_atomically
 from nemo_bt.observability.terminal import Terminal
 
-TOKENS, PAIRS, ACCOUNT = "tokens.arrow", "pairs.arrow", "account.json"
+TOKENS = "tokens.arrow"
+PAIRS = "pairs.arrow"
+ACCOUNT = "account.json"
 _SMALL_CHUNKS = 4
 _MB = 1_000_000
 
@@ -43,14 +45,12 @@ def build(
 
     Args:
         folder: exists; gets tokens.arrow (one column of ids), pairs.arrow (COLUMNS) and account.json.
-        files: in order; all of one format.
-        spec: its format is what the source asks for, `auto` included.
-        num_workers: processes.
+        spec: has the format that the source asks for, `auto` included.
         terminal: gets a bar of bytes read.
         facts: what the cache is made from, for account.json.
 
     Raises:
-        UserError: a file that cannot be read as it is named; files of different formats; a worker that was ended.
+        UserError: a file cannot be read as it is named, formats differ, or a worker was ended.
     """
     spec, chunks = chunks_of(files, spec)
     drop_report = DropReport()
@@ -83,7 +83,7 @@ def build(
 
 
 def chunks_of(files: list[DataFile], spec: EncodingSpec) -> tuple[EncodingSpec, Iterator[Placed]]:
-    """The recipe with the format that the rows have, and the chunks, in the order in which they are stored."""
+    """Give the recipe with the format that the rows have, and the chunks in the order in which they are stored."""
     custom = None
     if spec.source.custom_cls.name:
         custom = load_custom(spec.source, spec.renderer.tokenizer, spec.max_length, files)
@@ -114,7 +114,7 @@ def _format(spec: EncodingSpec, files: list[DataFile]) -> str:
 
 
 def _encoded(chunks: Iterator[Placed], spec: EncodingSpec, num_workers: int) -> Iterator[tuple[int, Encoded]]:
-    """Encoded chunks in order, each with the bytes read up to its end."""
+    """Encode chunks in order; each comes with the bytes read up to its end."""
     first = list(islice(chunks, _SMALL_CHUNKS + 1))
     if num_workers == 1 or len(first) <= _SMALL_CHUNKS:  # starting processes would take longer
         for number, start_bytes, chunk in chain(first, chunks):
@@ -164,14 +164,17 @@ class _Writer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.num_tokens = self.num_prompts = self.num_pairs = self.largest_id = 0
+        self.num_tokens = 0
+        self.num_prompts = 0
+        self.num_pairs = 0
+        self.largest_id = 0
         self._raw: dict[str, BinaryIO] = {name: self._path(name).open("wb") for name in ("token", *COLUMNS)}
 
     def write(self, encoded: Encoded) -> None:
         """Append a chunk.
 
         Raises:
-            UserError: the disk does not take it; so do the others.
+            UserError: the disk does not take it. The other methods raise it too.
         """
         with writing_to(self.folder):
             self._append(encoded)

@@ -33,7 +33,7 @@ from nemo_bt.files import new_folder, unfinished_folder
 from nemo_bt.observability.terminal import Terminal
 
 _LAYOUT = 1
-"""Of the cache's files and of what rows become; raised whenever either changes."""
+"""Version of the cache's files and of what rows become; raised whenever either changes."""
 _PATIENCE_S = 10.0
 
 
@@ -42,14 +42,9 @@ class CachedSource:
     """One tokenised source.
 
     Args:
-        name: of the source.
-        folder: in the cache.
         tokens: every prompt with its responses, end to end, memory-mapped, [T], int32.
         columns: nemo_bt.data.store.records.COLUMNS, memory-mapped, [N] each.
-        drop_report: of its rows.
         files: names of its files, which the column `file` counts.
-        format: of its rows.
-        largest_id: of its tokens.
         made_from: everything that its tokens depend on.
         weight: factor on the loss of its pairs.
     """
@@ -69,30 +64,27 @@ class CachedSource:
         return len(self.columns["row"])
 
     def where(self, pair: int) -> str:
-        """File and row of a pair."""
+        """Name the file and row of a pair."""
         return f"{self.files[self.columns['file'][pair]]} row {self.columns['row'][pair]}"
 
 
 def cache_folder(configured: str | None) -> Path:
-    """Where tokenised data is kept: the setting, $NEMO_BT_CACHE, or ~/.cache/nemo_bt."""
+    """Find where tokenised data is kept: the setting, $NEMO_BT_CACHE, or ~/.cache/nemo_bt."""
     return Path(configured or os.environ.get("NEMO_BT_CACHE") or "~/.cache/nemo_bt").expanduser()
 
 
 def open_source(
     spec: EncodingSpec, setting: str, tokenizer_digest: str, folder: Path, num_workers: int, terminal: Terminal
 ) -> CachedSource:
-    """A source, tokenised now if it has not been before.
+    """Open a source, tokenised now if it has not been before.
 
     Args:
-        spec: of the source.
-        setting: where the source was written, for messages.
-        tokenizer_digest: of the tokenizer's files.
-        folder: from `cache_folder`.
-        num_workers: processes that tokenise.
+        setting: tells in messages where the source was written.
+        folder: what `cache_folder` gives.
         terminal: shows the bar, on one rank.
 
     Raises:
-        UserError: data that cannot be read (see nemo_bt.data.store.build); a cache that cannot be written.
+        UserError: data cannot be read (see nemo_bt.data.store.build), or the cache not be written.
     """
     files = find_files(spec.source, setting)
     facts = _facts(spec, files, tokenizer_digest, folder)
@@ -116,7 +108,7 @@ def open_source(
 
 
 def _facts(spec: EncodingSpec, files: list[DataFile], tokenizer_digest: str, folder: Path) -> dict[str, Any]:
-    """Everything that what is stored depends on, as plain data."""
+    """List everything that what is stored depends on, as plain data."""
     custom = digest_of_class(spec.source.custom_cls)
     rows = {name: value for name, value in asdict(spec.source).items() if name in RowSettings.__dataclass_fields__}
     return {
@@ -160,7 +152,7 @@ def _build_beside(
     target: Path, files: list[DataFile], spec: EncodingSpec, num_workers: int, terminal: Terminal, facts: dict[str, Any]
 ) -> None:
     host = socket.gethostname()
-    for left in target.parent.glob(unfinished_folder(target, f"{host}.*").name):  # by a kill: we hold its lock
+    for left in target.parent.glob(unfinished_folder(target, f"{host}.*").name):  # a kill left it: we hold its lock
         shutil.rmtree(left, ignore_errors=True)
     with ExitStack() as stack:
         with writing_to(target):
@@ -175,10 +167,11 @@ def _build_beside(
 
 
 def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSource | None:
-    """A source that is there and whole; messages get the names that its files have now."""
+    """Open a source that is there and whole; messages get the names that its files have now."""
     try:
         about = json.loads((folder / ACCOUNT).read_text())
-        tokens, columns = _mapped(folder / TOKENS)["token"], _mapped(folder / PAIRS)
+        tokens = _mapped(folder / TOKENS)["token"]
+        columns = _mapped(folder / PAIRS)
     except (OSError, ValueError, pa.ArrowException):
         return None
     drop_report = DropReport.from_json(about["account"])
@@ -201,6 +194,6 @@ def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSour
 
 
 def _mapped(file: Path) -> dict[str, Any]:
-    """Columns of an Arrow file of one batch, without reading them."""
+    """Map the columns of an Arrow file of one batch, without reading them."""
     batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
     return {name: batch.column(name).to_numpy(zero_copy_only=True) for name in batch.schema.names}

@@ -43,19 +43,19 @@ class EncodingSpec:
         return FORMATS[self.format].one_response or self.source.pairs.max_pairs_per_prompt is not None
 
     def same_prompt(self, row: Row, other: Row) -> bool:
-        """Whether two rows have the same prompt; a bad row has none."""
+        """Tell whether two rows have the same prompt; a bad row has none."""
         try:
             return self.belong(self.parse(row, 0), self.parse(other, 0))
         except RowError:
             return False
 
     def belong(self, group: PromptGroup, others: PromptGroup) -> bool:
-        """Whether neighbours are put together: single responses, and pairs that rows name, to the same prompt."""
+        """Tell whether neighbours are put together: single responses to a prompt, and pairs that rows name for it."""
         kind = FORMATS[self.format].one_response or (group.given is not None and others.given is not None)
         return kind and group.same_prompt(others)
 
     def parse(self, row: Row, number: int) -> PromptGroup:
-        """A row's responses.
+        """Read a row's responses.
 
         Raises:
             RowError: it cannot be used.
@@ -69,11 +69,13 @@ class _GroupPairs:
     """Pairs of one prompt that are still in, with the account of those that are not."""
 
     def __init__(self, group: PromptGroup, file: str, drop_report: DropReport) -> None:
-        self.group, self.file, self.drop_report = group, file, drop_report
+        self.group = group
+        self.file = file
+        self.drop_report = drop_report
         self.pairs: list[Preference] = []
 
     def where(self, pair: Preference) -> str:
-        """File and row of a pair."""
+        """Name the file and row of a pair."""
         return f"{self.file} row {pair.row}"
 
     def keep(self, findings: list[Finding | None]) -> None:
@@ -88,9 +90,10 @@ def encode(chunk: Chunk, file_number: int, spec: EncodingSpec) -> Encoded:
     """Parse, pair, check, render and tokenise the rows of one chunk.
 
     Raises:
-        UserError: a pair too long under length_policy error; a chat template that cannot be used at all.
+        UserError: a pair is too long under length_policy error, or a chat template cannot be used at all.
     """
-    drop_report, layout = DropReport(num_rows=chunk.num_rows), Layout(file_number)
+    drop_report = DropReport(num_rows=chunk.num_rows)
+    layout = Layout(file_number)
     for group, pairs, sequences in usable_pairs(chunk, spec, drop_report):
         layout.add([_facts(group, pair) for pair in pairs], sequences)
     return layout.encoded(drop_report)
@@ -99,11 +102,9 @@ def encode(chunk: Chunk, file_number: int, spec: EncodingSpec) -> Encoded:
 def usable_pairs(
     chunk: Chunk, spec: EncodingSpec, drop_report: DropReport
 ) -> Iterator[tuple[PromptGroup, list[Preference], dict[int, Ids]]]:
-    """Pairs of a chunk that are kept, by prompt, in the order in which they are stored.
+    """Give the pairs of a chunk that are kept, by prompt, in the order in which they are stored.
 
     Args:
-        chunk: of rows.
-        spec: of its source.
         drop_report: gets what is dropped.
 
     Yields:
@@ -130,7 +131,8 @@ def _wrong_tokens(
 def encode_ids(chunk: Chunk, file_number: int, spec: EncodingSpec) -> Encoded:
     """Check pairs that a class of one's own has tokenised: rows are (chosen ids, rejected ids)."""
     drop_report = DropReport(num_rows=chunk.num_rows)
-    renderer, layout = spec.renderer, Layout(file_number)
+    renderer = spec.renderer
+    layout = Layout(file_number)
     for number, row in enumerate(chunk.rows(), start=chunk.first_row):
         where = f"{chunk.file} item {number}"
         if isinstance(row, RowError):
@@ -160,7 +162,7 @@ def _facts(group: PromptGroup, pair: Preference) -> PairFacts:
 
 
 def _parse(chunk: Chunk, spec: EncodingSpec, drop_report: DropReport) -> list[PromptGroup]:
-    """Responses by prompt: neighbouring rows with the same one are put together."""
+    """Read responses by prompt: neighbouring rows with the same one are put together."""
     found: list[PromptGroup] = []
     joins = False
     for number, row in enumerate(chunk.rows(), start=chunk.first_row):
@@ -188,7 +190,7 @@ def _construct(group: PromptGroup, file: str, spec: EncodingSpec, drop_report: D
 
 
 def _render(prompts: list[_GroupPairs], renderer: Renderer) -> list[dict[int, str]]:
-    """Texts of the sides that each prompt's pairs need; pairs that the template refuses go."""
+    """Render the sides that each prompt's pairs need; pairs that the template refuses go."""
     used = [list(dict.fromkeys(side for pair in prompt.pairs for side in pair.sides)) for prompt in prompts]
     sides = [prompt.group.sides[side] for prompt, needed in zip(prompts, used, strict=True) for side in needed]
     rendered = iter(renderer.texts(sides))
@@ -207,7 +209,7 @@ def _render(prompts: list[_GroupPairs], renderer: Renderer) -> list[dict[int, st
 def _fit(
     prompt: _GroupPairs, sequences: dict[int, Ids], spec: EncodingSpec
 ) -> list[tuple[list[Preference], dict[int, Ids]]]:
-    """Pairs within the length, with their sequences. A pair whose prompt is cut no longer shares it with the others."""
+    """Give the pairs within the length, with their sequences. A pair whose prompt is cut stands alone from then on."""
     limit = spec.max_length
     longest = {pair: max(len(sequences[side]) for side in pair.sides) for pair in prompt.pairs}
     whole = [pair for pair in prompt.pairs if longest[pair] <= limit]

@@ -33,18 +33,15 @@ def load_sets(
     terminal: Terminal,
     with_train: bool = True,
 ) -> dict[str, PairSet]:
-    """The training set, under "train", and the validation sets.
+    """Load the training set, under "train", and the validation sets.
 
     Args:
-        settings: of the run.
-        tokenizer: from `load_tokenizer`; gets the chat template that the settings name.
-        tokenizer_folder: that it was loaded from.
-        with_validation: whether validation sets are wanted.
+        tokenizer: gets the chat template that the settings name.
+        tokenizer_folder: where the tokenizer was loaded from.
         terminal: gets a line for each source.
-        with_train: whether the training set is.
 
     Raises:
-        UserError: data that cannot be read or used as it is, beyond the limits of model.data.
+        UserError: data cannot be read, or is bad beyond the limits of model.data.
     """
     data = settings.model.data
     renderer = load_renderer(tokenizer, data)
@@ -67,7 +64,7 @@ def load_sets(
 
 
 def encoding_spec(settings: Settings, source: SourceSettings, renderer: Renderer) -> EncodingSpec:
-    """How the rows of a source become tokens."""
+    """Say how the rows of a source become tokens."""
     model = settings.model
     return EncodingSpec(renderer, source, source.format, model.encoder_seq_length, model.data.length_policy)
 
@@ -75,13 +72,16 @@ def encoding_spec(settings: Settings, source: SourceSettings, renderer: Renderer
 def mix(
     name: str, sources: Sequence[SourceSettings], cached: Sequence[CachedSource], settings: Settings, terminal: Terminal
 ) -> PairSet:
-    """One data set of its sources, in the amounts that are asked for; pairs longer than a stream are left out.
+    """Mix a data set of its sources, in the amounts that are asked for; pairs longer than a stream are left out.
 
     Raises:
-        UserError: a source over the limits, or with nothing left.
+        UserError: a source is over the limits, or has nothing left.
     """
     data = settings.model.data
-    accounts, pairs, prompts, wanted = [], [], [], []
+    accounts = []
+    pairs = []
+    prompts = []
+    wanted = []
     first = 0
     for source, part in zip(sources, cached, strict=True):
         _check_margins(part, settings)
@@ -126,11 +126,8 @@ def _within_budget(part: CachedSource, budget_tokens: int) -> tuple[DropReport, 
 def check_overlap(train: PairSet, validation: PairSet, max_fraction: float) -> int:
     """Count validation pairs of which a side, prompt and response, is also a side of a training pair.
 
-    Returns:
-        Their number.
-
     Raises:
-        UserError: more than `max_fraction` of the set's pairs.
+        UserError: they are more than `max_fraction` of the set's pairs.
     """
     seen = np.concatenate([s.columns[f"{side}_hash"] for s in train.sources for side in ("chosen", "rejected")])
     seen.sort()

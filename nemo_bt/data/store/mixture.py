@@ -11,7 +11,7 @@ from nemo_bt.config.data import SourceSettings
 
 
 def num_wanted(source: SourceSettings, num_pairs: int) -> int:
-    """Entries that a source has in an epoch; 1.5 repeats of 10 pairs are 15."""
+    """Count the entries that a source has in an epoch; 1.5 repeats of 10 pairs are 15."""
     if source.count is not None:
         return source.count
     factor = source.fraction if source.fraction is not None else source.repeat
@@ -22,15 +22,16 @@ def make_epoch(pairs: Sequence[Ints], prompts: Sequence[Ints], wanted: Sequence[
     """Choose the entries of each source: whole repetitions, and a drawn part for what is left.
 
     Args:
-        pairs: of each source, the numbers of its pairs in the whole set, [N].
-        prompts: of each source, the prompt that each of them belongs to, [N], 0 or more; equal ones are neighbours.
-        wanted: of each source, entries in an epoch.
-        seed: of the draw, which is the same in every epoch.
+        pairs: numbers of each source's pairs in the whole set, [N].
+        prompts: prompt that each of these pairs belongs to, [N], 0 or more; equal ones are neighbours.
+        wanted: entries of each source in an epoch.
+        seed: decides the draw, which is the same in every epoch.
 
     Returns:
         Sources in order. Ten pairs of which 25 are wanted come twice each, and five of them once more.
     """
-    entries, starts = [], []
+    entries = []
+    starts = []
     num_entries = 0
     for number, (pair, prompt, count) in enumerate(zip(pairs, prompts, wanted, strict=True)):
         whole, rest = divmod(count, len(pair))

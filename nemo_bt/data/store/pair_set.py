@@ -24,8 +24,7 @@ class PairSet:
 
     Args:
         name: train, or the validation set's.
-        sources: tokenised, memory-mapped.
-        accounts: of each source, with what was dropped after the cache.
+        accounts: what became of each source's pairs, after the cache too.
         epoch: which pairs one pass has.
     """
 
@@ -36,27 +35,27 @@ class PairSet:
 
     @property
     def source_names(self) -> list[str]:
-        """In order."""
+        """Names of the sources, in order."""
         return [source.name for source in self.sources]
 
     def _located(self, pairs: Sequence[int] | Ints) -> tuple[Ints, Ints]:
-        """Source of each pair, and its number in it."""
+        """Find the source of each pair, and its number in it."""
         firsts = np.cumsum([0, *map(len, self.sources)])
         number_P = np.asarray(pairs, dtype=np.int64)
         source_P = np.searchsorted(firsts, number_P, side="right") - 1
         return source_P, number_P - firsts[source_P]
 
     def where(self, pair: int) -> str:
-        """File and row of a pair."""
+        """Name the file and row of a pair."""
         source, number = (int(located[0]) for located in self._located([pair]))
         return self.sources[source].where(number)
 
     def sources_of(self, pairs: Sequence[int] | Ints) -> list[str]:
-        """Name of each pair's source."""
+        """Name each pair's source."""
         return [self.sources[number].name for number in self._located(pairs)[0].tolist()]
 
     def column(self, name: str, pairs: Sequence[int] | Ints) -> Any:
-        """One column of nemo_bt.data.store.records.COLUMNS for the given pairs, [P]."""
+        """Read one column of nemo_bt.data.store.records.COLUMNS for the given pairs, [P]."""
         source_P, pair_P = self._located(pairs)
         values = np.empty(len(pair_P), dtype=self.sources[0].columns[name].dtype)
         for number in np.unique(source_P).tolist():
@@ -64,7 +63,7 @@ class PairSet:
         return values
 
     def parts(self, pairs: Sequence[int] | Ints) -> PairParts:
-        """Where the parts of pairs lie, told apart over sources."""
+        """Tell where the parts of pairs lie; those of different sources never lie in the same place."""
         apart = self._located(pairs)[0] << 48
         starts = [self.column(f"{side}_start", pairs) + apart for side in ("chosen", "rejected")]
         tokens = [self.column(f"{side}_tokens", pairs) for side in ("chosen", "rejected")]
@@ -76,14 +75,15 @@ class PairSet:
         )
 
     def groups(self, pairs: Sequence[int] | Ints) -> list[TokenGroup]:
-        """Pairs, ready for a stream: those of the same prompt in one group, each of their responses once."""
+        """Group pairs for a stream: those of the same prompt together, each of their responses once."""
         by_prompt: dict[tuple[int, int], list[int]] = {}
         for source, pair in zip(*(located.tolist() for located in self._located(pairs)), strict=True):
             by_prompt.setdefault((source, int(self.sources[source].columns["prompt"][pair])), []).append(pair)
         return [self._group(source, members) for (source, _), members in by_prompt.items()]
 
     def _group(self, number: int, pairs: list[int]) -> TokenGroup:
-        source, first = self.sources[number], sum(map(len, self.sources[:number]))
+        source = self.sources[number]
+        first = sum(map(len, self.sources[:number]))
         place: dict[int, int] = {}
         continuations: list[Ids] = []
         named: list[Pair] = []

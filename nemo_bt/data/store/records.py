@@ -40,8 +40,7 @@ class Encoded:
     Args:
         tokens: prefix and responses of each prompt in turn, [T], int32.
         columns: COLUMNS, [N] each; starts count from the chunk's first token, prompts from its first.
-        num_prompts: with at least one pair.
-        drop_report: of its rows.
+        num_prompts: prompts with at least one pair.
     """
 
     tokens: Ids
@@ -52,7 +51,7 @@ class Encoded:
 
 @dataclass
 class Layout:
-    """Grows prompt by prompt.
+    """Tokens and columns, which grow prompt by prompt.
 
     Args:
         file: number of the file in its source.
@@ -68,14 +67,15 @@ class Layout:
         """Lay out one prompt with the responses that its pairs use.
 
         Args:
-            pairs: of the prompt.
             sequences: position of each side -> ids of the whole conversation.
         """
         if not pairs:
             return
         used = sorted({side for pair in pairs for side in pair[:2]})
         cut = common_prefix([sequences[side] for side in used])
-        prefix_start, starts, hashes = self.num_tokens, {}, {}
+        prefix_start = self.num_tokens
+        starts = {}
+        hashes = {}
         self._append(sequences[used[0]][:cut])
         for side in used:
             starts[side] = self.num_tokens
@@ -97,7 +97,7 @@ class Layout:
         self.num_tokens += len(ids)
 
     def encoded(self, drop_report: DropReport) -> Encoded:
-        """Everything as arrays; the account gets what was kept."""
+        """Give everything as arrays; the account gets what was kept."""
         values = zip(*self.rows, strict=True) if self.rows else ([] for _ in COLUMNS)
         columns = {name: np.array(v, dtype=COLUMNS[name]) for name, v in zip(COLUMNS, values, strict=True)}
         drop_report.num_kept = len(self.rows)
@@ -107,7 +107,7 @@ class Layout:
 
 
 def common_prefix(sequences: list[Ids]) -> int:
-    """Length of the longest start that all share and that leaves each a token to be scored at."""
+    """Measure the longest start that all share and that leaves each a token to be scored at."""
     return min(shared_prefix(sequences[0], other) for other in sequences[1:])
 
 

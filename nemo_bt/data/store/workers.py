@@ -31,7 +31,6 @@ class Workers:
 
     Args:
         function: called with the arguments of `submit`.
-        num_workers: processes.
     """
 
     def __init__(self, function: Callable[..., Any], num_workers: int) -> None:

@@ -30,7 +30,7 @@ class Renderer:
     Args:
         tokenizer: from `nemo_bt.data.tokenize.tokenizer.load_tokenizer`.
         template: Jinja source; None keeps conversations plain text.
-        variables: for the template.
+        variables: what the template is given beside messages.
         adds_bos: whether the tokenizer puts a BOS in front of plain text.
         bos: token and id; None where there is none, or where it is the eos too.
         pad_id: id of the padding.
@@ -51,10 +51,10 @@ class Renderer:
         return self.template is not None
 
     def texts(self, sides: Sequence[Side]) -> list[str | RowError]:
-        """Conversations as the texts that are tokenised, or why the template refuses one.
+        """Render conversations as the texts that are tokenised, or say why the template refuses one.
 
         Raises:
-            UserError: messages, but no template; a template that asks for today's date.
+            UserError: there are messages, but no template, or the template asks for today's date.
         """
         messages = [side for side in sides if not isinstance(side, Text)]
         try:
@@ -90,7 +90,7 @@ class Renderer:
         return rendered
 
     def ids(self, groups: Sequence[Sequence[str]], of_messages: Sequence[bool]) -> list[list[Ids]]:
-        """Token ids of whole conversations, int32.
+        """Tokenise whole conversations: ids, int32.
 
         A text gets the tokenizer's special tokens, and eos at its end. A rendered conversation has its own; a BOS is
         put in front where the tokenizer would and the template did not. None gets a second one.
@@ -99,7 +99,8 @@ class Renderer:
             groups: texts of the conversations about each prompt.
             of_messages: for each group, whether it was rendered from messages.
         """
-        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token_id
+        bos = self.tokenizer.bos_token
+        eos = self.tokenizer.eos_token_id
         special = [
             (self.adds_bos or not rendered) and not (bos and texts and texts[0].startswith(bos))
             for texts, rendered in zip(groups, of_messages, strict=True)
@@ -115,7 +116,7 @@ class Renderer:
         return ids
 
     def _encode(self, groups: list[Sequence[str]], special: bool) -> list[list[Ids]]:
-        """Ids with the tokenizer's special tokens, or without."""
+        """Tokenise with the tokenizer's special tokens, or without."""
         if self.tokenizer.is_fast and not special:
             return encode_sharing(self.tokenizer.backend_tokenizer, groups, self.cuts)
         flat = [text for texts in groups for text in texts]
@@ -123,7 +124,7 @@ class Renderer:
         return [[np.array(next(found), dtype=np.int32) for _ in texts] for texts in groups]
 
     def one_bos(self, ids: Ids, text: str) -> bool:
-        """Whether a sequence has the BOS that it should, once and at its start."""
+        """Tell whether a sequence has the BOS that it should, once and at its start."""
         if self.bos is None:
             return True
         token, bos = self.bos
@@ -131,7 +132,7 @@ class Renderer:
         return bool(np.count_nonzero(ids == bos) == expected and (not expected or ids[0] == bos))
 
     def prompt_tokens(self, side: Side, ids: Ids) -> int:
-        """How many of a conversation's tokens stand before the response."""
+        """Count the tokens of a conversation that stand before the response."""
         if isinstance(side, Text):
             before = self.ids([[side.prompt]], [False])[0][0][:-1] if side.prompt else ids[:0]
         else:
@@ -141,7 +142,7 @@ class Renderer:
         return int(differs[0]) if len(differs) else longest
 
     def described(self) -> str:
-        """All of it that a token id can depend on, beside the tokenizer's files."""
+        """Write down all that a token id can depend on, beside the tokenizer's files."""
         variables = {key: value for key, value in self.variables.items() if key != "strftime_now"}
         date = self.variables["strftime_now"]("%Y-%m-%d") if self.dated else None
         return json.dumps([self.template, variables, date, self.adds_bos, self.tokenizer.pad_token], sort_keys=True)
@@ -162,10 +163,10 @@ class _NoDate:
 
 
 def load_renderer(tokenizer: Any, data: DataSettings) -> Renderer:
-    """The renderer that the settings ask for; gives the tokenizer the template, so that it is saved with it.
+    """Make the renderer that the settings ask for; the tokenizer gets the template, so that it is saved with it.
 
     Raises:
-        UserError: no such template; a date that is none.
+        UserError: there is no such template, or a date is none.
     """
     clock: Callable[[str], str] = _NoDate()
     if data.chat_template_date is not None:

@@ -19,11 +19,7 @@ Texts: TypeAlias = Sequence[str]
 
 
 def cut_strings(tokenizer: Any) -> list[str]:
-    """Added tokens behind which a text can be cut without changing an id; none for a tokenizer without such.
-
-    Args:
-        tokenizer: of transformers.
-    """
+    """Find added tokens of a transformers tokenizer behind which a text can be cut without changing an id."""
     if not tokenizer.is_fast or tokenizer.backend_tokenizer.encode_special_tokens:
         return []
     described = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -42,24 +38,24 @@ def cut_strings(tokenizer: Any) -> list[str]:
 
 
 def _repeats(a: str) -> bool:
-    """Whether a text can hold it twice with a character in common, as `))` in `)))`."""
+    """Tell whether a text can hold it twice with a character in common, as `))` in `)))`."""
     return any(a[-n:] == a[:n] for n in range(1, len(a)))
 
 
 def _overlap(a: str, b: str) -> bool:
-    """Whether a text can hold both with a character in common."""
+    """Tell whether a text can hold both with a character in common."""
     if a in b or b in a:
         return True
     return any(a[-n:] == b[:n] or b[-n:] == a[:n] for n in range(1, min(len(a), len(b))))
 
 
 def encode_sharing(backend: Any, groups: Sequence[Texts], cuts: Sequence[str]) -> list[list[Ids]]:
-    """Ids of each text of each group, without special tokens of the tokenizer's own, int32.
+    """Tokenise each text of each group, without special tokens of the tokenizer's own: ids, int32.
 
     Args:
         backend: a tokenizer of `tokenizers`.
         groups: texts that begin alike.
-        cuts: from `cut_strings`.
+        cuts: what `cut_strings` gives.
     """
     pieces: list[str] = []
     shared: list[bool] = []
@@ -77,7 +73,7 @@ def encode_sharing(backend: Any, groups: Sequence[Texts], cuts: Sequence[str]) -
 
 
 def _last_cut(texts: Texts, cuts: Sequence[str]) -> int:
-    """Where the last cut ends that lies in what all texts begin with, in characters; 0 if there is none."""
+    """Find where the last cut ends that lies in what all texts begin with, in characters; 0 if there is none."""
     first = texts[0]
     common = min(_common_start(first, other) for other in texts[1:])
     ends = [place + len(cut) for cut in cuts if (place := first.rfind(cut, 0, common)) >= 0]
@@ -85,8 +81,9 @@ def _last_cut(texts: Texts, cuts: Sequence[str]) -> int:
 
 
 def _common_start(a: str, b: str) -> int:
-    """Characters that two texts begin with alike; by halves, because comparing slices is fast and a loop is not."""
-    low, high = 0, min(len(a), len(b))
+    """Count the characters that two texts begin with alike; by halves: comparing slices is fast, a loop is not."""
+    low = 0
+    high = min(len(a), len(b))
     while low < high:
         middle = (low + high + 1) // 2
         if a[low:middle] == b[low:middle]:

@@ -21,7 +21,7 @@ _OPTIONS = ("model.tokenizer.type", "model.tokenizer.pad_token")
 
 
 def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] = _OPTIONS) -> Any:
-    """The tokenizer in `folder`, with a pad token of its own.
+    """Load the tokenizer in `folder`, with a pad token of its own.
 
     transformers finds the scored token as the last one that is not padding, so a model whose pad is also its
     end-of-sequence is scored one token early after export. Source:
@@ -33,7 +33,7 @@ def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] 
         options: what the user sets the two with, for messages.
 
     Raises:
-        UserError: no tokenizer there, no pad token, or a pad token that is the eos token or not in the vocabulary.
+        UserError: there is no tokenizer, no pad token, or one that is the eos token or not in the vocabulary.
     """
     from transformers import AutoTokenizer  # 3 s of import that a wrong path should not cost
 
@@ -63,9 +63,8 @@ def keep_tokenizer(tokenizer: Any, folder: Path, target: Path, new_template: boo
     """Put a tokenizer into `target`: its own files byte for byte, or saved anew where a part of it was chosen here.
 
     Args:
-        tokenizer: from `load_tokenizer`.
-        folder: that it was loaded from.
-        target: written to; may exist.
+        folder: where it was loaded from.
+        target: may exist.
         new_template: whether it was given another chat template; another pad token is seen by itself.
     """
     own = json.loads((folder / _CONFIG).read_text()).get("pad_token") if (folder / _CONFIG).exists() else None
@@ -79,5 +78,5 @@ def keep_tokenizer(tokenizer: Any, folder: Path, target: Path, new_template: boo
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a Hugging Face folder that make its tokenizer and chat templates."""
+    """List the files of a Hugging Face folder that make its tokenizer and chat templates."""
     return sorted(file for pattern in _FILES for file in folder.glob(pattern) if file.is_file())
