@@ -22,8 +22,8 @@ _MOST_TOGETHER = 64
 def share_prefixes(ids: Sequence[Ids], budget_tokens: int) -> list[tuple[list[int], int]]:
     """Put conversations that begin alike together.
 
-    Sorted by their ids, those with a common start are neighbours. Of all ways to cut that order into groups this is one
-    that saves most tokens, with groups of at most 64.
+    Sorted by their ids, those with a common start are neighbours. No other way to cut that order into groups of at most
+    64 saves more tokens.
 
     Args:
         ids: conversations, no two the same, each of at least one token and at most `budget_tokens`.

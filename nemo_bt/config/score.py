@@ -66,7 +66,7 @@ class ScoreRun(JobSettings):
         score = self.score
         data = self.model.data
         return SourceSettings(
-            path=score.input,
+            path=score.input if isinstance(score.input, list) else [score.input],
             split=score.split,
             subset=score.subset,
             revision=score.revision,

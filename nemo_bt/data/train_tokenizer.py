@@ -59,7 +59,7 @@ def texts_of(paths: Sequence[str]) -> Iterable[str]:
         UserError: a path has no files, or a file no known format.
     """
     for path in paths:
-        source = SourceSettings(path=path)
+        source = SourceSettings(path=[path])
         for file in find_files(source, "--input"):
             parse = FORMATS[detect(file.name, first_rows(file, None), source)].parse
             for chunk in read_chunks(file, None, None):

@@ -29,7 +29,7 @@ class Preference(NamedTuple):
         row: number in the file.
         margin: strength; None where nothing is known about it.
         weight: factor on the loss.
-        scores: of chosen and rejected, where they have any.
+        scores: those of chosen and rejected, where they have any.
     """
 
     chosen: int

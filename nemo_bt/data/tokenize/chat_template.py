@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 
 import nemo_bt.conf
 from nemo_bt.batching.stream import Ids
-from nemo_bt.config.data import DataSettings
+from nemo_bt.config.data import TextSettings
 from nemo_bt.data.formats.responses import Side, Text
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.shared_prefix import cut_strings, encode_sharing
@@ -28,7 +28,7 @@ class Renderer:
     """A tokenizer with the template that it renders messages with.
 
     Args:
-        tokenizer: from `nemo_bt.data.tokenize.tokenizer.load_tokenizer`.
+        tokenizer: what `nemo_bt.data.tokenize.tokenizer.load_tokenizer` gives.
         template: Jinja source; None keeps conversations plain text.
         variables: what the template is given beside messages.
         adds_bos: whether the tokenizer puts a BOS in front of plain text.
@@ -162,7 +162,7 @@ class _NoDate:
         )
 
 
-def load_renderer(tokenizer: Any, data: DataSettings) -> Renderer:
+def load_renderer(tokenizer: Any, data: TextSettings) -> Renderer:
     """Make the renderer that the settings ask for; the tokenizer gets the template, so that it is saved with it.
 
     Raises:
