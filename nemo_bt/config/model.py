@@ -123,13 +123,13 @@ class ModelSettings(ParallelSettings):
     fp8_amax_history_len: PositiveInt = 1024
     """Steps whose largest values delayed scaling keeps."""
     fp8_amax_compute_algo: Literal["most_recent", "max"] = "max"
-    """Which of these values it takes."""
+    """Which of the kept values delayed scaling takes."""
     first_last_layers_bf16: bool = False
     """Leave the first and last layers out of FP8."""
     num_layers_at_start_in_bf16: int = 1
-    """First layers that are left out."""
+    """First layers that stay in bf16 then."""
     num_layers_at_end_in_bf16: int = 1
-    """Last layers that are left out."""
+    """Last layers that stay in bf16 then."""
     global_batch_size: PositiveInt = 64
     """Pairs per optimizer step, over all ranks."""
     peft: PeftSettings = field(default_factory=PeftSettings)

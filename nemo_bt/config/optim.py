@@ -68,7 +68,7 @@ class OptimSettings:
     optimizer_cpu_offload: bool = False
     """Keep optimizer state, and update weights, in the memory of the host (GPU runs only)."""
     optimizer_offload_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the parameters whose state is kept and updated there."""
+    """Share of the parameters that optimizer_cpu_offload moves."""
     use_precision_aware_optimizer: bool = False
     """Let the three dtypes below be other than fp32: with distributed_fused_adam, on a GPU."""
     main_grads_dtype: Literal["fp32", "bf16"] = "fp32"
