@@ -118,7 +118,8 @@ def _feedback(
         for a, b in chosen_pairs(samples, settings.pairs, settings.min_margin, draw):
             if draw.random() < 0.5:
                 a, b = b, a
-            (row, output_a), (_, output_b) = response(a), response(b)
+            row, output_a = response(a)
+            _, output_b = response(b)
             yield _named(row, keys) | {
                 "output_A": output_a,
                 "output_B": output_b,
