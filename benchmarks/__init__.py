@@ -1,1 +1,1 @@
-"""Measurements, each a command: `python -m benchmarks.<name>`; their figures lie in results/."""
+"""Measurements. Each is a command, `python -m benchmarks.<name>`, and leaves its figures in results/."""

@@ -1,7 +1,7 @@
 """Two other ways to compute attention over a stream of pairs on a GPU, measured beside the product's own.
 
-`two_calls`: each row over its own segment, and rows behind a shared prefix over that too, merged by their log-sum-exp:
-nothing is gathered but prefixes. `flex`: FlexAttention with the stream's mask, compiled.
+`two_calls` attends each row to its own segment, and rows behind a shared prefix to that too, and merges them by their
+log-sum-exp: only prefixes are gathered. `flex` is FlexAttention with the stream's mask, compiled.
 
 Shape suffixes: T = tokens in the stream, N = query heads, G = key/value heads, D = head size, S = sequences, Q = rows
 behind a shared prefix, K = rows of the prefixes.
@@ -31,20 +31,20 @@ class Part:
 
 
 class Flash(Protocol):
-    """A kernel that gives the log-sum-exp too, and takes it in its backward pass."""
+    """A kernel that also gives the log-sum-exp, and takes it in its backward pass."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, part: Part, scale: float) -> tuple[Tensor, Tensor]:
-        """[Q, N, D] and [N, Q], fp32."""
+        """Give the output, [Q, N, D], and its log-sum-exp, [N, Q], fp32."""
 
     def backward(self, grad: Tensor, inputs: _Grads, out: Tensor, lse: Tensor, part: Part, scale: float) -> _Grads:
-        """Gradients of the three inputs, for a whole whose output and log-sum-exp are given."""
+        """Give the gradients of the three inputs, from the output and log-sum-exp of all parts together."""
 
 
 class TorchFlash:
     """torch's own FlashAttention."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, part: Part, scale: float) -> tuple[Tensor, Tensor]:
-        """By the operator."""
+        """Call torch's operator."""
         bounds = part.query_starts, part.key_starts, part.longest_query, part.longest_key
         out, lse, *_ = torch.ops.aten._flash_attention_forward(
             query, key, value, *bounds, 0.0, part.is_causal, False, scale=scale
@@ -52,7 +52,7 @@ class TorchFlash:
         return out, lse
 
     def backward(self, grad: Tensor, inputs: _Grads, out: Tensor, lse: Tensor, part: Part, scale: float) -> _Grads:
-        """By the operator; without dropout it reads no random state."""
+        """Call torch's operator, which reads no random state without dropout."""
         bounds = part.query_starts, part.key_starts, part.longest_query, part.longest_key
         random = torch.zeros(2, dtype=torch.uint64, device=grad.device)
         unused = torch.empty(0, device=grad.device)
@@ -64,12 +64,12 @@ class TorchFlash:
 
 @dataclass(frozen=True)
 class TwoCalls:
-    """What `two_calls` has to know of a stream.
+    """The two calls that `two_calls` makes for a stream.
 
     Args:
-        own: every segment over itself.
-        shared: rows behind a prefix over it; None where no prefix is shared.
-        rows_Q: those rows.
+        own: every segment, which attends to itself.
+        shared: rows that attend to a prefix before their segment; None where no prefix is shared.
+        rows_Q: indices of those rows.
         prefix_rows_K: rows of the prefixes, once for every continuation behind them.
     """
 
@@ -80,8 +80,10 @@ class TwoCalls:
 
 
 def two_calls_of(segments_C5: Tensor, device: torch.device) -> TwoCalls:
-    """Of a stream."""
-    own, behind, prefixes = [], [], []
+    """Plan the calls for a stream."""
+    own = []
+    behind = []
+    prefixes = []
     for prefix_start, prefix_end, start, end, _ in segments_C5.tolist():
         is_first = start == prefix_end
         own.append((prefix_start if is_first else start, end))
@@ -108,7 +110,8 @@ class _TwoCalls(torch.autograd.Function):
     ) -> Tensor:
         out, lse = flash.forward(query, key, value, calls.own, scale)
         if calls.shared:
-            rows, prefix = calls.rows_Q, calls.prefix_rows_K
+            rows = calls.rows_Q
+            prefix = calls.prefix_rows_K
             more, more_lse = flash.forward(query[rows], key[prefix], value[prefix], calls.shared, scale)
             whole_lse = torch.logaddexp(lse[:, rows], more_lse)
             shares = ((part - whole_lse).exp().T[..., None] for part in (lse[:, rows], more_lse))
@@ -116,16 +119,21 @@ class _TwoCalls(torch.autograd.Function):
             out = out.index_copy(0, rows, merged.to(out.dtype))
             lse = lse.index_copy(1, rows, whole_lse)
         ctx.save_for_backward(query, key, value, out, lse)
-        ctx.calls, ctx.scale, ctx.flash = calls, scale, flash
+        ctx.calls = calls
+        ctx.scale = scale
+        ctx.flash = flash
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        (query, key, value, out, lse), calls, grad = ctx.saved_tensors, ctx.calls, grads[0].contiguous()
+        (query, key, value, out, lse) = ctx.saved_tensors
+        calls = ctx.calls
+        grad = grads[0].contiguous()
         own = ctx.flash.backward(grad, (query, key, value), out, lse, calls.own, ctx.scale)
         if not calls.shared:
             return *own, None, None, None
-        rows, prefix = calls.rows_Q, calls.prefix_rows_K
+        rows = calls.rows_Q
+        prefix = calls.prefix_rows_K
         inputs = query[rows], key[prefix], value[prefix]
         lse_of_rows = lse[:, rows].contiguous()
         more = ctx.flash.backward(grad[rows], inputs, out[rows], lse_of_rows, calls.shared, ctx.scale)
@@ -138,13 +146,13 @@ class _TwoCalls(torch.autograd.Function):
 def two_calls(
     query_TND: Tensor, key_TGD: Tensor, value_TGD: Tensor, calls: TwoCalls, scale: float, flash: Flash | None = None
 ) -> Tensor:
-    """Attention over a stream without padding, [T, N, D]."""
+    """Compute attention over a stream without padding, [T, N, D]."""
     out: Tensor = _TwoCalls.apply(query_TND, key_TGD, value_TGD, calls, scale, flash or TorchFlash())
     return out
 
 
 def flex_mask(segments_C5: Tensor, num_tokens: int, device: torch.device) -> Any:
-    """The stream's mask, in blocks."""
+    """Make the stream's mask, in blocks."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     group_T, part_T = (torch.full((num_tokens,), -1, dtype=torch.int32) for _ in range(2))
@@ -152,7 +160,8 @@ def flex_mask(segments_C5: Tensor, num_tokens: int, device: torch.device) -> Any
         group_T[prefix_start:prefix_end] = group_T[start:end] = prefix_start
         part_T[prefix_start:prefix_end] = 0
         part_T[start:end] = number + 1
-    group_T, part_T = group_T.to(device), part_T.to(device)
+    group_T = group_T.to(device)
+    part_T = part_T.to(device)
 
     def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         is_same = (part_T[key] == 0) | (part_T[key] == part_T[query])
@@ -162,7 +171,7 @@ def flex_mask(segments_C5: Tensor, num_tokens: int, device: torch.device) -> Any
 
 
 def flex(query_TND: Tensor, key_TGD: Tensor, value_TGD: Tensor, mask: Any, scale: float) -> Tensor:
-    """Attention over a stream, [T, N, D]; compiled on a GPU."""
+    """Compute attention over a stream, [T, N, D]; it is compiled on a GPU."""
     inputs = (x.transpose(0, 1)[None] for x in (query_TND, key_TGD, value_TGD))
     kernel = _flex_kernel(query_TND.is_cuda)
     out: Tensor = kernel(*inputs, block_mask=mask, scale=scale, enable_gqa=True)[0].transpose(0, 1)

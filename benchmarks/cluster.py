@@ -3,8 +3,9 @@
 torchrun --nproc-per-node 8 -m benchmarks.cluster --name ours --flops 989e12
 
 On several nodes torchrun runs on each, as for training; rank 0 writes. Each value is the median of several turns.
-Matrix products are in bf16 on a GPU and fp32 on a CPU; attention is forward and backward over a stream of pairs; memory
-is a copy; links are an all-reduce of 64 MiB and one of 8 bytes, over the ranks of a node and over one of each node.
+Matrix products are in bf16 on a GPU and fp32 on a CPU. Attention runs forward and backward over a stream of pairs.
+Memory is timed by a copy, and links by an all-reduce of 64 MiB and one of 8 bytes, over the ranks of a node and over
+one rank of each node.
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ import yaml
 import nemo_bt.conf
 
 _TURNS = 7
-_MESSAGE_BYTES, _COPIED_BYTES = 64 * 2**20, 512 * 2**20
-_NUM_PAIRS, _PREFIX_TOKENS, _RESPONSE_TOKENS = 8, 384, 128
-_HEADS, _KEY_HEADS, _HEAD_SIZE = 8, 2, 128
+_MESSAGE_BYTES = 64 * 2**20
+_COPIED_BYTES = 512 * 2**20
+_NUM_PAIRS = 8
+_PREFIX_TOKENS = 384
+_RESPONSE_TOKENS = 128
+_HEADS = 8
+_KEY_HEADS = 2
+_HEAD_SIZE = 128
 
 
 def main() -> None:
@@ -41,7 +47,8 @@ def main() -> None:
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    matmul, attention = matmul_flops(args.rows, device), attention_flops(device)
+    matmul = matmul_flops(args.rows, device)
+    attention = attention_flops(device)
     peak = args.flops or matmul
     node, network = links(device)
     values = {
@@ -67,14 +74,14 @@ def main() -> None:
 
 
 def matmul_flops(rows: int, device: torch.device) -> float:
-    """FLOP/s of a product of two square matrices."""
+    """Measure the FLOP/s of a product of two square matrices."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     a, b = (torch.randn(rows, rows, device=device, dtype=dtype) for _ in range(2))
     return 2 * rows**3 / _median_s(lambda: a @ b, device)
 
 
 def attention_flops(device: torch.device) -> float:
-    """FLOP/s of forward and backward pass over pairs that share their prompts."""
+    """Measure the FLOP/s of attention, forward and backward, over pairs that share their prompts."""
     from nemo_bt.cpu import device as cpu
 
     if device.type == "cpu":
@@ -85,7 +92,8 @@ def attention_flops(device: torch.device) -> float:
     from nemo_bt.model.attention.segments import AttentionRule
 
     pair = _PREFIX_TOKENS + 2 * _RESPONSE_TOKENS
-    segments, attended = [], 0
+    segments = []
+    attended = 0
     for start in range(0, _NUM_PAIRS * pair, pair):
         for first in (start + _PREFIX_TOKENS, start + _PREFIX_TOKENS + _RESPONSE_TOKENS):
             segments.append((start, start + _PREFIX_TOKENS, first, first + _RESPONSE_TOKENS, 1))
@@ -98,7 +106,8 @@ def attention_flops(device: torch.device) -> float:
         for heads in (_HEADS, _KEY_HEADS, _KEY_HEADS)
     )
     attend = kernel_attention if device.type == "cuda" else blocked_attention
-    rule, shard = AttentionRule(scale=_HEAD_SIZE**-0.5), context_shard(_NUM_PAIRS * pair)
+    rule = AttentionRule(scale=_HEAD_SIZE**-0.5)
+    shard = context_shard(_NUM_PAIRS * pair)
 
     def both_passes() -> None:
         attend(query, key, value, segments_C5, rule, shard).sum().backward()
@@ -107,14 +116,14 @@ def attention_flops(device: torch.device) -> float:
 
 
 def memory_speed(device: torch.device) -> float:
-    """Bytes per second that a copy reads and writes."""
+    """Measure the bytes per second that a copy reads and writes."""
     source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * _COPIED_BYTES / _median_s(lambda: target.copy_(source), device)
 
 
 def memory_of(device: torch.device) -> int:
-    """Bytes of a device; of a host, its share for each rank."""
+    """Give the memory of a GPU in bytes, or a rank's share of the host's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -122,19 +131,21 @@ def memory_of(device: torch.device) -> int:
 
 
 def links(device: torch.device) -> list[tuple[float | None, float | None]]:
-    """Bytes per second and seconds of a message, inside a node and between nodes."""
-    world, each = torch.distributed.get_world_size(), int(os.environ["LOCAL_WORLD_SIZE"])
+    """Measure bytes per second and latency in seconds, inside a node and between nodes."""
+    world = torch.distributed.get_world_size()
+    each = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = [list(range(first, first + each)) for first in range(0, world, each)]
     across = [list(range(place, world, each)) for place in range(each)]
     return [_link(nodes, device), _link(across, device)]
 
 
 def _link(groups: list[list[int]], device: torch.device) -> tuple[float | None, float | None]:
-    """None of a link that there is not."""
+    """Measure one kind of link; None where the job has no such link."""
     rank = torch.distributed.get_rank()
     made = [torch.distributed.new_group(ranks) for ranks in groups]
     number = next(number for number, ranks in enumerate(groups) if rank in ranks)
-    size, group = len(groups[number]), made[number]
+    size = len(groups[number])
+    group = made[number]
     if size == 1:
         return None, None
     large = torch.zeros(_MESSAGE_BYTES, dtype=torch.uint8, device=device)
@@ -149,7 +160,7 @@ def _link(groups: list[list[int]], device: torch.device) -> tuple[float | None, 
 
 
 def _median_s(work: Callable[[], Any], device: torch.device) -> float:
-    """Of one turn, after one that warms up."""
+    """Give the median time of a turn, after one that warms up."""
     times = []
     for _ in range(1 + _TURNS):
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Both converters on a generated 7 B-shaped bf16 folder, against a plain copy of its files: time and peak memory.
+"""Time and peak memory of both converters on a generated 7 B-shaped bf16 folder, against a plain copy of its files.
 
 python -m benchmarks.conversion --folder /disk/with/45GB [--layers 32] [--repeats 3]
 """
@@ -48,7 +48,7 @@ _SAMPLE_S = 0.02
 
 @dataclass(frozen=True)
 class Measured:
-    """A command's wall time, and its peak memory that is not clean pages of files."""
+    """A command's wall time, and its peak memory without clean pages of files."""
 
     wall_s: float
     peak_gb: float
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def _generate(folder: Path, num_layers: int, tokenizer: Path) -> Path:
-    """A folder as its authors would save it, with random weights, made a shard at a time."""
+    """Write a Hugging Face folder with random weights, a shard at a time."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(tokenizer, folder)
     config = _CONFIG | {"num_hidden_layers": num_layers}
@@ -107,7 +107,7 @@ def _generate(folder: Path, num_layers: int, tokenizer: Path) -> Path:
 
 
 def _one_round(folder: Path, hf: Path) -> dict[str, Measured]:
-    """A plain copy, there, and back; one after the other, so that the machine's noise is shared."""
+    """Measure a plain copy and both conversions one after the other, so that the machine's noise is shared."""
     for name in ("copy", "x.nemo", "back"):
         shutil.rmtree(folder / name, ignore_errors=True)
     measured = {"copy": _measure(["cp", "-r", str(hf), str(folder / "copy")])}
@@ -122,8 +122,9 @@ def _one_round(folder: Path, hf: Path) -> dict[str, Measured]:
 
 
 def _measure(command: list[str]) -> Measured:
-    """Run a command, with what it wrote brought to the disk, and sample its memory."""
-    start_s, peak_bytes = time.perf_counter(), 0
+    """Run a command until its output is on the disk, and sample its memory."""
+    start_s = time.perf_counter()
+    peak_bytes = 0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     watched = psutil.Process(process.pid)
     while process.poll() is None:
@@ -136,7 +137,7 @@ def _measure(command: list[str]) -> Measured:
 
 
 def _anonymous_bytes(process: psutil.Process) -> int:
-    """Resident memory without pages of mapped files, which the kernel can take back."""
+    """Give the resident memory without pages of mapped files, which the kernel can take back."""
     try:
         memory = process.memory_info()
     except psutil.NoSuchProcess:
@@ -147,7 +148,8 @@ def _anonymous_bytes(process: psutil.Process) -> int:
 def _check_equal(hf: Path, back: Path) -> None:
     from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder
 
-    one, other = SafetensorsFolder(hf), SafetensorsFolder(back)
+    one = SafetensorsFolder(hf)
+    other = SafetensorsFolder(back)
     assert one.infos == other.infos
     assert all(torch.equal(one.read(name), other.read(name)) for name in one.infos)
     print(f"{len(one.infos)} tensors equal bit for bit")

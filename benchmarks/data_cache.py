@@ -1,4 +1,4 @@
-"""A million pairs: building the token cache against `tokenizers` alone, the second start, and the memory of training.
+"""The token cache of a million pairs: time to build it against `tokenizers` alone, a second start, training memory.
 
 python -m benchmarks.data_cache --folder /disk/with/8GB [--pairs 1000000] [--parts 4]
 
@@ -31,7 +31,9 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.data.train_tokenizer import train_tokenizer
 from nemo_bt.observability.terminal import Terminal
 
-_RATIO_TARGET, _START_TARGET_S, _GROWTH_TARGET_MB = 0.9, 2.0, 300.0
+_RATIO_TARGET = 0.9
+_START_TARGET_S = 2.0
+_GROWTH_TARGET_MB = 300.0
 _STEPS = 20
 _MEMORY_RUNS = 3
 _SHORT_STREAMS = [
@@ -39,7 +41,7 @@ _SHORT_STREAMS = [
     "model.data.max_drop_fraction=1",
     "model.global_batch_size=8",
 ]
-"""The model's own memory goes up and down with the length of its streams: short ones leave the data's to be seen."""
+"""The model's memory varies with the length of its streams; short streams leave the data's memory visible."""
 _SAMPLE_S = 0.05
 
 
@@ -70,9 +72,11 @@ def _measure_all(args: argparse.Namespace) -> None:
     small = args.folder / "small.parquet"
     write_pairs(small, 2_000, seed=1000)
     train_tokenizer(contents(files[0], 5_000), 8192, args.folder / "tokenizer")
-    ratios, tokens = [], 0
+    ratios = []
+    tokens = 0
     for file in files:
-        alone, build = _measured(args.folder, "alone", [file]), _measured(args.folder, "build", [file])
+        alone = _measured(args.folder, "alone", [file])
+        build = _measured(args.folder, "build", [file])
         ratios.append(alone["seconds"] / build["seconds"])
         tokens += int(alone["tokens"])
         print(f"{file.name}: alone {alone['seconds']:.1f} s, build {build['seconds']:.1f} s", flush=True)
@@ -80,7 +84,8 @@ def _measure_all(args: argparse.Namespace) -> None:
     _measured(args.folder, "build", [small])
     growth: dict[str, list[float]] = {"anonymous": [], "mapped": []}
     for _ in range(_MEMORY_RUNS):
-        less, more = _training_memory_mb(args.folder, [small]), _training_memory_mb(args.folder, files)
+        less = _training_memory_mb(args.folder, [small])
+        more = _training_memory_mb(args.folder, files)
         for kind, values in growth.items():
             values.append(more[kind] - less[kind])
     case = f"data_cache/{args.pairs}_pairs"
@@ -107,9 +112,10 @@ def _measured(folder: Path, what: str, files: list[Path]) -> dict[str, float]:
 
 
 def _tokenizers_alone(folder: Path, files: list[Path]) -> dict[str, float]:
-    """Seconds inside `tokenizers`, in batches, on every core; reading and rendering are not counted."""
+    """Time `tokenizers` in batches on every core; reading and rendering are not counted."""
     tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
-    seconds, tokens = 0.0, 0
+    seconds = 0.0
+    tokens = 0
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(4096):
             sides = [row[side] for row in batch.to_pylist() for side in ("chosen", "rejected")]
@@ -135,7 +141,7 @@ def _overrides(folder: Path, files: list[Path]) -> list[str]:
 
 
 def _data_time(folder: Path, files: list[Path]) -> dict[str, float]:
-    """Seconds from the settings to the streams of the first step."""
+    """Time the way from the settings to the streams of the first step."""
     settings = load_settings("train", _overrides(folder, files))
     tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
     start_s = time.perf_counter()
@@ -149,7 +155,7 @@ def _data_time(folder: Path, files: list[Path]) -> dict[str, float]:
 
 
 def _training_memory_mb(folder: Path, files: list[Path]) -> dict[str, float]:
-    """Largest memory of a `nemo-bt train` of a few steps: its own, and pages of the mapped cache that it touched."""
+    """Give the peak memory of a few steps of `nemo-bt train`: its own, and pages of the mapped cache that it reads."""
     run = folder / "run"
     overrides = [*_overrides(folder, files), *_SHORT_STREAMS, "trainer.accelerator=cpu", f"trainer.max_steps={_STEPS}"]
     command = [sys.executable, "-m", "nemo_bt", "train", *overrides]

@@ -2,8 +2,9 @@
 
 python -m benchmarks.faults [--faults 20] [--seed 1]
 
-Every start of the run suffers one fault: while it starts up, in a step, in a save, while an old checkpoint is removed.
-A random rank, or all processes, get SIGKILL, or the command gets SIGTERM. About eight minutes on two cores.
+Every start of the run suffers one fault: while it starts up, in a step, in a save, or while an old checkpoint is
+removed. A random rank, or all processes, get SIGKILL, or the command gets SIGTERM. It takes about eight minutes on two
+cores.
 """
 
 import argparse
@@ -24,10 +25,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nemo_bt-faults-") as folder:
-        data, runs = Path(folder), Path(folder) / "runs"
+        data = Path(folder)
+        runs = Path(folder) / "runs"
         write_sets(data)
         finish(overrides_of(data, runs / "undisturbed"))
-        number, statuses, different = 0, Counter(), []
+        number = 0
+        statuses = Counter()
+        different = []
         faults = drawn_faults(args.faults, args.seed)
         while faults:
             number += 1

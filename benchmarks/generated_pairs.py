@@ -1,4 +1,4 @@
-"""Preference pairs of made-up words, as many as wanted; word frequencies and lengths are like those of dialogues."""
+"""Preference pairs of made-up words in any number; word frequencies and lengths are like those of dialogues."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _LETTERS = np.array(list("etaoinshrdlucmfwypvbgkjqxz"))
-_PROMPT_WORDS, _RESPONSE_WORDS = 80, 35
-"""Medians; with a vocabulary of 8,192 learnt from them, pairs are about as long as those of hh-rlhf."""
+_PROMPT_WORDS = 80
+_RESPONSE_WORDS = 35
+"""Median lengths; with a vocabulary of 8,192 learnt from them, pairs are about as long as those of hh-rlhf."""
 _SPREAD = 0.7
 _ROW_GROUP = 16_384
 
 
 def write_pairs(path: Path, num_pairs: int, seed: int) -> None:
-    """A parquet file with columns chosen and rejected, lists of messages."""
+    """Write a parquet file with columns chosen and rejected, lists of messages."""
     random = np.random.default_rng(seed)
     words = _words(np.random.default_rng(0))
     writer = None
@@ -32,7 +33,7 @@ def write_pairs(path: Path, num_pairs: int, seed: int) -> None:
 
 
 def contents(path: Path, num_rows: int) -> Iterator[str]:
-    """Texts of the first rows, to train a tokenizer on."""
+    """Give the texts of the first rows, to train a tokenizer on."""
     batch = next(pq.ParquetFile(path).iter_batches(num_rows))
     for row in batch.to_pylist():
         yield from (message["content"] for side in ("chosen", "rejected") for message in row[side])
@@ -46,7 +47,7 @@ def _words(random: np.random.Generator) -> list[str]:
 
 
 def _texts(random: np.random.Generator, words: list[str], count: int, median_words: int) -> list[str]:
-    """Word frequencies follow Zipf's law, lengths a log-normal distribution."""
+    """Draw texts; word frequencies follow Zipf's law, lengths a log-normal distribution."""
     lengths = np.maximum(3, random.lognormal(np.log(median_words), _SPREAD, count)).astype(int)
     cumulative = (1 / np.arange(2, len(words) + 2)).cumsum()
     drawn = np.searchsorted(cumulative, random.random(lengths.sum()) * cumulative[-1])

@@ -2,9 +2,8 @@
 
 python -m benchmarks.gpu --data folder/with/hh_train.parquet/and/alpaca_eval_train.parquet
 
-Each part is a process of its own, which leaves the GPU's memory to the next; one that fails leaves the others their
-turn. `--dry-run` runs the same on a CPU, small and once, without FP8, and writes no results: figures mean nothing
-there.
+Each part is a process of its own, which leaves the GPU's memory to the next; when one fails, the others still run.
+`--dry-run` runs the same on a CPU, small and once, without FP8, and writes no results, as figures mean nothing there.
 """
 
 from __future__ import annotations
@@ -51,7 +50,8 @@ def main() -> None:
 
 
 def _measure(part: str, host: Host) -> None:
-    start_s, before = time.monotonic(), clocks()
+    start_s = time.monotonic()
+    before = clocks()
     shutil.rmtree(host.folder, ignore_errors=True)
     host.folder.mkdir(parents=True)
     figures = PARTS[part](host)

@@ -1,4 +1,4 @@
-"""Attention over streams of real pairs: every way to compute it, forward and backward, and how far it is from fp32."""
+"""Ways to compute attention over streams of real pairs: speed, forward and backward, and distance from fp32."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from nemo_bt.model.attention.segments import AttentionRule
 from nemo_bt.model.attention.varlen import flash_kernel, fused_kernel, varlen_attention
 
 _HEADS = {"1b": (32, 8, 64), "8b": (32, 8, 128)}
-_BUDGET_TOKENS, _NUM_PAIRS, _CALLS = 8192, 64, 10
+_BUDGET_TOKENS = 8192
+_NUM_PAIRS = 64
+_CALLS = 10
 _MOST_ERROR = 2.0**-7
-"""Of a norm: above it a way is not exact in bf16, whatever its speed."""
+"""Largest error relative to the norm; a way above it is not exact in bf16, whatever its speed."""
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def measure(host: Host) -> list[Figure]:
-    """Speed of each over torch's FlashAttention as one call, and its error."""
+    """Measure each way's error, and its speed over torch's FlashAttention as one call."""
     return _of_ways(host, ("flash", "fused", "two_calls", "local"), "gpu_attention")
 
 
 def measure_flex(host: Host) -> list[Figure]:
-    """FlexAttention alone beside the first: it compiles, and may fail."""
+    """Measure FlexAttention beside the first way, in a part of its own: it compiles, and may fail."""
     return _of_ways(host, ("flash", "flex", "local"), "gpu_attention_flex")
 
 
@@ -54,7 +56,8 @@ def _of_stream(
     generator = torch.Generator().manual_seed(1)
     shapes = [(num_tokens, n, heads[2]) for n in (heads[0], heads[1], heads[1], heads[0])]
     tensors = [torch.randn(shape, generator=generator).to(host.device, torch.bfloat16) for shape in shapes]
-    rule, shard = AttentionRule(heads[2] ** -0.5), context_shard(num_tokens)
+    rule = AttentionRule(heads[2] ** -0.5)
+    shard = context_shard(num_tokens)
     exact = _run(partial(blocked_attention, segments_C5=stream.segments_C5, rule=rule, shard=shard), tensors, wide=True)
     seconds: dict[str, list[float]] = {}
     for name, make in _makers(host, stream, num_tokens, rule, heads).items():
@@ -74,10 +77,11 @@ def _of_stream(
 def _makers(
     host: Host, stream: PairStream, num_tokens: int, rule: AttentionRule, heads: tuple[int, int, int]
 ) -> dict[str, Callable[[], Attend]]:
-    """What this device computes: on a CPU the product's own by segment alone."""
+    """Give the ways that this device can compute; a CPU has only the product's own, segment by segment."""
     from nemo_bt.model.attention.module import kernel_attention
 
-    segments_C5, device = stream.segments_C5, host.device
+    segments_C5 = stream.segments_C5
+    device = host.device
     of_stream = {"segments_C5": segments_C5, "rule": rule, "shard": context_shard(num_tokens)}
     local = {"local": lambda: partial(kernel_attention, **of_stream)}
     if host.is_dry:
@@ -92,7 +96,7 @@ def _makers(
 
 
 def _run(attend: Attend, tensors: list[Tensor], wide: bool = False) -> list[Tensor]:
-    """Output and gradients."""
+    """Compute output and gradients."""
     *inputs, grad = (x.detach().float() if wide else x.detach() for x in tensors)
     inputs = [x.requires_grad_() for x in inputs]
     out = attend(*inputs)

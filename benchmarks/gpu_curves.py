@@ -1,4 +1,4 @@
-"""Loss of 200 steps in bf16 and FP8 on a GPU beside fp32 on a CPU: the same weights, pairs and schedule."""
+"""Loss of 200 steps in bf16 and FP8 on a GPU beside fp32 on a CPU, with the same weights, pairs and schedule."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from benchmarks.gpu_streams import tokenizer_and_model
 from benchmarks.results_file import Figure
 from tests.support.runs import metrics
 
-_STEPS, _LAST = 200, 20
-_BF16_TARGET, _FP8_TARGET = 0.01, 0.02
+_STEPS = 200
+_LAST = 20
+_BF16_TARGET = 0.01
+_FP8_TARGET = 0.02
 _FP8 = {
     "fp8_tensorwise": ["model.fp8=hybrid"],
     "fp8_delayed": ["model.fp8=hybrid", "model.fp8_recipe=delayed"],
@@ -23,7 +25,7 @@ _FP8 = {
 
 
 def measure(host: Host) -> list[Figure]:
-    """Relative difference of the mean loss of the last 20 steps, and the largest of any 20 steps in a row."""
+    """Measure the relative difference of the mean loss of the last 20 steps, and the largest of any 20 in a row."""
     on_gpu = {"bf16": [], **(_FP8 if host.has_fp8 else {})}
     reference = _start(host, "fp32_on_cpu", ["trainer.accelerator=cpu"])
     losses = {
@@ -50,7 +52,8 @@ def _relative(found: list[float], expected: list[float]) -> float:
 def _start(host: Host, name: str, extra: list[str]) -> Popen[bytes]:
     model = tokenizer_and_model(host)
     steps = 4 if host.is_dry else _STEPS
-    file, log_dir = host.data / "alpaca_eval_train.parquet", _log_dir(host, name)
+    file = host.data / "alpaca_eval_train.parquet"
+    log_dir = _log_dir(host, name)
     overrides = [
         *small_llama.training_overrides(model, file, log_dir, steps),
         "model.global_batch_size=16",
@@ -65,7 +68,7 @@ def _start(host: Host, name: str, extra: list[str]) -> Popen[bytes]:
 
 
 def _losses(host: Host, name: str, process: Popen[bytes]) -> list[float]:
-    """Of every step, once it has ended."""
+    """Give the loss of every step, once the run has ended."""
     if process.wait():
         raise SystemExit(f"a run failed: see {_log_dir(host, name).with_suffix('.txt')}")
     return metrics(_log_dir(host, name), "train/loss")

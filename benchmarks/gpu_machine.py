@@ -1,4 +1,4 @@
-"""Where the GPU benchmarks run: sizes that fit, repetitions, clocks; and the same, small, on a CPU."""
+"""The machine of the GPU benchmarks: sizes that fit, repetitions and clocks, and small sizes for a dry run on a CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.small_llama import SMALL, Size
 
 LLAMA_1B = Size(16, 2048, 8192, 32, 8, vocab=128_256)
 _MOST_LAYERS_8B = {130: 16, 70: 8, 40: 4}
-"""Layers that train in so many GiB, by the least memory."""
+"""Least GiB of memory -> layers that train in it."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Host:
 
     Args:
         data: folder with hh_train.parquet and alpaca_eval_train.parquet.
-        folder: for what runs write.
-        is_dry: on a CPU, everything small and once: no figure means anything.
+        folder: folder into which runs write.
+        is_dry: whether everything runs once, on a CPU and small, so that no figure means anything.
     """
 
     data: Path
@@ -35,31 +35,31 @@ class Host:
 
     @property
     def device(self) -> torch.device:
-        """Of the tensors."""
+        """Device of the tensors."""
         return torch.device("cpu" if self.is_dry else "cuda")
 
     @property
     def kind(self) -> str:
-        """As h200."""
+        """Name of the GPU's kind, such as h200."""
         return "dry" if self.is_dry else torch.cuda.get_device_name().removeprefix("NVIDIA ").split()[0].lower()
 
     @property
     def memory_gib(self) -> float:
-        """Of the GPU."""
+        """Memory of the GPU in GiB."""
         return 0.0 if self.is_dry else torch.cuda.get_device_properties(0).total_memory / 2**30
 
     @property
     def repetitions(self) -> int:
-        """Of everything that is timed."""
+        """Repetitions of everything that is timed."""
         return 1 if self.is_dry else 5
 
     @property
     def size_1b(self) -> Size:
-        """Llama 3.2 1B's shape."""
+        """Shape of Llama 3.2 1B."""
         return SMALL if self.is_dry else LLAMA_1B
 
     def size_8b(self, share: float = 1.0) -> Size:
-        """As many layers of Llama 3 8B's shape as train here, or a share of them."""
+        """Give as many layers of Llama 3 8B's shape as train here, or a share of them."""
         if self.is_dry:
             return Size(2 if share == 1.0 else 1, 64, 160, 4, 2)
         layers = next(layers for gib, layers in _MOST_LAYERS_8B.items() if self.memory_gib >= gib)
@@ -67,16 +67,16 @@ class Host:
 
     @property
     def overrides(self) -> list[str]:
-        """Of nemo-bt train here."""
+        """Overrides for nemo-bt train on this machine."""
         return [f"trainer.accelerator={'cpu' if self.is_dry else 'gpu'}", "trainer.precision=bf16-mixed"]
 
     @property
     def has_fp8(self) -> bool:
-        """Whether the GPU computes it."""
+        """Whether the GPU computes in FP8."""
         return not self.is_dry and torch.cuda.get_device_capability() >= (8, 9)
 
     def seconds(self, function: Callable[[], object], calls: int = 1) -> list[float]:
-        """Of a call, by repetition, after one that is not counted; each is the mean of several calls."""
+        """Time each repetition, after one that is not counted; each time is the mean of several calls."""
         found = []
         for _ in range(self.repetitions + 1):
             self.wait()
@@ -88,13 +88,13 @@ class Host:
         return found[1:]
 
     def wait(self) -> None:
-        """Until the device has done what it was given."""
+        """Wait until the device has done its work."""
         if not self.is_dry:
             torch.cuda.synchronize()
 
 
 def clocks() -> dict[str, str]:
-    """Of the GPU, as found; nothing is set."""
+    """Read the clocks of the GPU; none is set."""
     names = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
     try:
         answer = subprocess.run(
@@ -106,5 +106,5 @@ def clocks() -> dict[str, str]:
 
 
 def spread(name: str, values: list[float], unit: str, target: float | None = None) -> Figure:
-    """A figure of repetitions."""
+    """Make a figure of repetitions."""
     return Figure(name, median(values), unit, min(values), max(values), target)

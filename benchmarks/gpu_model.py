@@ -1,4 +1,4 @@
-"""A reward model on one device without a trainer: rewards beside transformers, and what sharing prompts saves."""
+"""A reward model on one device without a trainer: its rewards beside transformers', and the time that sharing saves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ _SHARING_TARGET = 1.4
 
 
 def measure_rewards(host: Host) -> list[Figure]:
-    """Root mean square distance from transformers' fp32, over that of transformers' bf16; a repetition a seed."""
+    """Measure the distance of rewards from transformers' fp32, over that of transformers' bf16.
+
+    The distance is a root mean square, and each seed is a repetition.
+    """
     figures = []
     for name, shape in _SHAPES.items():
         seeds = _SEEDS[:1] if host.is_dry else _SEEDS
@@ -61,7 +64,7 @@ def _distance(host: Host, name: str, shape: dict[str, Any], seed: int) -> float:
 
 @torch.no_grad()
 def _theirs(model: Any, groups: list[TokenGroup]) -> Tensor:
-    """One sequence at a time: nothing is padded."""
+    """Score one sequence at a time, so that nothing is padded."""
     rewards = []
     for group in groups:
         for side in group.continuations:
@@ -71,7 +74,10 @@ def _theirs(model: Any, groups: list[TokenGroup]) -> Tensor:
 
 
 def measure_sharing(host: Host) -> list[Figure]:
-    """Pairs a second with shared prompts over those with a prompt on each side, in turns; forward and backward."""
+    """Measure pairs a second with shared prompts over those with a prompt on each side, in turns.
+
+    Each time has a forward and a backward pass.
+    """
     figures = []
     for name, target in (("hh", _SHARING_TARGET), ("alpaca_eval", None)):
         groups = real_groups(host, name, 4 if host.is_dry else _NUM_PAIRS)
@@ -97,7 +103,7 @@ def _steps(module: Any, streams: list[PairStream], host: Host) -> None:
 
 @contextmanager
 def random_model(host: Host, size: Size) -> Iterator[Any]:
-    """In bf16, with Megatron for one rank around it."""
+    """Make a model in bf16 with random weights, while Megatron's groups are those of one rank."""
     import_nemo(not host.is_dry)
     from megatron.core import parallel_state, tensor_parallel
 
@@ -113,7 +119,7 @@ def random_model(host: Host, size: Size) -> Iterator[Any]:
         seq_length=4096,
         params_dtype=torch.bfloat16,
         bf16=True,
-        gradient_accumulation_fusion=False,  # there are no main gradients without Megatron's DDP
+        gradient_accumulation_fusion=False,  # only Megatron's DDP makes main gradients
     )
     model = RewardModel(config, LossSettings())
     model._trainer = None

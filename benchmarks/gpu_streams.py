@@ -16,14 +16,14 @@ from nemo_bt.batching.stream import PairStream, TokenGroup, build_stream
 
 @cache
 def tokenizer_and_model(host: Host) -> Path:
-    """A folder with a tokenizer learnt from the data, and one with a small model."""
+    """Make a tokenizer learnt from the data, and give the folder of a small model that has it."""
     small_llama.make_tokenizer(host.data, host.folder / "tokenizer")
     small_llama.make_model(SMALL, host.folder / "tokenizer", host.folder / "small", seed=1)
     return host.folder / "small"
 
 
 def real_groups(host: Host, name: str, num_pairs: int, seed: int = 1) -> list[TokenGroup]:
-    """Pairs of a set, in the order of training."""
+    """Give pairs of a set, in the order of training."""
     model = tokenizer_and_model(host)
     overrides = small_llama.training_overrides(model, host.data / f"{name}_train.parquet", host.folder / "unused", 1)
     pairs = small_llama.open_pairs(overrides, model)
@@ -31,7 +31,7 @@ def real_groups(host: Host, name: str, num_pairs: int, seed: int = 1) -> list[To
 
 
 def without_sharing(groups: list[TokenGroup]) -> list[TokenGroup]:
-    """Each side with a prompt of its own."""
+    """Give each side a prompt of its own."""
     return [
         TokenGroup(
             group.prefix[:0], tuple(np.concatenate([group.prefix, side]) for side in group.continuations), group.pairs
@@ -41,7 +41,7 @@ def without_sharing(groups: list[TokenGroup]) -> list[TokenGroup]:
 
 
 def streams_of(groups: list[TokenGroup], budget_tokens: int, multiple_of: int = 16) -> list[PairStream]:
-    """Groups in order, as many to a stream as it holds."""
+    """Put groups into streams in their order, as many as each holds."""
     packed: list[list[TokenGroup]] = [[]]
     for group in groups:
         if packed[-1] and sum(g.num_tokens for g in packed[-1]) + group.num_tokens > budget_tokens:

@@ -1,4 +1,4 @@
-"""Training on a GPU: beside TRL, FP8 beside bf16, and how much of the GPU's matrix rate the model has."""
+"""Training on a GPU: speed beside TRL, FP8 beside bf16, and the share of the GPU's matrix rate that is reached."""
 
 from __future__ import annotations
 
@@ -18,16 +18,22 @@ from nemo_bt.flops import training_flops
 from nemo_bt.pretrained.architecture import architecture_of
 
 _TARGETS = {"hh": 3.0, "alpaca_eval": 2.2}
-_MEMORY_TARGET, _FP8_TARGET, _MFU_TARGET, _TOKENS_TARGET = 0.6, 1.3, 0.55, 16_000.0
-_LAYERS_8B, _MATMUL_ROWS = 32, 8192
+_MEMORY_TARGET = 0.6
+_FP8_TARGET = 1.3
+_MFU_TARGET = 0.55
+_TOKENS_TARGET = 16_000.0
+_LAYERS_8B = 32
+_MATMUL_ROWS = 8192
 _BF16_LOSS_TOLERANCE_NATS = 0.02
-_PREFIX_TOKENS, _RESPONSE_TOKENS = 2048, 1024
-"""A pair of 4,096 tokens."""
-_BATCH_PAIRS, _WARM_UP = 8, 2
+_PREFIX_TOKENS = 2048
+_RESPONSE_TOKENS = 1024
+"""These make a pair of 4,096 tokens."""
+_BATCH_PAIRS = 8
+_WARM_UP = 2
 
 
 def measure_vs_trl(host: Host) -> list[Figure]:
-    """Pairs a second and peak memory, for Llama 3.2 1B's shape."""
+    """Measure pairs a second and peak memory, for Llama 3.2 1B's shape."""
     tokenizer_and_model(host)
     sizes = {"hh": (8, 16, 32), "alpaca_eval": (2, 4, 8)}
     figures: list[Figure] = []
@@ -51,13 +57,14 @@ def measure_vs_trl(host: Host) -> list[Figure]:
 
 
 def measure_8b(host: Host) -> list[Figure]:
-    """Layers of Llama 3 8B's shape on pairs of 4,096 tokens.
+    """Measure layers of Llama 3 8B's shape on pairs of 4,096 tokens.
 
-    FP8 and bf16 take turns with half as many layers as fit; with all of them each runs alone. Tokens a second of the
-    whole model are extrapolated: what a layer adds between the two sizes, times 32, and the rest once.
+    FP8 and bf16 take turns with half as many layers as fit; with all layers each runs alone. Tokens a second of the
+    whole model are extrapolated: 32 times the time that a layer adds between the two sizes, and the rest once.
     """
     kinds = {"bf16": []} | ({"fp8": ["model.fp8=hybrid", "model.fp8_recipe=tensorwise"]} if host.has_fp8 else {})
-    half, whole = host.size_8b(0.5), host.size_8b()
+    half = host.size_8b(0.5)
+    whole = host.size_8b()
     in_turns = _seconds(host, half, kinds)
     alone = {kind: _seconds(host, whole, {kind: extra})[kind] for kind, extra in kinds.items()}
     step_tokens = _BATCH_PAIRS * (_PREFIX_TOKENS + 2 * _RESPONSE_TOKENS)
@@ -83,7 +90,7 @@ def measure_8b(host: Host) -> list[Figure]:
 
 
 def computed_flops(size: Size, num_pairs: int) -> float:
-    """Of a step: every layer but the last, of which only keys and values are computed in every row."""
+    """Give the FLOPs of a step; the last layer computes only keys and values in every row."""
     head = size.hidden // size.heads
     others = replace(architecture_of(hf_config_of(size).to_dict()), num_layers=size.layers - 1)
     tokens = num_pairs * (_PREFIX_TOKENS + 2 * _RESPONSE_TOKENS)
@@ -97,7 +104,7 @@ def _triangle(length: int) -> int:
 
 
 def _seconds(host: Host, size: Size, kinds: dict[str, list[str]]) -> dict[str, list[float]]:
-    """Of each step, by kind, in turns."""
+    """Time each step by kind, in turns."""
     turns = host.repetitions
     trainers = {}
     for kind, extra in kinds.items():
@@ -119,7 +126,7 @@ def _seconds(host: Host, size: Size, kinds: dict[str, list[str]]) -> dict[str, l
 
 
 def _overrides(host: Host, size: Size, run: Path, num_steps: int) -> list[str]:
-    """A new model of that shape on random pairs."""
+    """Give the overrides for a new model of that shape on random pairs."""
     model = tokenizer_and_model(host)
     scale = 32 if host.is_dry else 1
     common = small_llama.training_overrides(model, Path(__file__), run, num_steps)

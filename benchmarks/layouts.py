@@ -1,6 +1,6 @@
-"""Ten steps at every layout against ten on one rank: the largest difference of a loss and of a weight.
+"""The largest differences of a loss and of a weight, between ten steps at every layout and ten on one rank.
 
-Beside them what the planner foresees: how far bytes of activations are off, and how many messages differ.
+The planner's errors are beside them: how far bytes of activations are off, and how many messages differ.
 
 python -m benchmarks.layouts
 
@@ -68,7 +68,8 @@ def main() -> None:
 
 def _figures(start: str, log_dir: Path, one: Path) -> list[Figure]:
     losses = zip(metrics(log_dir, "train/loss"), metrics(one, "train/loss"), strict=True)
-    found, expected = full_tensors(checkpoint(log_dir)), full_tensors(checkpoint(one))
+    found = full_tensors(checkpoint(log_dir))
+    expected = full_tensors(checkpoint(one))
     if found.keys() != expected.keys():
         raise SystemExit(f"{start}: other weights than one rank: {sorted(found.keys() ^ expected.keys())}")
     values = {
@@ -76,7 +77,8 @@ def _figures(start: str, log_dir: Path, one: Path) -> list[Figure]:
         "weights": max(relative_difference(found[name], expected[name]) for name in expected),
     }
     figures = [Figure(f"{start}/{name}", v, "relative difference", v, v, _TARGET) for name, v in values.items()]
-    ranks, is_uneven = found_and_planned(log_dir), settings_of(log_dir).model.expert_model_parallel_size > 1
+    ranks = found_and_planned(log_dir)
+    is_uneven = settings_of(log_dir).model.expert_model_parallel_size > 1
     off = activations_difference(ranks, on_average=is_uneven)
     unlike = sum(_unlike(*both, whatever_size=is_uneven) for both in ranks)
     return [
@@ -87,7 +89,7 @@ def _figures(start: str, log_dir: Path, one: Path) -> list[Figure]:
 
 
 def _unlike(found: OneRank, planned: OneRank, whatever_size: bool) -> int:
-    """Messages of one rank and step that only one of the two has; sizes of those to experts are not foreseen."""
+    """Count messages of one rank and step that only one of the two has; sizes of those to experts are not planned."""
     if whatever_size:
         sides = by_operation_and_ranks(found), by_operation_and_ranks(planned)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 Figures = dict[str, dict[str, Any]]
-"""By name: value, unit, min and max."""
+"""Name of a figure -> its value, unit, min and max."""
 _ROWS = {
     f"{title}, {shape}{ranks}": f"{case}{size}{count}"
     for shape, size in (("4 x 256", ""), ("8 x 512", "_8x512"))
@@ -15,7 +15,7 @@ _ROWS = {
 
 
 def table_of(name: str, figures: Figures) -> str:
-    """Markdown; the table of a benchmark that is called `name` in a page's mark."""
+    """Write the table of a benchmark that is called `name` in a page's mark."""
     own = {
         "speed": speed_table,
         "layouts": layouts_table,
@@ -26,7 +26,7 @@ def table_of(name: str, figures: Figures) -> str:
 
 
 def figures_table(figures: Figures) -> str:
-    """Markdown; a figure a row, with its smallest and largest where it was measured more than once."""
+    """Write a table with a figure a row, with its smallest and largest where it was measured more than once."""
     lines = ["| what | figure | unit |", "|---|---|---|"]
     for name, figure in figures.items():
         what = " ".join(name.split("/")[1:]).replace("_", " ")
@@ -42,7 +42,7 @@ def _short(value: float) -> str:
 
 
 def speed_table(figures: Figures) -> str:
-    """Markdown; a ratio with its smallest and largest turn."""
+    """Write a table of ratios, each with its smallest and largest turn."""
     lines = [
         "| pairs/s over TRL's RewardTrainer | pairs a step | at its micro-batch of 8 | at its fastest "
         "| peak memory, of TRL's at 8 | largest loss difference |",
@@ -59,7 +59,7 @@ def speed_table(figures: Figures) -> str:
 
 
 def layouts_table(figures: Figures) -> str:
-    """Markdown; per model, how many layouts and the largest differences, the planner's too."""
+    """Write a table of each model's number of layouts and largest differences, the planner's too."""
     lines = ["| model | layouts | loss | weights | planned activations |", "|---|---|---|---|---|"]
     for model in dict.fromkeys(model for model, _ in _layouts(figures)):
         layouts = [layout for of, layout in _layouts(figures) if of == model]
@@ -70,13 +70,13 @@ def layouts_table(figures: Figures) -> str:
 
 
 def plan_time_table(figures: Figures) -> str:
-    """Markdown; of each layout, planned seconds over measured ones, with their spread over steps."""
+    """Write a table of each layout's planned seconds over measured ones, with their spread over steps."""
     lines = ["| layout | planned over measured seconds of a step |", "|---|---|"]
     return "\n".join(lines + [f"| {name.split('/')[1]} | {_with_spread(figure)} |" for name, figure in figures.items()])
 
 
 def scoring_table(figures: Figures) -> str:
-    """Markdown; of each set, how many times as fast as transformers' pipeline."""
+    """Write a table of each set's speed over transformers' pipeline."""
     lines = [
         "| conversations | over the pipeline at batch size 8 | at its fastest | largest difference of a reward |",
         "|---|---|---|---|",
@@ -92,7 +92,7 @@ def scoring_table(figures: Figures) -> str:
 
 
 def all_layouts(figures: Figures) -> str:
-    """Markdown; a layout a row."""
+    """Write a page with a row for each layout."""
     lines = [
         "# Ten steps at every layout against ten on one rank",
         "",
@@ -111,7 +111,7 @@ def all_layouts(figures: Figures) -> str:
 
 
 def weak_scaling(figures: Figures) -> str:
-    """Markdown; a number of ranks and what they share a row, counted and planned side by side."""
+    """Write a page with a row for each number of ranks and what they share, counted and planned side by side."""
     lines = [
         "# What a rank sends and waits for as ranks and batch grow together",
         "",
@@ -136,12 +136,12 @@ def weak_scaling(figures: Figures) -> str:
 
 
 def _layouts(figures: Figures) -> list[tuple[str, str]]:
-    """Model and layout of each."""
+    """List model and layout of each case."""
     return [(name.split("/")[1], name.split("/")[2]) for name in figures if name.endswith("/loss")]
 
 
 def speed_rows(figures: Figures) -> dict[str, str]:
-    """Cases that were measured, by their title."""
+    """List the cases that were measured, by their title."""
     return {title: case for title, case in _ROWS.items() if f"vs_trl/{case}/batch" in figures}
 
 

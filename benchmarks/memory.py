@@ -1,6 +1,8 @@
 """Resident memory, open files, threads and children of a rank over thousands of steps, with saves and validations.
 
-python -m benchmarks.memory [--steps 5000]        about five minutes on two cores
+python -m benchmarks.memory [--steps 5000]
+
+It takes about five minutes on two cores.
 """
 
 import argparse
@@ -35,7 +37,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nemo_bt-memory-") as folder:
-        data, log_dir = Path(folder), Path(folder) / "run"
+        data = Path(folder)
+        log_dir = Path(folder) / "run"
         write_sets(data, num_pairs=1000)
         often = ["trainer.log_every_n_steps=10", "trainer.val_check_interval=250"]
         saving = ["exp_manager.checkpoint_callback_params.every_n_train_steps=100"]

@@ -1,4 +1,4 @@
-"""One rank of nemo_bt's trainer, a step at a time: started by `benchmarks.vs_trl`."""
+"""One rank of nemo_bt's trainer, which runs a step at a time; `benchmarks.vs_trl` starts it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nemo_bt.training.train import train
 
 
 class Report(pl.Callback):
-    """Ends each step with a turn; what lies between two ends, reading the next step's pairs included, is the step."""
+    """Ends each step with a turn; a step is all time between two ends, so it includes reading its pairs."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns

@@ -2,8 +2,8 @@
 
 python -m benchmarks.plan_time
 
-A Llama of 8 layers of width 512 in fp32 on CPU ranks, on pairs of random length. One rank has all threads; two have
-half of them each, and constants of their own. Figures are medians over steps, with their spread.
+The model is a Llama of 8 layers of width 512 in fp32 on CPU ranks, on pairs of random length. One rank has all threads;
+two have half of them each, and constants of their own. Figures are medians over steps, with their spread.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from tests.support.layouts import CP2, PP2, SP, TP2, ZERO, common
 from tests.support.recorded import settings_of
 from tests.support.runs import metrics
 
-_STEPS, _LEFT_OUT = 9, 3
+_STEPS = 9
+_LEFT_OUT = 3
 _MODEL = [
     "model=llama_4x256",
     *("model.num_layers=8", "model.hidden_size=512", "model.ffn_hidden_size=1376"),

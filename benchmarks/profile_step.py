@@ -1,8 +1,8 @@
-"""Where the time of a step goes: inside forward, backward and optimizer or outside, and the dearest operators.
+"""The time of a step inside forward, backward and optimizer, and outside, and its dearest operators.
 
 python -m benchmarks.profile_step --data folder/with/hh_train.parquet/and/alpaca_eval_train.parquet [--set hh]
 
-First steps are timed as they are, then others are run under torch's profiler, which costs time of its own.
+The first steps are timed as they are; later ones run under torch's profiler, which costs time of its own.
 """
 
 from __future__ import annotations
@@ -28,20 +28,24 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.training.checks import check_settings
 from nemo_bt.training.train import train
 
-_WARM_UP, _TIMED, _PROFILED = 3, 12, 4
+_WARM_UP = 3
+_TIMED = 12
+_PROFILED = 4
 _OUTSIDE_TARGET = 0.03
 _ROWS = 10
 
 
 class Clock(pl.Callback):
-    """Times whole steps, from end to end, and what lies inside Megatron's schedule and optimizer."""
+    """Times whole steps, from end to end, and the part inside Megatron's schedule and optimizer."""
 
     def __init__(self) -> None:
-        self.inside_s, self.steps_s, self.insides_s = 0.0, [0.0][:0], [0.0][:0]
+        self.inside_s = 0.0
+        self.steps_s: list[float] = []
+        self.insides_s: list[float] = []
         self.profile: Any = None
 
     def timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function with its time counted as inside."""
+        """Wrap a function, so that its time counts as inside."""
 
         def wrapper(*args: Any, **kwargs: Any) -> Any:
             start_s = time.perf_counter()
@@ -52,7 +56,7 @@ class Clock(pl.Callback):
         return wrapper
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Wrap what is inside."""
+        """Wrap the functions that count as inside."""
         from megatron.core.optimizer import MegatronOptimizer
         from nemo.lightning.megatron_parallel import MegatronStep
 
@@ -62,7 +66,7 @@ class Clock(pl.Callback):
         self.start_s = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """One step more."""
+        """Record a step."""
         now_s = time.perf_counter()
         if _WARM_UP < trainer.global_step <= _WARM_UP + _TIMED:
             self.steps_s.append(now_s - self.start_s)
@@ -72,7 +76,8 @@ class Clock(pl.Callback):
             self.profile.__enter__()
         if trainer.global_step == _WARM_UP + _TIMED + _PROFILED:
             self.profile.__exit__(None, None, None)
-        self.inside_s, self.start_s = 0.0, time.perf_counter()
+        self.inside_s = 0.0
+        self.start_s = time.perf_counter()
 
 
 def _subclasses(of: type) -> set[type]:

@@ -9,22 +9,26 @@ class RandomPairs:
     """`config.num_pairs` pairs of `prefix_tokens` shared and `response_tokens` on each side; files are not read."""
 
     def __init__(self, parquet_files: list[str], tokenizer: Any, config: Any) -> None:
-        self.config, self.bos_id, self.num_tokens = config, tokenizer.bos_token_id, len(tokenizer)
+        self.config = config
+        self.bos_id = tokenizer.bos_token_id
+        self.num_tokens = len(tokenizer)
         self.first_plain_id = max(tokenizer.all_special_ids) + 1
 
     def __len__(self) -> int:
-        """Number of pairs."""
+        """Give the number of pairs."""
         return int(self.config.num_pairs)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """1-D tensors: j is chosen, k is rejected."""
+        """Draw a pair as 1-D tensors: j is chosen, k is rejected."""
         generator = torch.Generator().manual_seed(item)
-        prefix_tokens, response_tokens = int(self.config.prefix_tokens), int(self.config.response_tokens)
+        prefix_tokens = int(self.config.prefix_tokens)
+        response_tokens = int(self.config.response_tokens)
 
         def draw(number: int) -> Any:
             return torch.randint(self.first_plain_id, self.num_tokens, (number,), generator=generator)
 
-        prefix, pair = draw(prefix_tokens), {}
+        prefix = draw(prefix_tokens)
+        pair = {}
         prefix[0] = self.bos_id
         for letter in "jk":
             ids = torch.cat([prefix, draw(response_tokens)])

@@ -10,11 +10,7 @@ from tests.support.preferences import write_random_pairs
 
 
 def make_random_set(folder: Path, num_train: int, num_validation: int) -> Path:
-    """Empty the folder and write tokenizer/, random.parquet and random_val.parquet.
-
-    Returns:
-        The folder, absolute.
-    """
+    """Empty the folder, write tokenizer/, random.parquet and random_val.parquet, and give its absolute path."""
     folder = folder.resolve()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Where benchmarks put their figures: `benchmarks/results/<benchmark>-<host kind>-<date>.json`."""
+"""Files of the figures of benchmarks: `benchmarks/results/<benchmark>-<host kind>-<date>.json`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number; `min` and `max` over repetitions, the same as `value` without any."""
+    """One measured number, with `min` and `max` over repetitions; without repetitions they equal `value`."""
 
     name: str
     value: float
@@ -43,11 +43,11 @@ def write_results(
     """Write and print the figures.
 
     Args:
-        benchmark: first part of the names.
-        host_kind: of the machine, such as cpu2.
-        command: that measures them, without folders of this machine.
-        figures: named `benchmark/case/figure`.
-        device: what is known of a GPU, its clocks among it.
+        benchmark: first part of the figures' names.
+        host_kind: kind of the machine, such as cpu2.
+        command: command that measures them, without folders of this machine.
+        figures: figures with names `benchmark/case/figure`.
+        device: facts about the GPU, with its clocks.
     """
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{benchmark}-{host_kind}-{date.today():%Y%m%d}.json"
@@ -66,7 +66,7 @@ def write_results(
 
 
 def _versions() -> dict[str, str]:
-    """Of what is installed."""
+    """Give the versions of the installed packages that matter."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):

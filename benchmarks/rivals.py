@@ -1,4 +1,4 @@
-"""Our trainer and others, started, stepped and ended: all in turns, or one after the other."""
+"""Our trainer beside others. They are started, stepped and ended, all in turns or one after the other."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from benchmarks.turns import Trainer
 
 OWN = "nemo_bt"
 ALWAYS = (OWN, "trl8")
-"""Who stays whatever the first turn says."""
+"""Trainers that stay whatever the first turn says."""
 Commands: TypeAlias = dict[str, tuple[str, list[str]]]
 """Name of a trainer, ours first -> module and arguments."""
 
 
 def in_turns(commands: Commands, num_ranks: int, turns: int, folder: Path, title: str) -> dict[str, Trainer]:
-    """All at once, a step each. After the first turn only the fastest of the others goes on, beside ALWAYS."""
+    """Run all at once, a step each. After the first turn only the fastest of the others goes on, beside ALWAYS."""
     trainers = {name: Trainer(*command, num_ranks, folder / f"{name}.log") for name, command in commands.items()}
     for trainer in trainers.values():
         trainer.ready()
@@ -33,7 +33,7 @@ def in_turns(commands: Commands, num_ranks: int, turns: int, folder: Path, title
 
 
 def one_by_one(commands: Commands, num_ranks: int, turns: int, folder: Path, title: str) -> dict[str, Trainer]:
-    """Each alone: they would not fit the memory of a GPU together. Another that does not fit it alone is left out."""
+    """Run each alone, as a GPU's memory does not hold all. A trainer of others that does not fit alone is left out."""
     trainers: dict[str, Trainer] = {}
     for name, command in commands.items():
         trainer = Trainer(*command, num_ranks, folder / f"{name}.log")

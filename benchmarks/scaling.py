@@ -1,4 +1,4 @@
-"""nemo_bt against itself, a step each in turns: two ranks against one, and 100,000 pairs in the set against 100.
+"""nemo_bt beside itself, a step each in turns: two ranks against one, and 100,000 pairs in the set against 100.
 
 python -m benchmarks.scaling --data folder/with/hh_train.parquet/and/alpaca_eval_train.parquet
 
@@ -25,8 +25,10 @@ from benchmarks.turns import Trainer
 from nemo_bt.batching.sampling import pairs_of_step
 
 _TURNS = 12
-_RANKS_TARGET, _GROWTH_TARGET = 0.9, 1.0
-_FEW, _MANY = 100, 100_000
+_RANKS_TARGET = 0.9
+_GROWTH_TARGET = 1.0
+_FEW = 100
+_MANY = 100_000
 _LAYOUTS = {"dp2": ["trainer.devices=2"], "tp2": ["trainer.devices=2", "model.tensor_model_parallel_size=2"]}
 
 
@@ -80,7 +82,7 @@ def _overrides(file: Path, folder: Path, name: str) -> list[str]:
 
 
 def _step_tokens(file: Path, folder: Path) -> list[int]:
-    """Tokens in the streams of each step."""
+    """Count the tokens in the streams of each step."""
     pairs = small_llama.open_pairs(_overrides(file, folder, "unused"), folder / "model")
     steps = (pairs_of_step(1, step, 64, pairs.epoch) for step in range(_TURNS + 1))
     return [sum(group.num_tokens for group in pairs.groups(numbers)) for numbers in steps]

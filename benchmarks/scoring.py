@@ -1,10 +1,10 @@
-"""Scoring against transformers' text-classification pipeline: same weights and conversations, fp32, in turns.
+"""Scoring against transformers' text-classification pipeline, with the same weights and conversations, fp32, in turns.
 
 python -m benchmarks.scoring --data folder/with/hh_val.parquet/and/alpaca_eval_val.parquet
 
-Conversations are in the order of the file, chosen and rejected of each pair: the first 150 pairs, or with --all every
-one. A turn scores them all; the first of each is not counted. The pipeline runs at batch size 8, and at the one that is
-fastest for it on 60 of them.
+Conversations are in the order of the file, chosen and rejected of each pair, for the first 150 pairs, or for all with
+--all. A turn scores them all; the first turn of each is not counted. The pipeline runs at batch size 8, and at the one
+that is fastest for it on 60 of them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from nemo_bt.data.formats.responses import Side
 from nemo_bt.scoring.rows import row_reader
 
 _BATCHES = (1, 2, 4, 8, 16)
-_TRIED, _FIRST = 60, 300
+_TRIED = 60
+_FIRST = 300
 _TURNS = 3
 _TARGETS = {"batch8": 3.0, "best": 1.8}
 _TOLERANCE = 1e-5
@@ -90,7 +91,8 @@ def _measure(name: str, args: argparse.Namespace) -> list[Figure]:
         Figure(f"scoring/{name}/fastest_pipeline_batch", best, "conversations", best, best),
     ]
     for rival, batch in (("batch8", 8), ("best", best)):
-        own, others = scorers["nemo_bt"].seconds[1:], scorers[f"pipeline{batch}"].seconds[1:]
+        own = scorers["nemo_bt"].seconds[1:]
+        others = scorers[f"pipeline{batch}"].seconds[1:]
         ratios = [theirs / ours for ours, theirs in zip(own, others, strict=True)]
         start_name = f"scoring/{name}/{rival}"
         target = _TARGETS[rival]
@@ -99,7 +101,7 @@ def _measure(name: str, args: argparse.Namespace) -> list[Figure]:
 
 
 def conversations_of(file: Path) -> list[Side]:
-    """Chosen and rejected of each pair of a file, in order."""
+    """Read chosen and rejected of each pair of a file, in order."""
     rows: list[Any] = pq.read_table(file).to_pylist()
     reader = row_reader(str(file), rows, SourceSettings(path=str(file)), chat=True, column="reward")
     return [side for row in rows for sides in reader.sides(row) for side in sides]

@@ -1,4 +1,4 @@
-"""Scores a set of conversations again and again, a turn each: started by `benchmarks.scoring`."""
+"""Score a set of conversations again and again, once a turn; `benchmarks.scoring` starts it."""
 
 from __future__ import annotations
 

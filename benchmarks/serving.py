@@ -1,4 +1,6 @@
-"""The server under 64 clients for a minute, against one request at a time; every answer compared with the scorer's.
+"""Speed of the server under 64 clients for a minute, against one request at a time.
+
+Every answer is compared with the scorer's.
 
 python -m benchmarks.serving --data folder/with/hh_val.parquet
 
@@ -30,7 +32,8 @@ from benchmarks.results_file import Figure, write_results
 from benchmarks.scoring import conversations_of
 from nemo_bt.scoring.scorer import RewardScorer
 
-_CLIENTS, _TOLERANCE = 64, 1e-5
+_CLIENTS = 64
+_TOLERANCE = 1e-5
 _ALONE_S = 20.0
 _WARM_S = 15.0
 
@@ -52,9 +55,9 @@ def main() -> None:
         expected = scorer.score_batch(conversations)
     address, process = _start(model, args.folder / "server.log")
     load = asyncio.run
-    load(_clients(address, 4, 5.0, conversations, expected))  # warm
+    load(_clients(address, 4, 5.0, conversations, expected))  # this warms up
     alone = load(_clients(address, 1, _ALONE_S, conversations, expected))
-    load(_clients(address, _CLIENTS, _WARM_S, conversations, expected))  # batches as large as they get
+    load(_clients(address, _CLIENTS, _WARM_S, conversations, expected))  # batches grow to their full size
     resident_bytes = psutil.Process(process.pid).memory_info().rss
     together = load(_clients(address, _CLIENTS, args.seconds, conversations, expected))
     growth = psutil.Process(process.pid).memory_info().rss / resident_bytes
@@ -96,7 +99,7 @@ def _start(model: Path, log: Path) -> tuple[str, subprocess.Popen[str]]:
 
 
 class _Load:
-    """What clients saw."""
+    """Answers that clients saw."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -112,7 +115,8 @@ async def _clients(address: str, number: int, seconds: float, conversations: lis
     async def ask(client: httpx.AsyncClient, seed: int) -> None:
         draw = random.Random(seed)
         while time.perf_counter() < end_s:
-            which, start_s = draw.randrange(len(bodies)), time.perf_counter()
+            which = draw.randrange(len(bodies))
+            start_s = time.perf_counter()
             answer = await client.post(f"{address}/reward", content=bodies[which])
             load.seconds.append(time.perf_counter() - start_s)
             (reward,) = answer.json()["rewards"]

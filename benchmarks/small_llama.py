@@ -1,4 +1,4 @@
-"""A Llama from random weights, a tokenizer and pairs in a fixed order: what every benchmark of training starts from."""
+"""The start of every benchmark of training: a Llama from random weights, a tokenizer, and pairs in a fixed order."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.data.train_tokenizer import texts_of, train_tokenizer
 from nemo_bt.observability.terminal import Terminal
 
-LR, WEIGHT_DECAY, BETA2 = 1e-4, 0.01, 0.98
+LR = 1e-4
+WEIGHT_DECAY = 0.01
+BETA2 = 0.98
 MAX_LENGTH_TOKENS = 2048
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of the model."""
+    """Size of a model."""
 
     layers: int
     hidden: int
@@ -35,20 +37,21 @@ class Size:
 
     @property
     def name(self) -> str:
-        """As 4x256."""
+        """Layers and width, such as 4x256."""
         return f"{self.layers}x{self.hidden}"
 
 
-SMALL, LARGE = Size(4, 256, 688, 8, 4), Size(8, 512, 1376, 8, 4)
+SMALL = Size(4, 256, 688, 8, 4)
+LARGE = Size(8, 512, 1376, 8, 4)
 
 
 def make_tokenizer(data: Path, folder: Path) -> None:
-    """A byte-level BPE of 8,192 tokens, learnt from the larger file."""
+    """Learn a byte-level BPE of 8,192 tokens from the larger file."""
     train_tokenizer(texts_of([str(data / "alpaca_eval_train.parquet")]), 8192, folder)
 
 
 def make_model(size: Size, tokenizer: Path, folder: Path, seed: int) -> None:
-    """A Hugging Face folder with model, head and tokenizer."""
+    """Write a Hugging Face folder with model, head and tokenizer."""
     torch.manual_seed(seed)
     loaded = load_tokenizer(str(tokenizer), None)
     config = hf_config_of(size)
@@ -58,7 +61,7 @@ def make_model(size: Size, tokenizer: Path, folder: Path, seed: int) -> None:
 
 
 def hf_config_of(size: Size) -> LlamaConfig:
-    """In Hugging Face's terms."""
+    """Give the configuration in Hugging Face's terms."""
     return LlamaConfig(
         vocab_size=size.vocab,
         hidden_size=size.hidden,
@@ -74,7 +77,7 @@ def hf_config_of(size: Size) -> LlamaConfig:
 def training_overrides(
     model: Path, pairs: Path, run: Path, num_steps: int, seed: int = 1, accelerator: str = "cpu"
 ) -> list[str]:
-    """Settings of nemo-bt train: 64 pairs a step, AdamW at a constant rate, every step logged, no validation."""
+    """Give overrides for nemo-bt train: 64 pairs a step, AdamW at a constant rate, every step logged, no validation."""
     return [
         f"model.restore_from_path={model}",
         f"exp_manager.explicit_log_dir={run}",
@@ -96,18 +99,19 @@ def training_overrides(
 
 
 def open_pairs(overrides: list[str], model: Path) -> PairSet:
-    """The training pairs of these settings."""
+    """Open the training pairs of these settings."""
     tokenizer = load_tokenizer(str(model), None)
     return load_sets(load_settings("train", overrides), tokenizer, model, False, Terminal(None))["train"]
 
 
 def write_token_pairs(pairs: PairSet, batch_pairs: int, num_steps: int, seed: int, file: Path) -> list[int]:
-    """The pairs of the first steps, in order, as token ids of both sides, as TRL reads them.
+    """Write the pairs of the first steps, in order, as token ids of both sides, which TRL reads.
 
     Returns:
         Tokens in the streams of each step: a prompt that its pair's sides share counts once.
     """
-    sides, tokens = [], []
+    sides = []
+    tokens = []
     for step in range(num_steps):
         tokens.append(0)
         for group in pairs.groups(pairs_of_step(seed, step, batch_pairs, pairs.epoch)):

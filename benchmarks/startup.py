@@ -1,4 +1,4 @@
-"""How long a user waits: for help, for a mistake in the settings, for the first step of the quickstart, for a save.
+"""A user's waiting time: for help, for a mistake in the settings, for the first step of the quickstart, and for a save.
 
 python -m benchmarks.startup
 """
@@ -21,7 +21,8 @@ from benchmarks.turns import Trainer
 from nemo_bt.data.synthetic import write_dataset
 
 _RUNS = 3
-_SAVES, _SAVE_EVERY = 5, 4
+_SAVES = 5
+_SAVE_EVERY = 4
 _TARGETS_S = {"first_step": 25.0, "save": 1.0}
 _TIMEOUT_S = 180
 _POLL_S = 0.02
@@ -58,7 +59,7 @@ def _command_s(argv: list[str], expected_status: int) -> float:
 
 
 def _first_step_s(data: Path, run: Path) -> float:
-    """Seconds from the command to the first logged step of the quickstart's configuration."""
+    """Time the way from the command to the first logged step of the quickstart's configuration."""
     argv = [
         "--config-name=quickstart",
         f"exp_manager.explicit_log_dir={run}",
@@ -84,8 +85,9 @@ def _first_step_s(data: Path, run: Path) -> float:
 
 
 def _saves(folder: Path) -> list[float]:
-    """Seconds that each save adds to the steps from it to the next one, beside a run that never saves, in turns."""
-    data, num_steps = folder / "data", _SAVES * _SAVE_EVERY + 1
+    """Time what each save adds to the steps from it to the next one, in turns with a run that never saves."""
+    data = folder / "data"
+    num_steps = _SAVES * _SAVE_EVERY + 1
     small_llama.make_model(SMALL, data / "tokenizer", folder / "model", seed=1)
     trainers = {}
     for name, every in (("saves", _SAVE_EVERY), ("never", 0)):

@@ -1,7 +1,7 @@
-"""The documentation's tables and picture, made from the newest result files: `python -m benchmarks.tables`.
+"""The documentation's tables and picture, made from the newest result files by `python -m benchmarks.tables`.
 
 A table stands between two marks, `<!-- benchmarks.tables: NAME -->` and `<!-- end -->`, in README.md or a page of
-docs/; what was between them is replaced.
+docs/, and replaces the text between them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _DOCS = REPO / "docs"
 _PICTURE = _DOCS / "benchmarks" / "vs_trl.svg"
 _MARKED = re.compile(r"(?<=<!-- benchmarks\.tables: )(\w+) -->\n.*?(?=<!-- end -->)", re.DOTALL)
 _BENCHMARKS = {"speed": "vs_trl"}
-"""Benchmark of a table, where it has another name."""
+"""Table -> its benchmark, where that has another name."""
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def pages() -> dict[Path, str]:
-    """Each page that has figures, as it should read."""
+    """Give each page that has figures, as it should read."""
     written = {
         _DOCS / "benchmarks" / "layouts.md": all_layouts(newest("layouts")),
         _DOCS / "benchmarks" / "weak_scaling.md": weak_scaling(newest("weak_scaling")),
@@ -45,18 +45,18 @@ def pages() -> dict[Path, str]:
 
 
 def _table(name: str) -> str:
-    # a blank line on both sides: Markdown takes a table beside a comment for text
+    # a blank line stands on both sides, as Markdown takes a table beside a comment for text
     return f"{name} -->\n\n{table_of(name, newest(_BENCHMARKS.get(name, name)))}\n\n"
 
 
 def newest(benchmark: str) -> Figures:
-    """Figures by name of the last day's file."""
+    """Read the figures of the newest file, by name."""
     file = max(RESULTS.glob(f"{benchmark}-*.json"), key=lambda path: path.stem.rsplit("-", 1)[1])
     return {figure["name"]: figure for figure in json.loads(file.read_text())["figures"]}
 
 
 def draw(figures: Figures) -> None:
-    """Ratios with their spread, as bars."""
+    """Draw ratios with their spread, as bars."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""One rank of TRL's RewardTrainer, a step at a time: started by `benchmarks.vs_trl`."""
+"""One rank of TRL's RewardTrainer, which runs a step at a time; `benchmarks.vs_trl` starts it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.turns import Turns
 
 
 class InOrder(RewardTrainer):
-    """Pairs in the order of the file, so that both trainers see the same."""
+    """TRL's trainer with pairs in the order of the file, so that both trainers see the same."""
 
     def _get_train_sampler(self, *_: Any) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)
@@ -43,9 +43,10 @@ def main() -> None:
     parser.add_argument("--settings", required=True, help="JSON")
     args = parser.parse_args()
     settings = json.loads(args.settings)
-    rank, num_ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK", 0))
+    num_ranks = int(os.environ.get("WORLD_SIZE", 1))
     turns = Turns(args.address, rank)
-    # Weights in fp32 under autocast to bf16, as its own trainer loads them; torch's fused attention.
+    # Weights are in fp32 under autocast to bf16, as TRL's trainer loads them; attention is torch's fused one.
     model = AutoModelForSequenceClassification.from_pretrained(
         settings["model"], dtype=torch.float32, attn_implementation="sdpa"
     )
@@ -59,10 +60,10 @@ def main() -> None:
         weight_decay=settings["weight_decay"],
         adam_beta2=settings["beta2"],
         max_grad_norm=1.0,
-        max_length=None,  # both get the same pairs, cut already
+        max_length=None,  # both get the same pairs, which are cut already
         bf16=settings["bf16"],
         use_cpu=not settings["on_gpu"],
-        gradient_checkpointing=False,  # its default; without it TRL is faster
+        gradient_checkpointing=False,  # TRL is faster without it
         seed=settings["seed"],
         logging_steps=1,
         save_strategy="no",

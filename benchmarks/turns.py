@@ -1,7 +1,7 @@
-"""Two trainers take turns, one optimizer step at a time: noise of the machine falls on both alike.
+"""Turns of two trainers, one optimizer step at a time, so that noise of the machine falls on both alike.
 
-The command listens at a socket of the file system; rank 0 of each trainer connects and asks before every step. Nobody
-ends, with all that saving and leaving cost, before every step is timed.
+The command listens at a socket of the file system; rank 0 of each trainer connects and asks before every step. No
+trainer ends, which costs time, before every step is timed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 import torch
 
-_START_TIMEOUT_S, _STEP_TIMEOUT_S = 180, 600
+_START_TIMEOUT_S = 180
+_STEP_TIMEOUT_S = 600
 
 
 class Turns:
@@ -27,11 +28,11 @@ class Turns:
         self.begin()
 
     def begin(self) -> None:
-        """Training begins: from here on the first step is timed."""
+        """Begin to time the first step."""
         self.start_s = time.perf_counter()
 
     def end_step(self) -> None:
-        """Report the step that ends here and wait for the next turn; after the last step, for the leave to end."""
+        """Report the step that ends here, and wait for the next turn, or after the last step for leave to end."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             torch.cuda.synchronize()
         seconds = time.perf_counter() - self.start_s
@@ -44,9 +45,9 @@ class Turns:
 
 
 def peak_memory_mb() -> float:
-    """Largest memory of this process so far: of tensors on a GPU where there are some, else resident.
+    """Give the peak memory of this process: that of tensors on a GPU where it has some, else resident memory.
 
-    getrusage would count what the process was forked from.
+    getrusage would count the process that it was forked from.
     """
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
@@ -58,14 +59,15 @@ class Trainer:
     """The command's side: a process that trains in steps. It starts at once; `ready` waits for its first step.
 
     Args:
-        module: to run with `python -m`, one process per rank.
-        arguments: of it; it appends `--address` and connects there.
-        num_ranks: processes.
-        log: what it prints.
+        module: module that `python -m` runs, one process per rank.
+        arguments: its arguments; `--address`, where it connects, is appended.
+        num_ranks: number of processes.
+        log: file of its output.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], num_ranks: int, log: Path) -> None:
-        self.log, self.num_ranks = log, num_ranks
+        self.log = log
+        self.num_ranks = num_ranks
         threads = max(1, len(os.sched_getaffinity(0)) // num_ranks)
         address = str(log.with_suffix(".socket"))
         ranks = (
@@ -77,9 +79,9 @@ class Trainer:
             env = os.environ | {"OMP_NUM_THREADS": str(threads)}
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=env)
         self.seconds: list[float] = []
-        """Of each step so far; the first is a warm-up."""
+        """Time of each step so far; the first is a warm-up."""
         self.peak_mb = 0.0
-        """Largest memory of rank 0 so far, by the last report."""
+        """Peak memory of rank 0, by its last report."""
 
     def ready(self) -> None:
         """Wait until it has done its first step."""
@@ -88,23 +90,23 @@ class Trainer:
         self._receive()
 
     def step(self) -> float:
-        """One optimizer step; its seconds."""
+        """Run one optimizer step, and give its seconds."""
         self.connection.send("go")
         self._receive()
         return self.seconds[-1]
 
     def end(self) -> None:
-        """Let it end after its last step, and wait for that: only when no step of another is timed any more.
+        """Let it end after its last step, once no step of another trainer is timed any more, and wait for that.
 
         Raises:
-            SystemExit: it failed.
+            SystemExit: the trainer failed.
         """
         self.connection.send("go")
         if self.process.wait(timeout=_START_TIMEOUT_S):
             raise SystemExit(f"a trainer failed: see {self.log}")
 
     def stop(self) -> None:
-        """End it at once: before its last step, or before it saves what nobody reads."""
+        """End it at once, before its last step or before it saves what nobody reads."""
         if self.num_ranks == 1:
             self.process.kill()  # it would save at a SIGTERM
         else:

@@ -1,10 +1,10 @@
-"""Training against TRL's RewardTrainer: same weights, pairs, AdamW and threads, fp32, one step each in turns.
+"""Training against TRL's RewardTrainer with the same weights, pairs, AdamW and threads, fp32, one step each in turns.
 
 python -m benchmarks.vs_trl --data folder/with/hh_train.parquet/and/alpaca_eval_train.parquet
 
 TRL runs at its default micro-batch of 8 and at the one that is fastest for it (of 1, 2, 4 and 8 for the small model on
-hh, fewer elsewhere), accumulated to the same number of pairs a step, without gradient checkpointing, its
-default, which would slow it down. The first step of each is not counted; the second says which micro-batch is fastest.
+hh, fewer elsewhere), accumulated to the same number of pairs a step. It runs without gradient checkpointing, its
+default, which would slow it down. The first step of each is not counted; the second tells which micro-batch is fastest.
 A ratio is taken for each turn.
 """
 
@@ -50,18 +50,18 @@ class Case:
     precision: str = "32"
     in_turns: bool = True
     loss_tolerance_nats: float = 1e-3
-    """TRL's log rounds to 4 decimals. In bf16 a larger one is only shown."""
+    """Largest difference of losses; TRL's log rounds to 4 decimals. A larger one in bf16 is only shown."""
     own_targets: tuple[tuple[str, float], ...] | None = None
 
     @property
     def name(self) -> str:
-        """As hh for the small model in one process, hh_8x512_2ranks for the larger in two."""
+        """Name of the case: hh for the small model in one process, hh_8x512_2ranks for the larger in two."""
         size = "" if self.size is SMALL else f"_{self.size.name}"
         return self.data + size + ("" if self.num_ranks == 1 else f"_{self.num_ranks}ranks")
 
     @property
     def targets(self) -> dict[str, float]:
-        """By rival, and `<rival>/memory`."""
+        """Target by rival, and by `<rival>/memory`."""
         if self.own_targets is not None:
             return dict(self.own_targets)
         return _TARGETS[self.data] | _MEMORY_TARGET if self.size is SMALL and self.num_ranks == 1 else {}
@@ -85,19 +85,19 @@ ALL_CASES = [
     Case("hh", LARGE, 2, 16, (1, 8), turns=2),
     Case("alpaca_eval", LARGE, 2, 16, (1, 8), turns=2),
 ]
-"""With --all: half an hour on two cores."""
+"""Cases of --all, which takes half an hour on two cores."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one seed of a case gave; seconds of the counted steps, by trainer."""
+    """Results of one seed of a case, with the seconds of counted steps by trainer."""
 
     fastest: int
     seconds: dict[str, list[float]]
     peak_mb: dict[str, float]
     losses: dict[str, list[float]]
     step_tokens: list[int]
-    """In the streams of the counted steps, each prompt once."""
+    """Tokens in the streams of the counted steps, each prompt once."""
 
 
 def main() -> None:
@@ -122,7 +122,7 @@ def main() -> None:
 
 
 def measure(case: Case, args: argparse.Namespace) -> list[Figure]:
-    """Figures of a case; `args` as of the command line."""
+    """Measure a case with the command line's `args`."""
     measured = [_measure(case, case.micro_batches, case.seeds[0], args)]
     best = measured[0].fastest
     measured += [_measure(case, (best,), seed, args) for seed in case.seeds[1:]]
@@ -132,7 +132,8 @@ def measure(case: Case, args: argparse.Namespace) -> list[Figure]:
 def _measure(case: Case, micro_batches: Sequence[int], seed: int, args: argparse.Namespace) -> Measured:
     """Start the trainers of a case and let them take turns."""
     folder = args.folder / f"{case.name}_{seed}"
-    model, num_steps = folder / "model", case.turns + _UNCOUNTED
+    model = folder / "model"
+    num_steps = case.turns + _UNCOUNTED
     small_llama.make_model(case.size, args.folder / "tokenizer", model, seed)
     file = args.data / f"{case.data}_train.parquet"
     overrides = small_llama.training_overrides(model, file, folder / "run", num_steps, seed, case.accelerator)
@@ -212,7 +213,7 @@ def _figures(case: Case, measured: Sequence[Measured], best: str) -> list[Figure
 
 
 def _rates(start: str, case: Case, measured: Sequence[Measured], name: str) -> list[Figure]:
-    """Pairs and stream tokens a second, and memory, of one trainer."""
+    """Give pairs and stream tokens a second, and the memory, of one trainer."""
     pairs = [case.batch_pairs / s for m in measured for s in m.seconds[name]]
     tokens = [t / s for m in measured for t, s in zip(m.step_tokens, m.seconds[name], strict=True)]
     return [

@@ -1,9 +1,10 @@
-"""What ranks send and wait for as their number grows with the batch, counted in real runs, beside what is planned.
+"""Communication and waiting as ranks grow with the batch, counted in real runs, beside the planner's numbers.
 
 python -m benchmarks.weak_scaling
 
-A Llama of 8 layers with random weights, in fp32 on CPU ranks; eight pairs a step for each rank. Counted in the second
-step: bytes that leave a rank, collectives, messages between stages, the share of the step that a stage waits.
+The model is a Llama of 8 layers with random weights, in fp32 on CPU ranks, with eight pairs a step for each rank.
+Counted in the second step are bytes that leave a rank, collectives, messages between stages, and the share of the step
+that a stage waits.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def main() -> None:
 
 
 def layouts(num_ranks: int) -> dict[str, list[str]]:
-    """What the ranks share, and the overrides for it."""
+    """Name each way to share the work, with its overrides."""
     start = "model."
     return {
         "data": [],
@@ -71,7 +72,7 @@ def _overrides(folder: Path, name: str, num_ranks: int) -> list[str]:
 
 
 def _figures(start: str, log_dir: Path) -> list[Figure]:
-    """Of the rank that sends most; of its pipeline, the waiting."""
+    """Give the figures of the rank that sends most, and the waiting of its pipeline."""
     ranks = found_and_planned(log_dir)
     model = settings_of(log_dir).model
     values: dict[str, dict[str, float]] = defaultdict(dict)

@@ -1,7 +1,7 @@
 """Install Transformer Engine for the torch of the environment that runs this: `make gpu-setup`.
 
-Its torch extension exists as source only, so it is compiled here, once, and the wheel is kept. Transformer Engine that
-lacks one of its three packages breaks the import of Megatron: all are there before any is installed.
+Its torch extension exists as source only, so it is compiled here once, and the wheel is kept. A Transformer Engine that
+lacks one of its three packages breaks the import of Megatron, so all three are fetched before any is installed.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from nemo_bt.errors import UserError
 TRANSFORMER_ENGINE = "2.9.0"  # megatron-core 0.15 takes 2.9 alone
 EXTENSION = "transformer-engine-torch"
 NEEDED = ("onnxscript==0.7.2", "onnx-ir==1.1.0")
-"""Which `import transformer_engine.pytorch` needs beyond the project's own dependencies; also the extra `gpu`."""
+"""Packages that `import transformer_engine.pytorch` needs beyond the project's dependencies; also the extra `gpu`."""
 BUILDING = ("ninja==1.13.2", "setuptools==84.2.1", "wheel==0.48.0")
-"""What builds the extension; taken as it is where it is installed."""
+"""Packages that build the extension; an installed one is used as it is."""
 _PACKAGES = ("transformer-engine", EXTENSION, "transformer-engine-cu12", "transformer-engine-cu13")
 _DEFAULT_TOOLKIT = Path("/usr/local/cuda")
 _LOOKED_FOR = {"cuda_nvrtc": ("libnvrtc.so.*", "libnvrtc-builtins.so.*"), "curand": ("libcurand.so.*",)}
 """Folders of the environment's nvidia/ that Transformer Engine searches; CUDA 13's packages have one folder for all."""
 _OF_THE_BUILD = {"https_proxy": "http://127.0.0.1:9", "no_proxy": "", "NVTE_FRAMEWORK": "pytorch"}
-"""The extension's setup.py first asks a URL for a wheel, one for CUDA 12 whatever torch's is. NVTE_PYTORCH_FORCE_BUILD
-does not keep it from that; a proxy that nobody listens at does."""
+"""The extension's setup.py first asks a URL for a wheel, for CUDA 12 whatever torch has. NVTE_PYTORCH_FORCE_BUILD does
+not keep it from that; a proxy at which nobody listens does."""
 _CHECK = """
 import torch, transformer_engine, transformer_engine.pytorch
 cudnn = torch.backends.cudnn.version()
 print(f"Transformer Engine {transformer_engine.__version__}, torch {torch.__version__}, CUDA {torch.version.cuda}, "
       f"cuDNN {cudnn // 10000}.{cudnn // 100 % 100}.{cudnn % 100}")
 """
-"""torch first, as in Megatron: it brings libcublas, which Transformer Engine does not find in CUDA 13's packages."""
+"""torch is first, as in Megatron: it brings libcublas, which Transformer Engine does not find in CUDA 13's packages."""
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What the extension is built for, and with."""
+    """Versions that the extension is built for, and the toolkit that builds it."""
 
-    torch: str  # its version without a local part, like 2.13.0
+    torch: str  # version without its local part, like 2.13.0
     cuda: int  # major version of CUDA that torch was built for
-    home: Path  # the toolkit, which has bin/nvcc
-    packages: Path  # the folder in which torch is installed
+    home: Path  # folder of the toolkit, which has bin/nvcc
+    packages: Path  # folder in which torch is installed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +73,7 @@ def install(wheels: Path) -> str:
     """Install, check that it can be imported, and give the versions in a line; `wheels` has a folder for each `key`.
 
     Raises:
-        UserError: torch, nvcc or the network do not allow it; the message says what to change.
+        UserError: torch, nvcc or the network do not allow the installation; the message says what to change.
     """
     toolchain = find_toolchain()
     if needed := missing((*BUILDING, *NEEDED)):
@@ -95,7 +95,7 @@ def install(wheels: Path) -> str:
 
 
 def missing(pins: Sequence[str]) -> list[str]:
-    """Give those of some `name==version` whose package is not installed, in whatever version."""
+    """Give the pins `name==version` whose package is not installed in any version."""
     installed = {canonicalize_name(package.metadata["Name"]) for package in distributions()}
     return [pin for pin in pins if pin.split("==")[0] not in installed]
 
@@ -104,14 +104,14 @@ def find_toolchain() -> Toolchain:
     """Look at the environment that runs this.
 
     Raises:
-        UserError: torch has no CUDA or one without Transformer Engine, there is no nvcc or one of another CUDA.
+        UserError: torch has no CUDA or one that Transformer Engine lacks, or nvcc is missing or has another CUDA.
     """
     import torch
 
     found = f"torch {torch.__version__} of {sys.executable}"
     release = Version(torch.__version__).public
     major = int((torch.version.cuda or "0").split(".")[0])
-    if major not in (12, 13):  # for which Transformer Engine 2.9 has a library
+    if major not in (12, 13):  # Transformer Engine 2.9 has libraries for these
         raise UserError(
             f"expected a torch for CUDA 12 or 13, found {found}, for CUDA {torch.version.cuda}. Install one, for "
             f"example: pip install torch=={release} --index-url https://download.pytorch.org/whl/cu130"
@@ -128,12 +128,13 @@ def find_toolchain() -> Toolchain:
 
 
 def find_toolkit(environment: Mapping[str, str]) -> Path:
-    """Give CUDA_HOME, or else the toolkit of the nvcc on PATH (which may be a script of another place) or the default.
+    """Give CUDA_HOME, or else the toolkit of the nvcc on PATH (which may be a link to another place) or the default.
 
     Raises:
-        UserError: it has no bin/nvcc or no headers.
+        UserError: the folder has no bin/nvcc or no headers.
     """
-    named, on_path = environment.get("CUDA_HOME"), shutil.which("nvcc", path=environment.get("PATH", ""))
+    named = environment.get("CUDA_HOME")
+    on_path = shutil.which("nvcc", path=environment.get("PATH", ""))
     of_nvcc = [Path(on_path).resolve().parents[1]] if on_path else []
     places = [Path(named)] if named else [*of_nvcc, _DEFAULT_TOOLKIT]
     for place in places:
@@ -147,7 +148,7 @@ def find_toolkit(environment: Mapping[str, str]) -> Path:
 
 
 def build_environment(toolchain: Toolchain) -> dict[str, str]:
-    """Set what the extension's setup.py finds headers and compiler by; the user's MAX_JOBS and CPATH (behind) stay."""
+    """Set the variables by which setup.py finds headers and compiler; the user's MAX_JOBS and CPATH (behind) stay."""
     nvidia = toolchain.packages / "nvidia"
     headers = [str(folder) for folder in sorted(nvidia.glob("*/include"))]
     environment = {"MAX_JOBS": str(len(os.sched_getaffinity(0))), "CPATH": "", "PATH": os.defpath} | dict(os.environ)
@@ -171,12 +172,12 @@ def key(torch: str, cuda: int, python: str) -> str:
 
 
 def build(pin: str, folder: Path, environment: Mapping[str, str]) -> Path:
-    """Build the source `name==version` for the torch that is here; the wheel gets its name when it is whole.
+    """Build the source `name==version` for the installed torch; the wheel gets its name when it is whole.
 
-    pip keeps wheels that it built by the name of the source, whatever torch they are for: its cache is not asked.
+    pip's cache is not used: it keeps wheels by the name of their source, whatever torch they were built for.
 
     Raises:
-        UserError: the source cannot be had or built; the folder's build.log has the compiler's output.
+        UserError: the source cannot be fetched or built; the folder's build.log has the compiler's output.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "build.log"
@@ -195,7 +196,7 @@ def pip(arguments: Sequence[str], environment: Mapping[str, str], log: Path | No
     """Run the pip of the environment that runs this, and add what it prints to a log.
 
     Raises:
-        UserError: pip failed; with the first errors of compilers and pip, which stand far above the end of its output.
+        UserError: pip failed. The message has the first errors, which stand far above the end of the output.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     with log.open("a+") if log else tempfile.TemporaryFile("w+") as output:
@@ -212,14 +213,14 @@ def pip(arguments: Sequence[str], environment: Mapping[str, str], log: Path | No
 def link_libraries(packages: Path, searched: Path) -> None:
     """Link libraries of CUDA 13's packages to where Transformer Engine looks for them.
 
-    It asks CUDA_HOME (else /usr/local/cuda), <searched>/nvidia/cuda_nvrtc and ldconfig for libnvrtc, and nothing else:
-    not LD_LIBRARY_PATH, and not nvidia/cu13. So without a whole toolkit its import would fail. It searches sysconfig's
-    "purelib"; `packages` has torch.
+    It asks CUDA_HOME (else /usr/local/cuda), <searched>/nvidia/cuda_nvrtc and ldconfig for libnvrtc, and neither
+    LD_LIBRARY_PATH nor nvidia/cu13, so its import would fail without a whole toolkit. `searched` is sysconfig's
+    "purelib", and `packages` the folder in which torch is installed.
     """
     for folder, patterns in _LOOKED_FOR.items():
         links = searched / "nvidia" / folder / "lib"
         if any(not path.is_symlink() for path in links.glob("*")):
-            continue  # CUDA 12's packages: the library itself is there
+            continue  # CUDA 12's packages put the library itself here
         for library in [file for pattern in patterns for file in packages.glob(f"nvidia/cu1?/lib/{pattern}")]:
             links.mkdir(parents=True, exist_ok=True)
             (links / library.name).unlink(missing_ok=True)
@@ -230,7 +231,7 @@ def check_import(packages: Path) -> str:
     """Import Transformer Engine as training does, and give its version and those of torch, CUDA and cuDNN.
 
     Raises:
-        UserError: it cannot be imported; with the reason, and what to do where a library was not found.
+        UserError: it cannot be imported. The message has the reason, and what to do where a library was not found.
     """
     result = subprocess.run([sys.executable, "-c", _CHECK], capture_output=True, text=True)
     if result.returncode == 0:

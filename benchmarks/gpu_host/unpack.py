@@ -1,6 +1,6 @@
 """Unpack what `python -m benchmarks.gpu_host.pack` wrote, on the host: python3 unpack.py --to DIR [FOLDER OF PARTS].
 
-Needs nothing but Python. DIR is there when it is whole; then `source DIR/env.sh`.
+It needs nothing but Python. DIR gets its name when it is whole; then `source DIR/env.sh`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 _LIBRARIES = {"libcudnn.so": "cudnn", "libnvrtc.so": "cuda_nvrtc", "libcurand.so": "curand"}
-"""Which Transformer Engine looks for in CUDA_HOME, this folder of nvidia/ in the environment, and ldconfig's list."""
+"""Transformer Engine looks for these in CUDA_HOME, this folder of nvidia/ in the environment, and ldconfig's list."""
 _NAMED = (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda")
 _CUDA_HOME = next((Path(place) for place in _NAMED if place and os.path.isdir(place)), Path("/usr/local/cuda"))
 
@@ -119,7 +119,7 @@ def _variables(tree: Path, to: Path) -> str:
 
 
 def _compute_capability() -> str:
-    """Ask for the first GPU's; 9.0 where there is none."""
+    """Ask for the first GPU's compute capability; 9.0 where there is none."""
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()

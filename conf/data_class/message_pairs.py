@@ -13,10 +13,11 @@ class MessagePairs:
     """Rows `{"question": ..., "answers": {answer: votes, ...}}` as pairs of the answers with most and fewest votes."""
 
     def __init__(self, parquet_files: list[str], tokenizer: Any, config: Any) -> None:
-        self.files, self.config = parquet_files, config
+        self.files = parquet_files
+        self.config = config
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Items of chosen and rejected; margin and weight are optional."""
+        """Give items with chosen and rejected; margin and weight are optional."""
         for file in self.files:
             with open(file) as lines:
                 for line in lines:

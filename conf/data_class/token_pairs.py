@@ -10,19 +10,20 @@ import pyarrow.parquet as pq
 
 
 class TokenPairs:
-    """Columns chosen and rejected, messages, through the tokenizer's chat template; padded to `config.max_length`."""
+    """Pairs from the columns chosen and rejected, rendered by the tokenizer, padded to `config.max_length`."""
 
     def __init__(self, parquet_files: list[str], tokenizer: Any, config: Any) -> None:
         self.rows = [row for file in parquet_files for row in pq.read_table(file).to_pylist()]
-        self.tokenizer, self.config = tokenizer, config
+        self.tokenizer = tokenizer
+        self.config = config
 
     def __len__(self) -> int:
-        """Number of pairs."""
+        """Give the number of pairs."""
         return len(self.rows)
 
     def __getitem__(self, item: int) -> dict[str, Any]:
-        """1-D tensors: j is chosen, k is rejected."""
-        pair = {}
+        """Give a pair as 1-D tensors: j is chosen, k is rejected."""
+        pair: dict[str, Any] = {}
         for side, letter in (("chosen", "j"), ("rejected", "k")):
             text = self.tokenizer.apply_chat_template(self.rows[item][side], tokenize=False)
             encoded = self.tokenizer(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Tally:
-    """Of some pairs.
+    """Counts of some pairs.
 
     Args:
-        right: with a chosen reward that is strictly greater.
-        ties: with equal rewards.
-        total: of all.
+        right: pairs whose chosen reward is strictly greater.
+        ties: pairs with equal rewards.
+        total: all pairs.
     """
 
     right: int
@@ -22,19 +22,19 @@ class Tally:
 
     @property
     def accuracy(self) -> float:
-        """Share that is right; a tie is not."""
+        """Share of right pairs; a tie counts as wrong."""
         return self.right / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the accuracy, 95 %: 8 of 10 are (0.490, 0.943). Source: Wilson 1927, the score interval."""
+        """95 % interval of the accuracy: 8 of 10 give (0.490, 0.943). Source: Wilson 1927, the score interval."""
         from scipy.stats import binomtest  # takes a second to import
 
         found = binomtest(self.right, self.total).proportion_ci(0.95, "wilson")
         return float(found.low), float(found.high)
 
     def to_json(self) -> dict[str, float]:
-        """Plain data."""
+        """Give the tally as plain data."""
         low, high = self.interval
         return {"accuracy": self.accuracy, "low": low, "high": high, "ties": self.ties, "pairs": self.total}
 
@@ -46,7 +46,7 @@ def tally(rewards: Iterable[tuple[float, float]]) -> Tally:
 
 
 def by_key(rewards: Iterable[tuple[float, float]], keys: Iterable[str]) -> dict[str, Tally]:
-    """Tallies by what each pair is called, in the order of the names."""
+    """Count the pairs of each key; the keys are in alphabetical order."""
     groups: dict[str, list[tuple[float, float]]] = {}
     for pair, key in zip(rewards, keys, strict=True):
         groups.setdefault(key, []).append(pair)

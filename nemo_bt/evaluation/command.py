@@ -1,4 +1,4 @@
-"""nemo-bt evaluate, once every row is scored."""
+"""The part of nemo-bt evaluate that follows once every row is scored."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
     """Measure what `nemo-bt score` has written for this run.
 
     Args:
-        run: of which score.output is there.
-        model: its name, for the results.
-        terminal: gets the tables.
+        run: settings of a run whose score.output exists.
+        model: name of the model, for the results.
+        terminal: terminal that shows the tables.
 
     Raises:
         UserError: the rows are no pairs, or none has rewards.
@@ -38,7 +38,8 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
         raise UserError(f"{scored}: none of {without:,} rows has its rewards.")
     kind = kind_of(rows) if run.evaluate.kind == "auto" else run.evaluate.kind
     results: dict[str, Any] = {"model": model, "rows": len(rows), "rows_without_reward": without} | measure(rows, kind)
-    folder, tables = Path(run.evaluate.output), tables_of(results)
+    folder = Path(run.evaluate.output)
+    tables = tables_of(results)
     folder.mkdir(parents=True, exist_ok=True)
     facts = [f"model: {model}", f"score: {results['score']:.4f}", f"rows: {len(rows):,}, {without:,} without a reward"]
     if results.get("missing_subsets"):

@@ -29,9 +29,9 @@ class Sample:
 
     Args:
         prompt: digest of what tells prompts apart: prompt_id, where there is one, and the prompt.
-        reward: of the response.
-        offset: of its row in the file of scored rows, bytes.
-        position: of the response in the row's list; None where the row has one.
+        reward: reward of the response.
+        offset: bytes of the file of scored rows before its row.
+        position: index of the response in the row's list; None where the row has no list.
     """
 
     prompt: str
@@ -41,10 +41,10 @@ class Sample:
 
 
 def check_label(settings: LabelSettings) -> None:
-    """Check what is asked for.
+    """Check the settings of a run before it starts.
 
     Raises:
-        UserError: the first value that cannot be.
+        UserError: a value cannot be used; the first one is named.
     """
     if settings.threshold not in ("mean", "median") and not isinstance(settings.threshold, int | float):
         raise UserError(f"label.threshold: expected mean, median or a number, got {settings.threshold}.")
@@ -55,16 +55,18 @@ def check_label(settings: LabelSettings) -> None:
 
 
 def label(run: LabelRun, terminal: Terminal) -> None:
-    """Write the feedback; of the samples only rewards and places are in memory.
+    """Write the feedback; only rewards and places of the samples are in memory.
 
     Args:
-        run: of which score.output is there.
-        terminal: gets a line.
+        run: settings of a run whose score.output exists.
+        terminal: shows a line when the feedback is written.
 
     Raises:
-        UserError: no feedback comes out.
+        UserError: the samples give no feedback.
     """
-    settings, scored, output = run.label, Path(run.score.output), Path(run.label.output)
+    settings = run.label
+    scored = Path(run.score.output)
+    output = Path(settings.output)
     keys = run.source
     count = 0
     with scored.open("rb") as rows, beside(output) as unfinished, unfinished.open("w") as written:
@@ -86,7 +88,7 @@ def label(run: LabelRun, terminal: Terminal) -> None:
 
 
 def _samples(rows: Iterable[bytes], keys: RowSettings, column: str) -> Iterator[Sample]:
-    """Responses with a reward; a row without any has none."""
+    """Give the responses that have a reward."""
     offset = 0
     for line in rows:
         row = json.loads(line)
@@ -100,8 +102,9 @@ def _samples(rows: Iterable[bytes], keys: RowSettings, column: str) -> Iterator[
 
 
 def prompt_of(row: dict[str, Any], keys: RowSettings) -> Any:
-    """A row's prompt as it was rendered: with the system message of its own column, where there is one."""
-    prompt, system = value_at(row, keys.prompt_key), keys.system_key and row.get(keys.system_key)
+    """Give a row's prompt as it was rendered: with the system message of its own column, where there is one."""
+    prompt = value_at(row, keys.prompt_key)
+    system = keys.system_key and row.get(keys.system_key)
     if system and isinstance(prompt, str):
         return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
     return prompt
@@ -115,7 +118,8 @@ def _feedback(
         for a, b in chosen_pairs(samples, settings.pairs, settings.min_margin, draw):
             if draw.random() < 0.5:
                 a, b = b, a
-            (row, output_a), (_, output_b) = response(a), response(b)
+            row, output_a = response(a)
+            _, output_b = response(b)
             yield _named(row, keys) | {
                 "output_A": output_a,
                 "output_B": output_b,
@@ -140,7 +144,7 @@ def _named(row: dict[str, Any], keys: RowSettings) -> dict[str, Any]:
 
 
 def threshold_of(rewards: Sequence[float], wanted: str | float) -> float:
-    """The mean, the median, or the number itself; infinity where there are no rewards."""
+    """Give the mean, the median, or the number itself; infinity where there are no rewards."""
     if not rewards:
         return float("inf")
     if wanted == "mean":
@@ -151,13 +155,9 @@ def threshold_of(rewards: Sequence[float], wanted: str | float) -> float:
 def chosen_pairs(
     samples: Sequence[Sample], mode: str, min_margin: float, draw: random.Random
 ) -> Iterator[tuple[Sample, Sample]]:
-    """Pairs of samples with the same prompt, whose rewards differ by `min_margin` or more.
+    """Give pairs of samples with the same prompt, whose rewards differ by `min_margin` or more.
 
-    Args:
-        samples: in any order.
-        mode: random, max or min.
-        min_margin: least difference.
-        draw: for random.
+    `mode` is random, max or min; `draw` is used by random alone.
     """
     by_prompt: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -174,8 +174,9 @@ def chosen_pairs(
 
 
 def _nearest(ordered: Sequence[Sample], min_margin: float) -> list[tuple[Sample, Sample]]:
-    """For each sample the next one that is far enough above it; of a group the nearest pair is among these."""
-    pairs, above = [], 0
+    """Pair each sample with the next one that is far enough above it; a group's nearest pair is among these."""
+    pairs = []
+    above = 0
     for low, sample in enumerate(ordered):
         above = max(above, low + 1)
         while above < len(ordered) and (

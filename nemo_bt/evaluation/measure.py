@@ -22,12 +22,12 @@ _RATIOS = (0.5, 0.8, 1.25, 2.0)
 
 @dataclass(frozen=True)
 class Scored:
-    """What counts of a row.
+    """The part of a row that is measured.
 
     Args:
-        chosen: rewards of right answers, one but in some benchmarks.
-        rejected: rewards of wrong ones.
-        names: values of the columns id, subset, domain and source, where they are there.
+        chosen: rewards of the right answers; some benchmarks have several.
+        rejected: rewards of the wrong answers.
+        names: values of the columns id, subset, domain and source, where the row has them.
         length_ratio: characters of the first chosen response over those of the first rejected one.
     """
 
@@ -38,23 +38,20 @@ class Scored:
 
     @property
     def pair(self) -> tuple[float, float]:
-        """The first of each."""
+        """First chosen and first rejected reward."""
         return self.chosen[0], self.rejected[0]
 
 
 def scored_rows(rows: Iterable[dict[str, Any]], reader: RowReader) -> tuple[list[Scored], int]:
-    """What counts of rows that have rewards, and the number of those that have none.
-
-    Args:
-        rows: with the columns of `reader`.
-        reader: of pairs, or of lists of chosen and rejected answers.
+    """Read the rows that have rewards, and count those that have none.
 
     Raises:
         UserError: the rows are no pairs.
     """
     if len(reader.columns) != 2:
         raise UserError("nemo-bt evaluate: expected pairs, or lists of chosen and rejected answers, got single ones.")
-    found, without = [], 0
+    found = []
+    without = 0
     for row in rows:
         chosen, rejected = (_listed(row[name]) for name in reader.columns)
         if not chosen or not rejected or None in (*chosen, *rejected):
@@ -78,7 +75,7 @@ def _length_ratio(row: dict[str, Any], reader: RowReader) -> float:
 
 
 def kind_of(rows: Sequence[Scored]) -> str:
-    """Which benchmark rows are of, by what they have; pairs where it is none."""
+    """Tell from their columns which benchmark rows belong to; pairs where they belong to none."""
     first = rows[0]
     if len(first.chosen) == len(first.rejected) == rm_bench.STYLES and "domain" in first.names:
         return "rm_bench"
@@ -89,15 +86,15 @@ def kind_of(rows: Sequence[Scored]) -> str:
 
 
 def measure(rows: Sequence[Scored], kind: str) -> dict[str, Any]:
-    """Results of rows.
+    """Compute the results of rows.
 
     Args:
-        rows: at least one.
+        rows: at least one row.
         kind: one of KINDS but auto.
 
     Returns:
-        `kind`, `score` (what the benchmark calls its score; of pairs, the accuracy), and tallies or numbers by subset,
-        section, domain, source and length, where there are such.
+        `kind`, `score` (what the benchmark calls its score, or the accuracy of pairs), and tallies or numbers by
+        subset, section, domain, source and length, where the rows have them.
 
     Raises:
         UserError: the rows are not of that kind.
@@ -121,7 +118,7 @@ def _of_all(rows: Sequence[Scored]) -> dict[str, Any]:
 
 
 def length_bucket(ratio: float) -> str:
-    """Of chosen over rejected: under 0.5, 0.5 to 0.8, ..."""
+    """Name the range of a ratio of lengths, chosen over rejected: 0 to 0.5, 0.5 to 0.8, ..."""
     limits = [0.0, *_RATIOS]
     at = sum(ratio >= limit for limit in _RATIOS)
     return f"{limits[at]:g} to {_RATIOS[at]:g}" if at < len(_RATIOS) else f"{_RATIOS[-1]:g} and more"

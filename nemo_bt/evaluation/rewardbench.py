@@ -1,4 +1,4 @@
-"""RewardBench: a share of pairs per subset, sections weighted by prompts, and their mean.
+"""RewardBench: accuracies of subsets, sections that weight them by prompts, and the mean of the sections.
 
 Source: Lambert et al. 2024 (arXiv 2403.13787), section 4.2; counts and sections of rewardbench/constants.py.
 """
@@ -42,14 +42,14 @@ SECTIONS = {
         "hep-rust": 164,
     },
 }
-"""Section -> subset -> its weight: its prompts, but for math-prm, which has 447 and weighs as much as all of code."""
+"""Section -> subset -> weight: its number of prompts, but for math-prm, which has 447 and weighs as much as code."""
 SUBSETS = {subset for subsets in SECTIONS.values() for subset in subsets}
 
 
 def section_scores(subsets: Mapping[str, Tally]) -> dict[str, float]:
-    """Score of each section: accuracies of those of its subsets that are there, by weight; 0 where none is.
+    """Give each section's score: the weighted mean of the accuracies of its subsets; 0 where it has none.
 
-    A tie counts as wrong.
+    Subsets that are missing are left out. A tie counts as wrong.
     """
     scores = {}
     for section, weights in SECTIONS.items():
@@ -60,5 +60,8 @@ def section_scores(subsets: Mapping[str, Tally]) -> dict[str, float]:
 
 
 def total_score(sections: Mapping[str, float]) -> float:
-    """Mean of the four sections; the leaderboard's older fifth, prior sets at half a weight, has other files."""
+    """Give the mean of the four sections.
+
+    The leaderboard's older fifth section, prior sets at half a weight, has other files.
+    """
     return sum(sections.values()) / len(sections)

@@ -13,7 +13,7 @@ from statistics import fmean
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
 TIES = "ties"
-"""That subset's name, in small letters."""
+"""Name of the last subset, in small letters."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Answers:
     """Rewards of all answers to one prompt.
 
     Args:
-        right: of those that are right.
-        wrong: of the others.
+        right: rewards of the right answers.
+        wrong: rewards of the wrong answers.
     """
 
     right: Sequence[float]
@@ -30,20 +30,20 @@ class Answers:
 
 
 def best_of(answers: Answers) -> float:
-    """1 where the right answer has the highest reward, shared with others that have it too: 1/4 where all four do."""
+    """Give 1 where the right answer alone has the highest reward, and 1/n where n answers share it; else 0."""
     rewards = [*answers.right, *answers.wrong]
     highest = max(rewards)
     return 1 / rewards.count(highest) if answers.right[0] == highest else 0.0
 
 
 def ties_score(prompts: Mapping[str, Answers]) -> float:
-    """Score of the subset of ties.
+    """Score the subset of ties.
 
     Args:
-        prompts: by id: `ref:<n>` has one right answer, `tied:<n>` is the same question asked for any of several.
+        prompts: answers by id: `ref:<n>` has one right answer, `tied:<n>` is the same question with several.
 
     Returns:
-        0.3 (share of tied prompts with every right answer above every wrong one) + 0.3 (the same of ref prompts) + 0.2
+        0.3 (share of tied prompts with every right answer above every wrong one) + 0.3 (the same for ref prompts) + 0.2
         (share of tied prompts whose least gap g between right and wrong is greater than the spread d of the right ones)
         + 0.2 (the same with the smaller of g and the ref prompt's gap) + 0.01 mean tanh(that / d - 1).
     """
@@ -65,7 +65,7 @@ def _share(holds: Sequence[bool]) -> float:
 
 
 def _margin(gap: float, spread: float) -> float:
-    """tanh(gap / spread - 1); without a spread 1 or -1 by the gap's sign, and 0 where there is neither."""
+    """Give tanh(gap / spread - 1); without a spread 1 or -1 by the gap's sign, and 0 where there is neither."""
     if spread:
         return math.tanh(gap / spread - 1)
     return math.copysign(1.0, gap) if gap else 0.0

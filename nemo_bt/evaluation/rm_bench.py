@@ -11,7 +11,7 @@ from statistics import fmean
 
 DOMAINS = ("chat", "math", "code", "safety")
 STYLES = 3
-"""Concise, detailed, detailed with markdown."""
+"""Styles of an answer: concise, detailed, and detailed with markdown."""
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Styles:
     """Rewards of one prompt, by style.
 
     Args:
-        domain: begins with one of DOMAINS.
-        chosen: [3].
-        rejected: [3].
+        domain: name that begins with one of DOMAINS.
+        chosen: rewards of the right answer, [3].
+        rejected: rewards of the wrong answer, [3].
     """
 
     domain: str
@@ -30,10 +30,10 @@ class Styles:
 
 
 def scores(prompts: Sequence[Styles]) -> dict[str, dict[str, float]]:
-    """Easy, normal and hard of each domain, and `average`: of the three in a domain, of the domains in each.
+    """Score each domain as easy, normal, hard and their `average`; the domain `average` is the mean of all domains.
 
-    Of the nine pairs the right answer is the fancier one in the three easy ones, as fancy in the normal ones, and less
-    fancy in the hard ones. A tie counts as wrong. A domain that is not there is left out.
+    A prompt gives nine pairs. The right answer is fancier than the wrong one in the three easy pairs, as fancy in the
+    normal ones, and less fancy in the hard ones. A tie counts as wrong. A domain without prompts is left out.
     """
     found = {}
     for domain in DOMAINS:

@@ -1,4 +1,4 @@
-"""Results -> tables, for a terminal and in Markdown."""
+"""Results -> tables for a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 Table: TypeAlias = tuple[Sequence[str], list[list[str]]]
-"""Names of the columns, and rows."""
+"""Names of the columns, and the rows."""
 _BY = {"by_subset": "subset", "by_source": "source", "by_length": "chosen over rejected characters"}
 
 
 def tables_of(results: dict[str, Any]) -> list[Table]:
-    """Tables of what results have; accuracies with their 95 % interval, ties counted apart."""
+    """Make the tables of the results: accuracies with their 95 % interval, ties counted apart."""
     found: list[Table] = []
     for key, title in _BY.items():
         if key in results:
@@ -33,7 +33,7 @@ def _tally_row(name: str, tally: dict[str, float]) -> list[str]:
 
 
 def as_markdown(title: str, facts: Sequence[str], tables: Sequence[Table]) -> str:
-    """A page with a heading, a list of facts and the tables."""
+    """Write a page with a heading, a list of facts and the tables."""
     lines = [f"# {title}", "", *(f"- {fact}" for fact in facts)]
     for columns, rows in tables:
         lines += ["", _line(columns), _line(["---", *["---:"] * (len(columns) - 1)]), *map(_line, rows)]

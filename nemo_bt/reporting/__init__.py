@@ -1,4 +1,4 @@
-"""A page about a run: its log, its settings, and what its model makes of the validation pairs.
+"""A page about a run: its log, its settings, and its model's rewards of the validation pairs.
 
 Read `command` (nemo-bt report), `rewards` (the model's rewards of every pair), `numbers` (calibration, correlations),
 `curves`, `pictures`, `facts`, `conversations`, `page`.

@@ -44,12 +44,12 @@ _UNSCORED = "No model was asked: this page has what the run logged."
 
 
 def write_report(run: ReportRun, terminal: Terminal, rank: int) -> int:
-    """Write it on this rank, together with all others.
+    """Write the report on this rank, together with all others.
 
     Args:
-        run: that is reported on.
-        terminal: rank 0's; silent on the others.
-        rank: of this process in the whole job.
+        run: run that is reported on.
+        terminal: terminal of rank 0; it is silent on the others.
+        rank: rank of this process in the whole job.
 
     Raises:
         UserError: model, tokenizer or data cannot be used as they are.
@@ -64,10 +64,10 @@ def write_report(run: ReportRun, terminal: Terminal, rank: int) -> int:
 def judge_run(
     run: ReportRun, pretrained: PretrainedSource, terminal: Terminal
 ) -> tuple[InitialWeights, list[tuple[JudgedSet, list[Sides]]]]:
-    """Rewards of every validation set, on every rank.
+    """Compute the rewards of every validation set, on every rank.
 
     Returns:
-        Weights of the model; of each set its entries with rewards, and their conversations.
+        Weights of the model, and for each set its entries with rewards and their conversations.
     """
     settings = run.settings
     initial = open_trained(pretrained)
@@ -79,8 +79,9 @@ def judge_run(
         name: conversations_of(pairs, settings.model.data.validation[name], settings, renderer)
         for name, pairs in sets.items()
     }
-    layout, seq_length = settings.model, settings.model.encoder_seq_length
-    engine = open_engine(initial, layout, seq_length, settings.trainer.precision, runs_on_gpu(settings.trainer))
+    model = settings.model
+    on_gpu = runs_on_gpu(settings.trainer)
+    engine = open_engine(initial, model, model.encoder_seq_length, settings.trainer.precision, on_gpu)
     judged = []
     terminal.start(0, len(sets), "sets")
     for number, (name, pairs) in enumerate(sets.items()):
@@ -90,8 +91,8 @@ def judge_run(
         numbers = pairs.epoch.pair_E.tolist()
         entries = [conversations[name][number] for number in numbers]
         lengths = np.array([[len(response_of(side)) for side in sides] for sides in entries], dtype=np.int64)
-        where, sources = [pairs.where(number) for number in numbers], pairs.sources_of(numbers)
-        of_set = JudgedSet(name, where, sources, lengths, rewards)
+        where = [pairs.where(number) for number in numbers]
+        of_set = JudgedSet(name, where, pairs.sources_of(numbers), lengths, rewards)
         if len(of_set.kept):
             judged.append((of_set, entries))
         else:
@@ -111,7 +112,8 @@ def _write(
     plain: dict[str, dict[str, Any]] = {}
     pictures = dict(curves)
     for stem, (of_set, entries) in zip(file_stems([of_set.name for of_set, _ in judged]), judged, strict=True):
-        numbers, kept = numbers_of(of_set, run.settings.trainer.precision), of_set.kept
+        numbers = numbers_of(of_set, run.settings.trainer.precision)
+        kept = of_set.kept
         figures = pictures_of_set(numbers, of_set.rewards.given_E2[kept], of_set.characters_E2[kept])
         drawn = {f"{stem}-{what}": figure for what, figure in figures.items()}
         worst = worst_pairs(of_set, entries)
@@ -139,7 +141,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files beside those of an earlier report, and put them in their place when all are there."""
+    """Write files beside those of an earlier report, and replace these once all are written."""
     with ExitStack() as all_there:
         for name, content in files.items():
             all_there.enter_context(beside(folder / name)).write_bytes(content)
@@ -169,7 +171,7 @@ def _show(plain: Mapping[str, dict[str, Any]], terminal: Terminal) -> None:
 
 
 def _track(settings: Settings, pictures: Mapping[str, Path], step: int, terminal: Terminal) -> None:
-    """Hand the pictures to the run's trackers; the report is there, whatever they say."""
+    """Hand the pictures to the run's trackers; their failure does not fail the report."""
     loggers = build_loggers(settings.exp_manager, None, continues=True)
     try:
         log_pictures(loggers, pictures, step)

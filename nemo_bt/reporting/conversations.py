@@ -1,4 +1,4 @@
-"""Validation pairs as conversations, read from their rows again: the cache has their tokens only."""
+"""Validation pairs as conversations. They are read from their rows again, as the cache has only their tokens."""
 
 from __future__ import annotations
 
@@ -21,25 +21,20 @@ from nemo_bt.data.tokenize.chat_template import Renderer
 from nemo_bt.errors import UserError
 
 Sides: TypeAlias = "tuple[Side, Side]"
-"""Chosen and rejected, each a whole conversation."""
+"""The chosen and the rejected side, each a whole conversation."""
 
 
 def conversations_of(
     pairs: PairSet, sources: Sequence[SourceSettings], settings: Settings, renderer: Renderer
 ) -> dict[int, Sides]:
-    """The pairs of a set's epoch, by their numbers in the set.
-
-    Args:
-        pairs: of the set.
-        sources: that it was made from.
-        settings: of the run.
-        renderer: of the model.
+    """Read the pairs of a set's epoch, by their numbers in the set.
 
     Raises:
         UserError: a file changed since it was tokenised.
     """
     found: dict[int, Sides] = {}
-    wanted, number = set(pairs.epoch.pair_E.tolist()), 0
+    wanted = set(pairs.epoch.pair_E.tolist())
+    number = 0
     for source, cached in zip(sources, pairs.sources, strict=True):
         before = number
         if cached.format == IDS:
@@ -62,7 +57,7 @@ def conversations_of(
 
 
 def _decoded(pairs: PairSet, number: int, renderer: Renderer) -> Sides:
-    """A pair that came as token ids: nobody knows where its responses start."""
+    """Decode a pair that came as token ids; nobody knows where its responses start."""
     (group,) = pairs.groups([number])
     whole = [np.concatenate([group.prefix, group.continuations[place]]) for place in group.pairs[0][:2]]
     chosen, rejected = (Text("", renderer.tokenizer.decode(ids, skip_special_tokens=True)) for ids in whole)
@@ -70,21 +65,21 @@ def _decoded(pairs: PairSet, number: int, renderer: Renderer) -> Sides:
 
 
 def prompt_only(side: Side) -> Side | None:
-    """A conversation without its response; None where nobody knows where that starts."""
+    """Give a conversation without its response; None where nobody knows where that starts."""
     if isinstance(side, Text):
         return Text(side.prompt, "") if side.prompt else None
     return [*side[:-1], {**side[-1], "content": ""}]
 
 
 def response_only(side: Side) -> Side | None:
-    """A conversation whose user has said nothing; None where nobody knows where its response starts."""
+    """Give a response to a user who has said nothing; None where nobody knows where the response starts."""
     if isinstance(side, Text):
         return Text("", side.response) if side.prompt else None
     return [{"role": "user", "content": ""}, side[-1]]
 
 
 def as_texts(side: Side) -> list[tuple[str, str]]:
-    """Who says what, the response last, for people to read."""
+    """List who says what, the response last, for people to read."""
     prompt = prompt_of(side)
     before = [("prompt", prompt)] if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
     return [*(said for said in before if said[1]), ("response", response_of(side))]

@@ -1,4 +1,4 @@
-"""metrics.jsonl -> curves: what is drawn of a run over its steps."""
+"""metrics.jsonl -> curves of a run over its steps."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _KEY = re.compile(r"^(train|val/(?P<validation>.+?))(/source/(?P<source>.+))?/(?
 
 @dataclass(frozen=True)
 class Series:
-    """One line.
+    """One line of a panel.
 
     Args:
-        label: in the legend.
+        label: name in the legend.
         steps: optimizer steps.
-        values: at them.
+        values: value at each step.
     """
 
     label: str
@@ -31,10 +31,10 @@ class Panel:
     """One picture.
 
     Args:
-        name: of its file.
-        title: above it.
-        unit: of its values.
-        series: at least one.
+        name: name of its file.
+        title: text above it.
+        unit: unit of its values.
+        series: lines, at least one.
     """
 
     name: str
@@ -54,15 +54,11 @@ _PANELS = (
     ("speed", "Speed", "tokens per second", ("tokens_per_second",)),
     ("sources", "Accuracy by source", "fraction of pairs", ()),
 )
-"""Name, title, unit, and the metrics of training and of every validation set that it has."""
+"""Name, title and unit of each panel, and the metrics of training and of validation sets that it shows."""
 
 
 def panels_of(records: Sequence[dict[str, Any]]) -> list[Panel]:
-    """Panels that have something to show.
-
-    Args:
-        records: of metrics.jsonl.
-    """
+    """Make the panels that have something to show from the records of metrics.jsonl."""
     names = dict.fromkeys(key for record in records for key in record if _KEY.match(key))
     panels = []
     for name, title, unit, metrics in _PANELS:
@@ -80,21 +76,21 @@ def _belongs(key: str, metrics: tuple[str, ...]) -> bool:
 
 
 def _series(records: Sequence[dict[str, Any]], key: str) -> Series:
-    """Points by step, without those that nobody computed or that are not finite."""
+    """Collect the points by step, without those that nobody computed or that are not finite."""
     known = [record for record in records if record.get(key) is not None and math.isfinite(record[key])]
     points = sorted((record["step"], record[key]) for record in known)
     return Series(_label(key), [step for step, _ in points], [value for _, value in points])
 
 
 def _label(key: str) -> str:
-    """`val/hh/accuracy` is hh; `train/source/a/accuracy` train, a; where a panel has two metrics, which one."""
+    """Label `val/hh/accuracy` as hh and `train/source/a/accuracy` as train, a; add chosen or rejected."""
     of_set, source, metric = _parts(key)
     which = {"reward_chosen": "chosen", "reward_rejected": "rejected"}.get(metric)
     return ", ".join(part for part in (of_set, source, which) if part)
 
 
 def _parts(key: str) -> tuple[str, str | None, str]:
-    """Set, source where there is one, and metric."""
+    """Split a key into its set, its source where it has one, and its metric."""
     found = _KEY.match(key)
     assert found, key
     return found["validation"] or "train", found["source"], found["metric"]

@@ -1,4 +1,4 @@
-"""What a run was: model, data, layout, time and software, from what it left in its log directory."""
+"""Facts about a run, from its log directory: model, data, layout, time and software."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Facts = list[tuple[str, str]]
 
 
 def facts_of(run: ReportRun, initial: InitialWeights | None, records: Sequence[dict[str, Any]]) -> Facts:
-    """Names and values, for people to read.
+    """Collect names and values, for people to read.
 
     Args:
-        run: that is reported on.
-        initial: weights of its checkpoint, where the report looks at them.
-        records: of metrics.jsonl.
+        run: run that is reported on.
+        initial: weights of its checkpoint; None where the report does not look at them.
+        records: records of metrics.jsonl.
     """
     events = read_events(run.log_dir)
     starts = [event for event in events if event["event"] == "started"]
@@ -48,7 +48,8 @@ def _model(initial: InitialWeights) -> Facts:
 
 
 def _training(settings: Settings) -> Facts:
-    model, trainer = settings.model, settings.trainer
+    model = settings.model
+    trainer = settings.trainer
     terms = ["margin", "scale", "label_smoothing", "center_rewards_coefficient"]
     given = [f"{name} {getattr(model.loss, name)}" for name in terms if getattr(model.loss, name)]
     sched = model.optim.sched

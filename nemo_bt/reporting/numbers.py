@@ -1,4 +1,4 @@
-"""Rewards of a validation set -> everything that the report says of it, as plain data. Pure numpy.
+"""Rewards of a validation set -> everything that the report says about it, as plain data. Pure numpy.
 
 Shape suffixes: E = entries of the set's epoch; 2 = chosen, rejected.
 """
@@ -24,7 +24,7 @@ NUM_WORST = 20
 _CONFIDENCE_BINS = 10
 _MARGIN_BINS = 40
 _ROUNDING = {"32": 1e-5, "bf16-mixed": 2e-2}
-"""Of a reward, where the mean one is 1 or less; beyond, times that."""
+"""Rounding of a reward by precision, where the mean magnitude is 1 or less; a larger mean multiplies it."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,9 @@ class JudgedSet:
     """A validation set with its rewards.
 
     Args:
-        name: of the set.
         where: file and row of each entry.
         sources: name of each entry's source.
-        characters_E2: of the two responses.
-        rewards: of the set.
+        characters_E2: lengths of the two responses in characters.
     """
 
     name: str
@@ -52,7 +50,7 @@ class JudgedSet:
 
 
 def worst_of(judged: JudgedSet) -> list[int]:
-    """Entries with the lowest margins, the one that is most wrong first."""
+    """Give the entries with the lowest margins, the lowest first."""
     kept = judged.kept
     reward_E2 = judged.rewards.given_E2[kept]
     order = kept[np.argsort(reward_E2[:, 0] - reward_E2[:, 1], kind="stable")].tolist()
@@ -61,14 +59,16 @@ def worst_of(judged: JudgedSet) -> list[int]:
 
 
 def numbers_of(judged: JudgedSet, precision: str) -> dict[str, Any]:
-    """Everything but the texts; `overall`, `by_source` and `by_length` are tallies.
+    """Compute all numbers of a set; `overall`, `by_source` and `by_length` are tallies.
 
     Args:
-        judged: with at least one entry that has rewards.
-        precision: that they were computed in.
+        judged: set with at least one entry that has rewards.
+        precision: precision in which the rewards were computed.
     """
-    given_E2, kept = judged.rewards.given_E2, judged.kept
-    reward_E2, characters_E2 = given_E2[kept], judged.characters_E2[kept]
+    given_E2 = judged.rewards.given_E2
+    kept = judged.kept
+    reward_E2 = given_E2[kept]
+    characters_E2 = judged.characters_E2[kept]
     margin_E = reward_E2[:, 0] - reward_E2[:, 1]
     ratios = characters_E2[:, 0] / np.maximum(1, characters_E2[:, 1])
     counts, edges = np.histogram(margin_E, _MARGIN_BINS)
@@ -93,35 +93,38 @@ def numbers_of(judged: JudgedSet, precision: str) -> dict[str, Any]:
 
 
 def calibration(margin_E: Floats) -> dict[str, Any]:
-    """How often a model is right that is so sure.
+    """Compare how sure a model is with how often it is right.
 
-    It is as sure as sigmoid(|margin|) that the response with the higher reward was chosen, [0.5, 1); a tie is half
-    right. Of ten bins of that confidence, ECE = sum over bins of (share of pairs) |accuracy - mean confidence|.
+    Its confidence that the response with the higher reward was chosen is sigmoid(|margin|), [0.5, 1); a tie is half
+    right. With ten bins of confidence, ECE = sum over bins of (share of pairs) |accuracy - mean confidence|.
 
     Source: Guo et al. 2017 (arXiv 1706.04599), equation 3.
 
     Returns:
-        `ece`, and `bins` that have pairs, each with low, high, pairs, confidence and accuracy. Margins of 0 alone have
-        an ECE of 0; four of ln 3, three of them wrongly signed, one of 0.5.
+        `ece`, and `bins` that have pairs, each with low, high, pairs, confidence and accuracy. Margins that are all 0
+        have an ECE of 0; four margins of ln 3, three of them with the wrong sign, have one of 0.5.
     """
     confidence_E = 1 / (1 + np.exp(-np.abs(margin_E)))
     right_E = np.where(margin_E > 0, 1.0, np.where(margin_E < 0, 0.0, 0.5))
     limits = np.linspace(0.5, 1, _CONFIDENCE_BINS + 1)
     bin_E = np.clip(np.searchsorted(limits, confidence_E, side="right") - 1, 0, _CONFIDENCE_BINS - 1)
-    bins, ece = [], 0.0
+    bins = []
+    ece = 0.0
     for number in np.unique(bin_E).tolist():
         inside = bin_E == number
-        confidence, accuracy = float(confidence_E[inside].mean()), float(right_E[inside].mean())
+        confidence = float(confidence_E[inside].mean())
+        accuracy = float(right_E[inside].mean())
         ece += float(inside.mean()) * abs(accuracy - confidence)
-        low, high = limits[number], limits[number + 1]
-        one = {"low": float(low), "high": float(high), "pairs": int(inside.sum())}
+        low, high = limits[number : number + 2].tolist()
+        one = {"low": low, "high": high, "pairs": int(inside.sum())}
         bins.append(one | {"confidence": confidence, "accuracy": accuracy})
     return {"ece": ece, "bins": bins}
 
 
 def correlations(reward_E2: Floats, characters_E2: Ints) -> dict[str, float | None]:
-    """Of the rewards of all responses with their lengths in characters; None where one of the two never changes."""
-    rewards, characters = reward_E2.ravel(), characters_E2.ravel()
+    """Correlate the rewards of all responses with their lengths in characters; None where either never changes."""
+    rewards = reward_E2.ravel()
+    characters = characters_E2.ravel()
     if len(np.unique(rewards)) < 2 or len(np.unique(characters)) < 2:
         return {"pearson": None, "spearman": None}
     return {
@@ -131,19 +134,20 @@ def correlations(reward_E2: Floats, characters_E2: Ints) -> dict[str, float | No
 
 
 def swap_test(given_E2: Floats, swapped_E2: Floats, precision: str) -> dict[str, Any]:
-    """With chosen and rejected swapped, every outcome has to turn round: accuracy becomes 1 - accuracy - ties.
+    """Check that every outcome turns when chosen and rejected are swapped: accuracy becomes 1 - accuracy - ties.
 
     Args:
-        given_E2: rewards of the pairs as they are, finite.
+        given_E2: finite rewards of the pairs as they are.
         swapped_E2: rewards of the same responses, computed with each pair the other way round.
-        precision: that both were computed in.
+        precision: precision in which both were computed.
 
     Returns:
-        `accuracy` of the pairs the other way round, `expected`, how many outcomes did `not_turn`, the largest
-        difference of a reward (None where one is not finite), and whether the test `holds`: all outcomes turn, or the
-        differences are no larger than the precision's rounding.
+        `accuracy` of the swapped pairs, the `expected` one, how many outcomes were `not_turned`, the largest difference
+        of a reward (None where one is not finite), and whether the test `holds`: all outcomes turn, or the differences
+        are no larger than the precision's rounding.
     """
-    before, after = _tally(given_E2), _tally(swapped_E2[:, ::-1])
+    before = _tally(given_E2)
+    after = _tally(swapped_E2[:, ::-1])
     turned = np.sign(given_E2[:, 0] - given_E2[:, 1]) == np.sign(swapped_E2[:, 0] - swapped_E2[:, 1])
     largest = float(np.abs(given_E2 - swapped_E2).max())
     rounding = _ROUNDING[precision] * max(1.0, float(np.abs(given_E2).mean()))
@@ -157,15 +161,15 @@ def swap_test(given_E2: Floats, swapped_E2: Floats, precision: str) -> dict[str,
 
 
 def part_test(reward_E2: Floats, known_E: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """What a part of the conversations alone is worth.
+    """Measure how well rewards of a part of the conversations rank the pairs.
 
     Args:
-        reward_E2: of the parts; NaN where there is none.
+        reward_E2: rewards of the parts; NaN where there is none.
         known_E: whether it is known where the responses start.
 
     Returns:
-        A tally of the pairs that have rewards, None where none has, and the number of those that were `refused`: the
-        chat template renders no such conversation, or it is too long.
+        A `tally` of the pairs that have rewards, None where none has, and the number of pairs that were `refused`: the
+        chat template does not render their parts, or these are too long.
     """
     kept = np.isfinite(reward_E2).all(axis=1)
     counted = _tally(reward_E2[kept]).to_json() if kept.any() else None

@@ -1,4 +1,4 @@
-"""Everything -> one HTML file that needs no network."""
+"""Facts, numbers and pictures -> one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -22,12 +22,7 @@ _START_CHARACTERS = 90
 
 
 def worst_pairs(judged: JudgedSet, conversations: Sequence[Sides]) -> list[dict[str, Any]]:
-    """Pairs for people to read: turns that both sides begin with, and what each has of its own.
-
-    Args:
-        judged: the set.
-        conversations: of its entries.
-    """
+    """Give the worst pairs for people to read: the turns that both sides begin with, and each side's own."""
     found = []
     for entry in worst_of(judged):
         rewards = judged.rewards.given_E2[entry].tolist()
@@ -62,15 +57,15 @@ def render(
     facts: Facts,
     nothing_scored: str,
 ) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        title: of it.
-        subtitle: below.
+        title: title of the page.
+        subtitle: line below the title.
         curves: pictures by name.
-        sets: of each validation set `name`, `numbers`, `pictures` (by name) and `worst` pairs.
-        facts: of the run.
-        nothing_scored: why there are no sets.
+        sets: each validation set's `name`, `numbers`, `pictures` (by name) and `worst` pairs.
+        facts: facts about the run.
+        nothing_scored: reason that is shown where there are no sets.
     """
     from jinja2 import Environment
 

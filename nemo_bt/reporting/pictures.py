@@ -1,4 +1,4 @@
-"""What is known of a run -> pictures, with matplotlib; one panel each, so that they can be read on a phone."""
+"""Curves and numbers -> pictures, with matplotlib. Each has one panel, so that it can be read on a phone."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_WIDTH, _HEIGHT = 5.2, 3.8
-"""Inches. On a phone that shows 5 of them over 9 cm, 10 points are still 7."""
-_CHOSEN, _REJECTED, _NEUTRAL = "#1f6fb4", "#d95f02", "#555555"
-_LONGEST_LABEL, _HALF_A_LINE = 24, 22
-"""Characters."""
+_WIDTH = 5.2
+_HEIGHT = 3.8
+"""Size in inches. On a phone that shows 5 inches over 9 cm, 10 points are still 7."""
+_CHOSEN = "#1f6fb4"
+_REJECTED = "#d95f02"
+_NEUTRAL = "#555555"
+_LONGEST_LABEL = 24
+_HALF_A_LINE = 22
+"""Lengths in characters."""
 _LONGEST_STEM = 80
 _LEGEND_ROW = 0.22
-"""Inches."""
+"""Height of a row in inches."""
 _MOST_POINTS = 4000
 
 
 def pictures_of_run(panels: Sequence[Panel]) -> dict[str, Figure]:
-    """Curves, by the name of their file."""
+    """Draw the curves of a run, by the name of their file."""
     return {f"curves-{panel.name}": draw_curves(panel) for panel in panels}
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
-    """Starts of the names of sets' files, no two the same: `a/b` and `a b` are a_b and a_b-2."""
+    """Give each set a start of its files' names, no two the same: `a/b` and `a b` get a_b and a_b-2."""
     stems: list[str] = []
     for name in names:
         start = re.sub(r"[^\w.-]+", "_", name)[:_LONGEST_STEM]
@@ -42,10 +46,10 @@ def file_stems(names: Sequence[str]) -> list[str]:
 
 
 def pictures_of_set(numbers: Mapping[str, Any], reward_E2: Floats, characters_E2: Ints) -> dict[str, Figure]:
-    """Pictures of a validation set, by what they show.
+    """Draw the pictures of a validation set, by what they show.
 
     Args:
-        numbers: of `nemo_bt.reporting.numbers.numbers_of`.
+        numbers: what `nemo_bt.reporting.numbers.numbers_of` gives.
         reward_E2: rewards of its entries.
         characters_E2: lengths of their responses.
     """
@@ -63,7 +67,7 @@ def pictures_of_set(numbers: Mapping[str, Any], reward_E2: Floats, characters_E2
 
 
 def draw_curves(panel: Panel) -> Figure:
-    """Lines over steps; few points are marked."""
+    """Draw lines over steps; the points are marked where there are few."""
     figure, axes = _blank(panel.title, "optimizer steps", panel.unit)
     for series in panel.series:
         marker = "o" if len(series.steps) < 30 else None
@@ -74,9 +78,10 @@ def draw_curves(panel: Panel) -> Figure:
 
 
 def draw_margins(numbers: Mapping[str, Any]) -> Figure:
-    """Histogram of the margins, wrong ones in another colour."""
+    """Draw a histogram of the margins, wrong ones in another colour."""
     figure, axes = _blank("Margins", "reward of chosen minus reward of rejected", "pairs")
-    edges, counts = numbers["margins"]["edges"], numbers["margins"]["counts"]
+    edges = numbers["margins"]["edges"]
+    counts = numbers["margins"]["counts"]
     widths = [high - low for low, high in itertools.pairwise(edges)]
     middles = [(low + high) / 2 for low, high in itertools.pairwise(edges)]
     colours = [_CHOSEN if middle > 0 else _REJECTED for middle in middles]
@@ -90,7 +95,7 @@ def draw_margins(numbers: Mapping[str, Any]) -> Figure:
 
 
 def draw_calibration(calibration: Mapping[str, Any]) -> Figure:
-    """Accuracy over confidence; on the diagonal they agree."""
+    """Draw accuracy over confidence; on the diagonal they agree."""
     figure, axes = _blank("Calibration", "confidence, sigmoid(|margin|)", "accuracy, fraction of pairs")
     bins = calibration["bins"]
     most = max(one["pairs"] for one in bins)
@@ -104,12 +109,12 @@ def draw_calibration(calibration: Mapping[str, Any]) -> Figure:
 
 
 def draw_lengths(correlation: Mapping[str, float | None], reward_E2: Floats, characters_E2: Ints) -> Figure:
-    """Reward over length, of the first few thousand pairs."""
+    """Draw reward over length, for the first few thousand pairs."""
     figure, axes = _blank("Reward and length", "characters of the response", "reward")
     for side, label, colour in ((0, "chosen", _CHOSEN), (1, "rejected", _REJECTED)):
         points = (characters_E2[:_MOST_POINTS, side], reward_E2[:_MOST_POINTS, side])
         axes.scatter(*points, s=7, alpha=0.45, linewidths=0, color=colour, rasterized=True)
-        axes.scatter([], [], s=30, linewidths=0, color=colour, label=label)  # as large as a legend can be read
+        axes.scatter([], [], s=30, linewidths=0, color=colour, label=label)  # large enough to see in a legend
     axes.locator_params(axis="x", integer=True)
     known = {name: value for name, value in correlation.items() if value is not None}
     _legend(figure, axes, ", ".join(f"{name.capitalize()} {value:+.3f}" for name, value in known.items()))
@@ -119,7 +124,7 @@ def draw_lengths(correlation: Mapping[str, float | None], reward_E2: Floats, cha
 def draw_tallies(
     title: str, what: str, tallies: Mapping[str, Mapping[str, float]], numbers: Mapping[str, Any]
 ) -> Figure:
-    """Accuracies with their intervals, and that of all pairs as a line."""
+    """Draw accuracies with their intervals, and the accuracy of all pairs as a line."""
     figure, axes = _blank(title, "accuracy, fraction of pairs", what, rows=len(tallies))
     accuracy = [one["accuracy"] for one in tallies.values()]
     spread = [[one["accuracy"] - one["low"] for one in tallies.values()]]
@@ -148,7 +153,7 @@ def _blank(title: str, x: str, y: str, rows: int = 0) -> tuple[Figure, Axes]:
 
 
 def _legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
-    """Below the panel, where it hides nothing."""
+    """Put the legend below the panel, where it hides nothing."""
     handles, labels = axes.get_legend_handles_labels()
     if labels:
         columns = 1 if max(map(len, labels)) > _HALF_A_LINE else 2
@@ -159,7 +164,10 @@ def _legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
 
 
 def _short(name: str) -> str:
-    """A name without its middle, as what tells names apart is often their end; $ is no mathematics, _ no secret."""
+    """Cut the middle out of a long name, as names often differ at their end.
+
+    matplotlib would read $ as mathematics, and hide a label that begins with _.
+    """
     half = _LONGEST_LABEL // 2
     short = name if len(name) <= _LONGEST_LABEL else f"{name[: half - 1]}…{name[-half:]}"
     return (f" {short}" if short.startswith("_") else short).replace("$", r"\$")

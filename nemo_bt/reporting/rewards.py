@@ -1,6 +1,6 @@
 """Rewards of a validation set: as it was validated, with its two sides swapped, and of parts of its conversations.
 
-Shape suffixes: E = entries of the set's epoch, N = pairs that differ, C = continuations of a stream; 2 = chosen,
+Shape suffixes: E = entries of the set's epoch, N = distinct pairs, C = continuations of a stream; 2 = chosen,
 rejected.
 """
 
@@ -32,13 +32,13 @@ _PAIRS_TOGETHER = 4096
 
 @dataclass(frozen=True)
 class SetRewards:
-    """Of a validation set; NaN where there is no reward.
+    """Rewards of a validation set; NaN where there is none.
 
     Args:
-        given_E2: as in a validation.
-        swapped_E2: with the rejected response before the chosen one in the stream.
-        prompt_E2: of the prompts alone.
-        response_E2: of the responses alone.
+        given_E2: rewards as in a validation.
+        swapped_E2: rewards with the rejected response before the chosen one in the stream.
+        prompt_E2: rewards of the prompts alone.
+        response_E2: rewards of the responses alone.
         known_E: whether it is known where the responses start.
     """
 
@@ -52,15 +52,7 @@ class SetRewards:
 def rewards_of(
     engine: Engine, pairs: PairSet, conversations: Mapping[int, Sides], settings: Settings, renderer: Renderer
 ) -> SetRewards:
-    """All four, on every rank.
-
-    Args:
-        engine: of the model.
-        pairs: of the set.
-        conversations: of its pairs, by number.
-        settings: of the run.
-        renderer: of the model.
-    """
+    """Compute all rewards of a set, on every rank; `conversations` has its pairs by their number in the set."""
     numbers, entry_E = np.unique(pairs.epoch.pair_E, return_inverse=True)
     used = [conversations[number] for number in numbers.tolist()]
     prompts = [[prompt_only(side) for side in sides] for sides in used]
@@ -77,18 +69,18 @@ def rewards_of(
 def pair_rewards(
     engine: Engine, pairs: PairSet, numbers: Ints, settings: Settings, pad_id: int, swapped: bool
 ) -> Floats:
-    """Rewards of pairs, in the streams that a validation has.
+    """Compute the rewards of pairs, in the streams that a validation has.
 
     Args:
-        engine: of the model.
-        pairs: of the set.
-        numbers: of pairs in it, ascending, [N].
-        settings: of the run.
+        engine: the model.
+        pairs: the set.
+        numbers: numbers of the pairs in the set, ascending, [N].
+        settings: settings of the run.
         pad_id: token that fills streams.
-        swapped: whether responses stand in the opposite order.
+        swapped: whether the rejected response stands before the chosen one.
 
     Returns:
-        [N, 2].
+        Rewards, [N, 2].
     """
     from megatron.core import parallel_state
 
@@ -109,18 +101,19 @@ def pair_rewards(
 def part_rewards(
     engine: Engine, parts: Sequence[Sequence[Side | None]], settings: Settings, renderer: Renderer
 ) -> Floats:
-    """Rewards of parts of conversations, packed as `nemo-bt score` packs them.
+    """Compute the rewards of parts of conversations, packed as `nemo-bt score` packs them.
 
     Args:
-        engine: of the model.
-        parts: two of each pair; None where there is none.
-        settings: of the run.
-        renderer: of the model.
+        engine: the model.
+        parts: two parts of each pair; None where nobody knows the part.
+        settings: settings of the run.
+        renderer: template and tokenizer of the model.
 
     Returns:
-        [N, 2].
+        Rewards, [N, 2].
     """
-    model, reward_N2 = settings.model, np.full((len(parts), 2), np.nan)
+    model = settings.model
+    reward_N2 = np.full((len(parts), 2), np.nan)
     rules = StreamRules(
         model.data.tokens_per_micro_batch,
         layout_rules(model).tokens_multiple_of,

@@ -1,4 +1,4 @@
-"""What a report is about, found and checked before anything heavy is imported."""
+"""The run that a report is about, found and checked before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ReportRun:
     """A run that is reported on.
 
     Args:
-        settings: for the report: those of the run with overrides, and the folder where its log is now.
+        settings: settings of the report: the run's with overrides, and the folder where its log is now.
         was: settings of the run as it was.
-        pretrained: the checkpoint whose model is looked at; None where the report has what was logged alone.
+        pretrained: checkpoint whose model is looked at; None where the report has only what was logged.
     """
 
     settings: Settings
@@ -33,25 +33,25 @@ class ReportRun:
 
     @property
     def log_dir(self) -> Path:
-        """Of the run."""
+        """Log directory of the run."""
         return self.settings.exp_manager.log_dir
 
     @property
     def step(self) -> int | None:
-        """Of the checkpoint, where it is one of a run."""
+        """Step of the checkpoint, where a run has written it."""
         is_checkpoint = self.pretrained and is_named_by_step(self.pretrained.path)
         return step_of(self.pretrained.path) if self.pretrained and is_checkpoint else None
 
 
 def load_run(log_dir: Path, overrides: Sequence[str]) -> ReportRun:
-    """The run that wrote into a log directory, wherever that lies now.
+    """Load the run that wrote into a log directory, wherever that lies now.
 
     Args:
-        log_dir: has config.yaml.
-        overrides: of it, for the report: another layout, a path that has moved.
+        log_dir: folder with the run's config.yaml.
+        overrides: changes of it for the report: another layout, a path that has moved.
 
     Raises:
-        UserError: no run has written there; an override that cannot be.
+        UserError: no run has written there, or an override cannot be used.
     """
     for name in ("config.yaml", METRICS):
         if not (log_dir / name).exists():
@@ -63,14 +63,14 @@ def load_run(log_dir: Path, overrides: Sequence[str]) -> ReportRun:
 
 
 def with_model(run: ReportRun, checkpoint: Path | None) -> ReportRun:
-    """Find the checkpoint, and check that its model can be had at the layout.
+    """Find the checkpoint, and check that its model works at the layout.
 
     Args:
-        run: from `load_run`.
-        checkpoint: that is asked for; None is the newest whole one of the run.
+        run: run that `load_run` gives.
+        checkpoint: checkpoint that is asked for; None is the newest whole one of the run.
 
     Raises:
-        UserError: no such checkpoint; a layout that cannot be.
+        UserError: there is no such checkpoint, or the layout cannot be used.
     """
     check_validation(run.settings.model.data)
     if not run.settings.model.data.validation:

@@ -1,6 +1,6 @@
 """Conversations -> streams for every rank -> their rewards, in their order.
 
-Shape suffixes: C = continuations of a stream, D = conversations that differ.
+Shape suffixes: C = continuations of a stream, D = distinct conversations.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ class StreamRules:
     """How streams are filled.
 
     Args:
-        budget_tokens: of a stream; that of a longer conversation is as long.
-        multiple_of: of which a stream's tokens are a multiple.
-        num_ranks: data-parallel ones.
-        hidden_size: of the model.
+        budget_tokens: tokens that fit into a stream; a longer conversation has a stream of its own length.
+        multiple_of: number that divides the tokens of every stream.
+        num_ranks: data-parallel ranks.
     """
 
     budget_tokens: int
@@ -43,15 +42,15 @@ class StreamRules:
 
 @dataclass(frozen=True)
 class Batch:
-    """Conversations that are computed together. The same on every rank.
+    """Conversations that are computed together. Every rank has the same batch.
 
     Args:
-        place: of each conversation among those that differ; None where it cannot be scored.
-        refused: why it cannot be, by its position.
-        groups: of those that differ, in streams.
-        members: of each group, places.
-        ranks: for each data-parallel rank its streams, as lists of groups.
-        num_tokens: of all streams.
+        place: index of each conversation among the distinct ones; None where it cannot be scored.
+        refused: why a conversation cannot be scored, by its position.
+        groups: distinct conversations, grouped by what they begin with.
+        members: places of the conversations in each group.
+        ranks: streams of each data-parallel rank, as lists of groups.
+        num_tokens: tokens of all streams.
     """
 
     place: list[int | None]
@@ -67,8 +66,8 @@ class Tokens:
     """Conversations as token ids.
 
     Args:
-        ids: of each.
-        refused: why one cannot be scored, by its position.
+        ids: token ids of each conversation.
+        refused: why a conversation cannot be scored, by its position.
     """
 
     ids: list[Ids]
@@ -76,15 +75,15 @@ class Tokens:
 
 
 def tokenise(conversations: Sequence[Sequence[Side]], renderer: Renderer, longest_tokens: float) -> Tokens:
-    """Render and tokenise.
+    """Render conversations and turn them into token ids.
 
     Args:
-        conversations: by prompt, where it is known: a prompt's are tokenised together.
-        renderer: of the model.
-        longest_tokens: of a conversation; a longer one gets no reward.
+        conversations: lists that share a prompt, where it is known: each list is tokenised together.
+        renderer: template and tokenizer of the model.
+        longest_tokens: longest conversation that gets a reward.
 
     Raises:
-        UserError: messages, but no chat template.
+        UserError: there are messages, but no chat template.
     """
     flat = [side for sides in conversations for side in sides]
     texts = renderer.texts(flat)
@@ -115,7 +114,7 @@ def _wrong(ids: Ids, text: str, renderer: Renderer, longest_tokens: float) -> Ro
 
 
 def plan(tokens: Tokens, rules: StreamRules) -> Batch:
-    """Put conversations into streams. One that occurs twice is computed once, and so is what several begin with."""
+    """Put conversations into streams; a repeated one is computed once, and so is what several begin with."""
     places: dict[bytes, int] = {}
     different: list[Ids] = []
     place: list[int | None] = []
@@ -136,7 +135,7 @@ def plan(tokens: Tokens, rules: StreamRules) -> Batch:
 
 
 def compute(batch: Batch, engine: Engine, pad_id: int, multiple_of: int) -> list[float | None]:
-    """Rewards of a batch's conversations; None where there is no finite one. Every rank calls it and has all."""
+    """Give the rewards of a batch's conversations to every rank, which calls it; None where there is no finite one."""
     from megatron.core import parallel_state
 
     from nemo_bt.scoring.engine import is_counted

@@ -1,4 +1,4 @@
-"""What cannot work in scoring, found before anything heavy is imported."""
+"""Checks of scoring that run before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_score(run: ScoreRun) -> tuple[PretrainedSource, Parts]:
         Where the model comes from, and the output.
 
     Raises:
-        UserError: the first combination that cannot work.
+        UserError: settings cannot work together; the first such case is named.
     """
     if not run.model.restore_from_path:
         raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")

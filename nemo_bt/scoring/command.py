@@ -41,20 +41,20 @@ def score(
     """Score on this rank, together with all others.
 
     Args:
-        run: checked by `check_score`.
-        pretrained: of the model.
-        parts: of the output.
-        terminal: rank 0's; silent on the others.
-        rank: of this process in the whole job.
-        request: to end between two parts.
+        run: settings that `check_score` has checked.
+        parts: output that is written part by part.
+        terminal: terminal of rank 0; it is silent on the others.
+        rank: rank of this process in the whole job.
+        request: request to stop between two parts.
 
     Returns:
-        Whether it is done, rather than ended early.
+        Whether all rows are scored, rather than the run stopped early.
 
     Raises:
         UserError: model, rows or output cannot be used as they are.
     """
-    model, (renderer, files) = run.model, open_rows(run, pretrained, parts)
+    model = run.model
+    renderer, files = open_rows(run, pretrained, parts)
     initial = open_trained(pretrained)
     terminal.line(initial.description)
     statistics = needed_statistics(initial.pretrained, "score.normalize=true") if run.score.normalize else None
@@ -66,8 +66,8 @@ def score(
     number = engine.largest(parts.begin(identity) if rank == 0 else 0)
     if number:
         terminal.line(f"{number:,} parts are there already: {parts.folder}")
-    budget, multiple_of = model.data.tokens_per_micro_batch, layout_rules(model).tokens_multiple_of
-    rules = StreamRules(budget, multiple_of, run.data_parallel_size, engine.hidden_size)
+    multiple_of = layout_rules(model).tokens_multiple_of
+    rules = StreamRules(model.data.tokens_per_micro_batch, multiple_of, run.data_parallel_size, engine.hidden_size)
 
     def prepared() -> Iterator[tuple[Part, Batch]]:
         for part in read_parts(files, run.score.rows_per_part, first=number):
@@ -104,7 +104,7 @@ def _tell(parts: Parts, drop_report: DropReport, terminal: Terminal) -> None:
 
 
 def _one_ahead(items: Iterator[tuple[Part, Batch]]) -> Iterator[tuple[Part, Batch]]:
-    """The same items; while one is used, the next is made."""
+    """Give the same items; while one is used, the next is made."""
     with ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(next, items, None)
         while item := following.result():
@@ -115,10 +115,10 @@ def _one_ahead(items: Iterator[tuple[Part, Batch]]) -> Iterator[tuple[Part, Batc
 def open_rows(
     run: ScoreRun, pretrained: PretrainedSource, parts: Parts
 ) -> tuple[Renderer, list[tuple[RowReader, DataFile]]]:
-    """The model's tokenizer with its template, and the files with how each is read.
+    """Load the model's tokenizer with its template, and find the files and how each is read.
 
     Raises:
-        UserError: a tokenizer that cannot be used; rows that cannot be scored, or not into this output.
+        UserError: the tokenizer cannot be used; rows cannot be scored, or their rewards do not fit this output.
     """
     tokenizer = load_tokenizer(run.model.tokenizer.type or str(pretrained.tokenizer), run.model.tokenizer.pad_token)
     renderer = load_renderer(tokenizer, run.model.data)
@@ -139,7 +139,7 @@ def open_rows(
 def _identity(
     run: ScoreRun, initial: InitialWeights, files: list[tuple[RowReader, DataFile]], renderer: Renderer
 ) -> dict[str, Any]:
-    """What parts are made from: those of another are not taken for this one's."""
+    """Describe what parts are made from, so that parts of another run are not taken for this one's."""
     folder = Path(run.model.tokenizer.type or initial.pretrained.tokenizer)
     tokenizer = hashlib.sha256(b"".join(file.read_bytes() for file in tokenizer_files(folder))).hexdigest()
     return {
@@ -163,7 +163,8 @@ def _write(parts: Parts, number: int, part: Part, rewards: list[Reward]) -> None
         parts.write_lines(number, rows, part.drop_report)
         return
     tables = [pa.ipc.open_stream(chunk.payload).read_all() for _, chunk in part.chunks]
-    table, (reader, _) = pa.concat_tables(tables, promote_options="default"), part.chunks[0]
+    table = pa.concat_tables(tables, promote_options="default")
+    reader, _ = part.chunks[0]
     kind = pa.list_(pa.float64()) if reader.is_list else pa.float64()
     for name in reader.columns:
         table = table.append_column(name, pa.array([value[name] for value in values], kind))
@@ -171,7 +172,7 @@ def _write(parts: Parts, number: int, part: Part, rewards: list[Reward]) -> None
 
 
 def _count(part: Part, batch: Batch, rewards: list[Reward]) -> None:
-    """Add to the part's account what became of its conversations."""
+    """Add what became of the part's conversations to its report."""
     for position, reward in enumerate(rewards):
         if reward is not None:
             part.drop_report.num_kept += 1
@@ -181,21 +182,21 @@ def _count(part: Part, batch: Batch, rewards: list[Reward]) -> None:
 
 
 class _Progress:
-    """Speed and what is left, by the bytes of the files."""
+    """Speed and time that is left, judged by the bytes of the files."""
 
     def __init__(self, terminal: Terminal, num_bytes: int) -> None:
-        self.terminal, self.num_bytes = terminal, num_bytes
-        self.start_s, self.num_rows, self.num_kept, self.num_tokens = time.monotonic(), 0, 0, 0
+        self.terminal = terminal
+        self.num_bytes = num_bytes
+        self.start_s = time.monotonic()
+        self.num_rows = self.num_kept = self.num_tokens = 0
         terminal.start(0, 100, "%")
 
     def show(self, part: Part, batch: Batch) -> None:
-        """A line for each part, and the bar."""
+        """Print a line for the part, and move the bar."""
         taken_s = time.monotonic() - self.start_s
         self.num_tokens += batch.num_tokens
-        self.num_rows, self.num_kept = (
-            self.num_rows + part.drop_report.num_rows,
-            self.num_kept + part.drop_report.num_kept,
-        )
+        self.num_rows += part.drop_report.num_rows
+        self.num_kept += part.drop_report.num_kept
         share = part.num_bytes / self.num_bytes if self.num_bytes else 0.0  # a file server may not tell sizes
         left = f"  left {timedelta(seconds=round(taken_s * (1 / share - 1)))}" if share else ""
         self.terminal.line(

@@ -18,16 +18,13 @@ from nemo_bt.pretrained.resolve import InitialWeights
 
 
 class Engine:
-    """The part of a model that this rank holds; torch's process group is there, Megatron's are made here.
+    """The part of a model that this rank holds. It needs torch's process group, and makes Megatron's.
 
     Args:
-        initial: the model's weights, complete.
-        layout: of the ranks.
+        initial: all weights of the model, with its head.
+        layout: parallel sizes of the job.
         seq_length: longest conversation, tokens.
-        dtype: of weights and activations: float32 or bfloat16.
-
-    Attributes:
-        hidden_size: of the model.
+        dtype: type of weights and activations: float32 or bfloat16.
     """
 
     def __init__(self, initial: InitialWeights, layout: ParallelSettings, seq_length: int, dtype: torch.dtype) -> None:
@@ -39,7 +36,7 @@ class Engine:
         }
         order = "tp-cp-ep-pp-dp" if layout.use_tp_pp_dp_mapping else "tp-cp-ep-dp-pp"
         parallel_state.initialize_model_parallel(**sizes, order=order)
-        tensor_parallel.model_parallel_cuda_manual_seed(1)  # asked for where layers are made
+        tensor_parallel.model_parallel_cuda_manual_seed(1)  # Megatron asks for a seed where it makes layers
         config = reward_config(
             initial.pretrained.architecture,
             seq_length,
@@ -53,18 +50,20 @@ class Engine:
             perform_initialization=False,  # every weight is read
         )
         reward_model = RewardModel(config, LossSettings())
-        reward_model.initial_weights, reward_model._trainer = initial, None
+        reward_model.initial_weights = initial
+        reward_model._trainer = None
         reward_model.configure_model()
         self._gpt: Any = reward_model.module.eval()
-        self._dtype, self._num_sharing = dtype, sizes["tensor_model_parallel_size"] if layout.sequence_parallel else 1
+        self._dtype = dtype
+        self._num_sharing = layout.tensor_model_parallel_size if layout.sequence_parallel else 1
         self.hidden_size: int = config.hidden_size
 
     @torch.inference_mode()
     def rewards(self, streams: Sequence[PairStream]) -> list[Tensor]:
-        """Rewards of each stream's continuations, [C] float32 each, on the last pipeline stage; else none.
+        """Give the rewards of each stream's continuations, [C] float32, on the last pipeline stage; else none.
 
-        Every rank of a model calls it with the same streams. A stage works on the next while the one behind it works
-        on this.
+        Every rank of a model calls it with the same streams. A stage works on the next stream while the stage behind it
+        works on this one.
         """
         found = []
         for stream in streams:
@@ -74,13 +73,13 @@ class Engine:
         return [reward_C.cpu() for reward_C in found]
 
     def largest(self, number: int) -> int:
-        """Of all ranks; every rank calls it."""
+        """Give the largest number of all ranks; every rank calls it."""
         number_1 = torch.tensor([number], device=torch.cuda.current_device())
         torch.distributed.all_reduce(number_1, torch.distributed.ReduceOp.MAX)
         return int(number_1)
 
     def sum_of_ranks(self, rewards: Tensor) -> Tensor:
-        """Rewards of all ranks, on the CPU, of which each has its own and zeros; every rank calls it."""
+        """Add the rewards of all ranks on the CPU; each rank has zeros for others' rewards, and every rank calls it."""
         if torch.distributed.get_world_size() == 1:
             return rewards
         summed = rewards.to(torch.cuda.current_device())
@@ -107,9 +106,8 @@ class Engine:
 
 
 def is_counted() -> bool:
-    """Whether this rank answers for its model: one of those that have the same rewards."""
-    return (
-        parallel_state.is_pipeline_last_stage()
-        and parallel_state.get_tensor_model_parallel_rank() == 0
-        and parallel_state.get_context_parallel_rank() == 0
-    )
+    """Tell whether this rank answers for its model: several ranks have the same rewards, and one is counted."""
+    is_last_stage: bool = parallel_state.is_pipeline_last_stage()
+    is_first_tensor_rank: bool = parallel_state.get_tensor_model_parallel_rank() == 0
+    is_first_context_rank: bool = parallel_state.get_context_parallel_rank() == 0
+    return is_last_stage and is_first_tensor_rank and is_first_context_rank

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def open_trained(pretrained: PretrainedSource) -> InitialWeights:
-    """Weights of a model that has a head.
+    """Open the weights of a trained reward model.
 
     Raises:
-        UserError: it has none.
+        UserError: the model has no reward head.
     """
     initial = open_weights(pretrained, head_seed=0)
     if not initial.has_head:
@@ -31,12 +31,12 @@ def open_trained(pretrained: PretrainedSource) -> InitialWeights:
 
 
 def digest_of_head(initial: InitialWeights) -> str:
-    """Tells a model from what it is after another step of training."""
+    """Give a digest that changes with every step of training."""
     return hashlib.sha256(initial.source.read(HEAD).double().numpy().tobytes()).hexdigest()[:16]
 
 
 def open_alone(initial: InitialWeights, precision: str, on_gpu: bool) -> Engine:
-    """The whole model in this process, whatever job it is in; arguments as of `open_engine`."""
+    """Open the whole model in this process, whatever job it is in; `open_engine` describes the arguments."""
     model = ScoredModelSettings()
     return _open(initial, model, model.encoder_seq_length, precision, on_gpu, is_alone=True)
 
@@ -44,14 +44,14 @@ def open_alone(initial: InitialWeights, precision: str, on_gpu: bool) -> Engine:
 def open_engine(
     initial: InitialWeights, layout: ParallelSettings, seq_length: int, precision: str, on_gpu: bool
 ) -> Engine:
-    """The part of the model that this rank of a job holds; alone, where it is in none.
+    """Open the part of the model that this rank of a job holds, or the whole one where there is no job.
 
     Args:
-        initial: its weights.
-        layout: of this job.
+        initial: weights of the model.
+        layout: parallel sizes of the job.
         seq_length: longest conversation, tokens.
-        precision: as trainer.precision.
-        on_gpu: whether ranks have one each.
+        precision: a value of trainer.precision.
+        on_gpu: whether each rank has a GPU.
     """
     return _open(initial, layout, seq_length, precision, on_gpu, is_alone=not launch.joined())
 
@@ -67,7 +67,8 @@ def _open(
 
     backend = "nccl" if on_gpu else "gloo"
     if is_alone:
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # public, but not in torch's __all__
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     else:
         _join(backend, on_gpu)
     try:
@@ -79,9 +80,9 @@ def _open(
 
 
 def _join(backend: str, on_gpu: bool) -> None:
-    """Meet the other ranks, as torchrun, Slurm or `nemo-bt` started them."""
+    """Meet the other ranks that torchrun, Slurm or `nemo-bt` started."""
     import torch
-    from lightning.fabric.plugins.environments import SLURMEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     if launch.is_srun_task():
         slurm = SLURMEnvironment(auto_requeue=False)

@@ -1,4 +1,4 @@
-"""What is written so far, in parts beside the output; the output has its name when it is whole."""
+"""Parts of an output that is being written. They lie beside it; the output gets its name when it is whole."""
 
 from __future__ import annotations
 
@@ -29,33 +29,31 @@ class Parts:
         output: a .jsonl or .parquet file.
 
     Attributes:
-        folder: that they lie in, `<output>.unfinished`.
+        folder: folder of the parts, `<output>.unfinished`.
 
     Raises:
-        UserError: a name of another kind.
+        UserError: the output's name has another ending.
     """
 
     def __init__(self, output: Path) -> None:
         if output.suffix not in (".jsonl", ".parquet"):
             raise UserError(f"score.output: expected a name that ends in .jsonl or .parquet, got {output}.")
-        self.output, self.folder = output, output.with_name(f"{output.name}.unfinished")
+        self.output = output
+        self.folder = output.with_name(f"{output.name}.unfinished")
 
     @property
     def is_table(self) -> bool:
-        """Whether the output is one."""
+        """Whether the output is a table."""
         return self.output.suffix == ".parquet"
 
     def begin(self, identity: dict[str, Any]) -> int:
-        """Find what an earlier start has done.
-
-        Args:
-            identity: of input, model and rules.
+        """Find what an earlier start with this identity (of input, model and rules) has done.
 
         Returns:
             The number of parts that are there, from the first on.
 
         Raises:
-            UserError: they are of another output.
+            UserError: the parts belong to another output.
         """
         before = _read(self.folder / _IDENTITY)
         if before is None:  # nothing that is known to be whole
@@ -70,10 +68,10 @@ class Parts:
         return len(list(self._there()))
 
     def is_done(self, identity: dict[str, Any]) -> bool:
-        """Whether the output is there already, for a command that goes on from it.
+        """Tell whether the output is there already, for a command that goes on from it.
 
         Raises:
-            UserError: it is another one.
+            UserError: the output that is there was made from something else.
         """
         if not self.output.exists():
             return False
@@ -84,27 +82,24 @@ class Parts:
         return True
 
     def write_lines(self, number: int, rows: list[dict[str, Any]], drop_report: DropReport) -> None:
-        """One part of a .jsonl, with what became of its conversations."""
+        """Write a part of a .jsonl, with what became of its conversations."""
         write_atomically(self._account(number), json.dumps(drop_report.to_json()).encode())
         write_atomically(self._part(number), b"".join(map(_line, rows)))
 
     def write_table(self, number: int, table: pa.Table, drop_report: DropReport) -> None:
-        """One part of a .parquet, with what became of its conversations."""
+        """Write a part of a .parquet, with what became of its conversations."""
         write_atomically(self._account(number), json.dumps(drop_report.to_json()).encode())
         sink = io.BytesIO()
         pq.write_table(table, sink)
         write_atomically(self._part(number), sink.getvalue())
 
     def finish(self, keeps_identity: bool) -> DropReport:
-        """Join the parts, give the output its name, and remove them.
+        """Join the parts, give the output its name, remove the parts, and report on all conversations.
 
-        Args:
-            keeps_identity: leave a note beside the output, for `is_done`.
-
-        Returns:
-            What became of all conversations.
+        `keeps_identity` leaves a note beside the output, for `is_done`.
         """
-        unfinished, drop_report = self.folder / "unfinished", DropReport()
+        unfinished = self.folder / "unfinished"
+        drop_report = DropReport()
         parts = list(self._there())
         for number in range(len(parts)):
             drop_report.add(DropReport.from_json(json.loads(self._account(number).read_text())))
@@ -120,7 +115,7 @@ class Parts:
         if keeps_identity:
             write_atomically(self._note, (self.folder / _IDENTITY).read_bytes())
         put_in_place(unfinished, self.output)
-        shutil.rmtree(self.folder, ignore_errors=True)  # on a file server other ranks' logs may be open still
+        shutil.rmtree(self.folder, ignore_errors=True)  # on a file server other ranks' logs may still be open
         return drop_report
 
     @property
@@ -148,7 +143,7 @@ def _line(row: dict[str, Any]) -> bytes:
 
 
 def _plain(value: object) -> str:
-    """A value that a table can hold and JSON has no form for."""
+    """Write a value that a table can hold and for which JSON has no form."""
     if isinstance(value, date | dtime):
         return value.isoformat()
     if isinstance(value, Decimal | timedelta):
@@ -162,7 +157,7 @@ def _changed(before: dict[str, Any], identity: dict[str, Any]) -> str:
 
 
 def _read(note: Path) -> dict[str, Any] | None:
-    """What stands in it; None where nothing whole does."""
+    """Read a note; None where it is missing or not whole."""
     try:
         found: dict[str, Any] = json.loads(note.read_text())
     except (OSError, ValueError):

@@ -20,11 +20,11 @@ class Part:
     """Rows that are computed together.
 
     Attributes:
-        chunks: of them, each with how its file is read.
-        rows: of the chunks, as plain data.
-        columns: conversations of each row, by new column; none of a row that cannot be used.
+        chunks: chunks of files, each with how its file is read.
+        rows: rows of the chunks, as plain data.
+        columns: conversations of each row, by new column; a row that cannot be used has none.
         drop_report: rows that cannot be used.
-        num_bytes: of the stored files, up to the end of the part.
+        num_bytes: bytes of the stored files up to the end of the part.
     """
 
     chunks: list[tuple[RowReader, Chunk]] = field(default_factory=list)
@@ -35,7 +35,7 @@ class Part:
 
     @property
     def conversations(self) -> list[list[Side]]:
-        """Of each row."""
+        """Conversations of each row, those of all new columns in one list."""
         return [[side for sides in columns for side in sides] for columns in self.columns]
 
     @cached_property
@@ -47,12 +47,9 @@ class Part:
         return [place for place, sides in zip(places, self.conversations, strict=True) for _ in sides]
 
     def values(self, rewards: Sequence[Reward]) -> list[dict[str, object]]:
-        """The new columns of each row.
-
-        Args:
-            rewards: of all conversations of the part, in their order.
-        """
-        coming, columns = iter(rewards), iter(self.columns)
+        """Give the new columns of each row from the rewards of the part's conversations, in their order."""
+        coming = iter(rewards)
+        columns = iter(self.columns)
         return [
             reader.values([[next(coming) for _ in sides] for sides in next(columns)])
             for reader, chunk in self.chunks
@@ -61,14 +58,10 @@ class Part:
 
 
 def open_files(run: ScoreRun, chat: bool) -> list[tuple[RowReader, DataFile]]:
-    """The files to score, and how each is read.
-
-    Args:
-        run: names them.
-        chat: whether the tokenizer renders messages.
+    """Find the files to score, and how each is read; `chat` tells whether the tokenizer renders messages.
 
     Raises:
-        UserError: no such file; nothing in one can be scored, or not by this command; two need other columns.
+        UserError: a file is missing, this command can score nothing in it, or two files need different columns.
     """
     source = run.source
     files = []
@@ -91,17 +84,18 @@ def open_files(run: ScoreRun, chat: bool) -> list[tuple[RowReader, DataFile]]:
 
 
 def read_parts(files: Sequence[tuple[RowReader, DataFile]], rows_per_part: int, first: int) -> Iterator[Part]:
-    """Parts of at least `rows_per_part` rows, but for the last; the same ones each time.
+    """Read parts of at least `rows_per_part` rows, but for the last; every call gives the same parts.
 
     Args:
-        files: from `open_files`.
-        rows_per_part: fewest rows of one.
-        first: part to begin with; those before are only counted.
+        files: files that `open_files` found.
+        rows_per_part: fewest rows of a part.
+        first: number of the part to begin with; those before it are only counted.
 
     Raises:
-        UserError: a file that is not whole, a row that is no object.
+        UserError: a file is not whole, or a row is no object.
     """
-    part, number, before = Part(), 0, 0
+    part = Part()
+    number = before = 0
     for reader, file in files:
         for chunk in read_chunks(file, None, None):
             part.chunks.append((reader, chunk))
@@ -109,7 +103,8 @@ def read_parts(files: Sequence[tuple[RowReader, DataFile]], rows_per_part: int, 
             if sum(chunk.num_rows for _, chunk in part.chunks) >= rows_per_part:
                 if number >= first:
                     yield _parsed(part)
-                part, number = Part(), number + 1
+                part = Part()
+                number += 1
         before += file.num_bytes
     if part.chunks and number >= first:
         yield _parsed(part)

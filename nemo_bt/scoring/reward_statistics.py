@@ -1,7 +1,7 @@
 """Where a model's rewards lie: their mean and deviation on validation, which stay with the model.
 
-Bradley-Terry leaves both open. Rewards that are normalised by them can be compared between models, and have the scale
-that reinforcement learning expects.
+The Bradley-Terry loss fixes neither of them. Rewards that are normalised by them can be compared between models, and
+have the scale that reinforcement learning expects.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from nemo_bt.pretrained.nemo_metadata import FACTS
 from nemo_bt.pretrained.resolve import PretrainedSource
 
 KEY = "reward_statistics"
-"""In the config.json of an export."""
+"""Key in the config.json of an export."""
 _LEAST = 1e-6
-"""Standard deviation over the mean: less is rounding."""
+"""Least ratio of standard deviation to mean; below it the deviation is rounding."""
 
 
 @dataclass(frozen=True)
 class RewardStatistics:
-    """Of all rewards of the last validation.
+    """Mean and deviation of all rewards of the last validation.
 
     Args:
-        mean: of them.
-        std: their standard deviation, of the population.
-        responses: their number, two a pair.
-        step: of the model that gave them.
+        mean: mean reward.
+        std: standard deviation of the population.
+        responses: number of responses, two a pair.
+        step: step of the model that gave the rewards.
 
     Raises:
-        ValueError: no rewards can be normalized by these.
+        ValueError: no reward can be normalized by these numbers.
     """
 
     mean: float
@@ -49,15 +49,14 @@ class RewardStatistics:
             raise ValueError(f"expected a std of more than rounding, got {self.std} with a mean of {self.mean}")
 
     def normalize(self, reward: float) -> float:
-        """(reward - mean) / std."""
+        """Give (reward - mean) / std."""
         return (reward - self.mean) / self.std
 
 
 def reward_statistics(validation: Mapping[str, float]) -> RewardStatistics | None:
-    """Of all validation sets together, each response counted once for each pair.
+    """Join the statistics of all sets of a validation, given as step and metrics by name.
 
-    Args:
-        validation: step and metrics of a validation, by name.
+    Each response counts once for each pair.
 
     Returns:
         None where there was no validation, a reward was not finite, or all were equal. Two sets of one pair each, with
@@ -78,10 +77,10 @@ def reward_statistics(validation: Mapping[str, float]) -> RewardStatistics | Non
 
 
 def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
-    """Those that a model has: of the training that a .nemo comes from, else of its config.json.
+    """Give the statistics that a model has, from the training that a .nemo comes from, else from its config.json.
 
     Raises:
-        UserError: they are not as nemo_bt writes them.
+        UserError: the statistics are not as nemo_bt writes them.
     """
     file = pretrained.nemo_file.context / FACTS if pretrained.nemo_file else None
     try:
@@ -97,14 +96,10 @@ def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
 
 
 def needed_statistics(pretrained: PretrainedSource, setting: str) -> RewardStatistics:
-    """As `statistics_of`, where there have to be some.
-
-    Args:
-        pretrained: of the model.
-        setting: that asks for them, for the message.
+    """Give the statistics of a model that needs them; `setting` asks for them, and the message names it.
 
     Raises:
-        UserError: there are none.
+        UserError: the model has none, or `statistics_of` cannot read them.
     """
     found = statistics_of(pretrained)
     if not found:
@@ -116,5 +111,5 @@ def needed_statistics(pretrained: PretrainedSource, setting: str) -> RewardStati
 
 
 def as_config(statistics: RewardStatistics | None) -> dict[str, Any]:
-    """What stands of them in config.json."""
+    """Give the entry of the statistics in config.json."""
     return {KEY: asdict(statistics)} if statistics else {}

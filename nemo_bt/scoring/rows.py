@@ -1,4 +1,4 @@
-"""A row -> the conversations in it that get a reward, and the columns that the rewards become."""
+"""A row -> its conversations that get a reward, and the columns that the rewards become."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nemo_bt.data.read.rows import Row
 from nemo_bt.errors import UserError
 
 Reward: TypeAlias = "float | None"
-"""None where there is none: the conversation cannot be scored."""
+"""None where the conversation cannot be scored."""
 Sides: TypeAlias = Callable[[dict[str, Any]], list[list[Side]]]
 
 
@@ -26,9 +26,9 @@ class RowReader:
     """How the rows of a file are read.
 
     Args:
-        sides: row -> for each new column its conversations, as whole ones; raises RowError.
-        columns: that the rewards become: one, or one each for chosen and rejected.
-        is_list: whether columns have lists of them.
+        sides: gives a row's whole conversations for each new column; raises RowError.
+        columns: names of the new columns: one, or one each for chosen and rejected.
+        is_list: whether a column has a list of rewards in each row.
         kind: text, messages, response, completions (of one prompt), list (of a format with scores), or pair.
     """
 
@@ -39,15 +39,11 @@ class RowReader:
 
     @property
     def described(self) -> str:
-        """The columns, for a message."""
+        """Columns and their type, for a message."""
         return f"{' and '.join(self.columns)} of {'lists' if self.is_list else 'numbers'}"
 
     def values(self, rewards: Sequence[Sequence[Reward]]) -> dict[str, Any]:
-        """New columns of a row.
-
-        Args:
-            rewards: of the conversations of each column; of a row that cannot be used, none at all.
-        """
+        """Give a row's new columns from the rewards of each one's conversations; none where it cannot be used."""
         if not rewards:
             return dict.fromkeys(self.columns)
         return {
@@ -56,18 +52,19 @@ class RowReader:
 
 
 def row_reader(file: str, rows: list[Row], keys: RowSettings, chat: bool, column: str) -> RowReader:
-    """How to read a file, by its first rows: a list of completions, a response, messages, a text, or pairs,
-    of one answer or of several a side.
+    """Find how to read a file from its first rows.
+
+    A row has a list of completions, a response, messages, a text, or pairs with one answer or several on a side.
 
     Args:
-        file: its name, for messages.
-        rows: the first ones.
-        keys: names of columns.
+        file: name of the file, for messages.
+        rows: first rows of the file.
+        keys: names of the columns that are read.
         chat: whether the tokenizer renders messages.
-        column: that the rewards get.
+        column: name of the new column.
 
     Raises:
-        UserError: nothing in it can be scored; it has such a column already.
+        UserError: nothing in the file can be scored, or it has such a column already.
     """
     found = columns_seen(rows)
     reader = reader_of(file, rows, keys, chat, column)
@@ -78,8 +75,9 @@ def row_reader(file: str, rows: list[Row], keys: RowSettings, chat: bool, column
 
 
 def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column: str) -> RowReader:
-    """As `row_reader`, of rows that may have their rewards already."""
-    has, names = columns_seen(rows), [f"{column}_chosen", f"{column}_rejected"]
+    """Find how to read rows as `row_reader` does; they may have their rewards already."""
+    has = columns_seen(rows)
+    names = [f"{column}_chosen", f"{column}_rejected"]
     if keys.format == "auto" and keys.prompt_key in has:
         if _is_list(has.get(keys.chosen_key)) and _is_list(has.get(keys.rejected_key)):
             return RowReader(partial(_lists, keys=keys, chat=chat), names, True, "pair")
@@ -104,7 +102,7 @@ def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column:
 
 
 def _first(file: str, rows: list[Row], parse: Callable[[dict[str, Any]], PromptGroup]) -> PromptGroup:
-    """What the first row that can be used has."""
+    """Parse the first row that can be used."""
     reason: object = "none is there"
     for row in rows:
         try:
@@ -117,12 +115,12 @@ def _first(file: str, rows: list[Row], parse: Callable[[dict[str, Any]], PromptG
 
 
 def _is_list(value: Any) -> bool:
-    """Of texts: a list of answers, not one conversation."""
+    """Tell a list of answers, which are texts, from one conversation."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], str)
 
 
 def _lists(row: dict[str, Any], keys: RowSettings, chat: bool) -> list[list[Side]]:
-    """Several chosen and several rejected answers to one prompt, as RewardBench 2 and RM-Bench have them."""
+    """Give the several chosen and rejected answers to one prompt that RewardBench 2 and RM-Bench have."""
     return [
         [answered(row, answer, keys, chat) for answer in list_at(row, key)]
         for key in (keys.chosen_key, keys.rejected_key)
@@ -142,10 +140,10 @@ def _text(row: dict[str, Any], chat: bool) -> list[list[Side]]:
 
 
 def text_side(text: str, chat: bool) -> Side:
-    """A whole text; a transcript as hh-rlhf has them becomes messages where they are rendered.
+    """Read a whole text; a transcript in hh-rlhf's form becomes messages where messages are rendered.
 
     Raises:
-        RowError: no text of Unicode characters.
+        RowError: the text has what are no Unicode characters.
     """
     whole = as_text(text, "text")
     return transcript(whole, "text", chat) if is_transcript(whole) else Text("", whole)

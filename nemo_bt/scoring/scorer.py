@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 Conversation: TypeAlias = "str | Messages"
 """A whole text, or messages that end with the response that is judged."""
 _LARGE = 700.0
-"""Of larger numbers fp64 has no exponential."""
+"""Largest number whose exponential surely fits fp64."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of two conversations.
+    """Outcome of a comparison of conversations a and b.
 
     Args:
         winner: a, b, or tie.
-        margin: reward of a minus reward of b, as `score` gives them.
-        probability: that a is preferred, the sigmoid of the model's own margin (Bradley and Terry 1952).
+        margin: reward of a minus reward of b, both from `score`.
+        probability: chance that a is preferred, the sigmoid of the model's own margin (Bradley and Terry 1952).
     """
 
     winner: str
@@ -53,8 +53,8 @@ class Comparison:
 class RewardScorer:
     """A trained reward model in this process, on its first GPU or on the CPU.
 
-    It has Megatron's process groups while it lives: one at a time, and none beside training. `close`, or the end of a
-    with block, gives them back.
+    It holds Megatron's process groups, so a process has one scorer at a time, and none beside training. `close`, or the
+    end of a with block, gives the groups back.
     """
 
     def __init__(
@@ -65,7 +65,10 @@ class RewardScorer:
         longest_tokens: float,
         statistics: RewardStatistics | None = None,
     ) -> None:
-        self.renderer, self.engine, self.rules, self.longest_tokens = renderer, engine, rules, longest_tokens
+        self.renderer = renderer
+        self.engine = engine
+        self.rules = rules
+        self.longest_tokens = longest_tokens
         self.statistics = statistics
 
     @classmethod
@@ -87,16 +90,16 @@ class RewardScorer:
             path: a Hugging Face folder or hub id, or a reward .nemo.
             accelerator: auto, gpu or cpu.
             precision: 32, or bf16-mixed for weights and activations of two bytes.
-            tokens_per_stream: that go through the model at once; None is 8,192 on a GPU, and 2,048 on a CPU, whose
-                caches hold what these need.
-            longest_tokens: of a conversation; None has no limit but that of positions scaled by length.
-            pad_token: where the tokenizer has none of its own.
-            chat_template: as model.data.chat_template; None is the tokenizer's.
-            normalize: take the mean of the model's rewards on validation off each one, and divide by their deviation.
+            tokens_per_stream: tokens that go through the model at once; None is 8,192 on a GPU and 2,048 on a CPU,
+                whose caches hold what these need.
+            longest_tokens: longest conversation; None sets no limit but that of positions scaled by length.
+            pad_token: pad token of a tokenizer that has none.
+            chat_template: a value of model.data.chat_template; None is the tokenizer's.
+            normalize: whether rewards get the mean 0 and deviation 1 that they had on the last validation.
 
         Raises:
-            UserError: no such model, one without a reward head, or a tokenizer that cannot be used; nothing to
-                normalize by.
+            UserError: the model is missing, has no reward head or no statistics to normalize by, or its tokenizer
+                cannot be used.
         """
         device = _device(accelerator, precision)
         pretrained = find_pretrained(str(path))
@@ -110,22 +113,22 @@ class RewardScorer:
         return cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), longest, statistics)
 
     def score(self, conversation: Conversation) -> float:
-        """Reward of one conversation, fp32.
+        """Give the reward of one conversation, computed in fp32.
 
         Raises:
-            ValueError: it cannot be scored: too long, or refused by the chat template.
+            ValueError: the conversation is too long, or the chat template refuses it.
         """
         return self.score_batch([conversation])[0]
 
     def score_batch(self, conversations: Sequence[Conversation]) -> list[float]:
-        """Rewards in the order of the conversations, whatever their number; errors as of `score`.
+        """Give the rewards of any number of conversations, in their order; it raises what `score` raises.
 
-        What several begin with is computed once, wherever they stand.
+        What several of them begin with is computed once, wherever they stand.
         """
         return self.score_tokens(self.tokenise(conversations))
 
     def tokenise(self, conversations: Sequence[Conversation]) -> Tokens:
-        """Token ids of conversations, of which each can be scored; errors as of `score`. Any thread may call it."""
+        """Turn conversations into token ids. Any thread may call it; it raises what `score` raises."""
         sides = [[self._side(conversation, number)] for number, conversation in enumerate(conversations)]
         tokens = tokenise(sides, self.renderer, self.longest_tokens)
         for position, refused in sorted(tokens.refused.items()):
@@ -133,7 +136,7 @@ class RewardScorer:
         return tokens
 
     def _side(self, conversation: Conversation, number: int) -> Side:
-        """As `nemo-bt score` reads a row of text or of messages."""
+        """Read a conversation as `nemo-bt score` reads a row of text or of messages."""
         try:
             if isinstance(conversation, str):
                 return text_side(conversation, self.renderer.chat)
@@ -142,7 +145,7 @@ class RewardScorer:
             raise ValueError(f"conversation {number} cannot be scored: {bad.reason}, {bad.detail}") from None
 
     def score_tokens(self, tokens: Tokens) -> list[float]:
-        """Rewards of what `tokenise` gave, fp32; by one thread at a time."""
+        """Give the rewards of what `tokenise` returned. Only one thread at a time may call it."""
         if not tokens.ids:
             return []
         found = compute(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)
@@ -152,7 +155,7 @@ class RewardScorer:
         return [self.statistics.normalize(reward) for reward in rewards] if self.statistics else rewards
 
     def compare(self, a: Conversation, b: Conversation) -> Comparison:
-        """Which of two conversations is better; errors as of `score`."""
+        """Tell which of two conversations is better; it raises what `score` raises."""
         reward_a, reward_b = self.score_batch([a, b])
         shown = reward_a - reward_b
         margin = shown * self.statistics.std if self.statistics else shown

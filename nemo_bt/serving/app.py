@@ -29,7 +29,9 @@ class _Service:
     """A scorer behind limits."""
 
     def __init__(self, scorer: RewardScorer, settings: ServeSettings, token: str | None) -> None:
-        self.scorer, self.settings, self.token = scorer, settings, token
+        self.scorer = scorer
+        self.settings = settings
+        self.token = token
         self.metrics = Metrics(lambda: self.batcher.waiting_tokens)
         budget = scorer.rules.budget_tokens
         self.batcher = Batcher(scorer.score_tokens, budget, settings.max_waiting_tokens, self.metrics.report)
@@ -37,7 +39,7 @@ class _Service:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """From the first request until every one that was taken on has its answer."""
+        """Run the batcher until every request that was taken on has its answer."""
         running = asyncio.create_task(self.batcher.run())
         yield
         running.cancel()
@@ -46,10 +48,10 @@ class _Service:
         self._tokenising.shutdown()
 
     async def rewards(self, conversations: list[Conversation]) -> tuple[list[float], int]:
-        """Rewards, and the tokens that they are of.
+        """Give the rewards of conversations, and the number of their tokens.
 
         Raises:
-            ValueError: a conversation cannot be scored.
+            ValueError: there is no conversation, or one cannot be scored.
         """
         if not conversations:
             raise ValueError("expected at least one conversation")
@@ -60,7 +62,8 @@ class _Service:
     async def answer(self, request: Request, kind: type[_Asked], use: Callable[[_Asked], Awaitable[Any]]) -> Any:
         """Check the request, read it, and answer in time."""
         _check_token(request, self.token)
-        asked, limit_s = await _read(request, kind, self.settings), self.settings.answer_timeout_s
+        asked = await _read(request, kind, self.settings)
+        limit_s = self.settings.answer_timeout_s
         try:
             return await asyncio.wait_for(use(asked), limit_s)
         except TimeoutError:
@@ -71,7 +74,7 @@ class _Service:
             raise HTTPException(422, str(error)) from error
 
     async def count(self, request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Every request in the metrics."""
+        """Handle a request, and count it in the metrics."""
         start_s = time.perf_counter()
         route = request.url.path if request.url.path in _ROUTES else "other"
         response = await handle(request)
@@ -81,13 +84,13 @@ class _Service:
 
 
 def build_app(scorer: RewardScorer, settings: ServeSettings, model: str, token: str | None) -> FastAPI:
-    """The application.
+    """Build the application.
 
     Args:
-        scorer: of the model; nobody else uses it.
-        settings: limits.
-        model: its name in answers.
-        token: that requests have to bear; None for none.
+        scorer: scorer that nobody else uses.
+        settings: limits of size and time.
+        model: name of the model in answers.
+        token: token that requests have to bear; None where they need none.
     """
     service = _Service(scorer, settings, token)
     app = FastAPI(title="nemo_bt", lifespan=service.lifespan, docs_url=None, redoc_url=None)
@@ -137,7 +140,7 @@ def _check_token(request: Request, token: str | None) -> None:
 
 
 async def _read(request: Request, kind: type[_Asked], settings: ServeSettings) -> _Asked:
-    """The body, within its limits of size and time."""
+    """Read the body within its limits of size and time."""
     too_large = HTTPException(413, f"expected at most {settings.max_request_bytes} bytes")
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > settings.max_request_bytes:
@@ -157,5 +160,5 @@ async def _read(request: Request, kind: type[_Asked], settings: ServeSettings) -
         raise HTTPException(408, f"no whole request within {settings.read_timeout_s:g} s") from None
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
-        deepest = max(found, key=lambda one: len(one["loc"]))  # of a text or messages, what the nearer one lacks
+        deepest = max(found, key=lambda one: len(one["loc"]))  # a union reports every choice; this is the closest
         raise HTTPException(422, f"{'.'.join(map(str, deepest['loc']))}: {deepest['msg']}") from None

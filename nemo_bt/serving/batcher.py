@@ -1,4 +1,4 @@
-"""Requests that wait while the model is busy are computed together when it is free again."""
+"""A queue of requests: those that wait while the model is busy are computed together when it is free again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nemo_bt.scoring.batch import Tokens
 
 
 class Full(Exception):  # noqa: N818 - a state, not a mistake
-    """More waits than is allowed."""
+    """More tokens wait than are allowed."""
 
 
 class _Waiting(NamedTuple):
@@ -29,13 +29,10 @@ class Batcher:
     are the next batch.
 
     Args:
-        score: rewards of conversations, in their order; called in a thread of its own, one call at a time.
-        tokens_per_batch: that a batch takes from those that wait; one request is never cut.
-        max_waiting_tokens: of all that wait.
-
-    Attributes:
-        waiting_tokens: now.
-        batches: conversations of each batch so far are reported here.
+        score: gives rewards of conversations, in their order; it is called in one thread, one call at a time.
+        tokens_per_batch: most tokens of a batch with several requests; a request is never cut.
+        max_waiting_tokens: most tokens that may wait.
+        report: is told the number of conversations and of tokens of each batch.
     """
 
     def __init__(
@@ -45,17 +42,19 @@ class Batcher:
         max_waiting_tokens: int,
         report: Callable[[int, int], None],
     ) -> None:
-        self.score, self.tokens_per_batch, self.max_waiting_tokens = score, tokens_per_batch, max_waiting_tokens
+        self.score = score
+        self.tokens_per_batch = tokens_per_batch
+        self.max_waiting_tokens = max_waiting_tokens
         self.report = report
         self.waiting_tokens = 0
         self._queue: deque[_Waiting] = deque()
         self._has_some = asyncio.Event()
 
     async def rewards(self, tokens: Tokens) -> list[float]:
-        """Of the conversations of one request.
+        """Give the rewards of one request, when a batch has computed them.
 
         Raises:
-            Full: too much waits already.
+            Full: too many tokens wait already.
         """
         num_tokens = sum(map(len, tokens.ids))
         if self._queue and self.waiting_tokens + num_tokens > self.max_waiting_tokens:
@@ -85,11 +84,11 @@ class Batcher:
                 coming = iter(rewards)
                 for one in batch:
                     found = [next(coming) for _ in one.tokens.ids]
-                    with suppress(asyncio.InvalidStateError):  # whoever asked is gone
+                    with suppress(asyncio.InvalidStateError):  # the client may be gone
                         one.answer.set_result(found)
 
     def _take(self) -> list[_Waiting]:
-        """The oldest that fit into a batch, at least one; those that nobody waits for any more are left out."""
+        """Take the oldest requests that fit into a batch, at least one; those whose client is gone are left out."""
         batch: list[_Waiting] = []
         room = self.tokens_per_batch
         while self._queue and (not batch or self._queue[0].num_tokens <= room):

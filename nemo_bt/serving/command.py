@@ -1,4 +1,4 @@
-"""nemo-bt serve: a model, listening."""
+"""nemo-bt serve: a model that listens for requests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from nemo_bt.observability.terminal import Terminal, held_back
 
 
 def check_serve(run: ServeRun) -> str | None:
-    """Check everything that needs no model.
-
-    Returns:
-        The token that requests have to bear, where there is one.
+    """Check everything that needs no model, and give the token that requests have to bear, or None.
 
     Raises:
-        UserError: the first value that cannot be.
+        UserError: a value cannot be used; the first one is named.
     """
     if not run.model.restore_from_path:
         raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")
@@ -33,10 +30,10 @@ def check_serve(run: ServeRun) -> str | None:
 
 
 def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
-    """Listen until SIGTERM or Ctrl-C, and then answer what was taken on.
+    """Listen until SIGTERM or Ctrl-C, and then answer the requests that were taken on.
 
     Raises:
-        UserError: a model that cannot be used; the port is taken.
+        UserError: the model cannot be used, or the port is taken.
     """
     import socket
 
@@ -45,7 +42,8 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
     from nemo_bt.scoring.scorer import RewardScorer
     from nemo_bt.serving.app import build_app
 
-    settings, model = run.serve, str(run.model.restore_from_path)
+    settings = run.serve
+    model = str(run.model.restore_from_path)
     listening = socket.socket()
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -68,6 +66,6 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
         terminal.line(f"{model} at http://{host}:{port}: /reward, /classify, /score, /health, /metrics")
         app = build_app(scorer, settings, settings.model_name or model, token)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)  # uvicorn's own stand in its place while it runs, and raise it again
+            signal.signal(number, lambda *_: None)  # while uvicorn runs, its own stand here; then it raises the signal
         uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
     terminal.line("stopped; every request that was taken on has its answer")

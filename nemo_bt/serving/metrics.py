@@ -1,8 +1,9 @@
-"""What /metrics shows, for Prometheus."""
+"""Counters that /metrics shows, for Prometheus."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -15,7 +16,7 @@ class Metrics:
 
     def __init__(self, waiting_tokens: Callable[[], float]) -> None:
         self.registry = CollectorRegistry()
-        named = {"registry": self.registry, "namespace": "nemo_bt"}
+        named: dict[str, Any] = {"registry": self.registry, "namespace": "nemo_bt"}
         self.requests = Counter("requests", "Requests, by route and status", ["route", "status"], **named)
         self.seconds = Histogram("request_seconds", "From request to answer", ["route"], buckets=_SECONDS, **named)
         self.conversations = Counter("conversations", "Conversations with a reward", **named)
@@ -24,7 +25,7 @@ class Metrics:
         Gauge("waiting_tokens", "Tokens of conversations that wait", **named).set_function(waiting_tokens)
 
     def report(self, num_conversations: int, num_tokens: int) -> None:
-        """One batch."""
+        """Count a batch."""
         self.conversations.inc(num_conversations)
         self.tokens.inc(num_tokens)
         self.batch.observe(num_conversations)

@@ -15,7 +15,7 @@ from nemo_bt.scoring.scorer import Conversation
 
 
 class Message(BaseModel):
-    """One turn."""
+    """One turn of a conversation."""
 
     role: str
     content: str
@@ -32,7 +32,7 @@ class RewardRequest(BaseModel):
 
 
 class ClassifyRequest(BaseModel):
-    """POST /classify: texts as they are, or messages; other fields of vLLM's are read over."""
+    """POST /classify: texts as they are, or messages; vLLM's other fields are ignored."""
 
     model: str | None = None
     input: str | list[str] | None = None
@@ -40,7 +40,7 @@ class ClassifyRequest(BaseModel):
 
 
 class ScoreRequest(BaseModel):
-    """POST /score: prompts and responses, one against many or in pairs; other fields of vLLM's are read over."""
+    """POST /score: prompts and responses, one against many or in pairs; vLLM's other fields are ignored."""
 
     model: str | None = None
     text_1: str | list[str]
@@ -48,15 +48,15 @@ class ScoreRequest(BaseModel):
 
 
 def plain(given: Given) -> Conversation:
-    """As the scorer takes it."""
+    """Give a conversation as the scorer takes it."""
     return given if isinstance(given, str) else [{"role": turn.role, "content": turn.content} for turn in given]
 
 
 def of_classify(request: ClassifyRequest) -> list[Conversation]:
-    """Its conversations.
+    """Give the conversations of a request.
 
     Raises:
-        ValueError: neither input nor messages, or both.
+        ValueError: the request has neither input nor messages, or both.
     """
     if (request.input is None) == (request.messages is None):
         raise ValueError("expected input or messages, and not both")
@@ -66,10 +66,10 @@ def of_classify(request: ClassifyRequest) -> list[Conversation]:
 
 
 def of_score(request: ScoreRequest) -> list[Conversation]:
-    """Each response behind its prompt.
+    """Put each response behind its prompt.
 
     Raises:
-        ValueError: their numbers do not go together.
+        ValueError: there are neither one prompt nor as many prompts as responses.
     """
     prompts = [request.text_1] if isinstance(request.text_1, str) else request.text_1
     responses = [request.text_2] if isinstance(request.text_2, str) else request.text_2
@@ -84,7 +84,7 @@ def of_score(request: ScoreRequest) -> list[Conversation]:
 
 
 def classify_answer(model: str, rewards: list[float], num_tokens: int) -> dict[str, Any]:
-    """As vLLM answers for a model with one class and no activation: the reward stands where probabilities would."""
+    """Answer as vLLM does for a model with one class and no activation: the reward stands for the probability."""
     data = [
         {"index": index, "label": "LABEL_0", "probs": [reward], "num_classes": 1}
         for index, reward in enumerate(rewards)
@@ -93,7 +93,7 @@ def classify_answer(model: str, rewards: list[float], num_tokens: int) -> dict[s
 
 
 def score_answer(model: str, rewards: list[float], num_tokens: int) -> dict[str, Any]:
-    """As vLLM answers."""
+    """Answer as vLLM does."""
     data = [{"index": index, "object": "score", "score": reward} for index, reward in enumerate(rewards)]
     return _answer("score", model, data, num_tokens)
 
