@@ -16,18 +16,17 @@ PEAK_BF16_FLOPS = {
 
 
 def training_flops(architecture: Architecture, num_tokens: int, num_attended: int, is_frozen: bool = False) -> float:
-    """FLOPs of forward and backward over the real tokens of a stream; recomputation is not counted, nor is padding.
+    """Count FLOPs of forward and backward over the real tokens of streams, without recomputation and padding.
 
     layers * (6 tokens (2 hidden (query + key) + matrices experts hidden ffn) + 12 query attended)
 
-    Frozen weights have no gradient of their own: 4 in the place of 6; adapters beside them are not counted. Every layer
-    counts in full, also the last, of which only the scored rows are computed. One layer of width 2
-    with query, key and ffn size 2 and a gate: 10 tokens that attend to 30 pairs are 10 * 168 + 30 * 24 = 2,400.
+    Frozen weights have no gradient of their own, so 4 stands in the place of 6; adapters beside them are not counted.
+    Every layer counts in full, also the last, which computes the scored rows alone. One layer of width 2 with query,
+    key and ffn size 2 and a gate: 10 tokens that attend to 30 pairs are 10 * 168 + 30 * 24 = 2,400.
     Source: Chowdhery et al. 2022 (arXiv 2204.02311), appendix B, with causal attention.
 
     Args:
-        architecture: of the model.
-        num_tokens: in the streams, each prompt once.
+        num_tokens: tokens in the streams, each prompt once.
         num_attended: pairs of a query and a key that it sees, itself included, over the streams.
         is_frozen: only adapters are trained.
     """
@@ -40,12 +39,7 @@ def training_flops(architecture: Architecture, num_tokens: int, num_attended: in
 
 
 def peak_flops(device_name: str, precision: str) -> float | None:
-    """Dense peak of one device in the precision of the run, FLOP/s; None where it is not known.
-
-    Args:
-        device_name: as torch.cuda.get_device_name gives it.
-        precision: trainer.precision.
-    """
+    """Give the dense peak of one device in `trainer.precision`, FLOP/s; None where it is not known."""
     if precision != "bf16-mixed":
         return None
     return next((peak for name, peak in PEAK_BF16_FLOPS.items() if name in device_name), None)

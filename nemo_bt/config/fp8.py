@@ -1,7 +1,4 @@
-"""FP8 of the linear layers, under NeMo's names: what it asks of a run, of the rows of a stream, and of a GPU.
-
-Imports nothing heavy.
-"""
+"""FP8 of the linear layers, under NeMo's names: what it asks of a run and of the number of rows in a stream."""
 
 from __future__ import annotations
 
@@ -11,15 +8,15 @@ from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.errors import UserError
 
 RECIPES = {"delayed": 16, "tensorwise": 16, "blockwise": 128, "mxfp8": 32}
-"""Multiple that the rows of a matrix have to be on each rank, as cuBLAS and the kernels that scale take them."""
+"""Multiple of rows that a matrix has on each rank, for cuBLAS and the kernels that scale."""
 COLUMNS = {"delayed": 16, "tensorwise": 16, "blockwise": 16, "mxfp8": 32}
-"""Multiple that its columns have to be; blockwise gathers 128 at a time, where ranks share a sequence."""
+"""Multiple of the other side of a matrix; blockwise gathers 128 columns at a time, where ranks share a sequence."""
 CAPABILITY = {"delayed": (8, 9), "tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
 """Least compute capability of the GPU. Source: transformer_engine/pytorch/fp8.py, check_*_support."""
 
 
 def row_multiple(model: Any) -> int:
-    """Give the number that the rows of a linear layer's input have to be a multiple of: 1 without FP8.
+    """Give the number that divides the rows of a linear layer's input: 1 without FP8.
 
     Args:
         model: settings, or a configuration of Megatron: both have `fp8` and `fp8_recipe`.
@@ -28,7 +25,7 @@ def row_multiple(model: Any) -> int:
 
 
 def fp8_options(model: ModelSettings) -> dict[str, Any]:
-    """Give what NeMo's plugin and Megatron's configuration are told, by names that they share; nothing without FP8."""
+    """Give what NeMo's plugin and Megatron's configuration are told, under shared names; nothing without FP8."""
     if not model.fp8:
         return {}
     names = (
@@ -44,7 +41,7 @@ def fp8_options(model: ModelSettings) -> dict[str, Any]:
 
 
 def check_gpu(settings: Settings, capability: tuple[int, int]) -> None:
-    """Check that a GPU of a compute capability, (9, 0) for H100 and H200, has what is asked of it.
+    """Check that a GPU's compute capability, (9, 0) for H100 and H200, has the FP8 that is asked of it.
 
     Raises:
         UserError: it has not.

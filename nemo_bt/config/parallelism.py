@@ -1,6 +1,6 @@
-"""What the settings of a layout ask of each other, of layers and of experts: each check names the equation that fails.
+"""Equations between the settings of a layout and numbers of layers and experts.
 
-`nemo_bt.training.layout_checks` asks it of a model. An impossible layout raises UserError.
+Each raises UserError with the equation that fails. `nemo_bt.training.layout_checks` asks them of a model.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from nemo_bt.config.model import JobSettings, ModelSettings, Settings
 from nemo_bt.errors import UserError
 
 _OFFLOADED = ("distributed_fused_adam", "fp32", "fp32")
-"""What Megatron can resume: its other optimizers do not make the state of an offloaded one again."""
+"""Optimizer and moments that Megatron can resume offloaded: it does not make such a state of the others again."""
 
 
 def stage_layers(model: ParallelSettings, num_layers: int) -> list[int]:
-    """Share layers out over pipeline ranks.
+    """Count the layers of each pipeline rank.
 
     32 layers on four ranks with 6 in the first stage and 8 in the last: [6, 9, 9, 8].
 
@@ -22,13 +22,15 @@ def stage_layers(model: ParallelSettings, num_layers: int) -> list[int]:
         UserError: they cannot be shared out like that.
     """
     pp = model.pipeline_model_parallel_size
-    first, last = model.num_layers_in_first_pipeline_stage, model.num_layers_in_last_pipeline_stage
+    first = model.num_layers_in_first_pipeline_stage
+    last = model.num_layers_in_last_pipeline_stage
     at_start, at_end = ([layers] if layers is not None else [] for layers in (first, last))
     given = at_start + at_end
     if not given:
         divides(pp, "pipeline_model_parallel_size", num_layers, "num_layers")
         return [num_layers // pp] * pp
-    rest, stages = num_layers - sum(given), pp - len(given)
+    rest = num_layers - sum(given)
+    stages = pp - len(given)
     if pp == 1 or min(given) < 1 or rest < stages or (stages and rest % stages) or (rest and not stages):
         raise UserError(
             f"model.num_layers={num_layers} minus {' and '.join(map(str, given))} (num_layers_in_first_pipeline_stage="
@@ -55,11 +57,9 @@ def divides(divisor: int, divisor_name: str, number: int, name: str) -> None:
 def check_world(settings: JobSettings) -> None:
     """Check that the ranks of a job make whole replicas of its model."""
     model = settings.model
-    tp, pp, cp = (
-        model.tensor_model_parallel_size,
-        model.pipeline_model_parallel_size,
-        model.context_parallel_size,
-    )
+    tp = model.tensor_model_parallel_size
+    pp = model.pipeline_model_parallel_size
+    cp = model.context_parallel_size
     ep = model.expert_model_parallel_size
     if model.use_tp_pp_dp_mapping and pp > 1 and cp != ep:
         raise UserError(
@@ -76,7 +76,8 @@ def check_world(settings: JobSettings) -> None:
 
 def check_pipeline(model: ParallelSettings, num_layers: int) -> None:
     """Check that layers can be shared by the stages of a pipeline, and by their parts."""
-    pp, vpp = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size
+    pp = model.pipeline_model_parallel_size
+    vpp = model.virtual_pipeline_model_parallel_size
     layers = stage_layers(model, num_layers)
     if vpp is None:
         return
@@ -85,7 +86,8 @@ def check_pipeline(model: ParallelSettings, num_layers: int) -> None:
             f"model.virtual_pipeline_model_parallel_size={vpp} with pipeline_model_parallel_size={pp}: expected 2 or "
             "more of both, or virtual_pipeline_model_parallel_size=null."
         )
-    first, last = model.num_layers_in_first_pipeline_stage, model.num_layers_in_last_pipeline_stage
+    first = model.num_layers_in_first_pipeline_stage
+    last = model.num_layers_in_last_pipeline_stage
     if pp == 2 and first is not None and last is not None:
         raise UserError(
             f"model.num_layers_in_first_pipeline_stage={first} and model.num_layers_in_last_pipeline_stage={last} with "
@@ -98,7 +100,8 @@ def check_pipeline(model: ParallelSettings, num_layers: int) -> None:
 def check_experts(settings: JobSettings, num_experts: int) -> None:
     """Check that experts can be shared by the ranks; `num_experts` is 0 where a model has none."""
     model = settings.model
-    tp, ep = model.tensor_model_parallel_size, model.expert_model_parallel_size
+    tp = model.tensor_model_parallel_size
+    ep = model.expert_model_parallel_size
     if num_experts and tp > 1 and not model.sequence_parallel:
         raise UserError(
             f"a model of {num_experts} experts with model.tensor_model_parallel_size={tp} needs "
@@ -119,13 +122,14 @@ def check_experts(settings: JobSettings, num_experts: int) -> None:
 
 
 def check_balance(settings: Settings, num_experts: int) -> None:
-    """Check what only training asks of experts."""
+    """Check that a loss that balances experts has some, and that instances of the optimizer can share them."""
     model = settings.model
     if model.moe_aux_loss_coeff and not num_experts:
         raise UserError(
             f"model.moe_aux_loss_coeff={model.moe_aux_loss_coeff} needs a model with experts; this one has none."
         )
-    ep, instances = model.expert_model_parallel_size, model.optim.num_distributed_optimizer_instances
+    ep = model.expert_model_parallel_size
+    instances = model.optim.num_distributed_optimizer_instances
     sharing = settings.data_parallel_size * model.context_parallel_size
     if ep > 1 and sharing // ep % instances:
         raise UserError(
@@ -136,8 +140,9 @@ def check_balance(settings: Settings, num_experts: int) -> None:
 
 
 def check_recompute(model: ModelSettings, num_layers: int) -> None:
-    """Check which layers are computed again in the backward pass."""
-    granularity, method = model.activations_checkpoint_granularity, model.activations_checkpoint_method
+    """Check that full recomputation has a method and a possible number of layers, and nothing else has them."""
+    granularity = model.activations_checkpoint_granularity
+    method = model.activations_checkpoint_method
     number = model.activations_checkpoint_num_layers
     start = "model.activations_checkpoint_"
     if (granularity == "full") != (method is not None) or (method is None) != (number is None):

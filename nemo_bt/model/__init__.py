@@ -2,7 +2,7 @@
 
 Read `reward_model` (what NeMo's Trainer calls), `reward_gpt` (stream -> rewards), `config`, `layers` (which modules a
 layer is built from), `attention/`. `load` fills in weights, `lora` adds adapters, `balance` is the loss that balances
-experts, `rotary` and `transformer_engine` are what their names say.
+experts, and `rotary` and `transformer_engine` are what their names say.
 
 Importing a module here imports NeMo or Megatron. May import `batching`, `config`, `cpu`, `pretrained`, `loss` and
 `metrics`.

@@ -20,10 +20,10 @@ from nemo_bt.model.attention.context_parallel import held_here
 
 
 class PairStreamLayer(TransformerLayer):
-    """Megatron's layer; its router is told, at each forward and each recomputation, whose rows it routes."""
+    """Megatron's layer, which tells its router at each forward and each recomputation whose rows it routes."""
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Megatron's, with `PairStream.segments_C5` for a mask."""
+        """Run Megatron's forward with `PairStream.segments_C5` for a mask."""
         if isinstance(getattr(self.mlp, "router", None), BalancedRouter):
             self.mlp.router.segments_C5 = attention_mask
         return super().forward(hidden_states, attention_mask, *args, **kwargs)
@@ -32,13 +32,13 @@ class PairStreamLayer(TransformerLayer):
 class BalancedRouter(TopKRouter):
     """Megatron's router with the auxiliary loss of `balance_loss`.
 
-    Megatron divides every gradient by the pairs of the step, this one's too: a pair adds the mean of its two sequences.
+    Megatron divides its gradient too by the pairs of the step: a pair adds the mean of its two sequences.
     """
 
     segments_C5: Tensor
 
     def routing(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities and the map of tokens to experts, [r, E] each."""
+        """Give probabilities and the map of tokens to experts, [r, E] each."""
         probs, routing_map = super().routing(logits)
         coefficient = self.config.moe_aux_loss_coeff
         if not (coefficient and self.training and torch.is_grad_enabled()):
@@ -57,14 +57,14 @@ class BalancedRouter(TopKRouter):
 
 
 def members(segments_C5: Tensor, shard: ContextShard) -> Tensor:
-    """1 where a row that a context-parallel rank holds belongs to a sequence, [C, t], float32."""
+    """Mark with 1 which rows of a context-parallel rank belong to which sequence, [C, t], float32."""
     row_t = torch.cat([torch.arange(run.start, run.stop) for run in shard.runs])
     prefix_start, prefix_end, start, end, _ = segments_C5.long().T[..., None]
     return (((row_t >= prefix_start) & (row_t < prefix_end)) | ((row_t >= start) & (row_t < end))).float()
 
 
 def balance_loss(score_CE: Tensor, count_CE: Tensor, segments_C5: Tensor, topk: int) -> Tensor:
-    """Sum over pairs of the mean of their two sequences' E * sum_i f_i P_i.
+    """Sum, over pairs, the mean of E * sum_i f_i P_i of their two sequences.
 
     f_i is the share of a sequence's choices that fall on expert i, and P_i the mean of its probability; an even choice
     and even probabilities give 1. Source: Fedus et al. 2021 (arXiv 2101.03961) eq. 4, for each sequence alone as in
@@ -73,7 +73,6 @@ def balance_loss(score_CE: Tensor, count_CE: Tensor, segments_C5: Tensor, topk: 
     Args:
         score_CE: sums of probabilities over the rows of a sequence that this rank has, [C, E].
         count_CE: choices over all its rows, [C, E].
-        segments_C5: of the stream.
         topk: experts that a token chooses.
     """
     prefix_start, prefix_end, start, end, num_pairs_C = to_device(segments_C5.long().T, score_CE.device)

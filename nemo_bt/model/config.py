@@ -48,7 +48,7 @@ class RewardConfig(llm.GPTConfig):
     """A reward model's configuration; `reward_config` makes it."""
 
     hf_config: HfConfig = field(default_factory=dict)
-    """Hugging Face's configuration as it came; written beside checkpoints."""
+    """Hugging Face's configuration as it came, which is written beside checkpoints."""
     layer_windows: list[int] = field(default_factory=list)
     """Per layer, tokens that a query sees, itself included; 0 is all."""
     attn_logit_softcapping: float | None = None
@@ -58,20 +58,19 @@ class RewardConfig(llm.GPTConfig):
 
     @cached_property
     def architecture(self) -> Architecture:
-        """What the fields come from; not a field itself, because NeMo writes those into every checkpoint."""
+        """What the fields come from. It is no field itself, because NeMo writes fields into every checkpoint."""
         return architecture_of(self.hf_config)
 
 
 def reward_config(architecture: Architecture, seq_length: int, **fields: Any) -> RewardConfig:
-    """The configuration of a reward model for this device.
+    """Make the configuration of a reward model for this device.
 
-    Sum-and-count gradients, attention over segments, no tied LM
-    head, and no fusion that needs Transformer Engine or Apex where they are not there.
+    It has sum-and-count gradients, attention over segments, no tied LM head, and no fusion that needs Transformer
+    Engine or Apex where they are not there.
 
     Args:
-        architecture: of the model.
         seq_length: longest sequence, in tokens.
-        **fields: others of Megatron's.
+        **fields: other fields of Megatron's configuration.
 
     Raises:
         UserError: rewards of sequences of that length would depend on what shares their batch.
@@ -79,14 +78,15 @@ def reward_config(architecture: Architecture, seq_length: int, **fields: Any) ->
     check_length(architecture, seq_length)
     module, name = architecture.family.nemo_config.split(".")
     nemo_config = getattr(importlib.import_module(f"nemo.collections.llm.gpt.model.{module}"), name)
-    on_gpu, is_silu = has_transformer_engine(), architecture.activation == "silu"
+    on_gpu = has_transformer_engine()
+    is_silu = architecture.activation == "silu"
     config = RewardConfig(
         **{name: getattr(nemo_config, name) for name in _KNOWN_TO_NEMO},
         **_megatron_fields(architecture),
         **dict.fromkeys(_NEEDS_TRANSFORMER_ENGINE, on_gpu) | fields,
         seq_length=seq_length,
         bias_activation_fusion=on_gpu and is_silu,  # Megatron fuses no other of them without a bias
-        use_te_activation_func=not on_gpu and is_silu,  # cpu_kernels.swiglu
+        use_te_activation_func=not on_gpu and is_silu,  # it is nemo_bt.cpu.kernels.swiglu
         transformer_layer_spec=pair_stream_layer_spec,
         share_embeddings_and_output_weights=False,
         calculate_per_token_loss=True,
@@ -101,7 +101,7 @@ def reward_config(architecture: Architecture, seq_length: int, **fields: Any) ->
 
 
 def _megatron_fields(architecture: Architecture) -> dict[str, Any]:
-    """What the architecture decides, under Megatron's names."""
+    """Give what the architecture decides, under Megatron's names."""
     fields = {
         "hf_config": architecture.hf_config,
         "num_layers": architecture.num_layers,

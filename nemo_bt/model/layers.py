@@ -37,15 +37,16 @@ from nemo_bt.model.transformer_engine import Modules, transformer_engine_modules
 class Norm(torch.nn.Module):
     """RMSNorm, x / sqrt(mean(x^2) + eps) * w, or LayerNorm, (x - mean(x)) / sqrt(var(x) + eps) * w + b.
 
-    Which, and whether the parameter is w or w - 1, is the configuration's. Source: Zhang and Sennrich 2019 (arXiv
-    1910.07467) eq. 4; Ba et al. 2016 (arXiv 1607.06450) eq. 4. Under sequence parallelism each tensor-parallel rank
-    sees its own tokens, so the parameters are marked for Megatron to sum their gradients
-    (distributed/finalize_model_grads.py).
+    The configuration says which, and whether the parameter is w or w - 1. Under sequence parallelism each
+    tensor-parallel rank sees its own tokens, so the parameters are marked for Megatron to sum their gradients
+    (distributed/finalize_model_grads.py). Source: Zhang and Sennrich 2019 (arXiv 1910.07467) eq. 4; Ba et al. 2016
+    (arXiv 1607.06450) eq. 4.
     """
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any) -> None:
         super().__init__()
-        self.eps, self.zero_centered = eps, config.layernorm_zero_centered_gamma
+        self.eps = eps
+        self.zero_centered = config.layernorm_zero_centered_gamma
         self.weight = norm_parameter(config, hidden_size, 0.0 if self.zero_centered else 1.0)
         self.register_parameter("bias", None)
         if config.normalization == "LayerNorm":
@@ -61,8 +62,9 @@ class NormColumnParallelLinear(ColumnParallelLinear):
 
     def __init__(self, input_size: int, output_size: int, *, config: TransformerConfig, **kwargs: Any) -> None:
         super().__init__(input_size, output_size, config=config, **kwargs)
-        self.eps, self.zero_centered = config.layernorm_epsilon, config.layernorm_zero_centered_gamma
-        self.return_layernorm_output = False  # for adapters, under Transformer Engine's name
+        self.eps = config.layernorm_epsilon
+        self.zero_centered = config.layernorm_zero_centered_gamma
+        self.return_layernorm_output = False  # adapters set it, under Transformer Engine's name
         self.layer_norm_weight = norm_parameter(config, input_size, 0.0 if self.zero_centered else 1.0)
         self.register_parameter("layer_norm_bias", None)
         if config.normalization == "LayerNorm":
@@ -71,7 +73,7 @@ class NormColumnParallelLinear(ColumnParallelLinear):
     def forward(
         self, hidden: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None
     ) -> tuple[Tensor | tuple[Tensor, Tensor], Tensor | None]:
-        """Project [tokens, 1, input_size] to [tokens, 1, output_size / TP]; with the norm's output where asked for."""
+        """Project [tokens, 1, input_size] to [tokens, 1, output_size / TP]; give the norm's output where asked for."""
         normed = normalised(hidden, self.layer_norm_weight, self.layer_norm_bias, self.eps, self.zero_centered)
         output, bias = super().forward(normed, weight, runtime_gather_output)
         return ((output, normed), bias) if self.return_layernorm_output else (output, bias)
@@ -94,39 +96,34 @@ class CpuSpecProvider(LocalSpecProvider):
     """Megatron's protocol for a set of modules (`BackendSpecProvider`), with Transformer Engine's names."""
 
     def fuse_layernorm_and_linear(self) -> bool:
-        """Norm and linear are one module."""
+        """Say that norm and linear are one module."""
         return True
 
     def column_parallel_layer_norm_linear(self) -> type:
-        """The fused module."""
+        """Give the fused module."""
         return NormColumnParallelLinear
 
     def layer_norm(self, rms_norm: bool = False, for_qk: bool = False) -> type:
-        """The norm that stands alone; the configuration says which."""
+        """Give the norm that stands alone; the configuration says which it is."""
         return Norm
 
     def activation_func(self) -> Any:
-        """Used where the configuration has `use_te_activation_func`."""
+        """Give what is used where the configuration has `use_te_activation_func`."""
         return swiglu
 
 
 def pair_stream_layer_spec(config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-    """Layers of this pipeline stage, with attention over segments.
-
-    Args:
-        config: a `nemo_bt.model.config.RewardConfig`.
-        vp_stage: virtual pipeline stage, None without one.
-    """
+    """Choose the layers of this pipeline stage, with attention over segments, for a `RewardConfig`."""
     return layers_of(transformer_engine_modules() if has_transformer_engine() else torch_modules(), config, vp_stage)
 
 
 def torch_modules() -> Modules:
-    """Of this file."""
+    """Give the modules of this file."""
     return Modules(CpuSpecProvider(), RowParallelLinearNorm)
 
 
 def layers_of(modules: Modules, config: Any, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-    """Layers built from given modules; the other arguments as of `pair_stream_layer_spec`."""
+    """Build the layers of `pair_stream_layer_spec` from given modules."""
     backend, row_parallel_norm = modules
     mlp = get_mlp_module_spec_for_backend(
         backend=backend,
@@ -164,7 +161,7 @@ def layers_of(modules: Modules, config: Any, vp_stage: int | None = None) -> Tra
 
 
 def normalised(hidden: Tensor, weight: Tensor, bias: Tensor | None, eps: float, zero_centered: bool) -> Tensor:
-    """LayerNorm where there is a bias, else RMSNorm; 1 + weight where the parameter is centered at zero."""
+    """Apply LayerNorm where there is a bias, else RMSNorm; the factor of a zero-centered parameter is 1 + weight."""
     if zero_centered:
         weight = weight + 1
     if bias is None:
@@ -173,7 +170,7 @@ def normalised(hidden: Tensor, weight: Tensor, bias: Tensor | None, eps: float, 
 
 
 def norm_parameter(config: TransformerConfig, size: int, value: float) -> torch.nn.Parameter:
-    """A norm's weight or bias, [size]."""
-    parameter = torch.nn.Parameter(torch.full((size,), value, dtype=config.params_dtype))
+    """Make a norm's weight or bias, [size]."""
+    parameter: Any = torch.nn.Parameter(torch.full((size,), value, dtype=config.params_dtype))
     parameter.sequence_parallel = config.sequence_parallel
     return parameter

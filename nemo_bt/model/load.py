@@ -1,4 +1,4 @@
-"""Weights from any `TensorSource` into a model at any layout: each rank reads the parts that it holds."""
+"""Loads weights from any `TensorSource` into a model at any layout: each rank reads the parts that it holds."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from typing import Any
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 
+from nemo_bt.model.reward_gpt import RewardGPT
 from nemo_bt.pretrained.names import EMBEDDING
 from nemo_bt.pretrained.resolve import InitialWeights
 
 
-def load_weights(module: torch.nn.Module, initial: InitialWeights) -> None:
-    """Copy into every parameter of this rank, in the parameter's dtype.
-
-    Args:
-        module: a `RewardGPT`.
-        initial: names and shapes are checked already.
-    """
+def load_weights(module: RewardGPT, initial: InitialWeights) -> None:
+    """Copy into every parameter of this rank, in its dtype; names and shapes have been checked."""
     sharded = module.sharded_state_dict()
     apply_factories(sharded)
     with torch.no_grad():
@@ -43,7 +39,7 @@ def _copy(tensor: ShardedTensor, initial: InitialWeights) -> None:
 
 
 def leaves(tree: Any) -> Iterator[Any]:
-    """What a sharded state dict holds, whatever lists and dictionaries its factories have made of it."""
+    """Visit what a sharded state dict holds, whatever lists and dictionaries its factories have made of it."""
     if isinstance(tree, dict):
         tree = list(tree.values())
     if isinstance(tree, list | tuple):

@@ -17,19 +17,16 @@ from torch import Tensor
 from nemo_bt.config.model import LoraSettings
 from nemo_bt.model.layers import NormColumnParallelLinear
 from nemo_bt.model.load import leaves
+from nemo_bt.model.reward_gpt import RewardGPT
 from nemo_bt.pretrained.adapters import A_WEIGHT, is_trained
 from nemo_bt.pretrained.names import HEAD
 
 
-def add_adapters(gpt: torch.nn.Module, settings: LoraSettings, seed: int) -> None:
+def add_adapters(gpt: RewardGPT, settings: LoraSettings, seed: int) -> None:
     """Freeze all but the head, and put an adapter beside every linear layer of the settings.
 
-    A is drawn from `seed`, its name and its layer alone, so that it is the same at every layout; B is zero.
-
-    Args:
-        gpt: this rank's part of a `RewardGPT`, with its weights.
-        settings: which layers, and of what rank.
-        seed: of A.
+    A is drawn from `seed`, its name and its layer alone, so that it is the same at every layout; B is zero. The model
+    is this rank's part and has its weights.
     """
     for name, parameter in gpt.named_parameters():
         parameter.requires_grad_(name == HEAD)
@@ -55,12 +52,12 @@ def add_adapters(gpt: torch.nn.Module, settings: LoraSettings, seed: int) -> Non
 
 
 def trained_part(sharded: dict[str, Any]) -> dict[str, Any]:
-    """Of a sharded state dict, what training with adapters changes."""
+    """Give the part of a sharded state dict that training with adapters changes."""
     return {name: tensor for name, tensor in sharded.items() if is_trained(name)}
 
 
 def _draw(tensor: ShardedTensor, seed: int) -> None:
-    """Xavier's normal distribution over the whole matrix of a layer, and this rank's part of it."""
+    """Draw the whole matrix of a layer from Xavier's normal distribution, and copy this rank's part of it."""
     layer, *offset = tensor.global_offset
     rows, columns = tensor.global_shape[1:]
     digest = hashlib.sha256(f"{seed} {tensor.key} {layer}".encode()).digest()

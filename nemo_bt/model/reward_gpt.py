@@ -30,22 +30,21 @@ from nemo_bt.pretrained.head import new_head
 class RewardHead(MegatronModule):
     """reward = w . h at the scored positions, without bias, in fp32.
 
-    Initialised by `new_head`. The weight, [1, H], is whole on every tensor-parallel rank of the last pipeline stage.
+    `new_head` draws the weight, [1, H]; it is whole on every tensor-parallel rank of the last pipeline stage.
     """
 
     def __init__(self, input_size: int, output_size: int, *, config: TransformerConfig, **_: Any) -> None:
         super().__init__(config=config)
         self.sequence_parallel = config.sequence_parallel
-        self.weight = torch.nn.Parameter(
-            torch.empty(1, input_size, dtype=config.params_dtype, device=torch.cuda.current_device())
-        )
+        weight: Any = torch.empty(1, input_size, dtype=config.params_dtype, device=torch.cuda.current_device())
+        weight = torch.nn.Parameter(weight)
         if config.perform_initialization:
-            self.weight.data.copy_(new_head(input_size))
-        # Each rank scores its own tokens, so Megatron has to sum the gradient over TP.
-        self.weight.sequence_parallel = config.sequence_parallel
+            weight.data.copy_(new_head(input_size))
+        weight.sequence_parallel = config.sequence_parallel  # its ranks score their own tokens: gradients are summed
+        self.weight = weight
 
     def forward(self, hidden_c1H: Tensor) -> Tensor:
-        """Rewards of the scored rows, the same on every tensor-parallel rank.
+        """Give the rewards of the scored rows, the same on every tensor-parallel rank.
 
         Args:
             hidden_c1H: output of the last norm, [c, 1, H], or c / TP of it under sequence parallelism.
@@ -65,7 +64,7 @@ class RewardHead(MegatronModule):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """The weight as one tensor that every tensor-parallel rank holds."""
+        """Give the weight as one tensor that every tensor-parallel rank holds."""
         return make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
 
 
@@ -81,7 +80,7 @@ class RewardGPT(gpt_model.GPTModel):
         self.rotary_angles = RotaryAngles(self.config.architecture)
 
     def forward(self, tokens_1T: Tensor, positions_1T: Tensor, segments_C5: Tensor) -> Tensor:
-        """Rewards on the last pipeline stage, hidden states on the others.
+        """Give rewards on the last pipeline stage, hidden states on the others.
 
         Each context-parallel rank takes its rows of the stream, and has the rewards of all.
 
@@ -93,7 +92,8 @@ class RewardGPT(gpt_model.GPTModel):
         Returns:
             [C] float32 on the last stage, else [s, 1, H].
         """
-        tokens_1t, positions_1t = own_rows(tokens_1T), own_rows(positions_1T)
+        tokens_1t = own_rows(tokens_1T)
+        positions_1t = own_rows(positions_1T)
         hidden_s1H = None
         if self.pre_process:
             hidden_s1H = self.embedding(tokens_1t, positions_1t)
@@ -113,7 +113,7 @@ class RewardGPT(gpt_model.GPTModel):
 
 @contextmanager
 def replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    """`module.name` is `value` for the length of a with block: for classes that NeMo and Megatron name themselves."""
+    """Set `module.name` for the length of a with block: for classes that NeMo and Megatron name themselves."""
     original = getattr(module, name)
     setattr(module, name, value)
     try:

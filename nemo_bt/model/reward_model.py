@@ -32,7 +32,7 @@ from nemo_bt.pretrained.adapters import is_trained
 from nemo_bt.pretrained.resolve import InitialWeights
 
 _NOT_WRITTEN = ("initial_weights", "loss_fn", "adapter_seed")
-"""Arguments of RewardModel that no checkpoint has."""
+"""Arguments of RewardModel that are in no checkpoint."""
 
 
 class PairLossReduction(MegatronLossReduction):
@@ -40,21 +40,22 @@ class PairLossReduction(MegatronLossReduction):
 
     Args:
         loss_fn: gives each pair's loss.
-        losses: where the losses of each stream are kept, [P] each, detached; None keeps none.
+        losses: list that keeps the losses of each stream, [P] each, detached; None keeps none.
     """
 
     def __init__(self, loss_fn: LossFn, losses: list[Tensor] | None = None) -> None:
         super().__init__()
-        self.loss_fn, self.losses = loss_fn, losses
+        self.loss_fn = loss_fn
+        self.losses = losses
 
     def forward(self, batch: PairStream, reward_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score the pairs of one stream.
 
-        Args:
-            batch: the stream; NeMo hands it over through `setup`.
-            reward_C: [C], float32; a continuation may be in several pairs.
-
         Every context-parallel rank has all rewards: the first counts the pairs, and Megatron adds the gradients up.
+
+        Args:
+            batch: the stream, which NeMo hands over through `setup`.
+            reward_C: rewards, [C], float32; a continuation may be in several pairs.
 
         Returns:
             Loss sum in nats, number of pairs (int32), and the sums of nemo_bt.metrics, [S, M].
@@ -63,13 +64,13 @@ class PairLossReduction(MegatronLossReduction):
         loss_P = self.loss_fn(chosen_P, rejected_P, batch.margin_P, batch.weight_P)
         if self.losses is not None:
             self.losses.append(loss_P.detach())
-            loss_P = loss_P * torch.where(loss_P.isfinite(), 1.0, math.nan)  # what is not makes the gradient so
+            loss_P = loss_P * torch.where(loss_P.isfinite(), 1.0, math.nan)  # the gradient is NaN too
         counted = batch.num_pairs if parallel_state.get_context_parallel_rank() == 0 else 0
         num_pairs = torch.full((), counted, dtype=torch.int, device=loss_P.device)
         return loss_P.sum(), num_pairs, pair_sums(loss_P, chosen_P, rejected_P, batch.source_P, batch.num_sources)
 
     def reduce(self, losses_reduced_per_micro_batch: Sequence[Tensor]) -> Tensor:
-        """Mean loss over this rank's micro-batches; what is logged comes from the sums instead."""
+        """Give the mean loss over this rank's micro-batches; what is logged comes from the sums instead."""
         sums_M = torch.stack(list(losses_reduced_per_micro_batch)).sum((0, 1))
         return (sums_M[1] / sums_M[0].clamp(min=1)).float()
 
@@ -78,13 +79,13 @@ class RewardModel(llm.GPTModel):
     """A reward model for NeMo's Trainer.
 
     Args:
-        config: made by `nemo_bt.model.config.reward_config`.
+        config: what `nemo_bt.model.config.reward_config` makes.
         loss: terms of the loss.
         optim: NeMo's optimizer module.
-        tokenizer: NeMo's tokenizer, saved into the checkpoint's context.
+        tokenizer: NeMo's tokenizer, which is saved into the checkpoint's context.
         lora: adapters to train in the place of the weights.
-        initial_weights: loaded when the model is built; None leaves them random.
-        loss_fn: a loss of one's own in the place of `loss`.
+        initial_weights: weights that are loaded when the model is built; None leaves them random.
+        loss_fn: a loss of your own in the place of `loss`.
         adapter_seed: decides the adapters' first matrices.
     """
 
@@ -102,9 +103,11 @@ class RewardModel(llm.GPTModel):
     ) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer)
         self.loss_fn = loss_function(loss or LossSettings(), loss_fn)
-        self.initial_weights, self.lora, self.adapter_seed = initial_weights, lora, adapter_seed
+        self.initial_weights = initial_weights
+        self.lora = lora
+        self.adapter_seed = adapter_seed
         self.step_losses: list[Tensor] = []
-        """Of each stream of the last training step, on the last pipeline stage."""
+        """Losses of each stream of the last training step, on the last pipeline stage."""
 
     def io_transform_args(self, init_fn: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Give the arguments that NeMo writes into every checkpoint: all that are plain data."""
@@ -114,16 +117,17 @@ class RewardModel(llm.GPTModel):
     def reinit(self) -> RewardModel:
         """Copy the model before it is built: NeMo makes one for each part of an interleaved pipeline."""
         copy: RewardModel = fdl.build(self.__io__)
-        copy.initial_weights, copy.adapter_seed = self.initial_weights, self.adapter_seed
-        copy.loss_fn, copy.step_losses = self.loss_fn, self.step_losses
+        copy.initial_weights = self.initial_weights
+        copy.adapter_seed = self.adapter_seed
+        copy.loss_fn = self.loss_fn
+        copy.step_losses = self.step_losses
         copy.config.architecture = self.config.architecture
         return copy
 
     def configure_model(self, vp_stage: int | None = None) -> None:
-        """Build our classes where NeMo names Megatron's GPTModel itself (base.py:374), and Megatron TopKRouter
-        (moe_layer.py:124).
+        """Build the module, and load initial weights at once, before the optimizer copies them.
 
-        Initial weights are loaded at once, before the optimizer copies them.
+        Our classes stand where NeMo names GPTModel itself (base.py:374), and Megatron TopKRouter (moe_layer.py:124).
         """
         if hasattr(self, "module"):
             return
@@ -135,12 +139,12 @@ class RewardModel(llm.GPTModel):
             add_adapters(self.module, self.lora, self.adapter_seed)
 
     def sharded_state_dict(self, prefix: str = "", metadata: dict[str, Any] | None = None) -> dict[str, Any]:
-        """What a checkpoint has of this rank: everything, or what training with adapters changes."""
+        """Give what a checkpoint has of this rank: everything, or what training with adapters changes."""
         sharded = without_extra_state(self.module.sharded_state_dict(prefix=prefix, metadata=metadata))
         return trained_part(sharded) if self.lora else sharded
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Of a checkpoint, which has weights alone; one of adapters leaves the frozen weights as they are.
+        """Load a checkpoint, which has weights alone; one of adapters leaves the frozen weights as they are.
 
         Raises:
             RuntimeError: a tensor is missing or not known.
@@ -157,19 +161,19 @@ class RewardModel(llm.GPTModel):
         return -1 if self.trainer.should_stop else None
 
     def data_step(self, dataloader_iter: Iterator[PairStream]) -> PairStream:
-        """The next stream, on this rank's device."""
+        """Give the next stream, on this rank's device."""
         return next(dataloader_iter).to(torch.device(torch.cuda.current_device()))
 
     def forward_step(self, batch: PairStream) -> Tensor:
-        """Rewards, [C], on the last pipeline stage; hidden states on the others."""
+        """Give rewards, [C], on the last pipeline stage; hidden states on the others."""
         return self.module(batch.tokens_1T, batch.positions_1T, batch.segments_C5)
 
     @property
     def training_loss_reduction(self) -> PairLossReduction:
-        """Called by NeMo for each training micro-batch."""
+        """Loss that NeMo calls for each training micro-batch."""
         return PairLossReduction(self.loss_fn, self.step_losses)
 
     @property
     def validation_loss_reduction(self) -> PairLossReduction:
-        """Called by NeMo for each validation micro-batch."""
+        """Loss that NeMo calls for each validation micro-batch."""
         return PairLossReduction(self.loss_fn)

@@ -13,12 +13,12 @@ from nemo_bt.pretrained.architecture import Architecture
 
 
 class RotaryAngles:
-    """Angles for Megatron's `apply_rotary_pos_emb`; not a module, so that no cast to bf16 reaches the frequencies."""
+    """Angles for Megatron's `apply_rotary_pos_emb`. This is no module: a cast to bf16 must not reach frequencies."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.frequencies_KD = torch.stack(architecture.rotary_frequencies).to(torch.cuda.current_device())
 
     def __call__(self, positions_1T: Tensor) -> Tensor:
-        """[1, T] int64 -> [K, T, 1, 1, D], fp32."""
+        """Give the angles, [K, T, 1, 1, D] fp32, at positions [1, T] int64."""
         half_KTD = positions_1T[0].float()[None, :, None] * self.frequencies_KD[:, None, :]
         return torch.cat([half_KTD, half_KTD], dim=-1)[:, :, None, None]

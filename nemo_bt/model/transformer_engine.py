@@ -1,12 +1,12 @@
-"""Transformer Engine where it is: which of its modules stand for Megatron's, and what checkpoints leave out."""
+"""Transformer Engine, where it is installed: which of its modules layers have, and what checkpoints leave out."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 EXTRA_STATE = "_extra_state"
-"""In the last part of the names (experts' have a number behind it) under which its modules keep what delayed scaling
-has seen: not weights, and pickled."""
+"""Part of the last part of the names (experts' have a number behind it) under which its modules keep what delayed
+scaling has seen: it is pickled, and no weight."""
 
 
 class Modules(NamedTuple):
@@ -22,7 +22,7 @@ class Modules(NamedTuple):
 
 
 def transformer_engine_modules() -> Modules:
-    """Megatron's and NeMo's wrappers."""
+    """Give Megatron's and NeMo's wrappers."""
     from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
     from nemo.collections.llm.gpt.model.gemma2 import TERowParallelLinearLayerNorm
 
@@ -30,5 +30,5 @@ def transformer_engine_modules() -> Modules:
 
 
 def without_extra_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Weights alone, so that checkpoints of CPUs and of GPUs have the same entries."""
+    """Give weights alone, so that checkpoints of CPUs and of GPUs have the same entries."""
     return {name: value for name, value in state.items() if EXTRA_STATE not in name.rsplit(".", 1)[-1]}

@@ -1,8 +1,8 @@
 """Bytes that a rank keeps from the forward to the backward pass of a stream, layer by layer.
 
-Counted from what each module saves for its backward pass: a norm its input and 1 / rms of each row, a linear layer its
-input, SwiGLU gate and up, attention the rotated queries, keys and values. Probabilities are never kept. Korthikanti et
-al. 2022 (arXiv 2205.05198), section 4, count a layer with attention that keeps them.
+They are counted from what each module saves for its backward pass: a norm its input and 1 / rms of each row, a linear
+layer its input, SwiGLU gate and up, attention the rotated queries, keys and values. Probabilities are never kept.
+Korthikanti et al. 2022 (arXiv 2205.05198), section 4, count a layer with attention that keeps them.
 
 Shape suffixes: T = tokens of the stream, t = T / CP of them on this rank, s = t / TP under sequence parallelism and t
 without, c = scored rows that the last layer hands on.
@@ -16,7 +16,8 @@ from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.parallelism import stage_layers
 from nemo_bt.pretrained.architecture import Architecture
 
-_FP32_BYTES, _INDEX_BYTES = 4, 8
+_FP32_BYTES = 4
+_INDEX_BYTES = 8
 _COMPUTED = {"silu": 0, "gelu": 0, "gelu_pytorch_tanh": 6, "relu2": 1}
 """Tensors of the size of its input that an activation function keeps beside it, or in its place (relu2)."""
 
@@ -26,9 +27,9 @@ class StreamRows:
     """Rows of one stream on a rank.
 
     Args:
-        tokens: of the whole stream, with padding, T.
-        continuations: in the stream, C.
-        scored: of those, the ones whose scored token this context-parallel rank holds.
+        tokens: length of the whole stream, with padding, T.
+        continuations: their number in the stream, C.
+        scored: continuations whose scored token this context-parallel rank holds.
         copied: keys that a kernel of attention keeps once more: those of every continuation behind the first of its
             prompt, with their prefix; counted as if the first were copied too.
     """
@@ -39,11 +40,11 @@ class StreamRows:
     copied: int = 0
 
     def held(self, model: ModelSettings) -> int:
-        """Rows of this context-parallel rank, t."""
+        """Count the rows of this context-parallel rank, t."""
         return self.tokens // model.context_parallel_size
 
     def handed_on(self, model: ModelSettings) -> int:
-        """Scored rows, filled up so that tensor-parallel ranks share them, c."""
+        """Count the scored rows, filled up so that tensor-parallel ranks share them, c."""
         ranks = sequence_ranks(model)
         return max(1, -(-self.scored // ranks)) * ranks
 
@@ -62,12 +63,12 @@ class Unit:
 
 
 def sequence_ranks(model: ModelSettings) -> int:
-    """Ranks that share the rows between attention and MLP."""
+    """Count the ranks that share the rows between attention and MLP."""
     return model.tensor_model_parallel_size if model.sequence_parallel else 1
 
 
 def hands_on_all(architecture: Architecture, model: ModelSettings) -> bool:
-    """The last layer hands on all rows, because its router has to see them."""
+    """Tell whether the last layer hands on all rows, because its router has to see them."""
     return bool(architecture.num_experts and model.moe_aux_loss_coeff)
 
 
@@ -80,26 +81,24 @@ def part_units(
     dtype_bytes: int,
     on_gpu: bool = False,
 ) -> list[Unit]:
-    """Units of one part of a pipeline rank in the order of the forward pass.
+    """Count the units of one part of a pipeline rank, in the order of the forward pass.
 
     Args:
-        architecture: of the model.
-        model: its layout.
-        pipeline_rank: stage.
-        part: of an interleaved pipeline; 0 without.
-        rows: of the stream.
-        dtype_bytes: of an activation.
+        part: number of the part in an interleaved pipeline; 0 without one.
+        dtype_bytes: size of one value of an activation.
         on_gpu: layers are Transformer Engine's and attention is a kernel's.
     """
     counts = _Counts(architecture, model, rows, dtype_bytes, on_gpu)
-    stages, parts = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size or 1
+    stages = model.pipeline_model_parallel_size
+    parts = model.virtual_pipeline_model_parallel_size or 1
     is_last = pipeline_rank == stages - 1 and part == parts - 1
     num_layers = stage_layers(model, architecture.num_layers)[pipeline_rank] // parts
     is_special = [
         is_last and number == num_layers - 1 and not hands_on_all(architecture, model) for number in range(num_layers)
     ]
     units = [counts.layer(is_scored) for is_scored in is_special]
-    granularity, method = model.activations_checkpoint_granularity, model.activations_checkpoint_method
+    granularity = model.activations_checkpoint_granularity
+    method = model.activations_checkpoint_method
     number = model.activations_checkpoint_num_layers or 0
     if granularity == "full" and method == "uniform":
         units = [counts.recomputed(units[start : start + number]) for start in range(0, num_layers, number)]
@@ -113,7 +112,7 @@ def part_units(
 
 
 def part_bytes(units: list[Unit]) -> tuple[int, int]:
-    """Bytes kept of a part between its passes, and the most during its backward pass."""
+    """Count the bytes kept of a part between its passes, and the most during its backward pass."""
     before = most = 0
     for unit in units:
         most = max(most, before + unit.in_backward)
@@ -134,10 +133,11 @@ class _Counts:
         return self.model.tensor_model_parallel_size
 
     def layer(self, is_last: bool) -> Unit:
-        """One layer; the last hands on scored rows alone."""
+        """Count one layer; the last hands on scored rows alone."""
         held = self.rows.held(self.model)
         handed = self.rows.handed_on(self.model) if is_last else held
-        before, after = held // sequence_ranks(self.model), handed // sequence_ranks(self.model)
+        before = held // sequence_ranks(self.model)
+        after = handed // sequence_ranks(self.model)
         attention = self._linear_with_norm(before) + self._rotation(held)
         projection = self.dtype_bytes * handed * self.architecture.query_size // self._tp
         post_norms = 2 * self._norm(after) if self.architecture.family.has_post_norms else 0
@@ -151,21 +151,21 @@ class _Counts:
         return Unit(*[rest + self._attention(held)] * 2)
 
     def recomputed(self, units: list[Unit]) -> Unit:
-        """Layers of which only the input is kept."""
+        """Count layers that keep their input alone and compute the rest again."""
         rows = self.rows.held(self.model) // sequence_ranks(self.model)
         return Unit(self.dtype_bytes * rows * self.architecture.hidden_size, sum(unit.kept for unit in units))
 
     def embedding(self) -> int:
-        """Token ids; over tensor-parallel ranks a copy of them, and which are another rank's."""
+        """Count token ids; tensor-parallel ranks keep a copy of them too, and a mask of those of other ranks."""
         return self.rows.held(self.model) * _INDEX_BYTES * (1 if self._tp == 1 else 2)
 
     def angles(self) -> int:
-        """Rotary angles, an input of every recomputed unit and of a fused rotation."""
+        """Count rotary angles, an input of every recomputed unit and of a fused rotation."""
         num_kinds = len(self.architecture.rotary_frequencies)
         return _FP32_BYTES * self.rows.held(self.model) * self.architecture.rotated_size * num_kinds
 
     def head(self, scored_already: bool) -> int:
-        """The last norm and the reward head."""
+        """Count the last norm and the reward head."""
         handed = self.rows.handed_on(self.model)
         rows = handed if scored_already else self.rows.held(self.model)
         rows_here, handed_here = (number // sequence_ranks(self.model) for number in (rows, handed))
@@ -176,11 +176,11 @@ class _Counts:
         return rows * (self.dtype_bytes * self.architecture.hidden_size + _FP32_BYTES * statistics)
 
     def _linear_with_norm(self, rows: int) -> int:
-        """Input of the norm and its output, the input of the linear layer behind it."""
+        """Count the input of the norm and its output, which is the input of the linear layer behind it."""
         return self._norm(rows) + self.dtype_bytes * rows * self.architecture.hidden_size
 
     def _rotation(self, rows: int) -> int:
-        """Cosine and sine for queries and for keys; inputs of the norms of heads, that of keys a view of all three."""
+        """Count cosine and sine for queries and keys, and inputs of head norms: the keys' is a view of all three."""
         architecture = self.architecture
         angles = 0 if self.on_gpu else 4 * self.dtype_bytes * rows * architecture.rotated_size
         if not architecture.has_head_norms:
@@ -190,12 +190,13 @@ class _Counts:
         return angles + (inputs + _FP32_BYTES * rows * num_heads) // self._tp
 
     def _attention(self, rows: int) -> int:
-        """Queries, keys and values.
+        """Count queries, keys and values.
 
         A kernel keeps its output too, a number for each row and head, and keys and values of later continuations
         together with their prefix.
         """
-        architecture, keys_and_values = self.architecture, 2 * self.rows.tokens * self.architecture.key_size
+        architecture = self.architecture
+        keys_and_values = 2 * self.rows.tokens * self.architecture.key_size
         if self.on_gpu:
             elements = (
                 2 * rows * architecture.query_size + keys_and_values + 2 * self.rows.copied * architecture.key_size
@@ -204,7 +205,7 @@ class _Counts:
         return _FP32_BYTES * (rows * architecture.query_size + keys_and_values) // self._tp
 
     def _recomputed_attention(self, rows: int) -> int:
-        """Queries and keys; values are a view of all three in one."""
+        """Count queries and keys; values are a view of all three in one."""
         fused = self.architecture.query_size + 2 * self.architecture.key_size
         return self.dtype_bytes * rows * (self.architecture.query_size + self.architecture.key_size + fused) // self._tp
 
@@ -212,7 +213,7 @@ class _Counts:
         return self._linear_with_norm(rows_here) + self._activation(rows, 0)
 
     def _activation(self, rows: int, more: int) -> int:
-        """Between the two linear layers, with the input of the second; a gate is multiplied in one go for silu only."""
+        """Count what lies between the linear layers and the second's input; only silu multiplies its gate in one go."""
         architecture = self.architecture
         of_first = 0 if architecture.activation == "relu2" else 2 if architecture.family.is_gated else 1
         factors = 2 if architecture.family.is_gated and architecture.activation != "silu" else 0
@@ -220,7 +221,7 @@ class _Counts:
         return self.dtype_bytes * rows * architecture.ffn_size // self._tp * tensors
 
     def _experts(self, rows_here: int) -> int:
-        """Router and experts, with tokens spread evenly over experts.
+        """Count router and experts, with tokens spread evenly over experts.
 
         Every tensor-parallel rank has a slice of the experts and the rows of all of them.
         """

@@ -1,4 +1,4 @@
-"""Settings that a plan cannot use, said before anything is counted."""
+"""Checks of settings that a plan cannot use, before anything is counted."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _DECIDED = {
     "context_parallel_size": 1,
     "expert_model_parallel_size": 1,
 }
-"""Keys of `model` that a plan decides, from the lists of the same names below `plan`, as nobody has set them."""
+"""Keys of `model` that a plan decides, from the lists of the same names below `plan`, with the values of no choice."""
 
 
 def check_plan(run: PlanRun) -> None:
     """Check settings of a run and of the search for its layout.
 
     Raises:
-        UserError: the first value that cannot be.
+        UserError: a value cannot be; the message names the first.
     """
     check_equations(run)
     _check_left_to_the_plan(run)

@@ -1,4 +1,4 @@
-"""nemo-bt plan: settings -> the search, shown."""
+"""nemo-bt plan: it reads settings, searches, and shows the result."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ def plan_run(
 
     Args:
         config_name: a file of `conf/` or of `config_dir`, without .yaml.
-        overrides: `key=value`.
+        overrides: texts `key=value`.
         config_dir: a folder of your own.
-        num_rows: layouts of each table.
-        wants_json: JSON in the place of tables.
-        terminal: to print on.
+        num_rows: layouts that each table shows.
+        wants_json: JSON is shown in the place of tables.
 
     Raises:
-        UserError: settings that cannot be; no such model or data.
+        UserError: settings cannot be, or there is no such model or data.
     """
     run = load_settings_of(PlanRun, config_name, overrides, config_dir)
     if num_rows < 1:
@@ -54,7 +53,7 @@ def plan(run: PlanRun, terminal: Terminal) -> list[Planned | Rejected]:
     """Try every layout.
 
     Raises:
-        UserError: settings that cannot be; no such model or data.
+        UserError: settings cannot be, or there is no such model or data.
     """
     check_plan(run)
     given = run.model.restore_from_path
@@ -65,7 +64,7 @@ def plan(run: PlanRun, terminal: Terminal) -> list[Planned | Rejected]:
 
 
 def _pairs(run: PlanRun, pretrained: PretrainedSource | None, terminal: Terminal) -> Pairs:
-    """Of the data, where there is some, without its validation sets."""
+    """Give the pairs of the training data, or drawn ones where there is none."""
     model = run.model
     if not model.data.train:
         return drawn_pairs(run.plan.lengths, run)

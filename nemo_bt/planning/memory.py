@@ -15,15 +15,15 @@ from nemo_bt.pretrained.architecture import Architecture
 
 @dataclass(frozen=True)
 class RankMemory:
-    """Of one rank, in bytes.
+    """Memory of one rank, in bytes.
 
     Args:
         stage: pipeline rank.
-        weights: in the precision of the run.
-        gradients: of all weights.
+        weights: their size in the precision of the run.
+        gradients: their size for all weights.
         optimizer: moments, and main copies of weights.
-        activations: at their most.
-        buffers: of the largest message, in and out, and of what the largest layer computes in its backward pass.
+        activations: the most of them at any time.
+        buffers: the largest message, in and out, and what the largest layer computes in its backward pass.
     """
 
     stage: int
@@ -35,21 +35,18 @@ class RankMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all parts."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.buffers
 
 
 def rank_memory(
     settings: Settings, architecture: Architecture, stage: int, rows: StreamRows, num_streams: int
 ) -> RankMemory:
-    """Of a rank whose streams are all alike.
+    """Count the memory of a rank whose streams are all alike.
 
     Args:
-        settings: of the run.
-        architecture: of the model.
-        stage: pipeline rank.
-        rows: of every stream.
-        num_streams: of a step on a data-parallel rank.
+        rows: rows of every stream.
+        num_streams: streams of a step on a data-parallel rank.
     """
     model = settings.model
     parameters = rank_parameters(architecture, model, stage)
@@ -64,10 +61,12 @@ def rank_memory(
 def activations_peak(
     settings: Settings, architecture: Architecture, stage: int, rows: StreamRows, num_streams: int
 ) -> int:
-    """Most bytes of activations of a rank at any time of a step."""
+    """Count the most bytes of activations that a rank has at any time of a step."""
     model = settings.model
-    stages, parts = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size or 1
-    size, on_gpu = activation_bytes(settings), settings.trainer.accelerator != "cpu"
+    stages = model.pipeline_model_parallel_size
+    parts = model.virtual_pipeline_model_parallel_size or 1
+    size = activation_bytes(settings)
+    on_gpu = settings.trainer.accelerator != "cpu"
     units = [part_units(architecture, model, stage, part, rows, size, on_gpu) for part in range(parts)]
     kept, in_backward = zip(*map(part_bytes, units), strict=True)
     enough = min(num_streams, 3 * stages)  # later rounds have no more in flight than the first
@@ -75,7 +74,7 @@ def activations_peak(
 
 
 def _backward_bytes(settings: Settings, architecture: Architecture, rows: StreamRows) -> int:
-    """Gradients of the MLP's two inner tensors and of its input."""
+    """Count the gradients of the MLP's two inner tensors and of its input."""
     model = settings.model
     held = rows.held(model)
     widths = architecture.topk * architecture.ffn_size * architecture.num_ffn_matrices

@@ -29,9 +29,9 @@ class Parameter:
     """One tensor of a rank.
 
     Args:
-        name: in a checkpoint, without the layer's number.
-        num_elements: on this rank.
-        is_expert: belongs to an expert, and experts are shared out: other ranks have the same one than have the rest.
+        name: its name in a checkpoint, without the layer's number.
+        num_elements: elements on this rank.
+        is_expert: it belongs to an expert, and experts are shared out: the ranks with a copy are not those of the rest.
     """
 
     name: str
@@ -41,20 +41,15 @@ class Parameter:
 
 @cache
 def layer_tensors(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Shape of each tensor of a checkpoint of one layer: all layers are alike, and many take long to describe."""
+    """Give the shapes of a checkpoint of one layer: all layers are alike, and many take long to describe."""
     one_layer = replace(architecture, num_layers=1)
     return {name: info.shape for name, info in megatron_infos(expected_tensors(one_layer), one_layer).items()}
 
 
 def rank_parameters(architecture: Architecture, model: ModelSettings, pipeline_rank: int) -> list[list[Parameter]]:
-    """Parameters of a rank, a list for each part of an interleaved pipeline, in Megatron's order.
+    """List the parameters of a rank for each part of an interleaved pipeline, in Megatron's order.
 
     Every tensor-, data- and context-parallel rank of a stage has the same sizes.
-
-    Args:
-        architecture: of the model.
-        model: its layout.
-        pipeline_rank: stage.
     """
     shapes = layer_tensors(architecture)
     num_parts = model.virtual_pipeline_model_parallel_size or 1
@@ -75,7 +70,7 @@ def rank_parameters(architecture: Architecture, model: ModelSettings, pipeline_r
 
 
 def _layer_parameters(shapes: dict[str, tuple[int, ...]], model: ModelSettings) -> list[Parameter]:
-    """Of one layer; experts one after the other."""
+    """List the parameters of one layer; experts come one after the other."""
     names = sorted((name for name in shapes if name.startswith(_LAYERS)), key=_place)
     dense = [_parameter(name, shapes[name][1:], model) for name in names if _EXPERTS not in name]
     stacked = [name for name in names if _EXPERTS in name]
@@ -91,7 +86,7 @@ def _parameter(name: str, shape: tuple[int, ...], model: ModelSettings) -> Param
 
 
 def _place(name: str) -> tuple[int, ...]:
-    """Where Megatron's modules register a parameter."""
+    """Give the place at which Megatron's modules register a parameter."""
     rest = name.removeprefix(_LAYERS)
     block = next(number for number, start in enumerate(_ORDER) if rest.startswith(start))
     module = next((n for n, part in enumerate(_ATTENTION_ORDER) if f".{part}." in rest), 0)

@@ -32,15 +32,9 @@ _COLUMNS = (
 
 
 def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, terminal: Terminal) -> None:
-    """Print the tables.
-
-    Args:
-        run: settings.
-        results: of the search.
-        num_rows: layouts of each table.
-        terminal: to print on.
-    """
-    fits, rejected = sorted_by_time(results), [one for one in results if isinstance(one, Rejected)]
+    """Print the tables, of `num_rows` layouts each."""
+    fits = sorted_by_time(results)
+    rejected = [one for one in results if isinstance(one, Rejected)]
     room = (run.cluster.memory_bytes - run.cluster.reserved_bytes) / GIB
     facts = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in _facts(run).items()}
     terminal.facts(list(facts.items()))
@@ -71,7 +65,7 @@ def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, ter
 
 
 def as_json(run: PlanRun, results: Sequence[Planned | Rejected]) -> str:
-    """Everything: layouts that fit by time, then those that do not."""
+    """Write everything as JSON: layouts that fit by time, then those that do not."""
     fits = [
         {
             "layout": _layout(one.model),
@@ -97,12 +91,12 @@ def as_json(run: PlanRun, results: Sequence[Planned | Rejected]) -> str:
 
 
 def sorted_by_time(results: Sequence[Planned | Rejected]) -> list[Planned]:
-    """Those that fit, the fastest first."""
+    """Give the layouts that fit, the fastest first."""
     return sorted((one for one in results if isinstance(one, Planned)), key=lambda one: one.time.total)
 
 
 def name(model: ModelSettings) -> str:
-    """TP8 PP4 VPP2 CP1, without what is 1."""
+    """Name a layout by its sizes that are not 1: TP8 PP4 VPP2."""
     parts = {
         "TP": model.tensor_model_parallel_size,
         "PP": model.pipeline_model_parallel_size,
@@ -116,7 +110,7 @@ def name(model: ModelSettings) -> str:
 
 
 def overrides(run: PlanRun, model: ModelSettings) -> list[str]:
-    """For nemo-bt train: the layout, and what plan.yaml has otherwise than train.yaml."""
+    """Write overrides for nemo-bt train: the layout, and the values in which plan.yaml differs from train.yaml."""
     values = {f"model.{key}": value for key, value in _layout(model).items()}
     values |= {
         "model.optim.name": model.optim.name,
@@ -128,8 +122,9 @@ def overrides(run: PlanRun, model: ModelSettings) -> list[str]:
 
 
 def _facts(run: PlanRun) -> dict[str, str | int]:
-    """What a plan is about."""
-    model, lengths = run.model, run.plan.lengths
+    """Say what a plan is about."""
+    model = run.model
+    lengths = run.plan.lengths
     drawn = f"{lengths.num_pairs:,}, drawn from plan.lengths: {lengths.prefix_tokens}, {lengths.response_tokens}"
     return {
         "devices": f"{run.world_size} x {run.cluster.name} ({run.cluster.origin})",

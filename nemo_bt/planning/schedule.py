@@ -18,14 +18,14 @@ class Pass(NamedTuple):
 
 
 def rank_schedule(stages: int, stage: int, parts: int, num_streams: int) -> list[Pass]:
-    """Passes of a rank in their order.
+    """List the passes of a rank in their order.
 
     One part, the first of two stages, three streams: F F B F B B.
 
     Args:
         stages: pipeline size.
         stage: pipeline rank.
-        parts: of the model on each rank; more than one in an interleaved pipeline.
+        parts: parts of the model on each rank; an interleaved pipeline has more than one.
         num_streams: micro-batches of a step on a data-parallel rank; a multiple of `stages` where there are parts.
     """
     before = stages - stage - 1 if parts == 1 else 2 * (stages - stage - 1) + (parts - 1) * stages
@@ -44,7 +44,7 @@ def _group(parts: int, num_streams: int) -> list[int]:
 
 
 def bubble(stages: int, parts: int, num_streams: int) -> float:
-    """Share of a step in which a rank waits, where all parts of all stages take the same time.
+    """Give the share of a step in which a rank waits, where all parts of all stages take the same time.
 
     Two stages and three streams: each rank computes 3 of 4 rounds, 0.25.
     """
@@ -52,12 +52,12 @@ def bubble(stages: int, parts: int, num_streams: int) -> float:
 
 
 def peak_bytes(schedule: Sequence[Pass], kept: Sequence[int], in_backward: Sequence[int]) -> int:
-    """Most bytes of activations at any time.
+    """Find the most bytes of activations at any time.
 
     Args:
-        schedule: of the rank.
-        kept: of each part, from its forward to its backward pass.
-        in_backward: of each part, the most during its backward pass.
+        schedule: passes of the rank.
+        kept: bytes that each part keeps from its forward to its backward pass.
+        in_backward: most bytes of each part during its backward pass.
     """
     now = peak = 0
     for one in schedule:

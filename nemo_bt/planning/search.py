@@ -1,4 +1,4 @@
-"""Every layout of a search, with its memory and time, or why it cannot be used."""
+"""The search over layouts: each gets its memory and time, or the reason why it cannot be used."""
 
 from __future__ import annotations
 
@@ -46,13 +46,12 @@ class Planned:
     Args:
         model: settings with the layout.
         data_parallel_size: replicas.
-        memory: of the fullest rank, with streams as long as they can be.
+        memory: memory of the fullest rank, with streams as long as they can be.
         activations_at: bytes of that rank's activations at percentiles of the lengths of streams.
-        time: of an average step.
+        time: seconds of an average step.
         sent: bytes that the busiest rank sends in an average step, by operation and group.
-        streams: of an average step on a data-parallel rank.
-        tokens_per_step: real ones.
-        pairs_per_epoch: of the data.
+        streams: their number in an average step on a data-parallel rank.
+        tokens_per_step: real tokens, without padding.
         world_size: devices.
     """
 
@@ -69,12 +68,12 @@ class Planned:
 
     @property
     def tokens_per_s(self) -> float:
-        """Of the whole job."""
+        """Real tokens that the whole job trains on in a second."""
         return self.tokens_per_step / self.time.total
 
     @property
     def hours(self) -> float:
-        """Of an epoch."""
+        """Hours of an epoch."""
         return self.pairs_per_epoch / self.model.global_batch_size * self.time.total / 3600
 
 
@@ -85,7 +84,7 @@ class Rejected:
     Args:
         model: settings with the layout.
         reason: the equation that fails, or what does not fit.
-        needed_bytes: on the fullest rank, of a layout that is only too big.
+        needed_bytes: memory of the fullest rank, where the layout is only too big.
     """
 
     model: ModelSettings
@@ -94,20 +93,14 @@ class Rejected:
 
 
 def search(run: PlanRun, architecture: Architecture, pairs: Pairs) -> list[Planned | Rejected]:
-    """Try every layout.
-
-    Args:
-        run: settings.
-        architecture: of the model.
-        pairs: of the data.
-    """
+    """Try every layout."""
     seen: dict[tuple[int, ...], list[Step]] = {}
     models = layouts(run, has_experts=architecture.experts is not None)
     return [_tried(replace(run, model=model), architecture, pairs, seen) for model in models]
 
 
 def layouts(run: PlanRun, has_experts: bool) -> Iterator[ModelSettings]:
-    """All combinations of what is to be tried.
+    """Combine all values that are to be tried.
 
     Sequence parallelism comes with tensor parallelism. Without a pipeline nothing is interleaved, and without experts
     none are shared out: such combinations are no layouts.
@@ -180,7 +173,7 @@ def _tried(
 
 
 def scaled(loads: Sequence[StreamLoad], tokens: int, model: ModelSettings) -> StreamRows:
-    """A stream of so many tokens, made as the densest of `loads`, and filled up so that ranks share it."""
+    """Make a stream of so many tokens like the densest of `loads`, and fill it up so that ranks share it."""
     multiple = layout_rules(model, row_multiple(model)).tokens_multiple_of
     continuations, copied = (
         -(-tokens * max(getattr(load.rows, name) / load.rows.tokens for load in loads) // 1)
@@ -209,7 +202,7 @@ def _total(kinds: dict[str, float]) -> float:
 def _sent(
     run: PlanRun, architecture: Architecture, stage: int, parameters: Any, steps: Sequence[Step]
 ) -> dict[str, float]:
-    """Bytes of an average step, of the data-parallel rank that has most to do."""
+    """Count the bytes of an average step on the data-parallel rank that has most to do."""
     sizes = group_sizes(run)
     at_the_end = step_traffic(run, architecture, parameters, stage, [])
     kinds: dict[str, float] = {}
@@ -231,7 +224,7 @@ def _too_much(memory: RankMemory, room: float) -> str:
 
 
 def _would_fit(memory: RankMemory, longest: int, room: float, num_steps: int) -> str:
-    """What a user can do about streams that are longer than the data ever makes them."""
+    """Say what a user can do about streams that are longer than the data ever makes them."""
     if memory.total > room:
         return ""
     return (

@@ -1,8 +1,8 @@
 """Bytes of weights, gradients and optimizer state on a rank, as Megatron allocates them.
 
-Source: megatron-core 0.15.3, distributed/param_and_grad_buffer.py (one buffer for each part of a pipeline, its
-parameters in reverse; with a distributed optimizer each starts at a multiple of 64 elements and the buffer ends at one
-of 128 and of the ranks), optimizer/distrib_optimizer.py (a rank keeps state for what lies in its share of the buffer).
+Each part of a pipeline has one buffer with its parameters in reverse. With a distributed optimizer each parameter
+starts at a multiple of 64 elements, the buffer ends at a multiple of 128 and of the ranks, and a rank keeps state for
+its share. Source: megatron-core 0.15.3, distributed/param_and_grad_buffer.py and optimizer/distrib_optimizer.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from nemo_bt.planning.parameters import Parameter
 
 _FP32_BYTES = 4
 _DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
-_PARAMETER_MULTIPLE, _BUFFER_MULTIPLE = 64, 128
+_PARAMETER_MULTIPLE = 64
+_BUFFER_MULTIPLE = 128
 
 
 @dataclass(frozen=True)
 class StateBytes:
-    """Of one rank, in bytes."""
+    """State of one rank, in bytes."""
 
     weights: int
     gradients: int
@@ -33,14 +34,12 @@ class Buffer:
     """Parameters of one part of a pipeline that the same ranks share.
 
     Args:
-        is_expert: of experts.
-        is_shared: the optimizer state of it is shared.
-        ranks: that share it.
+        is_expert: the parameters are those of experts.
+        is_shared: ranks share its optimizer state.
+        ranks: number of ranks that share it.
         starts: first element of each parameter.
         sizes: elements of each parameter.
         end: elements of the whole, with padding.
-        weight_bytes: of the whole.
-        gradient_bytes: of the whole.
     """
 
     is_expert: bool
@@ -54,7 +53,7 @@ class Buffer:
 
 
 def buffers(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list[Buffer]:
-    """Of a rank: for each part one of what all ranks hold, and one of experts where there are some."""
+    """List a rank's buffers: each part has one of what all ranks hold, and one of experts where there are some."""
     model = settings.model
     is_shared = model.optim.name == "distributed_fused_adam"
     made = []
@@ -66,18 +65,18 @@ def buffers(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list[Bu
             sizes = [parameter.num_elements for parameter in part if parameter.is_expert == is_expert]
             if sizes:
                 starts, end = buffer_places(sizes, ranks if is_shared else None)
-                weights, gradients = end * activation_bytes(settings), end * gradient_bytes(settings)
+                weights = end * activation_bytes(settings)
+                gradients = end * gradient_bytes(settings)
                 made.append(Buffer(is_expert, is_shared, ranks, starts, sizes, end, weights, gradients))
     return made
 
 
 def state_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_rank: int = 0) -> StateBytes:
-    """What a rank allocates before its first step, and with it.
+    """Count what a rank allocates before its first step, and with it.
 
     Args:
-        settings: of the run.
-        parts: from `nemo_bt.planning.parameters.rank_parameters`.
-        data_rank: among data- and context-parallel ranks; with a distributed optimizer, whose part.
+        parts: what `nemo_bt.planning.parameters.rank_parameters` gives.
+        data_rank: number of the rank among data- and context-parallel ranks, which decides its share.
     """
     weights = gradients = optimizer = 0
     for buffer in buffers(settings, parts):
@@ -90,25 +89,26 @@ def state_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_r
 
 
 def activation_bytes(settings: Settings) -> int:
-    """Of an element of weights and activations."""
+    """Give the bytes of an element of weights and activations."""
     return _FP32_BYTES if settings.trainer.precision == "32" else 2
 
 
 def gradient_bytes(settings: Settings) -> int:
-    """Of an element of the gradient."""
+    """Give the bytes of an element of the gradient."""
     return _FP32_BYTES if settings.model.optim.grad_reduce_in_fp32 else activation_bytes(settings)
 
 
 def buffer_places(sizes: Sequence[int], ranks: int | None) -> tuple[list[int], int]:
-    """Where the parameters of a buffer start, in the order of the parameters, and where it ends.
+    """Find where the parameters of a buffer start, in the order of the parameters, and where it ends.
+
+    Two parameters of 100 and 30 elements on two ranks: the second lies first, [64, 0], and the buffer ends at 256.
 
     Args:
         sizes: elements of each parameter.
-        ranks: that share the optimizer state; None without sharing: nothing is padded then.
-
-    Two parameters of 100 and 30 elements on two ranks: the second lies first, [64, 0], and the buffer ends at 256.
+        ranks: number that shares the optimizer state; None is without sharing, and then nothing is padded.
     """
-    starts, end = [], 0
+    starts = []
+    end = 0
     for size in reversed(sizes):
         start = end if ranks is None else _rounded_up(end, _PARAMETER_MULTIPLE)
         starts.append(start)
@@ -117,16 +117,17 @@ def buffer_places(sizes: Sequence[int], ranks: int | None) -> tuple[list[int], i
 
 
 def _kept(buffer: Buffer, rank: int) -> int:
-    """Elements of parameters in a rank's share of the buffer."""
+    """Count the elements of parameters in a rank's share of the buffer."""
     each = buffer.end // buffer.ranks
     places = zip(buffer.starts, buffer.sizes, strict=True)
     return sum(max(0, min(each * (rank + 1), start + size) - max(each * rank, start)) for start, size in places)
 
 
 def _state_bytes_per_element(settings: Settings) -> int:
-    """Two moments, and a main copy in fp32 of weights that are not.
+    """Count two moments, and a main copy in fp32 of weights that are not.
 
-    The precision-aware optimizer keeps of that the two bytes that a weight in bf16 lacks (store_param_remainders).
+    The precision-aware optimizer keeps only the two bytes of that copy that a weight in bf16 lacks
+    (store_param_remainders).
     """
     optim = settings.model.optim
     main = _FP32_BYTES if activation_bytes(settings) < _FP32_BYTES else 0

@@ -1,4 +1,4 @@
-"""Messages of one stream on its way through a rank: a class of a few plain functions that share its sizes.
+"""Messages of one stream on its way through a rank.
 
 A recomputed layer sends in its second forward pass what it sent in its first. Source: megatron-core 0.15.3,
 tensor_parallel/{layers,mappings}.py and transformer/moe/token_dispatcher.py; nemo_bt.model.{attention,
@@ -16,7 +16,8 @@ from nemo_bt.planning.activations import StreamRows, hands_on_all, sequence_rank
 from nemo_bt.planning.state import activation_bytes
 from nemo_bt.pretrained.architecture import Architecture
 
-_FP32_BYTES, _INDEX_BYTES = 4, 8
+_FP32_BYTES = 4
+_INDEX_BYTES = 8
 
 
 class Sent(NamedTuple):
@@ -37,14 +38,19 @@ class StreamTraffic:
     """Messages of one stream."""
 
     def __init__(self, settings: Settings, architecture: Architecture, rows: StreamRows) -> None:
-        self.settings, self.model, self.architecture, self.rows = settings, settings.model, architecture, rows
+        self.settings = settings
+        self.model = settings.model
+        self.architecture = architecture
+        self.rows = rows
         self.dtype_bytes = activation_bytes(settings)
         self.hidden_bytes = self.dtype_bytes * architecture.hidden_size
 
     def of_part(self, pipeline_rank: int, part: int) -> list[Sent]:
-        """Forward and backward pass of a part of a pipeline rank."""
-        model, architecture = self.model, self.architecture
-        stages, parts = model.pipeline_model_parallel_size, model.virtual_pipeline_model_parallel_size or 1
+        """List the messages of the forward and backward pass of a part of a pipeline rank."""
+        model = self.model
+        architecture = self.architecture
+        stages = model.pipeline_model_parallel_size
+        parts = model.virtual_pipeline_model_parallel_size or 1
         is_first = pipeline_rank == part == 0
         is_last = pipeline_rank == stages - 1 and part == parts - 1
         held = self.rows.held(model)
@@ -62,7 +68,8 @@ class StreamTraffic:
 
     def _layer(self, number: int, is_last: bool) -> list[Sent]:
         model = self.model
-        granularity, method = model.activations_checkpoint_granularity, model.activations_checkpoint_method
+        granularity = model.activations_checkpoint_granularity
+        method = model.activations_checkpoint_method
         again = granularity == "full" and (
             method == "uniform" or number < (model.activations_checkpoint_num_layers or 0)
         )
@@ -81,17 +88,18 @@ class StreamTraffic:
         return forward * (2 if again else 1) + backward + balance
 
     def _column_parallel(self, rows: int) -> tuple[list[Sent], list[Sent]]:
-        """A linear layer whose output is split: its input comes from all, and its gradient goes back to all."""
+        """Send for a linear layer with split output: its input comes from all, and its gradient goes back to all."""
         size = self.hidden_bytes * rows
         if self.model.tensor_model_parallel_size == 1:
             return [], []
         if not self.model.sequence_parallel:
             return [], [Sent("all_reduce", "tp", size)]
-        gather, scatter = Sent("all_gather", "tp", size), Sent("reduce_scatter", "tp", size)
+        gather = Sent("all_gather", "tp", size)
+        scatter = Sent("reduce_scatter", "tp", size)
         return [gather], [gather, scatter]  # the input is gathered again for the gradient of the weight
 
     def _row_parallel(self, rows: int) -> tuple[list[Sent], list[Sent]]:
-        """A linear layer whose input is split, or the embedding: outputs are added up."""
+        """Send for a linear layer with split input, or for the embedding: outputs are added up."""
         size = self.hidden_bytes * rows
         if self.model.tensor_model_parallel_size == 1:
             return [], []
@@ -100,17 +108,21 @@ class StreamTraffic:
         return [Sent("reduce_scatter", "tp", size)], [Sent("all_gather", "tp", size)]
 
     def _mlp(self, rows: int) -> tuple[list[Sent], list[Sent]]:
-        (into, into_back), (out, out_back) = self._column_parallel(rows), self._row_parallel(rows)
+        into, into_back = self._column_parallel(rows)
+        out, out_back = self._row_parallel(rows)
         return into + out, into_back + out_back
 
     def _experts(self, rows: int) -> tuple[list[Sent], list[Sent]]:
-        """Tokens go to the ranks of their experts and back; so do their gradients."""
-        model, architecture = self.model, self.architecture
-        tp, ep = model.tensor_model_parallel_size, model.expert_model_parallel_size
+        """Send tokens to the ranks of their experts and back, and so their gradients."""
+        model = self.model
+        architecture = self.architecture
+        tp = model.tensor_model_parallel_size
+        ep = model.expert_model_parallel_size
         if tp == ep == 1:
             return [], []
         chosen = rows // sequence_ranks(model) * architecture.topk
-        tokens, weights = chosen * self.hidden_bytes, chosen * _FP32_BYTES
+        tokens = chosen * self.hidden_bytes
+        weights = chosen * _FP32_BYTES
         counts = [Sent("all_gather", "tp_ep", tp * ep * architecture.num_experts * _INDEX_BYTES)]
         exchange = [Sent("all_to_all", "ep", size) for size in (tokens, weights, tokens)] if ep > 1 else []
         gather = [Sent("all_gather", "tp", tp * size) for size in (tokens, weights)] if tp > 1 else []
@@ -121,7 +133,7 @@ class StreamTraffic:
         )
 
     def _balance(self) -> list[Sent]:
-        """Choices of each sequence, counted once: a first pass whose layers are recomputed does not."""
+        """Send the choices of each sequence once: a first pass whose layers are recomputed does not count them."""
         if not (self.architecture.num_experts and self.model.moe_aux_loss_coeff):
             return []
         return [Sent("all_reduce", "tp_cp", self.rows.continuations * self.architecture.num_experts * _FP32_BYTES)]
@@ -135,14 +147,14 @@ class StreamTraffic:
         return [Sent("all_gather", "cp", size)], [Sent("reduce_scatter", "cp", size)]
 
     def _scored_rows(self) -> tuple[list[Sent], list[Sent]]:
-        """Each rank's share of the rows that are handed on, wherever they were."""
+        """Send each rank its share of the rows that are handed on, wherever they were."""
         if not self.model.sequence_parallel:
             return [], []
         size = self.hidden_bytes * self.rows.handed_on(self.model)
         return [Sent("reduce_scatter", "tp", size)], [Sent("all_gather", "tp", size)]
 
     def _head(self) -> list[Sent]:
-        """Rewards, added up over tensor-parallel ranks that share rows, and over context-parallel ranks."""
+        """Send rewards, added up over tensor-parallel ranks that share rows, and over context-parallel ranks."""
         sent = [Sent("all_reduce", "cp", _FP32_BYTES * self.rows.continuations)]
         if self.model.sequence_parallel:
             sent.append(Sent("all_reduce", "tp", _FP32_BYTES * self.rows.handed_on(self.model)))

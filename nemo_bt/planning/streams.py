@@ -25,8 +25,8 @@ class Pairs:
     """Pairs to plan with.
 
     Args:
-        parts_of_step: of each step's pairs, where they lie and how long they are.
-        num_pairs: of an epoch.
+        parts_of_step: gives where the pairs of a step lie and how long they are.
+        num_pairs: pairs of an epoch.
     """
 
     parts_of_step: Callable[[int], PairParts]
@@ -38,8 +38,8 @@ class StreamLoad:
     """One stream.
 
     Args:
-        rows: on a rank that has as many scored tokens as the average.
-        num_tokens: without padding.
+        rows: rows on a rank that has as many scored tokens as the average.
+        num_tokens: tokens without padding.
         num_attended: pairs of a query and a key that it sees.
     """
 
@@ -49,7 +49,7 @@ class StreamLoad:
 
 
 def pairs_of_set(pairs: PairSet, settings: Settings) -> Pairs:
-    """Of a data set."""
+    """Give the pairs of a data set."""
 
     def parts_of_step(step: int) -> PairParts:
         numbers = pairs_of_step(settings.trainer.seed, step, settings.model.global_batch_size, pairs.epoch)
@@ -59,19 +59,22 @@ def pairs_of_set(pairs: PairSet, settings: Settings) -> Pairs:
 
 
 def drawn_pairs(lengths: LengthSettings, settings: Settings) -> Pairs:
-    """Of lengths alone; no two pairs have the same prompt.
+    """Draw pairs of lengths alone; no two pairs have the same prompt.
 
     Raises:
         UserError: the quantiles are none, or a pair can be longer than a stream.
     """
-    prefix, response, quantiles = lengths.prefix_tokens, lengths.response_tokens, lengths.quantiles
+    prefix = lengths.prefix_tokens
+    response = lengths.response_tokens
+    quantiles = lengths.quantiles
     rising = all(sorted(values) == values and len(values) == len(prefix) for values in (quantiles, prefix, response))
     if not rising or len(prefix) < 2 or quantiles[0] != 0 or quantiles[-1] != 1:
         raise UserError(
             "plan.lengths: expected quantiles from 0 to 1, prefix_tokens and response_tokens, all rising and of one "
             f"length; got {quantiles}, {prefix} and {response}."
         )
-    most, budget = prefix[-1] + 2 * response[-1], settings.model.data.tokens_per_micro_batch
+    most = prefix[-1] + 2 * response[-1]
+    budget = settings.model.data.tokens_per_micro_batch
     if most > budget or response[0] < 1 or prefix[0] < 0:
         raise UserError(
             f"plan.lengths: expected responses of 1 token or more, got {response[0]}, prefixes of 0 or more, got "
@@ -103,25 +106,18 @@ Step: TypeAlias = list[list[StreamLoad]]
 
 
 def steps_of(settings: Settings, pairs: Pairs, num_steps: int, hidden_size: int) -> list[Step]:
-    """The first steps; fewer where they are large.
-
-    Args:
-        settings: with the layout.
-        pairs: of the data.
-        num_steps: to look at.
-        hidden_size: width of the model.
-    """
+    """Give the first `num_steps` steps; fewer where they are large."""
     enough = max(1, min(num_steps, _ENOUGH_PAIRS // settings.model.global_batch_size))
     return [streams_of_step(settings, pairs, step, hidden_size) for step in range(enough)]
 
 
 def slowest_rank(step: Step, hidden_size: int) -> list[StreamLoad]:
-    """Streams of the rank for which all others wait; by the cost that packing balances."""
+    """Give the streams of the rank for which all others wait, by the cost that packing balances."""
     return max(step, key=lambda streams: sum(one.rows.tokens + one.num_attended / (6 * hidden_size) for one in streams))
 
 
 def mean_load(streams: Sequence[StreamLoad]) -> StreamLoad:
-    """The average stream, in whole rows."""
+    """Give the average stream, in whole rows."""
 
     def mean(values: Iterable[int]) -> int:
         return round(sum(values) / len(streams))
@@ -137,17 +133,11 @@ def mean_load(streams: Sequence[StreamLoad]) -> StreamLoad:
 
 
 def streams_of_step(settings: Settings, pairs: Pairs, step: int, hidden_size: int) -> Step:
-    """Streams of each data-parallel rank.
-
-    Args:
-        settings: with the layout.
-        pairs: of the data.
-        step: from 0.
-        hidden_size: width of the model.
-    """
+    """Give the streams of each data-parallel rank in a step; the first step is 0."""
     parts = pairs.parts_of_step(step)
     plan = plan_step(settings, parts, hidden_size)
-    sizes, prefix_B = plan.sizes, parts.prefix_tokens[[group[0] for group in plan.groups]]
+    sizes = plan.sizes
+    prefix_B = parts.prefix_tokens[[group[0] for group in plan.groups]]
     copied_B = sizes.tokens + np.maximum(0, sizes.continuations - 2) * prefix_B
     context_ranks = settings.model.context_parallel_size
     ranks = []

@@ -34,13 +34,13 @@ _TOUCHES_OF_KEPT = 4
 
 @dataclass(frozen=True)
 class StepTime:
-    """Of one step, in seconds.
+    """Time of one step, in seconds.
 
     Args:
         matmul: matrix products of the slowest stage.
-        attention: of that stage.
+        attention: attention of that stage.
         memory: reading and writing activations and the optimizer's state.
-        messages: of tensor, context, expert and pipeline parallelism.
+        messages: messages of tensor, context, expert and pipeline parallelism.
         gradients: exchange of gradients and weights.
         bubble: waiting for other stages.
     """
@@ -54,7 +54,7 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Sum of all parts."""
         return self.matmul + self.attention + self.memory + self.messages + self.gradients + self.bubble
 
 
@@ -65,19 +65,16 @@ def step_time(
     parameters: Mapping[int, Sequence[Sequence[Parameter]]],
     steps: Sequence[Step],
 ) -> StepTime:
-    """Of the average step: each takes as long as its slowest stage on the data-parallel rank that has most to do.
+    """Average over steps: each takes as long as its slowest stage on the data-parallel rank that has most to do.
 
     Args:
-        settings: of the run.
-        architecture: of the model.
-        cluster: its constants.
-        parameters: of the stages to look at.
-        steps: streams of each.
+        parameters: parameters of the stages to look at, by stage.
     """
     times = []
     for step in steps:
         streams = slowest_rank(step, architecture.hidden_size)
-        load, count = mean_load(streams), len(streams)
+        load = mean_load(streams)
+        count = len(streams)
         stages = [
             stage_time(settings, architecture, cluster, stage, own, load, count) for stage, own in parameters.items()
         ]
@@ -94,16 +91,12 @@ def stage_time(
     load: StreamLoad,
     num_streams: int,
 ) -> StepTime:
-    """Of a step whose slowest stage this is.
+    """Time a step whose slowest stage this is.
 
     Args:
-        settings: of the run.
-        architecture: of the model.
-        cluster: its constants.
-        stage: pipeline rank.
-        parameters: of a rank of the stage.
+        parameters: parameters of a rank of the stage.
         load: a stream like all others.
-        num_streams: of a data-parallel rank.
+        num_streams: streams of a data-parallel rank.
     """
     model = settings.model
     parts = model.virtual_pipeline_model_parallel_size or 1
@@ -134,12 +127,14 @@ def stage_time(
 
 
 def _flops(settings: Settings, architecture: Architecture, stage: int, load: StreamLoad) -> tuple[float, float]:
-    """Of matrix products and of attention, on a rank of a stage, forward and backward."""
+    """Count the FLOPs of matrix products and of attention on a rank of a stage, forward and backward."""
     model = settings.model
-    tp, stages = model.tensor_model_parallel_size, model.pipeline_model_parallel_size
+    tp = model.tensor_model_parallel_size
+    stages = model.pipeline_model_parallel_size
     layers = stage_layers(model, architecture.num_layers)[stage]
     again = _recomputed_layers(settings, layers) / layers
-    held, scored = load.rows.held(model), load.rows.handed_on(model)
+    held = load.rows.held(model)
+    scored = load.rows.handed_on(model)
     is_last = stage == stages - 1 and not hands_on_all(architecture, model)
     inputs = architecture.hidden_size * (architecture.query_size + 2 * architecture.key_size)
     mlp = architecture.num_ffn_matrices * architecture.topk * architecture.hidden_size * architecture.ffn_size
@@ -160,16 +155,17 @@ def _recomputed_layers(settings: Settings, layers: int) -> int:
 
 
 def _optimizer_bytes(settings: Settings, parameters: Sequence[Sequence[Parameter]]) -> int:
-    """The state is read and written, gradients are read, weights written."""
+    """Count bytes: the state is read and written, gradients are read, and weights are written."""
     state = state_bytes(settings, parameters)
     return 2 * state.optimizer + state.gradients + state.weights
 
 
 def _seconds(settings: Settings, cluster: ClusterSettings, traffic: Counter[Sent]) -> float:
-    sizes, spans = group_sizes(settings), _spans(settings)
+    sizes = group_sizes(settings)
+    spans = _spans(settings)
     seconds = 0.0
     for sent, count in traffic.items():
-        if sent.operation == "receive":  # the other end of a message that is counted there
+        if sent.operation == "receive":  # the message is counted where it is sent
             continue
         speed, latency = _link(settings, cluster, spans[sent.group])
         seconds += count * (latency + bytes_sent(sent, sizes[sent.group]) / speed)
@@ -177,7 +173,7 @@ def _seconds(settings: Settings, cluster: ClusterSettings, traffic: Counter[Sent
 
 
 def _link(settings: Settings, cluster: ClusterSettings, span: int) -> tuple[float, float]:
-    """Bytes per second and seconds of a message between ranks that lie so far apart."""
+    """Give bytes per second, and seconds of a message, between ranks that lie `span` apart."""
     in_node = span <= settings.trainer.devices and settings.trainer.devices % span == 0
     in_node = in_node or settings.trainer.num_nodes == 1
     name = "node" if in_node else "network"
@@ -192,12 +188,13 @@ def _link(settings: Settings, cluster: ClusterSettings, span: int) -> tuple[floa
 
 
 def _spans(settings: Settings) -> dict[str, int]:
-    """Ranks from the first to the last of a group, itself included, as Megatron numbers them.
+    """Count the ranks from the first to the last of each group, itself included, as Megatron numbers them.
 
-    Tensor, context, data, pipeline; with use_tp_pp_dp_mapping tensor, context, pipeline, data. Experts are spread over
-    context- and data-parallel ranks.
+    The order is tensor, context, data, pipeline; with use_tp_pp_dp_mapping it is tensor, context, pipeline, data.
+    Experts are spread over context- and data-parallel ranks.
     """
-    model, sizes = settings.model, group_sizes(settings)
+    model = settings.model
+    sizes = group_sizes(settings)
     inner = sizes["tp"] * sizes["cp"]
     data = sizes["tp"] * sizes["dp_cp"]
     pipeline_first = model.use_tp_pp_dp_mapping

@@ -28,17 +28,14 @@ def step_traffic(
     pipeline_rank: int,
     streams: Sequence[StreamRows],
 ) -> Counter[Sent]:
-    """Messages of a rank in one training step: how many of each kind.
+    """Count the messages of a rank in one training step by kind.
 
-    Exact but for all_to_all and what it brings to tensor-parallel ranks, where tokens are taken to spread evenly over
-    experts.
+    Counts are exact but for all_to_all and what it brings to tensor-parallel ranks, where tokens are taken to spread
+    evenly over experts.
 
     Args:
-        settings: of the run.
-        architecture: of the model.
         parts: parameters of the rank, from `nemo_bt.planning.parameters.rank_parameters`.
-        pipeline_rank: stage.
-        streams: of the step on this data-parallel rank.
+        streams: streams of the step on this data-parallel rank.
     """
     total: Counter[Sent] = Counter()
     for rows in streams:
@@ -52,7 +49,7 @@ def step_traffic(
 
 
 def bytes_sent(sent: Sent, ranks: int) -> float:
-    """Bytes that leave a rank, as rings and pairwise exchange send them.
+    """Count the bytes that leave a rank, as rings and pairwise exchange send them.
 
     Source: Patarasuk and Yuan 2009 (doi 10.1016/j.jpdc.2008.09.002), section 3.
     """
@@ -62,14 +59,15 @@ def bytes_sent(sent: Sent, ranks: int) -> float:
 
 
 def _gradients(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list[Sent]:
-    """Gradients of the step over the ranks that share parameters, and with a distributed optimizer new weights."""
+    """List gradients over the ranks that share parameters, and new weights where the optimizer is distributed."""
     model = settings.model
     instances = model.optim.num_distributed_optimizer_instances
     num_optimizers = 2 if model.expert_model_parallel_size > 1 else 1  # each gathers the weights of both
     sent = []
     for buffer in buffers(settings, parts):
         name = "expert_dp" if buffer.is_expert else "dp_cp"
-        gradients, weights = buffer.gradient_bytes, buffer.weight_bytes
+        gradients = buffer.gradient_bytes
+        weights = buffer.weight_bytes
         if not buffer.is_shared:
             sent.append(Sent("all_reduce", name, gradients))
             continue
@@ -85,14 +83,14 @@ def _gradients(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list
 
 
 def _is_added_up(parameter: Parameter, model: ModelSettings) -> bool:
-    """Whole on every tensor-parallel rank, but computed from some rows or heads only."""
+    """Tell whether a gradient is whole on every tensor-parallel rank, but computed from some rows or heads only."""
     if parameter.name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
         return True
     return model.sequence_parallel and parameter.name.endswith((*_NORMS, "router.weight", HEAD))
 
 
 def _numbers(settings: Settings) -> list[Sent]:
-    """Pairs of the step, and the norm of the gradient."""
+    """List the messages of the number of pairs of the step and of the norm of the gradient."""
     norm_groups = ["mp", "expert_mp"] if settings.model.expert_model_parallel_size > 1 else ["mp"]
     if settings.model.optim.name == "distributed_fused_adam":
         norm_groups = ["instance"]
@@ -101,14 +99,13 @@ def _numbers(settings: Settings) -> list[Sent]:
 
 
 def group_sizes(settings: Settings) -> dict[str, int]:
-    """Ranks of each group of `Sent`."""
+    """Count the ranks of each group of `Sent`."""
     model = settings.model
-    tp, pp, cp = (
-        model.tensor_model_parallel_size,
-        model.pipeline_model_parallel_size,
-        model.context_parallel_size,
-    )
-    ep, instances = model.expert_model_parallel_size, model.optim.num_distributed_optimizer_instances
+    tp = model.tensor_model_parallel_size
+    pp = model.pipeline_model_parallel_size
+    cp = model.context_parallel_size
+    ep = model.expert_model_parallel_size
+    instances = model.optim.num_distributed_optimizer_instances
     sharing = settings.data_parallel_size * cp
     return {
         "tp": tp,

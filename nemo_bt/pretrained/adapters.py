@@ -21,7 +21,8 @@ from nemo_bt.errors import UserError
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource, whole
 
-A_WEIGHT, B_WEIGHT = ".adapter.linear_in.weight", ".adapter.linear_out.weight"
+A_WEIGHT = ".adapter.linear_in.weight"
+B_WEIGHT = ".adapter.linear_out.weight"
 ADAPTERS = "adapters.json"
 """Plain data in `context/` of a checkpoint that has adapters."""
 
@@ -32,9 +33,9 @@ class Adapters:
 
     Args:
         base: the model that they belong to, as it was named.
-        target_modules: layers that have one.
+        target_modules: layers that have an adapter.
         adapter_dim: rank.
-        alpha: of the factor alpha / dim.
+        alpha: numerator of the factor alpha / dim.
         base_digest: `digest` of the base model's weights.
     """
 
@@ -50,7 +51,7 @@ class Adapters:
 
 
 def read_adapters(context: Path) -> Adapters | None:
-    """What a checkpoint's context/ says; None where it has no adapters.
+    """Read what a checkpoint's context/ says; None where it has no adapters.
 
     Raises:
         UserError: the file is not as `Adapters.write` leaves it.
@@ -74,7 +75,7 @@ def read_adapters(context: Path) -> Adapters | None:
 
 
 def digest(source: TensorSource) -> str:
-    """Of every tensor's name and shape and of its first values, but for the head: tells one base model from another."""
+    """Hash names, shapes and first values of all tensors but the head: this tells one base model from another."""
     hashed = hashlib.sha256()
     for name, info in sorted(source.infos.items()):
         if name != HEAD:
@@ -87,26 +88,25 @@ def check_base(base: TensorSource, adapters: Adapters, where: str) -> None:
     """Check that a base model has the weights that adapters were trained on.
 
     Raises:
-        UserError: it has others.
+        UserError: the weights are others.
     """
     if digest(base) != adapters.base_digest:
         raise UserError(f"{where}: its adapters belong to other weights than those that are at {adapters.base} now.")
 
 
 def is_trained(name: str) -> bool:
-    """Whether training with adapters changes a tensor: the adapters and the head."""
+    """Tell whether training with adapters changes a tensor: it changes the adapters and the head."""
     return ".adapter." in name or name.endswith(HEAD)
 
 
 def trained_shapes(
     infos: Mapping[str, TensorInfo], target_modules: Collection[str], adapter_dim: int
 ) -> dict[str, tuple[int, ...]]:
-    """Shape of the head and of every A and B, by name.
+    """Give the shape of the head and of every A and B, by name.
 
     Args:
         infos: Megatron's tensors of the base model, with a head.
         target_modules: layers that have an adapter.
-        adapter_dim: rank.
     """
     shapes = {HEAD: infos[HEAD].shape}
     for name, info in infos.items():
@@ -122,7 +122,7 @@ def trained_shapes(
 
 
 def trained_parameters(infos: Mapping[str, TensorInfo], lora: LoraSettings) -> str:
-    """One line: how many parameters are trained, of how many."""
+    """Say in one line how many parameters are trained and how many are frozen."""
     trained = sum(math.prod(shape) for shape in trained_shapes(infos, lora.target_modules, lora.adapter_dim).values())
     frozen = sum(info.num_elements for name, info in infos.items() if name != HEAD)
     return (
@@ -135,8 +135,7 @@ class WithAdapters:
 
     Args:
         base: Megatron's tensors of the base model.
-        trained: the checkpoint's: adapters and head.
-        adapters: what the checkpoint says of them.
+        trained: adapters and head of the checkpoint.
         where: the checkpoint, for messages.
 
     Raises:
@@ -144,7 +143,8 @@ class WithAdapters:
     """
 
     def __init__(self, base: TensorSource, trained: TensorSource, adapters: Adapters, where: str) -> None:
-        self.base, self.trained = base, trained
+        self.base = base
+        self.trained = trained
         self.scale = adapters.alpha / adapters.adapter_dim
         check_base(base, adapters, where)
         expected = trained_shapes(base.infos, adapters.target_modules, adapters.adapter_dim)
@@ -158,11 +158,12 @@ class WithAdapters:
         self.adapted = {name.removesuffix(A_WEIGHT) + ".weight" for name in expected if name.endswith(A_WEIGHT)}
         self.infos = base.infos | {HEAD: trained.infos[HEAD]}
         for name in self.adapted:
-            info, added = base.infos[name], trained.infos[name.removesuffix(".weight") + B_WEIGHT]
+            info = base.infos[name]
+            added = trained.infos[name.removesuffix(".weight") + B_WEIGHT]
             self.infos[name] = TensorInfo(info.shape, torch.promote_types(info.dtype, added.dtype))
 
     def read(self, name: str, region: Region = ()) -> Tensor:
-        """The tensor, or a part of it; merged ones in the wider of the two dtypes."""
+        """Read a tensor or a part of it; a merged one has the wider of the two dtypes."""
         if name == HEAD:
             return self.trained.read(name, region)
         tensor = self.base.read(name, region)

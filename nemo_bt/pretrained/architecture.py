@@ -59,7 +59,7 @@ class Architecture:
     init_std: float
     """Standard deviation of new weights."""
     activation: str
-    """Of the MLP, by transformers' name: silu, gelu_pytorch_tanh, ..."""
+    """Activation of the MLP, by transformers' name: silu, gelu_pytorch_tanh, ..."""
     is_layer_norm: bool
     """Norms are LayerNorm, else RMSNorm."""
     has_head_norms: bool
@@ -77,7 +77,7 @@ class Architecture:
     rotary_frequencies: tuple[Tensor, ...]
     """[D / 2] fp32 each: for layers that see everything and, where the family has another, for layers with a window."""
     rotary_factor: float
-    """On cosine and sine."""
+    """Factor on cosine and sine."""
     rope_type: str
     """Name of the scaling of frequencies, "default" without one."""
     longest_tokens: float
@@ -85,7 +85,7 @@ class Architecture:
 
     @property
     def num_experts(self) -> int:
-        """0 without experts."""
+        """Number of experts, 0 without them."""
         return self.experts.num_experts if self.experts else 0
 
     @property
@@ -105,12 +105,12 @@ class Architecture:
 
     @property
     def rotated_size(self) -> int:
-        """Of each head."""
+        """Rotated dimensions of each head."""
         return 2 * len(self.rotary_frequencies[0])
 
     @property
     def num_ffn_matrices(self) -> int:
-        """Of an MLP: 3 with a gate, else 2."""
+        """Matrices of an MLP: 3 with a gate, else 2."""
         return 3 if self.family.is_gated else 2
 
     @property
@@ -125,9 +125,11 @@ def architecture_of(hf_config: HfConfig) -> Architecture:
     Raises:
         UserError: values that no layer here computes.
     """
-    family, config = FAMILIES[hf_config["model_type"]], complete(hf_config)
+    family = FAMILIES[hf_config["model_type"]]
+    config = complete(hf_config)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    scalar, kind = getattr(config, "query_pre_attn_scalar", None), rope_type(config)
+    scalar = getattr(config, "query_pre_attn_scalar", None)
+    kind = rope_type(config)
     original = getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings
     experts = _experts(config)
     frequencies, factor = _rope_frequencies(config)
@@ -160,14 +162,10 @@ def architecture_of(hf_config: HfConfig) -> Architecture:
 
 
 def check_length(architecture: Architecture, seq_length: int) -> None:
-    """Check that no sequence of a run is so long that rewards would depend on what shares its batch.
-
-    Args:
-        architecture: of the model.
-        seq_length: longest sequence of the run, in tokens.
+    """Check that no sequence of a run, of up to `seq_length` tokens, gets a reward that depends on its batch.
 
     Raises:
-        UserError: it is too long.
+        UserError: the longest sequence is too long.
     """
     if seq_length > architecture.longest_tokens:
         raise UserError(
@@ -178,19 +176,20 @@ def check_length(architecture: Architecture, seq_length: int) -> None:
 
 
 def padded_vocab(vocab_size: int) -> int:
-    """Rows of Megatron's embedding: a multiple of 128, so that tensor parallelism divides it (32001 gives 32128)."""
+    """Round up to 128 rows of Megatron's embedding, so that tensor parallelism divides them: 32001 gives 32128."""
     return -(-vocab_size // 128) * 128
 
 
 def _rope_frequencies(config: Any) -> tuple[tuple[Tensor, ...], float]:
-    """Inverse frequencies of each kind of layer and the factor on cosine and sine, by transformers' own functions."""
+    """Ask transformers for the inverse frequencies of each kind of layer and the factor on cosine and sine."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     frequencies, factor = ROPE_INIT_FUNCTIONS[rope_type(config)](config, torch.device("cpu"))
     kinds = [frequencies.float()]
     if getattr(config, "rope_local_base_freq", None):
         local = deepcopy(config)
-        local.rope_theta, local.rope_scaling = config.rope_local_base_freq, {"rope_type": "default"}
+        local.rope_theta = config.rope_local_base_freq
+        local.rope_scaling = {"rope_type": "default"}
         kinds.append(ROPE_INIT_FUNCTIONS["default"](local, torch.device("cpu"))[0].float())
     return tuple(kinds), float(factor)
 

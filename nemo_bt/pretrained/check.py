@@ -1,4 +1,4 @@
-"""Is every tensor there, in the right shape, and nothing else? What there has to be, transformers' own model says."""
+"""Checks that all tensors that transformers' own model has are there, in the right shape, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
 
 @cache
 def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
-    """Of the sequence classifier that transformers builds for an architecture, in fp32; nothing is allocated."""
+    """List the tensors of transformers' sequence classifier of an architecture, as fp32; nothing is allocated."""
     from transformers import AutoModelForSequenceClassification
 
     config = deepcopy(architecture.completed)
-    config.num_hidden_layers, config.num_labels = architecture.num_layers, 1
+    config.num_hidden_layers = architecture.num_layers
+    config.num_labels = 1
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     return {name: TensorInfo(tuple(tensor.shape), torch.float32) for name, tensor in model.state_dict().items()}
@@ -33,8 +34,7 @@ def check_hf_tensors(infos: dict[str, TensorInfo], architecture: Architecture, w
     """Check a Hugging Face folder's tensors.
 
     Args:
-        infos: by Hugging Face's names.
-        architecture: of the folder.
+        infos: tensors by Hugging Face's names.
         where: the folder, for messages.
 
     Returns:
@@ -65,7 +65,7 @@ def check_megatron_tensors(infos: dict[str, TensorInfo], architecture: Architect
 
 
 def _has_rows(info: TensorInfo, num_rows: int, like: TensorInfo) -> bool:
-    """Whether a table has at least so many rows, of the width of another."""
+    """Tell whether a table has at least `num_rows` rows of the width of `like`."""
     return len(info.shape) == 2 and info.shape[0] >= num_rows and info.shape[1] == like.shape[1]
 
 

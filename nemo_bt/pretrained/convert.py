@@ -22,24 +22,26 @@ class Conversion:
     """The name table of one model, with its numbers of layers, experts, heads and tokens."""
 
     def __init__(self, architecture: Architecture) -> None:
-        self.architecture, self.table = architecture, architecture.family.table
+        self.architecture = architecture
+        self.table = architecture.family.table
 
     def depth(self, key: str) -> int:
-        """How many leading dimensions of Megatron's tensor are layers and experts."""
+        """Count the leading dimensions of Megatron's tensor that are layers and experts."""
         return len(self.stack(self.table[key]))
 
     def stack(self, parts: Parts) -> list[int]:
-        """Leading dimensions of Megatron's tensor: layers, then experts."""
-        layers, experts = self.architecture.num_layers, self.architecture.num_experts
+        """Give the leading dimensions of Megatron's tensor: layers, then experts."""
+        layers = self.architecture.num_layers
+        experts = self.architecture.num_experts
         return [layers] * parts.has_layers + [experts] * parts.has_experts
 
     def names(self, parts: Parts, index: Sequence[int]) -> list[str]:
-        """Hugging Face's names of the tensors at one place of the stack."""
+        """Give Hugging Face's names of the tensors at one place of the stack."""
         layer, expert = [*index, 0, 0][:2]
         return [name.format(layer=layer, expert=expert) for name in parts.names]
 
     def join(self, key: str, tensors: Sequence[Tensor]) -> Tensor:
-        """One place of Megatron's tensor; embeddings get rows of zeros up to `padded_vocab_size`."""
+        """Make one place of Megatron's tensor; embeddings get rows of zeros up to `padded_vocab_size`."""
         joined = self.table[key].fusion.join(tensors, self.architecture.heads)
         if key == EMBEDDING:
             padding = joined.new_zeros(self.architecture.padded_vocab_size - len(joined), joined.shape[1])
@@ -47,7 +49,7 @@ class Conversion:
         return joined
 
     def split(self, key: str, fused: Tensor) -> list[Tensor]:
-        """Inverse of `join`."""
+        """Undo `join`."""
         if key == EMBEDDING:
             fused = fused[: self.architecture.vocab_size]
         return self.table[key].fusion.split(fused, self.architecture.heads)
@@ -58,18 +60,18 @@ class AsMegatron:
 
     Args:
         source: has every tensor of the table, but perhaps no head.
-        architecture: of the folder.
 
     Raises:
         UserError: one tensor would get several dtypes.
     """
 
     def __init__(self, source: TensorSource, architecture: Architecture) -> None:
-        self.source, self.conversion = source, Conversion(architecture)
+        self.source = source
+        self.conversion = Conversion(architecture)
         self.infos = megatron_infos(source.infos, architecture)
 
     def read(self, name: str, region: Region = ()) -> Tensor:
-        """The tensor, or a part of it."""
+        """Read a tensor or a part of it."""
         parts = self.conversion.table[name]
         depth = self.conversion.depth(name)
         bounds = whole(region, self.infos[name].shape)
@@ -84,7 +86,7 @@ class AsMegatron:
 
 
 def megatron_infos(hf_infos: dict[str, TensorInfo], architecture: Architecture) -> dict[str, TensorInfo]:
-    """What Megatron's stacked tensors are, of Hugging Face's tensors; a head only where there is one.
+    """Describe the stacked tensors that Megatron makes of Hugging Face's; a head only where there is one.
 
     Raises:
         UserError: one tensor would get several dtypes.
@@ -109,22 +111,19 @@ def megatron_infos(hf_infos: dict[str, TensorInfo], architecture: Architecture) 
 
 
 class AsHf:
-    """A Megatron checkpoint as the tensors of a Hugging Face folder, one after the other.
-
-    Args:
-        source: Megatron's stacked tensors, all of the table.
-        architecture: of the model.
-    """
+    """A Megatron checkpoint, with every tensor of the table, as the tensors of a Hugging Face folder."""
 
     def __init__(self, source: TensorSource, architecture: Architecture) -> None:
-        self.source, self.conversion = source, Conversion(architecture)
+        self.source = source
+        self.conversion = Conversion(architecture)
 
     @cached_property
     def infos(self) -> dict[str, TensorInfo]:
-        """Of every tensor, in the order of `tensors`."""
+        """Shape and dtype of every tensor, in the order of `tensors`."""
         infos = {}
         for key, place in self._places():
-            parts, stored = self.conversion.table[key], self.source.infos[key]
+            parts = self.conversion.table[key]
+            stored = self.source.infos[key]
             empty = torch.empty(stored.shape[len(place) :], dtype=stored.dtype, device="meta")
             split = self.conversion.split(key, empty)
             for name, tensor in zip(self.conversion.names(parts, place), split, strict=True):
@@ -132,7 +131,7 @@ class AsHf:
         return infos
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and data; one tensor of Megatron is read at a time."""
+        """Give name and data of each; one tensor of Megatron is read at a time."""
         for key, place in self._places():
             region = tuple(slice(i, i + 1) for i in place)
             fused = self.source.read(key, region)
@@ -141,7 +140,7 @@ class AsHf:
                 yield name, tensor.contiguous()
 
     def _places(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Every tensor of the table at every layer and expert, layer by layer."""
+        """Visit every tensor of the table at every layer and expert, layer by layer."""
         table = self.conversion.table
         depths = {key: self.conversion.stack(parts) for key, parts in table.items()}
         yield EMBEDDING, ()

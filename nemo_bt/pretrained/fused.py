@@ -31,7 +31,7 @@ class Fusion:
 
 
 def join_qkv(parts: Sequence[Tensor], heads: HeadShape) -> Tensor:
-    """[N*D, H], [G*D, H], [G*D, H] -> [G * (N/G + 2) * D, H]: the queries of a group, its key, its value, next group.
+    """Join [N*D, H], [G*D, H], [G*D, H] to [G * (N/G + 2) * D, H]: a group's queries, its key, its value, next group.
 
     Source: megatron/core/transformer/attention.py, SelfAttention.get_query_key_value_tensors.
     """
@@ -40,7 +40,7 @@ def join_qkv(parts: Sequence[Tensor], heads: HeadShape) -> Tensor:
 
 
 def split_qkv(fused: Tensor, heads: HeadShape) -> list[Tensor]:
-    """Inverse of `join_qkv`."""
+    """Undo `join_qkv`."""
     per_group = fused.reshape(heads.num_groups, -1, *fused.shape[1:])
     query_rows = heads.num_heads // heads.num_groups * heads.head_size
     parts = torch.split(per_group, [query_rows, heads.head_size, heads.head_size], dim=1)
@@ -48,13 +48,13 @@ def split_qkv(fused: Tensor, heads: HeadShape) -> list[Tensor]:
 
 
 def join_packed_qkv(parts: Sequence[Tensor], heads: HeadShape) -> Tensor:
-    """[(N + 2G) * D, H], all queries before all keys before all values (Phi-3) -> `join_qkv` of the three."""
+    """Join [(N + 2G) * D, H], all queries before all keys before all values (Phi-3), as `join_qkv` does the three."""
     rows = [heads.num_heads * heads.head_size, *[heads.num_groups * heads.head_size] * 2]
     return join_qkv(torch.split(parts[0], rows), heads)
 
 
 def split_packed_qkv(fused: Tensor, heads: HeadShape) -> list[Tensor]:
-    """Inverse of `join_packed_qkv`."""
+    """Undo `join_packed_qkv`."""
     return [torch.cat(split_qkv(fused, heads))]
 
 

@@ -12,7 +12,7 @@ from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource
 
 
 def new_head(hidden_size: int, generator: torch.Generator | None = None) -> Tensor:
-    """[1, hidden_size], normal with standard deviation 1 / sqrt(hidden_size + 1), so of norm about 1.
+    """Draw [1, hidden_size] from a normal distribution of deviation 1 / sqrt(hidden_size + 1): its norm is about 1.
 
     Source: Stiennon et al. 2020 (arXiv 2009.01325), appendix B.
     """
@@ -24,8 +24,7 @@ class WithNewHead:
 
     Args:
         source: Megatron's tensors; a language model's head in it is hidden.
-        hidden_size: of the model.
-        seed: of the head alone.
+        seed: decides the head and nothing else.
     """
 
     def __init__(self, source: TensorSource, hidden_size: int, seed: int) -> None:
@@ -35,5 +34,5 @@ class WithNewHead:
         self.head_1H = new_head(hidden_size, torch.Generator().manual_seed(seed)).to(dtype)
 
     def read(self, name: str, region: Region = ()) -> Tensor:
-        """The tensor, or a part of it."""
+        """Read a tensor or a part of it."""
         return self.head_1H[region or ...] if name == HEAD else self.source.read(name, region)

@@ -1,4 +1,4 @@
-"""Hugging Face's configurations: read, completed by transformers, refused where no layer here computes them."""
+"""Hugging Face's configurations are read, completed by transformers, and refused where no layer here computes them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _REFUSED = {
 
 
 def read_hf_config(file: Path) -> HfConfig:
-    """config.json as plain data.
+    """Read config.json as plain data.
 
     Raises:
         UserError: it does not read, or names an architecture that is not supported.
@@ -58,7 +58,7 @@ def read_hf_config(file: Path) -> HfConfig:
 
 
 def scratch_hf_config(model: ModelSettings, vocab_size: int) -> HfConfig:
-    """A Llama of the settings' sizes, as a Hugging Face configuration."""
+    """Describe a Llama of the settings' sizes as a Hugging Face configuration."""
     return {
         "model_type": "llama",
         "architectures": ["LlamaForSequenceClassification"],
@@ -79,7 +79,7 @@ def scratch_hf_config(model: ModelSettings, vocab_size: int) -> HfConfig:
 
 
 def complete(hf_config: HfConfig) -> Any:
-    """Transformers' configuration object, with its defaults where config.json is silent.
+    """Make transformers' configuration object, with its defaults where config.json is silent.
 
     Raises:
         UserError: values that no layer here computes.
@@ -117,11 +117,11 @@ def complete(hf_config: HfConfig) -> Any:
 
 
 def rope_type(config: Any) -> str:
-    """Name of the scaling of rotary frequencies, "default" without one; `config` is from `complete`."""
+    """Name the scaling of rotary frequencies, "default" without one; `config` is from `complete`."""
     scaling = getattr(config, "rope_scaling", None) or {}
     return str(scaling.get("rope_type", scaling.get("type", "default")))
 
 
 def norm_epsilon(config: Any) -> Any:
-    """What a norm adds to the variance, under either of its names; `config` is from `complete`."""
+    """Give what a norm adds to the variance, under either of its names; `config` is from `complete`."""
     return getattr(config, "rms_norm_eps", None) or getattr(config, "norm_eps", None)

@@ -1,6 +1,6 @@
 """A .nemo on disk: NeMo 2's directory of `context/` and `weights/`, or the same in one tar, read in place.
 
-Nothing of a tar is unpacked but the small files of `context/`, and those only after its members have been checked.
+Only the small files of `context/` are unpacked from a tar, and those only after its members have been checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class NemoFile:
         path: a directory or an uncompressed tar.
 
     Raises:
-        UserError: neither; or a tar that is cut short, or has members that could leave the folder.
+        UserError: it is neither, or a tar that is cut short or has members that could leave the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,7 +45,7 @@ class NemoFile:
             ) from error
 
     def open_weights(self, name: str) -> BinaryIO:
-        """A file of `weights/`, open for reading.
+        """Open a file of `weights/` for reading.
 
         Raises:
             OSError: it is not there, or `name` is a path to elsewhere.
@@ -77,13 +77,14 @@ def pack(folder: Path, target: Path) -> None:
     with tarfile.open(target, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for file in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = tarfile.TarInfo(str(file.relative_to(folder)))
-            entry.size, entry.mode = file.stat().st_size, 0o644
+            entry.size = file.stat().st_size
+            entry.mode = 0o644
             with file.open("rb") as data:
                 tar.addfile(entry, data)
 
 
 def _checked(tar: tarfile.TarFile, path: Path) -> dict[str, tarfile.TarInfo]:
-    """Files of a tar by normalised name; tarfile itself finds one that is cut short."""
+    """Give the files of a tar by normalised name; tarfile itself finds a tar that is cut short."""
     files = {}
     for member in tar.getmembers():
         name = PurePosixPath(member.name)

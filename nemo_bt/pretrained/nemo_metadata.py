@@ -1,4 +1,4 @@
-"""Plain data in `context/` of a .nemo, beside what NeMo writes there: architecture, and facts of the training."""
+"""Plain data in `context/` of a .nemo, beside what NeMo writes there: the architecture and facts of the training."""
 
 from __future__ import annotations
 
@@ -11,16 +11,10 @@ from nemo_bt.pretrained.hf_config import HfConfig
 HF_CONFIG = "hf_config.json"
 """Hugging Face's configuration as it came."""
 FACTS = "training.json"
-"""Step, settings and the last validation; what a model card tells. Empty where nobody has trained yet."""
+"""Step, settings and the last validation, which a model card tells. It is empty where nobody has trained yet."""
 
 
 def write_facts(context: Path, hf_config: HfConfig, facts: dict[str, Any]) -> None:
-    """Write both files.
-
-    Args:
-        context: folder of a .nemo.
-        hf_config: as it came.
-        facts: JSON-able.
-    """
+    """Write both files into `context/` of a .nemo; `facts` can be JSON."""
     for name, data in ((HF_CONFIG, hf_config), (FACTS, facts)):
         (context / name).write_text(json.dumps(data, indent=2) + "\n")

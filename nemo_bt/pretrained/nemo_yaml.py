@@ -35,22 +35,23 @@ FIELDS = {
 
 
 def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, TensorInfo]]) -> tuple[HfConfig, str]:
-    """Hugging Face's configuration for a model that NeMo describes, and where its tokenizer lies.
+    """Find Hugging Face's configuration of a model that NeMo describes, and where its tokenizer lies.
 
     Args:
-        context: folder of the .nemo.
+        context: the folder `context/` of the .nemo.
         weights: gives the infos of its tensors; the embedding's rows are the vocabulary.
 
     Returns:
         The configuration, and the tokenizer's folder relative to `context`.
 
     Raises:
-        UserError: no model.yaml that reads, or not of a supported family.
+        UserError: there is no model.yaml that reads, or its family is not supported.
     """
     file = context / "model.yaml"
     try:
         model = yaml.safe_load(file.read_text())
-        config, target = model["config"], str(model["config"]["_target_"])
+        config = model["config"]
+        target = str(model["config"]["_target_"])
         tokenizer = str((model.get("tokenizer") or {}).get("pretrained_model_name", "tokenizer"))
         family = _family(target)
         values = {hf: config[name] for name, hf in FIELDS.items()}
@@ -70,7 +71,7 @@ def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, Tenso
 
 
 def _family(target: str) -> str:
-    """Of a configuration class of NeMo; sizes are subclasses in the same module: llama.Llama32Config1B is a llama."""
+    """Find the family of NeMo's configuration class; sizes share a module: llama.Llama32Config1B is a llama."""
     prefix = f"{NEMO_MODELS}."
     module, _, name = target.removeprefix(prefix).partition(".")
     for family, known in FAMILIES.items():
@@ -113,7 +114,8 @@ def _gemma3(config: dict[str, Any]) -> HfConfig:
         "full_attention" if (layer + 1) % (local + full) == 0 else "sliding_attention"
         for layer in range(config["num_layers"])
     ]
-    scale, factor = config.get("softmax_scale"), config["rope_scaling_factor"]
+    scale = config.get("softmax_scale")
+    factor = config["rope_scaling_factor"]
     return {
         "rope_local_base_freq": config["rotary_base"][0],
         "rope_theta": config["rotary_base"][1],

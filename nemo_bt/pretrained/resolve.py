@@ -41,21 +41,21 @@ class PretrainedSource:
 
     path: Path
     given: str
-    """As it was named; a model of the hub with the commit that was found."""
+    """Its name as it was given; a model of the hub has the commit that was found behind it."""
     hf_config: HfConfig
     tokenizer: Path
     """Folder where the tokenizer's files would be."""
     nemo_file: NemoFile | None
     """None for a Hugging Face folder."""
     is_reward_model: bool
-    """Says of itself that it has a reward head; else it may have one or not."""
+    """The source says of itself that it has a reward head; else it may have one or not."""
     adapters: Adapters | None = None
     base: PretrainedSource | None = None
-    """Where it has adapters, the model that they belong to."""
+    """The model that the adapters belong to, where there are some."""
 
     @cached_property
     def architecture(self) -> Architecture:
-        """Made when it is first asked for, then kept: a tokenizer can be had of a model that cannot be computed.
+        """What the model is, found out when first asked for: a model that nobody can compute has a tokenizer too.
 
         Raises:
             UserError: values that no layer here computes.
@@ -90,10 +90,10 @@ def find_pretrained(
     Args:
         given: path of a folder or a file, or `organisation/model@revision` on the Hugging Face hub.
         adapted: checkpoints of adapters that lead here.
-        hub_files: patterns of what is downloaded from the hub.
+        hub_files: patterns of the files to download from the hub.
 
     Raises:
-        UserError: nothing usable is there.
+        UserError: there is nothing that can be used.
     """
     path = Path(given)
     if not path.exists():
@@ -118,7 +118,7 @@ def find_pretrained(
 
 
 def _base_of(adapters: Adapters, path: Path, adapted: tuple[Path, ...]) -> PretrainedSource:
-    """The model that adapters belong to."""
+    """Find the model that adapters belong to."""
     adapted = (*adapted, path.resolve())
     if Path(adapters.base).resolve() in adapted:
         raise UserError(f"{path}: context/{ADAPTERS} names itself as its base, {adapters.base}.")
@@ -131,24 +131,25 @@ def _base_of(adapters: Adapters, path: Path, adapted: tuple[Path, ...]) -> Pretr
 
 
 def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtype | None = None) -> InitialWeights:
-    """The origin's weights, checked name by name.
+    """Open the weights of a source, checked name by name.
 
     A base model misses the head and nothing else, and gets a new one; a reward model misses nothing.
 
     Args:
-        pretrained: from `find_pretrained`.
-        head_seed: of a new head.
-        dtype: to cast to; None keeps every tensor's own.
+        pretrained: what `find_pretrained` gives.
+        head_seed: decides a new head.
+        dtype: what tensors are cast to; None keeps every tensor's own.
 
     Raises:
         UserError: a tensor is missing, misshaped or not known, or a file is not whole.
     """
-    name, architecture = str(pretrained.path), pretrained.architecture
+    name = str(pretrained.path)
+    architecture = pretrained.architecture
     source: TensorSource
     if pretrained.adapters and pretrained.base and pretrained.nemo_file:
         base = open_weights(pretrained.base, head_seed).source
         source = WithAdapters(base, TorchDist(pretrained.nemo_file.open_weights, name), pretrained.adapters, name)
-        source = AsDtype(source, dtype) if dtype else source  # after the sum: no value is rounded twice
+        source = AsDtype(source, dtype) if dtype else source  # it casts the sum: no value is rounded twice
         has_head = True
     elif pretrained.nemo_file is None:
         source = SafetensorsFolder(pretrained.path)
@@ -202,7 +203,8 @@ def _download(given: str, files: tuple[str, ...]) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    repo, revision = hub_id["repo"], hub_id["revision"]
+    repo = hub_id["repo"]
+    revision = hub_id["revision"]
     try:
         path = Path(snapshot_download(repo, revision=revision, allow_patterns=[*files], ignore_patterns=_HUB_NOT))
     except (HfHubHTTPError, OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Hugging Face folders: safetensors shards, memory-mapped for reading, written one shard at a time."""
+"""Hugging Face folders of safetensors shards: memory-mapped for reading, written one shard at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.source import Region, TensorInfo
 
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -23,7 +24,7 @@ class SafetensorsFolder:
     """A `TensorSource` over the safetensors files of a folder.
 
     Raises:
-        UserError: no safetensors there, a shard that is missing or cut short, or a tensor that is not floating point.
+        UserError: there are no safetensors, a shard is missing or cut short, or a tensor is not floating point.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,10 +33,11 @@ class SafetensorsFolder:
         for name in _shard_names(folder):
             file = _open(folder / name)
             for key in file.keys():  # noqa: SIM118 (not a dict)
-                self._files[key], self.infos[key] = file, _info(folder / name, key, file)
+                self._files[key] = file
+                self.infos[key] = _info(folder / name, key, file)
 
     def read(self, name: str, region: Region = ()) -> Tensor:
-        """The tensor, or a part of it; only the pages of that part are read."""
+        """Read a tensor or a part of it; only the pages of that part are read."""
         part: Tensor = self._files[name].get_slice(name)[region or ...]
         return part
 
@@ -50,11 +52,10 @@ def write_shards(
     """Write `tensors` into shards of at most `max_bytes`, holding one shard in memory, and their index.
 
     Args:
-        folder: exists.
-        infos: of all tensors, in the order in which `tensors` gives them.
-        tensors: name and data.
+        folder: one that exists.
+        infos: all tensors, in the order in which `tensors` gives them.
         max_bytes: a larger tensor gets a shard of its own.
-        progress: called with the bytes of each shard that is written.
+        progress: is called with the bytes of each shard that is written.
 
     Raises:
         OSError: the disk does not take it.
@@ -77,7 +78,7 @@ def write_shards(
 def _save(data: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(data, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # its name for whatever the operating system said
+    except SafetensorError as error:  # safetensors raises it for whatever the operating system said
         raise OSError(f"{path.name}: {error}") from error
 
 

@@ -36,12 +36,12 @@ class TensorSource(Protocol):
     infos: dict[str, TensorInfo]
 
     def read(self, name: str, region: Region = ()) -> Tensor:
-        """The tensor, or a part of it, in its own dtype on the CPU."""
+        """Read a tensor or a part of it, in its own dtype on the CPU."""
         ...
 
 
 def whole(region: Region, shape: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(start, stop) in every dimension of `shape`.
+    """Give (start, stop) in every dimension of `shape`.
 
     `whole((slice(1, 3),), (4, 5))` is `[(1, 3), (0, 5)]`.
     """
@@ -53,9 +53,10 @@ class AsDtype:
     """Another source's tensors, cast when they are read."""
 
     def __init__(self, source: TensorSource, dtype: torch.dtype) -> None:
-        self.source, self.dtype = source, dtype
+        self.source = source
+        self.dtype = dtype
         self.infos = {name: TensorInfo(info.shape, dtype) for name, info in source.infos.items()}
 
     def read(self, name: str, region: Region = ()) -> Tensor:
-        """The tensor, or a part of it."""
+        """Read a tensor or a part of it."""
         return self.source.read(name, region).to(self.dtype)

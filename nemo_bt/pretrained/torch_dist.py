@@ -21,7 +21,7 @@ from nemo_bt.errors import UserError, first_line
 from nemo_bt.pretrained.source import Region, TensorInfo, whole
 
 PREFIX = "module."
-"""In front of the model's tensors; the optimizer's have another."""
+"""Start of the names of the model's tensors; the optimizer's have another."""
 
 FORMAT = json.dumps(
     {
@@ -31,7 +31,7 @@ FORMAT = json.dumps(
         "common_backend_version": 1,
     }
 )
-"""metadata.json. Source: megatron/core/dist_checkpointing/core.py, CheckpointingConfig."""
+"""Text of metadata.json. Source: megatron/core/dist_checkpointing/core.py, CheckpointingConfig."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,15 @@ class TorchDist:
 
     Args:
         open_file: opens a file of the checkpoint's `weights` folder by name.
-        name: of the checkpoint, for messages.
+        name: the checkpoint, for messages.
 
     Raises:
         UserError: the metadata is missing, cut short, asks for code to run, or is not a checkpoint's.
     """
 
     def __init__(self, open_file: Callable[[str], BinaryIO], name: str) -> None:
-        self._open, self._name = open_file, name
+        self._open = open_file
+        self._name = name
         self.infos: dict[str, TensorInfo] = {}
         self._chunks: dict[str, list[_Chunk]] = {}
         self._objects: dict[str, _Place] = {}
@@ -73,7 +74,7 @@ class TorchDist:
             raise UserError(f"{name}: weights/.metadata is not consistent ({error!r}): save it again.") from error
 
     def read(self, name: str, region: Region = ()) -> Tensor:
-        """The tensor, or a part of it, put together from the chunks that ranks have written.
+        """Put a tensor or a part of it together from the chunks that ranks have written.
 
         Raises:
             UserError: a file is missing or cut short, or chunks leave a part out.
@@ -82,7 +83,7 @@ class TorchDist:
         bounds = whole(region, info.shape)
         for chunk in self._chunks[name]:
             if [(offset, offset + size) for offset, size in zip(chunk.offsets, chunk.sizes, strict=True)] == bounds:
-                return self._read_chunk(name, chunk)  # just what was asked for: not copied
+                return self._read_chunk(name, chunk)  # the chunk is just what was asked for: it is not copied
         out = torch.empty([stop - start for start, stop in bounds], dtype=info.dtype)
         filled = 0
         for chunk in self._chunks[name]:
@@ -137,7 +138,7 @@ class TorchDist:
         return tensor
 
     def _load(self, name: str, place: _Place) -> Any:
-        """What torch.save wrote there, if it is tensors and plain data."""
+        """Load what torch.save wrote there, if it is tensors and plain data."""
         try:
             with self._open(place.file) as file:
                 file.seek(place.offset)
@@ -219,10 +220,7 @@ _RECORDS: dict[tuple[str, str], Any] = {
     ("torch.serialization", "_get_layout"): _Record,
     ("collections", "OrderedDict"): dict,
     ("pathlib", "PosixPath"): _Record,
-    (
-        "builtins",
-        "getattr",
-    ): _Record,  # how early Pythons 3.11 pickle members of enumerations; the real one is not called
+    ("builtins", "getattr"): _Record,  # early releases of Python 3.11 pickle enumerations so; getattr is not called
     (f"{_TORCH}filesystem", "_StorageInfo"): _Record,
     (f"{_TORCH}metadata", "TensorStorageMetadata"): _TensorRecord,
     (f"{_TORCH}metadata", "MetadataIndex"): _IndexRecord,
@@ -238,7 +236,7 @@ _RECORDS: dict[tuple[str, str], Any] = {
 
 class _RecordsOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """Stand-ins for the records of checkpoints, and dtypes; anything else stops the load before it is called."""
+        """Find stand-ins for the records of checkpoints, and dtypes; anything else stops the load before it runs."""
         if (module, name) in _RECORDS:
             return _RECORDS[module, name]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):

@@ -26,10 +26,10 @@ def write_torch_dist(
     """Write every tensor of `source`, stacked ones layer by layer, as the model of a checkpoint.
 
     Args:
-        folder: `weights/` of a .nemo; made.
+        folder: `weights/` of a .nemo, which this makes.
         source: Megatron's tensors.
-        stacked: leading dimensions, by name, that are layers and experts.
-        progress: called with the bytes of each piece that is written.
+        stacked: counts the leading dimensions, by name, that are layers and experts.
+        progress: is called with the bytes of each piece that is written.
 
     Raises:
         OSError: the disk does not take it.
@@ -52,10 +52,12 @@ class _StreamingPlanner(DefaultSavePlanner):
 
     def __init__(self, source: TensorSource, stacked: Callable[[str], int], progress: Callable[[int], None]) -> None:
         super().__init__()
-        self.source, self.stacked, self.progress = source, stacked, progress
+        self.source = source
+        self.stacked = stacked
+        self.progress = progress
 
     def create_local_plan(self) -> SavePlan:
-        """Every layer, and every expert in it, is a chunk of its tensor."""
+        """Plan a chunk for every layer, and for every expert in it."""
         items = []
         for name, info in self.source.infos.items():
             depth = self.stacked(name)
@@ -69,7 +71,7 @@ class _StreamingPlanner(DefaultSavePlanner):
         return SavePlan(items, planner_data={})
 
     def resolve_data(self, write_item: WriteItem) -> Tensor:
-        """The chunk's data, now."""
+        """Read the chunk's data, now."""
         data: Any = write_item.tensor_data
         region = tuple(
             slice(offset, offset + size) for offset, size in zip(data.chunk.offsets, data.chunk.sizes, strict=True)

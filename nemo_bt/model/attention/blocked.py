@@ -20,20 +20,19 @@ from nemo_bt.batching.context_shards import ContextShard
 from nemo_bt.model.attention.segments import AttentionRule, Block, scored_here, segments_of
 
 BLOCK_ROWS = 128
-"""Query rows of a block: scores of 8 heads against 700 keys are 2.9 MB."""
+"""Query rows of a block; their scores of 8 heads against 700 keys are 2.9 MB."""
 
 
 def blocked_attention(
     query_tND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C5: Tensor, rule: AttentionRule, shard: ContextShard
 ) -> Tensor:
-    """Causal attention of every continuation over its prefix and itself, computed in fp32.
+    """Let every continuation attend causally to its prefix and itself, in fp32.
 
     Args:
-        query_tND: of the rows that this rank holds, [t, N, D].
-        key_TGD: [T, G, D].
-        value_TGD: [T, G, D].
-        segments_C5: of the stream, [C, 5], on the CPU.
-        rule: of this layer.
+        query_tND: queries of the rows that this rank holds, [t, N, D].
+        key_TGD: keys of the stream, [T, G, D].
+        value_TGD: values of the stream, [T, G, D].
+        segments_C5: `PairStream.segments_C5`, on the CPU.
         shard: rows of this rank.
 
     Returns:
@@ -41,7 +40,7 @@ def blocked_attention(
         each scored token that this rank holds, C without context parallelism.
     """
     floats = (x.float() for x in (query_tND, key_TGD, value_TGD))
-    out_QND: Tensor = _BlockedAttention.apply(*floats, segments_C5, rule, shard)
+    out_QND: Tensor = _BlockedAttention.apply(*floats, segments_C5, rule, shard)  # type: ignore[no-untyped-call]
     return out_QND.to(query_tND.dtype)
 
 
@@ -59,13 +58,17 @@ class _BlockedAttention(torch.autograd.Function):
         shard: ContextShard,
     ) -> Tensor:
         query_GtrD = _by_key_head(query_tND, key_TGD.shape[1]).mul_(rule.scale)
-        key_GTD, value_GTD = key_TGD.transpose(0, 1).contiguous(), value_TGD.transpose(0, 1).contiguous()
+        key_GTD = key_TGD.transpose(0, 1).contiguous()
+        value_GTD = value_TGD.transpose(0, 1).contiguous()
         ctx.save_for_backward(query_GtrD, key_GTD, value_GTD)
-        ctx.segments_C5, ctx.rule, ctx.shard = segments_C5, rule, shard
+        ctx.segments_C5 = segments_C5
+        ctx.rule = rule
+        ctx.shard = shard
         num_rows = len(scored_here(segments_C5, shard)[0]) if rule.only_scored else len(query_tND)
         out_GQrD = query_GtrD.new_zeros(len(key_GTD), num_rows, *query_GtrD.shape[2:])
         for segment in segments_of(segments_C5, rule.only_scored, shard):
-            key_GSD, value_GSD = segment.of(key_GTD), segment.of(value_GTD)
+            key_GSD = segment.of(key_GTD)
+            value_GSD = segment.of(value_GTD)
             for block in segment.blocks(BLOCK_ROWS, rule.window, shard):
                 query_GMD = query_GtrD[:, block.rows].flatten(1, 2)
                 probs_GMK, _ = _probabilities(query_GMD, key_GSD[:, block.keys], block, rule.softcap)
@@ -74,11 +77,14 @@ class _BlockedAttention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        (query_GtrD, key_GTD, value_GTD), rule, shard = ctx.saved_tensors, ctx.rule, ctx.shard
+        query_GtrD, key_GTD, value_GTD = ctx.saved_tensors
+        rule = ctx.rule
+        shard = ctx.shard
         grad_out_GQrD = _by_key_head(grads[0], len(key_GTD))
         grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query_GtrD, key_GTD, value_GTD))
         for segment in segments_of(ctx.segments_C5, rule.only_scored, shard):
-            key_GSD, value_GSD = segment.of(key_GTD), segment.of(value_GTD)
+            key_GSD = segment.of(key_GTD)
+            value_GSD = segment.of(value_GTD)
             for block in segment.blocks(BLOCK_ROWS, rule.window, shard):
                 query_GMD = query_GtrD[:, block.rows].flatten(1, 2)
                 grad_out_GMD = grad_out_GQrD[:, block.out_rows].flatten(1, 2)
@@ -95,21 +101,21 @@ class _BlockedAttention(torch.autograd.Function):
 
 
 def _by_key_head(x_TND: Tensor, num_key_heads: int) -> Tensor:
-    """[T, N, D] -> a copy as [G, T, r, D]."""
+    """Copy [T, N, D] as [G, T, r, D]."""
     num_rows, num_heads, head_size = x_TND.shape
     by_head = x_TND.reshape(num_rows, num_key_heads, num_heads // num_key_heads, head_size).transpose(0, 1)
     return by_head.clone(memory_format=torch.contiguous_format)
 
 
 def _by_row(x_GTrD: Tensor) -> Tensor:
-    """[G, T, r, D] -> [T, N, D], a copy."""
+    """Copy [G, T, r, D] as [T, N, D]."""
     return x_GTrD.transpose(0, 1).flatten(1, 2)
 
 
 def _probabilities(
     query_GMD: Tensor, key_GKD: Tensor, block: Block, softcap: float | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Softmax over the keys that each row may see, and the tanh of a soft cap."""
+    """Compute the softmax over the keys that each row may see, and the tanh of a soft cap."""
     logits_GMK = torch.bmm(query_GMD, key_GKD.transpose(1, 2))
     tanh_GMK = None
     if softcap:
@@ -117,8 +123,9 @@ def _probabilities(
         logits_GMK = tanh_GMK * softcap
     logits_GRrK = logits_GMK.view(len(logits_GMK), block.num_rows, -1, block.num_keys)
     if block.window:
-        hidden_R1K = block.hidden_keys(logits_GMK.device)[:, None]
-        logits_GRrK.masked_fill_(hidden_R1K, float("-inf"))
+        hidden_RK = block.hidden_keys(logits_GMK.device)
+        assert hidden_RK is not None, "a window hides keys"
+        logits_GRrK.masked_fill_(hidden_RK[:, None], float("-inf"))
     elif block.num_rows > 1:
         logits_GRrK[..., block.num_before :] += _minus_infinity_above(block.num_rows, logits_GMK.device)
     return torch.softmax(logits_GMK, -1, out=logits_GMK), tanh_GMK
@@ -126,5 +133,5 @@ def _probabilities(
 
 @lru_cache(maxsize=2 * BLOCK_ROWS)
 def _minus_infinity_above(num_rows: int, device: torch.device) -> Tensor:
-    """[R, 1, R]: -inf above the diagonal, else 0."""
+    """Make a mask, [R, 1, R]: -inf above the diagonal, else 0."""
     return torch.full((num_rows, num_rows), float("-inf"), device=device).triu_(1)[:, None]

@@ -16,17 +16,13 @@ from nemo_bt.model.attention.segments import scored_here
 
 
 def held_here(num_held: int) -> ContextShard:
-    """What this rank holds.
-
-    Args:
-        num_held: number of rows, t.
-    """
+    """Tell which rows this rank holds; `num_held` is their number, t."""
     num_ranks = parallel_state.get_context_parallel_world_size()
     return context_shard(num_held * num_ranks, num_ranks, parallel_state.get_context_parallel_rank())
 
 
 def own_rows(x_1T: Tensor) -> Tensor:
-    """This rank's part of [1, T], [1, t]."""
+    """Take this rank's part, [1, t], of [1, T]."""
     num_ranks = parallel_state.get_context_parallel_world_size()
     if num_ranks == 1:
         return x_1T
@@ -34,7 +30,7 @@ def own_rows(x_1T: Tensor) -> Tensor:
 
 
 def keys_and_values_of_all(key_tGD: Tensor, value_tGD: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of the whole stream, [T, G, D] each: one all-gather; its backward adds up what ranks return."""
+    """Gather keys and values of the whole stream, [T, G, D] each; the backward pass adds up what ranks return."""
     num_ranks = parallel_state.get_context_parallel_world_size()
     if num_ranks == 1:
         return key_tGD, value_tGD
@@ -50,13 +46,12 @@ def keys_and_values_of_all(key_tGD: Tensor, value_tGD: Tensor) -> tuple[Tensor, 
 
 
 def rewards_of_all(reward_c: Tensor, segments_C5: Tensor, shard: ContextShard) -> Tensor:
-    """Rewards of all continuations on every context-parallel rank, [C]: a sum over ranks.
+    """Sum over context-parallel ranks, so that each has the rewards of all continuations, [C].
 
-    Its backward hands each rank the gradients of its own: the loss is the same everywhere and counts once.
+    The backward pass hands each rank the gradients of its own: the loss is the same everywhere and counts once.
 
     Args:
-        reward_c: of those whose scored token this rank holds, and padding.
-        segments_C5: of the stream.
+        reward_c: rewards of continuations whose scored token this rank holds, and padding.
         shard: rows of this rank.
     """
     numbers, _ = scored_here(segments_C5, shard)

@@ -1,4 +1,4 @@
-"""Attention over the segments of a pair stream: the shared prefix is read by every continuation, never repeated.
+"""Attention over the segments of a pair stream: every continuation reads the shared prefix, which is never repeated.
 
 The last layer hands on the scored rows alone: nothing else of it reaches a reward. Under context parallelism a rank has
 the queries of the rows that it holds, and the keys and values of all.
@@ -40,7 +40,8 @@ class RotarySelfAttention(SelfAttention):
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
         architecture: Architecture = config.architecture
-        self.rotary_scaling, self.rotary_size = architecture.rotary_factor, architecture.rotated_size
+        self.rotary_scaling = architecture.rotary_factor
+        self.rotary_size = architecture.rotated_size
         has_window = architecture.layer_windows[self.layer_number - 1] > 0
         self.kind = 1 if has_window and len(architecture.rotary_frequencies) > 1 else 0
 
@@ -53,7 +54,6 @@ class RotarySelfAttention(SelfAttention):
             hidden_states: [s, 1, H].
             attention_mask: segments_C5.
             rotary_pos_emb: angles of all kinds of layers, [kinds, t, 1, 1, D].
-            **kwargs: Megatron's.
 
         Returns:
             Output and its bias. The last layer's output is [c, 1, H] (c / TP of it under sequence parallelism) and
@@ -68,7 +68,7 @@ class RotarySelfAttention(SelfAttention):
         return output, bias
 
     def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
-        """Megatron's, with rotated dimensions scaled: cosine and sine times a factor, in any rotary kernel."""
+        """Scale the rotated dimensions of Megatron's: this is cosine and sine times a factor, in any rotary kernel."""
         query, key, value = super().get_query_key_value_tensors(*args, **kwargs)
         if self.rotary_scaling != 1.0:
             scaling_D = torch.ones(query.shape[-1], device=query.device)  # fp32: bf16 would round the factor itself
@@ -78,7 +78,7 @@ class RotarySelfAttention(SelfAttention):
 
 
 def add_nothing(training: bool, fused: bool) -> Any:
-    """In the place of Megatron's `get_bias_dropout_add` behind the last layer's attention: it has the residual."""
+    """Add a bias alone, in the place of `get_bias_dropout_add`: the last layer's attention has the residual."""
     return lambda output_and_bias, residual, dropout: _with_bias(*output_and_bias)
 
 
@@ -90,7 +90,7 @@ class SegmentAttention(MegatronModule):
     """Megatron's core attention for a pair stream.
 
     `attention_mask` carries `PairStream.segments_C5`: a small CPU tensor, so that Megatron's activation recompute
-    and pipeline hand it on as they do a mask. Exactly equal to attending in each `prefix + continuation` alone.
+    and pipeline hand it on as they do a mask. The result is exactly that of each `prefix + continuation` alone.
     """
 
     def __init__(self, config: Any, layer_number: int, softmax_scale: float | None = None, **_: Any) -> None:
@@ -115,7 +115,7 @@ class SegmentAttention(MegatronModule):
             attention_mask: segments_C5, [C, 5], int32, on the CPU.
 
         Returns:
-            [t, 1, N * D]; rows of padding are zero. Of the last layer [c, 1, N * D].
+            [t, 1, N * D], where rows of padding are zero; for the last layer [c, 1, N * D].
         """
         shard = held_here(len(query_t1ND))
         key_TGD, value_TGD = keys_and_values_of_all(key_t1GD[:, 0], value_t1GD[:, 0])
@@ -127,7 +127,7 @@ class SegmentAttention(MegatronModule):
         return out[:, None]
 
     def _implementation(self, query_tND: Tensor, key_TGD: Tensor) -> Callable[..., Tensor]:
-        """By device, dtype and `model.attention_backend`; kernels know no soft cap and no fp32."""
+        """Choose by device, dtype and `model.attention_backend`; kernels know no soft cap and no fp32."""
         if self.rule.softcap or not query_tND.is_cuda:
             return blocked_attention
         backend = attention_backend(
@@ -148,14 +148,11 @@ class SegmentAttention(MegatronModule):
 def attention_backend(
     chosen: AttnBackend, dtype: torch.dtype, head_size: int, has_window: bool, capability: tuple[int, int] | None
 ) -> AttnBackend:
-    """What computes attention on a GPU: `chosen` or, where it cannot, the next of fused, flash and local.
+    """Choose what computes attention on a GPU: `chosen` or, where it cannot, the next of fused, flash and local.
 
     Args:
         chosen: model.attention_backend; auto begins with flash, which every GPU from Ampere on has.
-        dtype: of the activations.
-        head_size: D.
-        has_window: whether the layer has one.
-        capability: of the GPU; None without Transformer Engine.
+        capability: compute capability of the GPU; None without Transformer Engine.
     """
     fits = dtype in (torch.bfloat16, torch.float16) and head_size % 8 == 0
     has_fused = fits and head_size <= 128 and not has_window and capability is not None and capability[0] in (9, 10)
@@ -167,16 +164,16 @@ def attention_backend(
 def kernel_attention(
     query_tND: Tensor, key_TGD: Tensor, value_TGD: Tensor, segments_C5: Tensor, rule: AttentionRule, shard: ContextShard
 ) -> Tensor:
-    """What `blocked_attention` computes, with one call of torch's attention per segment: for GPUs, in fp32 too.
+    """Compute `blocked_attention` with one call of torch's attention per segment: for GPUs, in fp32 too.
 
     Raises:
-        ValueError: there is a soft cap, which the kernel does not know.
+        ValueError: there is a soft cap, which the kernel does not have.
     """
     if rule.softcap:
         raise ValueError("expected no softcap, got one; blocked_attention has it")
     num_rows = len(scored_here(segments_C5, shard)[0]) if rule.only_scored else len(query_tND)
-    # Zeros that depend on every input: a rank that attends nowhere takes part in the backward pass's collectives too.
-    zero = sum(x[:0].sum() for x in (query_tND, key_TGD, value_TGD))
+    # The zeros depend on every input: a rank that attends nowhere takes part in the backward's collectives too.
+    zero = query_tND[:0].sum() + key_TGD[:0].sum() + value_TGD[:0].sum()
     out_QND = zero.expand(num_rows, *query_tND.shape[1:]).clone()
     for segment in segments_of(segments_C5, rule.only_scored, shard):
         key_GSD, value_GSD = (segment.of(x.transpose(0, 1)) for x in (key_TGD, value_TGD))
@@ -198,7 +195,7 @@ def kernel_attention(
 
 
 def keeps_only_scored_tokens(config: Any, layer_number: int) -> bool:
-    """Whether a layer hands on the scored rows alone: the last, unless its router has to see every row."""
+    """Tell whether a layer hands on the scored rows alone: the last does, unless its router has to see every row."""
     sees_all = bool(config.num_moe_experts and config.moe_aux_loss_coeff)
     return layer_number == config.num_layers and not sees_all
 
@@ -210,8 +207,9 @@ def _scored_rows(segments_C5: Tensor, shard: ContextShard, config: Any) -> Tenso
 
 
 def take_scored_rows(hidden_s1H: Tensor, segments_C5: Tensor, shard: ContextShard, config: Any) -> Tensor:
-    """Scored rows that this context-parallel rank holds, [c, 1, H]; under sequence parallelism c / TP of them, wherever
-    they were.
+    """Take the scored rows that this context-parallel rank holds, [c, 1, H].
+
+    Under sequence parallelism each tensor-parallel rank gets c / TP of them, wherever they were.
     """
     rows_c = to_device(_scored_rows(segments_C5, shard, config), hidden_s1H.device)
     if not config.sequence_parallel:

@@ -33,10 +33,10 @@ class Block:
     """Query rows that are computed together.
 
     Args:
-        rows: of those that this rank holds.
-        out_rows: where their result goes.
-        keys: that any of them sees, positions in the segment.
-        num_before: of those keys, how many come before the first row itself.
+        rows: their places among the rows that this rank holds.
+        out_rows: places of their result.
+        keys: keys that any of them sees, as positions in the segment.
+        num_before: number of those keys that come before the first row itself.
         window: tokens that a row sees, where some row does not see all of `keys` before it; else 0.
     """
 
@@ -57,7 +57,7 @@ class Block:
         return self.keys.stop - self.keys.start
 
     def hidden_keys(self, device: torch.device) -> Tensor | None:
-        """Keys that a row must not see, [rows, keys], bool; None where each sees all."""
+        """Mark the keys that a row must not see, [rows, keys], bool; None where each sees all."""
         if self.num_rows == 1 and not self.window:
             return None
         ones_RK = torch.ones(self.num_rows, self.num_keys, dtype=torch.bool, device=device)
@@ -70,9 +70,9 @@ class Segment:
     """A continuation behind its prefix; the first of a group takes the prefix's rows along as its own.
 
     Args:
-        prefix: of the stream; empty for the first of a group.
+        prefix: rows of the stream; empty for the first of a group.
         own: rows of the stream.
-        scored_as: where only its last row is computed, the position of that among the rank's scored rows; else None.
+        scored_as: place of its last row among the rank's scored rows, where only that row is computed; else None.
     """
 
     prefix: slice
@@ -85,12 +85,12 @@ class Segment:
         return self.prefix.stop - self.prefix.start
 
     def of(self, x_GTD: Tensor) -> Tensor:
-        """Rows of the segment, prefix first, [G, S, D]."""
+        """Take the rows of the segment, prefix first, [G, S, D]."""
         return torch.cat([x_GTD[:, self.prefix], x_GTD[:, self.own]], dim=1) if self.num_prefix else x_GTD[:, self.own]
 
     def rows(self, keys: slice) -> tuple[slice, slice]:
-        """Rows of the stream at positions `keys` of the segment: those of the prefix, and its own behind them."""
-        in_prefix = max(0, self.num_prefix - keys.start)  # a row's keys reach beyond the prefix: itself
+        """Find the rows of the stream at positions `keys` of the segment: the prefix's, and its own behind them."""
+        in_prefix = max(0, self.num_prefix - keys.start)  # a row's keys reach beyond the prefix, to itself
         first = self.own.start + keys.start + in_prefix - self.num_prefix
         own = slice(first, first + keys.stop - keys.start - in_prefix)
         return slice(self.prefix.stop - in_prefix, self.prefix.stop), own
@@ -104,7 +104,7 @@ class Segment:
         x_GTD[:, own] += rows_GKD[:, in_prefix:]
 
     def blocks(self, max_rows: int, window: int, shard: ContextShard) -> Iterator[Block]:
-        """Blocks of at most `max_rows` of the rows that this rank holds, in order."""
+        """Give blocks of at most `max_rows` of the rows that this rank holds, in order."""
         first = self.own.start if self.scored_as is None else self.own.stop - 1
         for run in shard.within(first, self.own.stop):
             for start in range(run.start, run.stop, max_rows):
@@ -124,11 +124,11 @@ class Segment:
 
 
 def segments_of(segments_C5: Tensor, only_scored: bool, shard: ContextShard) -> Iterator[Segment]:
-    """Segments of a stream.
+    """Give the segments of a stream.
 
     Args:
         segments_C5: `PairStream.segments_C5`.
-        only_scored: of each continuation the last row only, where this rank holds it.
+        only_scored: compute the last row of each continuation only, where this rank holds it.
         shard: rows of this rank.
     """
     num_scored = 0
@@ -145,15 +145,15 @@ def segments_of(segments_C5: Tensor, only_scored: bool, shard: ContextShard) -> 
 
 
 def scored_here(segments_C5: Tensor, shard: ContextShard) -> tuple[list[int], list[int]]:
-    """Continuations whose scored token this rank holds, and at which of its rows."""
+    """Find the continuations whose scored token this rank holds, and at which of its rows."""
     rows = [shard.local(end - 1) for end in segments_C5[:, 3].tolist()]
     numbers = [number for number, row in enumerate(rows) if row is not None]
     return numbers, [row for row in rows if row is not None]
 
 
 def filled_up(rows: list[int], multiple_of: int) -> Tensor:
-    """Rows as a tensor, [n], int64: their number, at least 1, is rounded up.
+    """Make rows a tensor, [n], int64: their number, at least 1, is rounded up.
 
-    What is added is the last of them: in FP8 it is no larger than the largest. Without any it is row 0.
+    The last row is what fills them up: in FP8 it is no larger than the largest. Without any row it is row 0.
     """
     return torch.tensor(rows + rows[-1:] * (-len(rows) % multiple_of) if rows else [0] * multiple_of)

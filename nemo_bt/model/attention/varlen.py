@@ -26,7 +26,7 @@ from nemo_bt.batching.stream import to_device
 from nemo_bt.model.attention.segments import AttentionRule, scored_here, segments_of
 
 _LONGEST_MULTIPLE = 64
-"""To which bounds of the lengths are rounded up, as Transformer Engine does where it has to look for them."""
+"""Multiple to which bounds of lengths are rounded up, as Transformer Engine does where it has to look for them."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,12 @@ class Sequences:
     """What a kernel computes together.
 
     Args:
-        query_rows_Q: of the rows that this rank holds, int64; None for the first Q as they lie.
-        key_rows_K: of the stream, int64.
+        query_rows_Q: places among the rows that this rank holds, int64; None for the first Q as they lie.
+        key_rows_K: rows of the stream, int64.
         query_starts: where the queries of each sequence start, and Q, [S + 1] int32.
         key_starts: where its keys start, and K, [S + 1] int32.
         longest_query: at least as many queries as any sequence has.
-        longest_key: at least as many keys, and as many as longest_query.
-        num_queries: Q.
+        longest_key: at least as many keys as any sequence has, and no fewer than longest_query.
     """
 
     query_rows_Q: Tensor | None
@@ -65,21 +64,22 @@ def varlen_attention(
     shard: ContextShard,
     kernel: Kernel,
 ) -> Tensor:
-    """What `blocked_attention` computes, by a kernel; arguments and result as there.
+    """Compute `blocked_attention` by a kernel.
 
     Raises:
-        ValueError: there is a soft cap, which kernels do not know.
+        ValueError: there is a soft cap, which kernels do not have.
     """
     if rule.softcap:
         raise ValueError("expected no softcap, got one; blocked_attention has it")
     num_rows = len(scored_here(segments_C5, shard)[0]) if rule.only_scored else len(query_tND)
     found = sequences_of(segments_C5, rule.window, rule.only_scored, shard, len(query_tND), query_tND.device)
     if not found.num_queries:
-        # Zeros that depend on every input: a rank that attends nowhere takes part in the backward's collectives too.
-        zero = sum(x[:0].sum() for x in (query_tND, key_TGD, value_TGD))
+        # The zeros depend on every input: a rank that attends nowhere takes part in the backward's collectives too.
+        zero = query_tND[:0].sum() + key_TGD[:0].sum() + value_TGD[:0].sum()
         return zero.expand(num_rows, *query_tND.shape[1:]).clone()
     query_QND = query_tND[: found.num_queries] if found.query_rows_Q is None else query_tND[found.query_rows_Q]
-    key_KGD, value_KGD = (_GatheredRows.apply(x, found.key_rows_K) for x in (key_TGD, value_TGD))
+    key_KGD: Tensor = _GatheredRows.apply(key_TGD, found.key_rows_K)  # type: ignore[no-untyped-call]
+    value_KGD: Tensor = _GatheredRows.apply(value_TGD, found.key_rows_K)  # type: ignore[no-untyped-call]
     out_QND = kernel(query_QND, key_KGD, value_KGD, found)
     return F.pad(out_QND, (0, 0, 0, 0, 0, num_rows - len(out_QND))) if num_rows > len(out_QND) else out_QND
 
@@ -87,15 +87,12 @@ def varlen_attention(
 def sequences_of(
     segments_C5: Tensor, window: int, only_scored: bool, shard: ContextShard, num_held: int, device: torch.device
 ) -> Sequences:
-    """The sequences of a stream. All layers of one kind ask the same: the last answers are kept.
+    """Find the sequences of a stream. All layers of one kind ask the same: the last answers are kept.
 
     Args:
         segments_C5: `PairStream.segments_C5`.
-        window: of `AttentionRule`.
-        only_scored: of `AttentionRule`.
         shard: rows of this rank.
         num_held: their number.
-        device: of the tensors.
     """
     return _sequences_of(segments_C5.numpy().tobytes(), window, only_scored, shard, num_held, device)
 
@@ -112,7 +109,10 @@ def _found(
     segments: bytes, window: int, only_scored: bool, shard: ContextShard, num_held: int, device: torch.device
 ) -> Sequences:
     segments_C5 = torch.from_numpy(np.frombuffer(segments, np.int32).reshape(-1, 5).copy())
-    query_rows, key_rows, num_queries, num_keys = [], [], [0], [0]
+    query_rows = []
+    key_rows = []
+    num_queries = [0]
+    num_keys = [0]
     for segment in segments_of(segments_C5, only_scored, shard):
         for block in segment.blocks(num_held, window, shard):
             query_rows.append(np.arange(block.rows.start, block.rows.stop))
@@ -137,7 +137,7 @@ def _found(
 
 
 class _GatheredRows(torch.autograd.Function):
-    """x[rows]; what a row gets from several places is added up in fp32, and rounded once."""
+    """x[rows]; the gradients that a row gets from several places are added up in fp32, and rounded once."""
 
     @staticmethod
     def forward(ctx: Any, x_TGD: Tensor, rows_K: Tensor) -> Tensor:
@@ -147,16 +147,18 @@ class _GatheredRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (rows_K,), (grad_KGD,) = ctx.saved_tensors, grads
+        (rows_K,) = ctx.saved_tensors
+        (grad_KGD,) = grads
         wide = torch.promote_types(grad_KGD.dtype, torch.float32)
         grad_TGD = torch.zeros(ctx.shape, dtype=wide, device=grad_KGD.device)
         return grad_TGD.index_add_(0, rows_K, grad_KGD.to(wide)).to(grad_KGD.dtype), None
 
 
 def flash_kernel(rule: AttentionRule) -> Kernel:
-    """FlashAttention as torch brings it; bf16 and fp16, windows too.
+    """Give FlashAttention as torch brings it, for bf16 and fp16, with windows too.
 
-    By the operator: `torch.nn.attention.varlen` wraps it from torch 2.10 on, with other arguments in each version.
+    It calls the operator: `torch.nn.attention.varlen` wraps it from torch 2.10 on, with other arguments in each
+    version.
     """
     left = rule.window - 1 if rule.window else -1
 
@@ -172,7 +174,7 @@ def flash_kernel(rule: AttentionRule) -> Kernel:
             found.longest_key,
             0.0,  # dropout
             True,  # causal, aligned at the bottom right
-            False,  # no probabilities to look at
+            False,  # it gives no probabilities to look at
             scale=rule.scale,
             window_size_left=left,
             window_size_right=0,
@@ -183,16 +185,10 @@ def flash_kernel(rule: AttentionRule) -> Kernel:
 
 
 def fused_kernel(rule: AttentionRule, num_heads: int, num_key_heads: int, head_size: int) -> Kernel:
-    """Transformer Engine's attention: cuDNN's, on Hopper and Blackwell; bf16 and fp16.
+    """Give Transformer Engine's attention, which is cuDNN's, on Hopper and Blackwell, for bf16 and fp16.
 
     FP8 is off in it: each rank would have the largest values of its calls reduced together with those of the linear
-    layers, and a rank that attends nowhere makes none.
-
-    Args:
-        rule: without a window, which cuDNN aligns at the top left.
-        num_heads: N.
-        num_key_heads: G.
-        head_size: D.
+    layers, and a rank that attends nowhere makes none. The rule has no window, which cuDNN aligns at the top left.
     """
     from transformer_engine.common.recipe import DelayedScaling
     from transformer_engine.pytorch import DotProductAttention, fp8_autocast
@@ -207,7 +203,7 @@ def fused_kernel(rule: AttentionRule, num_heads: int, num_key_heads: int, head_s
         attention_type="cross",
         softmax_scale=rule.scale,
     )
-    unused = DelayedScaling()  # or it asks the device for a default, in every call
+    unused = DelayedScaling()  # without it every call asks the device for a default
 
     def kernel(query_QND: Tensor, key_KGD: Tensor, value_KGD: Tensor, found: Sequences) -> Tensor:
         with fp8_autocast(enabled=False, fp8_recipe=unused):
