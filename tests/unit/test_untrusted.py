@@ -159,11 +159,11 @@ def test_weights_that_are_cut_short_or_point_elsewhere_are_refused(nemo: Path, t
 
 def test_a_misshaped_head_is_not_taken_for_a_language_models(nemo: Path) -> None:
     source = TorchDist(NemoFile(nemo).open_weights, "x")
-    config = find_pretrained(str(nemo)).hf_config
-    assert check_megatron_tensors(source.infos | {HEAD: TensorInfo((1, 64), torch.float32)}, config, "x")
-    assert not check_megatron_tensors(source.infos | {HEAD: TensorInfo((384, 64), torch.float32)}, config, "x")
+    architecture = find_pretrained(str(nemo)).architecture
+    assert check_megatron_tensors(source.infos | {HEAD: TensorInfo((1, 64), torch.float32)}, architecture, "x")
+    assert not check_megatron_tensors(source.infos | {HEAD: TensorInfo((384, 64), torch.float32)}, architecture, "x")
     with pytest.raises(UserError, match=r"output_layer\.weight: expected shape \[1, 64\], found \[2, 64\]"):
-        check_megatron_tensors(source.infos | {HEAD: TensorInfo((2, 64), torch.float32)}, config, "x")
+        check_megatron_tensors(source.infos | {HEAD: TensorInfo((2, 64), torch.float32)}, architecture, "x")
 
 
 def test_a_tokenizer_with_code_of_its_own_is_refused(
