@@ -14,17 +14,17 @@ from nemo_bt.scoring.reward_statistics import KEY, RewardStatistics, as_config
 
 _LABEL = "reward"
 _LEFT_OUT = ("auto_map", KEY)
-"""Code that is not exported; rewards of a model that this one was trained from."""
+"""Fields that are not exported: they name code, or describe rewards of the model that this one was trained from."""
 _MODEL_INPUTS = ["input_ids", "attention_mask"]
 
 
 def write_config(
     folder: Path, hf_config: HfConfig, pad_token_id: int, dtype: torch.dtype, statistics: RewardStatistics | None = None
 ) -> None:
-    """config.json: `hf_config` field by field, and the head: one label, a regression, and which token is padding; and
-    where the rewards lie (`nemo_bt.scoring.reward_statistics`), if that is known.
+    """Write config.json: the fields of `hf_config`, the head (one label, a regression), and the padding token.
 
-    transformers reads the reward at the last token that is not `pad_token_id`.
+    transformers reads the reward at the last token that is not `pad_token_id`. Where the rewards lie is told too, if
+    that is known (`nemo_bt.scoring.reward_statistics`).
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
 
@@ -43,10 +43,10 @@ def write_config(
 
 
 def write_tokenizer(tokenizer: Any, source: Path, folder: Path) -> None:
-    """The tokenizer's files, byte for byte where nothing has to be said on top.
+    """Copy the tokenizer's files, byte for byte where nothing has to be added.
 
-    What may have to be: the pad token, where it was chosen here; and that the model takes no `token_type_ids`, which
-    some tokenizers emit and a classifier rejects.
+    A pad token that was chosen here is added. So are the model's inputs where the tokenizer emits `token_type_ids`,
+    which a classifier rejects.
     """
     keep_tokenizer(tokenizer, source, folder)
     if "token_type_ids" in tokenizer.model_input_names:

@@ -29,7 +29,7 @@ from .progress import megabytes, summary
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     args = parse(sys.argv[1:])
     run(lambda terminal: convert(args, terminal))
 
@@ -40,7 +40,7 @@ def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
     Args:
         source: a causal language model, or a sequence classifier with one label.
         output: the .nemo to write.
-        *options: of the command line: "--pack", "--dtype=bf16", ...
+        *options: options of the command line: "--pack", "--dtype=bf16", ...
 
     Returns:
         The output.
@@ -56,7 +56,7 @@ def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Options of the command."""
+    """Parse the options of the command."""
     parser = argparse.ArgumentParser(prog="converters.hf_to_nemo", description=__doc__)
     parser.add_argument("--input", required=True, help="Hugging Face folder, or organisation/model@revision of the hub")
     parser.add_argument("--output", required=True, type=Path, help="the .nemo to write")
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def convert(args: argparse.Namespace, terminal: Terminal) -> None:
-    """Convert, compare, and say what was done.
+    """Convert, compare the rewards, and show what was done.
 
     Raises:
         UserError: the input cannot be used, or the output not be written.

@@ -14,10 +14,10 @@ _ERRORS = (HfHubHTTPError, HFValidationError, OSError, ValueError)
 
 
 def check_upload(repo: str) -> None:
-    """Check the name and the login before the work.
+    """Check the repository's name and the login before anything is converted.
 
     Raises:
-        UserError: no name of a repository, nobody logged in, or no hub.
+        UserError: the name is none of a repository, nobody is logged in, or the hub does not answer.
     """
     try:
         validate_repo_id(repo)
@@ -27,12 +27,11 @@ def check_upload(repo: str) -> None:
 
 
 def push(folder: Path, repo: str, private: bool) -> str:
-    """Make the repository if it is not there, and upload every file in one commit.
+    """Make the repository if it is not there, and upload every file of the export in one commit.
 
     Args:
-        folder: of the export.
         repo: organisation/model.
-        private: for a repository that is made.
+        private: whether a repository that is made is private.
 
     Returns:
         The commit's address.

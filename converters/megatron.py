@@ -1,4 +1,4 @@
-"""A .nemo's description, for a model that nobody has trained yet."""
+"""The `context/` of a .nemo whose model nobody has trained yet."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ def describe(context: Path, architecture: Architecture, tokenizer: Path | None) 
     """Write `context/` of a .nemo that nobody has trained yet.
 
     Args:
-        context: made.
-        architecture: of the model.
-        tokenizer: a folder named "tokenizer"; None without one.
+        context: the folder, which is made.
+        tokenizer: a folder named "tokenizer"; None leaves the .nemo without one.
     """
     import_nemo(on_gpu=False)
     import nemo.lightning as nl

@@ -50,13 +50,12 @@ _PLAIN_TEXT = 'text = "..." + (tokenizer.eos_token or "")  # the token that ever
 
 
 def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, name: str) -> str:
-    """The text of README.md.
+    """Give the text of README.md.
 
     Args:
         initial: the .nemo that is exported.
         export: its tensors.
-        has_chat_template: whether the tokenizer renders conversations.
-        name: of the model, as users will load it.
+        name: what users load the model by.
 
     Raises:
         UserError: the .nemo's training.json is not as nemo_bt writes it.
@@ -81,7 +80,8 @@ def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, n
 
 
 def _training(facts: dict[str, Any]) -> str:
-    model, data = facts["settings"]["model"], facts["settings"]["model"]["data"]
+    model = facts["settings"]["model"]
+    data = facts["settings"]["model"]["data"]
     rows = {
         "data": ", ".join(f"`{Path(path).name}`" for source in data["train"] for path in source["path"]),
         "started from": f"`{Path(model['restore_from_path']).name}`"
@@ -113,7 +113,7 @@ def _terms(loss: dict[str, Any]) -> str:
 
 
 def _evaluation(validation: dict[str, float]) -> list[str]:
-    """A table of the last validation, one line per set."""
+    """Give a table of the last validation, with one line per set."""
     values = {name: value for name, value in validation.items() if name.startswith("val/")}
     if not values:
         return []

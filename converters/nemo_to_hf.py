@@ -35,7 +35,7 @@ _NO_CAUSAL_LM = (
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     args = parse(sys.argv[1:])
     run(lambda terminal: convert(args, terminal))
 
@@ -46,7 +46,7 @@ def nemo_to_hf(source: str | Path, output: str | Path, *options: str) -> Path:
     Args:
         source: the .nemo.
         output: the folder to write.
-        *options: of the command line: "--dtype=bf16", ...
+        *options: options of the command line: "--dtype=bf16", ...
 
     Returns:
         The output.
@@ -62,7 +62,7 @@ def nemo_to_hf(source: str | Path, output: str | Path, *options: str) -> Path:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Options of the command."""
+    """Parse the options of the command."""
     parser = argparse.ArgumentParser(prog="converters.nemo_to_hf", description=__doc__)
     parser.add_argument("--input", required=True, help="a .nemo directory or file")
     parser.add_argument("--output", required=True, type=Path, help="the folder to write")
@@ -77,7 +77,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def convert(args: argparse.Namespace, terminal: Terminal) -> None:
-    """Convert, compare, say what was done, and upload where that is asked.
+    """Convert, compare the rewards, show what was done, and upload where that is asked.
 
     Raises:
         UserError: the input cannot be used, or the output not be written.

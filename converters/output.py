@@ -25,19 +25,20 @@ class ParityError(Exception):
 
 
 def common_options(parser: argparse.ArgumentParser) -> None:
-    """--dtype and --no-check."""
+    """Add --dtype and --no-check."""
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; without it every tensor keeps its dtype")
     parser.add_argument("--no-check", action="store_true", help="do not compare the rewards of the two models")
 
 
 @contextmanager
 def written_whole(target: Path, inside: str = "") -> Iterator[Path]:
-    """A folder to write to; it, or what is `inside` it, gets its name when the block ends without an error.
+    """Open a folder to write to, which is renamed to `target` when the block ends without an error.
 
-    A failed comparison leaves the folder as `<target>.failed-check`; any other error removes it.
+    Where `inside` names an entry of the folder, that alone becomes `target`. A failed comparison leaves the folder as
+    `<target>.failed-check`; any other error removes it.
 
     Raises:
-        UserError: `target` exists, or its disk does not take it.
+        UserError: `target` exists, or cannot be written.
     """
     if target.exists():
         raise UserError(f"--output {target} exists. Remove it or choose another name; nothing is written over.")
@@ -54,7 +55,10 @@ def written_whole(target: Path, inside: str = "") -> Iterator[Path]:
 
 
 def run(convert: Callable[[Terminal], None]) -> None:
-    """Run a conversion with the libraries' output out of sight, and exit: 0, 2 for a user's mistake, 1 for parity."""
+    """Run a conversion with the libraries' output out of sight, and set the exit status.
+
+    It is 0, 1 where the rewards differ, or 2 for a user's mistake.
+    """
     with tempfile.NamedTemporaryFile(prefix="nemo_bt-convert-", suffix=".log", delete=False) as file:
         log = Path(file.name)
     stdout, stderr = divert_output(log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import torch
 from safetensors import SafetensorError
@@ -21,18 +22,21 @@ from nemo_bt.scoring.model import open_alone
 from .output import ParityError
 
 TOLERANCE = 1e-4
-"""Largest difference, relative to the largest reward or to 1: fp32 rounding of deep models stays below."""
-_PROMPT_TOKENS, _LONGEST_TOKENS, _NUM_PROMPTS = 40, 60, 4
+"""Largest difference, relative to the largest reward or to 1; fp32 rounding of deep models stays below it."""
+_PROMPT_TOKENS = 40
+_LONGEST_TOKENS = 60
+_NUM_PROMPTS = 4
 
 
 def check_memory(source: TensorSource) -> None:
-    """Stop before a conversion whose comparison would not fit: the model in fp32, once at a time, and a quarter more.
+    """Check that the comparison fits into memory: it holds one fp32 copy of the model at a time, and a quarter more.
 
     Raises:
-        UserError: with the figures.
+        UserError: it does not fit.
     """
     num_parameters = sum(info.num_elements for info in source.infos.values())
-    needed_bytes, free_bytes = 5 * num_parameters, psutil.virtual_memory().available
+    needed_bytes = 5 * num_parameters
+    free_bytes = psutil.virtual_memory().available
     if needed_bytes > free_bytes:
         raise UserError(
             f"comparing rewards needs {needed_bytes / 1e9:.1f} GB of memory ({num_parameters / 1e9:.2f} B parameters "
@@ -43,13 +47,13 @@ def check_memory(source: TensorSource) -> None:
 def check_parity(
     hf_folder: Path, initial: InitialWeights, base_head: Tensor | None = None, dtype: torch.dtype | None = None
 ) -> float:
-    """Compare rewards on random ids.
+    """Compare the rewards of both models on random ids.
 
     Args:
-        hf_folder: that transformers loads.
+        hf_folder: the folder that transformers loads.
         initial: the Megatron side's weights.
-        base_head: [1, H], for a folder of a base model, which has no head; None compares the head that is there.
-        dtype: that the folder's weights were cast to; None keeps them.
+        base_head: [1, H], the head for the folder of a base model, which has none; None compares the folder's head.
+        dtype: what the folder's weights were cast to; None keeps them.
 
     Returns:
         The largest absolute difference.
@@ -72,12 +76,12 @@ def check_parity(
 
 
 def _random_groups(architecture: Architecture) -> list[TokenGroup]:
-    """Prompts with two answers each; no id is the padding's."""
+    """Draw prompts with two answers each, none of which has the padding token."""
     rng = np.random.default_rng(0)
     pad_id = architecture.completed.pad_token_id
     allowed = np.setdiff1d(np.arange(architecture.vocab_size), [] if pad_id is None else [pad_id])
 
-    def ids(num_tokens: int) -> np.ndarray:
+    def ids(num_tokens: int) -> npt.NDArray[np.int32]:
         return rng.choice(allowed, num_tokens).astype(np.int32)
 
     return [

@@ -1,4 +1,4 @@
-"""A bar over bytes, and the table at the end."""
+"""The bar over bytes that a conversion shows, and the table at its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nemo_bt.pretrained.source import TensorInfo
 
 @contextmanager
 def megabytes(terminal: Terminal, infos: dict[str, TensorInfo]) -> Iterator[Callable[[int], None]]:
-    """A bar over the data of `infos`; gives a function that takes the bytes done since the last call."""
+    """Show a bar over the data of `infos`, and give a function that takes the bytes done since its last call."""
     total_mb = sum(info.num_bytes for info in infos.values()) // 10**6
     done_bytes = 0
     terminal.start(0, total_mb, "MB")
@@ -31,9 +31,9 @@ def megabytes(terminal: Terminal, infos: dict[str, TensorInfo]) -> Iterator[Call
 
 
 def summary(initial: InitialWeights, target: Path, check: str) -> list[tuple[str, str]]:
-    """Name and value of each line of the table."""
+    """Give name and value of each line of the table."""
     pretrained = initial.pretrained
-    # Without rows that Megatron's embedding is padded with.
+    # AsHf leaves out the rows that Megatron's embedding is padded with.
     infos = AsHf(initial.source, pretrained.architecture).infos.values()
     return [
         ("architecture", pretrained.hf_config["model_type"]),

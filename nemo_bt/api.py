@@ -1,7 +1,7 @@
 """What a program or a notebook calls; `nemo_bt/__init__.py` exports it.
 
-A job is one rank here, or one of the ranks of torchrun or srun where this process is one. With trainer.devices > 1 in a
-script it is as many local ranks, each of which runs the script up to the call (`nemo_bt.launching.script`).
+A job runs in this process, alone or as one of the ranks of torchrun or srun. With trainer.devices > 1 in a script it
+runs on as many local ranks, each of which runs the script up to the call (`nemo_bt.launching.script`).
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def load_settings(
         config_name: train, score, evaluate, label, plan, serve, or another file of `conf/` or of `config_dir`, without
             .yaml.
         overrides: `key=value`, as on the command line.
-        config_dir: a folder of your own.
-        kind: the dataclass to make; without it, the one that the name says: ScoreRun for score, Settings for all others
-            that are not in the list above.
+        config_dir: a folder with configurations of your own.
+        kind: the dataclass to make; without it, the one that the name says: ScoreRun for score, Settings for a name
+            that is not in the list above.
 
     Raises:
-        UserError: an unknown key, a value of the wrong type or outside of its range, no such file.
+        UserError: a key is unknown, a value has the wrong type or is out of its range, or there is no such file.
     """
     return load_settings_of(kind or _KINDS.get(config_name, Settings), config_name, overrides, config_dir)
 
@@ -58,7 +58,7 @@ def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Seque
     Args:
         settings: from `load_settings("train", ...)`.
         loss_fn: a loss of your own; its contract is `nemo_bt.loss.LossFn`.
-        callbacks: of Lightning, called after the run's own.
+        callbacks: Lightning callbacks, called after the run's own.
 
     Returns:
         How the run ended: steps, the last validation, and what stopped it early.
@@ -100,7 +100,8 @@ def validate(settings: Settings) -> dict[str, float]:
     def work(terminal: Terminal, rank: int) -> dict[str, float]:
         return validate_only(settings, check_settings(settings, trains=False), terminal).validation
 
-    return run_job(settings, settings.exp_manager.log_dir, work)
+    metrics: dict[str, float] = run_job(settings, settings.exp_manager.log_dir, work)
+    return metrics
 
 
 def launch(settings: Settings) -> Outcome:
@@ -132,7 +133,7 @@ def evaluate(settings: EvaluateRun) -> dict[str, Any]:
     """Score pairs or a benchmark, and measure the accuracy.
 
     Returns:
-        What results.json has.
+        The contents of results.json.
 
     Raises:
         UserError: model, rows or output cannot be used as they are.
@@ -167,9 +168,9 @@ def report(log_dir: str | Path, overrides: Sequence[str] = (), checkpoint: str |
     """Write a page about a run and its model.
 
     Args:
-        log_dir: of the run.
-        overrides: of its config.yaml, for the report: a layout, say.
-        checkpoint: whose model is looked at; the newest of the run, if none is named.
+        log_dir: the run's log directory.
+        overrides: changes to its config.yaml for the report: a layout, say.
+        checkpoint: the one whose model is looked at; the newest of the run, if none is named.
 
     Returns:
         The page.
@@ -190,7 +191,7 @@ def plan(settings: PlanRun) -> list[Planned | Rejected]:
     """Count memory and time of every layout on a cluster.
 
     Raises:
-        UserError: settings that cannot be; no such model or data.
+        UserError: the settings contradict each other, or there is no such model or data.
     """
     from nemo_bt.planning.command import plan as try_layouts
 
@@ -217,7 +218,7 @@ def _scored(run: ScoreRun, finish: Callable[[str, Terminal], None] | None = None
 
 
 def _named(settings: Settings, loss_fn: LossFn) -> Settings:
-    """Write down which loss a run has, so that it does not go on with another."""
+    """Write down which loss a run has, so that it cannot go on with another."""
     name = getattr(loss_fn, "__qualname__", type(loss_fn).__qualname__)
     path = inspect.getsourcefile(loss_fn) if inspect.isfunction(loss_fn) else None
     path = path if path and Path(path).is_file() else None

@@ -19,11 +19,13 @@ EXPECTED_ACCURACY = 0.95
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write data and the run to")
     folder = parser.parse_args().output
-    data, run, export = folder / "data", folder / "run", folder / "export"
+    data = folder / "data"
+    run = folder / "run"
+    export = folder / "export"
     for old in (data, run, export):
         if old.exists():
             shutil.rmtree(old)

@@ -1,4 +1,4 @@
-"""Errors of file systems, named. Imports nothing heavy but torch, when it is used."""
+"""Errors of file systems, named for the user. It imports nothing heavy but torch, when it is used."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ _GOES_ON = (
     "Checkpoints that have their name are whole: make room, and the same command with "
     "exp_manager.resume_if_exists=true goes on."
 )
-_NO_REPORT, _NOT_WRITTEN = "results_queue should not be empty", "inline_container"
-"""Megatron's words when a writer ended without any, and torch's when a file takes no more."""
+_NO_REPORT = "results_queue should not be empty"
+"""Megatron says so when a writer ended without a report."""
+_NOT_WRITTEN = "inline_container"
+"""torch says so when a file takes no more."""
 
 
 @contextmanager
@@ -36,11 +38,11 @@ def naming_disk_errors(folder: Path, goes_on: str = _GOES_ON) -> Iterator[None]:
     """Turn what a file system refuses into a message about the folder that a run writes to; leave the rest as it is.
 
     Args:
-        folder: that is written to.
-        goes_on: what the user can do.
+        folder: what the run writes to.
+        goes_on: what the user can do, for the message.
 
     Raises:
-        UserError: a disk is full, a folder read-only, ...
+        UserError: a disk is full, a folder is read-only, ...
     """
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -59,13 +61,14 @@ def _is_elsewhere(error: BaseException, folder: Path) -> bool:
 
 
 def _reason(error: BaseException, folder: Path) -> str | None:
-    """What a file system says somewhere in a chain of errors, some of which came as text from another process."""
-    numbers, texts = [], []
+    """Find what a file system says in a chain of errors, some of which came as text from another process."""
+    numbers = []
+    texts = []
     current: BaseException | None = error
     while current:
         if isinstance(current, OSError) and current.errno:
             numbers.append(current.errno)
-        texts.append(f"{current} {getattr(current, 'failures', '')}")  # of torch.distributed.checkpoint, by rank
+        texts.append(f"{current} {getattr(current, 'failures', '')}")  # torch.distributed.checkpoint has them by rank
         current = current.__cause__ or current.__context__
     numbers += map(int, _IN_TEXT.findall(" ".join(texts)))
     number = next((number for number in numbers if number in _NAMED), None)

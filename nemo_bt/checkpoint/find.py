@@ -1,6 +1,6 @@
 """Finding checkpoints: `<log dir>/checkpoints/<name>-step<n>.nemo` was whole when it got its name.
 
-Imports nothing heavy.
+It imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -48,36 +48,35 @@ _PLAN = (
     "model.data.length_policy",
     "model.data.tokens_per_micro_batch",
 )
-"""Settings that say which model it is, what its optimizer holds, and which pairs a step has: `pairs_of_step` counts
-what loading left."""
+"""Settings that say which model it is, what its optimizer holds, and which pairs loading leaves and a step has."""
 _NEW = {"model.loss.custom_fn": {"path": None, "name": None}}
-"""What settings had that an earlier version of nemo_bt did not write."""
+"""Values of settings that an earlier version of nemo_bt did not write."""
 _NAME = re.compile(r"-step(\d+)\.nemo$")
 
 
 def saved_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in `folder`, oldest step first."""
+    """List the whole checkpoints in `folder`, oldest step first."""
     found = {path: match for path in folder.glob("*.nemo") if (match := _NAME.search(path.name))}
     return sorted(found, key=lambda path: int(found[path][1]))
 
 
 def is_named_by_step(path: Path) -> bool:
-    """Whether `step_of` knows its step."""
+    """Tell whether the name has a step, as `step_of` needs it."""
     return _NAME.search(path.name) is not None
 
 
 def step_of(checkpoint: Path) -> int:
-    """Optimizer steps that a checkpoint has behind it; `run-step40.nemo` has 40."""
+    """Read how many optimizer steps a checkpoint has behind it; `run-step40.nemo` has 40."""
     match = _NAME.search(checkpoint.name)
     assert match, checkpoint
     return int(match[1])
 
 
 def checkpoint_to_resume(folder: Path, resume_if_exists: bool) -> Path | None:
-    """The newest checkpoint to continue from, or None for a fresh run.
+    """Find the newest checkpoint to continue from; None is a fresh run.
 
-    One that is seen to be damaged without reading its weights is passed over; these are looked through when they are
-    loaded (`nemo_bt.training.strategy`).
+    A checkpoint is passed over if damage shows without reading its weights. Those are checked when they are loaded
+    (`nemo_bt.training.strategy`).
 
     Raises:
         UserError: there are checkpoints, but the run is not to resume and would write over them; or none is whole.
@@ -100,7 +99,7 @@ def checkpoint_to_resume(folder: Path, resume_if_exists: bool) -> Path | None:
 
 
 def none_whole(found: list[str]) -> str:
-    """The message where every checkpoint is damaged."""
+    """Give the message for a folder in which every checkpoint is damaged."""
     return (
         f"no checkpoint to resume from is whole. {'; '.join(found)}. Bring one back, or start a new "
         "exp_manager.explicit_log_dir."
@@ -111,17 +110,19 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
     """Check that a run which continues has the same model and visits the same pairs in the same order as before.
 
     Args:
-        config_file: config.yaml of the interrupted run; nothing to check where there is none.
-        settings: of the run that continues.
+        config_file: config.yaml of the interrupted run; nothing is checked where there is none.
+        settings: the settings of the run that continues.
 
     Raises:
         UserError: a setting that the plan of a step depends on is another one now.
     """
     if not config_file.exists():
         return
-    before, now = OmegaConf.load(config_file), OmegaConf.create(asdict(settings))
+    before = OmegaConf.load(config_file)
+    now = OmegaConf.create(asdict(settings))
     for key in _PLAN:
-        old, new = OmegaConf.select(before, key, default=_NEW.get(key)), OmegaConf.select(now, key)
+        old = OmegaConf.select(before, key, default=_NEW.get(key))
+        new = OmegaConf.select(now, key)
         pinned = key == _ORIGIN and str(old).startswith(f"{new}@")  # config.yaml has the hub's revision
         if old != new and not pinned:
             raise UserError(
@@ -131,7 +132,7 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
 
 
 def write_data_record(file: Path, sets: Mapping[str, PairSet]) -> None:
-    """Note everything that the token ids of a run depend on."""
+    """Write down everything that the token ids of a run depend on."""
     write_atomically(file, json.dumps(_record(sets), indent=2) + "\n")
 
 
@@ -139,15 +140,16 @@ def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
     """Check that the training data is still what it was.
 
     Args:
-        file: that `write_data_record` left; nothing to check where there is none.
-        sets: of the run that continues.
+        file: what `write_data_record` left; nothing is checked where there is none.
+        sets: the sets of the run that continues.
 
     Raises:
         UserError: a file of a source, the tokenizer or the template has other contents now.
     """
     if not file.exists():
         return
-    before, now = json.loads(file.read_text())["train"], _record(sets)["train"]
+    before = json.loads(file.read_text())["train"]
+    now = _record(sets)["train"]
     for name, facts in now.items():
         differ = [key for key in facts if before.get(name, {}).get(key) != facts[key]]
         if differ:

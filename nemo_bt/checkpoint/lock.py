@@ -1,4 +1,4 @@
-"""One run at a time in a log directory, and nothing left there of one that was killed. Imports nothing heavy."""
+"""One run at a time in a log directory, and nothing left there of one that was killed. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.files import unfinished_folders
 
 _WAIT_S = 30.0
-"""That a run which is ending may take."""
+"""Time that a run which is ending may take."""
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -27,8 +27,7 @@ def only_run(log_dir: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
     The lock is the kernel's: it ends with the process. On file systems without locks nothing is held.
 
     Args:
-        log_dir: of the run.
-        wait_s: for another run to end.
+        wait_s: how long another run may take to end.
 
     Raises:
         UserError: another run goes on there.

@@ -9,41 +9,38 @@ from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
-"""In the folder of a checkpoint; those that were converted, or saved by an earlier version, have none."""
+"""File in a checkpoint's folder; one that was converted, or saved by an earlier version, has none."""
 WEIGHTS = ".distcp"
-"""End of the names of the large files."""
+"""Suffix of the large files."""
 
 
 def files_of(checkpoint: Path) -> list[str]:
-    """Files of a checkpoint beside its manifest, in one order everywhere."""
+    """List the files of a checkpoint beside its manifest, in the same order on every machine."""
     files = (path for path in checkpoint.rglob("*") if path.is_file())
     return sorted(str(path.relative_to(checkpoint)) for path in files if path != checkpoint / MANIFEST)
 
 
 def facts_of(checkpoint: Path, names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of files, by name."""
+    """Compute size and SHA-256 of the named files."""
     return {name: {"bytes": (checkpoint / name).stat().st_size, "sha256": _sha256(checkpoint / name)} for name in names}
 
 
 def write_manifest(checkpoint: Path, facts: dict[str, dict[str, Any]]) -> None:
-    """Write facts of all files, from `facts_of`."""
+    """Write the manifest: the facts of all files, from `facts_of`."""
     (checkpoint / MANIFEST).write_text(json.dumps({"files": facts}, indent=1, sort_keys=True) + "\n")
 
 
 def damage(checkpoint: Path, rank: int = 0, num_ranks: int = 1) -> str | None:
-    """What is not as it was written; None where all is, or nobody wrote down how it was.
+    """Say what is not as it was written; None where all is, or where there is no manifest.
 
-    Args:
-        checkpoint: folder.
-        rank: that asks; digests are shared out over `num_ranks`, sizes are looked at by each.
-        num_ranks: that ask.
+    Every rank looks at all sizes; the digests are shared out over `num_ranks`.
     """
     facts, reason = _read(checkpoint)
     return reason or _first_difference(checkpoint, facts, lambda number, name: number % num_ranks == rank)
 
 
 def plain_damage(checkpoint: Path) -> str | None:
-    """What can be seen without reading the weights: sizes of all files, and digests of the others."""
+    """Say what is damaged without reading the weights: by the sizes of all files, and the digests of small ones."""
     facts, reason = _read(checkpoint)
     return reason or _first_difference(checkpoint, facts, lambda number, name: not name.endswith(WEIGHTS))
 

@@ -1,4 +1,4 @@
-"""Which checkpoints stay: the newest, the best by a metric, and one every so many steps. Imports nothing heavy."""
+"""Which checkpoints stay: the newest, the best by a metric, and one every so many steps. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from nemo_bt.observability.metrics_log import FILE as METRICS
 
 
 def superseded(folder: Path, settings: CheckpointSettings) -> list[Path]:
-    """Checkpoints that need not stay, oldest first. A damaged one is no reason to let another go.
+    """List the checkpoints that need not stay, oldest first. A damaged one is no reason to let another go.
 
-    Args:
-        folder: of checkpoints, in the log directory.
-        settings: what to keep. What a step's validation gave is read from metrics.jsonl.
+    What a step's validation gave is read from metrics.jsonl, beside the folder of checkpoints.
     """
     if settings.save_last_n == 0:
         return []
@@ -30,11 +28,10 @@ def superseded(folder: Path, settings: CheckpointSettings) -> list[Path]:
 
 
 def kept_steps(values: Mapping[int, float | None], settings: CheckpointSettings) -> set[int]:
-    """Steps whose checkpoints stay.
+    """Choose the steps whose checkpoints stay; where values are equal, the earlier step is the better one.
 
     Args:
-        values: of `settings.monitor` by step, of every checkpoint; None where that step was not validated.
-        settings: what to keep. Of equal values the earlier step is the better one.
+        values: `settings.monitor` by step, for every checkpoint; None where that step was not validated.
     """
     steps = sorted(values)
     measured = [(value, step) for step, value in values.items() if value is not None and math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""The command line: commands, their options, and overrides. Imports nothing."""
+"""The command line: commands, their options, and overrides. It imports nothing of nemo_bt."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of one command, with `overrides`, and `argv` as it came.
+    """Parse the arguments of one command, with `overrides`, and `argv` as it came.
 
     Raises:
         SystemExit: there is no such command or option; 0 for --help.
@@ -68,7 +68,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"unknown argument {more[0]}")
     if any(word.startswith("-") for word in more):
         parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
-    args.argv, args.overrides = list(argv), [*getattr(args, "overrides", []), *more]
+    args.argv = list(argv)
+    args.overrides = [*getattr(args, "overrides", []), *more]
     if getattr(args, "normalize", False):
         args.overrides.append("score.normalize=true")
     return args

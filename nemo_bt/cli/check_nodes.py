@@ -30,7 +30,7 @@ def check_nodes(settings: Settings) -> None:
     The nodes meet where the ranks of the training will: at the address and port of Lightning's SLURMEnvironment.
 
     Raises:
-        UserError: nodes differ or do not answer, on the first; the others leave the message to it.
+        UserError: nodes differ or do not answer. Only the first node raises it; the others leave the message to it.
     """
     from lightning.fabric.plugins.environments import SLURMEnvironment
     from torch.distributed import DistError, DistNetworkError, DistStoreError, TCPStore
@@ -38,8 +38,10 @@ def check_nodes(settings: Settings) -> None:
     if "SLURM_NODEID" not in os.environ:
         raise UserError("check-nodes: expected to run under srun, one task on each node (see slurm/train.sbatch).")
     environment = SLURMEnvironment(auto_requeue=False)
-    rank, num_nodes = environment.global_rank(), environment.world_size()
-    node, address = os.environ.get("SLURMD_NODENAME", str(rank)), environment.main_address
+    rank = environment.global_rank()
+    num_nodes = environment.world_size()
+    node = os.environ.get("SLURMD_NODENAME", str(rank))
+    address = environment.main_address
     try:
         store = TCPStore(address, environment.main_port, is_master=rank == 0, timeout=_WAIT, wait_for_workers=False)
     except (DistNetworkError, DistError) as error:
@@ -49,14 +51,14 @@ def check_nodes(settings: Settings) -> None:
             "MASTER_PORT in slurm/env.sh, or open the port between the nodes."
         )
         if rank:
-            sys.exit(f"error: {message}")  # the first node does not know
+            sys.exit(f"error: {message}")  # the first node does not know of it
         raise UserError(message) from error
     facts = facts_of_node(settings) | {"log directory": _mark(settings, node)}
     store.set(f"node-{rank}", json.dumps([node, facts]))
     if rank:
-        verdict = store.get(_VERDICT)
+        is_alike = store.get(_VERDICT) == b"alike"
         store.set(f"left-{rank}", "")
-        if verdict != b"alike":
+        if not is_alike:
             sys.exit(2)
         return
     verdict = "different"
@@ -97,7 +99,7 @@ def _missing(marks: dict[str, Path]) -> list[str]:
 
 
 def _mark(settings: Settings, node: str) -> str:
-    """Leave a file that the first node looks for: log directories have to be one."""
+    """Leave a file that the first node looks for: all nodes need the same log directory."""
     folder = settings.exp_manager.log_dir
     try:
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)

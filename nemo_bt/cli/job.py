@@ -20,16 +20,15 @@ def run_job(settings: JobSettings, folder: Path, work: Callable[[Terminal, int],
     """Do the work on this rank, or start ranks that do.
 
     Args:
-        settings: how many ranks there are.
-        folder: gets nemo.log; it is made.
+        folder: where nemo.log is written; it is made.
         work: (terminal of this rank, rank) -> plain data.
-        within: a folder in it that is made too.
+        within: a folder in `folder` that is made too.
 
     Returns:
-        What the work gave, on rank 0 where ranks were started.
+        What the work gave; where ranks were started, what it gave on rank 0.
 
     Raises:
-        UserError: a user's mistake.
+        UserError: the work cannot be done as it was asked.
         RuntimeError: a rank that was started failed.
     """
     found, result = script.earlier_result()
@@ -55,10 +54,10 @@ def run_job(settings: JobSettings, folder: Path, work: Callable[[Terminal, int],
 
 
 def run_command(command: str, settings: Settings) -> Any:
-    """Have local ranks of their own run a command with these settings, and give what it came to.
+    """Start local ranks that run a command with these settings, and give its result.
 
     Raises:
-        UserError: a user's mistake that the ranks found.
+        UserError: the ranks found a user's mistake.
         RuntimeError: a rank failed.
     """
     found, result = script.earlier_result()

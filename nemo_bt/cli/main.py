@@ -1,6 +1,6 @@
-"""The nemo-bt command. Exit status: 0 done, 75 stopped early and saved, 2 a mistake that the user can mend, 1 the rest.
+"""The nemo-bt command. It exits with 0 when done, 75 when stopped early and saved, 2 for a user's mistake, else 1.
 
-What a command needs is imported by the command: `--help` waits for nothing.
+Each command imports what it needs: `--help` waits for nothing.
 """
 
 from __future__ import annotations
@@ -24,16 +24,12 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command of this process and exit; the console script enters here."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command.
-
-    Returns:
-        The exit status.
-    """
+    """Run one command, and give its exit status."""
     args = parse(argv)
     run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": _train}
     run |= {"validate": _train, "score": _score, "evaluate": _score, "label": _score, "serve": _serve}
@@ -47,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
-    """One of nemo-bt data build, show, stats."""
+    """Run nemo-bt data build, show or stats."""
     from nemo_bt.config.equations import check_data
     from nemo_bt.config.load import load_settings
 
@@ -69,7 +65,7 @@ def _data(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    """nemo-bt plan."""
+    """Run nemo-bt plan."""
     from nemo_bt.observability.terminal import Terminal
     from nemo_bt.planning.command import plan_run
 
@@ -78,7 +74,7 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    """nemo-bt status."""
+    """Run nemo-bt status."""
     from nemo_bt.cli.status import show_status
     from nemo_bt.observability.terminal import Terminal
 
@@ -87,7 +83,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _check_nodes(args: argparse.Namespace) -> int:
-    """nemo-bt check-nodes, on one of them."""
+    """Run nemo-bt check-nodes, on one of them."""
     from nemo_bt.cli.check_nodes import check_nodes
     from nemo_bt.config.load import load_settings
 
@@ -96,7 +92,7 @@ def _check_nodes(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace) -> int:
-    """nemo-bt train or validate: start the ranks, or be one."""
+    """Run nemo-bt train or validate: start the ranks, or be one."""
     from nemo_bt.config.load import load_settings
     from nemo_bt.training.checks import check_settings
 
@@ -106,7 +102,7 @@ def _train(args: argparse.Namespace) -> int:
         request.listen()
     pretrained = check_settings(settings, trains=args.command == "train")
     if settings.model.restore_from_path and pretrained and pretrained.nemo_file is None:
-        model = replace(settings.model, restore_from_path=pretrained.given)  # all ranks, and config.yaml, at one commit
+        model = replace(settings.model, restore_from_path=pretrained.given)  # one commit for all ranks and config.yaml
         settings = replace(settings, model=model)
     if launch.is_to_start(settings):
         return launch.run_ranks(_same_command(args, settings.model.restore_from_path), settings.world_size)
@@ -114,7 +110,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _score(args: argparse.Namespace) -> int:
-    """nemo-bt score, evaluate or label: start the ranks, or be one."""
+    """Run nemo-bt score, evaluate or label: start the ranks, or be one."""
     from nemo_bt.config.load import load_settings_of
     from nemo_bt.config.score import RUNS
     from nemo_bt.evaluation.label import check_label
@@ -147,13 +143,13 @@ def _score(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    """nemo-bt report: start the ranks, or be one."""
+    """Run nemo-bt report: start the ranks, or be one."""
     from nemo_bt.reporting.settings import load_run, with_model
 
     run = load_run(args.log_dir, args.overrides)
     run = run if args.without_model else with_model(run, args.checkpoint)
     if run.pretrained and launch.is_to_start(run.settings):
-        found = [] if args.checkpoint else ["--checkpoint", str(run.pretrained.path)]  # the same one on all ranks
+        found = [] if args.checkpoint else ["--checkpoint", str(run.pretrained.path)]  # all ranks take the same one
         return launch.run_ranks([*args.argv, *found], run.settings.world_size)
 
     from nemo_bt.cli.worker import run_as_rank
@@ -163,7 +159,7 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    """nemo-bt serve."""
+    """Run nemo-bt serve."""
     from nemo_bt.config.load import load_settings_of
     from nemo_bt.config.serve import ServeRun
     from nemo_bt.observability.terminal import Terminal
@@ -175,7 +171,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _same_command(args: argparse.Namespace, given: str | None) -> list[str]:
-    """Give the command for each rank, with the commit of the hub that was found."""
+    """Give the command of each rank, which names the commit of the hub that was found."""
     return [*args.argv, *([f"model.restore_from_path={given}"] if given and "@" in given else [])]
 
 

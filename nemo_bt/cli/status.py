@@ -1,4 +1,4 @@
-"""nemo-bt status: where a run is, read from its log directory. Imports nothing heavy, and changes nothing."""
+"""nemo-bt status: where a run is, read from its log directory. It imports nothing heavy, and changes nothing."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.observability.terminal import Terminal
 
 _MISSED_LINES = 5
-"""Logged lines that are overdue before a run on another host is said to be silent."""
+"""Logged lines that may be overdue before a run on another host is called silent."""
 
 
 def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
-    """Print it.
+    """Print the state of a run, its step, its last validation and its checkpoints.
 
     Args:
-        log_dir: of the run.
-        verifies: read all files of all checkpoints, not just those that are small.
-        terminal: to print on.
+        verifies: whether to read all files of all checkpoints, and not just the small ones.
 
     Raises:
         UserError: no run has written there.
@@ -55,7 +53,8 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
 
 def _state(log_dir: Path, events: list[dict[str, Any]], training: list[dict[str, Any]]) -> str:
     start = max(i for i, event in enumerate(events) if event["event"] == "started")
-    started, later = events[start], events[start + 1 :]
+    started = events[start]
+    later = events[start + 1 :]
     failed = [event for event in later if event["event"] == "failed"]
     if failed:
         return f"failed: rank {failed[0]['rank']}: {failed[0]['error']}"
@@ -107,15 +106,17 @@ def _validation(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     validated = [line for line in lines if any(key.startswith("val/") for key in line)]
     if not validated:
         return []
-    last, rows = validated[-1], []
+    last = validated[-1]
+    rows = []
     for name in dict.fromkeys(key.split("/")[1] for key in last if key.startswith("val/")):
-        loss, accuracy = last[f"val/{name}/loss"], last[f"val/{name}/accuracy"]
+        loss = last[f"val/{name}/loss"]
+        accuracy = last[f"val/{name}/accuracy"]
         rows.append((f"validation {name}", f"loss {loss:.4f}  accuracy {accuracy:.4f}  at step {last['step']}"))
     return rows
 
 
 def _checkpoints(folder: Path, verifies: bool) -> list[tuple[str, ...]]:
-    """A row for each, oldest first, with those that are being written and those set aside."""
+    """Give a row for each checkpoint, oldest first, then for those being written and those set aside."""
     look_at = damage if verifies else plain_damage
     found = {path: f"damaged: {reason}" if (reason := look_at(path)) else "whole" for path in saved_checkpoints(folder)}
     found = {path: state if (path / MANIFEST).exists() else "without a manifest" for path, state in found.items()}
@@ -123,10 +124,12 @@ def _checkpoints(folder: Path, verifies: bool) -> list[tuple[str, ...]]:
     found |= dict.fromkeys(folder.glob("*.damaged*"), "set aside")
     rows: list[tuple[str, ...]] = []
     for path, state in found.items():
-        size, saved = 0, 0.0
-        with suppress(OSError):  # a run that goes on renames and removes them
+        size = 0
+        saved = 0.0
+        with suppress(OSError):  # a run that goes on renames and removes files
             stats = [file.stat() for file in path.rglob("*") if file.is_file()]
-            size, saved = sum(stat.st_size for stat in stats), max((stat.st_mtime for stat in stats), default=0.0)
+            size = sum(stat.st_size for stat in stats)
+            saved = max((stat.st_mtime for stat in stats), default=0.0)
         rows.append((path.name, state, f"{size / 1e9:.3f}", f"{_short(time.time() - saved)} ago"))
     return rows
 

@@ -13,16 +13,13 @@ from nemo_bt.observability.terminal import Terminal, divert_output
 
 
 def run_as_rank(folder: Path, setting: str, work: Callable[[Terminal, int], int], within: str = ".") -> int:
-    """Do it.
+    """Do the work of one rank, and give its exit status: that of `work`, or 2 for a user's mistake.
 
     Args:
-        folder: gets nemo.log; it is made.
-        setting: that named it, for the message where it cannot be written.
+        folder: where nemo.log is written; it is made.
+        setting: the setting that names `folder`, for the message where it cannot be written.
         work: (terminal of this rank, rank) -> exit status; may raise UserError.
-        within: folder in it that is made too.
-
-    Returns:
-        The exit status: that of `work`, or 2.
+        within: a folder in `folder` that is made too.
     """
     rank = launch.current_rank()
     try:

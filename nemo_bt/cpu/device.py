@@ -19,6 +19,7 @@ from torch.utils._device import _device_constructors
 from nemo_bt.cpu.adam import GroupStepAdamW
 
 _CPU = torch.device("cpu")
+_TORCH: Any = torch  # what is put in the place of its functions has types of its own
 
 
 @functools.cache
@@ -43,7 +44,7 @@ def install() -> None:
     megatron_random._set_cuda_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
     # (M) transformer/moe/moe_utils.py:958 reads a name that its import of Transformer Engine would have set.
     moe_utils.te_general_gemm = None
-    # (M) transformer/moe/moe_utils.py:883 makes numbers of what is on a GPU only; all_to_all takes no tensors.
+    # (M) transformer/moe/moe_utils.py:883 turns only what is on a GPU into numbers; all_to_all takes no tensors.
     token_dispatcher.maybe_move_tensor_to_cpu = _numbers
     # (M) optimizer/__init__.py:30 falls back to torch's AdamW, which keeps a tensor `step` per parameter that the
     # distributed optimizer cannot shard; it handles FusedAdam, whose step belongs to the group.
@@ -60,17 +61,18 @@ def install() -> None:
 
 
 def _leave_out_extension() -> None:
-    """(M) core/inference/unified_memory.py:71 compiles memory management for GPUs when it is imported.
+    """Keep (M) core/inference/unified_memory.py:71 from compiling memory management for GPUs when it is imported.
 
-    With torch built for CUDA and no GPU that takes a core 20 s and fails, in every process again; then Megatron goes on
-    without it, as it does here.
+    With torch built for CUDA and no GPU, that takes a core 20 s and fails, in every process again. Megatron then goes
+    on without it, as it does here.
     """
     from torch.utils import cpp_extension
 
     def not_compiled(*_: Any, **__: Any) -> None:
         raise RuntimeError("no GPU")
 
-    load_inline, cpp_extension.load_inline = cpp_extension.load_inline, not_compiled
+    load_inline = cpp_extension.load_inline
+    cpp_extension.load_inline = not_compiled
     try:
         import megatron.core.inference.unified_memory  # noqa: F401
     finally:
@@ -113,9 +115,9 @@ def _on_cpu(factory: Callable[..., Any]) -> Callable[..., Any]:
 
 def _redirect_devices() -> None:
     # On a GPU host too, a run on CPU is built from CPU modules (nemo_bt/model/layers.py).
-    torch.cuda.is_available = lambda: False
+    _TORCH.cuda.is_available = lambda: False
     # (M) device=torch.cuda.current_device() in tensor_parallel/layers.py:865, mappings.py:91 and 30 places more.
-    torch.cuda.current_device = lambda: _CPU
+    _TORCH.cuda.current_device = lambda: _CPU
     # (M) device='cuda' in optimizer/clip_grads.py:90,103, optimizer/optimizer.py:903, schedules.py:573,
     # dist_checkpointing/exchange_utils.py:101,107; (N) torch.tensor(step, pin_memory=True) in megatron_strategy.py:801.
     _device_constructors()  # remembers the functions replaced here, which `with torch.device(...)` then still knows
@@ -129,9 +131,9 @@ def _redirect_devices() -> None:
             args = (_CPU, *args[1:])
         return to(self, *args, **kwargs)
 
-    torch.Tensor.to = tensor_to
+    _TORCH.Tensor.to = tensor_to
     # (M) dist_checkpointing/exchange_utils.py:502 sends loaded tensors between data-parallel ranks.
-    torch.Tensor.cuda = lambda self, *_, **__: self
+    _TORCH.Tensor.cuda = lambda self, *_, **__: self
     # (M) optimizer/clip_grads.py:167, optimizer.py:667,686 and distrib_optimizer.py:357,416,578 compare with
     # 'torch.cuda.FloatTensor' and the like.
     type_of = torch.Tensor.type
@@ -140,7 +142,7 @@ def _redirect_devices() -> None:
         result = type_of(self, *args, **kwargs)
         return result.replace("torch.", "torch.cuda.") if isinstance(result, str) else result
 
-    torch.Tensor.type = tensor_type
+    _TORCH.Tensor.type = tensor_type
 
 
 class _NoStream:
@@ -158,7 +160,7 @@ class _NoStream:
 
 
 def _redirect_streams_and_memory() -> None:
-    cuda = torch.cuda
+    cuda = _TORCH.cuda
     # (N) megatron_parallel.py:617 builds DDP on a side stream.
     cuda.Stream = _NoStream
     cuda.stream = lambda _: contextlib.nullcontext()
@@ -174,15 +176,16 @@ def _redirect_streams_and_memory() -> None:
 
 def _redirect_random_state() -> None:
     # (M) tensor_parallel/random.py:196-201 forks the CUDA generator per tensor-parallel rank.
-    torch.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
-    torch.cuda.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
-    torch.cuda.manual_seed = torch.manual_seed
+    _TORCH.cuda.get_rng_state = lambda *_, **__: torch.get_rng_state()
+    _TORCH.cuda.set_rng_state = lambda state, *_, **__: torch.set_rng_state(state)
+    _TORCH.cuda.manual_seed = torch.manual_seed
 
 
 def _redirect_collectives() -> None:
     # (M) tensor_parallel/mappings.py:150,191: experts' tokens over tensor-parallel ranks come in parts of different
     # lengths, which gloo does not take.
-    all_gather, reduce_scatter = torch.distributed.all_gather, torch.distributed.reduce_scatter
+    all_gather = torch.distributed.all_gather
+    reduce_scatter = torch.distributed.reduce_scatter
 
     def gather(outputs: list[torch.Tensor], own: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if all(output.shape == own.shape for output in outputs):
@@ -207,4 +210,5 @@ def _redirect_collectives() -> None:
         own.copy_(result[: len(own)])
         return None
 
-    torch.distributed.all_gather, torch.distributed.reduce_scatter = gather, scatter
+    _TORCH.distributed.all_gather = gather
+    _TORCH.distributed.reduce_scatter = scatter

@@ -1,7 +1,7 @@
 """Norm and SwiGLU for CPUs, each with the fewest passes over memory that eager torch allows.
 
-Left to autograd, each of them writes and reads every intermediate and keeps it for the backward pass. These compute
-in blocks of tokens that stay in a core's cache, and keep the input alone.
+Autograd would write and read every intermediate, and keep it for the backward pass. These functions compute in blocks
+of tokens that stay in a core's cache, and keep the input alone.
 
 Shape suffixes: T = tokens, H = size of the normalised dimension, F = ffn size of this rank.
 """
@@ -16,18 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK_ELEMENTS = 128 * 1024
-"""Of one operand of a block: 0.5 MB in fp32."""
+"""Elements of one operand of a block: 0.5 MB in fp32."""
 
 
 def rms_norm(hidden: Tensor, weight_H: Tensor, eps: float) -> Tensor:
-    """RMSNorm, x / sqrt(mean(x^2) + eps) * weight over the last dimension, [..., H]."""
-    out: Tensor = _RmsNorm.apply(hidden, weight_H, eps)
+    """Compute RMSNorm, x / sqrt(mean(x^2) + eps) * weight, over the last dimension of [..., H]."""
+    out: Tensor = _RmsNorm.apply(hidden, weight_H, eps)  # type: ignore[no-untyped-call]
     return out
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
-    """silu(gate) * up of [..., 2 F], gate first; [..., F]. Source: Shazeer 2020 (arXiv 2002.05202), eq. 5."""
-    out: Tensor = _SwiGlu.apply(gate_and_up)
+    """Compute silu(gate) * up of [..., 2 F], gate first: [..., F]. Source: Shazeer 2020 (arXiv 2002.05202), eq. 5."""
+    out: Tensor = _SwiGlu.apply(gate_and_up)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -38,7 +38,7 @@ def _blocks(num_rows: int, row_elements: int) -> Iterator[slice]:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """Computes in fp32 at least, and rounds once."""
+    """RMSNorm that computes in fp32 at least, and rounds once."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight_H: Tensor, eps: float) -> Tensor:
@@ -54,10 +54,12 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        """With n = x / rms: dx = (g w - n mean(g w n)) / rms, dw = sum over tokens of g n."""
+        """Compute, with n = x / rms, dx = (g w - n mean(g w n)) / rms and dw = the sum over tokens of g n."""
         x_TH, weight_H, inverse_T1 = ctx.saved_tensors
-        grad_TH, wide_weight_H = grads[0].reshape(x_TH.shape), weight_H.to(inverse_T1.dtype)
-        grad_x_TH, grad_weight_H = x_TH.new_empty(x_TH.shape), torch.zeros_like(wide_weight_H)
+        grad_TH = grads[0].reshape(x_TH.shape)
+        wide_weight_H = weight_H.to(inverse_T1.dtype)
+        grad_x_TH = x_TH.new_empty(x_TH.shape)
+        grad_weight_H = torch.zeros_like(wide_weight_H)
         for rows in _blocks(*x_TH.shape):
             normed_TH = x_TH[rows] * inverse_T1[rows]
             product_TH = grad_TH[rows] * normed_TH

@@ -1,6 +1,6 @@
 """Start the local ranks of a run, as torchrun would, and end them together.
 
-Under torchrun or srun the ranks exist already: `joined` tells.
+Under torchrun or srun the ranks exist already, which `joined` tells.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def joined() -> bool:
-    """Whether this process is already one rank of a job; a batch script or shell of Slurm is not."""
+    """Tell whether this process is already one rank of a job; a batch script or shell of Slurm is not."""
     return "RANK" in os.environ or is_srun_task()
 
 
 def started_here() -> bool:
-    """Whether `run_ranks` started this process."""
+    """Tell whether `run_ranks` started this process."""
     return _STARTED_HERE in os.environ
 
 
 def is_srun_task() -> bool:
-    """Whether srun started this process, and others."""
+    """Tell whether srun started this process, and others."""
     return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
 
 
 def current_rank() -> int:
-    """Rank of this process in the whole job; 0 where there is only one."""
+    """Give the rank of this process in the whole job; 0 where there is only one."""
     return int(os.environ.get("RANK", os.environ["SLURM_PROCID"] if is_srun_task() else 0))
 
 
@@ -65,10 +65,10 @@ def check_joined(settings: JobSettings) -> None:
 
 
 def is_to_start(settings: JobSettings) -> bool:
-    """Whether this process is to start the ranks, and not to be one; one that is, ends with what started it.
+    """Tell whether this process has to start the ranks. If it is a rank, have it end with the process that started it.
 
     Raises:
-        UserError: ranks on several nodes are started by a launcher; the job has more or fewer than the settings name.
+        UserError: ranks on several nodes need a launcher, or the job has more or fewer ranks than the settings name.
     """
     if not joined() and settings.world_size > 1:
         if settings.trainer.num_nodes > 1:
@@ -81,7 +81,7 @@ def is_to_start(settings: JobSettings) -> bool:
 
 
 def report(error: UserError, stderr: TextIO) -> None:
-    """Show a user's mistake once: through the process that started the ranks, or once a node where that is not ours."""
+    """Show a user's mistake once: through the process that started the ranks, or once a node under torchrun or srun."""
     if started_here():
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": f"error: {error}"}))
     elif int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0:
@@ -92,7 +92,7 @@ def end_with(parent_pid: int) -> None:
     """Have the kernel end this process when its parent is gone.
 
     Args:
-        parent_pid: that it was started by; if that is gone already, the process ends here.
+        parent_pid: the process that started this one; if it is gone already, this one ends here.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
@@ -100,9 +100,9 @@ def end_with(parent_pid: int) -> None:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this rank when the process that started it is gone, however that ended.
+    """Have the kernel end this rank when the process that started it is gone, however it ended.
 
-    What the rank forks (Megatron's checkpoint writers) ends with the rank in the same way, whoever started it.
+    The processes that the rank forks (Megatron's checkpoint writers) end with the rank in the same way.
     """
     forking = [0]
     os.register_at_fork(before=lambda: forking.__setitem__(0, os.getpid()), after_in_child=lambda: end_with(forking[0]))
@@ -123,11 +123,7 @@ class RanksEnded(NamedTuple):
 
 
 def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
-    """Run `python -m nemo_bt argv` once per rank, wait for all, and say how they ended.
-
-    Returns:
-        The exit status of `RanksEnded`.
-    """
+    """Run `python -m nemo_bt argv` once per rank, wait for all, and give the exit status of `RanksEnded`."""
     ended = start_ranks(["-m", "nemo_bt", *argv], num_ranks)
     if ended.message:
         print(ended.message, file=sys.stderr)
@@ -143,10 +139,10 @@ def start_ranks(command: Sequence[str], num_ranks: int, variables: Mapping[str, 
     Args:
         command: arguments of Python.
         num_ranks: processes to start on this machine.
-        variables: of their environment, beside those that torchrun would set.
+        variables: what their environment gets beside the variables that torchrun would set.
     """
-    # Not elastic_launch: it bounds the death of ranks alike, by the same start_processes (0.6 s after a kill -9 of one,
-    # 31 s where another ignores SIGTERM), but its first SIGTERM ends all of them within 2 s, without a save, and it
+    # elastic_launch would bound the death of ranks alike, by the same start_processes (0.6 s after a kill -9 of one,
+    # 31 s where another ignores SIGTERM). But its first SIGTERM ends all of them within 2 s, without a save, and it
     # tells no pids by which to ask them instead. After a SIGKILL of it ranks run on; here `end_with` ends them.
     from torch.distributed import TCPStore
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, start_processes
@@ -179,14 +175,15 @@ def start_ranks(command: Sequence[str], num_ranks: int, variables: Mapping[str, 
         for number in STOPPING_SIGNALS:
             signal.signal(number, ask)
         try:
-            failures = ranks.wait().failures
+            ended = ranks.wait()
         except SignalException as stopped:
             return RanksEnded(128 + stopped.sigval, f"ended by {signal.Signals(stopped.sigval).name}")
         finally:
             ranks.close()
-        if not failures:
+        assert ended is not None  # it is after a timeout, which is not set
+        if not ended.failures:
             return RanksEnded(STOPPED_STATUS if stopped_file.exists() else 0)
-    return _ended_by(min(failures.values(), key=lambda failure: failure.timestamp), was_asked=bool(asked))
+    return _ended_by(min(ended.failures.values(), key=lambda failure: failure.timestamp), was_asked=bool(asked))
 
 
 def _ended_by(failure: ProcessFailure, was_asked: bool) -> RanksEnded:
@@ -200,7 +197,7 @@ def _ended_by(failure: ProcessFailure, was_asked: bool) -> RanksEnded:
 
 
 def _environment(num_ranks: int, port: int, stopped_file: Path) -> dict[str, str]:
-    """Variables that all local ranks have alike."""
+    """Give the variables that all local ranks have alike."""
     threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num_ranks)))
     return {
         "WORLD_SIZE": str(num_ranks),

@@ -1,7 +1,7 @@
 """Ranks of a program that is not the command line: each runs the same script once more, up to the call that asked.
 
-The rank that reaches the call does its work there and ends; the process that asked gets what rank 0 left, and goes on.
-Calls before it have their results from that process, and are not made again.
+A rank that reaches the call does its work there and ends. The process that asked gets what rank 0 left, and goes on.
+In a rank, earlier calls of the script give the results that they had in that process, and do no work again.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from nemo_bt.launching.local import current_rank, start_ranks, started_here
 from nemo_bt.launching.signals import STOPPED_STATUS
 
 _FOLDER = "NEMO_BT_SCRIPT_FOLDER"
-"""Variable that names a folder with `earlier.json`, the results of earlier calls, which gets `result.json`."""
+"""Variable that names a folder: earlier.json has the results of earlier calls there, result.json gets this one's."""
 _results: list[Any] = []
-"""Of this process's calls, in their order."""
+"""Results of this process's calls, in their order."""
 
 
 def earlier_result() -> tuple[bool, Any]:
@@ -37,12 +37,12 @@ def earlier_result() -> tuple[bool, Any]:
 
 
 def remember(result: Any) -> None:
-    """Keep a call's result, as JSON can, for ranks that later calls start."""
+    """Keep a call's result, which JSON can hold, for ranks that later calls start."""
     _results.append(result)
 
 
 def leave_result(result: Any) -> None:
-    """Leave what a job came to for the process that started its ranks, where that waits for it."""
+    """Leave a job's result for the process that started its ranks, where that waits for it."""
     if started_here() and _FOLDER in os.environ and current_rank() == 0:
         (Path(os.environ[_FOLDER]) / "result.json").write_text(json.dumps(result))
 
@@ -57,11 +57,10 @@ def start_and_wait(command: Sequence[str], num_ranks: int, log_dir: Path) -> Any
 
     Args:
         command: arguments of Python.
-        num_ranks: processes to start.
-        log_dir: where their output is, for the message.
+        log_dir: where the ranks' output is, for the message.
 
     Raises:
-        UserError: a user's mistake that the ranks found.
+        UserError: the ranks found a user's mistake.
         RuntimeError: a rank failed; it has said why.
     """
     with tempfile.TemporaryDirectory(prefix="nemo_bt-script-") as name:
@@ -81,7 +80,7 @@ def own_command() -> list[str]:
     """Give the arguments with which Python runs this script.
 
     Raises:
-        UserError: there is no script to run again; this one is being imported by a process that it started.
+        UserError: there is no script to run again, or a process that the script started is importing it.
     """
     if parent_process() is not None:
         raise UserError(

@@ -1,7 +1,7 @@
 """Ending a run early, between two steps and with everything saved: asked by a signal, or by a limit on its time.
 
 SIGUSR1, SIGTERM and SIGINT ask; a second SIGINT ends at once. Ranks that `nemo-bt train` started itself are asked with
-SIGUSR1 and ended with SIGTERM. Imports nothing heavy.
+SIGUSR1 and ended with SIGTERM. It imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from types import FrameType
 STOPPED_STATUS = 75
 """Exit status of a command that ended early and can be continued: EX_TEMPFAIL of sysexits.h."""
 STOPPED_FILE = "NEMO_BT_STOPPED_FILE"
-"""Variable that names a file which exists, after the run, if it ended early and had got further. Ranks under srun or
+"""Variable that names a file which exists after a run that ended early and had got further. Ranks under srun or
 torchrun end with 0: any other status would have the rest of the job killed."""
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _TIME_LIMIT = 1000
@@ -25,21 +25,23 @@ _START_S = time.monotonic()
 
 
 class StopRequest:
-    """What this process was asked.
+    """What asks this process to end its run: a signal, or a limit on its time.
 
     Args:
         limit_s: seconds from the start of the process after which the run is to end; None is no limit.
-        ends_on_sigterm: SIGTERM is not a request.
+        ends_on_sigterm: whether SIGTERM ends the process at once, and is no request.
     """
 
     def __init__(self, limit_s: float | None, ends_on_sigterm: bool) -> None:
-        self.limit_s, self.ends_on_sigterm = limit_s, ends_on_sigterm
-        self._signal, self._is_training = 0, False
+        self.limit_s = limit_s
+        self.ends_on_sigterm = ends_on_sigterm
+        self._signal = 0
+        self._is_training = False
 
     def listen(self, is_training: bool = False) -> None:
         """Take over the signals. Before training there is nothing to finish or save: a request ends the process.
 
-        SIGTERM is none before training: srun sends it to the ranks that are left when one fails.
+        SIGTERM ends it too, but is no request then: srun sends it to the ranks that are left when one fails.
 
         Raises:
             SystemExit: at a request before training, with `STOPPED_STATUS`.
@@ -51,7 +53,7 @@ class StopRequest:
             signal.signal(number, self._note)
 
     def code(self) -> int:
-        """0, or what asks; the largest of all ranks is everybody's."""
+        """Give 0, or the number of what asks; all ranks go by the largest."""
         if self._signal:
             return self._signal
         return _TIME_LIMIT if self.limit_s is not None and running_s() >= self.limit_s else 0
@@ -76,12 +78,12 @@ def kept_handlers() -> Iterator[None]:
 
 
 def running_s() -> float:
-    """Seconds since this process started, to its imports."""
+    """Give the seconds since this process imported this file."""
     return time.monotonic() - _START_S
 
 
 def reason_of(code: int) -> str:
-    """What asked, for a message."""
+    """Name what asked, for a message."""
     return "exp_manager.max_time_per_run" if code == _TIME_LIMIT else signal.Signals(code).name
 
 

@@ -1,4 +1,4 @@
-"""What happened to a run, a line each in <log dir>/events.jsonl: started, ended, failed. Imports nothing heavy."""
+"""What happened to a run, a line each in <log dir>/events.jsonl: started, ended, failed. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ FILE = "events.jsonl"
 
 
 def append_event(log_dir: Path, event: str, **facts: Any) -> None:
-    """Append one line; several processes may.
+    """Append one line; several processes may do so at once.
 
     Args:
-        log_dir: of the run.
         event: started, ended or failed.
-        facts: JSON-able.
+        facts: values that JSON can hold.
     """
     time = datetime.now(UTC).isoformat(timespec="seconds")
     described = {"time": time, "event": event, "host": socket.gethostname(), "pid": os.getpid(), **facts}
@@ -29,12 +28,12 @@ def append_event(log_dir: Path, event: str, **facts: Any) -> None:
 
 
 def read_events(log_dir: Path) -> list[dict[str, Any]]:
-    """All lines that are whole, oldest first."""
+    """Read all lines that are whole, oldest first."""
     return read_lines(log_dir / FILE)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Objects of a file of JSON lines; what a full disk cut short is left out. None where there is no file."""
+    """Read the objects of a file of JSON lines, except those that a full disk cut short; no file has none."""
     records = []
     for line in file.read_text().splitlines() if file.exists() else []:
         with suppress(ValueError):

@@ -1,6 +1,6 @@
 """How a rank that fails says so: its own mistake in full, what another rank's end did to it in one line.
 
-Imports nothing heavy.
+It imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nemo_bt.observability.events import append_event
 from nemo_bt.observability.terminal import Terminal
 
 _WAITING = ("torch.distributed.", "megatron.core.pipeline_parallel.", "megatron.core.distributed.")
-"""Modules of libraries in which a rank waits for others. Ours say so of themselves: WAITS_FOR_OTHERS = True."""
+"""Modules of libraries in which a rank waits for others. Our own modules set WAITS_FOR_OTHERS = True."""
 _LAST_FRAMES = 4
 _LOST = re.compile(r"peer|connection|timed? ?out|NCCL|Broken pipe", re.IGNORECASE)
 
@@ -26,13 +26,7 @@ _LOST = re.compile(r"peer|connection|timed? ?out|NCCL|Broken pipe", re.IGNORECAS
 def report_failure(
     rank: int, log_dir: Path, terminal: Terminal
 ) -> Callable[[type[BaseException], BaseException, TracebackType | None], None]:
-    """A `sys.excepthook` for a rank whose own output goes to nemo.log.
-
-    Args:
-        rank: of this process in the whole job.
-        log_dir: of the run.
-        terminal: of this rank.
-    """
+    """Make a `sys.excepthook` for a rank whose own output goes to nemo.log."""
 
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         terminal.stop()
@@ -64,7 +58,7 @@ def waits_in(modules: Iterable[Mapping[str, Any]]) -> bool:
 
 def stack_of(frame: FrameType) -> list[Mapping[str, Any]]:
     """Give the globals of a thread's frames, outermost first."""
-    modules = []
+    modules: list[Mapping[str, Any]] = []
     current: FrameType | None = frame
     while current:
         modules.append(current.f_globals)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object a logged step, on rank 0, and the same values to the trackers."""
+"""metrics.jsonl has one object for each logged step; rank 0 writes it, and gives the same values to the trackers."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-    """The file of one run, in its log directory, and its trackers."""
+    """The metrics.jsonl of one run, in its log directory, and its trackers."""
 
     def __init__(self, log_dir: Path, loggers: Sequence[Logger] = ()) -> None:
-        self.file, self.loggers = log_dir / FILE, loggers
+        self.file = log_dir / FILE
+        self.loggers = loggers
 
     def drop_after(self, step: int, is_validated: bool) -> None:
         """Remove what an interrupted run logged beyond the checkpoint that it goes on from, and a half-written line.
 
         Args:
-            step: of the checkpoint.
+            step: the checkpoint's step.
             is_validated: whether the checkpoint knows of a validation at that step; else it will be made again.
         """
         if not self.file.exists():
@@ -46,10 +47,8 @@ class MetricsLog:
         """Append one object; loggers get it without the values that nobody computed, and histograms of margins.
 
         Args:
-            trainer: of the run.
-            step: optimizer steps behind it.
-            values: of the object.
-            margins: counts of `nemo_bt.metrics.margin_counts`, by name.
+            step: optimizer steps that the run has behind it.
+            margins: counts from `nemo_bt.metrics.margin_counts`, by name.
         """
         if trainer.is_global_zero:
             with self.file.open("a") as file:
@@ -60,6 +59,6 @@ class MetricsLog:
                 log_margins(self.loggers, name, counts, step)
 
     def close(self, status: str) -> None:
-        """Let the trackers finish what they have; success or failed."""
+        """Let the trackers finish what they have; the status is success or failed."""
         for logger in self.loggers:
             logger.finalize(status)

@@ -32,14 +32,14 @@ from nemo_bt.errors import UserError
 def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     """Send this process's stdout and stderr, C libraries' included, to the end of `log_file`.
 
-    Stdin is at its end from now on: a library that asks something would wait for an answer to what nobody sees.
+    Stdin is at its end from now on: a library that asks something would wait for an answer to a question nobody sees.
 
     Returns:
         The stdout and stderr that were there before, for what is meant for the user.
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    before = tuple(os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))
+    stdout, stderr = (os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -47,17 +47,17 @@ def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     os.dup2(nothing, 0)
     for opened in (log, nothing):
         os.close(opened)
-    return before
+    return stdout, stderr
 
 
 @contextmanager
 def diverted_output(log_file: Path, shows: bool) -> Iterator[Terminal]:
     """Divert output as `divert_output` does while the block runs, in a program or notebook that goes on afterwards.
 
-    Libraries keep the streams that they find when they are imported: those of the process itself, not of a notebook.
+    Libraries that are imported in the block keep the streams of the process itself, not those of a notebook.
 
     Args:
-        log_file: gets what libraries print.
+        log_file: where what libraries print goes.
         shows: whether the terminal shows anything, as on rank 0.
 
     Yields:
@@ -70,7 +70,8 @@ def diverted_output(log_file: Path, shows: bool) -> Iterator[Terminal]:
         fd if stream is process else stream
         for fd, stream, process in zip(own, of_user, (sys.__stdout__, sys.__stderr__), strict=True)
     )
-    sys.stdout, sys.stderr = sys.__stdout__ or own[0], sys.__stderr__ or own[1]
+    sys.stdout = sys.__stdout__ or own[0]
+    sys.stderr = sys.__stderr__ or own[1]
     terminal = Terminal(stdout if shows else None, stderr)
     try:
         yield terminal
@@ -88,9 +89,7 @@ def diverted_output(log_file: Path, shows: bool) -> Iterator[Terminal]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Hold back what this process and its libraries print, and show it if what they do fails for another reason than a
-    user's mistake.
-    """
+    """Hold back what this process and its libraries print; show it if they fail, other than by a user's mistake."""
     sys.stdout.flush()
     sys.stderr.flush()
     before = [os.dup(fd) for fd in (1, 2)]
@@ -116,14 +115,14 @@ def held_back() -> Iterator[None]:
 
 
 _ANY_WIDTH = 10_000
-"""Columns: a table that is wider than the terminal is wrapped by it, not cut."""
+"""Columns of a table at most: the terminal wraps one that is wider than itself, and nothing is cut."""
 
 
 class Terminal:
     """A progress bar with lines above it; plain lines where stdout is not a terminal.
 
     Args:
-        stream: of rank 0; None on the others, which show nothing.
+        stream: rank 0's stdout; None on the other ranks, which show nothing.
         errors: where every rank's errors go.
     """
 
@@ -161,7 +160,7 @@ class Terminal:
             Console(file=self.console.file, width=_ANY_WIDTH, highlight=False).print(table)
 
     def start(self, done: int, total: int, unit: str = "step") -> None:
-        """Show the bar, on a real terminal."""
+        """Show the bar, if this is a real terminal."""
         if self.console and self.console.is_terminal:
             columns = (
                 TextColumn(unit),

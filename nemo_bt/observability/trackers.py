@@ -1,6 +1,6 @@
 """W&B, TensorBoard and SwanLab, through Lightning's loggers: which ones a run has, and what they get beside numbers.
 
-A run that goes on is the same run there: its id stands in <log dir>/trackers.json.
+A run that goes on is the same run to its trackers: its id stands in <log dir>/trackers.json.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _WIDER = 1.3
 
 
 def build_loggers(settings: ExpManagerSettings, start_step: int | None, continues: bool) -> list[Logger]:
-    """The loggers that are configured, writing below the log directory; none but on the first rank.
+    """Build the loggers that are configured, which write below the log directory; only the first rank has any.
 
     Args:
-        settings: name them.
-        start_step: what TensorBoard has beyond it, of a start that was interrupted, is hidden; None leaves all.
-        continues: the run of an earlier start, where there was one.
+        start_step: hide what TensorBoard has beyond it, which an interrupted start left; None hides nothing.
+        continues: whether the trackers continue the run of an earlier start, where there was one.
     """
     if launch.current_rank() != 0:
         return []
     from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-    folder, loggers = settings.explicit_log_dir, list[Any]()
+    folder = str(settings.log_dir)
+    loggers = list[Any]()
     if settings.create_tensorboard_logger:
         options: dict[str, Any] = {"default_hp_metric": False}
         if start_step is not None:
@@ -62,10 +62,10 @@ def build_loggers(settings: ExpManagerSettings, start_step: int | None, continue
 
 
 def tell_start(loggers: Sequence[Logger], facts: dict[str, Any]) -> None:
-    """Open the trackers' runs, with settings and what else is known.
+    """Open the trackers' runs with settings and other facts.
 
     Raises:
-        UserError: one wants a login, or does not answer.
+        UserError: a tracker wants a login, or does not answer.
     """
     for logger in loggers:
         with _naming_refusals(logger):
@@ -86,7 +86,7 @@ def _naming_refusals(logger: Logger) -> Iterator[None]:
 
 
 def _refusals() -> tuple[type[Exception], ...]:
-    """What the trackers' own code raises."""
+    """List the errors that the trackers' own code raises."""
     import wandb
 
     of_swanlab = sys.modules.get("swanlab.error")  # where it is used
@@ -94,7 +94,7 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def run_id(log_dir: Path, continues: bool) -> str:
-    """Of the run in the trackers: 21 letters and digits, as SwanLab wants them."""
+    """Give the id of the run in the trackers: 21 letters and digits, as SwanLab wants them."""
     file = log_dir / FILE
     if continues and file.exists():
         found: str = json.loads(file.read_text())["id"]
@@ -105,20 +105,17 @@ def run_id(log_dir: Path, continues: bool) -> str:
 
 
 def log_margins(loggers: Sequence[Logger], name: str, counts: Sequence[int], step: int) -> None:
-    """A histogram.
-
-    Args:
-        loggers: of the run.
-        name: of the histogram.
-        counts: of `nemo_bt.metrics.margin_counts`.
-        step: optimizer steps behind it.
-    """
+    """Log a histogram of margins, whose counts come from `nemo_bt.metrics.margin_counts`."""
     for logger in loggers:
         _HISTOGRAM[type(logger).__name__](logger, name, counts, step)
 
 
 def log_pictures(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int) -> None:
-    """PNG files by name; errors as of `tell_start`."""
+    """Log PNG files by name.
+
+    Raises:
+        UserError: a tracker wants a login, or does not answer.
+    """
     for logger in loggers:
         with _naming_refusals(logger):
             for name, file in pictures.items():

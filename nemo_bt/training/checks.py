@@ -25,8 +25,7 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | No
     """Check everything that needs no data.
 
     Args:
-        settings: of the run.
-        trains: needs a training set; a run that only validates has none.
+        trains: whether the run needs a training set; one that only validates has none.
         loss_fn: a loss given from Python.
 
     Returns:
@@ -42,7 +41,8 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | No
         raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
     if loss_fn or settings.model.loss.custom_fn.name:
         loss_function(settings.model.loss, loss_fn)
-    exp, given = settings.exp_manager, settings.model.restore_from_path
+    exp = settings.exp_manager
+    given = settings.model.restore_from_path
     resume_from = checkpoint_to_resume(exp.log_dir / "checkpoints", exp.resume_if_exists)
     pretrained = find_pretrained(str(resume_from or given)) if resume_from or given else None
     architecture = run_architecture(settings, pretrained, num_tokens=1)
@@ -76,9 +76,8 @@ def run_architecture(settings: Settings, pretrained: PretrainedSource | None, nu
     """Give the model of a run: the origin's, or a Llama of the settings' sizes.
 
     Args:
-        settings: of the run.
-        pretrained: from `check_settings`.
-        num_tokens: of the tokenizer; the size of a new embedding whose size is not set.
+        pretrained: the source from `check_settings`.
+        num_tokens: the tokenizer's size; it sizes a new embedding for which the settings name no size.
 
     Raises:
         UserError: the settings say too little or too much, or ask for longer sequences than it takes.
@@ -109,8 +108,7 @@ def check_vocabulary(architecture: Architecture, token_id: int, whose: str) -> N
     """Check that the embedding has a row for a token that is used; tokenizers may know tokens that never are.
 
     Args:
-        architecture: of the model.
-        token_id: the largest one.
+        token_id: the largest one that is used.
         whose: what uses it, for the message.
 
     Raises:

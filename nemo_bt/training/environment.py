@@ -24,7 +24,7 @@ Facts = dict[str, str]
 
 
 def facts_of_node(settings: Settings) -> Facts:
-    """Name of each fact and its value on this node."""
+    """Read each fact of this node, by name."""
     return {
         **software(),
         "settings": hashlib.sha256(dump_settings(settings).encode()).hexdigest()[:12],
@@ -35,7 +35,7 @@ def facts_of_node(settings: Settings) -> Facts:
 
 
 def software() -> Facts:
-    """What computes a run: versions, a digest of nemo_bt's code, and the git revision of the working directory."""
+    """Tell what computes a run: versions, a digest of nemo_bt's code, and the working directory's git revision."""
     revision = _git_revision()
     return {
         "python": platform.python_version(),
@@ -46,7 +46,7 @@ def software() -> Facts:
 
 
 def _git_revision() -> str | None:
-    """Of the working directory, with -dirty where it was changed; None without a checkout, or without git."""
+    """Ask git for the working directory's revision, with -dirty if it was changed; None without a checkout or git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -55,10 +55,10 @@ def _git_revision() -> str | None:
 
 
 def differences(facts: Mapping[str, Facts]) -> list[str]:
-    """A line for each node and fact that is not what most of the nodes have; of two nodes the first is right.
+    """Give a line for each node and fact that is not what most nodes have; where two differ, the first is right.
 
     Args:
-        facts: of each node, by its name, in the order of their ranks.
+        facts: each node's facts by its name, in the order of their ranks.
     """
     lines = []
     names = dict.fromkeys(name for of_node in facts.values() for name in of_node)
@@ -97,7 +97,7 @@ def _devices() -> str:
 
 
 def _paths(settings: Settings) -> list[str]:
-    """Local files and folders that a run reads, other than data."""
+    """List the local files and folders that a run reads, other than data."""
     model = settings.model
     given = (model.restore_from_path, model.tokenizer.type, model.data.custom_cls.path)
     return [path for path in given if path and ("/" not in path or path.startswith((".", "/", "~")))]
@@ -112,8 +112,9 @@ def _described(path: Path) -> str:
 
 
 def _data(settings: Settings) -> Facts:
-    """Files of every source, as this node sees them."""
-    data, facts = settings.model.data, {}
+    """Describe the files of every source, as this node sees them."""
+    data = settings.model.data
+    facts = {}
     for name, sources in {"train": data.train, **data.validation}.items():
         for source in sources:
             try:

@@ -23,9 +23,9 @@ class Outcome:
     """How a run ended.
 
     Args:
-        step: optimizer steps behind it.
+        step: optimizer steps that it has behind it.
         validation: step and metrics of the last validation, by name.
-        stopped_by: what ended it before its last step and saved it; None where nothing did.
+        stopped_by: what ended it before its last step, with everything saved; None where nothing did.
     """
 
     step: int
@@ -46,21 +46,18 @@ def fit(
     """Train on this rank, together with all others, from the checkpoint that was found or from the start.
 
     Args:
-        settings: of the run.
-        prepared: for it.
-        on_gpu: whether ranks have one each.
-        terminal: rank 0's; silent on the others.
-        rank: of this process in the whole job.
-        request: to end early.
-        callbacks: of Lightning, called after the run's own.
-        loss_fn: a loss of one's own.
+        on_gpu: whether each rank has a GPU.
+        request: what asks the run to end early.
+        callbacks: the user's own, called after the run's.
+        loss_fn: the user's own loss; None takes the one of the settings.
     """
     import_nemo(on_gpu)
     from nemo_bt.observability.metrics_log import MetricsLog
     from nemo_bt.training.callbacks import run_callbacks
     from nemo_bt.training.trainer import build_model, build_trainer
 
-    data, log = _data(settings, prepared), MetricsLog(settings.exp_manager.log_dir, _loggers(settings, prepared))
+    data = _data(settings, prepared)
+    log = MetricsLog(settings.exp_manager.log_dir, _loggers(settings, prepared))
     around = run_callbacks(
         settings,
         data.data_sampler,
@@ -82,7 +79,8 @@ def fit(
         prepared.total_steps,
         loss_fn,
     )
-    trainer.strategy.terminal, trainer.strategy.is_trusted = terminal, settings.exp_manager.trust_checkpoint
+    trainer.strategy.terminal = terminal
+    trainer.strategy.is_trusted = settings.exp_manager.trust_checkpoint
     trainer.fit(model, data, ckpt_path=str(prepared.resume_from) if prepared.resume_from else None)
     log.close("success")
     step = trainer.global_step
@@ -98,7 +96,8 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
     from nemo_bt.training.callbacks.validation import Validation
     from nemo_bt.training.trainer import build_model, build_trainer
 
-    data, log_dir = _data(settings, prepared), settings.exp_manager.log_dir
+    data = _data(settings, prepared)
+    log_dir = settings.exp_manager.log_dir
     loggers = build_loggers(settings.exp_manager, None, continues=True)
     tell_start(loggers, {})
     log = MetricsLog(log_dir, loggers)
@@ -114,8 +113,9 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
 
 
 def _loggers(settings: Settings, prepared: Prepared) -> list[Any]:
-    """Trackers that know of the run."""
-    exp, start_step = settings.exp_manager, step_of(prepared.resume_from) if prepared.resume_from else 0
+    """Open the trackers of the run."""
+    exp = settings.exp_manager
+    start_step = step_of(prepared.resume_from) if prepared.resume_from else 0
     loggers = build_loggers(exp, start_step, continues=exp.resume_if_exists)
     tell_start(loggers, asdict(settings) | {"software": software()})
     return loggers
@@ -124,7 +124,8 @@ def _loggers(settings: Settings, prepared: Prepared) -> list[Any]:
 def _data(settings: Settings, prepared: Prepared) -> Any:
     from nemo_bt.training.steps.data_module import PairDataModule
 
-    sets, pad_id = dict(prepared.sets), prepared.tokenizer.pad_token_id
+    sets = dict(prepared.sets)
+    pad_id = prepared.tokenizer.pad_token_id
     return PairDataModule(sets.pop("train", None), sets, settings, num_steps=prepared.total_steps, pad_id=pad_id)
 
 
@@ -137,7 +138,7 @@ def _leave() -> None:
 
 
 def _peak_flops(settings: Settings, on_gpu: bool) -> float | None:
-    """Of all devices of the run."""
+    """Add up the FLOP/s of all devices of the run, where they are known."""
     import torch
 
     of_one = settings.trainer.peak_flops_per_device

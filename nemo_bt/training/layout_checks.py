@@ -16,12 +16,8 @@ from nemo_bt.pretrained.architecture import Architecture
 def check_parallel(job: JobSettings, architecture: Architecture) -> None:
     """Check how ranks share a model, for training and for scoring.
 
-    Args:
-        job: devices and layout.
-        architecture: of the model.
-
     Raises:
-        UserError: the first number that does not divide another, or option that needs another.
+        UserError: a number does not divide another, or an option needs another.
     """
     model = job.model
     tp = model.tensor_model_parallel_size
@@ -44,7 +40,11 @@ def check_parallel(job: JobSettings, architecture: Architecture) -> None:
 
 
 def check_layout(settings: Settings, architecture: Architecture) -> None:
-    """Check how ranks train a model together; arguments and errors as of `check_parallel`."""
+    """Check how ranks train a model together.
+
+    Raises:
+        UserError: a number does not divide another, or an option needs another.
+    """
     model = settings.model
     check_parallel(settings, architecture)
     parallelism.check_balance(settings, architecture.num_experts)

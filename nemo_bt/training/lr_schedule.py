@@ -1,4 +1,4 @@
-"""Learning rate over steps: NeMo's schedules, by their names there. Importing this file imports NeMo."""
+"""Learning rate over steps: NeMo's schedules, by NeMo's names. Importing this file imports NeMo."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nemo.lightning.pytorch.optim import LRSchedulerModule
 from nemo_bt.config.optim import SchedSettings
 
 _CLASSES = {"constant": "WarmupPolicy"}
-"""Names that are not those of NeMo's classes."""
+"""Classes of NeMo whose names are not those of the settings."""
 _HOLDS = ("WarmupHoldAnnealLinear", "WarmupHoldAnnealOneMinusSquareRoot")
 
 
 def options_of(sched: SchedSettings, num_steps: int) -> dict[str, Any]:
-    """Arguments of NeMo's class for a run of `num_steps`: everything in steps."""
+    """Give the arguments of NeMo's class for a run of `num_steps`: everything in steps."""
     options: dict[str, Any] = {
         "max_steps": num_steps,
         "min_lr": sched.min_lr,
@@ -36,16 +36,17 @@ class Schedule(LRSchedulerModule):
     """A schedule for NeMo's optimizer module.
 
     Args:
-        name: of `nemo_bt.config.optim.Schedule`.
-        options: from `options_of`.
+        name: one of `nemo_bt.config.optim.Schedule`.
+        options: the arguments from `options_of`.
     """
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         super().__init__()
-        self.name, self.options = name, options
+        self.name = name
+        self.options = options
 
     def scheduler(self, model: Any, optimizer: Any) -> dict[str, Any]:
-        """Lightning's description of it, a step of the schedule for each of the optimizer."""
+        """Describe it to Lightning: the schedule takes a step with each one of the optimizer."""
         schedule = getattr(nemo_schedules, _CLASSES.get(self.name, self.name))(optimizer, **self.options)
         described = {"scheduler": schedule, "interval": "step", "frequency": 1}
         return {"optimizer": optimizer, "lr_scheduler": described, "monitor": ""}

@@ -1,4 +1,4 @@
-"""Importing NeMo: ten thousand modules and a million objects that stay."""
+"""Imports of NeMo: ten thousand modules, and a million objects that stay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 
 def import_nemo(on_gpu: bool) -> None:
-    """NeMo with what nemo_bt builds on it, for GPUs or for the CPU."""
+    """Import NeMo and what nemo_bt builds on it, for GPUs or for the CPU."""
     from nemo_bt.cpu import device as cpu
 
     if on_gpu:  # Transformer Engine asks cuBLAS for TF32 whenever matrices are fp32; this is read before the first one
@@ -33,7 +33,7 @@ def import_nemo_here() -> None:
 
 @contextmanager
 def _kept_from_collection() -> Iterator[None]:
-    """Keep the garbage collector from looking through what is imported, now and whenever it looks for garbage.
+    """Keep the garbage collector from looking through what is imported, now and later.
 
     A whole collection takes half a second with NeMo's objects: several of them during the import, and at each save of
     Megatron's distributed optimizer (distrib_optimizer.py:1265).

@@ -26,35 +26,35 @@ class Prepared:
 
     architecture: Architecture
     initial_weights: InitialWeights | None
-    """Initial weights; None for random ones, or where the run resumes from a checkpoint that has all."""
+    """None for random weights, or where the run resumes from a checkpoint that has all."""
     tokenizer: Any
     tokenizer_folder: Path
     sets: dict[str, PairSet]
-    """"train" and the validation sets."""
+    """The set "train" and the validation sets, by name."""
     total_steps: int
     """0 where the run only validates."""
     resume_from: Path | None
     adapters: Adapters | None
-    """What a checkpoint says of them; None where every weight is trained."""
+    """What a checkpoint says of its adapters; None where every weight is trained."""
     pretrained: PretrainedSource | None
-    """Kept: its tokenizer may lie in a folder that goes with it."""
+    """It is kept because its tokenizer may lie in a folder that is removed with it."""
 
 
 def prepare(
     settings: Settings, pretrained: PretrainedSource | None, terminal: Terminal, only_validates: bool = False
 ) -> Prepared:
-    """Read and check.
+    """Read model, tokenizer and data, and check that they can be used together.
 
     Args:
-        settings: checked by `nemo_bt.training.checks.check_settings`.
-        pretrained: that it found.
-        terminal: gets what was found.
-        only_validates: there is no training set, and no step.
+        settings: settings that `nemo_bt.training.checks.check_settings` has checked.
+        pretrained: the source that it returned.
+        only_validates: whether the run has no training set, and no step.
 
     Raises:
         UserError: the model, the tokenizer or the data cannot be used as they are.
     """
-    model, log_dir = settings.model, settings.exp_manager.log_dir
+    model = settings.model
+    log_dir = settings.exp_manager.log_dir
     resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
     if resume_from:
         check_same_plan(log_dir / "config.yaml", settings)
@@ -64,9 +64,8 @@ def prepare(
     tokenizer = load_tokenizer(str(tokenizer_folder), model.tokenizer.pad_token)
     architecture = run_architecture(settings, pretrained, max(tokenizer.get_vocab().values()) + 1)
     check_vocabulary(architecture, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
-    weights = (
-        pretrained.base if resume_from and pretrained else pretrained
-    )  # a checkpoint of adapters needs its base model
+    # A checkpoint of adapters needs its base model.
+    weights = pretrained.base if resume_from and pretrained else pretrained
     initial = open_weights(weights, settings.trainer.seed) if weights else None
     if initial:
         terminal.line(initial.description)
@@ -88,7 +87,7 @@ def prepare(
 def _adapters(
     lora: LoraSettings | None, pretrained: PretrainedSource | None, initial: InitialWeights | None, resumes: bool
 ) -> Adapters | None:
-    """Of a new run, or those that the checkpoint to resume has."""
+    """Describe the adapters of a new run, or take those that the checkpoint to resume has."""
     if not (lora and pretrained and initial):
         return None
     if resumes:
@@ -102,7 +101,8 @@ def _adapters(
 def _total_steps(settings: Settings, num_pairs: int) -> int:
     if settings.trainer.max_steps != -1:
         return settings.trainer.max_steps
-    size, epochs = settings.model.global_batch_size, settings.trainer.max_epochs
+    size = settings.model.global_batch_size
+    epochs = settings.trainer.max_epochs
     total_steps = num_steps(num_pairs, size, epochs)
     if total_steps == 0:
         raise UserError(

@@ -1,4 +1,4 @@
-"""NeMo's strategy, that loads the newest checkpoint that is whole. Importing this file imports NeMo."""
+"""NeMo's strategy, which loads the newest checkpoint that is whole. Importing this file imports NeMo."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from nemo_bt.pretrained.resolve import check_plain
 
 
 class CheckedStrategy(nl.MegatronStrategy):
-    """Looks through a checkpoint before it is loaded, all ranks together, and falls back to an older one.
+    """Checks a checkpoint before it is loaded, all ranks together, and falls back to an older one.
 
     Attributes:
-        terminal: where it says so; not an argument, because NeMo writes those into every checkpoint.
-        is_trusted: checkpoints may hold more than plain data.
+        terminal: where it says so; it is no argument, because NeMo writes those into every checkpoint.
+        is_trusted: whether checkpoints may hold more than plain data.
     """
 
     terminal: Terminal | None = None
@@ -32,10 +32,10 @@ class CheckedStrategy(nl.MegatronStrategy):
             super()._configure_launcher()
 
     def load_checkpoint(self, checkpoint_path: str | Path, selective_restore: bool = False) -> dict[str, Any]:
-        """Of the newest checkpoint beside `checkpoint_path`, or that one, which is whole.
+        """Load the newest checkpoint in the folder of `checkpoint_path` that is whole.
 
         Raises:
-            UserError: none is.
+            UserError: none is whole.
         """
         whole = self._newest_whole(Path(checkpoint_path).parent)
         if not self.is_trusted:
@@ -46,7 +46,8 @@ class CheckedStrategy(nl.MegatronStrategy):
         return loaded
 
     def _newest_whole(self, folder: Path) -> Path:
-        rank, num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        rank = torch.distributed.get_rank()
+        num_ranks = torch.distributed.get_world_size()
         found = []
         seen = [saved_checkpoints(folder)]
         torch.distributed.broadcast_object_list(seen)  # a file server may show other ranks an older list
@@ -67,6 +68,6 @@ class CheckedStrategy(nl.MegatronStrategy):
 
 
 def _free_name(checkpoint: Path) -> Path:
-    """`<name>.damaged`, or with a number where there is one already."""
+    """Find a free name: `<name>.damaged`, or one with a number where that is taken."""
     names = (f"{checkpoint.name}.damaged{number}" for number in ("", *(f"-{i}" for i in range(2, 1000))))
     return next(path for name in names if not (path := checkpoint.with_name(name)).exists())

@@ -1,6 +1,6 @@
 """A checked Settings -> a trained reward model: data first, then NeMo.
 
-NeMo is imported inside functions: what is wrong with settings and data is found before those 10 s.
+NeMo is imported inside functions: mistakes in settings and data are found before the import takes its 10 s.
 """
 
 from __future__ import annotations
@@ -44,13 +44,11 @@ def train(
     """Train on this rank, together with all others.
 
     Args:
-        settings: checked by `nemo_bt.training.checks.check_settings`.
-        pretrained: that it found.
-        terminal: rank 0's; silent on the others.
-        rank: of this process in the whole job.
-        callbacks: of Lightning, called after the run's own.
-        request: to end early; None listens from the first step on.
-        loss_fn: a loss of one's own.
+        settings: settings that `nemo_bt.training.checks.check_settings` has checked.
+        pretrained: the source that it returned.
+        callbacks: the user's own, called after the run's.
+        request: what asks the run to end early; None listens from the first step on.
+        loss_fn: the user's own loss; None takes the one of the settings.
 
     Raises:
         UserError: the model, the tokenizer or the data cannot be used as they are.
@@ -59,21 +57,13 @@ def train(
     check_device(settings, on_gpu)
     log_dir = settings.exp_manager.log_dir
     prepared = prepare(settings, pretrained, terminal)
-    resume_from, total_steps = prepared.resume_from, prepared.total_steps
+    resume_from = prepared.resume_from
+    total_steps = prepared.total_steps
     start_step = step_of(resume_from) if resume_from else 0
-    if resume_from and start_step >= total_steps:
-        terminal.line(f"nothing left to train: {resume_from} is at step {start_step} of {total_steps}")
-        return Outcome(start_step, {})
-    if resume_from and not settings.exp_manager.trust_checkpoint:
-        check_plain(resume_from)
-    # Checkpoints take the tokenizer from rank 0.
-    if resume_from and _ended_early(settings, log_dir, start_step):
-        terminal.line(
-            f"nothing left to train: it got no better until step {start_step}; "
-            "exp_manager.create_early_stopping_callback=false goes on"
-        )
+    if resume_from and _is_done(settings, resume_from, total_steps, terminal):
         return Outcome(start_step, {})
     with naming_disk_errors(log_dir), only_run(log_dir) if rank == 0 else nullcontext():
+        # Checkpoints take the tokenizer from rank 0.
         folder = _write_facts(settings, prepared) if rank == 0 else prepared.tokenizer_folder
         if rank == 0:
             append_event(
@@ -98,7 +88,11 @@ def train(
 
 
 def validate_only(settings: Settings, pretrained: PretrainedSource | None, terminal: Terminal) -> Outcome:
-    """Validate a model on this rank, together with all others; arguments and errors as of `train`."""
+    """Validate a model on this rank, together with all others.
+
+    Raises:
+        UserError: there is no set to validate on, or the model, the tokenizer or the data cannot be used as they are.
+    """
     if not (settings.model.data.validation and settings.trainer.limit_val_batches):
         raise UserError("model.data.validation: expected a set to validate on, got none.")
     on_gpu = runs_on_gpu(settings.trainer)
@@ -120,15 +114,36 @@ def _tell_stopped(outcome: Outcome, start_step: int, total_steps: int, terminal:
     terminal.line(f"stopped by {reason} {at} and saved; exp_manager.resume_if_exists=true goes on")
 
 
+def _is_done(settings: Settings, resume_from: Path, total_steps: int, terminal: Terminal) -> bool:
+    """Tell whether a run that resumes has nothing left to train, and say why.
+
+    Raises:
+        UserError: the checkpoint holds more than plain data, and is not trusted.
+    """
+    step = step_of(resume_from)
+    if step >= total_steps:
+        terminal.line(f"nothing left to train: {resume_from} is at step {step} of {total_steps}")
+        return True
+    if not settings.exp_manager.trust_checkpoint:
+        check_plain(resume_from)
+    ended_early = _ended_early(settings, settings.exp_manager.log_dir, step)
+    if ended_early:
+        terminal.line(
+            f"nothing left to train: it got no better until step {step}; "
+            "exp_manager.create_early_stopping_callback=false goes on"
+        )
+    return ended_early
+
+
 def _ended_early(settings: Settings, log_dir: Path, step: int) -> bool:
-    """Whether early stopping ended the run at this step."""
+    """Tell whether early stopping ended the run at this step."""
     events = read_events(log_dir) if settings.exp_manager.create_early_stopping_callback else []
     last = events[-1] if events else {}
     return last.get("event") == "ended" and last["stopped_by"] is None and last["step"] == step
 
 
 def _write_facts(settings: Settings, prepared: Prepared) -> Path:
-    """Leave settings, tokenizer and what data is made from in the log directory: the folder of the tokenizer."""
+    """Write settings, tokenizer and what data is made from to the log directory; give the tokenizer's folder there."""
     log_dir = settings.exp_manager.log_dir
     write_atomically(log_dir / "config.yaml", dump_settings(settings))  # other ranks may be reading the old one
     new_template = settings.model.data.chat_template not in (None, PLAIN)
@@ -140,7 +155,7 @@ def _write_facts(settings: Settings, prepared: Prepared) -> Path:
 def _summarise(
     validation: dict[str, float], sets: dict[str, PairSet], limit_val_batches: float, terminal: Terminal
 ) -> None:
-    """The last validation beside a rule that reads nothing, so that nobody takes the one for the other."""
+    """Show the last validation beside a rule that reads nothing, so that nobody takes the one for the other."""
     rows = []
     for name, pairs in sets.items():
         key = f"val/{name}/"

@@ -38,19 +38,17 @@ def build_model(
     num_steps: int,
     loss_fn: LossFn | None = None,
 ) -> RewardModel:
-    """The reward model, not yet allocated: NeMo does that when the Trainer starts.
+    """Build the reward model without its weights, which NeMo allocates when the Trainer starts.
 
     Args:
-        settings: of the run.
-        architecture: of the model.
         initial: initial weights; None for random ones, or where the run resumes and its checkpoint has all.
-        tokenizer_folder: saved with the checkpoint.
+        tokenizer_folder: folder that is saved with the checkpoint.
         num_steps: length of the run, for the learning-rate schedule.
-        loss_fn: a loss of one's own.
+        loss_fn: the user's own loss; None takes the one of the settings.
     """
     is_interleaved = settings.model.virtual_pipeline_model_parallel_size is not None
     fields = {
-        # Two pipeline ranks are each other's previous and next: batched, their messages would be taken for one another.
+        # Two pipeline ranks are each other's previous and next: if batched, their messages would be mistaken.
         "overlap_p2p_comm": is_interleaved,
         "batch_p2p_comm": not is_interleaved,
         # Megatron's own linear layers, which adapters are, would need Apex for it.
@@ -77,11 +75,12 @@ def build_model(
 
 
 def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: Sequence[pl.Callback]) -> nl.Trainer:
-    """NeMo's Trainer with its MegatronStrategy at the configured layout.
+    """Build NeMo's Trainer with its MegatronStrategy at the configured layout.
 
     It has no loggers: NeMo would tell them its own numbers too, a step late. Ours get theirs from `MetricsLog`.
     """
-    trainer, model = settings.trainer, settings.model
+    trainer = settings.trainer
+    model = settings.model
     strategy = CheckedStrategy(
         tensor_model_parallel_size=model.tensor_model_parallel_size,
         pipeline_model_parallel_size=model.pipeline_model_parallel_size,
@@ -96,18 +95,18 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         ddp=_build_ddp(model.optim),
         process_group_backend="nccl" if on_gpu else "gloo",
         ckpt_async_save=settings.exp_manager.checkpoint_callback_params.async_save,
-        ckpt_torch_dist_multiproc=None if on_gpu else 1,  # a process is forked for each: dearer than a small model
+        ckpt_torch_dist_multiproc=None if on_gpu else 1,  # each is a forked process, dearer than a small model
         ckpt_optim_fully_reshardable=True,
         replace_progress_bar=False,  # NeMo's printer makes rank 0 issue a collective more than the others
     )
-    strategy.log_train_loss = False  # one broadcast a step less: the monitor reduces what is logged
+    strategy.log_train_loss = False  # saves one broadcast a step: the monitor reduces what is logged
     validates = bool(settings.trainer.limit_val_batches)
     built = nl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=trainer.devices,
         num_nodes=trainer.num_nodes,
         strategy=strategy,
-        # It writes its own value over that of the strategy's ddp (megatron_strategy.py:499).
+        # The plugin writes its value over that of the strategy's ddp (megatron_strategy.py:499).
         plugins=nl.MegatronMixedPrecision(
             precision=trainer.precision,
             grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
@@ -126,7 +125,7 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         logger=False,
         use_distributed_sampler=False,
     )
-    # Set after construction: NeMo copies the arguments into every checkpoint's context.
+    # They are set after construction: NeMo copies the arguments into every checkpoint's context.
     built.callbacks.extend([SeedCallback(trainer.seed), *callbacks])
     return built
 
@@ -138,7 +137,7 @@ class SeedCallback(pl.Callback):
         self.seed = seed
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Runs when the ranks are up and before the model is built."""
+        """Seed when the ranks are up and before the model is built."""
         torch.manual_seed(self.seed)
         tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
 
@@ -149,7 +148,7 @@ def _build_ddp(settings: OptimSettings) -> DistributedDataParallelConfig:
         num_distributed_optimizer_instances=settings.num_distributed_optimizer_instances,
         overlap_grad_reduce=settings.overlap_grad_reduce,
         overlap_param_gather=settings.overlap_param_gather,
-        check_for_nan_in_grad=False,  # it ends a rank; nemo_bt.training.callbacks.nonfinite skips the step on all
+        check_for_nan_in_grad=False,  # it would end a rank; NonFiniteGuard skips the step on all
         grad_reduce_in_fp32=settings.grad_reduce_in_fp32,
     )
 

@@ -45,9 +45,9 @@ class RunCallbacks(NamedTuple):
     """The callbacks of a run.
 
     Args:
-        ordered: all of them, as Lightning calls them.
-        validation: knows the last validation.
-        stop: knows what ended the run.
+        ordered: all of them, in the order in which Lightning calls them.
+        validation: the one that knows the last validation.
+        stop: the one that knows what ended the run.
     """
 
     ordered: list[Any]
@@ -71,16 +71,10 @@ def run_callbacks(
     """Build the callbacks of a run.
 
     Args:
-        settings: of the run.
-        sampler: whose sums are logged.
-        terminal: of this rank.
-        log: gets the metrics.
-        request: asks the run to end.
-        rank: of this process in the whole job.
-        num_steps: length of the run.
-        peak_flops: of all devices together, FLOP/s, where it is known.
-        adapters: what a checkpoint says of them.
-        callbacks: of the user.
+        request: what asks the run to end.
+        peak_flops: FLOP/s of all devices together, where it is known.
+        adapters: what a checkpoint says of the adapters; None where every weight is trained.
+        callbacks: the user's own.
     """
     from nemo_bt.training.callbacks.checkpoint import CheckpointCallback
     from nemo_bt.training.callbacks.graceful_stop import GracefulStop
@@ -90,7 +84,8 @@ def run_callbacks(
     from nemo_bt.training.callbacks.validation import Validation
     from nemo_bt.training.callbacks.watchdog import Watchdog
 
-    trainer, log_dir = settings.trainer, settings.exp_manager.log_dir
+    trainer = settings.trainer
+    log_dir = settings.exp_manager.log_dir
     monitor = Monitor(sampler, terminal, log, trainer, num_steps, peak_flops)
     validation = Validation(sampler, terminal, log, trainer, num_steps)
     guard = NonFiniteGuard(sampler, terminal, trainer.max_nonfinite_steps)

@@ -1,4 +1,4 @@
-"""Saves the model as a NeMo-2 directory, `context/` and `weights/`: written beside, renamed when whole."""
+"""Saves of the model as a NeMo-2 directory, `context/` and `weights/`, which gets its name when it is whole."""
 
 from __future__ import annotations
 
@@ -27,21 +27,24 @@ from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.training.callbacks.validation import Validation
 
 _STEP_OF_SCHEDULE = {"last_epoch", "_step_count"}
-"""What torch's schedulers count; the other attributes of their state are settings, or follow from them."""
+"""Attributes that torch's schedulers count; the others in their state are settings, or follow from them."""
 
 
 class CheckpointCallback(pl.Callback):
     """Save every n steps and at the end of training, and keep the newest few.
 
-    A save that is still being written when a rank fails is lost; the one before it stays, as it is only deleted after.
+    A save that is still being written when a rank fails is lost. The one before stays: it is only deleted afterwards.
     With `async_save` each rank forks a process that writes while training goes on; NeMo's AsyncFinalizerCallback, which
     its strategy adds, calls `_finish` at the end of a later step or of training.
     """
 
     def __init__(self, folder: Path, settings: Settings, validation: Validation, adapters: Adapters | None) -> None:
-        self.folder, self.name = folder, settings.exp_manager.name
+        self.folder = folder
+        self.name = settings.exp_manager.name
         self.every_n_steps = settings.exp_manager.checkpoint_callback_params.every_n_train_steps
-        self.settings, self.validation, self.adapters = settings, validation, adapters
+        self.settings = settings
+        self.validation = validation
+        self.adapters = adapters
         self._last_saved_step: int | None = None
         # Megatron's own queue is a process, started by spawn: it would import torch and the main module again, and
         # outlive a rank that is killed (filesystem_async.py:51).
@@ -50,16 +53,17 @@ class CheckpointCallback(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Of the schedule its step goes on; the rest is by the settings of now, as a run may get more steps."""
+        """Continue the schedule at its step, by the settings of now: a run may get more steps."""
         for state in checkpoint["lr_schedulers"]:
             for name in set(state) - _STEP_OF_SCHEDULE:
                 del state[name]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A resumed run has its first step saved already, and its learning rate is the schedule's."""
+        """Note that a resumed run has its first step saved already, and set the schedule's learning rate."""
         self._last_saved_step = trainer.global_step
         for config in trainer.lr_scheduler_configs:
-            groups, rates = config.scheduler.optimizer.param_groups, config.scheduler.get_lr()
+            groups = config.scheduler.optimizer.param_groups
+            rates = config.scheduler.get_lr()
             for group, rate in zip(groups, rates, strict=True):
                 group["lr"] = rate
 
@@ -71,10 +75,10 @@ class CheckpointCallback(pl.Callback):
             self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what training ended with."""
+        """Save the weights that training ended with."""
         self._save(trainer)
 
-    def _save(self, trainer: pl.Trainer) -> None:
+    def _save(self, trainer: Any) -> None:
         step = trainer.global_step
         if step in (self._last_saved_step, self.validation.sampler.skipped_steps):  # or no step was taken yet
             return
@@ -100,9 +104,9 @@ class CheckpointCallback(pl.Callback):
             trainer.strategy.barrier("after save")
 
     def _finish(self, trainer: pl.Trainer, whole: Path) -> None:
-        """Every rank has written its part: the checkpoint gets its manifest and its name, and old ones go.
+        """Give the checkpoint its manifest and its name once every rank has written its part, and remove old ones.
 
-        Each rank reads a share of the files once more; they are in the page cache still.
+        Each rank reads a share of the files once more, which are still in the page cache.
         """
         unfinished = unfinished_folder(whole)
         trainer.strategy.barrier("before manifest")
@@ -119,7 +123,7 @@ class CheckpointCallback(pl.Callback):
 
 
 class ResultsQueue:
-    """What Megatron's writers report, from this process or one that it forked: a file that both have open."""
+    """A queue of what Megatron's writers report, from this process or its forks: a file that all have open."""
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  (open as long as the run)
@@ -131,7 +135,7 @@ class ResultsQueue:
         self.file.write(pickle.dumps(results))
 
     def get_nowait(self) -> Any:
-        """The oldest report that was not taken yet.
+        """Take the oldest report that was not taken yet.
 
         Raises:
             queue.Empty: there is none.
@@ -139,7 +143,7 @@ class ResultsQueue:
         self.file.seek(self.read_bytes)
         try:
             results = pickle.load(self.file)
-        except (EOFError, pickle.UnpicklingError):  # the second: cut short by a full disk
+        except (EOFError, pickle.UnpicklingError):  # the second: a full disk cut it short
             raise queue.Empty from None
         self.read_bytes = self.file.tell()
         return results

@@ -11,14 +11,14 @@ from lightning.pytorch.callbacks import EarlyStopping
 from nemo_bt.launching.signals import StopRequest, reason_of
 
 WAITS_FOR_OTHERS = True
-"""On a GPU a rank reads here what an all-reduce left there (nemo_bt.observability.failure)."""
+"""A rank waits here for an all-reduce, whose result it reads from the GPU (nemo_bt.observability.failure)."""
 
 
 class GracefulStop(pl.Callback):
-    """Ranks agree before every step and every batch of a validation: one all-reduce of a number.
+    """Has all ranks agree, before every step and every batch of a validation: one all-reduce of a number.
 
-    Put before the callback that saves, which does so when `trainer.should_stop` is set. A validation that is broken off
-    counts for nothing; the resumed run makes it again.
+    It comes before the callback that saves, which does so when `trainer.should_stop` is set. A validation that is
+    broken off counts for nothing; the resumed run makes it again.
 
     Attributes:
         reason: what ended the run; None while nothing has.
@@ -29,18 +29,18 @@ class GracefulStop(pl.Callback):
         self.reason: str | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning has put handlers of its own in the place of ours."""
+        """Take the signals over once more: Lightning has put its own handlers in the place of ours."""
         self.request.listen(is_training=True)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """RewardModel then leaves the step out."""
+        """Ask all ranks; if one was asked to end, RewardModel leaves the step out."""
         self._ask_all(trainer, pl_module)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Break the validation off, except the last: behind it there is nothing to go on with.
+        """Break the validation off, unless it is the last: behind that there is nothing to go on with.
 
         Raises:
-            StopIteration: as Lightning's loop expects it.
+            StopIteration: Lightning's loop ends by it.
         """
         if trainer.global_step == trainer.max_steps:
             return
@@ -52,14 +52,15 @@ class GracefulStop(pl.Callback):
         code = torch.tensor(self.request.code(), device=pl_module.device)
         torch.distributed.all_reduce(code, torch.distributed.ReduceOp.MAX)
         if code.item():
-            self.reason, trainer.should_stop = reason_of(int(code.item())), True
+            self.reason = reason_of(int(code.item()))
+            trainer.should_stop = True
 
 
 class BestValidation(EarlyStopping):
-    """Lightning's, with the patience of the settings; a validation that was broken off does not reach it."""
+    """Lightning's early stopping, with the patience of the settings; broken-off validations do not count."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What it has seen."""
+        """Take over what it had seen, but not its patience."""
         super().load_state_dict(state_dict | {"patience": self.patience})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

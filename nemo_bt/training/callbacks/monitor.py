@@ -1,4 +1,4 @@
-"""Measures every step, and shows and stores what it measured."""
+"""Measurements of every step, shown and stored."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from nemo_bt.training.steps.data_module import PairSampler
 
 
 class Monitor(pl.Callback):
-    """Logs the mean over the steps since the last log; one all-reduce each time it does, none in between.
+    """Logs the mean over the steps since the last log, with one all-reduce each time and none in between.
 
     `peak_flops` is that of all devices of the run together, FLOP/s, where it is known. Throughput counts only the time
     inside training steps, not validation or saving.
 
     Attributes:
-        interval: what the steps since the last log had: s, steps, tokens, capacity_tokens, pairs, attended.
+        interval: sums over the steps since the last log: s, steps, tokens, capacity_tokens, pairs, attended.
     """
 
     def __init__(
@@ -36,11 +36,16 @@ class Monitor(pl.Callback):
         num_steps: int,
         peak_flops: float | None = None,
     ) -> None:
-        self.sampler, self.terminal, self.metrics_log = sampler, terminal, log
-        self.num_steps, self.log_every_n_steps = num_steps, settings.log_every_n_steps
-        self.peak_flops, self.spikes = peak_flops, LossSpikes(settings.loss_spike_factor)
+        self.sampler = sampler
+        self.terminal = terminal
+        self.metrics_log = log
+        self.num_steps = num_steps
+        self.log_every_n_steps = settings.log_every_n_steps
+        self.peak_flops = peak_flops
+        self.spikes = LossSpikes(settings.loss_spike_factor)
         self.interval = _new_interval()
-        self._run_s, self._run_steps = 0.0, 0
+        self._run_s = 0.0
+        self._run_steps = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the bar."""
@@ -55,7 +60,9 @@ class Monitor(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop the clock; log on every n-th step and on the last."""
-        step, last = trainer.global_step, self.sampler.last
+        step = trainer.global_step
+        last = self.sampler.last
+        assert last is not None  # the step that ends here
         step_s = time.perf_counter() - self._step_start_s
         of_step = {
             "s": step_s,
@@ -66,7 +73,8 @@ class Monitor(pl.Callback):
             "attended": last.num_attended,
         }
         self.interval = {name: value + of_step[name] for name, value in self.interval.items()}
-        self._run_s, self._run_steps = self._run_s + step_s, self._run_steps + 1
+        self._run_s += step_s
+        self._run_steps += 1
         if step % self.log_every_n_steps == 0 or step == self.num_steps:
             self._log_training(trainer, pl_module, step)
             self.interval = _new_interval()
@@ -74,19 +82,19 @@ class Monitor(pl.Callback):
             self.terminal.advance(step, "")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave the trackers with what they were told."""
+        """Let the trackers finish what they were told."""
         self.metrics_log.close("failed")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the bar away, however training ended."""
         self.terminal.stop()
 
-    def _log_training(self, trainer: pl.Trainer, pl_module: pl.LightningModule, step: int) -> None:
+    def _log_training(self, trainer: Any, pl_module: pl.LightningModule, step: int) -> None:
         (sums_SM,) = self.sampler.take_sums(["train"], pl_module.device)
         sums_M = [sum(column) for column in zip(*sums_SM, strict=True)]
         if not sums_M[0]:
             return  # every step since the last line was skipped
-        values = means(sums_M)
+        values: dict[str, Any] = means(sums_M)
         values.pop("ties")
         grad_norm = trainer.callback_metrics.get("grad_norm")  # absent when clipping is off: nobody computed it
         values |= {"lr": self._lr, "grad_norm": None if grad_norm is None else float(grad_norm)}
@@ -118,7 +126,8 @@ class Monitor(pl.Callback):
         }
         if self.peak_flops:
             model: Any = pl_module
-            architecture, is_lora = model.config.architecture, model.lora is not None
+            architecture = model.config.architecture
+            is_lora = model.lora is not None
             flops = training_flops(architecture, int(of["tokens"]), int(of["attended"]), is_lora)
             values["mfu"] = flops / of["s"] / self.peak_flops
         return values

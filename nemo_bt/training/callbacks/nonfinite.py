@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: skipped by every rank alike, counted, and their pairs named."""
+"""Steps whose loss or gradient is not finite: every rank skips them alike, and the pairs to blame are named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nemo_bt.training.steps.data_module import PairSampler
 WAITS_FOR_OTHERS = True
 """A rank whose stack ends here waits for the others (nemo_bt.observability.failure)."""
 _NAMED = 5
-"""Pairs that a message names."""
+"""Pairs that a message names at most."""
 
 
 class NonFiniteGuard(pl.Callback):
@@ -27,30 +27,32 @@ class NonFiniteGuard(pl.Callback):
     others. A loss that is not finite makes the gradient so (nemo_bt.model.reward_model).
 
     Args:
-        sampler: whose sums leave such a step out.
-        terminal: rank 0's.
-        most_in_a_row: after so many the run stops.
+        sampler: the sampler whose sums leave such a step out.
+        most_in_a_row: skipped steps in a row after which the run stops.
 
     Attributes:
         in_a_row: steps that were skipped since the last one that counted.
     """
 
     def __init__(self, sampler: PairSampler, terminal: Terminal, most_in_a_row: int) -> None:
-        self.sampler, self.terminal, self.most_in_a_row = sampler, terminal, most_in_a_row
-        self._norm, self.in_a_row = 0.0, 0
+        self.sampler = sampler
+        self.terminal = terminal
+        self.most_in_a_row = most_in_a_row
+        self._norm = 0.0
+        self.in_a_row = 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Stand between Megatron's optimizer and its step."""
         optimizer = trainer.optimizers[0].mcore_optimizer
         optimizer.get_grad_norm = self._noting(optimizer.get_grad_norm)
         optimizer.step_with_ready_grads = self._guarding(optimizer.step_with_ready_grads)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Losses of the step before are not needed any more."""
+        """Forget the losses of the step before."""
         pl_module.step_losses.clear()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the step, and say which pairs it was.
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the step, and say which pairs are to blame if it was skipped.
 
         Raises:
             UserError: too many steps in a row were skipped.
@@ -86,12 +88,12 @@ class NonFiniteGuard(pl.Callback):
         return lambda: step_with_ready_grads() if math.isfinite(self._norm) else False
 
     def _pairs_here(self, pl_module: Any) -> list[int]:
-        """Numbers of pairs whose loss is not finite; ranks that have the same losses as another say nothing."""
+        """Give the numbers of pairs whose loss is not finite; a rank that has another's losses gives none."""
         if parallel_state.get_tensor_model_parallel_rank() or parallel_state.get_context_parallel_rank():
             return []
         streams = self.sampler.last.streams if self.sampler.last else []
         return [
             number
-            for stream, loss_P in zip(streams, pl_module.step_losses, strict=False)  # one stage has losses
+            for stream, loss_P in zip(streams, pl_module.step_losses, strict=False)  # only one stage has losses
             for number in stream.number_P[~loss_P.isfinite().cpu()].tolist()
         ]

@@ -17,19 +17,21 @@ from nemo_bt.training.steps.data_module import PairSampler
 
 
 class RunState(pl.Callback):
-    """Sums that were not logged yet, the last validation, what warnings and the end of a run hang on, and where random
-    numbers are, of every rank.
+    """Holds every rank's random state and unlogged sums, the last validation, and what warnings and the run's end need.
 
     A run that goes on at another layout has the same sums, in other parts, and draws other random numbers.
-    Which pairs a step has is a function of its number: nothing to hold.
+    Which pairs a step has is a function of its number, so nothing is held of it.
     """
 
     def __init__(self, sampler: PairSampler, monitor: Monitor, validation: Validation, guard: NonFiniteGuard) -> None:
-        self.sampler, self.monitor, self.validation, self.guard = sampler, monitor, validation, guard
+        self.sampler = sampler
+        self.monitor = monitor
+        self.validation = validation
+        self.guard = guard
         self._random: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Of all ranks, the same on each: one gather."""
+        """Gather the state of all ranks, so that each has the same: one collective."""
         sums = {name: sums_SM.tolist() for name, sums_SM in self.sampler.sums_SM.items()}
         tracker = tensor_parallel.get_cuda_rng_tracker()
         own = {
@@ -53,13 +55,16 @@ class RunState(pl.Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take this rank's part; of another number of ranks the first takes all sums."""
-        self.validation.record, self.sampler.skipped_steps = state_dict["validation"], state_dict["skipped_steps"]
+        """Take this rank's part; if the number of ranks has changed, the first takes all sums."""
+        self.validation.record = state_dict["validation"]
+        self.sampler.skipped_steps = state_dict["skipped_steps"]
         self.guard.in_a_row = state_dict["skipped_in_a_row"]
         self.monitor.spikes.before.extend(state_dict["losses"])
-        ranks, rank = state_dict["ranks"], torch.distributed.get_rank()
+        ranks = state_dict["ranks"]
+        rank = torch.distributed.get_rank()
         if len(ranks) == torch.distributed.get_world_size():
-            parts, random = [ranks[rank]], ranks[rank]["random"]
+            parts = [ranks[rank]]
+            random = ranks[rank]["random"]
             self._random = random if random["layout"] == _layout() else None
         else:
             parts = ranks if rank == 0 else []
@@ -69,7 +74,7 @@ class RunState(pl.Callback):
                 self.sampler.add_sums(name, torch.tensor([_as_now(sums_M) for sums_M in sums], dtype=torch.float64))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Building the model drew random numbers: only now are they put back."""
+        """Put the random state back only now: building the model drew random numbers."""
         if self._random:
             torch.set_rng_state(self._random["host"])
             torch.cuda.set_rng_state(self._random["device"])
@@ -77,7 +82,7 @@ class RunState(pl.Callback):
 
 
 def _as_now(sums_M: list[float]) -> list[float]:
-    """Sums of a source; what an earlier version did not count is not known, and in no bin."""
+    """Fill up a source's sums: those that an earlier version did not count are unknown, and its bins are empty."""
     unknown = [math.nan] * (len(SUMS) - len(sums_M))
     return sums_M + unknown + [0.0] * (NUM_SUMS - len(sums_M) - len(unknown))
 

@@ -1,4 +1,4 @@
-"""When a run validates, and what it shows and stores of it."""
+"""When a run validates, and what it shows and stores of a validation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.training.steps.data_module import PairSampler
 
 NEVER = 1_000_000_000
-"""More steps than a run has, for Lightning's val_check_interval."""
+"""Steps that no run has, for Lightning's val_check_interval."""
 
 
 class Validation(pl.Callback):
@@ -30,43 +30,48 @@ class Validation(pl.Callback):
     def __init__(
         self, sampler: PairSampler, terminal: Terminal, log: MetricsLog, settings: TrainerSettings, num_steps: int
     ) -> None:
-        self.sampler, self.terminal, self.metrics_log = sampler, terminal, log
-        self.at_start, self.num_steps = settings.validate_at_start, num_steps
+        self.sampler = sampler
+        self.terminal = terminal
+        self.metrics_log = log
+        self.at_start = settings.validate_at_start
+        self.num_steps = num_steps
         self.every_n_steps = validation_interval(settings.val_check_interval, num_steps)
         self.record: dict[str, float] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget what was logged beyond the checkpoint that the run continues from, and validate before the first step
-        where that is asked for, or was broken off.
-        """
+        """Forget what was logged beyond the checkpoint, and validate now if that is asked for or was broken off."""
         step = trainer.global_step
         is_validated = self.record.get("step") == step
         if trainer.is_global_zero:
             self.metrics_log.drop_after(step, is_validated)
         is_due = self.at_start if step == 0 else self._is_due(step)
         if is_due and trainer.enable_validation and not is_validated:
-            connector, loop, trainer.validating = trainer._logger_connector, trainer.fit_loop.epoch_loop.val_loop, True
+            connector = trainer._logger_connector
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            trainer.validating = True
             is_first = connector._first_loop_iter
             loop.restarting = False  # it would leave out the batches that it had when the run was saved
             loop.run()
-            trainer.training, connector._first_loop_iter = True, is_first
+            trainer.training = True
+            connector._first_loop_iter = is_first
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Not yet."""
+        """Keep Lightning from validating before this step has ended."""
         trainer.val_check_batch = NEVER
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Have Lightning validate after this step, if it is its turn."""
+        """Have Lightning validate after this step, if it is due."""
         if self._is_due(trainer.global_step):
             trainer.val_check_batch = 1
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Log every validation set."""
         names = list(trainer.datamodule.validation)
         sums = self.sampler.take_sums(names, pl_module.device)
         if trainer.should_stop:
             return  # it was broken off
-        record, margins = {}, {}
+        record: dict[str, float] = {}
+        margins = {}
         for name, sums_SM in zip(names, sums, strict=True):
             sources = trainer.datamodule.validation[name].source_names
             sums_M = [sum(column) for column in zip(*sums_SM, strict=True)]

@@ -1,4 +1,4 @@
-"""Ends a run in which nothing happens any more: the rank that hangs says where, the others that they waited."""
+"""The end of a run in which nothing happens any more: the rank that hangs says where, the others that they waited."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from nemo_bt.observability.failure import stack_of, waits_in
 from nemo_bt.observability.terminal import Terminal
 
 _GRACE_S = 5.0
-"""That ranks which wait for another give it to speak first."""
+"""Time that ranks which wait for another give it to speak first."""
 
 
 class Watchdog(pl.Callback):
     """A thread that looks at when this rank last did a step, a batch of a validation, or a save.
 
-    A process that is stopped as a whole says nothing; the others do.
-
-    Args:
-        timeout_s: after which the process ends, with status 1.
-        rank: of this process.
-        log_dir: of the run.
-        terminal: of this rank.
+    A process that is stopped as a whole says nothing; the others do. After `timeout_s` without any of these the process
+    ends, with status 1.
     """
 
     def __init__(self, timeout_s: float, rank: int, log_dir: Path, terminal: Terminal) -> None:
-        self.timeout_s, self.rank, self.log_dir, self.terminal = timeout_s, rank, log_dir, terminal
-        self._last_s, self._ended = 0.0, threading.Event()
+        self.timeout_s = timeout_s
+        self.rank = rank
+        self.log_dir = log_dir
+        self.terminal = terminal
+        self._last_s = 0.0
+        self._ended = threading.Event()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to watch."""
@@ -48,7 +47,7 @@ class Watchdog(pl.Callback):
     on_save_checkpoint = _beat
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Training ended, in whatever way."""
+        """Stop watching, however training ended."""
         self._ended.set()
 
     def _watch(self) -> None:

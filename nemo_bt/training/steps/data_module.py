@@ -48,13 +48,16 @@ class StepDataset(Dataset[StepBatch]):
     """Step number -> the streams of that step on this data-parallel rank."""
 
     def __init__(self, name: str, pairs: PairSet, settings: Settings, pad_id: int, hidden_size: int) -> None:
-        self.name, self.pairs, self.settings = name, pairs, settings
-        self.pad_id, self.hidden_size = pad_id, hidden_size
+        self.name = name
+        self.pairs = pairs
+        self.settings = settings
+        self.pad_id = pad_id
+        self.hidden_size = hidden_size
         size = settings.model.global_batch_size
-        self.batches = validation_batches(len(pairs.epoch), size) if name != "train" else None
+        self.batches = validation_batches(len(pairs.epoch), size) if name != "train" else []
 
     def __getitem__(self, step: int) -> StepBatch:
-        if self.batches is None:
+        if self.name == "train":
             size = self.settings.model.global_batch_size
             pairs = pairs_of_step(self.settings.trainer.seed, step, size, self.pairs.epoch)
         else:
@@ -72,10 +75,11 @@ class StepDataset(Dataset[StepBatch]):
 
 
 class StepsFrom(Sampler[int]):
-    """Step numbers from `start` on; its length is that of the whole run, as Lightning counts on resuming."""
+    """Step numbers from `start` on; its length is that of the whole run, as Lightning expects of a resumed one."""
 
     def __init__(self, start: int, num_steps: int) -> None:
-        self.start, self.num_steps = start, num_steps
+        self.start = start
+        self.num_steps = num_steps
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(self.start, self.num_steps))
@@ -88,25 +92,26 @@ class PairSampler(DataSampler):
     """Hands each step's streams to Megatron's schedule and keeps the sums that come back.
 
     Attributes:
-        sums_SM: sums of nemo_bt.metrics by set name since they were last taken, this rank's part only.
+        sums_SM: this rank's part of the sums of nemo_bt.metrics since they were last taken, by set name.
         last: the step that runs or ran last.
-        skipped_steps: that were left out, in this process.
+        skipped_steps: steps that were left out, with those before a restart.
     """
 
     dataloader_type = "single"
 
     def __init__(self, tokens_per_stream: int, num_sources: Mapping[str, int]) -> None:
-        self.tokens_per_stream, self.num_sources = tokens_per_stream, num_sources
+        self.tokens_per_stream = tokens_per_stream
+        self.num_sources = num_sources
         self.sums_SM: dict[str, Tensor] = {}
         self.last: StepBatch | None = None
         self.skipped_steps = 0
         self._pending: tuple[str, Tensor] | None = None
 
     def setup(self, global_rank: int) -> None:
-        """Nothing to set up: the number of micro-batches comes with each step."""
+        """Set nothing up: the number of micro-batches comes with each step."""
 
     def transform_dataloader(self, dataloader: DataLoader[Any], consumed_samples: int = 0) -> DataLoader[Any]:
-        """The loader yields steps of this rank already."""
+        """Keep the loader, which yields steps of this rank already."""
         return dataloader
 
     def on_megatron_step_start(self, step: MegatronStep) -> MegatronStep:
@@ -121,17 +126,16 @@ class PairSampler(DataSampler):
         )
 
     def on_megatron_step_end(self, step: MegatronStep, microbatch_outputs: list[Tensor]) -> None:
-        """Add up; of the ranks that have the same rewards, on the last pipeline stage, only one counts."""
+        """Note the step's sums; only one of the ranks with the same rewards, on the last pipeline stage, counts."""
         is_first = parallel_state.get_tensor_model_parallel_rank() == parallel_state.get_context_parallel_rank() == 0
+        assert self.last is not None  # the step that ends here
         if microbatch_outputs and is_first:
-            name = self.last.name
-            sums_SM = torch.stack(microbatch_outputs).sum(0)
-            self._pending = name, sums_SM
-        if self.last and self.last.name != "train":
+            self._pending = self.last.name, torch.stack(microbatch_outputs).sum(0)
+        if self.last.name != "train":
             self.settle(counts=True)
 
     def settle(self, counts: bool) -> None:
-        """Add up what the last step brought, or leave it out: a training step waits for its verdict."""
+        """Add up the sums of the last step, or leave them out: NonFiniteGuard decides on a training step."""
         self.skipped_steps += not counts
         if self._pending and counts:
             self.add_sums(*self._pending)
@@ -143,7 +147,7 @@ class PairSampler(DataSampler):
         self.sums_SM[name] = sums_SM if before is None else before.to(sums_SM.device) + sums_SM
 
     def take_sums(self, names: Sequence[str], device: torch.device) -> list[list[list[float]]]:
-        """Sums over all ranks of the named sets, by source, since the last call: one all-reduce, on every rank."""
+        """Add up the named sets' sums since the last call, by source: one all-reduce over all ranks, on each."""
         sizes = [self.num_sources[name] for name in names]
         none = [torch.zeros(size, NUM_SUMS, dtype=torch.float64) for size in sizes]
         own = [self.sums_SM.pop(name, zeros_SM).to(device) for name, zeros_SM in zip(names, none, strict=True)]
@@ -155,6 +159,8 @@ class PairSampler(DataSampler):
 class PairDataModule(pl.LightningDataModule):
     """Train and validation loaders for NeMo's Trainer."""
 
+    trainer: Any  # NeMo's, whose model has a config
+
     def __init__(
         self,
         train: PairSet | None,
@@ -164,19 +170,23 @@ class PairDataModule(pl.LightningDataModule):
         pad_id: int,
     ) -> None:
         super().__init__()
-        self.train, self.validation, self.settings = train, validation, settings
-        self.num_steps, self.pad_id = num_steps, pad_id
+        self.train = train
+        self.validation = validation
+        self.settings = settings
+        self.num_steps = num_steps
+        self.pad_id = pad_id
         sets = {**validation} | ({"train": train} if train else {})
         num_sources = {name: len(pairs.sources) for name, pairs in sets.items()}
         self.data_sampler = PairSampler(settings.model.data.tokens_per_micro_batch, num_sources)
 
     def train_dataloader(self) -> DataLoader[StepBatch]:
-        """Steps from the one that the checkpoint stopped at."""
+        """Load steps from the one that the checkpoint stopped at."""
+        assert self.train is not None
         dataset = self._dataset("train", self.train)
         return DataLoader(dataset, batch_size=None, sampler=StepsFrom(self.trainer.global_step, self.num_steps))
 
     def val_dataloader(self) -> list[DataLoader[StepBatch]]:
-        """One loader per validation set, each pair once."""
+        """Give one loader for each validation set, which has each pair once."""
         datasets = [self._dataset(name, pairs) for name, pairs in self.validation.items()]
         return [DataLoader(d, batch_size=None, sampler=StepsFrom(0, len(d.batches))) for d in datasets]
 

@@ -1,6 +1,6 @@
 """The plan of one optimizer step: which pairs each rank computes in which stream, and how long streams are.
 
-A pure function of the settings and the step's pairs; training and the planner read the same one.
+It is a pure function of the settings and the step's pairs; training and the planner read the same one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from nemo_bt.data.store.pair_set import PairSet
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Of one step.
+    """The streams of one step.
 
     Args:
         groups: positions, in the step's list of pairs, of the pairs that are computed together.
-        sizes: of the groups.
-        ranks: for each data-parallel rank its streams, as lists of groups.
+        sizes: sizes of the groups.
+        ranks: the streams of each data-parallel rank, as lists of groups.
         multiple_of: tokens of which every stream is a multiple.
-        is_one_length: streams of a rank are filled up to its longest: the stages of a pipeline receive tensors of one
-            shape.
+        is_one_length: whether a rank fills its streams up to the longest: the stages of a pipeline receive tensors of
+            one shape.
     """
 
     groups: Streams
@@ -38,20 +38,14 @@ class StepPlan:
     is_one_length: bool
 
     def lengths(self, rank: int) -> list[int]:
-        """Tokens of each stream of a rank, with padding."""
+        """Count the tokens of each stream of a rank, with padding."""
         tokens = [int(self.sizes.tokens[stream].sum()) for stream in self.ranks[rank]]
         filled = [max(1, -(-number // self.multiple_of)) * self.multiple_of for number in tokens]
         return [max(filled)] * len(filled) if self.is_one_length else filled
 
 
 def plan_step(settings: Settings, parts: PairParts, hidden_size: int) -> StepPlan:
-    """Plan a step.
-
-    Args:
-        settings: of the run.
-        parts: of the step's pairs.
-        hidden_size: width of the model.
-    """
+    """Plan a step, whose pairs have these parts."""
     model = settings.model
     budget = model.data.tokens_per_micro_batch
     groups, sizes = group_pairs(parts, budget, hidden_size)
@@ -63,15 +57,13 @@ def plan_step(settings: Settings, parts: PairParts, hidden_size: int) -> StepPla
 def build_streams(
     plan: StepPlan, pairs: PairSet, numbers: Ints, rank: int, pad_id: int, swapped: bool = False
 ) -> list[PairStream]:
-    """The streams of one data-parallel rank.
+    """Build the streams of one data-parallel rank.
 
     Args:
-        plan: of the step.
-        pairs: of the set.
-        numbers: of the step's pairs in it, [P].
-        rank: among the data-parallel ones.
+        numbers: the step's pairs, by their numbers in the set, [P].
+        rank: number of the rank among the data-parallel ones.
         pad_id: token that fills streams.
-        swapped: whether the continuations of each group stand in the opposite order: it changes no reward.
+        swapped: whether the continuations of each group stand in the opposite order, which changes no reward.
     """
     streams = []
     for stream, length in zip(plan.ranks[rank], plan.lengths(rank), strict=True):
@@ -91,9 +83,9 @@ class LayoutRules(NamedTuple):
     """What a layout asks of the streams of a data-parallel rank.
 
     Args:
-        streams_multiple_of: divides their number in a step: an interleaved pipeline takes them in groups.
-        tokens_multiple_of: divides the length of each.
-        is_one_length: all of a step have one length, as the stages of a pipeline receive tensors of one shape.
+        streams_multiple_of: what divides their number in a step: an interleaved pipeline takes them in groups.
+        tokens_multiple_of: what divides the length of each.
+        is_one_length: whether all of a step have one length, as the stages of a pipeline receive tensors of one shape.
     """
 
     streams_multiple_of: int
