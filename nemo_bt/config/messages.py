@@ -40,6 +40,8 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
         return f"{key}: expected a value, got none. Give {key}=..."
     if what in _NO_SECTION:
         return f"{key}: expected a section of keys, got {given!r}."
+    if what in ("too_short", "string_too_short"):
+        return f"{key}: expected at least one value, got {given!r}."
     if what == "literal_error":
         return f"{key}: expected {choices_of(type_at)}, got {given}."
     if what in _OUT_OF_RANGE:
