@@ -94,9 +94,11 @@ def _check_nodes(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     """Run nemo-bt train or validate: start the ranks, or be one."""
     from nemo_bt.config.load import load_settings
-    from nemo_bt.training.checks import check_settings
 
     settings = load_settings(args.config_name, args.overrides, args.config_dir)
+
+    from nemo_bt.training.checks import check_settings
+
     request = StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=launch.started_here())
     if launch.joined() or settings.world_size == 1:
         request.listen()
@@ -113,10 +115,12 @@ def _score(args: argparse.Namespace) -> int:
     """Run nemo-bt score, evaluate or label: start the ranks, or be one."""
     from nemo_bt.config.load import load_settings_of
     from nemo_bt.config.score import RUNS
+
+    run = load_settings_of(RUNS[args.command], args.config_name, args.overrides, args.config_dir)
+
     from nemo_bt.evaluation.label import check_label
     from nemo_bt.scoring.checks import check_score
 
-    run = load_settings_of(RUNS[args.command], args.config_name, args.overrides, args.config_dir)
     if args.command == "label":
         check_label(run.label)
     request = StopRequest(limit_s=None, ends_on_sigterm=launch.started_here())

@@ -54,15 +54,15 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
 
 
 def unknown_key(key: str, kind: type) -> str:
-    """Name the nearest key, or the keys that its section has."""
-    near = difflib.get_close_matches(key, [".".join(path) for path in all_keys(kind)], n=1, cutoff=0.5)
-    if near and "[" not in key:
-        return f"unknown key {key}. Did you mean {near[0]}?"
+    """Name the nearest key of its section or of all, or the keys that its section has."""
     section, _, name = key.rpartition(".")
     steps = [int(step) if step.isdecimal() else step for step in re.findall(r"[^.[\]]+", section)]
     has = [field.name for field in fields(without_none(_resolve(kind, steps)[1]))]
-    near = difflib.get_close_matches(name, has, n=1)
-    return f"unknown key {key}. " + (f"Did you mean {near[0]}? " if near else "") + f"{section} has {', '.join(has)}."
+    near = [f"{section}.{other}".removeprefix(".") for other in difflib.get_close_matches(name, has, n=1)]
+    near = near or difflib.get_close_matches(key, [".".join(path) for path in all_keys(kind)], n=1, cutoff=0.5)
+    if near:
+        return f"unknown key {key}. Did you mean {near[0]}?"
+    return f"unknown key {key}. {section or 'The top'} has {', '.join(has)}."
 
 
 def all_keys(kind: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

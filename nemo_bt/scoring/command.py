@@ -38,7 +38,7 @@ from nemo_bt.training.steps.plan import layout_rules
 def score(
     run: ScoreRun, pretrained: PretrainedSource, parts: Parts, terminal: Terminal, rank: int, request: StopRequest
 ) -> bool:
-    """Score on this rank, together with all others.
+    """Score on this rank, together with all others, and tell whether it is done rather than stopped early.
 
     Args:
         run: settings that `check_score` has checked.
@@ -46,9 +46,6 @@ def score(
         terminal: terminal of rank 0; it is silent on the others.
         rank: rank of this process in the whole job.
         request: request to stop between two parts.
-
-    Returns:
-        Whether all rows are scored, rather than the run stopped early.
 
     Raises:
         UserError: model, rows or output cannot be used as they are.

@@ -67,8 +67,7 @@ def _open(
 
     backend = "nccl" if on_gpu else "gloo"
     if is_alone:
-        store = torch.distributed.HashStore()  # public, but not in torch's __all__
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
     else:
         _join(backend, on_gpu)
     try:
@@ -82,7 +81,7 @@ def _open(
 def _join(backend: str, on_gpu: bool) -> None:
     """Meet the other ranks that torchrun, Slurm or `nemo-bt` started."""
     import torch
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments import SLURMEnvironment
 
     if launch.is_srun_task():
         slurm = SLURMEnvironment(auto_requeue=False)

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from nemo_bt.config import equations
 from nemo_bt.config.load import load_settings
 from nemo_bt.errors import UserError
 from nemo_bt.metrics import MARGIN_LIMITS
 from nemo_bt.observability.trackers import build_loggers, run_id
-from nemo_bt.training import checks
+from nemo_bt.training.checks import check_settings
 from tests.support.runs import nemo_bt, training
 
 _BLOCK = 32768
@@ -216,10 +217,10 @@ def test_a_login_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_an_extra_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "find_spec", lambda _: None)
+    monkeypatch.setattr(equations, "find_spec", lambda _: None)
     overrides = ["model.data.train=unused", f"exp_manager.explicit_log_dir={tmp_path}", "model=llama_4x256"]
     settings = load_settings("train", [*overrides, "exp_manager.create_swanlab_logger=true"])
     with pytest.raises(
         UserError, match=r"create_swanlab_logger=true: install it with pip install 'nemo_bt\[swanlab\]'"
     ):
-        checks.check_settings(settings)
+        check_settings(settings)
