@@ -67,7 +67,7 @@ def _open(
 
     backend = "nccl" if on_gpu else "gloo"
     if is_alone:
-        store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # public, but not in torch's __all__
+        store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     else:
         _join(backend, on_gpu)
