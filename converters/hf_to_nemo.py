@@ -35,15 +35,12 @@ def main() -> None:
 
 
 def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
-    """Convert a Hugging Face folder or hub id to a reward .nemo, and compare the rewards of the two.
+    """Convert a Hugging Face folder or hub id to a reward .nemo, compare the rewards of the two, and give the output.
 
     Args:
         source: a causal language model, or a sequence classifier with one label.
         output: the .nemo to write.
         *options: options of the command line: "--pack", "--dtype=bf16", ...
-
-    Returns:
-        The output.
 
     Raises:
         UserError: the input cannot be used, or the output not be written.

@@ -27,14 +27,9 @@ def check_upload(repo: str) -> None:
 
 
 def push(folder: Path, repo: str, private: bool) -> str:
-    """Make the repository if it is not there, and upload every file of the export in one commit.
+    """Upload every file of an export in one commit, and give the commit's address.
 
-    Args:
-        repo: organisation/model.
-        private: whether a repository that is made is private.
-
-    Returns:
-        The commit's address.
+    The repository, organisation/model, is made if it is not there; only then `private` counts.
 
     Raises:
         UserError: the hub refuses, or cannot be reached; the folder stays.

@@ -13,12 +13,7 @@ _SEQ_LENGTH = 4096
 
 
 def describe(context: Path, architecture: Architecture, tokenizer: Path | None) -> None:
-    """Write `context/` of a .nemo that nobody has trained yet.
-
-    Args:
-        context: the folder, which is made.
-        tokenizer: a folder named "tokenizer"; None leaves the .nemo without one.
-    """
+    """Write `context/` of a .nemo that nobody has trained yet; the tokenizer's folder has to be named "tokenizer"."""
     import_nemo(on_gpu=False)
     import nemo.lightning as nl
     from nemo.collections.common.tokenizers import AutoTokenizer

@@ -41,15 +41,12 @@ def main() -> None:
 
 
 def nemo_to_hf(source: str | Path, output: str | Path, *options: str) -> Path:
-    """Export a reward .nemo or a checkpoint for AutoModelForSequenceClassification, and compare the rewards of the two.
+    """Export a reward .nemo or a checkpoint for transformers, compare the rewards of the two, and give the output.
 
     Args:
         source: the .nemo.
-        output: the folder to write.
+        output: the folder to write, for AutoModelForSequenceClassification.
         *options: options of the command line: "--dtype=bf16", ...
-
-    Returns:
-        The output.
 
     Raises:
         UserError: the input cannot be used, or the output not be written.

@@ -24,10 +24,8 @@ _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 def only_run(log_dir: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
     """Hold the log directory, and remove checkpoints that another run did not finish.
 
-    The lock is the kernel's: it ends with the process. On file systems without locks nothing is held.
-
-    Args:
-        wait_s: how long another run may take to end.
+    The lock is the kernel's: it ends with the process. On file systems without locks nothing is held. Another run may
+    take `wait_s` to end.
 
     Raises:
         UserError: another run goes on there.

@@ -30,8 +30,7 @@ def superseded(folder: Path, settings: CheckpointSettings) -> list[Path]:
 def kept_steps(values: Mapping[int, float | None], settings: CheckpointSettings) -> set[int]:
     """Choose the steps whose checkpoints stay; where values are equal, the earlier step is the better one.
 
-    Args:
-        values: `settings.monitor` by step, for every checkpoint; None where that step was not validated.
+    `values` has `settings.monitor` of every checkpoint by step; None where that step was not validated.
     """
     steps = sorted(values)
     measured = [(value, step) for step, value in values.items() if value is not None and math.isfinite(value)]

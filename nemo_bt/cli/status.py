@@ -26,8 +26,7 @@ _MISSED_LINES = 5
 def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
     """Print the state of a run, its step, its last validation and its checkpoints.
 
-    Args:
-        verifies: whether to read all files of all checkpoints, and not just the small ones.
+    With `verifies` it reads all files of all checkpoints, and not just the small ones.
 
     Raises:
         UserError: no run has written there.

@@ -59,7 +59,8 @@ def unknown_key(key: str, kind: type) -> str:
     steps = [int(step) if step.isdecimal() else step for step in re.findall(r"[^.[\]]+", section)]
     has = [field.name for field in fields(without_none(_resolve(kind, steps)[1]))]
     near = [f"{section}.{other}".removeprefix(".") for other in difflib.get_close_matches(name, has, n=1)]
-    near = near or difflib.get_close_matches(key, [".".join(path) for path in all_keys(kind)], n=1, cutoff=0.5)
+    if not near and "[" not in key:
+        near = difflib.get_close_matches(key, [".".join(path) for path in all_keys(kind)], n=1, cutoff=0.5)
     if near:
         return f"unknown key {key}. Did you mean {near[0]}?"
     return f"unknown key {key}. {section or 'The top'} has {', '.join(has)}."

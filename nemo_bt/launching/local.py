@@ -89,11 +89,7 @@ def report(error: UserError, stderr: TextIO) -> None:
 
 
 def end_with(parent_pid: int) -> None:
-    """Have the kernel end this process when its parent is gone.
-
-    Args:
-        parent_pid: the process that started this one; if it is gone already, this one ends here.
-    """
+    """Have the kernel end this process when the one that started it is gone; if it is gone already, end now."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -53,11 +53,7 @@ def is_rank_of_a_script() -> bool:
 
 
 def start_and_wait(command: Sequence[str], num_ranks: int, log_dir: Path) -> Any:
-    """Start local ranks, and give what rank 0 left.
-
-    Args:
-        command: arguments of Python.
-        log_dir: where the ranks' output is, for the message.
+    """Start local ranks, each with `command` as the arguments of Python, and give what rank 0 left.
 
     Raises:
         UserError: the ranks found a user's mistake.

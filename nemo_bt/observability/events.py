@@ -14,12 +14,7 @@ FILE = "events.jsonl"
 
 
 def append_event(log_dir: Path, event: str, **facts: Any) -> None:
-    """Append one line; several processes may do so at once.
-
-    Args:
-        event: started, ended or failed.
-        facts: values that JSON can hold.
-    """
+    """Append one line: started, ended or failed, with facts that JSON can hold. Several processes may do so at once."""
     time = datetime.now(UTC).isoformat(timespec="seconds")
     described = {"time": time, "event": event, "host": socket.gethostname(), "pid": os.getpid(), **facts}
     with (log_dir / FILE).open("a+b", buffering=0) as file:

@@ -47,10 +47,8 @@ def report_failure(
 def waits_in(modules: Iterable[Mapping[str, Any]]) -> bool:
     """Tell whether a stack ends where ranks wait for each other: then others are to blame.
 
-    The last frames may be those of a library that a waiting module calls.
-
-    Args:
-        modules: the globals of the stack's frames, outermost first.
+    `modules` are the globals of the stack's frames, outermost first. The last frames may be those of a library that a
+    waiting module calls.
     """
     last = [*modules][-_LAST_FRAMES:]
     return any(f"{of.get('__name__')}.".startswith(_WAITING) or of.get("WAITS_FOR_OTHERS") for of in last)

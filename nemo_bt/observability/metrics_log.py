@@ -46,9 +46,7 @@ class MetricsLog:
     ) -> None:
         """Append one object; loggers get it without the values that nobody computed, and histograms of margins.
 
-        Args:
-            step: optimizer steps that the run has behind it.
-            margins: counts from `nemo_bt.metrics.margin_counts`, by name.
+        `margins` has counts from `nemo_bt.metrics.margin_counts`, by name.
         """
         if trainer.is_global_zero:
             with self.file.open("a") as file:

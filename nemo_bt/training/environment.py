@@ -55,11 +55,7 @@ def _git_revision() -> str | None:
 
 
 def differences(facts: Mapping[str, Facts]) -> list[str]:
-    """Give a line for each node and fact that is not what most nodes have; where two differ, the first is right.
-
-    Args:
-        facts: each node's facts by its name, in the order of their ranks.
-    """
+    """Give a line for each node and fact that is not what most nodes have; where two differ, the first is right."""
     lines = []
     names = dict.fromkeys(name for of_node in facts.values() for name in of_node)
     for name in names:

@@ -33,12 +33,7 @@ def options_of(sched: SchedSettings, num_steps: int) -> dict[str, Any]:
 
 
 class Schedule(LRSchedulerModule):
-    """A schedule for NeMo's optimizer module.
-
-    Args:
-        name: one of `nemo_bt.config.optim.Schedule`.
-        options: the arguments from `options_of`.
-    """
+    """A schedule for NeMo's optimizer module: a name of the settings, and its arguments from `options_of`."""
 
     def __init__(self, name: str, options: dict[str, Any]) -> None:
         super().__init__()

@@ -217,7 +217,11 @@ def test_a_login_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_an_extra_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+<<<<<<< HEAD
     monkeypatch.setattr(equations, "find_spec", lambda _: None)
+=======
+    monkeypatch.setattr("nemo_bt.config.equations.find_spec", lambda _: None)
+>>>>>>> w-p2
     overrides = ["model.data.train=unused", f"exp_manager.explicit_log_dir={tmp_path}", "model=llama_4x256"]
     settings = load_settings("train", [*overrides, "exp_manager.create_swanlab_logger=true"])
     with pytest.raises(

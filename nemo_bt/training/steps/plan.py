@@ -27,8 +27,7 @@ class StepPlan:
         sizes: sizes of the groups.
         ranks: the streams of each data-parallel rank, as lists of groups.
         multiple_of: tokens of which every stream is a multiple.
-        is_one_length: whether a rank fills its streams up to the longest: the stages of a pipeline receive tensors of
-            one shape.
+        is_one_length: whether a rank fills its streams up to the longest, as pipelines ask.
     """
 
     groups: Streams
