@@ -67,12 +67,8 @@ def _open(
 
     backend = "nccl" if on_gpu else "gloo"
     if is_alone:
-<<<<<<< HEAD
-        torch.distributed.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)
-=======
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
->>>>>>> w-p2
     else:
         _join(backend, on_gpu)
     try:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from nemo_bt.config import equations
 from nemo_bt.config.load import load_settings
 from nemo_bt.errors import UserError
 from nemo_bt.metrics import MARGIN_LIMITS
@@ -217,11 +216,7 @@ def test_a_login_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_an_extra_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-<<<<<<< HEAD
-    monkeypatch.setattr(equations, "find_spec", lambda _: None)
-=======
     monkeypatch.setattr("nemo_bt.config.equations.find_spec", lambda _: None)
->>>>>>> w-p2
     overrides = ["model.data.train=unused", f"exp_manager.explicit_log_dir={tmp_path}", "model=llama_4x256"]
     settings = load_settings("train", [*overrides, "exp_manager.create_swanlab_logger=true"])
     with pytest.raises(
