@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nemo_bt.data.tokenize.tokenizer import tokenizer_files
 from nemo_bt.errors import UserError
+from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal, diverted_output
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import Conversion
@@ -34,6 +35,7 @@ def main() -> None:
     run(lambda terminal: convert(args, terminal))
 
 
+@made_once
 def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
     """Convert a Hugging Face folder or hub id to a reward .nemo, compare the rewards of the two, and give the output.
 

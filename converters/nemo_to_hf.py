@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
+from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal, diverted_output
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import InitialWeights, find_pretrained, open_weights
@@ -40,6 +41,7 @@ def main() -> None:
     run(lambda terminal: convert(args, terminal))
 
 
+@made_once
 def nemo_to_hf(source: str | Path, output: str | Path, *options: str) -> Path:
     """Export a reward .nemo or a checkpoint for transformers, compare the rewards of the two, and give the output.
 

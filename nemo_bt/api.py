@@ -10,7 +10,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from nemo_bt.config.score import RUNS, EvaluateRun, LabelRun, ScoreRun
 from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local
+from nemo_bt.launching.script import made_once
 from nemo_bt.launching.signals import StopRequest
 from nemo_bt.observability.terminal import Terminal
 
@@ -52,6 +53,7 @@ def load_settings(
     return load_settings_of(kind or _KINDS.get(config_name, Settings), config_name, overrides, config_dir)
 
 
+@made_once
 def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Sequence[Any] = ()) -> Outcome:
     """Train a reward model.
 
@@ -67,22 +69,22 @@ def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Seque
         UserError: settings, model or data cannot be used as they are.
     """
     from nemo_bt.training.checks import check_settings
-    from nemo_bt.training.fit import Outcome
     from nemo_bt.training.train import train as train_here
 
     _expect(settings, Settings, "train")
     if loss_fn is not None:
         settings = _named(settings, loss_fn)
-    log_dir = settings.exp_manager.log_dir
 
-    def work(terminal: Terminal, rank: int) -> dict[str, Any]:
+    def work(terminal: Terminal, rank: int) -> Outcome:
         request = StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=local.started_here())
         pretrained = check_settings(settings, loss_fn=loss_fn)
-        return asdict(train_here(settings, pretrained, terminal, rank, callbacks, request, loss_fn))
+        return train_here(settings, pretrained, terminal, rank, callbacks, request, loss_fn)
 
-    return Outcome(**run_job(settings, log_dir, work, within="checkpoints"))
+    outcome: Outcome = run_job(settings, settings.exp_manager.log_dir, work, within="checkpoints")
+    return outcome
 
 
+@made_once
 def validate(settings: Settings) -> dict[str, float]:
     """Validate a model, without training.
 
@@ -104,17 +106,18 @@ def validate(settings: Settings) -> dict[str, float]:
     return metrics
 
 
+@made_once
 def launch(settings: Settings) -> Outcome:
     """Train with trainer.devices local ranks of their own, whatever this process is: also from a notebook.
 
     A loss of your own is named by file (`model.loss.custom_fn`). Arguments, result and errors are those of `train`.
     """
-    from nemo_bt.training.fit import Outcome
-
     _expect(settings, Settings, "train")
-    return Outcome(**run_command("train", settings))
+    outcome: Outcome = run_command("train", settings)
+    return outcome
 
 
+@made_once
 def score(settings: ScoreRun) -> Path:
     """Write the rows of score.input with their rewards to score.output.
 
@@ -129,6 +132,7 @@ def score(settings: ScoreRun) -> Path:
     return Path(settings.score.output)
 
 
+@made_once
 def evaluate(settings: EvaluateRun) -> dict[str, Any]:
     """Score pairs or a benchmark, and measure the accuracy.
 
@@ -146,6 +150,7 @@ def evaluate(settings: EvaluateRun) -> dict[str, Any]:
     return results
 
 
+@made_once
 def label(settings: LabelRun) -> Path:
     """Score samples, and write feedback to train on.
 
@@ -164,6 +169,7 @@ def label(settings: LabelRun) -> Path:
     return Path(settings.label.output)
 
 
+@made_once
 def report(log_dir: str | Path, overrides: Sequence[str] = (), checkpoint: str | Path | None = None) -> Path:
     """Write a page about a run and its model.
 
@@ -187,6 +193,7 @@ def report(log_dir: str | Path, overrides: Sequence[str] = (), checkpoint: str |
     return folder / "report.html"
 
 
+@made_once
 def plan(settings: PlanRun) -> list[Planned | Rejected]:
     """Count memory and time of every layout on a cluster.
 

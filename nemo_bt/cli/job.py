@@ -21,7 +21,7 @@ def run_job(settings: JobSettings, folder: Path, work: Callable[[Terminal, int],
 
     Args:
         folder: where nemo.log is written; it is made.
-        work: (terminal of this rank, rank) -> plain data.
+        work: (terminal of this rank, rank) -> a result that pickle can hold.
         within: a folder in `folder` that is made too.
 
     Returns:
@@ -31,13 +31,8 @@ def run_job(settings: JobSettings, folder: Path, work: Callable[[Terminal, int],
         UserError: the work cannot be done as it was asked.
         RuntimeError: a rank that was started failed.
     """
-    found, result = script.earlier_result()
-    if found:
-        return result
     if local.is_to_start(settings):
-        result = script.start_and_wait(script.own_command(), settings.world_size, folder)
-        script.remember(result)
-        return result
+        return script.start_and_wait(script.own_command(), settings.world_size, folder)
     if script.is_rank_of_a_script():
 
         def leave(terminal: Terminal, rank: int) -> int:
@@ -48,9 +43,7 @@ def run_job(settings: JobSettings, folder: Path, work: Callable[[Terminal, int],
     (folder / within).mkdir(parents=True, exist_ok=True)
     rank = local.current_rank()
     with kept_handlers(), diverted_output(folder / "nemo.log", shows=rank == 0) as terminal:
-        result = work(terminal, rank)
-    script.remember(result)
-    return result
+        return work(terminal, rank)
 
 
 def run_command(command: str, settings: Settings) -> Any:
@@ -60,12 +53,7 @@ def run_command(command: str, settings: Settings) -> Any:
         UserError: the ranks found a user's mistake.
         RuntimeError: a rank failed.
     """
-    found, result = script.earlier_result()
-    if found:
-        return result
     with tempfile.TemporaryDirectory(prefix="nemo_bt-launch-") as folder:
         (Path(folder) / "settings.yaml").write_text(dump_settings(settings))
         argv = ["-m", "nemo_bt", command, "--config-dir", folder, "--config-name", "settings"]
-        result = script.start_and_wait(argv, settings.world_size, settings.exp_manager.log_dir)
-    script.remember(result)
-    return result
+        return script.start_and_wait(argv, settings.world_size, settings.exp_manager.log_dir)

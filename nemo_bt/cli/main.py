@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nemo_bt.cli.arguments import parse
@@ -191,7 +191,7 @@ def _train_here(command: str, settings: Settings, pretrained: PretrainedSource |
     def work(terminal: Terminal, rank: int) -> int:
         try:
             if command == "validate":
-                leave_result(asdict(validate_only(settings, pretrained, terminal)))
+                leave_result(validate_only(settings, pretrained, terminal).validation)
                 return 0
             outcome = train(settings, pretrained, terminal, rank, request=request)
         except SystemExit as stopped:
@@ -202,7 +202,7 @@ def _train_here(command: str, settings: Settings, pretrained: PretrainedSource |
             with suppress(OSError):
                 append_event(log_dir, "failed", rank=rank, error=str(error))
             raise
-        leave_result(asdict(outcome))
+        leave_result(outcome)
         return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0
 
     within = "checkpoints" if command == "train" else "."

@@ -6,50 +6,59 @@ In a rank, earlier calls of the script give the results that they had in that pr
 
 from __future__ import annotations
 
-import json
+import functools
 import os
+import pickle
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from nemo_bt.errors import UserError
 from nemo_bt.launching.local import current_rank, start_ranks, started_here
 from nemo_bt.launching.signals import STOPPED_STATUS
 
 _FOLDER = "NEMO_BT_SCRIPT_FOLDER"
-"""Variable that names a folder: earlier.json has the results of earlier calls there, result.json gets this one's."""
+"""Variable that names a folder: `earlier` has the results of earlier calls there, `result` gets this one's."""
 _results: list[Any] = []
-"""Results of this process's calls, in their order."""
+"""Results of this process's calls, in their order; a user's mistake stands for a call that found one."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def earlier_result() -> tuple[bool, Any]:
-    """Tell whether this call was made before the ranks were started, and give its result."""
-    if not (started_here() and _FOLDER in os.environ):
-        return False, None
-    earlier = json.loads((Path(os.environ[_FOLDER]) / "earlier.json").read_text())
-    if len(_results) >= len(earlier):
-        return False, None
-    _results.append(earlier[len(_results)])
-    return True, _results[-1]
+def made_once(call: Callable[P, R]) -> Callable[P, R]:
+    """Have a script make a call once: a rank that runs the script again gets the result of an earlier call."""
 
+    @functools.wraps(call)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        earlier = pickle.loads((_folder() / "earlier").read_bytes()) if is_rank_of_a_script() else []
+        if len(_results) < len(earlier):
+            _results.append(earlier[len(_results)])
+            if isinstance(_results[-1], UserError):
+                raise _results[-1]
+        else:
+            try:
+                _results.append(call(*args, **kwargs))
+            except UserError as error:
+                _results.append(error)
+                raise
+        result: R = _results[-1]
+        return result
 
-def remember(result: Any) -> None:
-    """Keep a call's result, which JSON can hold, for ranks that later calls start."""
-    _results.append(result)
-
-
-def leave_result(result: Any) -> None:
-    """Leave a job's result for the process that started its ranks, where that waits for it."""
-    if started_here() and _FOLDER in os.environ and current_rank() == 0:
-        (Path(os.environ[_FOLDER]) / "result.json").write_text(json.dumps(result))
+    return wrapper
 
 
 def is_rank_of_a_script() -> bool:
     """Tell whether this process is a rank that ends with its call."""
     return started_here() and _FOLDER in os.environ
+
+
+def leave_result(result: Any) -> None:
+    """Leave a job's result for the process that started its ranks, where that waits for it."""
+    if is_rank_of_a_script() and current_rank() == 0:
+        (_folder() / "result").write_bytes(pickle.dumps(result))
 
 
 def start_and_wait(command: Sequence[str], num_ranks: int, log_dir: Path) -> Any:
@@ -60,16 +69,19 @@ def start_and_wait(command: Sequence[str], num_ranks: int, log_dir: Path) -> Any
         RuntimeError: a rank failed; it has said why.
     """
     with tempfile.TemporaryDirectory(prefix="nemo_bt-script-") as name:
-        folder = Path(name)
-        (folder / "earlier.json").write_text(json.dumps(_results))
+        (Path(name) / "earlier").write_bytes(pickle.dumps(_results))
         ended = start_ranks(command, num_ranks, {_FOLDER: name})
         if ended.status == 2:
             raise UserError(str(ended.message).removeprefix("error: "))
-        result = folder / "result.json"
+        result = Path(name) / "result"
         if ended.status not in (0, STOPPED_STATUS) or not result.exists():
             why = ended.message or f"a rank ended with status {ended.status}"
             raise RuntimeError(f"{why}; the output of all ranks is in {log_dir / 'nemo.log'}")
-        return json.loads(result.read_text())
+        return pickle.loads(result.read_bytes())
+
+
+def _folder() -> Path:
+    return Path(os.environ[_FOLDER])
 
 
 def own_command() -> list[str]:

@@ -30,7 +30,7 @@ TP2 = ["trainer.devices=2", "model.tensor_model_parallel_size=2", "model.sequenc
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.fp8=e5m2"], r"model\.fp8: expected one of hybrid, e4m3, got e5m2"),
+        (["model.fp8=e5m2"], r"model\.fp8: expected hybrid, e4m3 or null, got e5m2"),
         (
             ["model.fp8_recipe=row"],
             r"model\.fp8_recipe: expected one of delayed, tensorwise, blockwise, mxfp8, got row",
@@ -103,7 +103,8 @@ def test_names_are_those_of_nemos_plugin_and_of_megatrons_configuration() -> Non
 
 def test_streams_are_as_long_as_the_recipe_takes_them() -> None:
     def multiple(*overrides: str) -> int:
-        return layout_rules(settings_of(*overrides).model).tokens_multiple_of
+        model = settings_of(*overrides).model
+        return layout_rules(model, row_multiple(model)).tokens_multiple_of
 
     assert multiple("model.fp8_recipe=blockwise") == 1
     assert [multiple(*FP8, f"model.fp8_recipe={name}") for name in ("delayed", "tensorwise", "blockwise", "mxfp8")] == [
