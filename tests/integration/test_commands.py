@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -49,13 +48,17 @@ def test_help_waits_for_nothing_heavy() -> None:
 
 
 def test_a_mistake_in_the_settings_costs_no_start_up(dataset: Path, tmp_path: Path) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = nemo_bt(*arguments(dataset, tmp_path / "run", "trainer.devices=3", "model.tensor_model_parallel_size=3"))
-    assert (result.returncode, result.stdout) == (2, "")
+    """Neither the start of ranks nor the import of NeMo, whose seconds differ from machine to machine."""
+    argv = arguments(dataset, tmp_path / "run", "trainer.devices=3", "model.tensor_model_parallel_size=3")
+    code = (
+        "import sys\nfrom nemo_bt.cli.main import run\nstatus = run(sys.argv[1:])\n"
+        "heavy = {'nemo', 'megatron', 'lightning', 'torch.distributed.elastic.multiprocessing'} & sys.modules.keys()\n"
+        "print(heavy or 'nothing heavy')\nsys.exit(status)"
+    )
+    result = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout) == (2, "nothing heavy\n")
     assert result.stderr.startswith("error: model.num_attention_heads=4 is not a multiple of")
     assert "Traceback" not in result.stderr
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime < 5  # NeMo alone takes more
     assert not (tmp_path / "run").exists()
 
 
