@@ -12,6 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from nemo_bt.config.model import Settings
+
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _NO_SECTION = ("dataclass_type", "model_type", "model_attributes_type")
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
@@ -41,7 +43,7 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
     if what in _NO_SECTION:
         return f"{key}: expected a section of keys, got {given!r}."
     if what in ("too_short", "string_too_short"):
-        return f"{key}: expected at least one value, got {given!r}."
+        return f"{key}: expected {'a name' if isinstance(given, str) else 'at least one value'}, got {given!r}."
     if what == "literal_error":
         return f"{key}: expected {choices_of(type_at)}, got {given}."
     if what in _OUT_OF_RANGE:
@@ -55,6 +57,8 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
 
 def unknown_key(key: str, kind: type) -> str:
     """Name the nearest key of its section or of all, or the keys that its section has."""
+    if kind is not Settings and tuple(key.split(".")) in all_keys(Settings):
+        return f"{key} belongs to training; nothing depends on it here. Leave it out."
     section, _, name = key.rpartition(".")
     steps = [int(step) if step.isdecimal() else step for step in re.findall(r"[^.[\]]+", section)]
     has = [field.name for field in fields(without_none(_resolve(kind, steps)[1]))]

@@ -20,7 +20,7 @@ class ServeSettings:
 
     host: str = "127.0.0.1"
     """Address; 127.0.0.1 is this machine alone."""
-    port: Annotated[int, Field(ge=0, lt=2**16)] = 8000
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port; 0 takes one that is free."""
     model_name: str | None = None
     """Name of the model in answers; null is its path."""

@@ -56,7 +56,11 @@ def load_run(log_dir: Path, overrides: Sequence[str]) -> ReportRun:
     for name in ("config.yaml", METRICS):
         if not (log_dir / name).exists():
             raise UserError(f"{log_dir}: expected the log directory of a run, found no {name} in it.")
-    was, settings = (load_settings("config", given, str(log_dir)) for given in ([], overrides))
+    try:
+        was = load_settings("config", [], str(log_dir))
+    except UserError as error:
+        raise UserError(f"{log_dir / 'config.yaml'}: expected the settings of a run, got: {error}") from error
+    settings = load_settings("config", overrides, str(log_dir))
     model = replace(settings.model, virtual_pipeline_model_parallel_size=None)
     exp_manager = replace(settings.exp_manager, explicit_log_dir=str(log_dir))
     return ReportRun(replace(settings, exp_manager=exp_manager, model=model), was)

@@ -76,5 +76,5 @@ def launch(tests: Sequence[pytest.Item], dataset: Path, folder: Path) -> dict[Pl
             run for planner, plan in plans.items() for run in plan.runs.get(num_ranks, []) if run.name in read[planner]
         ]
         if runs:
-            run_together(num_ranks, runs, folder, timeout_s=580)
+            run_together(num_ranks, runs, folder, timeout_s=1500)
     return plans
