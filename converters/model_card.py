@@ -108,7 +108,10 @@ def _training(facts: dict[str, Any]) -> str:
 
 
 def _terms(loss: dict[str, Any]) -> str:
-    on = [f"{name}={value}" for name, value in loss.items() if value]
+    own = loss.get("custom_fn", {}).get("name")
+    if own:
+        return f", in whose place stood the function {own}"
+    on = [f"{name}={value}" for name, value in loss.items() if value and name != "custom_fn"]
     return f", with {', '.join(on)}" if on else ""
 
 
