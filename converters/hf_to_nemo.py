@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_bt.data.tokenize.tokenizer import tokenizer_files
 from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
-from nemo_bt.observability.terminal import Terminal, diverted_output
+from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import Conversion
 from nemo_bt.pretrained.names import HEAD
@@ -24,7 +23,7 @@ from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 
 from .megatron import describe
-from .output import DTYPES, common_options, run, written_whole
+from .output import DTYPES, common_options, run, run_here, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
 from .progress import megabytes, summary
 
@@ -48,10 +47,7 @@ def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
         UserError: the input cannot be used, or the output not be written.
         ParityError: the rewards differ.
     """
-    args = parse(["--input", str(source), "--output", str(output), *options])
-    with tempfile.NamedTemporaryFile(suffix=".log") as log, diverted_output(Path(log.name), shows=True) as terminal:
-        convert(args, terminal)
-    return Path(output)
+    return run_here(convert, parse, ["--input", str(source), "--output", str(output), *options])
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

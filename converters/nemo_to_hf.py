@@ -8,14 +8,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
-from nemo_bt.observability.terminal import Terminal, diverted_output
+from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import InitialWeights, find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import write_shards
@@ -25,7 +24,7 @@ from nemo_bt.training.checks import check_vocabulary
 from .export_files import write_config, write_tokenizer
 from .hub import check_upload, push
 from .model_card import model_card
-from .output import DTYPES, common_options, run, written_whole
+from .output import DTYPES, common_options, run, run_here, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
 from .progress import megabytes, summary
 
@@ -54,10 +53,7 @@ def nemo_to_hf(source: str | Path, output: str | Path, *options: str) -> Path:
         UserError: the input cannot be used, or the output not be written.
         ParityError: the rewards differ.
     """
-    args = parse(["--input", str(source), "--output", str(output), *options])
-    with tempfile.NamedTemporaryFile(suffix=".log") as log, diverted_output(Path(log.name), shows=True) as terminal:
-        convert(args, terminal)
-    return Path(output)
+    return run_here(convert, parse, ["--input", str(source), "--output", str(output), *options])
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -6,18 +6,20 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeAlias
 
 import torch
 
 from nemo_bt.errors import UserError
 from nemo_bt.files import new_folder
-from nemo_bt.observability.terminal import Terminal, divert_output
+from nemo_bt.observability.terminal import Terminal, divert_output, diverted_output
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+Parse: TypeAlias = Callable[[Sequence[str]], argparse.Namespace]
 
 
 class ParityError(Exception):
@@ -76,6 +78,15 @@ def run(convert: Callable[[Terminal], None]) -> None:
     finally:
         terminal.stop()
     log.unlink()
+
+
+def run_here(convert: Callable[[argparse.Namespace, Terminal], None], parse: Parse, argv: Sequence[str]) -> Path:
+    """Run a conversion in a program that goes on afterwards, and give the output."""
+    args = parse(argv)
+    with tempfile.NamedTemporaryFile(suffix=".log") as log, diverted_output(Path(log.name), shows=True) as terminal:
+        convert(args, terminal)
+    output: Path = args.output
+    return output
 
 
 def _say(stderr: TextIO, text: str) -> None:

@@ -86,10 +86,7 @@ def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Seque
 
 @made_once
 def validate(settings: Settings) -> dict[str, float]:
-    """Validate a model, without training.
-
-    Returns:
-        Metrics by name: val/<set>/loss, val/<set>/accuracy, ...
+    """Validate a model without training, and give metrics by name: val/<set>/loss, val/<set>/accuracy, ...
 
     Raises:
         UserError: settings, model or data cannot be used as they are.
@@ -119,10 +116,7 @@ def launch(settings: Settings) -> Outcome:
 
 @made_once
 def score(settings: ScoreRun) -> Path:
-    """Write the rows of score.input with their rewards to score.output.
-
-    Returns:
-        The file that was written.
+    """Write the rows of score.input with their rewards to score.output, and give that file.
 
     Raises:
         UserError: model, rows or output cannot be used as they are.
@@ -134,10 +128,7 @@ def score(settings: ScoreRun) -> Path:
 
 @made_once
 def evaluate(settings: EvaluateRun) -> dict[str, Any]:
-    """Score pairs or a benchmark, and measure the accuracy.
-
-    Returns:
-        The contents of results.json.
+    """Score pairs or a benchmark, measure the accuracy, and give the contents of results.json.
 
     Raises:
         UserError: model, rows or output cannot be used as they are.
@@ -152,10 +143,7 @@ def evaluate(settings: EvaluateRun) -> dict[str, Any]:
 
 @made_once
 def label(settings: LabelRun) -> Path:
-    """Score samples, and write feedback to train on.
-
-    Returns:
-        The file that was written.
+    """Score samples, write feedback to train on, and give its file.
 
     Raises:
         UserError: model, rows or output cannot be used as they are.
@@ -171,15 +159,12 @@ def label(settings: LabelRun) -> Path:
 
 @made_once
 def report(log_dir: str | Path, overrides: Sequence[str] = (), checkpoint: str | Path | None = None) -> Path:
-    """Write a page about a run and its model.
+    """Write a page about a run and its model, and give the page's file.
 
     Args:
         log_dir: the run's log directory.
         overrides: changes to its config.yaml for the report: a layout, say.
         checkpoint: the one whose model is looked at; the newest of the run, if none is named.
-
-    Returns:
-        The page.
 
     Raises:
         UserError: no run has written there; its model or data cannot be used as they are.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.cli.worker import run_as_rank
+from nemo_bt.cli.worker import make_log, run_as_rank
 from nemo_bt.config.load import dump_settings
 from nemo_bt.config.model import JobSettings, Settings
 from nemo_bt.launching import local, script
@@ -40,9 +40,9 @@ def run_job(settings: JobSettings, folder: Path, work: Callable[[Terminal, int],
             return 0
 
         sys.exit(run_as_rank(folder, str(folder), leave, within))
-    (folder / within).mkdir(parents=True, exist_ok=True)
+    log = make_log(folder, str(folder), within)
     rank = local.current_rank()
-    with kept_handlers(), diverted_output(folder / "nemo.log", shows=rank == 0) as terminal:
+    with kept_handlers(), diverted_output(log, shows=rank == 0) as terminal:
         return work(terminal, rank)
 
 

@@ -23,11 +23,11 @@ def run_as_rank(folder: Path, setting: str, work: Callable[[Terminal, int], int]
     """
     rank = launch.current_rank()
     try:
-        (folder / within).mkdir(parents=True, exist_ok=True)
-        stdout, stderr = divert_output(folder / "nemo.log")
-    except OSError as error:
-        launch.report(UserError(f"{setting}: expected a folder to write to, got {error}."), sys.stderr)
+        log = make_log(folder, setting, within)
+    except UserError as error:
+        launch.report(error, sys.stderr)
         return 2
+    stdout, stderr = divert_output(log)
     terminal = Terminal(stdout if rank == 0 else None, stderr)
     sys.excepthook = report_failure(rank, folder, terminal)
     try:
@@ -36,3 +36,18 @@ def run_as_rank(folder: Path, setting: str, work: Callable[[Terminal, int], int]
         print(f"error: {error}", file=sys.stderr)  # into nemo.log
         launch.report(error, stderr)
         return 2
+
+
+def make_log(folder: Path, setting: str, within: str = ".") -> Path:
+    """Make a folder, one in it, and its nemo.log; give the log.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    log = folder / "nemo.log"
+    try:
+        (folder / within).mkdir(parents=True, exist_ok=True)
+        log.open("ab").close()
+    except OSError as error:
+        raise UserError(f"{setting}: expected a folder to write to, got {error}.") from error
+    return log

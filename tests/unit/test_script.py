@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from nemo_bt.cli.worker import make_log
 from nemo_bt.errors import UserError
 from nemo_bt.launching import script
 
@@ -38,3 +39,11 @@ def test_a_rank_gets_what_earlier_calls_gave(tmp_path: Path, monkeypatch: pytest
     assert calls() == [20, "as it was there", 6]
     script.leave_result({"step": 3})
     assert pickle.loads((tmp_path / "result").read_bytes()) == {"step": 3}
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_s_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"log_dir: expected a folder to write to, got .*file/run"):
+        make_log(tmp_path / "file" / "run", "log_dir")
+    assert make_log(tmp_path / "run", "log_dir", "checkpoints") == tmp_path / "run" / "nemo.log"
+    assert (tmp_path / "run" / "checkpoints").is_dir()

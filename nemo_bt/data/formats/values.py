@@ -1,4 +1,7 @@
-"""Values out of a row, each checked: a row may hold anything."""
+"""Values out of a row, each checked: a row may hold anything.
+
+What is not there, or is none of its kind, raises RowError.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def value_at(row: dict[str, Any], key: str) -> Any:
-    """Find what stands under a key, or under a path of keys and list positions with dots: `rating.0`, `answer.label`.
-
-    Raises:
-        RowError: nothing does, or null.
-    """
+    """Find what is under a key, or under a path of keys and list positions with dots: `rating.0`, `answer.label`."""
     value = row.get(key)
     if value is None and "." in key:
         value = row
@@ -44,11 +43,7 @@ def has_value(row: dict[str, Any], key: str) -> bool:
 
 
 def text_at(row: dict[str, Any], key: str) -> str:
-    """Read a text.
-
-    Raises:
-        RowError: it is not there, or is none.
-    """
+    """Read a text."""
     return as_text(value_at(row, key), key)
 
 
@@ -65,11 +60,7 @@ def as_text(value: Any, key: str) -> str:
 
 
 def number_at(row: dict[str, Any], key: str) -> float:
-    """Read a finite number.
-
-    Raises:
-        RowError: it is not there, or is none.
-    """
+    """Read a finite number."""
     return as_number(value_at(row, key), key)
 
 
@@ -92,11 +83,7 @@ def as_number(value: Any, key: str) -> float:
 
 
 def list_at(row: dict[str, Any], key: str) -> list[Any]:
-    """Read a list, or a text with one in JSON.
-
-    Raises:
-        RowError: it is not there, or is none.
-    """
+    """Read a list, or a text with one in JSON."""
     value = value_at(row, key)
     if isinstance(value, str):
         try:
@@ -109,11 +96,7 @@ def list_at(row: dict[str, Any], key: str) -> list[Any]:
 
 
 def as_messages(value: Any, key: str) -> Messages:
-    """Read messages of role and content; other fields are left out.
-
-    Raises:
-        RowError: a message lacks one of the two, or has something else in it.
-    """
+    """Read messages of role and content; other fields are left out."""
     messages = []
     for message in value if isinstance(value, list) else [value]:
         if not isinstance(message, dict):
@@ -132,9 +115,6 @@ def as_conversation(messages: Messages, key: str) -> Messages:
     """Check that messages can be judged: the last is the assistant's, a system message is the first.
 
     Whether users and assistants have to take turns is left to the chat template.
-
-    Raises:
-        RowError: they are in another order.
     """
     roles = [message["role"] for message in messages]
     if not roles or roles[-1] != "assistant":
