@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.parallelism import stage_layers
+from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES
 from nemo_bt.pretrained.architecture import Architecture
 
-_FP32_BYTES = 4
-_INDEX_BYTES = 8
 _COMPUTED = {"silu": 0, "gelu": 0, "gelu_pytorch_tanh": 6, "relu2": 1}
 """Tensors of the size of its input that an activation function keeps beside it, or in its place (relu2)."""
 
@@ -72,6 +71,14 @@ def hands_on_all(architecture: Architecture, model: ModelSettings) -> bool:
     return bool(architecture.num_experts and model.moe_aux_loss_coeff)
 
 
+def recomputed_layers(model: ModelSettings, num_layers: int) -> int:
+    """Count the layers that are computed again as a whole, the first of `num_layers` of a part."""
+    if model.activations_checkpoint_granularity != "full":
+        return 0
+    is_uniform = model.activations_checkpoint_method == "uniform"
+    return num_layers if is_uniform else min(model.activations_checkpoint_num_layers or 0, num_layers)
+
+
 def part_units(
     architecture: Architecture,
     model: ModelSettings,
@@ -93,10 +100,8 @@ def part_units(
     parts = model.virtual_pipeline_model_parallel_size or 1
     is_last = pipeline_rank == stages - 1 and part == parts - 1
     num_layers = stage_layers(model, architecture.num_layers)[pipeline_rank] // parts
-    is_special = [
-        is_last and number == num_layers - 1 and not hands_on_all(architecture, model) for number in range(num_layers)
-    ]
-    units = [counts.layer(is_scored) for is_scored in is_special]
+    hands_on_scored = is_last and not hands_on_all(architecture, model)
+    units = [counts.layer(hands_on_scored and number == num_layers - 1) for number in range(num_layers)]
     granularity = model.activations_checkpoint_granularity
     method = model.activations_checkpoint_method
     number = model.activations_checkpoint_num_layers or 0
@@ -107,7 +112,7 @@ def part_units(
     first = counts.embedding() if pipeline_rank == part == 0 else 0
     if granularity == "full" or on_gpu:
         first += counts.angles()
-    last = counts.head(scored_already=not hands_on_all(architecture, model)) if is_last else 0
+    last = counts.head(scored_already=hands_on_scored) if is_last else 0
     return [Unit(first, first), *units, Unit(last, last)]
 
 
@@ -141,13 +146,11 @@ class _Counts:
         attention = self._linear_with_norm(before) + self._rotation(held)
         projection = self.dtype_bytes * handed * self.architecture.query_size // self._tp
         post_norms = 2 * self._norm(after) if self.architecture.family.has_post_norms else 0
-        mlp = self._experts(after) if self.architecture.num_experts else self._mlp(handed, after)
-        rest = attention + projection + post_norms + mlp
+        mlp = self._linear_with_norm(after) + self._activation(handed)
+        rest = attention + projection + post_norms + (self._experts(after) if self.architecture.num_experts else mlp)
         if self.model.activations_checkpoint_granularity == "selective":
-            return Unit(
-                rest + self._recomputed_attention(held),
-                rest + self._recomputed_attention(held) + self._attention(held),
-            )
+            kept = rest + self._recomputed_attention(held)
+            return Unit(kept, kept + self._attention(held))
         return Unit(*[rest + self._attention(held)] * 2)
 
     def recomputed(self, units: list[Unit]) -> Unit:
@@ -157,23 +160,23 @@ class _Counts:
 
     def embedding(self) -> int:
         """Count token ids; tensor-parallel ranks keep a copy of them too, and a mask of those of other ranks."""
-        return self.rows.held(self.model) * _INDEX_BYTES * (1 if self._tp == 1 else 2)
+        return self.rows.held(self.model) * INDEX_BYTES * (1 if self._tp == 1 else 2)
 
     def angles(self) -> int:
         """Count rotary angles, an input of every recomputed unit and of a fused rotation."""
         num_kinds = len(self.architecture.rotary_frequencies)
-        return _FP32_BYTES * self.rows.held(self.model) * self.architecture.rotated_size * num_kinds
+        return FP32_BYTES * self.rows.held(self.model) * self.architecture.rotated_size * num_kinds
 
     def head(self, scored_already: bool) -> int:
         """Count the last norm and the reward head."""
         handed = self.rows.handed_on(self.model)
         rows = handed if scored_already else self.rows.held(self.model)
         rows_here, handed_here = (number // sequence_ranks(self.model) for number in (rows, handed))
-        return self._norm(rows_here) + _FP32_BYTES * handed_here * self.architecture.hidden_size
+        return self._norm(rows_here) + FP32_BYTES * handed_here * self.architecture.hidden_size
 
     def _norm(self, rows: int) -> int:
         statistics = 2 if self.architecture.is_layer_norm else 1
-        return rows * (self.dtype_bytes * self.architecture.hidden_size + _FP32_BYTES * statistics)
+        return rows * (self.dtype_bytes * self.architecture.hidden_size + FP32_BYTES * statistics)
 
     def _linear_with_norm(self, rows: int) -> int:
         """Count the input of the norm and its output, which is the input of the linear layer behind it."""
@@ -187,7 +190,7 @@ class _Counts:
             return angles
         inputs = self.dtype_bytes * rows * (2 * architecture.query_size + 2 * architecture.key_size)
         num_heads = architecture.heads.num_heads + architecture.heads.num_groups
-        return angles + (inputs + _FP32_BYTES * rows * num_heads) // self._tp
+        return angles + (inputs + FP32_BYTES * rows * num_heads) // self._tp
 
     def _attention(self, rows: int) -> int:
         """Count queries, keys and values.
@@ -195,24 +198,19 @@ class _Counts:
         A kernel keeps its output too, a number for each row and head, and keys and values of later continuations
         together with their prefix.
         """
-        architecture = self.architecture
-        keys_and_values = 2 * self.rows.tokens * self.architecture.key_size
+        queries = rows * self.architecture.query_size
         if self.on_gpu:
-            elements = (
-                2 * rows * architecture.query_size + keys_and_values + 2 * self.rows.copied * architecture.key_size
-            )
-            return (self.dtype_bytes * elements + _FP32_BYTES * rows * architecture.heads.num_heads) // self._tp
-        return _FP32_BYTES * (rows * architecture.query_size + keys_and_values) // self._tp
+            elements = 2 * queries + 2 * (self.rows.tokens + self.rows.copied) * self.architecture.key_size
+            row_numbers = FP32_BYTES * rows * self.architecture.heads.num_heads
+            return (self.dtype_bytes * elements + row_numbers) // self._tp
+        return FP32_BYTES * (queries + 2 * self.rows.tokens * self.architecture.key_size) // self._tp
 
     def _recomputed_attention(self, rows: int) -> int:
         """Count queries and keys; values are a view of all three in one."""
         fused = self.architecture.query_size + 2 * self.architecture.key_size
         return self.dtype_bytes * rows * (self.architecture.query_size + self.architecture.key_size + fused) // self._tp
 
-    def _mlp(self, rows: int, rows_here: int) -> int:
-        return self._linear_with_norm(rows_here) + self._activation(rows, 0)
-
-    def _activation(self, rows: int, more: int) -> int:
+    def _activation(self, rows: int, more: int = 0) -> int:
         """Count what lies between the linear layers and the second's input; only silu multiplies its gate in one go."""
         architecture = self.architecture
         of_first = 0 if architecture.activation == "relu2" else 2 if architecture.family.is_gated else 1
@@ -228,9 +226,8 @@ class _Counts:
         architecture = self.architecture
         chosen = rows_here * architecture.topk
         rows = chosen * self._tp if self.model.sequence_parallel else chosen
-        router = self._linear_with_norm(rows_here) + _FP32_BYTES * rows_here * architecture.num_experts * 3
-        permuted = self.dtype_bytes * rows * architecture.hidden_size + _INDEX_BYTES * (2 * chosen)
-        balance = (
-            _FP32_BYTES * self.rows.continuations * self.rows.held(self.model) if self.model.moe_aux_loss_coeff else 0
-        )
+        router = self._linear_with_norm(rows_here) + FP32_BYTES * rows_here * architecture.num_experts * 3
+        permuted = self.dtype_bytes * rows * architecture.hidden_size + INDEX_BYTES * (2 * chosen)
+        balanced = self.rows.continuations if self.model.moe_aux_loss_coeff else 0
+        balance = FP32_BYTES * balanced * self.rows.held(self.model)
         return router + permuted + self._activation(rows, more=1) + balance

@@ -1,4 +1,4 @@
-"""Checks of settings that a plan cannot use, before anything is counted."""
+"""Checks of settings that a plan cannot use, before anything is counted: UserError names the first that cannot be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from nemo_bt.config.equations import check_equations
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
 
-_DECIDED = {
+DECIDED = {
     "tensor_model_parallel_size": 1,
     "pipeline_model_parallel_size": 1,
     "virtual_pipeline_model_parallel_size": None,
@@ -17,11 +17,7 @@ _DECIDED = {
 
 
 def check_plan(run: PlanRun) -> None:
-    """Check settings of a run and of the search for its layout.
-
-    Raises:
-        UserError: a value cannot be; the message names the first.
-    """
+    """Check settings of a run and of the search for its layout."""
     check_equations(run)
     _check_left_to_the_plan(run)
     _check_cluster(run)
@@ -29,7 +25,7 @@ def check_plan(run: PlanRun) -> None:
 
 def _check_left_to_the_plan(run: PlanRun) -> None:
     model = run.model
-    for name, default in _DECIDED.items():
+    for name, default in DECIDED.items():
         found = getattr(model, name)
         if found != default:
             raise UserError(f"model.{name}={found}: a plan decides it. Give plan.{name}=[{found}].")

@@ -1,4 +1,7 @@
-"""nemo-bt plan: it reads settings, searches, and shows the result."""
+"""nemo-bt plan: it reads settings, searches, and shows the result.
+
+UserError says which settings cannot be, or that there is no such model or data.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +38,6 @@ def plan_run(
         config_dir: a folder of your own.
         num_rows: layouts that each table shows.
         wants_json: JSON is shown in the place of tables.
-
-    Raises:
-        UserError: settings cannot be, or there is no such model or data.
     """
     run = load_settings_of(PlanRun, config_name, overrides, config_dir)
     if num_rows < 1:
@@ -50,17 +50,12 @@ def plan_run(
 
 
 def plan(run: PlanRun, terminal: Terminal) -> list[Planned | Rejected]:
-    """Try every layout.
-
-    Raises:
-        UserError: settings cannot be, or there is no such model or data.
-    """
+    """Try every layout."""
     check_plan(run)
     given = run.model.restore_from_path
     pretrained = find_pretrained(given, hub_files=HUB_FILES_BESIDE_WEIGHTS) if given else None
     architecture = run_architecture(run, pretrained, num_tokens=1)
-    pairs = _pairs(run, pretrained, terminal)
-    return search(run, architecture, pairs)
+    return search(run, architecture, _pairs(run, pretrained, terminal))
 
 
 def _pairs(run: PlanRun, pretrained: PretrainedSource | None, terminal: Terminal) -> Pairs:

@@ -19,8 +19,6 @@ class RankMemory:
 
     Args:
         stage: pipeline rank.
-        weights: their size in the precision of the run.
-        gradients: their size for all weights.
         optimizer: moments, and main copies of weights.
         activations: the most of them at any time.
         buffers: the largest message, in and out, and what the largest layer computes in its backward pass.

@@ -5,6 +5,7 @@ Shapes are those of a checkpoint, taken apart by layer, expert and rank.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -60,11 +61,11 @@ def rank_parameters(architecture: Architecture, model: ModelSettings, pipeline_r
     for part in range(num_parts):
         parameters = layer * layers
         if pipeline_rank == part == 0:
-            embedding = _elements(shapes[EMBEDDING]) // model.tensor_model_parallel_size
+            embedding = math.prod(shapes[EMBEDDING]) // model.tensor_model_parallel_size
             parameters = [Parameter(EMBEDDING, embedding, False), *parameters]
         if pipeline_rank == stages - 1 and part == num_parts - 1:
             last = [name for name in shapes if name.startswith("decoder.final_layernorm")] + [HEAD]
-            parameters = [*parameters, *(Parameter(name, _elements(shapes[name]), False) for name in last)]
+            parameters = [*parameters, *(Parameter(name, math.prod(shapes[name]), False) for name in last)]
         parts.append(parameters)
     return parts
 
@@ -82,7 +83,7 @@ def _layer_parameters(shapes: dict[str, tuple[int, ...]], model: ModelSettings) 
 
 def _parameter(name: str, shape: tuple[int, ...], model: ModelSettings) -> Parameter:
     ranks = model.tensor_model_parallel_size if name.endswith(_SPLIT_OVER_TENSOR_RANKS) else 1
-    return Parameter(name, _elements(shape) // ranks, _EXPERTS in name and model.expert_model_parallel_size > 1)
+    return Parameter(name, math.prod(shape) // ranks, _EXPERTS in name and model.expert_model_parallel_size > 1)
 
 
 def _place(name: str) -> tuple[int, ...]:
@@ -92,10 +93,3 @@ def _place(name: str) -> tuple[int, ...]:
     module = next((n for n, part in enumerate(_ATTENTION_ORDER) if f".{part}." in rest), 0)
     expert = int("linear_fc2" in rest)
     return block, module, expert, next(n for n, part in enumerate(_PARTS) if rest.endswith("." + part))
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,24 +11,6 @@ from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.search import GIB, LAYOUT, Planned, Rejected
-
-_COLUMNS = (
-    "layout",
-    "step s",
-    "tokens/s",
-    "hours",
-    "GPU-hours",
-    "bubble",
-    "weights",
-    "grads",
-    "optim",
-    "activations",
-    "p50",
-    "p99",
-    "buffers",
-    "GiB",
-    "sent GB",
-)
 
 
 def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, terminal: Terminal) -> None:
@@ -42,7 +24,7 @@ def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, ter
         f"Memory in GiB of the fullest rank, of {room:.1f}, with streams of {run.model.data.tokens_per_micro_batch:,} "
         "tokens; p50, p99: activations at those percentiles of the lengths of streams. Sent: by the busiest rank."
     )
-    terminal.table(_COLUMNS, [_row(one) for one in fits[:num_rows]])
+    terminal.table([*_COLUMNS], [[text(one) for text in _COLUMNS.values()] for one in fits[:num_rows]])
     if not fits:
         terminal.line("No layout fits.")
     too_big = sorted((one for one in rejected if one.needed_bytes), key=lambda one: one.needed_bytes or 0)
@@ -141,17 +123,20 @@ def _layout(model: ModelSettings) -> dict[str, Any]:
     return {key: getattr(model, key) for key in LAYOUT}
 
 
-def _row(one: Planned) -> list[str]:
-    memory = one.memory
-    parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations)
-    at = (one.activations_at[50], one.activations_at[99], memory.buffers, memory.total)
-    return [
-        f"{name(one.model)} DP{one.data_parallel_size}",
-        f"{one.time.total:.2f}",
-        f"{one.tokens_per_s:,.0f}",
-        f"{one.hours:.2f}",
-        f"{one.hours * one.world_size:,.0f}",
-        f"{one.time.bubble / one.time.total:.0%}",
-        *(f"{size / GIB:.1f}" for size in (*parts, *at)),
-        f"{sum(one.sent.values()) / 1e9:.1f}",
-    ]
+_COLUMNS: dict[str, Callable[[Planned], str]] = {
+    "layout": lambda one: f"{name(one.model)} DP{one.data_parallel_size}",
+    "step s": lambda one: f"{one.time.total:.2f}",
+    "tokens/s": lambda one: f"{one.tokens_per_s:,.0f}",
+    "hours": lambda one: f"{one.hours:.2f}",
+    "GPU-hours": lambda one: f"{one.hours * one.world_size:,.0f}",
+    "bubble": lambda one: f"{one.time.bubble / one.time.total:.0%}",
+    "weights": lambda one: f"{one.memory.weights / GIB:.1f}",
+    "grads": lambda one: f"{one.memory.gradients / GIB:.1f}",
+    "optim": lambda one: f"{one.memory.optimizer / GIB:.1f}",
+    "activations": lambda one: f"{one.memory.activations / GIB:.1f}",
+    "p50": lambda one: f"{one.activations_at[50] / GIB:.1f}",
+    "p99": lambda one: f"{one.activations_at[99] / GIB:.1f}",
+    "buffers": lambda one: f"{one.memory.buffers / GIB:.1f}",
+    "GiB": lambda one: f"{one.memory.total / GIB:.1f}",
+    "sent GB": lambda one: f"{sum(one.sent.values()) / 1e9:.1f}",
+}

@@ -18,29 +18,22 @@ class Pass(NamedTuple):
 
 
 def rank_schedule(stages: int, stage: int, parts: int, num_streams: int) -> list[Pass]:
-    """List the passes of a rank in their order.
+    """List the passes of pipeline rank `stage` in their order.
 
     One part, the first of two stages, three streams: F F B F B B.
 
     Args:
-        stages: pipeline size.
-        stage: pipeline rank.
         parts: parts of the model on each rank; an interleaved pipeline has more than one.
         num_streams: micro-batches of a step on a data-parallel rank; a multiple of `stages` where there are parts.
     """
     before = stages - stage - 1 if parts == 1 else 2 * (stages - stage - 1) + (parts - 1) * stages
-    order = [
-        part for start in range(0, num_streams, stages) for part in _group(parts, min(stages, num_streams - start))
-    ]
+    rounds = [min(stages, num_streams - start) for start in range(0, num_streams, stages)]
+    order = [part for streams in rounds for part in range(parts) for _ in range(streams)]
     forward = [Pass(True, part) for part in order]
     backward = [Pass(False, parts - 1 - part) for part in order]
     before = min(before if stages > 1 else 0, len(order))
     together = [one for both in zip(forward[before:], backward[: len(order) - before], strict=True) for one in both]
     return forward[:before] + together + backward[len(order) - before :]
-
-
-def _group(parts: int, num_streams: int) -> list[int]:
-    return [part for part in range(parts) for _ in range(num_streams)]
 
 
 def bubble(stages: int, parts: int, num_streams: int) -> float:
@@ -55,7 +48,6 @@ def peak_bytes(schedule: Sequence[Pass], kept: Sequence[int], in_backward: Seque
     """Find the most bytes of activations at any time.
 
     Args:
-        schedule: passes of the rank.
         kept: bytes that each part keeps from its forward to its backward pass.
         in_backward: most bytes of each part during its backward pass.
     """

@@ -14,6 +14,7 @@ from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
 from nemo_bt.planning.activations import StreamRows
+from nemo_bt.planning.checks import DECIDED
 from nemo_bt.planning.memory import RankMemory, activations_peak, rank_memory
 from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.streams import Pairs, Step, StreamLoad, mean_load, slowest_rank, steps_of
@@ -26,11 +27,7 @@ from nemo_bt.training.steps.plan import layout_rules
 GIB = 2**30
 PERCENTILES = (50, 90, 99)
 LAYOUT = (
-    "tensor_model_parallel_size",
-    "pipeline_model_parallel_size",
-    "virtual_pipeline_model_parallel_size",
-    "context_parallel_size",
-    "expert_model_parallel_size",
+    *DECIDED,
     "sequence_parallel",
     "activations_checkpoint_granularity",
     "activations_checkpoint_method",
@@ -41,18 +38,15 @@ LAYOUT = (
 
 @dataclass(frozen=True)
 class Planned:
-    """A layout that fits.
+    """A layout that fits, in the settings `model`.
 
     Args:
-        model: settings with the layout.
-        data_parallel_size: replicas.
         memory: memory of the fullest rank, with streams as long as they can be.
         activations_at: bytes of that rank's activations at percentiles of the lengths of streams.
         time: seconds of an average step.
         sent: bytes that the busiest rank sends in an average step, by operation and group.
         streams: their number in an average step on a data-parallel rank.
         tokens_per_step: real tokens, without padding.
-        world_size: devices.
     """
 
     model: ModelSettings
@@ -79,10 +73,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A layout that cannot be used.
+    """A layout, in the settings `model`, that cannot be used.
 
     Args:
-        model: settings with the layout.
         reason: the equation that fails, or what does not fit.
         needed_bytes: memory of the fullest rank, where the layout is only too big.
     """
@@ -105,24 +98,14 @@ def layouts(run: PlanRun, has_experts: bool) -> Iterator[ModelSettings]:
     Sequence parallelism comes with tensor parallelism. Without a pipeline nothing is interleaved, and without experts
     none are shared out: such combinations are no layouts.
     """
-    plan = run.plan
-    for tp, pp, vpp, cp, ep, number in product(
-        plan.tensor_model_parallel_size,
-        plan.pipeline_model_parallel_size,
-        plan.virtual_pipeline_model_parallel_size,
-        plan.context_parallel_size,
-        plan.expert_model_parallel_size,
-        plan.recompute_layers,
-    ):
+    tried = [getattr(run.plan, name) for name in DECIDED]
+    for *sizes, number in product(*tried, run.plan.recompute_layers):
+        tp, pp, vpp, _, ep = sizes
         if (pp == 1 and vpp is not None) or (ep > 1 and not has_experts):
             continue
         yield replace(
             run.model,
-            tensor_model_parallel_size=tp,
-            pipeline_model_parallel_size=pp,
-            virtual_pipeline_model_parallel_size=vpp,
-            context_parallel_size=cp,
-            expert_model_parallel_size=ep,
+            **dict(zip(DECIDED, sizes, strict=True)),
             sequence_parallel=tp > 1,
             activations_checkpoint_granularity="full" if number else None,
             activations_checkpoint_method="uniform" if number else None,
@@ -153,9 +136,10 @@ def _tried(
     )
     if full.total > room:
         return Rejected(model, _too_much(full, room) + _would_fit(found, longest, room, len(steps)), full.total)
+    lengths = np.percentile([load.rows.tokens for load in loads], PERCENTILES)
     at = {
-        percentile: activations_peak(run, architecture, full.stage, scaled(loads, tokens, model), num_streams)
-        for percentile, tokens in zip(PERCENTILES, _percentiles(loads), strict=True)
+        percentile: activations_peak(run, architecture, full.stage, scaled(loads, int(tokens), model), num_streams)
+        for percentile, tokens in zip(PERCENTILES, lengths, strict=True)
     }
     parameters = {stage: rank_parameters(architecture, model, stage) for stage in stages}
     return Planned(
@@ -164,7 +148,10 @@ def _tried(
         memory=full,
         activations_at=at,
         time=step_time(run, architecture, run.cluster, parameters, steps),
-        sent=max((_sent(run, architecture, stage, parameters[stage], steps) for stage in stages), key=_total),
+        sent=max(
+            (_sent(run, architecture, stage, parameters[stage], steps) for stage in stages),
+            key=lambda kinds: sum(kinds.values()),
+        ),
         streams=sum(len(step[0]) for step in steps) / len(steps),
         tokens_per_step=sum(load.num_tokens for load in loads) / len(steps),
         pairs_per_epoch=pairs.num_pairs,
@@ -189,14 +176,6 @@ def _fullest(
     return max(
         (rank_memory(run, architecture, stage, rows, num_streams) for stage in stages), key=lambda rank: rank.total
     )
-
-
-def _percentiles(loads: Sequence[StreamLoad]) -> list[int]:
-    return [int(value) for value in np.percentile([load.rows.tokens for load in loads], PERCENTILES)]
-
-
-def _total(kinds: dict[str, float]) -> float:
-    return sum(kinds.values())
 
 
 def _sent(

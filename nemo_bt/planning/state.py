@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from nemo_bt.config.model import Settings
 from nemo_bt.planning.parameters import Parameter
 
-_FP32_BYTES = 4
+FP32_BYTES = 4
+INDEX_BYTES = 8
 _DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1}
 _PARAMETER_MULTIPLE = 64
 _BUFFER_MULTIPLE = 128
@@ -90,12 +91,12 @@ def state_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_r
 
 def activation_bytes(settings: Settings) -> int:
     """Give the bytes of an element of weights and activations."""
-    return _FP32_BYTES if settings.trainer.precision == "32" else 2
+    return FP32_BYTES if settings.trainer.precision == "32" else 2
 
 
 def gradient_bytes(settings: Settings) -> int:
     """Give the bytes of an element of the gradient."""
-    return _FP32_BYTES if settings.model.optim.grad_reduce_in_fp32 else activation_bytes(settings)
+    return FP32_BYTES if settings.model.optim.grad_reduce_in_fp32 else activation_bytes(settings)
 
 
 def buffer_places(sizes: Sequence[int], ranks: int | None) -> tuple[list[int], int]:
@@ -130,7 +131,7 @@ def _state_bytes_per_element(settings: Settings) -> int:
     (store_param_remainders).
     """
     optim = settings.model.optim
-    main = _FP32_BYTES if activation_bytes(settings) < _FP32_BYTES else 0
+    main = FP32_BYTES if activation_bytes(settings) < FP32_BYTES else 0
     main = main // 2 if optim.use_precision_aware_optimizer else main
     return _DTYPE_BYTES[optim.exp_avg_dtype] + _DTYPE_BYTES[optim.exp_avg_sq_dtype] + main
 

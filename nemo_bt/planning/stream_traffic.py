@@ -12,12 +12,9 @@ from typing import NamedTuple
 
 from nemo_bt.config.model import Settings
 from nemo_bt.config.parallelism import stage_layers
-from nemo_bt.planning.activations import StreamRows, hands_on_all, sequence_ranks
-from nemo_bt.planning.state import activation_bytes
+from nemo_bt.planning.activations import StreamRows, hands_on_all, recomputed_layers, sequence_ranks
+from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES, activation_bytes
 from nemo_bt.pretrained.architecture import Architecture
-
-_FP32_BYTES = 4
-_INDEX_BYTES = 8
 
 
 class Sent(NamedTuple):
@@ -59,22 +56,17 @@ class StreamTraffic:
         if is_first:
             sent += [*chain(*self._row_parallel(held))]
         num_layers = stage_layers(model, architecture.num_layers)[pipeline_rank] // parts
+        num_again = recomputed_layers(model, num_layers)
+        hands_on_scored = is_last and not hands_on_all(architecture, model)
         for number in range(num_layers):
-            hands_on_scored = is_last and number == num_layers - 1 and not hands_on_all(architecture, model)
-            sent += self._layer(number, hands_on_scored)
+            sent += self._layer(number < num_again, hands_on_scored and number == num_layers - 1)
         if is_last:
             sent += self._head()
         return sent
 
-    def _layer(self, number: int, is_last: bool) -> list[Sent]:
-        model = self.model
-        granularity = model.activations_checkpoint_granularity
-        method = model.activations_checkpoint_method
-        again = granularity == "full" and (
-            method == "uniform" or number < (model.activations_checkpoint_num_layers or 0)
-        )
-        held = self.rows.held(model)
-        after = self.rows.handed_on(model) if is_last else held
+    def _layer(self, is_recomputed: bool, is_last: bool) -> list[Sent]:
+        held = self.rows.held(self.model)
+        after = self.rows.handed_on(self.model) if is_last else held
         keys, keys_back = self._keys_and_values()
         forward, backward = self._column_parallel(held)
         out, out_back = self._row_parallel(after)
@@ -82,10 +74,9 @@ class StreamTraffic:
         scored, scored_back = self._scored_rows() if is_last else ([], [])
         forward = [*forward, *keys, *out, *scored, *mlp]
         backward = [*backward, *keys_back, *out_back, *scored_back, *mlp_back]
-        if granularity == "selective":
+        if self.model.activations_checkpoint_granularity == "selective":
             forward += keys
-        balance = self._balance()
-        return forward * (2 if again else 1) + backward + balance
+        return forward * (2 if is_recomputed else 1) + backward + self._balance()
 
     def _column_parallel(self, rows: int) -> tuple[list[Sent], list[Sent]]:
         """Send for a linear layer with split output: its input comes from all, and its gradient goes back to all."""
@@ -122,21 +113,18 @@ class StreamTraffic:
             return [], []
         chosen = rows // sequence_ranks(model) * architecture.topk
         tokens = chosen * self.hidden_bytes
-        weights = chosen * _FP32_BYTES
-        counts = [Sent("all_gather", "tp_ep", tp * ep * architecture.num_experts * _INDEX_BYTES)]
+        weights = chosen * FP32_BYTES
+        counts = [Sent("all_gather", "tp_ep", tp * ep * architecture.num_experts * INDEX_BYTES)]
         exchange = [Sent("all_to_all", "ep", size) for size in (tokens, weights, tokens)] if ep > 1 else []
         gather = [Sent("all_gather", "tp", tp * size) for size in (tokens, weights)] if tp > 1 else []
         scatter = [Sent("reduce_scatter", "tp", tp * size) for size in (tokens, weights)] if tp > 1 else []
-        return (
-            counts + exchange + gather + scatter[:1],
-            exchange + scatter + gather[:1],
-        )
+        return counts + exchange + gather + scatter[:1], exchange + scatter + gather[:1]
 
     def _balance(self) -> list[Sent]:
         """Send the choices of each sequence once: a first pass whose layers are recomputed does not count them."""
         if not (self.architecture.num_experts and self.model.moe_aux_loss_coeff):
             return []
-        return [Sent("all_reduce", "tp_cp", self.rows.continuations * self.architecture.num_experts * _FP32_BYTES)]
+        return [Sent("all_reduce", "tp_cp", self.rows.continuations * self.architecture.num_experts * FP32_BYTES)]
 
     def _keys_and_values(self) -> tuple[list[Sent], list[Sent]]:
         model = self.model
@@ -155,9 +143,9 @@ class StreamTraffic:
 
     def _head(self) -> list[Sent]:
         """Send rewards, added up over tensor-parallel ranks that share rows, and over context-parallel ranks."""
-        sent = [Sent("all_reduce", "cp", _FP32_BYTES * self.rows.continuations)]
+        sent = [Sent("all_reduce", "cp", FP32_BYTES * self.rows.continuations)]
         if self.model.sequence_parallel:
-            sent.append(Sent("all_reduce", "tp", _FP32_BYTES * self.rows.handed_on(self.model)))
+            sent.append(Sent("all_reduce", "tp", FP32_BYTES * self.rows.handed_on(self.model)))
         if hands_on_all(self.architecture, self.model):
             sent += [*chain(*self._scored_rows())]
         return sent

@@ -52,8 +52,7 @@ def pairs_of_set(pairs: PairSet, settings: Settings) -> Pairs:
     """Give the pairs of a data set."""
 
     def parts_of_step(step: int) -> PairParts:
-        numbers = pairs_of_step(settings.trainer.seed, step, settings.model.global_batch_size, pairs.epoch)
-        return pairs.parts(numbers)
+        return pairs.parts(pairs_of_step(settings.trainer.seed, step, settings.model.global_batch_size, pairs.epoch))
 
     return Pairs(parts_of_step, len(pairs.epoch))
 
@@ -84,12 +83,11 @@ def drawn_pairs(lengths: LengthSettings, settings: Settings) -> Pairs:
 
     def parts_of_step(step: int) -> PairParts:
         size = settings.model.global_batch_size
-        share = np.random.default_rng((settings.trainer.seed, step)).random((3, size))
-        drawn = [
-            np.interp(share[side], lengths.quantiles, values)
-            for side, values in enumerate((prefix, response, response))
-        ]
-        prefix_P, chosen_P, rejected_P = (np.rint(values).astype(np.int64) for values in drawn)
+        share_3P = np.random.default_rng((settings.trainer.seed, step)).random((3, size))
+        prefix_P, chosen_P, rejected_P = (
+            np.rint(np.interp(share_P, quantiles, values)).astype(np.int64)
+            for share_P, values in zip(share_3P, (prefix, response, response), strict=True)
+        )
         numbers: Ints = np.arange(2 * size)
         return PairParts(
             prompt=numbers[:size],

@@ -19,7 +19,7 @@ from nemo_bt.config.model import Settings
 from nemo_bt.config.parallelism import stage_layers
 from nemo_bt.config.plan import ClusterSettings
 from nemo_bt.errors import UserError
-from nemo_bt.planning.activations import hands_on_all, part_units
+from nemo_bt.planning.activations import hands_on_all, part_units, recomputed_layers
 from nemo_bt.planning.parameters import Parameter
 from nemo_bt.planning.schedule import bubble
 from nemo_bt.planning.state import activation_bytes, state_bytes
@@ -116,10 +116,12 @@ def stage_time(
     messages = num_streams * _seconds(settings, cluster, of_a_stream)
     wait = bubble(model.pipeline_model_parallel_size, parts, num_streams)
     busy = matmul + attention + memory + messages
+    state = state_bytes(settings, parameters)  # it is read and written, gradients are read, and weights are written
+    optimizer_bytes = 2 * state.optimizer + state.gradients + state.weights
     return StepTime(
         matmul=matmul,
         attention=attention,
-        memory=memory + _optimizer_bytes(settings, parameters) / cluster.memory_bytes_per_s,
+        memory=memory + optimizer_bytes / cluster.memory_bytes_per_s,
         messages=messages,
         gradients=_seconds(settings, cluster, at_the_end),
         bubble=busy * wait / (1 - wait),
@@ -132,7 +134,8 @@ def _flops(settings: Settings, architecture: Architecture, stage: int, load: Str
     tp = model.tensor_model_parallel_size
     stages = model.pipeline_model_parallel_size
     layers = stage_layers(model, architecture.num_layers)[stage]
-    again = _recomputed_layers(settings, layers) / layers
+    parts = model.virtual_pipeline_model_parallel_size or 1
+    again = parts * recomputed_layers(model, layers // parts) / layers
     held = load.rows.held(model)
     scored = load.rows.handed_on(model)
     is_last = stage == stages - 1 and not hands_on_all(architecture, model)
@@ -142,22 +145,6 @@ def _flops(settings: Settings, architecture: Architecture, stage: int, load: Str
     weights = layers * held * inputs + ((layers - 1) * held + scored if is_last else layers * held) * outputs
     attended = load.num_attended / model.context_parallel_size * (layers - is_last)
     return 2 * weights / tp * (3 + again), 4 * architecture.query_size * attended / tp * (3.5 + again)
-
-
-def _recomputed_layers(settings: Settings, layers: int) -> int:
-    model = settings.model
-    if model.activations_checkpoint_granularity != "full":
-        return 0
-    if model.activations_checkpoint_method == "uniform":
-        return layers
-    parts = model.virtual_pipeline_model_parallel_size or 1
-    return min(model.activations_checkpoint_num_layers or 0, layers // parts) * parts
-
-
-def _optimizer_bytes(settings: Settings, parameters: Sequence[Sequence[Parameter]]) -> int:
-    """Count bytes: the state is read and written, gradients are read, and weights are written."""
-    state = state_bytes(settings, parameters)
-    return 2 * state.optimizer + state.gradients + state.weights
 
 
 def _seconds(settings: Settings, cluster: ClusterSettings, traffic: Counter[Sent]) -> float:

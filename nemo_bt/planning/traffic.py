@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.planning.activations import StreamRows
 from nemo_bt.planning.parameters import Parameter
-from nemo_bt.planning.state import buffers, gradient_bytes
+from nemo_bt.planning.state import FP32_BYTES, buffers, gradient_bytes
 from nemo_bt.planning.stream_traffic import Sent, StreamTraffic
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.names import HEAD
 
-_FP32_BYTES = 4
 _NORMS = ("layernorm.weight", "layernorm.bias", "layer_norm_weight", "layer_norm_bias")
 
 
@@ -66,15 +65,13 @@ def _gradients(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list
     sent = []
     for buffer in buffers(settings, parts):
         name = "expert_dp" if buffer.is_expert else "dp_cp"
-        gradients = buffer.gradient_bytes
-        weights = buffer.weight_bytes
         if not buffer.is_shared:
-            sent.append(Sent("all_reduce", name, gradients))
+            sent.append(Sent("all_reduce", name, buffer.gradient_bytes))
             continue
-        sent.append(Sent("reduce_scatter", f"intra_{name}", gradients))
+        sent.append(Sent("reduce_scatter", f"intra_{name}", buffer.gradient_bytes))
         if instances > 1:
-            sent.append(Sent("all_reduce", "inter", gradients // buffer.ranks))
-        sent += [Sent("all_gather", f"intra_{name}", weights)] * num_optimizers
+            sent.append(Sent("all_reduce", "inter", buffer.gradient_bytes // buffer.ranks))
+        sent += [Sent("all_gather", f"intra_{name}", buffer.weight_bytes)] * num_optimizers
     if model.tensor_model_parallel_size > 1:
         whole = [parameter for part in parts for parameter in part if _is_added_up(parameter, model)]
         if whole:
@@ -94,8 +91,8 @@ def _numbers(settings: Settings) -> list[Sent]:
     norm_groups = ["mp", "expert_mp"] if settings.model.expert_model_parallel_size > 1 else ["mp"]
     if settings.model.optim.name == "distributed_fused_adam":
         norm_groups = ["instance"]
-    norms = [Sent("all_reduce", group, _FP32_BYTES) for group in norm_groups]
-    return [Sent("broadcast", "pp", _FP32_BYTES), Sent("all_reduce", "dp_cp", _FP32_BYTES), *norms]
+    norms = [Sent("all_reduce", group, FP32_BYTES) for group in norm_groups]
+    return [Sent("broadcast", "pp", FP32_BYTES), Sent("all_reduce", "dp_cp", FP32_BYTES), *norms]
 
 
 def group_sizes(settings: Settings) -> dict[str, int]:
