@@ -6,5 +6,7 @@ makes which of the other), `convert`, `check`, `head`, `adapters`. `source` is w
 `safetensors_folder` and `torch_dist`, which `torch_dist_writer` writes. `nemo_file`, `nemo_yaml` and `nemo_metadata`
 know what a .nemo has beside tensors.
 
+Whatever a model on disk has that cannot be used is a UserError with its file, what was expected and what was found.
+
 May import `config` and `errors`; neither NeMo nor Megatron.
 """

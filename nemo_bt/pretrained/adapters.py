@@ -51,11 +51,7 @@ class Adapters:
 
 
 def read_adapters(context: Path) -> Adapters | None:
-    """Read what a checkpoint's context/ says; None where it has no adapters.
-
-    Raises:
-        UserError: the file is not as `Adapters.write` leaves it.
-    """
+    """Read what `Adapters.write` left in a checkpoint's context/; None where it has no adapters."""
     file = context / ADAPTERS
     if not file.exists():
         return None
@@ -85,11 +81,7 @@ def digest(source: TensorSource) -> str:
 
 
 def check_base(base: TensorSource, adapters: Adapters, where: str) -> None:
-    """Check that a base model has the weights that adapters were trained on.
-
-    Raises:
-        UserError: the weights are others.
-    """
+    """Check that a base model has the weights that adapters were trained on."""
     if digest(base) != adapters.base_digest:
         raise UserError(f"{where}: its adapters belong to other weights than those that are at {adapters.base} now.")
 
@@ -102,22 +94,15 @@ def is_trained(name: str) -> bool:
 def trained_shapes(
     infos: Mapping[str, TensorInfo], target_modules: Collection[str], adapter_dim: int
 ) -> dict[str, tuple[int, ...]]:
-    """Give the shape of the head and of every A and B, by name.
-
-    Args:
-        infos: Megatron's tensors of the base model, with a head.
-        target_modules: layers that have an adapter.
-    """
+    """Give the shape of the head and of every A and B, by name; `infos` are those of the base model and a head."""
     shapes = {HEAD: infos[HEAD].shape}
     for name, info in infos.items():
         *_, module, last = name.split(".")
         if name.startswith("decoder.layers.") and last == "weight" and module in target_modules:
             num_layers, rows, columns = info.shape
             stem = name.removesuffix(".weight")
-            shapes |= {
-                stem + A_WEIGHT: (num_layers, adapter_dim, columns),
-                stem + B_WEIGHT: (num_layers, rows, adapter_dim),
-            }
+            shapes[stem + A_WEIGHT] = (num_layers, adapter_dim, columns)
+            shapes[stem + B_WEIGHT] = (num_layers, rows, adapter_dim)
     return shapes
 
 

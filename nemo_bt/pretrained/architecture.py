@@ -120,11 +120,7 @@ class Architecture:
 
 
 def architecture_of(hf_config: HfConfig) -> Architecture:
-    """Complete, check and describe a Hugging Face configuration.
-
-    Raises:
-        UserError: values that no layer here computes.
-    """
+    """Complete, check and describe a Hugging Face configuration; values that no layer here computes are refused."""
     family = FAMILIES[hf_config["model_type"]]
     config = complete(hf_config)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -162,11 +158,7 @@ def architecture_of(hf_config: HfConfig) -> Architecture:
 
 
 def check_length(architecture: Architecture, seq_length: int) -> None:
-    """Check that no sequence of a run, of up to `seq_length` tokens, gets a reward that depends on its batch.
-
-    Raises:
-        UserError: the longest sequence is too long.
-    """
+    """Check that no sequence of a run, of up to `seq_length` tokens, gets a reward that depends on its batch."""
     if seq_length > architecture.longest_tokens:
         raise UserError(
             f"model.encoder_seq_length={seq_length} is more than the {architecture.longest_tokens:.0f} positions "

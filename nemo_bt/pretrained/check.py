@@ -31,17 +31,9 @@ def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
 
 
 def check_hf_tensors(infos: dict[str, TensorInfo], architecture: Architecture, where: str) -> bool:
-    """Check a Hugging Face folder's tensors.
+    """Check a Hugging Face folder's tensors, and tell whether it has a reward head.
 
-    Args:
-        infos: tensors by Hugging Face's names.
-        where: the folder, for messages.
-
-    Returns:
-        Whether it has a reward head. A language model's head may be there; it is not used.
-
-    Raises:
-        UserError: another tensor is missing, misshaped or not known.
+    A language model's head may be there; it is not used. `where` names the folder in messages.
     """
     ours = {
         name: info for name, info in infos.items() if name != HF_LANGUAGE_MODEL_HEAD and not name.endswith(_NOT_WEIGHTS)

@@ -60,9 +60,6 @@ class AsMegatron:
 
     Args:
         source: has every tensor of the table, but perhaps no head.
-
-    Raises:
-        UserError: one tensor would get several dtypes.
     """
 
     def __init__(self, source: TensorSource, architecture: Architecture) -> None:
@@ -86,11 +83,7 @@ class AsMegatron:
 
 
 def megatron_infos(hf_infos: dict[str, TensorInfo], architecture: Architecture) -> dict[str, TensorInfo]:
-    """Describe the stacked tensors that Megatron makes of Hugging Face's; a head only where there is one.
-
-    Raises:
-        UserError: one tensor would get several dtypes.
-    """
+    """Describe the stacked tensors that Megatron makes of Hugging Face's; a head only where there is one."""
     conversion = Conversion(architecture)
     infos = {}
     for key, parts in conversion.table.items():

@@ -39,11 +39,7 @@ _REFUSED = {
 
 
 def read_hf_config(file: Path) -> HfConfig:
-    """Read config.json as plain data.
-
-    Raises:
-        UserError: it does not read, or names an architecture that is not supported.
-    """
+    """Read config.json as plain data; its architecture is one that is supported."""
     try:
         config = json.loads(file.read_text())
         model_type = str(config["model_type"])
@@ -81,8 +77,7 @@ def scratch_hf_config(model: ModelSettings, vocab_size: int) -> HfConfig:
 def complete(hf_config: HfConfig) -> Any:
     """Make transformers' configuration object, with its defaults where config.json is silent.
 
-    Raises:
-        UserError: values that no layer here computes.
+    Values that no layer here computes are refused.
     """
     from transformers import AutoConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -101,9 +96,9 @@ def complete(hf_config: HfConfig) -> Any:
         raise UserError(
             f"config.json: activation '{activation}' is not supported. Supported: {', '.join(ACTIVATIONS)}."
         )
-    for name in _REFUSED:
+    for name, remedy in _REFUSED.items():
         if getattr(config, name, None) is not None:
-            raise UserError(f"config.json: {name} is not supported: {_REFUSED[name]}.")
+            raise UserError(f"config.json: {name} is not supported: {remedy}.")
     if not isinstance(norm_epsilon(config), float) or (config.pad_token_id or 0) >= config.vocab_size:
         raise UserError(
             f"config.json: expected a norm epsilon and a pad_token_id below vocab_size={config.vocab_size}, got "

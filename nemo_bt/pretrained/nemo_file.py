@@ -20,10 +20,7 @@ class NemoFile:
     """Files of a .nemo by name.
 
     Args:
-        path: a directory or an uncompressed tar.
-
-    Raises:
-        UserError: it is neither, or a tar that is cut short or has members that could leave the folder.
+        path: a directory or an uncompressed tar; one that is cut short, or whose members could leave it, is refused.
     """
 
     def __init__(self, path: Path) -> None:

@@ -35,17 +35,11 @@ FIELDS = {
 
 
 def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, TensorInfo]]) -> tuple[HfConfig, str]:
-    """Find Hugging Face's configuration of a model that NeMo describes, and where its tokenizer lies.
+    """Find Hugging Face's configuration of a model that NeMo describes, and its tokenizer's folder in `context`.
 
     Args:
         context: the folder `context/` of the .nemo.
         weights: gives the infos of its tensors; the embedding's rows are the vocabulary.
-
-    Returns:
-        The configuration, and the tokenizer's folder relative to `context`.
-
-    Raises:
-        UserError: there is no model.yaml that reads, or its family is not supported.
     """
     file = context / "model.yaml"
     try:
@@ -72,16 +66,11 @@ def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, Tenso
 
 def _family(target: str) -> str:
     """Find the family of NeMo's configuration class; sizes share a module: llama.Llama32Config1B is a llama."""
-    prefix = f"{NEMO_MODELS}."
-    module, _, name = target.removeprefix(prefix).partition(".")
+    module, _, name = target.rpartition(".")
+    is_moe = "MoE" in name or "_A" in name
     for family, known in FAMILIES.items():
-        known_module, _, known_name = known.nemo_config.partition(".")
-        is_moe = "MoE" in known_name
-        if (
-            target.startswith(prefix)
-            and module == known_module
-            and is_moe == any(part in name for part in ("MoE", "_A"))
-        ):
+        known_module, known_name = known.nemo_config.split(".")
+        if module == f"{NEMO_MODELS}.{known_module}" and is_moe == ("MoE" in known_name):
             return family
     raise KeyError(f"configuration {target}")
 

@@ -55,11 +55,7 @@ class PretrainedSource:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """What the model is, found out when first asked for: a model that nobody can compute has a tokenizer too.
-
-        Raises:
-            UserError: values that no layer here computes.
-        """
+        """What the model is, found out when first asked for: a model that nobody can compute has a tokenizer too."""
         return architecture_of(self.hf_config)
 
 
@@ -91,16 +87,13 @@ def find_pretrained(
         given: path of a folder or a file, or `organisation/model@revision` on the Hugging Face hub.
         adapted: checkpoints of adapters that lead here.
         hub_files: patterns of the files to download from the hub.
-
-    Raises:
-        UserError: there is nothing that can be used.
     """
     path = Path(given)
     if not path.exists():
         path, given = _download(given, hub_files)
     if path.is_dir() and (path / "config.json").exists():
         config = read_hf_config(path / "config.json")
-        is_classifier = any("SequenceClassification" in str(name) for name in _listed(config.get("architectures")))
+        is_classifier = "SequenceClassification" in str(config.get("architectures"))
         return PretrainedSource(path, given, config, path, None, is_classifier)
     if path.is_dir() and not (path / "context").is_dir():
         raise UserError(
@@ -136,12 +129,8 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     A base model misses the head and nothing else, and gets a new one; a reward model misses nothing.
 
     Args:
-        pretrained: what `find_pretrained` gives.
         head_seed: decides a new head.
         dtype: what tensors are cast to; None keeps every tensor's own.
-
-    Raises:
-        UserError: a tensor is missing, misshaped or not known, or a file is not whole.
     """
     name = str(pretrained.path)
     architecture = pretrained.architecture
@@ -149,7 +138,6 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     if pretrained.adapters and pretrained.base and pretrained.nemo_file:
         base = open_weights(pretrained.base, head_seed).source
         source = WithAdapters(base, TorchDist(pretrained.nemo_file.open_weights, name), pretrained.adapters, name)
-        source = AsDtype(source, dtype) if dtype else source  # it casts the sum: no value is rounded twice
         has_head = True
     elif pretrained.nemo_file is None:
         source = SafetensorsFolder(pretrained.path)
@@ -158,7 +146,8 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     else:
         source = TorchDist(pretrained.nemo_file.open_weights, name)
         has_head = check_megatron_tensors(source.infos, architecture, name)
-        source = AsDtype(source, dtype) if dtype else source
+    if dtype and pretrained.nemo_file:
+        source = AsDtype(source, dtype)  # it casts the sum of adapters and base: no value is rounded twice
     if pretrained.is_reward_model and not has_head:
         raise UserError(f"{name}: a reward model without its head. A new one would be untrained: find the whole model.")
     if not has_head:
@@ -167,18 +156,13 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     file = ".nemo" if pretrained.nemo_file else "Hugging Face folder"
     kind = f"{what} ({pretrained.hf_config['model_type']}, {file})"
     kind += f" of adapters on {pretrained.adapters.base}" if pretrained.adapters else ""
-    norm = source.read(HEAD).double().norm().item()
-    return InitialWeights(
-        pretrained, source, kind, has_head, f"{'kept' if has_head else f'new, seed {head_seed}'}, norm {norm:.4f}"
-    )
+    head = "kept" if has_head else f"new, seed {head_seed}"
+    head += f", norm {source.read(HEAD).double().norm().item():.4f}"
+    return InitialWeights(pretrained, source, kind, has_head, head)
 
 
 def check_plain(checkpoint: Path) -> None:
-    """Check that resuming from a .nemo directory, which NeMo and Megatron unpickle, runs nothing that it holds.
-
-    Raises:
-        UserError: it holds more than tensors and plain data.
-    """
+    """Check that a .nemo directory holds tensors and plain data alone: NeMo and Megatron unpickle it to resume."""
     try:
         others = [path.name for path in (checkpoint / "weights").iterdir() if not _OF_CHECKPOINT.match(path.name)]
         if others:
@@ -190,10 +174,6 @@ def check_plain(checkpoint: Path) -> None:
         raise UserError(
             f"{error} Resuming would unpickle it. If it is your own, set exp_manager.trust_checkpoint=true."
         ) from error
-
-
-def _listed(value: object) -> list[object]:
-    return value if isinstance(value, list) else [value]
 
 
 def _download(given: str, files: tuple[str, ...]) -> tuple[Path, str]:

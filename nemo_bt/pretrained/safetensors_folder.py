@@ -21,11 +21,7 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 
 class SafetensorsFolder:
-    """A `TensorSource` over the safetensors files of a folder.
-
-    Raises:
-        UserError: there are no safetensors, a shard is missing or cut short, or a tensor is not floating point.
-    """
+    """A `TensorSource` over the safetensors files of a folder, whole and floating point."""
 
     def __init__(self, folder: Path) -> None:
         self.infos: dict[str, TensorInfo] = {}

@@ -8,7 +8,6 @@ states) is not opened.
 from __future__ import annotations
 
 import io
-import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,13 +22,9 @@ from nemo_bt.pretrained.source import Region, TensorInfo, whole
 PREFIX = "module."
 """Start of the names of the model's tensors; the optimizer's have another."""
 
-FORMAT = json.dumps(
-    {
-        "sharded_backend": "torch_dist",
-        "sharded_backend_version": 1,
-        "common_backend": "torch",
-        "common_backend_version": 1,
-    }
+FORMAT = (
+    '{"sharded_backend": "torch_dist", "sharded_backend_version": 1, '
+    '"common_backend": "torch", "common_backend_version": 1}'
 )
 """Text of metadata.json. Source: megatron/core/dist_checkpointing/core.py, CheckpointingConfig."""
 
@@ -56,9 +51,6 @@ class TorchDist:
     Args:
         open_file: opens a file of the checkpoint's `weights` folder by name.
         name: the checkpoint, for messages.
-
-    Raises:
-        UserError: the metadata is missing, cut short, asks for code to run, or is not a checkpoint's.
     """
 
     def __init__(self, open_file: Callable[[str], BinaryIO], name: str) -> None:
@@ -74,11 +66,7 @@ class TorchDist:
             raise UserError(f"{name}: weights/.metadata is not consistent ({error!r}): save it again.") from error
 
     def read(self, name: str, region: Region = ()) -> Tensor:
-        """Put a tensor or a part of it together from the chunks that ranks have written.
-
-        Raises:
-            UserError: a file is missing or cut short, or chunks leave a part out.
-        """
+        """Put a tensor or a part of it together from the chunks that ranks have written."""
         info = self.infos[name]
         bounds = whole(region, info.shape)
         for chunk in self._chunks[name]:
@@ -102,11 +90,7 @@ class TorchDist:
         return out
 
     def check_objects(self) -> None:
-        """Check that entries which are not tensors, and `common.pt`, are plain data: Megatron unpickles them.
-
-        Raises:
-            UserError: one of them asks for more than plain data.
-        """
+        """Check that entries which are not tensors, and `common.pt`, are plain data: Megatron unpickles them."""
         for name, place in self._objects.items():
             self._load(name, place)
         self._load("common.pt", _Place("common.pt", 0, -1))
