@@ -1,7 +1,8 @@
 """Install Transformer Engine for the torch of the environment that runs this: `make gpu-setup`.
 
 Its torch extension exists as source only, so it is compiled here once, and the wheel is kept. A Transformer Engine that
-lacks one of its three packages breaks the import of Megatron, so all three are fetched before any is installed.
+lacks one of its three packages breaks the import of Megatron, so all three are fetched before any is installed. What
+the user can mend is a UserError that says what to change.
 """
 
 from __future__ import annotations
@@ -70,11 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def install(wheels: Path) -> str:
-    """Install, check that it can be imported, and give the versions in a line; `wheels` has a folder for each `key`.
-
-    Raises:
-        UserError: torch, nvcc or the network do not allow the installation; the message says what to change.
-    """
+    """Install, check that it can be imported, and give the versions in a line; `wheels` has a folder for each `key`."""
     toolchain = find_toolchain()
     if needed := missing((*BUILDING, *NEEDED)):
         pip(["install", "--no-deps", *needed], os.environ)
@@ -101,11 +98,7 @@ def missing(pins: Sequence[str]) -> list[str]:
 
 
 def find_toolchain() -> Toolchain:
-    """Look at the environment that runs this.
-
-    Raises:
-        UserError: torch has no CUDA or one that Transformer Engine lacks, or nvcc is missing or has another CUDA.
-    """
+    """Look at the environment that runs this: torch has a CUDA that Transformer Engine has too, and nvcc the same."""
     import torch
 
     found = f"torch {torch.__version__} of {sys.executable}"
@@ -128,11 +121,7 @@ def find_toolchain() -> Toolchain:
 
 
 def find_toolkit(environment: Mapping[str, str]) -> Path:
-    """Give CUDA_HOME, or else the toolkit of the nvcc on PATH (which may be a link to another place) or the default.
-
-    Raises:
-        UserError: the folder has no bin/nvcc or no headers.
-    """
+    """Give CUDA_HOME, or else the toolkit of the nvcc on PATH (which may be a link to another place) or the default."""
     named = environment.get("CUDA_HOME")
     on_path = shutil.which("nvcc", path=environment.get("PATH", ""))
     of_nvcc = [Path(on_path).resolve().parents[1]] if on_path else []
@@ -174,10 +163,8 @@ def key(torch: str, cuda: int, python: str) -> str:
 def build(pin: str, folder: Path, environment: Mapping[str, str]) -> Path:
     """Build the source `name==version` for the installed torch; the wheel gets its name when it is whole.
 
-    pip's cache is not used: it keeps wheels by the name of their source, whatever torch they were built for.
-
-    Raises:
-        UserError: the source cannot be fetched or built; the folder's build.log has the compiler's output.
+    pip's cache is not used: it keeps wheels by the name of their source, whatever torch they were built for. The
+    folder's build.log has the compiler's output.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "build.log"
@@ -195,8 +182,7 @@ def build(pin: str, folder: Path, environment: Mapping[str, str]) -> Path:
 def pip(arguments: Sequence[str], environment: Mapping[str, str], log: Path | None = None) -> None:
     """Run the pip of the environment that runs this, and add what it prints to a log.
 
-    Raises:
-        UserError: pip failed. The message has the first errors, which stand far above the end of the output.
+    The message of a failure has the first errors, which stand far above the end of the output.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     with log.open("a+") if log else tempfile.TemporaryFile("w+") as output:
@@ -228,11 +214,7 @@ def link_libraries(packages: Path, searched: Path) -> None:
 
 
 def check_import(packages: Path) -> str:
-    """Import Transformer Engine as training does, and give its version and those of torch, CUDA and cuDNN.
-
-    Raises:
-        UserError: it cannot be imported. The message has the reason, and what to do where a library was not found.
-    """
+    """Import Transformer Engine as training does, and give its version and those of torch, CUDA and cuDNN."""
     result = subprocess.run([sys.executable, "-c", _CHECK], capture_output=True, text=True)
     if result.returncode == 0:
         return result.stdout.strip().splitlines()[-1]

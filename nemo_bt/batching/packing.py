@@ -76,14 +76,10 @@ def group_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tuple
     Returns:
         Positions of the pairs of each group, in order of their first pair, and the groups' sizes, [B].
     """
-    _, first, inverse = np.unique(parts.prompt, return_index=True, return_inverse=True)
-    if len(first) == len(parts.prompt):
-        groups: Streams = [[pair] for pair in range(len(parts.prompt))]
-    else:
-        by_prompt: dict[int, list[int]] = {}
-        for pair, prompt in enumerate(inverse.tolist()):
-            by_prompt.setdefault(prompt, []).append(pair)
-        groups = [group for pairs in by_prompt.values() for group in _within(parts, pairs, budget_tokens)]
+    by_prompt: dict[int, list[int]] = {}
+    for pair, prompt in enumerate(parts.prompt.tolist()):
+        by_prompt.setdefault(prompt, []).append(pair)
+    groups = [group for pairs in by_prompt.values() for group in _within(parts, pairs, budget_tokens)]
     heads = np.array([group[0] for group in groups])
     owner_C, kept_C = _continuations(parts, groups)
     prefix_B = parts.prefix_tokens[heads].astype(np.int64)
@@ -114,15 +110,17 @@ def _continuations(parts: PairParts, groups: Streams) -> tuple[Ints, Ints]:
 
 def _within(parts: PairParts, pairs: list[int], budget_tokens: int) -> Streams:
     """Pack the pairs of one prompt one after the other, each into the last group if it has room."""
+    if len(pairs) == 1:
+        return [pairs]
     groups: Streams = []
     seen: set[int] = set()
     room = -1
     for pair in pairs:
-        sides = zip(parts.start_P2[pair].tolist(), parts.tokens_P2[pair].tolist(), strict=True)
-        new = {start: tokens for start, tokens in sides if start not in seen}
+        sides = dict(zip(parts.start_P2[pair].tolist(), parts.tokens_P2[pair].tolist(), strict=True))
+        new = {start: tokens for start, tokens in sides.items() if start not in seen}
         if not groups or sum(new.values()) > room:
             groups.append([])
-            new = dict(zip(parts.start_P2[pair].tolist(), parts.tokens_P2[pair].tolist(), strict=True))
+            new = sides
             seen = set()
             room = budget_tokens - int(parts.prefix_tokens[pair])
         groups[-1].append(pair)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nemo_bt.batching.packing import PairSizes
-from nemo_bt.batching.stream import Ids, TokenGroup
+from nemo_bt.batching.stream import Ids, TokenGroup, shared_prefix
 
 _LEAST_SHARED = 16
 """Tokens of a prefix; a shorter one costs more calls of attention than it saves."""
@@ -34,7 +34,7 @@ def share_prefixes(ids: Sequence[Ids], budget_tokens: int) -> list[tuple[list[in
         [1, 2, .., 20, 22, 23] are one group with a prefix of 20; each keeps one token to be scored at.
     """
     order = sorted(range(len(ids)), key=lambda i: ids[i].astype(">u4").tobytes())
-    common = [0, *(_common(ids[a], ids[b]) for a, b in itertools.pairwise(order))]
+    common = [0, *(shared_prefix(ids[a], ids[b]) for a, b in itertools.pairwise(order))]
     saved = [0]  # the most that the conversations before each can save
     cuts = [(0, 0)]  # the last group of these
     for end in range(1, len(order) + 1):
@@ -60,13 +60,6 @@ def share_prefixes(ids: Sequence[Ids], budget_tokens: int) -> list[tuple[list[in
         groups.append((order[start:end], prefix))
         end = start
     return groups
-
-
-def _common(a: Ids, b: Ids) -> int:
-    """Count the tokens that both begin with and that leave each one more."""
-    longest = min(len(a), len(b)) - 1
-    differs = np.flatnonzero(a[:longest] != b[:longest])
-    return int(differs[0]) if len(differs) else longest
 
 
 def as_groups(ids: Sequence[Ids], found: Sequence[tuple[list[int], int]]) -> list[TokenGroup]:
