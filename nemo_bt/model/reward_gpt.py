@@ -82,12 +82,7 @@ class RewardGPT(gpt_model.GPTModel):
     def forward(self, tokens_1T: Tensor, positions_1T: Tensor, segments_C5: Tensor) -> Tensor:
         """Give rewards on the last pipeline stage, hidden states on the others.
 
-        Each context-parallel rank takes its rows of the stream, and has the rewards of all.
-
-        Args:
-            tokens_1T: [1, T], int64.
-            positions_1T: [1, T], int64.
-            segments_C5: [C, 5], int32, on the CPU.
+        Each context-parallel rank takes its rows of the stream, a `PairStream`'s, and has the rewards of all.
 
         Returns:
             [C] float32 on the last stage, else [s, 1, H].

@@ -29,9 +29,6 @@ def blocked_attention(
     """Let every continuation attend causally to its prefix and itself, in fp32.
 
     Args:
-        query_tND: queries of the rows that this rank holds, [t, N, D].
-        key_TGD: keys of the stream, [T, G, D].
-        value_TGD: values of the stream, [T, G, D].
         segments_C5: `PairStream.segments_C5`, on the CPU.
         shard: rows of this rank.
 

@@ -106,17 +106,7 @@ class SegmentAttention(MegatronModule):
     def forward(
         self, query_t1ND: Tensor, key_t1GD: Tensor, value_t1GD: Tensor, attention_mask: Tensor, **_: Any
     ) -> Tensor:
-        """Attend.
-
-        Args:
-            query_t1ND: [t, 1, N, D].
-            key_t1GD: [t, 1, G, D].
-            value_t1GD: [t, 1, G, D].
-            attention_mask: segments_C5, [C, 5], int32, on the CPU.
-
-        Returns:
-            [t, 1, N * D], where rows of padding are zero; for the last layer [c, 1, N * D].
-        """
+        """Give [t, 1, N * D], where rows of padding are zero; for the last layer [c, 1, N * D]."""
         shard = held_here(len(query_t1ND))
         key_TGD, value_TGD = keys_and_values_of_all(key_t1GD[:, 0], value_t1GD[:, 0])
         attend = self._implementation(query_t1ND[:, 0], key_TGD)

@@ -87,12 +87,9 @@ def varlen_attention(
 def sequences_of(
     segments_C5: Tensor, window: int, only_scored: bool, shard: ContextShard, num_held: int, device: torch.device
 ) -> Sequences:
-    """Find the sequences of a stream. All layers of one kind ask the same: the last answers are kept.
+    """Find the sequences of a stream of which this rank holds `num_held` rows, `shard`.
 
-    Args:
-        segments_C5: `PairStream.segments_C5`.
-        shard: rows of this rank.
-        num_held: their number.
+    All layers of one kind ask the same: the last answers are kept.
     """
     return _sequences_of(segments_C5.numpy().tobytes(), window, only_scored, shard, num_held, device)
 
