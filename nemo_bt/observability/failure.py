@@ -56,9 +56,4 @@ def waits_in(modules: Iterable[Mapping[str, Any]]) -> bool:
 
 def stack_of(frame: FrameType) -> list[Mapping[str, Any]]:
     """Give the globals of a thread's frames, outermost first."""
-    modules: list[Mapping[str, Any]] = []
-    current: FrameType | None = frame
-    while current:
-        modules.append(current.f_globals)
-        current = current.f_back
-    return modules[::-1]
+    return [of.f_globals for of, _ in traceback.walk_stack(frame)][::-1]
