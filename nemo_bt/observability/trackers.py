@@ -43,8 +43,8 @@ def build_loggers(settings: ExpManagerSettings, start_step: int | None, continue
     folder = str(settings.log_dir)
     loggers = list[Any]()
     if settings.create_tensorboard_logger:
-        options = {"default_hp_metric": False, "purge_step": start_step + 1 if start_step else start_step}
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", **options))
+        options: dict[str, Any] = {"purge_step": start_step + 1 if start_step else start_step}
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, **options))
     has_runs = settings.create_wandb_logger or settings.create_swanlab_logger
     same_run = {"id": run_id(Path(folder), continues), "resume": "allow"} if has_runs else {}
     if settings.create_wandb_logger:
