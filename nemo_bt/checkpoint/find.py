@@ -56,8 +56,7 @@ _NAME = re.compile(r"-step(\d+)\.nemo$")
 
 def saved_checkpoints(folder: Path) -> list[Path]:
     """List the whole checkpoints in `folder`, oldest step first."""
-    found = {path: match for path in folder.glob("*.nemo") if (match := _NAME.search(path.name))}
-    return sorted(found, key=lambda path: int(found[path][1]))
+    return sorted(filter(is_named_by_step, folder.glob("*.nemo")), key=step_of)
 
 
 def is_named_by_step(path: Path) -> bool:

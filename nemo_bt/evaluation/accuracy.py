@@ -1,9 +1,31 @@
-"""Counts of pairs that were ranked rightly, and how sure their share is."""
+"""Rewards of a row, counts of pairs that were ranked rightly, and how sure their share is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The part of a row that is measured.
+
+    Args:
+        chosen: rewards of the right answers; some benchmarks have several.
+        rejected: rewards of the wrong answers.
+        names: values of the columns id, subset, domain and source, where the row has them.
+        length_ratio: characters of the first chosen response over those of the first rejected one.
+    """
+
+    chosen: list[float]
+    rejected: list[float]
+    names: dict[str, str] = field(default_factory=dict)
+    length_ratio: float = 1.0
+
+    @property
+    def pair(self) -> tuple[float, float]:
+        """First chosen and first rejected reward."""
+        return self.chosen[0], self.rejected[0]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,6 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
     Args:
         run: settings of a run whose score.output exists.
         model: name of the model, for the results.
-        terminal: terminal that shows the tables.
 
     Raises:
         UserError: the rows are no pairs, or none has rewards.
@@ -44,11 +43,8 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
     facts = [f"model: {model}", f"score: {results['score']:.4f}", f"rows: {len(rows):,}, {without:,} without a reward"]
     if results.get("missing_subsets"):
         facts.append(f"subsets that are not there: {', '.join(results['missing_subsets'])}")
-    for name, text in (
-        ("results.json", json.dumps(results, indent=1) + "\n"),
-        ("results.md", as_markdown(f"{kind}: {', '.join(source.path)}", facts, tables)),
-    ):
-        write_atomically(folder / name, text)
+    write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
+    write_atomically(folder / "results.md", as_markdown(f"{kind}: {', '.join(source.path)}", facts, tables))
     for columns, cells in tables:
         terminal.table(columns, cells)
     for fact in facts[1:]:
@@ -58,5 +54,4 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     with file.open() as lines:
-        for line in lines:
-            yield json.loads(line)
+        yield from map(json.loads, lines)

@@ -55,11 +55,7 @@ def check_label(settings: LabelSettings) -> None:
 
 
 def label(run: LabelRun, terminal: Terminal) -> None:
-    """Write the feedback; only rewards and places of the samples are in memory.
-
-    Args:
-        run: settings of a run whose score.output exists.
-        terminal: shows a line when the feedback is written.
+    """Write the feedback of a run whose score.output exists; only rewards and places of the samples are in memory.
 
     Raises:
         UserError: the samples give no feedback.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -11,35 +10,10 @@ from nemo_bt.data.formats.responses import response_of
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
-from nemo_bt.evaluation.accuracy import Tally, by_key, tally
-from nemo_bt.evaluation.rewardbench2 import Answers
-from nemo_bt.evaluation.rm_bench import Styles
+from nemo_bt.evaluation.accuracy import Scored, Tally, by_key, tally
 from nemo_bt.scoring.rows import RowReader
 
-KINDS = ("auto", "pairs", "rewardbench", "rewardbench2", "rm_bench")
 _RATIOS = (0.5, 0.8, 1.25, 2.0)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The part of a row that is measured.
-
-    Args:
-        chosen: rewards of the right answers; some benchmarks have several.
-        rejected: rewards of the wrong answers.
-        names: values of the columns id, subset, domain and source, where the row has them.
-        length_ratio: characters of the first chosen response over those of the first rejected one.
-    """
-
-    chosen: list[float]
-    rejected: list[float]
-    names: dict[str, str]
-    length_ratio: float
-
-    @property
-    def pair(self) -> tuple[float, float]:
-        """First chosen and first rejected reward."""
-        return self.chosen[0], self.rejected[0]
 
 
 def scored_rows(rows: Iterable[dict[str, Any]], reader: RowReader) -> tuple[list[Scored], int]:
@@ -90,7 +64,7 @@ def measure(rows: Sequence[Scored], kind: str) -> dict[str, Any]:
 
     Args:
         rows: at least one row.
-        kind: one of KINDS but auto.
+        kind: a value of evaluate.kind other than auto.
 
     Returns:
         `kind`, `score` (what the benchmark calls its score, or the accuracy of pairs), and tallies or numbers by
@@ -107,9 +81,12 @@ def _pairs(rows: Sequence[Scored]) -> dict[str, Any]:
     found: dict[str, Any] = {"score": tally(row.pair for row in rows).accuracy} | _of_all(rows)
     for name in ("subset", "source"):
         if any(name in row.names for row in rows):
-            tallies = by_key([row.pair for row in rows], [row.names.get(name, "none") for row in rows])
-            found[f"by_{name}"] = _plain(tallies)
+            found[f"by_{name}"] = _plain(_by_name(rows, name))
     return found
+
+
+def _by_name(rows: Sequence[Scored], name: str) -> dict[str, Tally]:
+    return by_key([row.pair for row in rows], [row.names.get(name, "none") for row in rows])
 
 
 def _of_all(rows: Sequence[Scored]) -> dict[str, Any]:
@@ -129,16 +106,15 @@ def _plain(tallies: dict[str, Tally]) -> dict[str, Any]:
 
 
 def _rewardbench(rows: Sequence[Scored]) -> dict[str, Any]:
-    subsets = by_key([row.pair for row in rows], [row.names.get("subset", "none") for row in rows])
+    subsets = _by_name(rows, "subset")
     unknown = sorted(set(subsets) - rewardbench.SUBSETS)
     if unknown:
         raise UserError(f"evaluate.kind=rewardbench: its subsets are others than {', '.join(unknown)}.")
     sections = rewardbench.section_scores(subsets)
-    missing = sorted(rewardbench.SUBSETS - subsets.keys())
     return {
         "score": rewardbench.total_score(sections),
         "sections": sections,
-        "missing_subsets": missing,
+        "missing_subsets": sorted(rewardbench.SUBSETS - subsets.keys()),
         "by_subset": _plain(subsets),
     } | _of_all(rows)
 
@@ -152,30 +128,27 @@ def _rewardbench2(rows: Sequence[Scored]) -> dict[str, Any]:
         if name.lower() == rewardbench2.TIES:
             scores[name] = rewardbench2.ties_score(_ties_by_id(of_subset))
         else:
-            scores[name] = fmean(rewardbench2.best_of(Answers(row.chosen, row.rejected)) for row in of_subset)
+            scores[name] = fmean(rewardbench2.best_of(row) for row in of_subset)
     missing = sorted(set(rewardbench2.SUBSETS) - set(scores))
     counts = {name: len(of_subset) for name, of_subset in sorted(subsets.items())}
     return {"score": fmean(scores.values()), "sections": scores, "missing_subsets": missing, "prompts": counts}
 
 
-def _ties_by_id(rows: Sequence[Scored]) -> dict[str, Answers]:
-    found = {row.names.get("id", ""): Answers(row.chosen, row.rejected) for row in rows}
+def _ties_by_id(rows: Sequence[Scored]) -> dict[str, Scored]:
+    found = {row.names.get("id", ""): row for row in rows}
     wrong = next((name for name in found if not name.startswith(("ref:", "tied:"))), None)
     if wrong is not None or len(found) < len(rows):
         raise UserError(f"RewardBench 2, ties: expected an id ref:<n> or tied:<n> of each row's own, got '{wrong}'.")
     return found
 
 
-def _is_domain(row: Scored) -> bool:
-    return row.names.get("domain", "").startswith(rm_bench.DOMAINS)
-
-
 def _rm_bench(rows: Sequence[Scored]) -> dict[str, Any]:
     for row in rows:
         if not len(row.chosen) == len(row.rejected) == rm_bench.STYLES:
             raise UserError(f"evaluate.kind=rm_bench: row {row.names.get('id')} has not three answers of each kind.")
-    unknown = {row.names.get("domain", "none") for row in rows if not _is_domain(row)}
+    domains = {row.names.get("domain", "none") for row in rows}
+    unknown = [domain for domain in domains if not domain.startswith(rm_bench.DOMAINS)]
     if unknown:
         raise UserError(f"evaluate.kind=rm_bench: domains are {', '.join(rm_bench.DOMAINS)}, got {', '.join(unknown)}.")
-    domains = rm_bench.scores([Styles(row.names.get("domain", ""), row.chosen, row.rejected) for row in rows])
-    return {"score": domains["average"]["average"], "domains": domains}
+    scores = rm_bench.scores(rows)
+    return {"score": scores["average"]["average"], "domains": scores}

@@ -8,47 +8,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from statistics import fmean
+
+from nemo_bt.evaluation.accuracy import Scored
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
 TIES = "ties"
 """Name of the last subset, in small letters."""
 
 
-@dataclass(frozen=True)
-class Answers:
-    """Rewards of all answers to one prompt.
-
-    Args:
-        right: rewards of the right answers.
-        wrong: rewards of the wrong answers.
-    """
-
-    right: Sequence[float]
-    wrong: Sequence[float]
-
-
-def best_of(answers: Answers) -> float:
+def best_of(prompt: Scored) -> float:
     """Give 1 where the right answer alone has the highest reward, and 1/n where n answers share it; else 0."""
-    rewards = [*answers.right, *answers.wrong]
+    rewards = [*prompt.chosen, *prompt.rejected]
     highest = max(rewards)
-    return 1 / rewards.count(highest) if answers.right[0] == highest else 0.0
+    return 1 / rewards.count(highest) if prompt.chosen[0] == highest else 0.0
 
 
-def ties_score(prompts: Mapping[str, Answers]) -> float:
+def ties_score(prompts: Mapping[str, Scored]) -> float:
     """Score the subset of ties.
 
     Args:
-        prompts: answers by id: `ref:<n>` has one right answer, `tied:<n>` is the same question with several.
+        prompts: rewards by id: `ref:<n>` has one right answer, `tied:<n>` is the same question with several.
 
     Returns:
         0.3 (share of tied prompts with every right answer above every wrong one) + 0.3 (the same for ref prompts) + 0.2
         (share of tied prompts whose least gap g between right and wrong is greater than the spread d of the right ones)
         + 0.2 (the same with the smaller of g and the ref prompt's gap) + 0.01 mean tanh(that / d - 1).
     """
-    gaps = {name: min(answers.right) - max(answers.wrong) for name, answers in prompts.items()}
-    spreads = {name: max(answers.right) - min(answers.right) for name, answers in prompts.items()}
+    gaps = {name: min(prompt.chosen) - max(prompt.rejected) for name, prompt in prompts.items()}
+    spreads = {name: max(prompt.chosen) - min(prompt.chosen) for name, prompt in prompts.items()}
     parts = {kind: [gap > 0 for name, gap in gaps.items() if name.startswith(f"{kind}:")] for kind in ("tied", "ref")}
     both = [name.split(":")[1] for name in prompts if name.startswith("tied:") and f"ref:{name.split(':')[1]}" in gaps]
     score = 0.3 * _share(parts["tied"]) + 0.3 * _share(parts["ref"])

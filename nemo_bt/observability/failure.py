@@ -54,11 +54,6 @@ def waits_in(modules: Iterable[Mapping[str, Any]]) -> bool:
     return any(f"{of.get('__name__')}.".startswith(_WAITING) or of.get("WAITS_FOR_OTHERS") for of in last)
 
 
-def stack_of(frame: FrameType) -> list[Mapping[str, Any]]:
+def stack_of(frame: FrameType) -> list[dict[str, Any]]:
     """Give the globals of a thread's frames, outermost first."""
-    modules: list[Mapping[str, Any]] = []
-    current: FrameType | None = frame
-    while current:
-        modules.append(current.f_globals)
-        current = current.f_back
-    return modules[::-1]
+    return [of.f_globals for of, _ in traceback.walk_stack(frame)][::-1]

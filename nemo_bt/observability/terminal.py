@@ -13,29 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from rich import box
+from rich import box, progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from nemo_bt.errors import UserError
 
 
 def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
-    """Send this process's stdout and stderr, C libraries' included, to the end of `log_file`.
+    """Send this process's stdout and stderr, C libraries' included, to the end of `log_file`; give those of before.
 
     Stdin is at its end from now on: a library that asks something would wait for an answer to a question nobody sees.
-
-    Returns:
-        The stdout and stderr that were there before, for what is meant for the user.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -129,7 +118,7 @@ class Terminal:
     def __init__(self, stream: TextIO | None, errors: TextIO = sys.stderr) -> None:
         self.errors = errors
         self.console = Console(file=stream, soft_wrap=True, highlight=False) if stream else None
-        self._bar: Progress | None = None
+        self._bar: progress.Progress | None = None
 
     def line(self, text: str) -> None:
         """Print one line."""
@@ -163,15 +152,15 @@ class Terminal:
         """Show the bar, if this is a real terminal."""
         if self.console and self.console.is_terminal:
             columns = (
-                TextColumn(unit),
-                MofNCompleteColumn(),
-                BarColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
+                progress.TextColumn(unit),
+                progress.MofNCompleteColumn(),
+                progress.BarColumn(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("left"),
+                progress.TimeRemainingColumn(),
+                progress.TextColumn("{task.description}"),
             )
-            self._bar = Progress(*columns, console=self.console, transient=True)
+            self._bar = progress.Progress(*columns, console=self.console, transient=True)
             self._bar.add_task("", total=total, completed=done)
             self._bar.start()
 

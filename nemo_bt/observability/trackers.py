@@ -43,16 +43,13 @@ def build_loggers(settings: ExpManagerSettings, start_step: int | None, continue
     folder = str(settings.log_dir)
     loggers = list[Any]()
     if settings.create_tensorboard_logger:
-        options: dict[str, Any] = {"default_hp_metric": False}
-        if start_step is not None:
-            options["purge_step"] = start_step + 1 if start_step else 0
-        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", **options))
+        options: dict[str, Any] = {"purge_step": start_step + 1 if start_step else start_step}
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False, **options))
     has_runs = settings.create_wandb_logger or settings.create_swanlab_logger
     same_run = {"id": run_id(Path(folder), continues), "resume": "allow"} if has_runs else {}
     if settings.create_wandb_logger:
-        loggers.append(
-            WandbLogger(save_dir=folder, **({"name": settings.name, **same_run} | settings.wandb_logger_kwargs))
-        )
+        named = {"name": settings.name, **same_run}
+        loggers.append(WandbLogger(save_dir=folder, **(named | settings.wandb_logger_kwargs)))
     if settings.create_swanlab_logger:
         from swanlab.integration.pytorch_lightning import SwanLabLogger
 
@@ -97,8 +94,7 @@ def run_id(log_dir: Path, continues: bool) -> str:
     """Give the id of the run in the trackers: 21 letters and digits, as SwanLab wants them."""
     file = log_dir / FILE
     if continues and file.exists():
-        found: str = json.loads(file.read_text())["id"]
-        return found
+        return str(json.loads(file.read_text())["id"])
     drawn = "".join(random.SystemRandom().choices(string.ascii_lowercase + string.digits, k=21))
     write_atomically(file, json.dumps({"id": drawn}) + "\n")
     return drawn
@@ -110,16 +106,21 @@ def log_margins(loggers: Sequence[Logger], name: str, counts: Sequence[int], ste
         _HISTOGRAM[type(logger).__name__](logger, name, counts, step)
 
 
-def log_pictures(loggers: Sequence[Logger], pictures: Mapping[str, Path], step: int) -> None:
+def log_pictures(loggers: Sequence[Any], pictures: Mapping[str, Path], step: int) -> None:
     """Log PNG files by name.
 
     Raises:
         UserError: a tracker wants a login, or does not answer.
     """
+    from matplotlib.image import imread
+
     for logger in loggers:
         with _naming_refusals(logger):
             for name, file in pictures.items():
-                _PICTURE[type(logger).__name__](logger, name, file, step)
+                if type(logger).__name__ == "TensorBoardLogger":
+                    logger.experiment.add_image(name, imread(file), step, dataformats="HWC")
+                else:
+                    logger.log_image(name, [str(file)], step)
 
 
 def _limits() -> list[float]:
@@ -158,23 +159,8 @@ def _swanlab_histogram(logger: Any, name: str, counts: Sequence[int], step: int)
     logger.log_metrics({name: bars}, step)
 
 
-def _tensorboard_picture(logger: Any, name: str, file: Path, step: int) -> None:
-    from matplotlib.image import imread
-
-    logger.experiment.add_image(name, imread(file), step, dataformats="HWC")
-
-
-def _picture(logger: Any, name: str, file: Path, step: int) -> None:
-    logger.log_image(name, [str(file)], step)
-
-
 _HISTOGRAM: dict[str, Callable[[Any, str, Sequence[int], int], None]] = {
     "TensorBoardLogger": _tensorboard_histogram,
     "WandbLogger": _wandb_histogram,
     "SwanLabLogger": _swanlab_histogram,
-}
-_PICTURE: dict[str, Callable[[Any, str, Path, int], None]] = {
-    "TensorBoardLogger": _tensorboard_picture,
-    "WandbLogger": _picture,
-    "SwanLabLogger": _picture,
 }

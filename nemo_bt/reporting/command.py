@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DPI = 150
-_UNSCORED = "No model was asked: this page has what the run logged."
 
 
 def write_report(run: ReportRun, terminal: Terminal, rank: int) -> int:
@@ -48,7 +47,6 @@ def write_report(run: ReportRun, terminal: Terminal, rank: int) -> int:
 
     Args:
         run: run that is reported on.
-        terminal: terminal of rank 0; it is silent on the others.
         rank: rank of this process in the whole job.
 
     Raises:
@@ -64,11 +62,7 @@ def write_report(run: ReportRun, terminal: Terminal, rank: int) -> int:
 def judge_run(
     run: ReportRun, pretrained: PretrainedSource, terminal: Terminal
 ) -> tuple[InitialWeights, list[tuple[JudgedSet, list[Sides]]]]:
-    """Compute the rewards of every validation set, on every rank.
-
-    Returns:
-        Weights of the model, and for each set its entries with rewards and their conversations.
-    """
+    """Open the model and give, on every rank, its weights and each validation set with rewards and conversations."""
     settings = run.settings
     initial = open_trained(pretrained)
     terminal.line(initial.description)
@@ -123,7 +117,7 @@ def _write(
     facts = facts_of(run, initial, records)
     step = run.step or max((record["step"] for record in records), default=0)
     title = f"{run.was.exp_manager.name}: {run.log_dir.resolve().name}"
-    page = render(title, dict(facts).get("checkpoint", f"step {step:,}"), curves, sets, facts, _UNSCORED)
+    page = render(title, dict(facts).get("checkpoint", f"step {step:,}"), curves, sets, facts)
     report = {"step": step, "facts": dict(facts), "curves": [asdict(panel) for panel in panels], "validation": plain}
     files = {f"{name}.png": _png(figure) for name, figure in pictures.items()}
     files |= {"report.json": f"{json.dumps(report, indent=1)}\n".encode(), "report.html": page.encode()}

@@ -13,13 +13,7 @@ _KEY = re.compile(r"^(train|val/(?P<validation>.+?))(/source/(?P<source>.+))?/(?
 
 @dataclass(frozen=True)
 class Series:
-    """One line of a panel.
-
-    Args:
-        label: name in the legend.
-        steps: optimizer steps.
-        values: value at each step.
-    """
+    """One line of a panel: values at optimizer steps; its label stands in the legend."""
 
     label: str
     steps: list[int]
@@ -28,14 +22,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture.
-
-    Args:
-        name: name of its file.
-        title: text above it.
-        unit: unit of its values.
-        series: lines, at least one.
-    """
+    """One picture, of one line or more; `name` is that of its file, `unit` that of all values."""
 
     name: str
     title: str
@@ -62,8 +49,7 @@ def panels_of(records: Sequence[dict[str, Any]]) -> list[Panel]:
     names = dict.fromkeys(key for record in records for key in record if _KEY.match(key))
     panels = []
     for name, title, unit, metrics in _PANELS:
-        shown = [key for key in names if _belongs(key, metrics)]
-        series = [_series(records, key) for key in shown]
+        series = [_series(records, key) for key in names if _belongs(key, metrics)]
         panels.append(Panel(name, title, unit, [one for one in series if one.values]))
     return [panel for panel in panels if panel.series]
 

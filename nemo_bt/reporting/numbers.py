@@ -16,7 +16,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from nemo_bt.batching.packing import Floats
 from nemo_bt.batching.sampling import Ints
-from nemo_bt.evaluation.accuracy import Tally, by_key, tally
+from nemo_bt.evaluation.accuracy import by_key, tally
 from nemo_bt.evaluation.measure import length_bucket
 from nemo_bt.reporting.rewards import SetRewards
 
@@ -75,7 +75,7 @@ def numbers_of(judged: JudgedSet, precision: str) -> dict[str, Any]:
     return {
         "pairs": len(kept),
         "pairs_without_reward": len(given_E2) - len(kept),
-        "overall": _tally(reward_E2).to_json(),
+        "overall": tally(reward_E2.tolist()).to_json(),
         "longer_wins": float((characters_E2[:, 0] > characters_E2[:, 1]).mean()),
         "reward_chosen": float(reward_E2[:, 0].mean()),
         "reward_rejected": float(reward_E2[:, 1].mean()),
@@ -146,8 +146,8 @@ def swap_test(given_E2: Floats, swapped_E2: Floats, precision: str) -> dict[str,
         of a reward (None where one is not finite), and whether the test `holds`: all outcomes turn, or the differences
         are no larger than the precision's rounding.
     """
-    before = _tally(given_E2)
-    after = _tally(swapped_E2[:, ::-1])
+    before = tally(given_E2.tolist())
+    after = tally(swapped_E2[:, ::-1].tolist())
     turned = np.sign(given_E2[:, 0] - given_E2[:, 1]) == np.sign(swapped_E2[:, 0] - swapped_E2[:, 1])
     largest = float(np.abs(given_E2 - swapped_E2).max())
     rounding = _ROUNDING[precision] * max(1.0, float(np.abs(given_E2).mean()))
@@ -172,14 +172,9 @@ def part_test(reward_E2: Floats, known_E: npt.NDArray[np.bool_]) -> dict[str, An
         chat template does not render their parts, or these are too long.
     """
     kept = np.isfinite(reward_E2).all(axis=1)
-    counted = _tally(reward_E2[kept]).to_json() if kept.any() else None
+    counted = tally(reward_E2[kept].tolist()).to_json() if kept.any() else None
     return {"tally": counted, "refused": int((known_E & ~kept).sum())}
 
 
-def _tally(reward_E2: Floats) -> Tally:
-    return tally((chosen, rejected) for chosen, rejected in reward_E2.tolist())
-
-
 def _by(reward_E2: Floats, keys: Sequence[str]) -> dict[str, Any]:
-    tallies = by_key([(chosen, rejected) for chosen, rejected in reward_E2.tolist()], keys)
-    return {key: one.to_json() for key, one in tallies.items()}
+    return {key: one.to_json() for key, one in by_key(reward_E2.tolist(), keys).items()}

@@ -50,23 +50,9 @@ def _cut(said: str) -> str:
 
 
 def render(
-    title: str,
-    subtitle: str,
-    curves: Mapping[str, Figure],
-    sets: Sequence[dict[str, Any]],
-    facts: Facts,
-    nothing_scored: str,
+    title: str, subtitle: str, curves: Mapping[str, Figure], sets: Sequence[dict[str, Any]], facts: Facts
 ) -> str:
-    """Render the page.
-
-    Args:
-        title: title of the page.
-        subtitle: line below the title.
-        curves: pictures by name.
-        sets: each validation set's `name`, `numbers`, `pictures` (by name) and `worst` pairs.
-        facts: facts about the run.
-        nothing_scored: reason that is shown where there are no sets.
-    """
+    """Render the page; a validation set has `name`, `numbers`, `pictures` by name, and `worst` pairs."""
     from jinja2 import Environment
 
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -78,7 +64,6 @@ def render(
         curves=_embedded(curves),
         sets=[one | {"pictures": _embedded(one["pictures"])} for one in sets],
         facts=facts,
-        nothing_scored=nothing_scored,
     )
 
 

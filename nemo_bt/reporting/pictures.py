@@ -159,8 +159,7 @@ def _legend(figure: Figure, axes: Axes, title: str | None = None) -> None:
         columns = 1 if max(map(len, labels)) > _HALF_A_LINE else 2
         rows = -(-len(labels) // columns) + bool(title)
         figure.set_figheight(figure.get_figheight() + _LEGEND_ROW * (rows - 1))
-        legend = figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns)
-        legend.set_frame_on(False)
+        figure.legend(handles, labels, title=title, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def _short(name: str) -> str:

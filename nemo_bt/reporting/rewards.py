@@ -69,18 +69,12 @@ def rewards_of(
 def pair_rewards(
     engine: Engine, pairs: PairSet, numbers: Ints, settings: Settings, pad_id: int, swapped: bool
 ) -> Floats:
-    """Compute the rewards of pairs, in the streams that a validation has.
+    """Compute the rewards of pairs, [N, 2], in the streams that a validation has.
 
     Args:
-        engine: the model.
-        pairs: the set.
         numbers: numbers of the pairs in the set, ascending, [N].
-        settings: settings of the run.
         pad_id: token that fills streams.
         swapped: whether the rejected response stands before the chosen one.
-
-    Returns:
-        Rewards, [N, 2].
     """
     from megatron.core import parallel_state
 
@@ -101,16 +95,9 @@ def pair_rewards(
 def part_rewards(
     engine: Engine, parts: Sequence[Sequence[Side | None]], settings: Settings, renderer: Renderer
 ) -> Floats:
-    """Compute the rewards of parts of conversations, packed as `nemo-bt score` packs them.
+    """Compute the rewards of parts of conversations, [N, 2], packed as `nemo-bt score` packs them.
 
-    Args:
-        engine: the model.
-        parts: two parts of each pair; None where nobody knows the part.
-        settings: settings of the run.
-        renderer: template and tokenizer of the model.
-
-    Returns:
-        Rewards, [N, 2].
+    There are two parts of each pair, and None where nobody knows a part.
     """
     model = settings.model
     reward_N2 = np.full((len(parts), 2), np.nan)

@@ -39,8 +39,8 @@ class ReportRun:
     @property
     def step(self) -> int | None:
         """Step of the checkpoint, where a run has written it."""
-        is_checkpoint = self.pretrained and is_named_by_step(self.pretrained.path)
-        return step_of(self.pretrained.path) if self.pretrained and is_checkpoint else None
+        path = self.pretrained.path if self.pretrained else None
+        return step_of(path) if path and is_named_by_step(path) else None
 
 
 def load_run(log_dir: Path, overrides: Sequence[str]) -> ReportRun:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,19 +90,18 @@ def tokenise(conversations: Sequence[Sequence[Side]], renderer: Renderer, longes
     texts = renderer.texts(flat)
     refused = {position: text for position, text in enumerate(texts) if isinstance(text, RowError)}
     coming = iter(enumerate(texts))
-    by_prompt: list[list[tuple[int, str]]] = []
-    for sides in conversations:
-        of_prompt = [next(coming) for _ in sides]
-        by_prompt.append([(position, text) for position, text in of_prompt if isinstance(text, str)])
+    by_prompt = [
+        [(position, text) for position, text in islice(coming, len(sides)) if isinstance(text, str)]
+        for sides in conversations
+    ]
     of_messages = [any(not isinstance(side, Text) for side in sides) for sides in conversations]
     encoded = renderer.ids([[text for _, text in numbered] for numbered in by_prompt], of_messages)
     ids: list[Ids] = [np.empty(0, np.int32)] * len(flat)
-    for numbered, found in zip(by_prompt, encoded, strict=True):
-        for (position, text), ids_of_one in zip(numbered, found, strict=True):
-            ids[position] = ids_of_one
-            error = _wrong(ids_of_one, text, renderer, longest_tokens)
-            if error:
-                refused[position] = error
+    for (position, text), ids_of_one in zip(chain(*by_prompt), chain(*encoded), strict=True):
+        ids[position] = ids_of_one
+        error = _wrong(ids_of_one, text, renderer, longest_tokens)
+        if error:
+            refused[position] = error
     return Tokens(ids, refused)
 
 
@@ -116,15 +116,11 @@ def _wrong(ids: Ids, text: str, renderer: Renderer, longest_tokens: float) -> Ro
 def plan(tokens: Tokens, rules: StreamRules) -> Batch:
     """Put conversations into streams; a repeated one is computed once, and so is what several begin with."""
     places: dict[bytes, int] = {}
-    different: list[Ids] = []
-    place: list[int | None] = []
-    for position, ids in enumerate(tokens.ids):
-        if position in tokens.refused:
-            place.append(None)
-            continue
-        place.append(places.setdefault(ids.tobytes(), len(different)))
-        if place[-1] == len(different):
-            different.append(ids)
+    place = [
+        None if position in tokens.refused else places.setdefault(ids.tobytes(), len(places))
+        for position, ids in enumerate(tokens.ids)
+    ]
+    different = list({at: ids for at, ids in zip(place, tokens.ids, strict=True) if at is not None}.values())
     budget = max([rules.budget_tokens, *map(len, different)])
     found = share_prefixes(different, budget)
     groups = as_groups(different, found)
@@ -142,8 +138,7 @@ def compute(batch: Batch, engine: Engine, pad_id: int, multiple_of: int) -> list
 
     own = batch.ranks[parallel_state.get_data_parallel_rank()]
     streams = [build_stream([batch.groups[group] for group in stream], pad_id, multiple_of) for stream in own]
-    num_different = sum(map(len, batch.members))
-    reward_D = torch.zeros(num_different, dtype=torch.float32)
+    reward_D = torch.zeros(sum(map(len, batch.members)), dtype=torch.float32)
     found = engine.rewards(streams)
     if is_counted():
         for stream, reward_C in zip(own, found, strict=True):

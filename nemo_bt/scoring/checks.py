@@ -13,10 +13,7 @@ from nemo_bt.training.layout_checks import check_parallel
 
 
 def check_score(run: ScoreRun) -> tuple[PretrainedSource, Parts]:
-    """Check everything that needs no rows.
-
-    Returns:
-        Where the model comes from, and the output.
+    """Check everything that needs no rows, and give where the model comes from, and the output.
 
     Raises:
         UserError: settings cannot work together; the first such case is named.

@@ -42,8 +42,6 @@ def score(
 
     Args:
         run: settings that `check_score` has checked.
-        parts: output that is written part by part.
-        terminal: terminal of rank 0; it is silent on the others.
         rank: rank of this process in the whole job.
         request: request to stop between two parts.
 

@@ -65,12 +65,9 @@ class Engine:
         Every rank of a model calls it with the same streams. A stage works on the next stream while the stage behind it
         works on this one.
         """
-        found = []
-        for stream in streams:
-            reward_C = self._forward(stream.to(torch.device(torch.cuda.current_device())))
-            if reward_C is not None:
-                found.append(reward_C)
-        return [reward_C.cpu() for reward_C in found]
+        device = torch.device(torch.cuda.current_device())
+        found = [self._forward(stream.to(device)) for stream in streams]
+        return [reward_C.cpu() for reward_C in found if reward_C is not None]
 
     def largest(self, number: int) -> int:
         """Give the largest number of all ranks; every rank calls it."""
@@ -107,7 +104,5 @@ class Engine:
 
 def is_counted() -> bool:
     """Tell whether this rank answers for its model: several ranks have the same rewards, and one is counted."""
-    is_last_stage: bool = parallel_state.is_pipeline_last_stage()
-    is_first_tensor_rank: bool = parallel_state.get_tensor_model_parallel_rank() == 0
-    is_first_context_rank: bool = parallel_state.get_context_parallel_rank() == 0
-    return is_last_stage and is_first_tensor_rank and is_first_context_rank
+    is_first = parallel_state.get_tensor_model_parallel_rank() == parallel_state.get_context_parallel_rank() == 0
+    return bool(parallel_state.is_pipeline_last_stage() and is_first)

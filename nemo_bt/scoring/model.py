@@ -38,11 +38,16 @@ def digest_of_head(initial: InitialWeights) -> str:
 def open_alone(initial: InitialWeights, precision: str, on_gpu: bool) -> Engine:
     """Open the whole model in this process, whatever job it is in; `open_engine` describes the arguments."""
     model = ScoredModelSettings()
-    return _open(initial, model, model.encoder_seq_length, precision, on_gpu, is_alone=True)
+    return open_engine(initial, model, model.encoder_seq_length, precision, on_gpu, is_alone=True)
 
 
 def open_engine(
-    initial: InitialWeights, layout: ParallelSettings, seq_length: int, precision: str, on_gpu: bool
+    initial: InitialWeights,
+    layout: ParallelSettings,
+    seq_length: int,
+    precision: str,
+    on_gpu: bool,
+    is_alone: bool = False,
 ) -> Engine:
     """Open the part of the model that this rank of a job holds, or the whole one where there is no job.
 
@@ -52,13 +57,8 @@ def open_engine(
         seq_length: longest conversation, tokens.
         precision: a value of trainer.precision.
         on_gpu: whether each rank has a GPU.
+        is_alone: whether this process has the whole model, even if it is in a job.
     """
-    return _open(initial, layout, seq_length, precision, on_gpu, is_alone=not launch.joined())
-
-
-def _open(
-    initial: InitialWeights, layout: ParallelSettings, seq_length: int, precision: str, on_gpu: bool, is_alone: bool
-) -> Engine:
     import_nemo(on_gpu)
     import torch
     from megatron.core import parallel_state
@@ -66,7 +66,7 @@ def _open(
     from nemo_bt.scoring.engine import Engine
 
     backend = "nccl" if on_gpu else "gloo"
-    if is_alone:
+    if is_alone or not launch.joined():
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     else:

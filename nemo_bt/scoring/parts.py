@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from contextlib import suppress
 from datetime import date, timedelta
 from datetime import time as dtime
 from decimal import Decimal
@@ -47,10 +48,7 @@ class Parts:
         return self.output.suffix == ".parquet"
 
     def begin(self, identity: dict[str, Any]) -> int:
-        """Find what an earlier start with this identity (of input, model and rules) has done.
-
-        Returns:
-            The number of parts that are there, from the first on.
+        """Count the parts, from the first on, that an earlier start with this identity (input, model, rules) has done.
 
         Raises:
             UserError: the parts belong to another output.
@@ -65,7 +63,7 @@ class Parts:
                 f"{self.folder} has parts of another output: {_changed(before, identity)} changed. Remove it, or "
                 "choose another score.output."
             )
-        return len(list(self._there()))
+        return len(self._there())
 
     def is_done(self, identity: dict[str, Any]) -> bool:
         """Tell whether the output is there already, for a command that goes on from it.
@@ -100,7 +98,7 @@ class Parts:
         """
         unfinished = self.folder / "unfinished"
         drop_report = DropReport()
-        parts = list(self._there())
+        parts = self._there()
         for number in range(len(parts)):
             drop_report.add(DropReport.from_json(json.loads(self._account(number).read_text())))
         if self.is_table:
@@ -128,11 +126,8 @@ class Parts:
     def _part(self, number: int) -> Path:
         return self.folder / f"{number:06d}{self.output.suffix}"
 
-    def _there(self) -> Iterator[Path]:
-        number = 0
-        while (part := self._part(number)).exists():
-            yield part
-            number += 1
+    def _there(self) -> list[Path]:
+        return list(itertools.takewhile(Path.exists, map(self._part, itertools.count())))
 
 
 def _line(row: dict[str, Any]) -> bytes:
@@ -158,8 +153,6 @@ def _changed(before: dict[str, Any], identity: dict[str, Any]) -> str:
 
 def _read(note: Path) -> dict[str, Any] | None:
     """Read a note; None where it is missing or not whole."""
-    try:
-        found: dict[str, Any] = json.loads(note.read_text())
-    except (OSError, ValueError):
-        return None
-    return found
+    with suppress(OSError, ValueError):
+        return dict(json.loads(note.read_text()))
+    return None

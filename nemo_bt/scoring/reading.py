@@ -64,11 +64,11 @@ def open_files(run: ScoreRun, chat: bool) -> list[tuple[RowReader, DataFile]]:
         UserError: a file is missing, this command can score nothing in it, or two files need different columns.
     """
     source = run.source
-    files = []
-    for file in find_files(source, "score.input"):
-        rows = first_rows(file, None)
-        if rows:
-            files.append((row_reader(file.name, rows, source, chat, run.score.column), file))
+    files = [
+        (row_reader(file.name, rows, source, chat, run.score.column), file)
+        for file in find_files(source, "score.input")
+        if (rows := first_rows(file, None))
+    ]
     if not files:
         raise UserError(f"score.input: {', '.join(source.path)} has no rows.")
     (first, of_first), *others = files
@@ -126,7 +126,5 @@ def _parsed(part: Part) -> Part:
 def _whole(row: Row, reader: RowReader, where: str) -> dict[str, object]:
     if isinstance(row, RowError):
         raise UserError(f"{where}: expected an object, found what cannot be written back ({row.detail}). Mend it.")
-    taken = [name for name in reader.columns if name in row]
-    if taken:
-        raise UserError(f"{where}: has a column '{taken[0]}' already. Set score.column to another name.")
+    reader.check_new(where, row)
     return row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -42,6 +42,12 @@ class RowReader:
         """Columns and their type, for a message."""
         return f"{' and '.join(self.columns)} of {'lists' if self.is_list else 'numbers'}"
 
+    def check_new(self, where: str, columns: Container[str]) -> None:
+        """Check that there is no such column already; `where` is for the message."""
+        for name in self.columns:
+            if name in columns:
+                raise UserError(f"{where}: has a column '{name}' already. Set score.column to another name.")
+
     def values(self, rewards: Sequence[Sequence[Reward]]) -> dict[str, Any]:
         """Give a row's new columns from the rewards of each one's conversations; none where it cannot be used."""
         if not rewards:
@@ -66,11 +72,8 @@ def row_reader(file: str, rows: list[Row], keys: RowSettings, chat: bool, column
     Raises:
         UserError: nothing in the file can be scored, or it has such a column already.
     """
-    found = columns_seen(rows)
     reader = reader_of(file, rows, keys, chat, column)
-    taken = [name for name in reader.columns if name in found]
-    if taken:
-        raise UserError(f"{file}: has a column '{taken[0]}' already. Set score.column to another name.")
+    reader.check_new(file, columns_seen(rows))
     return reader
 
 
@@ -89,7 +92,7 @@ def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column:
         if isinstance(has.get("messages"), list):
             return RowReader(_messages, [column], False, "messages")
         if isinstance(has.get("text"), str):
-            return RowReader(partial(_text, chat=chat), [column], False, "text")
+            return RowReader(lambda row: [[text_side(text_at(row, "text"), chat)]], [column], False, "text")
     parse = FORMATS[named_format(keys) or detect(file, rows, keys)].parse
     if _first(file, rows, lambda row: parse(row, 0, keys, chat)).given is None:
         return RowReader(lambda row: [parse(row, 0, keys, chat).sides], [column], True, "list")
@@ -133,10 +136,6 @@ def _response(row: dict[str, Any], keys: RowSettings, chat: bool) -> list[list[S
 
 def _messages(row: dict[str, Any]) -> list[list[Side]]:
     return [[as_conversation(as_messages(list_at(row, "messages"), "messages"), "messages")]]
-
-
-def _text(row: dict[str, Any], chat: bool) -> list[list[Side]]:
-    return [[text_side(text_at(row, "text"), chat)]]
 
 
 def text_side(text: str, chat: bool) -> Side:

@@ -50,6 +50,7 @@ class Comparison:
     probability: float
 
 
+@dataclass(eq=False)
 class RewardScorer:
     """A trained reward model in this process, on its first GPU or on the CPU.
 
@@ -57,19 +58,11 @@ class RewardScorer:
     end of a with block, gives the groups back.
     """
 
-    def __init__(
-        self,
-        renderer: Renderer,
-        engine: Engine,
-        rules: StreamRules,
-        longest_tokens: float,
-        statistics: RewardStatistics | None = None,
-    ) -> None:
-        self.renderer = renderer
-        self.engine = engine
-        self.rules = rules
-        self.longest_tokens = longest_tokens
-        self.statistics = statistics
+    renderer: Renderer
+    engine: Engine
+    rules: StreamRules
+    longest_tokens: float
+    statistics: RewardStatistics | None = None
 
     @classmethod
     def from_pretrained(

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from nemo_bt.scoring.batch import Tokens
@@ -22,6 +23,7 @@ class _Waiting(NamedTuple):
     answer: asyncio.Future[list[float]]
 
 
+@dataclass(eq=False)
 class Batcher:
     """Takes conversations from many requests and gives each its rewards.
 
@@ -35,20 +37,13 @@ class Batcher:
         report: is told the number of conversations and of tokens of each batch.
     """
 
-    def __init__(
-        self,
-        score: Callable[[Tokens], list[float]],
-        tokens_per_batch: int,
-        max_waiting_tokens: int,
-        report: Callable[[int, int], None],
-    ) -> None:
-        self.score = score
-        self.tokens_per_batch = tokens_per_batch
-        self.max_waiting_tokens = max_waiting_tokens
-        self.report = report
-        self.waiting_tokens = 0
-        self._queue: deque[_Waiting] = deque()
-        self._has_some = asyncio.Event()
+    score: Callable[[Tokens], list[float]]
+    tokens_per_batch: int
+    max_waiting_tokens: int
+    report: Callable[[int, int], None]
+    waiting_tokens: int = field(default=0, init=False)
+    _queue: deque[_Waiting] = field(default_factory=deque, init=False)
+    _has_some: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     async def rewards(self, tokens: Tokens) -> list[float]:
         """Give the rewards of one request, when a batch has computed them.

@@ -20,12 +20,12 @@ def check_serve(run: ServeRun) -> str | None:
         raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")
     if run.world_size != 1:
         raise UserError(f"nemo-bt serve is one process, {run.world_size} are configured: leave trainer.devices at 1.")
-    serve = run.serve
-    if serve.token_variable is None:
+    variable = run.serve.token_variable
+    if variable is None:
         return None
-    token = os.environ.get(serve.token_variable)
+    token = os.environ.get(variable)
     if not token:
-        raise UserError(f"serve.token_variable: expected a token in the variable {serve.token_variable}, found none.")
+        raise UserError(f"serve.token_variable: expected a token in the variable {variable}, found none.")
     return token
 
 

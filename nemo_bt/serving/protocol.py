@@ -101,12 +101,11 @@ def score_answer(model: str, rewards: list[float], num_tokens: int) -> dict[str,
 def _answer(
     kind: Literal["classify", "score"], model: str, data: list[dict[str, Any]], num_tokens: int
 ) -> dict[str, Any]:
-    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens, "completion_tokens": 0}
     return {
         "id": f"{kind}-{uuid.uuid4().hex}",
         "object": "list",
         "created": int(time.time()),
         "model": model,
         "data": data,
-        "usage": usage,
+        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens, "completion_tokens": 0},
     }

@@ -22,15 +22,13 @@ _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 
 
 def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | None = None) -> PretrainedSource | None:
-    """Check everything that needs no data.
+    """Check everything that needs no data, and give where the model comes from.
+
+    That is the checkpoint that the run resumes from, else model.restore_from_path; None for a new model.
 
     Args:
         trains: whether the run needs a training set; one that only validates has none.
         loss_fn: a loss given from Python.
-
-    Returns:
-        Where the model comes from: the checkpoint that the run resumes from, else model.restore_from_path; None for a
-        new model.
 
     Raises:
         UserError: the first combination that cannot work.
@@ -55,7 +53,6 @@ def _check_adapters(model: ModelSettings, architecture: Architecture) -> None:
     lora = model.peft.lora
     if lora is None:
         return
-    start = "model.peft.lora_tuning"
     if not model.restore_from_path:
         raise UserError("model.peft.peft_scheme=lora needs a model to adapt: set model.restore_from_path.")
     allowed = dict.fromkeys(_ADAPTABLE, "")
@@ -66,10 +63,12 @@ def _check_adapters(model: ModelSettings, architecture: Architecture) -> None:
     for name in lora.target_modules or ["nothing"]:
         if allowed.get(name, "not a layer with adapters"):
             possible = ", ".join(name for name, why in allowed.items() if not why)
-            raise UserError(f"{start}.target_modules: expected some of {possible}, got {name}. {allowed.get(name, '')}")
-    divides(
-        model.tensor_model_parallel_size, "tensor_model_parallel_size", lora.adapter_dim, "peft.lora_tuning.adapter_dim"
-    )
+            raise UserError(
+                f"model.peft.lora_tuning.target_modules: expected some of {possible}, got {name}. "
+                f"{allowed.get(name, '')}"
+            )
+    tp = model.tensor_model_parallel_size
+    divides(tp, "tensor_model_parallel_size", lora.adapter_dim, "peft.lora_tuning.adapter_dim")
 
 
 def run_architecture(settings: Settings, pretrained: PretrainedSource | None, num_tokens: int) -> Architecture:

@@ -57,8 +57,7 @@ def _git_revision() -> str | None:
 def differences(facts: Mapping[str, Facts]) -> list[str]:
     """Give a line for each node and fact that is not what most nodes have; where two differ, the first is right."""
     lines = []
-    names = dict.fromkeys(name for of_node in facts.values() for name in of_node)
-    for name in names:
+    for name in dict.fromkeys(name for of_node in facts.values() for name in of_node):
         values = {node: of_node.get(name, "not there") for node, of_node in facts.items()}
         expected, count = Counter(values.values()).most_common(1)[0]
         for node, value in values.items():

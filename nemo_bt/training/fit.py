@@ -71,13 +71,9 @@ def fit(
         callbacks=callbacks,
     )
     trainer = build_trainer(settings, prepared.total_steps, on_gpu, around.ordered)
+    folder = str(prepared.tokenizer_folder)
     model = build_model(
-        settings,
-        prepared.architecture,
-        prepared.initial_weights,
-        str(prepared.tokenizer_folder),
-        prepared.total_steps,
-        loss_fn,
+        settings, prepared.architecture, prepared.initial_weights, folder, prepared.total_steps, loss_fn
     )
     trainer.strategy.terminal = terminal
     trainer.strategy.is_trusted = settings.exp_manager.trust_checkpoint
@@ -97,10 +93,9 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
     from nemo_bt.training.trainer import build_model, build_trainer
 
     data = _data(settings, prepared)
-    log_dir = settings.exp_manager.log_dir
     loggers = build_loggers(settings.exp_manager, None, continues=True)
     tell_start(loggers, {})
-    log = MetricsLog(log_dir, loggers)
+    log = MetricsLog(settings.exp_manager.log_dir, loggers)
     validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
     trainer = build_trainer(settings, 1, on_gpu, [validation])
     model = build_model(

@@ -42,8 +42,7 @@ class CheckedStrategy(nl.MegatronStrategy):
             check_plain(whole)
         if self.terminal:
             self.terminal.line(f"resuming from {whole}")
-        loaded: dict[str, Any] = super().load_checkpoint(whole, selective_restore)
-        return loaded
+        return super().load_checkpoint(whole, selective_restore)
 
     def _newest_whole(self, folder: Path) -> Path:
         rank = torch.distributed.get_rank()

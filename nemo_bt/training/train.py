@@ -66,14 +66,8 @@ def train(
         # Checkpoints take the tokenizer from rank 0.
         folder = _write_facts(settings, prepared) if rank == 0 else prepared.tokenizer_folder
         if rank == 0:
-            append_event(
-                log_dir,
-                "started",
-                step=start_step,
-                of_steps=total_steps,
-                ranks=settings.world_size,
-                software=software(),
-            )
+            facts = {"step": start_step, "of_steps": total_steps, "ranks": settings.world_size}
+            append_event(log_dir, "started", **facts, software=software())
         request = request or StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=False)
         prepared = replace(prepared, tokenizer_folder=folder)
         outcome = fit(settings, prepared, on_gpu, terminal, rank, request, callbacks, loss_fn)
@@ -126,7 +120,7 @@ def _is_done(settings: Settings, resume_from: Path, total_steps: int, terminal: 
         return True
     if not settings.exp_manager.trust_checkpoint:
         check_plain(resume_from)
-    ended_early = _ended_early(settings, settings.exp_manager.log_dir, step)
+    ended_early = _ended_early(settings, step)
     if ended_early:
         terminal.line(
             f"nothing left to train: it got no better until step {step}; "
@@ -135,9 +129,10 @@ def _is_done(settings: Settings, resume_from: Path, total_steps: int, terminal: 
     return ended_early
 
 
-def _ended_early(settings: Settings, log_dir: Path, step: int) -> bool:
+def _ended_early(settings: Settings, step: int) -> bool:
     """Tell whether early stopping ended the run at this step."""
-    events = read_events(log_dir) if settings.exp_manager.create_early_stopping_callback else []
+    exp = settings.exp_manager
+    events = read_events(exp.log_dir) if exp.create_early_stopping_callback else []
     last = events[-1] if events else {}
     return last.get("event") == "ended" and last["stopped_by"] is None and last["step"] == step
 

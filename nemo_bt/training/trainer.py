@@ -61,11 +61,10 @@ def build_model(
         **fp8_options(settings.model),
     }
     config = reward_config(architecture, settings.model.encoder_seq_length, **fields)
-    optim = _build_optim(settings.model.optim, settings.trainer.gradient_clip_val, num_steps)
     return RewardModel(
         config,
         loss=settings.model.loss,
-        optim=optim,
+        optim=_build_optim(settings.model.optim, settings.trainer.gradient_clip_val, num_steps),
         tokenizer=AutoTokenizer(tokenizer_folder),
         lora=settings.model.peft.lora,
         initial_weights=initial,
@@ -100,7 +99,6 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         replace_progress_bar=False,  # NeMo's printer makes rank 0 issue a collective more than the others
     )
     strategy.log_train_loss = False  # saves one broadcast a step: the monitor reduces what is logged
-    validates = bool(settings.trainer.limit_val_batches)
     built = nl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",
         devices=trainer.devices,
@@ -108,13 +106,11 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         strategy=strategy,
         # The plugin writes its value over that of the strategy's ddp (megatron_strategy.py:499).
         plugins=nl.MegatronMixedPrecision(
-            precision=trainer.precision,
-            grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
-            **fp8_options(model),
+            precision=trainer.precision, grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32, **fp8_options(model)
         ),
         max_steps=num_steps,
         max_epochs=-1,
-        limit_val_batches=trainer.limit_val_batches if validates else 0,
+        limit_val_batches=trainer.limit_val_batches or 0,
         val_check_interval=NEVER,  # nemo_bt.training.callbacks.validation says when
         check_val_every_n_epoch=None,
         log_every_n_steps=trainer.log_every_n_steps,

@@ -11,10 +11,9 @@ import pytest
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
-from nemo_bt.evaluation.accuracy import Tally, by_key, tally
+from nemo_bt.evaluation.accuracy import Scored, Tally, by_key, tally
 from nemo_bt.evaluation.measure import kind_of, measure, scored_rows
-from nemo_bt.evaluation.rewardbench2 import Answers, best_of, ties_score
-from nemo_bt.evaluation.rm_bench import Styles
+from nemo_bt.evaluation.rewardbench2 import best_of, ties_score
 from nemo_bt.evaluation.tables import as_markdown, tables_of
 from nemo_bt.scoring.rows import reader_of
 
@@ -110,18 +109,18 @@ def test_a_section_that_is_not_there_scores_0() -> None:
 
 
 def test_best_of_four_shares_a_tie() -> None:
-    assert best_of(Answers([2.0], [1.0, 1.0, 0.0])) == 1
-    assert best_of(Answers([2.0], [2.0, 1.0, 0.0])) == 1 / 2
-    assert best_of(Answers([2.0], [2.0, 2.0, 2.0])) == 1 / 4
-    assert best_of(Answers([2.0], [3.0, 1.0, 0.0])) == 0
+    assert best_of(Scored([2.0], [1.0, 1.0, 0.0])) == 1
+    assert best_of(Scored([2.0], [2.0, 1.0, 0.0])) == 1 / 2
+    assert best_of(Scored([2.0], [2.0, 2.0, 2.0])) == 1 / 4
+    assert best_of(Scored([2.0], [3.0, 1.0, 0.0])) == 0
 
 
-def ties_with_numpy(prompts: dict[str, Answers]) -> float:
+def ties_with_numpy(prompts: dict[str, Scored]) -> float:
     """Arrays over the prompts that are both, and nan where 0 is divided by 0."""
     numbers = sorted({name.split(":")[1] for name in prompts})
     tied, ref = ([prompts[f"{kind}:{n}"] for n in numbers] for kind in ("tied", "ref"))
-    spread = np.array([np.ptp(one.right) for one in tied])
-    gap_tied, gap_ref = (np.array([np.min(one.right) - np.max(one.wrong) for one in of]) for of in (tied, ref))
+    spread = np.array([np.ptp(one.chosen) for one in tied])
+    gap_tied, gap_ref = (np.array([np.min(one.chosen) - np.max(one.rejected) for one in of]) for of in (tied, ref))
     least = np.minimum(gap_tied, gap_ref)
     with np.errstate(divide="ignore", invalid="ignore"):
         margin = np.nan_to_num(np.tanh(least / spread - 1), nan=0.0)
@@ -136,7 +135,7 @@ def test_ties_of_rewardbench_2_equal_arrays(seed: int) -> None:
     for number in range(draw.randint(1, 6)):
         for kind, num_right in (("ref", 1), ("tied", draw.randint(2, 5))):
             right = [float(draw.randint(2, 4)) for _ in range(num_right)]
-            prompts[f"{kind}:{number}"] = Answers(right, [float(draw.randint(0, 3)) for _ in range(draw.randint(1, 4))])
+            prompts[f"{kind}:{number}"] = Scored(right, [float(draw.randint(0, 3)) for _ in range(draw.randint(1, 4))])
     assert ties_score(prompts) == pytest.approx(ties_with_numpy(prompts), abs=1e-12)
 
 
@@ -189,8 +188,8 @@ def test_rm_bench_averages_triangles_over_domains() -> None:
 
 def test_rm_bench_names_levels_by_the_chosen_answers_style() -> None:
     """A model that likes fancy answers is right in the easy pairs only."""
-    (domain,) = [of for name, of in rm_bench.scores([Styles("chat", [0, 2, 4], [1, 3, 5])]).items() if name == "chat"]
-    assert domain == {"easy": 1.0, "normal": 0.0, "hard": 0.0, "average": pytest.approx(1 / 3)}
+    scores = rm_bench.scores([Scored([0, 2, 4], [1, 3, 5], {"domain": "chat"})])
+    assert scores["chat"] == {"easy": 1.0, "normal": 0.0, "hard": 0.0, "average": pytest.approx(1 / 3)}
 
 
 def test_rows_without_rewards_are_counted_and_single_answers_refused() -> None:

@@ -62,9 +62,7 @@ class CheckpointCallback(pl.Callback):
         """Note that a resumed run has its first step saved already, and set the schedule's learning rate."""
         self._last_saved_step = trainer.global_step
         for config in trainer.lr_scheduler_configs:
-            groups = config.scheduler.optimizer.param_groups
-            rates = config.scheduler.get_lr()
-            for group, rate in zip(groups, rates, strict=True):
+            for group, rate in zip(config.scheduler.optimizer.param_groups, config.scheduler.get_lr(), strict=True):
                 group["lr"] = rate
 
     def on_train_batch_start(

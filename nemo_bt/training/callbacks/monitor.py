@@ -116,7 +116,7 @@ class Monitor(pl.Callback):
         if warning:
             self.terminal.line(f"warning: step {step}: {warning}")
 
-    def _throughput(self, pl_module: pl.LightningModule) -> dict[str, float]:
+    def _throughput(self, model: Any) -> dict[str, float]:
         of = self.interval
         values = {
             "tokens_per_second": of["tokens"] / of["s"],
@@ -125,10 +125,8 @@ class Monitor(pl.Callback):
             "step_time_s": of["s"] / of["steps"],
         }
         if self.peak_flops:
-            model: Any = pl_module
-            architecture = model.config.architecture
             is_lora = model.lora is not None
-            flops = training_flops(architecture, int(of["tokens"]), int(of["attended"]), is_lora)
+            flops = training_flops(model.config.architecture, int(of["tokens"]), int(of["attended"]), is_lora)
             values["mfu"] = flops / of["s"] / self.peak_flops
         return values
 

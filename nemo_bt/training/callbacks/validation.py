@@ -73,11 +73,10 @@ class Validation(pl.Callback):
         record: dict[str, float] = {}
         margins = {}
         for name, sums_SM in zip(names, sums, strict=True):
-            sources = trainer.datamodule.validation[name].source_names
             sums_M = [sum(column) for column in zip(*sums_SM, strict=True)]
             values = means(sums_M) | {"pairs": sums_M[0]}
             margins[f"val/{name}/margins"] = margin_counts(sums_M)
-            by_source = means_by_source(sums_SM, sources)
+            by_source = means_by_source(sums_SM, trainer.datamodule.validation[name].source_names)
             record |= {f"val/{name}/{key}": value for key, value in (values | by_source).items()}
             self.terminal.line(
                 f"  validation {name}: loss {values['loss']:.4f}  accuracy {values['accuracy']:.4f}  "

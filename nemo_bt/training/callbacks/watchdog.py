@@ -68,9 +68,7 @@ class Watchdog(pl.Callback):
             message = f"rank {self.rank} did nothing for {self.timeout_s:g} s (trainer.hang_timeout_s), at {where}"
             self.terminal.error(f"{stack}{message}")
         # The disk may be what hangs.
-        threading.Thread(target=self._note, args=(message,), daemon=True).start()
+        facts = {"rank": self.rank, "error": message}
+        threading.Thread(target=append_event, args=(self.log_dir, "failed"), kwargs=facts, daemon=True).start()
         time.sleep(1.0)
         os._exit(1)
-
-    def _note(self, message: str) -> None:
-        append_event(self.log_dir, "failed", rank=self.rank, error=message)

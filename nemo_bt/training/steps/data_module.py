@@ -53,13 +53,12 @@ class StepDataset(Dataset[StepBatch]):
         self.settings = settings
         self.pad_id = pad_id
         self.hidden_size = hidden_size
-        size = settings.model.global_batch_size
-        self.batches = validation_batches(len(pairs.epoch), size) if name != "train" else []
+        self.size = settings.model.global_batch_size
+        self.batches = validation_batches(len(pairs.epoch), self.size) if name != "train" else []
 
     def __getitem__(self, step: int) -> StepBatch:
         if self.name == "train":
-            size = self.settings.model.global_batch_size
-            pairs = pairs_of_step(self.settings.trainer.seed, step, size, self.pairs.epoch)
+            pairs = pairs_of_step(self.settings.trainer.seed, step, self.size, self.pairs.epoch)
         else:
             pairs = self.pairs.epoch.pair_E[self.batches[step]]
         plan = plan_step(self.settings, self.pairs.parts(pairs), self.hidden_size)
@@ -162,12 +161,7 @@ class PairDataModule(pl.LightningDataModule):
     trainer: Any  # NeMo's, whose model has a config
 
     def __init__(
-        self,
-        train: PairSet | None,
-        validation: Mapping[str, PairSet],
-        settings: Settings,
-        num_steps: int,
-        pad_id: int,
+        self, train: PairSet | None, validation: Mapping[str, PairSet], settings: Settings, num_steps: int, pad_id: int
     ) -> None:
         super().__init__()
         self.train = train
