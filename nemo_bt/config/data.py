@@ -18,6 +18,10 @@ def _as_list(given: Any) -> Any:
     return given if isinstance(given, list) else [given] if isinstance(given, str | dict) else given
 
 
+Paths = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+"""A path, or a list of them."""
+
+
 def _keys_of(given: Any) -> dict[str, Any] | None:
     """Give what a section is made from, by key; None where that is something else."""
     if isinstance(given, ArgsKwargs):
@@ -98,7 +102,7 @@ class RowSettings:
 class SourceSettings(RowSettings):
     """One part of a mixture. At most one of fraction, repeat and count is given; none takes every pair once."""
 
-    path: Annotated[list[str], BeforeValidator(_as_list)]
+    path: Paths
     """Files, globs or URLs (parquet, jsonl, json, arrow; .gz, .zst), or the id of a data set of the hub."""
     name: str = ""
     """Names the source in metrics and messages; null takes it from the path."""
@@ -122,11 +126,9 @@ class SourceSettings(RowSettings):
     def _name_it(cls, given: Any) -> Any:
         """Take the name from the path, where none is given."""
         values = _keys_of(given)
-        if values is None:
+        paths = _as_list((values or {}).get("path"))
+        if values is None or not isinstance(paths, list) or not paths:
             return given
-        paths = _as_list(values.get("path"))
-        if not isinstance(paths, list) or not paths:
-            raise ValueError(f"expected a path, got {values!r}. Give a file, a glob or a data set of the hub")
         name = values.get("name") or PurePosixPath(str(paths[0])).name.split(".")[0].strip("*") or "data"
         return values | {"name": name}
 

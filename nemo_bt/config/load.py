@@ -21,7 +21,7 @@ from nemo_bt.config.model import JobSettings, Settings
 from nemo_bt.errors import UserError
 
 Kind = TypeVar("Kind", bound=JobSettings)
-_KEY = re.compile(r"^\w+(\.[\w-]+)+=")
+_KEY = re.compile(r"^(\w+(?:\.[\w-]+)*)=")
 
 
 def load_settings(config_name: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Settings:
@@ -43,15 +43,19 @@ def load_settings_of(
     Raises:
         UserError: an unknown key, a value of the wrong type or outside of its range, no such file.
     """
+    if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
+        raise UserError(f"overrides: expected a list of texts, key=value, got {overrides!r}.")
     shipped = str(Path(next(iter(nemo_bt.conf.__path__))).resolve())
     search = [f"hydra.searchpath=[file://{shipped}]"] if config_dir else []
-    set_or_added = [f"++{override}" if _KEY.match(override) else override for override in overrides]
+    set_or_added = [_set_or_added(override, (shipped, config_dir or shipped)) for override in overrides]
     try:
         with initialize_config_dir(str(Path(config_dir).resolve()) if config_dir else shipped, version_base="1.3"):
             config = compose(config_name, overrides=[*search, *set_or_added])
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(_one_line(error)) from error
+    except ValueError as error:  # Hydra's own for model=null
+        raise UserError(f"{' '.join(overrides)}: {error}.") from error
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -63,12 +67,19 @@ def dump_settings(settings: Settings) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
 
 
+def _set_or_added(override: str, folders: Sequence[str]) -> str:
+    """Give a key the two pluses with which Hydra sets it or adds it; the name of a folder in conf/ is no key."""
+    key = _KEY.match(override)
+    is_choice = key and any((Path(folder) / key[1]).is_dir() for folder in folders)
+    return f"++{override}" if key and not is_choice else override
+
+
 def _one_line(error: Exception) -> str:
     """Put the messages of Hydra and OmegaConf on one line, without the parts that speak of their classes."""
     messages = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
     lines = [line.strip() for message in messages for line in message.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("object_type=", "reference_type="))]
-    text = " ".join(dict.fromkeys(lines))
+    text = " ".join(dict.fromkeys(lines)).replace("'++", "'")
     if "Missing mandatory value" in text:
         key = text.split("full_key: ", 1)[-1].split()[0]
         return f"{key}: expected a value, got none. Give {key}=..."

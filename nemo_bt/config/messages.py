@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -18,6 +18,8 @@ _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _NO_SECTION = ("dataclass_type", "model_type", "model_attributes_type")
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 
+_OF_SOURCE = re.compile(r"(train|validation\.[^.[]+)\[\d+\]\.")
+
 
 def explain(error: ValidationError, kind: type) -> str:
     """Say what was expected of every key that is wrong, and what was given, a line for each.
@@ -29,7 +31,8 @@ def explain(error: ValidationError, kind: type) -> str:
     for wrong in error.errors():
         path, type_at = _resolve(kind, wrong["loc"])
         key = _key(path)
-        told.setdefault(key, _message(key, wrong, type_at, kind))
+        if _OF_SOURCE.sub("", key) not in told:  # a source inherits mistakes too
+            told.setdefault(key, _message(key, wrong, type_at, kind))
     return "\n".join(told.values())
 
 
@@ -37,9 +40,12 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
     given = wrong["input"]
     what = wrong["type"]
     if what in _UNKNOWN:
-        return unknown_key(key, kind)
+        return unknown_key(key, given, kind)
     if what == "missing":
-        return f"{key}: expected a value, got none. Give {key}=..."
+        section = _section(without_none(type_at))
+        needed = [f"{key}.{name}" for name in _needed(section)] if section else [key]
+        give = "" if "[" in key else " Give {}=..."
+        return "\n".join(f"{name}: expected a value, got none.{give.format(name)}" for name in needed)
     if what in _NO_SECTION:
         return f"{key}: expected a section of keys, got {given!r}."
     if what in ("too_short", "string_too_short"):
@@ -55,19 +61,30 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
     return f"{key}: {wrong['msg']}, got {given!r}."
 
 
-def unknown_key(key: str, kind: type) -> str:
-    """Name the nearest key of its section or of all, or the keys that its section has."""
-    if kind is not Settings and tuple(key.split(".")) in all_keys(Settings):
-        return f"{key} belongs to training; nothing depends on it here. Leave it out."
+def unknown_key(key: str, given: Any, kind: type) -> str:
+    """Name the nearest key of its section or of all, or the keys that its section has.
+
+    Args:
+        given: what the key was set to: a section, where `key` is only the beginning of what was typed.
+    """
+    typed = key
+    while isinstance(given, dict) and given:
+        name, given = next(iter(given.items()))
+        typed = f"{typed}.{name}"
+    if kind is not Settings and any(f"{'.'.join(path)}.".startswith(f"{key}.") for path in all_keys(Settings)):
+        return f"{typed} belongs to training; nothing depends on it here. Leave it out."
     section, _, name = key.rpartition(".")
     steps = [int(step) if step.isdecimal() else step for step in re.findall(r"[^.[\]]+", section)]
     has = [field.name for field in fields(without_none(_resolve(kind, steps)[1]))]
-    near = [f"{section}.{other}".removeprefix(".") for other in difflib.get_close_matches(name, has, n=1)]
+    rest = typed.removeprefix(key)
+    near = [f"{section}.{other}{rest}".removeprefix(".") for other in difflib.get_close_matches(name, has, n=1)]
     if not near and "[" not in key:
-        near = difflib.get_close_matches(key, [".".join(path) for path in all_keys(kind)], n=1, cutoff=0.5)
+        known = [".".join(path) for path in all_keys(kind)]
+        same_name = [other for other in known if other.split(".")[-1] == typed.split(".")[-1]]
+        near = difflib.get_close_matches(typed, same_name or known, n=1, cutoff=0 if same_name else 0.5)
     if near:
-        return f"unknown key {key}. Did you mean {near[0]}?"
-    return f"unknown key {key}. {section or 'The top'} has {', '.join(has)}."
+        return f"unknown key {typed}. Did you mean {near[0]}?"
+    return f"unknown key {typed}. {section or 'The top'} has {', '.join(has)}."
 
 
 def all_keys(kind: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -79,6 +96,10 @@ def all_keys(kind: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
             yield (*prefix, field.name)
         else:
             yield from all_keys(section, (*prefix, field.name))
+
+
+def _needed(section: type[Any]) -> list[str]:
+    return [field.name for field in fields(section) if field.default is field.default_factory is MISSING]
 
 
 def _section(kind: Any) -> type | None:

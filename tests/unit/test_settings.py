@@ -3,13 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nemo_bt.config.data import DataSettings
 from nemo_bt.config.load import dump_settings, load_settings, load_settings_of
 from nemo_bt.config.model import Settings
-from nemo_bt.config.score import EvaluateRun
+from nemo_bt.config.score import EvaluateRun, ScoreRun
+from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import padded_vocab
 from nemo_bt.training.checks import check_settings, check_vocabulary, run_architecture
@@ -68,14 +70,26 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
     ("overrides", "message"),
     [
         (["trainer.device=2"], r"unknown key trainer\.device\. Did you mean trainer\.devices\?"),
+        (["devices=1"], r"^unknown key devices\. Did you mean trainer\.devices\?"),
+        (["lr=1"], r"^unknown key lr\. Did you mean model\.optim\.lr\?"),
+        (["model.lr=1"], r"^unknown key model\.lr\. Did you mean model\.optim\.lr\?"),
+        (["trainr.devices=1"], r"^unknown key trainr\.devices\. Did you mean trainer\.devices\?"),
+        (["data.train=x"], r"^unknown key data\.train\. Did you mean model\.data\.train\?"),
+        (["zzz={a: 1}"], r"^unknown key zzz\.a\. The top has trainer, model, exp_manager\.$"),
+        (["trainer=5"], r"^trainer: expected a section of keys, got 5\.$"),
+        (["trainer=null"], r"^trainer: expected a section of keys, got None\.$"),
         (["+model.zzzzzzzzzzzzzzzz=2"], r"unknown key model\.zzzzzzzzzzzzzzzz\. model has .*global_batch_size"),
         (["trainer.devices=two"], r"trainer\.devices: Input should be a valid integer.*got 'two'"),
         (["model.optim.lr=fast"], r"model\.optim\.lr: Input should be a valid number.*got 'fast'"),
         (["model=nothing"], r"Could not find 'model/nothing'"),
         (["trainer.devices=["], r"\["),
         (["model.data.train=5"], r"model\.data\.train: Input should be a valid list"),
-        (["model.data.train=[{file: x}]"], r"model\.data\.train\[0\]: expected a path, got \{.*'file': 'x'"),
-        (["model.data.train=[{fraction: 0.5}]"], r"model\.data\.train\[0\]: expected a path, got"),
+        (["model=null"], r"model=null.*: Config group override must be a string"),
+        (["model.data.train=[{pth: x}]"], r"unknown key model\.data\.train\[0\]\.pth\. Did you mean .*\[0\]\.path\?"),
+        (["model.data.train=[{fraction: 0.5}]"], r"^model\.data\.train\[0\]\.path: expected a value, got none\.$"),
+        (["model.data.train=[{path: []}]"], r"train\[0\]\.path: expected at least one value, got \[\]"),
+        (["model.data.pairs.seed=-1"], r"^model\.data\.pairs\.seed: expected [^\n]*$"),
+        (["model.data.score_key=a,b"], r"Ambiguous value for argument 'model\.data\.score_key=a,b'"),
         (
             ["model.data.train=[{path: x, pairs: {most: 2}}]"],
             r"unknown key .*pairs\.most\. .*pairs has mode, max_pairs",
@@ -102,6 +116,22 @@ def test_a_value_that_has_to_be_given_is_named() -> None:
         check_settings(load_settings("train", ["model.data.train=x", "model.tokenizer.type=t"]))
     with pytest.raises(UserError, match=r"evaluate\.input: expected a value, got none"):
         load_settings_of(EvaluateRun, "evaluate", ["evaluate.output=x"])
+    with pytest.raises(UserError, match=r"^score\.input: expected [^\n]*\nscore\.output: expected a value, got none"):
+        load_settings_of(ScoreRun, "score")
+
+
+@pytest.mark.parametrize("overrides", ["trainer.devices=1", [1]])
+def test_overrides_are_a_list_of_texts(overrides: Any) -> None:
+    with pytest.raises(UserError, match=r"overrides: expected a list of texts, key=value, got"):
+        load_settings("train", overrides)
+
+
+@pytest.mark.parametrize("typed", ["model.optim.lr=1", "model.peft.peft_scheme=lora", "exp_manager.name=x"])
+@pytest.mark.parametrize("kind", [ScoreRun, ServeRun])
+def test_a_setting_of_training_is_refused_by_that_name(kind: type[Any], typed: str) -> None:
+    given = ["+score={input: a, output: o}"] if kind is ScoreRun else []
+    with pytest.raises(UserError, match=rf"^{typed.split('=')[0]} belongs to training; nothing depends on it here"):
+        load_settings_of(kind, kind.__name__.removesuffix("Run").lower(), [*given, typed])
 
 
 @pytest.mark.parametrize(
