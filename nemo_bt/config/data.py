@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import ArgsKwargs
 
-from nemo_bt.config.fields import STRICT, Above0, AtLeast0, AtLeast1, FromZero, Share
+from nemo_bt.config.fields import STRICT, AtLeast1, FromZero, Seed, Share
 
 
 def _as_list(given: Any) -> Any:
@@ -62,7 +62,7 @@ class PairRules:
     """Smallest difference of the scores of a pair, or margin of a row without scores."""
     min_ratio: FromZero = 0.0
     """Smallest ratio of the chosen score to the rejected one, for scores above 0; 0 asks for none."""
-    seed: AtLeast0 = 0
+    seed: Seed = 0
     """Decides the random choices."""
 
 
@@ -114,9 +114,9 @@ class SourceSettings(RowSettings):
     """Commit, branch or tag of a data set of the hub."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the pairs, in (0, 1], drawn once."""
-    repeat: Above0 | None = None
+    repeat: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Times that an epoch has each pair; 1.5 is all of them, and a drawn half once more."""
-    count: Annotated[int, Field(gt=0)] | None = None
+    count: Annotated[int, Field(gt=0, lt=2**31)] | None = None
     """Pairs an epoch has of this source; more than there are repeats them."""
     weight: FromZero = 1.0
     """Factor on the loss of its pairs."""

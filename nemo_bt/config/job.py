@@ -36,11 +36,11 @@ class ParallelSettings:
     """TP: ranks that share each matrix."""
     pipeline_model_parallel_size: PositiveInt = 1
     """PP: ranks that share the layers."""
-    virtual_pipeline_model_parallel_size: int | None = None
+    virtual_pipeline_model_parallel_size: AtLeast1 | None = None
     """VPP: parts of the model that each pipeline rank holds, interleaved, for a smaller bubble; null is one."""
-    num_layers_in_first_pipeline_stage: int | None = None
+    num_layers_in_first_pipeline_stage: AtLeast1 | None = None
     """Layers of the first pipeline rank, where they differ from the others'; null is an equal share."""
-    num_layers_in_last_pipeline_stage: int | None = None
+    num_layers_in_last_pipeline_stage: AtLeast1 | None = None
     """Layers of the last pipeline rank, likewise."""
     context_parallel_size: PositiveInt = 1
     """CP: ranks that share the tokens of each stream."""

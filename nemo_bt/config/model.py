@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.data import DataSettings
-from nemo_bt.config.fields import STRICT, Above0, AtLeast1, FromZero
+from nemo_bt.config.fields import STRICT, Above0, AtLeast0, AtLeast1, FromZero
 from nemo_bt.config.job import DeviceSettings, EncoderSeqLength, ParallelSettings, PositiveInt, TokenizerSettings
 from nemo_bt.config.optim import OptimSettings
 from nemo_bt.config.run import ExpManagerSettings, TrainerSettings
@@ -92,15 +92,15 @@ class ModelSettings(ParallelSettings):
     """Query heads."""
     num_query_groups: AtLeast1 | None = None
     """Key and value heads."""
-    kv_channels: int | None = None
+    kv_channels: AtLeast1 | None = None
     """Size of one attention head; null is hidden_size / num_attention_heads."""
-    vocab_size: int | None = None
+    vocab_size: AtLeast1 | None = None
     """Rows of the embedding; null is the tokenizer's size, rounded up to a multiple of 128."""
-    layernorm_epsilon: float | None = None
+    layernorm_epsilon: Above0 | None = None
     """Number added to the mean square in RMSNorm."""
-    rotary_base: float | None = None
+    rotary_base: Above0 | None = None
     """Base of the rotary frequencies (rope_theta)."""
-    init_method_std: float | None = None
+    init_method_std: Above0 | None = None
     """Deviation of random weights."""
     encoder_seq_length: EncoderSeqLength = 4096
     """Longest prompt + response, in tokens."""
@@ -110,7 +110,7 @@ class ModelSettings(ParallelSettings):
     """selective: compute attention again in the backward pass; full: whole layers; null: keep all activations."""
     activations_checkpoint_method: Literal["uniform", "block"] | None = None
     """With full: uniform keeps the input of every group of layers, block computes only the first layers again."""
-    activations_checkpoint_num_layers: int | None = None
+    activations_checkpoint_num_layers: AtLeast1 | None = None
     """Layers of a group, or how many are computed again, on each pipeline rank."""
     attention_backend: Literal["auto", "fused", "flash", "local"] = "auto"
     """On GPUs in bf16: flash (torch's FlashAttention), fused (cuDNN's, through Transformer Engine), local (a call of
@@ -126,9 +126,9 @@ class ModelSettings(ParallelSettings):
     """Which of the kept values delayed scaling takes."""
     first_last_layers_bf16: bool = False
     """Leave the first and last layers out of FP8."""
-    num_layers_at_start_in_bf16: int = 1
+    num_layers_at_start_in_bf16: AtLeast0 = 1
     """First layers that stay in bf16 then."""
-    num_layers_at_end_in_bf16: int = 1
+    num_layers_at_end_in_bf16: AtLeast0 = 1
     """Last layers that stay in bf16 then."""
     global_batch_size: PositiveInt = 64
     """Pairs per optimizer step, over all ranks."""

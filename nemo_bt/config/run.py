@@ -17,6 +17,7 @@ from nemo_bt.config.fields import (
     FromZero,
     Interval,
     Limit,
+    Seed,
     Steps,
     seconds_of,
 )
@@ -48,9 +49,9 @@ class TrainerSettings(DeviceSettings):
     """Warn when a logged loss is so many of their usual deviations above the ones before; 0 never does."""
     hang_timeout_s: Above0 = 1800.0
     """Seconds without a step, validation batch or save after which a rank says where it is and ends the run."""
-    peak_flops_per_device: float | None = None
+    peak_flops_per_device: Above0 | None = None
     """FLOP/s that train/mfu is a fraction of; null takes the bf16 peak of the known GPUs (nemo_bt.flops)."""
-    seed: AtLeast0 = 1234
+    seed: Seed = 1234
     """Decides the initial weights and the order of pairs."""
 
 

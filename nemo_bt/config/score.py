@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.data import RowSettings, SourceSettings, TextSettings
-from nemo_bt.config.fields import STRICT, AtLeast1, FromZero
+from nemo_bt.config.fields import STRICT, AtLeast1, FromZero, Seed
 from nemo_bt.config.job import EncoderSeqLength, ParallelSettings, TokenizerSettings
 from nemo_bt.config.model import JobSettings
 
@@ -111,7 +111,7 @@ class LabelSettings:
     """With pairwise: least difference of the rewards of a pair; equal rewards are never one."""
     threshold: str | float = "mean"
     """With binary: mean, median, or a number; a reward that reaches it is good."""
-    seed: int = 1234
+    seed: Seed = 1234
     """Decides random pairs, and which of two comes first."""
 
 

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from nemo_bt.config.data import DataSettings
-from nemo_bt.config.load import dump_settings, load_settings, load_settings_of
+from nemo_bt.config.load import dump_settings, load_settings
 from nemo_bt.config.model import Settings
-from nemo_bt.config.score import EvaluateRun, ScoreRun
-from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import padded_vocab
 from nemo_bt.training.checks import check_settings, check_vocabulary, run_architecture
@@ -72,7 +70,7 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
         (["trainer.device=2"], r"unknown key trainer\.device\. Did you mean trainer\.devices\?"),
         (["devices=1"], r"^unknown key devices\. Did you mean trainer\.devices\?"),
         (["lr=1"], r"^unknown key lr\. Did you mean model\.optim\.lr\?"),
-        (["model.lr=1"], r"^unknown key model\.lr\. Did you mean model\.optim\.lr\?"),
+        (["exp_manager.lr=1"], r"^unknown key exp_manager\.lr\. Did you mean model\.optim\.lr\?"),
         (["trainr.devices=1"], r"^unknown key trainr\.devices\. Did you mean trainer\.devices\?"),
         (["data.train=x"], r"^unknown key data\.train\. Did you mean model\.data\.train\?"),
         (["zzz={a: 1}"], r"^unknown key zzz\.a\. The top has trainer, model, exp_manager\.$"),
@@ -90,10 +88,7 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
         (["model.data.train=[{path: []}]"], r"train\[0\]\.path: expected at least one value, got \[\]"),
         (["model.data.pairs.seed=-1"], r"^model\.data\.pairs\.seed: expected [^\n]*$"),
         (["model.data.score_key=a,b"], r"Ambiguous value for argument 'model\.data\.score_key=a,b'"),
-        (
-            ["model.data.train=[{path: x, pairs: {most: 2}}]"],
-            r"unknown key .*pairs\.most\. .*pairs has mode, max_pairs",
-        ),
+        (["model.data.train=[{path: x, pairs: {most: 2}}]"], r"unknown key .*pairs\.most\. .*pairs has mode, max_"),
         (["model.data.train=[{path: x, fraction: big}]"], r"train\[0\]\.fraction: Input should be a valid number"),
         (["model.data.train=[a/x.parquet, b/x.parquet]"], r"several sources are called 'x'\. Give them names"),
         (["model.data.validation=x.parquet"], r"model\.data\.validation: Input should be a valid dictionary"),
@@ -114,24 +109,12 @@ def test_a_value_that_has_to_be_given_is_named() -> None:
         check_settings(load_settings("train", ["exp_manager.explicit_log_dir=x"]))
     with pytest.raises(UserError, match=r"exp_manager\.explicit_log_dir: expected a folder to write to, got none"):
         check_settings(load_settings("train", ["model.data.train=x", "model.tokenizer.type=t"]))
-    with pytest.raises(UserError, match=r"evaluate\.input: expected a value, got none"):
-        load_settings_of(EvaluateRun, "evaluate", ["evaluate.output=x"])
-    with pytest.raises(UserError, match=r"^score\.input: expected [^\n]*\nscore\.output: expected a value, got none"):
-        load_settings_of(ScoreRun, "score")
 
 
 @pytest.mark.parametrize("overrides", ["trainer.devices=1", [1]])
 def test_overrides_are_a_list_of_texts(overrides: Any) -> None:
     with pytest.raises(UserError, match=r"overrides: expected a list of texts, key=value, got"):
         load_settings("train", overrides)
-
-
-@pytest.mark.parametrize("typed", ["model.optim.lr=1", "model.peft.peft_scheme=lora", "exp_manager.name=x"])
-@pytest.mark.parametrize("kind", [ScoreRun, ServeRun])
-def test_a_setting_of_training_is_refused_by_that_name(kind: type[Any], typed: str) -> None:
-    given = ["+score={input: a, output: o}"] if kind is ScoreRun else []
-    with pytest.raises(UserError, match=rf"^{typed.split('=')[0]} belongs to training; nothing depends on it here"):
-        load_settings_of(kind, kind.__name__.removesuffix("Run").lower(), [*given, typed])
 
 
 @pytest.mark.parametrize(
@@ -186,11 +169,10 @@ def test_a_setting_of_training_is_refused_by_that_name(kind: type[Any], typed: s
         (["+model.data.validation.x=[]"], r"validation\.x: expected at least one source of pairs"),
         (["model.data.train=[{path: x, fraction: 1, count: 2}]"], r"train\[0\]: fraction and count are both set"),
         (["model.data.train=[{path: x, fraction: 1.5}]"], r"train\[0\]\.fraction: expected \(0, 1\], got 1\.5"),
-        (["model.data.train=[{path: x, count: 0}]"], r"train\[0\]\.count: expected more than 0, got 0"),
+        (["model.data.train=[{path: x, count: 0}]"], r"train\[0\]\.count: expected \(0, 2147483648\), got 0"),
         (["model.data.train=[{path: x, weight: -1}]"], r"train\[0\]\.weight: expected 0 or more, got -1"),
         (["model.data.pairs.mode=some"], r"pairs\.mode: expected one of best_vs_worst, .*, got some"),
         (["model.data.pairs.max_pairs_per_prompt=0"], r"max_pairs_per_prompt: expected 1 or more, got 0"),
-        (["model.data.pairs.seed=-1"], r"pairs\.seed: expected 0 or more, got -1"),
         (["model.data.length_policy=cut"], r"length_policy: expected one of drop, truncate_prompt_left, error"),
         (["model.data.num_workers=0"], r"num_workers: expected 1 or more, got 0"),
         (["model.tokenizer.type=null"], r"model\.tokenizer\.type: expected a tokenizer folder"),
