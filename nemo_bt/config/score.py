@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import field, fields
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
 
-from nemo_bt.config.data import RowSettings, SourceSettings, TextSettings
+from nemo_bt.config.data import Paths, RowSettings, SourceSettings, TextSettings
 from nemo_bt.config.fields import STRICT, AtLeast1, FromZero, Seed
 from nemo_bt.config.job import EncoderSeqLength, ParallelSettings, TokenizerSettings
 from nemo_bt.config.model import JobSettings
@@ -32,7 +32,7 @@ class ScoredModelSettings(ParallelSettings):
 class ScoreSettings:
     """Rows in, the same rows with rewards out."""
 
-    input: str | list[str]
+    input: Paths
     """One or several paths: a file, glob or URL (parquet, jsonl, json, arrow; .gz, .zst), or the id of a data set of
     the hub."""
     output: str
@@ -66,7 +66,7 @@ class ScoreRun(JobSettings):
         score = self.score
         data = self.model.data
         return SourceSettings(
-            path=score.input if isinstance(score.input, list) else [score.input],
+            path=score.input,
             split=score.split,
             subset=score.subset,
             revision=score.revision,
@@ -74,11 +74,19 @@ class ScoreRun(JobSettings):
         )
 
 
+def _check_input(given: Any, info: ValidationInfo) -> Any:
+    """Check that what is evaluated or labelled is what is scored."""
+    scored = info.data.get("score")
+    if scored and scored.input != given.input:
+        raise ValueError(f"expected score.input={scored.input}, got input={given.input}. Leave score.input out")
+    return given
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluateSettings:
     """Pairs in, results out."""
 
-    input: str | list[str]
+    input: Paths
     """Paths, as in score.input, of pairs or of rows of RewardBench, RewardBench 2 or RM-Bench."""
     output: str
     """Folder: scored.jsonl, results.json and results.md."""
@@ -90,7 +98,7 @@ class EvaluateSettings:
 class EvaluateRun(ScoreRun):
     """A model at its layout, and its evaluation."""
 
-    evaluate: EvaluateSettings
+    evaluate: Annotated[EvaluateSettings, AfterValidator(_check_input)]
     needs: ClassVar[tuple[str, ...]] = ("pair",)
 
 
@@ -98,7 +106,7 @@ class EvaluateRun(ScoreRun):
 class LabelSettings:
     """Samples in, feedback to train on out."""
 
-    input: str | list[str]
+    input: Paths
     """Paths, as in score.input, of rows with a prompt and a response, or with a list of completions."""
     output: str
     """A .jsonl; the scored samples stay beside it, as <output>.scored.jsonl."""
@@ -119,7 +127,7 @@ class LabelSettings:
 class LabelRun(ScoreRun):
     """A model at its layout, and what it labels."""
 
-    label: LabelSettings
+    label: Annotated[LabelSettings, AfterValidator(_check_input)]
     needs: ClassVar[tuple[str, ...]] = ("response", "completions")
 
 

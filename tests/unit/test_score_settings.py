@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from nemo_bt.config.load import load_settings_of
-from nemo_bt.config.score import EvaluateRun, ScoreRun
+from nemo_bt.config.score import RUNS, EvaluateRun, ScoreRun
 from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 
@@ -23,3 +23,23 @@ def test_a_setting_of_training_is_refused_by_that_name(kind: type[Any], typed: s
     given = ["+score={input: a, output: o}"] if kind is ScoreRun else []
     with pytest.raises(UserError, match=rf"^{typed.split('=')[0]} belongs to training; nothing depends on it here"):
         load_settings_of(kind, kind.__name__.removesuffix("Run").lower(), [*given, typed])
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_an_input_is_one_path_or_several(command: str) -> None:
+    def load(given: str) -> Any:
+        return load_settings_of(RUNS[command], command, [f"{command}.input={given}", f"{command}.output=o"])
+
+    assert load("a").source.path == ["a"]
+    assert load("[a,b]").source.path == ["a", "b"]
+    with pytest.raises(UserError, match=r"score\.input: expected at least one value, got \[\]"):
+        load("[]")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "label"])
+def test_what_is_evaluated_or_labelled_is_what_is_scored(command: str) -> None:
+    given = [f"{command}.input=a", f"{command}.output=o"]
+    with pytest.raises(UserError, match=rf"^{command}: expected score\.input=\['b'\], got input=\['a'\]\. Leave score"):
+        load_settings_of(RUNS[command], command, [*given, "score.input=b"])
+    with pytest.raises(ValueError, match=r"expected score\.input"):
+        RUNS[command](score={"input": "b", "output": "o"}, **{command: {"input": "a", "output": "o"}})
