@@ -1,7 +1,7 @@
 """What rewards say about a model: accuracies on pairs and published benchmarks, and feedback made from rewards.
 
 Read `command` (nemo-bt evaluate), `measure` (rows -> accuracies), `rewardbench`, `rewardbench2` and `rm_bench` (their
-sections and weights), `label` (nemo-bt label), `tables`.
+sections and weights), `label` (nemo-bt label), `accuracy` (shares and how sure they are), `tables`.
 
 May import `scoring` and what is below it.
 """

@@ -1,7 +1,7 @@
 """Memory and time of a layout, counted without building it; docs/design/planner.md has the method.
 
-Read `command` (nemo-bt plan), `search` (every layout), `memory` (`parameters`, `state`, `activations`), `time`
-(`traffic`, `stream_traffic`, `schedule`, `streams`), `report` (what is shown).
+Read `command` (nemo-bt plan), `checks` (what cannot be planned), `search` (every layout), `memory` (`parameters`,
+`state`, `activations`), `time` (`traffic`, `stream_traffic`, `schedule`, `streams`), `report` (what is shown).
 
 May import `training` and what is below it.
 """

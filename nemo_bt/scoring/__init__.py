@@ -1,8 +1,8 @@
 """Rewards of a trained model: conversations -> streams -> rewards -> rows in their order.
 
-Read `scorer` (RewardScorer, for programs), then `command` (nemo-bt score): `reading` and `rows` (rows ->
-conversations), `batch` (conversations -> streams), `model` and `engine` (streams -> rewards), `parts` (output that is
-written so far). `reward_statistics` is the scale of a model's rewards.
+Read `scorer` (RewardScorer, for programs), then `command` (nemo-bt score): `checks` (before anything is read),
+`reading` and `rows` (rows -> conversations), `batch` (conversations -> streams), `model` and `engine` (streams ->
+rewards), `parts` (output that is written so far). `reward_statistics` is the scale of a model's rewards.
 
 May import `training` and what is below it.
 """

@@ -89,6 +89,21 @@ def test_unit_tests_start_no_process(path: Path) -> None:
     assert names_imported(path) & LAUNCHERS == set()
 
 
+SHIPPED = ("nemo_bt", "conf", "converters")
+PACKAGES = [path for path in SOURCES if path.name == "__init__.py" and path.relative_to(REPO).parts[0] in SHIPPED]
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=lambda path: str(path.parent.relative_to(REPO)))
+def test_a_folder_says_what_is_in_it(path: Path) -> None:
+    """All of it, and in what one is told to read nothing else."""
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    paths = [other for other in path.parent.iterdir() if other.suffix == ".py" or other.is_dir()]
+    inside = {other.stem for other in paths} - {"__init__", "__pycache__"}
+    assert inside - set(re.findall(r"`(\w+)/?`", text)) == set()
+    to_read = " ".join(part for part in text.split("\n\n") if part.startswith("Read "))
+    assert set(re.findall(r"`([a-z_]+)/?`", to_read)) - inside == set()
+
+
 def test_readme_is_short_and_its_map_has_every_folder() -> None:
     text = (REPO / "README.md").read_text()
     assert len(text.encode()) < 10_000

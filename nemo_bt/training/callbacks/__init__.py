@@ -21,6 +21,9 @@ One optimizer step, and the collectives that run in it:
 `RunState` takes part in saves alone: it gathers what a run needs to go on to the last bit. Callbacks of the user come
 last.
 
+Read `checkpoint`, `monitor` (which logs; `spikes` warns of losses), `validation`, `nonfinite`, `graceful_stop`,
+`watchdog` and `run_state`.
+
 May import `training.steps`, `checkpoint`, `observability`, `launching` and what is below them.
 """
 
