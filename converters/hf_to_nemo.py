@@ -68,7 +68,7 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         UserError: the input cannot be used, or the output not be written.
         ParityError: the rewards differ.
     """
-    pretrained = find_pretrained(args.input)
+    pretrained = find_pretrained(args.input, key="--input")
     if pretrained.nemo_file:
         raise UserError(f"--input {args.input} is a .nemo already; expected a Hugging Face folder with config.json.")
     initial = open_weights(pretrained, args.seed, DTYPES.get(args.dtype))

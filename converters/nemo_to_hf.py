@@ -109,7 +109,7 @@ def _open(args: argparse.Namespace) -> InitialWeights:
         raise UserError(f"--max-shard-gb: expected more than 0, got {args.max_shard_gb}.")
     if args.push_to_hub:
         check_upload(args.push_to_hub)
-    pretrained = find_pretrained(args.input)
+    pretrained = find_pretrained(args.input, key="--input")
     if pretrained.nemo_file is None:
         raise UserError(f"--input {args.input} is a Hugging Face folder already; expected a .nemo.")
     initial = open_weights(pretrained, head_seed=0, dtype=DTYPES.get(args.dtype))

@@ -79,7 +79,10 @@ class InitialWeights:
 
 
 def find_pretrained(
-    given: str, adapted: tuple[Path, ...] = (), hub_files: tuple[str, ...] = _HUB_FILES
+    given: str,
+    adapted: tuple[Path, ...] = (),
+    hub_files: tuple[str, ...] = _HUB_FILES,
+    key: str = "model.restore_from_path",
 ) -> PretrainedSource:
     """Look at what `given` names.
 
@@ -87,10 +90,11 @@ def find_pretrained(
         given: path of a folder or a file, or `organisation/model@revision` on the Hugging Face hub.
         adapted: checkpoints of adapters that lead here.
         hub_files: patterns of the files to download from the hub.
+        key: what the user calls it, for messages.
     """
     path = Path(given)
     if not path.exists():
-        path, given = _download(given, hub_files)
+        path, given = _download(given, hub_files, key)
     if path.is_dir() and (path / "config.json").exists():
         config = read_hf_config(path / "config.json")
         is_classifier = "SequenceClassification" in str(config.get("architectures"))
@@ -176,10 +180,10 @@ def check_plain(checkpoint: Path) -> None:
         ) from error
 
 
-def _download(given: str, files: tuple[str, ...]) -> tuple[Path, str]:
+def _download(given: str, files: tuple[str, ...], key: str) -> tuple[Path, str]:
     hub_id = _HUB_ID.match(given)
     if not hub_id:
-        raise UserError(f"model.restore_from_path: {given} does not exist, nor is it organisation/model of a hub.")
+        raise UserError(f"{key}: {given} does not exist, nor is it organisation/model of a hub.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -189,7 +193,6 @@ def _download(given: str, files: tuple[str, ...]) -> tuple[Path, str]:
         path = Path(snapshot_download(repo, revision=revision, allow_patterns=[*files], ignore_patterns=_HUB_NOT))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise UserError(
-            f"model.restore_from_path: {given} is not a path here, and not a model that the hub gives: "
-            f"{first_line(error)}"
+            f"{key}: {given} is not a path here, and not a model that the hub gives: {first_line(error)}"
         ) from error
     return path, f"{repo}@{path.name}"  # snapshots lie in a folder named after their commit

@@ -95,7 +95,7 @@ class RewardScorer:
                 cannot be used.
         """
         device = _device(accelerator, precision)
-        pretrained = find_pretrained(str(path))
+        pretrained = find_pretrained(str(path), key="path")
         tokenizer = load_tokenizer(str(pretrained.tokenizer), pad_token, ("path", "pad_token"))
         renderer = load_renderer(tokenizer, TextSettings(chat_template=chat_template))
         longest = longest_tokens or pretrained.architecture.longest_tokens

@@ -2,18 +2,23 @@
 
 import json
 import shutil
+from io import StringIO
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from converters import hf_to_nemo, nemo_to_hf
 from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import architecture_of, check_length
 from nemo_bt.pretrained.fused import PACKED_QKV, QKV, HeadShape
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder, write_shards
+from nemo_bt.scoring.scorer import RewardScorer
 from tests.support.converted import replace_tensors, tensors, to_hf, to_nemo
 from tests.support.hf_models import SHAPES, save
 
@@ -23,6 +28,15 @@ LLAMA = "llama3.1, head size"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return save(LLAMA, tmp_path / "hf")
+
+
+@pytest.mark.parametrize("command", [hf_to_nemo, nemo_to_hf])
+def test_an_input_that_is_not_there_is_named_by_its_option(command: ModuleType) -> None:
+    args = command.parse(["--input", "/nowhere", "--output", "x"])
+    with pytest.raises(UserError, match=r"^--input: /nowhere does not exist, nor is it organisation/model of a hub"):
+        command.convert(args, Terminal(StringIO()))
+    with pytest.raises(UserError, match=r"^path: /nowhere does not exist"):
+        RewardScorer.from_pretrained("/nowhere", accelerator="cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
