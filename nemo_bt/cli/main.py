@@ -37,8 +37,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         return run[args.command](args)
     except UserError as error:
-        if launch.current_rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
+        launch.report(error, sys.stderr)
         return 2
 
 
