@@ -50,9 +50,10 @@ def run_command(command: str, settings: Settings) -> Any:
     """Start local ranks that run a command with these settings, and give its result.
 
     Raises:
-        UserError: the ranks found a user's mistake.
+        UserError: the ranks found a user's mistake, or are to be on several nodes.
         RuntimeError: a rank failed.
     """
+    local.check_one_node(settings)
     with tempfile.TemporaryDirectory(prefix="nemo_bt-launch-") as folder:
         (Path(folder) / "settings.yaml").write_text(dump_settings(settings))
         argv = ["-m", "nemo_bt", command, "--config-dir", folder, "--config-name", "settings"]
