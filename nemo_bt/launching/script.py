@@ -1,7 +1,7 @@
 """Ranks of a program that is not the command line: each runs the same script once more, up to the call that asked.
 
 A rank that reaches the call does its work there and ends. The process that asked gets what rank 0 left, and goes on.
-In a rank, earlier calls of the script give the results that they had in that process, and do no work again.
+In a rank, earlier calls of the script end as they did in that process, and do no work again.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from nemo_bt.launching.signals import STOPPED_STATUS
 
 _FOLDER = "NEMO_BT_SCRIPT_FOLDER"
 """Variable that names a folder: `earlier` has the results of earlier calls there, `result` gets this one's."""
+_GOES_ON = object()
+"""Stands for the result of a call that has not ended. A call within it, from a callback, is a part of it."""
 _results: list[Any] = []
-"""Results of this process's calls, in their order; a user's mistake stands for a call that found one."""
+"""Results of this process's calls, in their order; an exception stands for a call that raised one."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -33,21 +35,33 @@ def made_once(call: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if _results and _results[-1] is _GOES_ON:
+            return call(*args, **kwargs)
         earlier = pickle.loads((_folder() / "earlier").read_bytes()) if is_rank_of_a_script() else []
         if len(_results) < len(earlier):
             _results.append(earlier[len(_results)])
-            if isinstance(_results[-1], UserError):
+            if isinstance(_results[-1], BaseException):
                 raise _results[-1]
         else:
+            _results.append(_GOES_ON)
             try:
-                _results.append(call(*args, **kwargs))
-            except UserError as error:
-                _results.append(error)
+                _results[-1] = call(*args, **kwargs)
+            except BaseException as error:
+                _results[-1] = _kept(error)
                 raise
         result: R = _results[-1]
         return result
 
     return wrapper
+
+
+def _kept(error: BaseException) -> BaseException:
+    """Copy an exception, without the frames and tensors that it holds; what pickle cannot copy becomes its text."""
+    try:
+        copy: BaseException = pickle.loads(pickle.dumps(error))
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return copy
 
 
 def is_rank_of_a_script() -> bool:
@@ -69,7 +83,7 @@ def start_and_wait(command: Sequence[str], num_ranks: int, log_dir: Path) -> Any
         RuntimeError: a rank failed; it has said why.
     """
     with tempfile.TemporaryDirectory(prefix="nemo_bt-script-") as name:
-        (Path(name) / "earlier").write_bytes(pickle.dumps(_results))
+        (Path(name) / "earlier").write_bytes(pickle.dumps(_results[:-1]))
         ended = start_ranks(command, num_ranks, {_FOLDER: name})
         if ended.status == 2:
             raise UserError(str(ended.message).removeprefix("error: "))
