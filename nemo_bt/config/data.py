@@ -133,10 +133,12 @@ class SourceSettings(RowSettings):
         return values | {"name": name}
 
     @model_validator(mode="after")
-    def _check_amount(self) -> SourceSettings:
+    def _check_keys(self) -> SourceSettings:
         given = [name for name in ("fraction", "repeat", "count") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both set; expected one of them at most")
+        if bool(self.custom_cls.path) != bool(self.custom_cls.name):
+            raise ValueError("custom_cls: expected both path and name, or neither")
         return self
 
 

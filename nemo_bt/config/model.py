@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.data import DataSettings
@@ -29,6 +29,15 @@ class CustomFunction:
     """Python file."""
     name: str | None = None
     """Function in it."""
+    source: str | None = None
+    """SHA-256 of the file, or of the text of a function from Python; the run writes it. It is empty where no text says
+    all: a lambda without a file, a partial, a closure."""
+
+    @model_validator(mode="after")
+    def _check_both(self) -> CustomFunction:
+        if bool(self.name) != bool(self.path or self.source is not None):
+            raise ValueError("expected both path and name, or neither")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
