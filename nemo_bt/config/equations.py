@@ -30,6 +30,10 @@ def check_equations(settings: Settings) -> None:
         )
     if sched.min_lr > lr:
         raise UserError(f"model.optim.sched.min_lr: expected 0 to lr={lr}, got {sched.min_lr}.")
+    loss = settings.model.loss
+    for term in ("margin", "scale", "label_smoothing", "center_rewards_coefficient"):
+        if loss.custom_fn.name and getattr(loss, term):
+            raise UserError(f"model.loss.{term}: {loss.custom_fn.name} is the loss and does not read it. Unset it.")
     saving = exp.checkpoint_callback_params
     stopping = exp.early_stopping_callback_params
     if saving.save_top_k:
