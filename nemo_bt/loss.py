@@ -22,7 +22,7 @@ LossFn: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 It is called once for each stream, with its P pairs, on the rank that has their rewards; a stream may have none.
 The step's loss is the sum over all pairs divided by their number, so a pair's loss may depend on that pair alone. The
-weight of a pair is the function's to apply.
+weight of a pair is the function's to apply. Its arguments are not its own: it changes none in place.
 """
 
 
@@ -80,20 +80,25 @@ def loss_function(settings: LossSettings, loss_fn: LossFn | None = None) -> Loss
 
 
 def check_loss_function(loss_fn: LossFn) -> None:
-    """Check a loss function by calling it on two pairs.
+    """Check a loss function by calling it on two pairs, and on none.
 
     Raises:
         UserError: it gives something else than `LossFn` says.
     """
-    reward_P = torch.tensor([1.0, -1.0], requires_grad=True)
-    try:
-        loss_P = loss_fn(reward_P, -reward_P, torch.zeros(2), torch.ones(2))
-    except TypeError as error:
-        raise UserError(
-            f"loss function: {error}. Expected fn(chosen_reward_P, rejected_reward_P, margin_P, weight_P)."
-        ) from error
-    found = f"{tuple(loss_P.shape)} of {loss_P.dtype}" if isinstance(loss_P, Tensor) else type(loss_P).__name__
-    if not isinstance(loss_P, Tensor) or loss_P.shape != (2,) or loss_P.dtype != torch.float32:
-        raise UserError(f"loss function: expected a loss for each of 2 pairs, (2,) of torch.float32, got {found}.")
-    if not loss_P.requires_grad:
-        raise UserError("loss function: expected a loss that depends on the rewards, got one without a gradient.")
+    for num_pairs in (2, 0):
+        reward_P = torch.linspace(1.0, -1.0, num_pairs, requires_grad=True) * 1  # no leaf, as in training
+        given = (reward_P, -reward_P, torch.zeros(num_pairs), torch.ones(num_pairs))
+        try:
+            loss_P = loss_fn(*given)
+        except (TypeError, ArithmeticError, LookupError, RuntimeError) as error:
+            if num_pairs and not isinstance(error, TypeError):
+                raise  # it shows its own line
+            takes = "fn(chosen_reward_P, rejected_reward_P, margin_P, weight_P), also without a pair"
+            raise UserError(f"loss function, with {num_pairs} pairs: {error}. Expected {takes}.") from error
+        if any(tensor._version for tensor in given):
+            raise UserError("loss function: expected its arguments left as they are, got one changed in place.")
+        found = f"{tuple(loss_P.shape)} of {loss_P.dtype}" if isinstance(loss_P, Tensor) else type(loss_P).__name__
+        if found != (wanted := f"({num_pairs},) of torch.float32"):
+            raise UserError(f"loss function: expected a loss for each of {num_pairs} pairs, {wanted}, got {found}.")
+        if not loss_P.requires_grad:
+            raise UserError("loss function: expected a loss that depends on the rewards, got one without a gradient.")

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nemo_bt.config.model import LossSettings
-from nemo_bt.loss import bradley_terry_loss
+from nemo_bt.config.model import CustomFunction, LossSettings
+from nemo_bt.errors import UserError
+from nemo_bt.loss import LossFn, bradley_terry_loss, check_loss_function, loss_function
 
 PLAIN = LossSettings()
 
@@ -59,3 +60,31 @@ def test_gradient_is_minus_the_probability_of_being_wrong() -> None:
 def test_large_differences_stay_finite() -> None:
     assert loss(-1e4, 1e4) == pytest.approx(2e4)
     assert loss(1e4, -1e4) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda c, r, m, w: c.sub_(r), r"expected its arguments left as they are, got one changed in place"),
+        (lambda c, r, m, w: (c - r) / w.mul_(2), r"expected its arguments left as they are"),
+        (lambda c, r, m, w: (c - r) / c.max(), r"with 0 pairs: .*Expected fn\(.*, also without a pair"),
+        (lambda c, r, m, w: c - r + 1 / len(w), r"with 0 pairs: division by zero\. Expected fn\("),
+        (lambda c, r, m, w: c - r if len(c) else torch.zeros(0), r"got one without a gradient"),
+        (
+            lambda c, r, m, w: c - r if len(c) else torch.zeros(1),
+            r"each of 0 pairs, \(0,\) of torch.float32, got \(1,\)",
+        ),
+        (lambda c, r: c - r, r"with 2 pairs: .*takes 2 positional arguments"),
+    ],
+)
+def test_what_is_no_loss_is_refused(wrong: LossFn, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_loss_function(wrong)
+
+
+def test_a_loss_that_keeps_to_the_contract_is_taken_and_what_it_raises_is_left_as_it_is() -> None:
+    check_loss_function(lambda c, r, m, w: (w * (1 - (c - r))).relu_())
+    with pytest.raises(ZeroDivisionError):
+        check_loss_function(lambda c, r, m, w: c / (1 // 0))
+    with pytest.raises(UserError, match=r"custom_fn\.path: expected a Python file with f, got None. One from"):
+        loss_function(LossSettings(custom_fn=CustomFunction(name="f", source="a1")))
