@@ -21,17 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nemo_bt.api import (
-        evaluate,
-        label,
-        launch,
-        load_settings,
-        plan,
-        report,
-        score,
-        train,
-        validate,
-    )
+    from nemo_bt.api import evaluate, label, launch, load_settings, plan, report, score, train, validate
     from nemo_bt.config.model import LossSettings, ModelSettings, Settings
     from nemo_bt.config.plan import PlanRun
     from nemo_bt.config.run import ExpManagerSettings, TrainerSettings

@@ -40,16 +40,8 @@ def command_line() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="where a run is, from its log directory")
     status.add_argument("log_dir", type=Path)
     status.add_argument("--verify", action="store_true", help="read every file of every checkpoint")
-    configured = [
-        (train, "train"),
-        (validation, "train"),
-        (nodes, "train"),
-        (data, "train"),
-        (plan, "plan"),
-        (serve, "serve"),
-        *scoring,
-    ]
-    for command, name in configured:
+    training = [(command, "train") for command in (train, validation, nodes, data)]
+    for command, name in [*training, (plan, "plan"), (serve, "serve"), *scoring]:
         command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
         command.add_argument("--config-dir", help="a folder with configurations of your own")
         command.add_argument("overrides", nargs="*", metavar="key=value")
