@@ -6,7 +6,6 @@ runs on as many local ranks, each of which runs the script up to the call (`nemo
 
 from __future__ import annotations
 
-import inspect
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_bt.cli.job import run_command, run_job
+from nemo_bt.config.custom import describe
 from nemo_bt.config.load import load_settings_of
-from nemo_bt.config.model import CustomFunction, Settings
+from nemo_bt.config.model import Settings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.config.score import RUNS, EvaluateRun, LabelRun, ScoreRun
 from nemo_bt.config.serve import ServeRun
@@ -68,36 +68,41 @@ def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Seque
     Raises:
         UserError: settings, model or data cannot be used as they are.
     """
-    from nemo_bt.training.checks import check_settings
+    from nemo_bt.training.checks import check_settings, pinned
     from nemo_bt.training.train import train as train_here
 
     _expect(settings, Settings, "train")
-    if loss_fn is not None:
-        settings = _named(settings, loss_fn)
+    settings = _named(settings, loss_fn)
 
     def work(terminal: Terminal, rank: int) -> Outcome:
         request = StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=local.started_here())
         pretrained = check_settings(settings, loss_fn=loss_fn)
-        return train_here(settings, pretrained, terminal, rank, callbacks, request, loss_fn)
+        return train_here(pinned(settings, pretrained), pretrained, terminal, rank, callbacks, request, loss_fn)
 
     outcome: Outcome = run_job(settings, settings.exp_manager.log_dir, work, within="checkpoints")
     return outcome
 
 
 @made_once
-def validate(settings: Settings) -> dict[str, float]:
+def validate(settings: Settings, *, loss_fn: LossFn | None = None) -> dict[str, float]:
     """Validate a model without training, and give metrics by name: val/<set>/loss, val/<set>/accuracy, ...
+
+    Args:
+        settings: from `load_settings("train", ...)`, or of a run: `load_settings("config", config_dir=log_dir)`.
+        loss_fn: a loss of your own, as for `train`.
 
     Raises:
         UserError: settings, model or data cannot be used as they are.
     """
-    from nemo_bt.training.checks import check_settings
+    from nemo_bt.training.checks import check_settings, pinned
     from nemo_bt.training.train import validate_only
 
     _expect(settings, Settings, "train")
+    settings = _named(settings, loss_fn)
 
     def work(terminal: Terminal, rank: int) -> dict[str, float]:
-        return validate_only(settings, check_settings(settings, trains=False), terminal).validation
+        pretrained = check_settings(settings, trains=False, loss_fn=loss_fn)
+        return validate_only(pinned(settings, pretrained), pretrained, terminal, loss_fn).validation
 
     metrics: dict[str, float] = run_job(settings, settings.exp_manager.log_dir, work)
     return metrics
@@ -209,17 +214,16 @@ def _scored(run: ScoreRun, finish: Callable[[str, Terminal], None] | None = None
         raise KeyboardInterrupt(f"scoring was stopped; the same call goes on from {parts.folder}")
 
 
-def _named(settings: Settings, loss_fn: LossFn) -> Settings:
+def _named(settings: Settings, loss_fn: LossFn | None) -> Settings:
     """Write down which loss a run has, so that it cannot go on with another."""
-    name = getattr(loss_fn, "__qualname__", type(loss_fn).__qualname__)
-    path = inspect.getsourcefile(loss_fn) if inspect.isfunction(loss_fn) else None
-    path = path if path and Path(path).is_file() else None
-    loss = replace(settings.model.loss, custom_fn=CustomFunction(path=path, name=name))
+    if loss_fn is None:
+        return settings
+    loss = replace(settings.model.loss, custom_fn=describe(loss_fn))
     return replace(settings, model=replace(settings.model, loss=loss))
 
 
 def _expect(settings: Any, kind: type[Any], name: str) -> None:
-    if not isinstance(settings, kind):
+    if type(settings) is not kind:
         raise UserError(
             f'expected settings from nemo_bt.load_settings("{name}", [...]), got {type(settings).__name__}.'
         )

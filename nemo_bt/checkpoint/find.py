@@ -39,7 +39,8 @@ _PLAN = (
     "model.encoder_seq_length",
     "model.tokenizer.type",
     "model.peft",
-    "model.loss.custom_fn",
+    "model.loss.custom_fn.name",
+    "model.loss.custom_fn.source",
     "model.optim.name",
     "model.data.train",
     "model.data.chat_template",
@@ -49,8 +50,6 @@ _PLAN = (
     "model.data.tokens_per_micro_batch",
 )
 """Settings that say which model it is, what its optimizer holds, and which pairs loading leaves and a step has."""
-_NEW = {"model.loss.custom_fn": {"path": None, "name": None}}
-"""Values of settings that an earlier version of nemo_bt did not write."""
 _NAME = re.compile(r"-step(\d+)\.nemo$")
 
 
@@ -117,10 +116,16 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
     """
     if not config_file.exists():
         return
+    own = settings.model.loss.custom_fn
+    if own.source == "":
+        raise UserError(
+            f"model.loss: nothing tells whether {own.name} is the loss of the run to resume, as it has no text of its "
+            "own (a partial, a closure, an object). Go on with a function of a file."
+        )
     before = OmegaConf.load(config_file)
     now = OmegaConf.create(asdict(settings))
     for key in _PLAN:
-        old = OmegaConf.select(before, key, default=_NEW.get(key))
+        old = OmegaConf.select(before, key, default=None)
         new = OmegaConf.select(now, key)
         pinned = key == _ORIGIN and str(old).startswith(f"{new}@")  # config.yaml has the hub's revision
         if old != new and not pinned:

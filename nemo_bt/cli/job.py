@@ -53,7 +53,7 @@ def run_command(command: str, settings: Settings) -> Any:
         UserError: the ranks found a user's mistake, or are to be on several nodes.
         RuntimeError: a rank failed.
     """
-    local.check_one_node(settings)
+    local.is_to_start(settings)  # it refuses several nodes
     with tempfile.TemporaryDirectory(prefix="nemo_bt-launch-") as folder:
         (Path(folder) / "settings.yaml").write_text(dump_settings(settings))
         argv = ["-m", "nemo_bt", command, "--config-dir", folder, "--config-name", "settings"]

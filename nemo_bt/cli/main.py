@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nemo_bt.cli.arguments import parse
@@ -96,15 +95,13 @@ def _train(args: argparse.Namespace) -> int:
 
     settings = load_settings(args.config_name, args.overrides, args.config_dir)
 
-    from nemo_bt.training.checks import check_settings
+    from nemo_bt.training.checks import check_settings, pinned
 
     request = StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=launch.started_here())
     if launch.joined() or settings.world_size == 1:
         request.listen()
     pretrained = check_settings(settings, trains=args.command == "train")
-    if settings.model.restore_from_path and pretrained and pretrained.nemo_file is None:
-        model = replace(settings.model, restore_from_path=pretrained.given)  # one commit for all ranks and config.yaml
-        settings = replace(settings, model=model)
+    settings = pinned(settings, pretrained)
     if launch.is_to_start(settings):
         return launch.run_ranks(_same_command(args, settings.model.restore_from_path), settings.world_size)
     return _train_here(args.command, settings, pretrained, request)

@@ -64,16 +64,6 @@ def check_joined(settings: JobSettings) -> None:
         )
 
 
-def check_one_node(settings: JobSettings) -> None:
-    """Check that all ranks can be started here.
-
-    Raises:
-        UserError: ranks on several nodes need a launcher.
-    """
-    if settings.trainer.num_nodes > 1:
-        raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
-
-
 def is_to_start(settings: JobSettings) -> bool:
     """Tell whether this process has to start the ranks. If it is a rank, have it end with the process that started it.
 
@@ -81,7 +71,8 @@ def is_to_start(settings: JobSettings) -> bool:
         UserError: ranks on several nodes need a launcher, or the job has more or fewer ranks than the settings name.
     """
     if not joined() and settings.world_size > 1:
-        check_one_node(settings)
+        if settings.trainer.num_nodes > 1:
+            raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
         return True
     if joined():
         end_with_parent()

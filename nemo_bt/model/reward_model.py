@@ -116,10 +116,9 @@ class RewardModel(llm.GPTModel):
 
     def reinit(self) -> RewardModel:
         """Copy the model before it is built: NeMo makes one for each part of an interleaved pipeline."""
-        copy: RewardModel = fdl.build(self.__io__)
+        copy: RewardModel = fdl.build(fdl.copy_with(self.__io__, loss_fn=self.loss_fn))
         copy.initial_weights = self.initial_weights
         copy.adapter_seed = self.adapter_seed
-        copy.loss_fn = self.loss_fn
         copy.step_losses = self.step_losses
         copy.config.architecture = self.config.architecture
         return copy

@@ -5,7 +5,11 @@ Each message has the equation with its numbers and what to change.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from nemo_bt.checkpoint.find import checkpoint_to_resume
+from nemo_bt.config.custom import digest
 from nemo_bt.config.equations import check_data, check_equations, check_validation
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.config.parallelism import divides
@@ -47,6 +51,17 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | No
     check_layout(settings, architecture)
     _check_adapters(settings.model, architecture)
     return pretrained
+
+
+def pinned(settings: Settings, pretrained: PretrainedSource | None) -> Settings:
+    """Write down the hub's commit and the text of the loss, which all ranks take and a run goes on with."""
+    model = settings.model
+    own = model.loss.custom_fn
+    if own.path:
+        own = replace(own, source=digest(Path(own.path).read_bytes()))
+    if model.restore_from_path and pretrained and pretrained.nemo_file is None:
+        model = replace(model, restore_from_path=pretrained.given)
+    return replace(settings, model=replace(model, loss=replace(model.loss, custom_fn=own)))
 
 
 def _check_adapters(model: ModelSettings, architecture: Architecture) -> None:

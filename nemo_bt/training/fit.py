@@ -85,7 +85,9 @@ def fit(
     return Outcome(step, around.validation.record, stopped_by)
 
 
-def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal) -> Outcome:
+def validate(
+    settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal, loss_fn: LossFn | None = None
+) -> Outcome:
     """Validate on this rank, together with all others, without a step."""
     import_nemo(on_gpu)
     from nemo_bt.observability.metrics_log import MetricsLog
@@ -98,9 +100,8 @@ def validate(settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Ter
     log = MetricsLog(settings.exp_manager.log_dir, loggers)
     validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
     trainer = build_trainer(settings, 1, on_gpu, [validation])
-    model = build_model(
-        settings, prepared.architecture, prepared.initial_weights, str(prepared.tokenizer_folder), num_steps=1
-    )
+    folder = str(prepared.tokenizer_folder)
+    model = build_model(settings, prepared.architecture, prepared.initial_weights, folder, 1, loss_fn)
     trainer.validate(model, data, verbose=False)
     log.close("success")
     _leave()

@@ -81,7 +81,9 @@ def train(
     return outcome
 
 
-def validate_only(settings: Settings, pretrained: PretrainedSource | None, terminal: Terminal) -> Outcome:
+def validate_only(
+    settings: Settings, pretrained: PretrainedSource | None, terminal: Terminal, loss_fn: LossFn | None = None
+) -> Outcome:
     """Validate a model on this rank, together with all others.
 
     Raises:
@@ -92,7 +94,7 @@ def validate_only(settings: Settings, pretrained: PretrainedSource | None, termi
     on_gpu = runs_on_gpu(settings.trainer)
     check_device(settings, on_gpu)
     prepared = prepare(settings, pretrained, terminal, only_validates=True)
-    outcome = validate(settings, prepared, on_gpu, terminal)
+    outcome = validate(settings, prepared, on_gpu, terminal, loss_fn)
     _summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     return outcome
 

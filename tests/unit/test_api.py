@@ -1,14 +1,19 @@
 """What the Python API refuses before anything is read or started, and what a rank tells whoever started it."""
 
 import json
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from torch import Tensor
 
 import nemo_bt
 from nemo_bt.cli.main import run
-from nemo_bt.config.model import Settings
+from nemo_bt.config.custom import describe, load_object
+from nemo_bt.config.model import CustomFunction, Settings
 
 NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
 
@@ -37,3 +42,42 @@ def test_ranks_on_several_nodes_need_a_launcher(tmp_path: Path) -> None:
     for call in (nemo_bt.launch, nemo_bt.train):
         with pytest.raises(nemo_bt.UserError, match=r"trainer\.num_nodes > 1: start the ranks with srun or torchrun"):
             call(settings)
+
+
+def test_settings_of_another_job_are_refused() -> None:
+    for call, name, others in ((nemo_bt.train, "train", "plan"), (nemo_bt.launch, "train", "plan")):
+        with pytest.raises(nemo_bt.UserError, match=rf'load_settings\("{name}", \[...\]\), got PlanRun'):
+            call(load("cluster=h100", name=others))
+
+
+def top(chosen_P: Tensor, rejected_P: Tensor, margin_P: Tensor, weight_P: Tensor) -> Tensor:
+    return chosen_P
+
+
+def factory(number: int) -> Any:
+    return lambda *_: number
+
+
+def test_a_loss_from_python_is_named_by_file_where_that_gives_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert describe(top) == CustomFunction(path=__file__, name="top")
+    monkeypatch.setattr(top, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "top", top, raising=False)
+    of_script = describe(top)
+    assert (of_script.path, of_script.name) == (None, "top")
+    assert len(str(of_script.source)) == 64
+    one, five = (describe(function) for function in (lambda *_: 1, lambda *_: 5))  # fmt: skip
+    assert (one.path, one.source) == (None, five.source)  # one line has both, and is the text of both
+    other = describe(lambda *_: 6)
+    assert len(str(other.source)) == 64
+    assert other.source != one.source
+
+
+@pytest.mark.parametrize("without_text", [factory(3), partial(top), MagicMock(), eval("lambda *_: 1")])
+def test_a_loss_without_a_text_of_its_own_is_told_by_it(without_text: Any) -> None:
+    assert (describe(without_text).path, describe(without_text).source) == (None, "")
+
+
+def test_a_file_that_is_no_python_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\ndef f(:\n")
+    with pytest.raises(nemo_bt.UserError, match=r"model\.loss\.custom_fn\.path: .*a\.py, line 2: invalid syntax"):
+        load_object(str(tmp_path / "a.py"), "f", "model.loss.custom_fn")

@@ -1,6 +1,8 @@
 """Which settings may change when a run goes on."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -8,6 +10,7 @@ from nemo_bt.checkpoint.find import check_same_plan
 from nemo_bt.config.load import dump_settings, load_settings
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
+from nemo_bt.training.checks import pinned
 
 NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
 SMALL = ["model=llama_4x256", *NEEDED]
@@ -43,9 +46,39 @@ def test_a_resumed_run_has_to_have_the_same_loss_function(tmp_path: Path) -> Non
     own = load("model.loss.custom_fn.path=a.py", "model.loss.custom_fn.name=hinge")
     (tmp_path / "config.yaml").write_text(dump_settings(own))
     check_same_plan(tmp_path / "config.yaml", own)
-    with pytest.raises(UserError, match=r"model\.loss\.custom_fn=.*None.*, but the run to resume had .*hinge"):
+    with pytest.raises(UserError, match=r"model\.loss\.custom_fn\.name=None, but the run to resume had hinge"):
         check_same_plan(tmp_path / "config.yaml", load())
-    earlier = dump_settings(load()).replace("    custom_fn:\n      path: null\n      name: null\n", "")
+    section = "    custom_fn:\n      path: null\n      name: null\n      source: null\n"
+    earlier = dump_settings(load()).replace(section, "")
     assert "custom_fn" not in earlier
     (tmp_path / "config.yaml").write_text(earlier)
     check_same_plan(tmp_path / "config.yaml", load())
+
+
+def test_a_resumed_run_has_to_have_the_same_text_of_its_loss(tmp_path: Path) -> None:
+    def own(source: str) -> Settings:
+        return load("model.loss.custom_fn.name=hinge", f"model.loss.custom_fn.source={source}")
+
+    (tmp_path / "config.yaml").write_text(dump_settings(own("a1")))
+    check_same_plan(tmp_path / "config.yaml", own("a1"))
+    with pytest.raises(UserError, match=r"custom_fn\.source=b2, but the run to resume had a1"):
+        check_same_plan(tmp_path / "config.yaml", own("b2"))
+    (tmp_path / "config.yaml").write_text(dump_settings(own("''")))
+    with pytest.raises(UserError, match=r"nothing tells whether hinge is the loss of the run to resume"):
+        check_same_plan(tmp_path / "config.yaml", own("''"))
+
+
+def test_a_run_keeps_the_digest_of_its_loss_file_and_the_commit_of_its_model(tmp_path: Path) -> None:
+    file = tmp_path / "losses.py"
+    file.write_text("hinge = 1")
+    settings = load(f"model.loss.custom_fn.path={file}", "model.loss.custom_fn.name=hinge")
+    first = pinned(settings, None)
+    (tmp_path / "config.yaml").write_text(dump_settings(first))
+    check_same_plan(tmp_path / "config.yaml", pinned(first, None))
+    assert len(str(first.model.loss.custom_fn.source)) == 64
+    file.write_text("hinge = 2")
+    with pytest.raises(UserError, match=r"custom_fn\.source=.*, but the run to resume had"):
+        check_same_plan(tmp_path / "config.yaml", pinned(first, None))
+    at_commit: Any = SimpleNamespace(given="org/model@0123", nemo_file=None)
+    from_hub = load_settings("train", [*NEEDED, "model.restore_from_path=org/model"])
+    assert pinned(from_hub, at_commit).model.restore_from_path == "org/model@0123"
