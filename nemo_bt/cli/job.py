@@ -11,6 +11,7 @@ from typing import Any
 from nemo_bt.cli.worker import make_log, run_as_rank
 from nemo_bt.config.load import dump_settings
 from nemo_bt.config.model import JobSettings, Settings
+from nemo_bt.errors import UserError
 from nemo_bt.launching import local, script
 from nemo_bt.launching.signals import kept_handlers
 from nemo_bt.observability.terminal import Terminal, diverted_output
@@ -33,6 +34,10 @@ def run_job(settings: JobSettings, folder: Path, work: Callable[[Terminal, int],
     """
     if local.is_to_start(settings):
         return script.start_and_wait(script.own_command(), settings.world_size, folder)
+    from nemo_bt.scoring.scorer import RewardScorer
+
+    if RewardScorer.live:
+        raise UserError("a RewardScorer is open in this process, which holds one or runs a job: close() it first.")
     if script.is_rank_of_a_script():
 
         def leave(terminal: Terminal, rank: int) -> int:

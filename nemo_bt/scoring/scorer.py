@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from weakref import WeakSet
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -58,6 +59,8 @@ class RewardScorer:
     end of a with block, gives the groups back.
     """
 
+    live: ClassVar[WeakSet[RewardScorer]] = WeakSet()
+    """Those that are open in this process."""
     renderer: Renderer
     engine: Engine
     rules: StreamRules
@@ -103,7 +106,9 @@ class RewardScorer:
         on_gpu = runs_on_gpu(device)
         engine = open_alone(open_trained(pretrained), precision, on_gpu)
         budget = tokens_per_stream or (8192 if on_gpu else 2048)
-        return cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), longest, statistics)
+        scorer = cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), longest, statistics)
+        cls.live.add(scorer)
+        return scorer
 
     def score(self, conversation: Conversation) -> float:
         """Give the reward of one conversation, computed in fp32.
@@ -159,6 +164,7 @@ class RewardScorer:
     def close(self) -> None:
         """Give the process groups back."""
         self.engine.close()
+        self.live.discard(self)
 
     def __enter__(self) -> RewardScorer:
         return self
