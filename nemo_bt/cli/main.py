@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from nemo_bt.cli.arguments import parse
@@ -178,7 +177,7 @@ def _same_command(args: argparse.Namespace, given: str | None) -> list[str]:
 def _train_here(command: str, settings: Settings, pretrained: PretrainedSource | None, request: StopRequest) -> int:
     """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
     from nemo_bt.cli.worker import run_as_rank
-    from nemo_bt.observability.events import append_event
+    from nemo_bt.observability.events import telling_failure
     from nemo_bt.observability.terminal import Terminal
     from nemo_bt.training.train import train, validate_only
 
@@ -189,14 +188,11 @@ def _train_here(command: str, settings: Settings, pretrained: PretrainedSource |
             if command == "validate":
                 leave_result(validate_only(settings, pretrained, terminal).validation)
                 return 0
-            outcome = train(settings, pretrained, terminal, rank, request=request)
+            with telling_failure(log_dir, rank):
+                outcome = train(settings, pretrained, terminal, rank, request=request)
         except SystemExit as stopped:
             if stopped.code == STOPPED_STATUS and not launch.started_here() and rank == 0:
                 terminal.error("stopped before training")
-            raise
-        except UserError as error:
-            with suppress(OSError):
-                append_event(log_dir, "failed", rank=rank, error=str(error))
             raise
         leave_result(outcome)
         return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from nemo_bt.errors import UserError, first_line
 
 FILE = "events.jsonl"
 
@@ -20,6 +23,19 @@ def append_event(log_dir: Path, event: str, **facts: Any) -> None:
     with (log_dir / FILE).open("a+b", buffering=0) as file:
         is_cut_short = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"
         file.write((is_cut_short * "\n" + json.dumps(described) + "\n").encode())
+
+
+@contextmanager
+def telling_failure(log_dir: Path, rank: int) -> Iterator[None]:
+    """Append what ends a run, unless it was asked to end."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, SystemExit):
+            text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
+            with suppress(OSError):
+                append_event(log_dir, "failed", rank=rank, error=text)
+        raise
 
 
 def read_events(log_dir: Path) -> list[dict[str, Any]]:

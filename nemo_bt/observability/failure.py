@@ -9,12 +9,10 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from nemo_bt.observability.events import append_event
 from nemo_bt.observability.terminal import Terminal
 
 _WAITING = ("torch.distributed.", "megatron.core.pipeline_parallel.", "megatron.core.distributed.")
@@ -38,8 +36,6 @@ def report_failure(
         else:
             lines = "".join(traceback.format_exception(kind, error, trace))
             terminal.error(f"{lines}rank {rank} failed; its output is in {log_dir / 'nemo.log'}")
-        with suppress(OSError):
-            append_event(log_dir, "failed", rank=rank, error=f"{kind.__name__}: {message}")
 
     return show
 

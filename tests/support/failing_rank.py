@@ -7,6 +7,7 @@ from typing import Any
 
 from nemo_bt.config.load import load_settings
 from nemo_bt.launching.local import current_rank
+from nemo_bt.observability.events import telling_failure
 from nemo_bt.observability.failure import report_failure
 from nemo_bt.observability.terminal import Terminal, divert_output
 from nemo_bt.training.checks import check_settings
@@ -29,7 +30,8 @@ def main(what: str, *overrides: str) -> None:
                     time.sleep(600)
                 raise ArithmeticError("an error of rank 1")
 
-    train(settings, check_settings(settings), terminal, rank, [Fault()])
+    with telling_failure(log_dir, rank):
+        train(settings, check_settings(settings), terminal, rank, [Fault()])
 
 
 if __name__ == "__main__":
