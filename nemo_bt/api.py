@@ -2,12 +2,15 @@
 
 A job runs in this process, alone or as one of the ranks of torchrun or srun. With trainer.devices > 1 in a script it
 runs on as many local ranks, each of which runs the script up to the call (`nemo_bt.launching.script`).
+
+Every function raises UserError where settings, model, data or output cannot be used as they are.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +27,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.launching import local
 from nemo_bt.launching.script import made_once
 from nemo_bt.launching.signals import StopRequest
+from nemo_bt.observability.events import telling_failure
 from nemo_bt.observability.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -50,6 +54,8 @@ def load_settings(
     Raises:
         UserError: a key is unknown, a value has the wrong type or is out of its range, or there is no such file.
     """
+    if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
+        raise UserError(f"overrides: expected a list of key=value texts, got {overrides!r}.")
     return load_settings_of(kind or _KINDS.get(config_name, Settings), config_name, overrides, config_dir)
 
 
@@ -64,20 +70,20 @@ def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Seque
 
     Returns:
         How the run ended: steps, the last validation, and what stopped it early.
-
-    Raises:
-        UserError: settings, model or data cannot be used as they are.
     """
+    start_s = time.monotonic()
     from nemo_bt.training.checks import check_settings, pinned
     from nemo_bt.training.train import train as train_here
 
     _expect(settings, Settings, "train")
+    _check_callbacks(callbacks)
     settings = _named(settings, loss_fn)
+    request = StopRequest(settings.exp_manager.time_limit_s, local.started_here(), start_s)
 
     def work(terminal: Terminal, rank: int) -> Outcome:
-        request = StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=local.started_here())
         pretrained = check_settings(settings, loss_fn=loss_fn)
-        return train_here(pinned(settings, pretrained), pretrained, terminal, rank, callbacks, request, loss_fn)
+        with telling_failure(settings.exp_manager.log_dir, rank):
+            return train_here(pinned(settings, pretrained), pretrained, terminal, rank, callbacks, request, loss_fn)
 
     outcome: Outcome = run_job(settings, settings.exp_manager.log_dir, work, within="checkpoints")
     return outcome
@@ -90,9 +96,6 @@ def validate(settings: Settings, *, loss_fn: LossFn | None = None) -> dict[str, 
     Args:
         settings: from `load_settings("train", ...)`, or of a run: `load_settings("config", config_dir=log_dir)`.
         loss_fn: a loss of your own, as for `train`.
-
-    Raises:
-        UserError: settings, model or data cannot be used as they are.
     """
     from nemo_bt.training.checks import check_settings, pinned
     from nemo_bt.training.train import validate_only
@@ -121,11 +124,7 @@ def launch(settings: Settings) -> Outcome:
 
 @made_once
 def score(settings: ScoreRun) -> Path:
-    """Write the rows of score.input with their rewards to score.output, and give that file.
-
-    Raises:
-        UserError: model, rows or output cannot be used as they are.
-    """
+    """Write the rows of score.input with their rewards to score.output, and give that file."""
     _expect(settings, ScoreRun, "score")
     _scored(settings)
     return Path(settings.score.output)
@@ -133,11 +132,7 @@ def score(settings: ScoreRun) -> Path:
 
 @made_once
 def evaluate(settings: EvaluateRun) -> dict[str, Any]:
-    """Score pairs or a benchmark, measure the accuracy, and give the contents of results.json.
-
-    Raises:
-        UserError: model, rows or output cannot be used as they are.
-    """
+    """Score pairs or a benchmark, measure the accuracy, and give the contents of results.json."""
     from nemo_bt.evaluation.command import evaluate as measure
 
     _expect(settings, EvaluateRun, "evaluate")
@@ -148,11 +143,7 @@ def evaluate(settings: EvaluateRun) -> dict[str, Any]:
 
 @made_once
 def label(settings: LabelRun) -> Path:
-    """Score samples, write feedback to train on, and give its file.
-
-    Raises:
-        UserError: model, rows or output cannot be used as they are.
-    """
+    """Score samples, write feedback to train on, and give its file."""
     from nemo_bt.evaluation.label import check_label
     from nemo_bt.evaluation.label import label as write_feedback
 
@@ -170,9 +161,6 @@ def report(log_dir: str | Path, overrides: Sequence[str] = (), checkpoint: str |
         log_dir: the run's log directory.
         overrides: changes to its config.yaml for the report: a layout, say.
         checkpoint: the one whose model is looked at; the newest of the run, if none is named.
-
-    Raises:
-        UserError: no run has written there; its model or data cannot be used as they are.
     """
     from nemo_bt.reporting.command import write_report
     from nemo_bt.reporting.settings import load_run, with_model
@@ -185,11 +173,7 @@ def report(log_dir: str | Path, overrides: Sequence[str] = (), checkpoint: str |
 
 @made_once
 def plan(settings: PlanRun) -> list[Planned | Rejected]:
-    """Count memory and time of every layout on a cluster.
-
-    Raises:
-        UserError: the settings contradict each other, or there is no such model or data.
-    """
+    """Count memory and time of every layout on a cluster."""
     from nemo_bt.planning.command import plan as try_layouts
 
     _expect(settings, PlanRun, "plan")
@@ -220,6 +204,14 @@ def _named(settings: Settings, loss_fn: LossFn | None) -> Settings:
         return settings
     loss = replace(settings.model.loss, custom_fn=describe(loss_fn))
     return replace(settings, model=replace(settings.model, loss=loss))
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    if callbacks != ():
+        from lightning.pytorch import Callback
+
+        if not isinstance(callbacks, Sequence) or not all(isinstance(one, Callback) for one in callbacks):
+            raise UserError(f"callbacks: expected a list of lightning.pytorch.Callback objects, got {callbacks!r}.")
 
 
 def _expect(settings: Any, kind: type[Any], name: str) -> None:

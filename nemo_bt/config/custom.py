@@ -54,9 +54,4 @@ def describe(function: Any) -> CustomFunction:
     if inspect.isfunction(function) and not function.__closure__:
         with suppress(OSError):
             text = inspect.getsource(function).encode()
-    return CustomFunction(name=name, source=digest(text) if text else "")
-
-
-def digest(text: bytes) -> str:
-    """Give what tells whether a function is another one now: SHA-256 of its text."""
-    return hashlib.sha256(text).hexdigest()
+    return CustomFunction(name=name, source=hashlib.sha256(text).hexdigest() if text else "")

@@ -30,8 +30,7 @@ class CustomFunction:
     name: str | None = None
     """Function in it."""
     source: str | None = None
-    """SHA-256 of the file, or of the text of a function from Python; the run writes it. It is empty where no text says
-    all: a lambda without a file, a partial, a closure."""
+    """SHA-256 of the file, or of the function's own text, which the run writes; empty for a partial or a closure."""
 
     @model_validator(mode="after")
     def _check_both(self) -> CustomFunction:

@@ -101,7 +101,8 @@ class ExpManagerSettings:
     resume_if_exists: bool = False
     """Continue from the newest whole checkpoint in the log directory, if there is one."""
     max_time_per_run: Duration | None = None
-    """days:hours:minutes:seconds from the start of the process, after which the run saves and ends, to be resumed."""
+    """days:hours:minutes:seconds from the start of the command, or the call from Python, after which the run saves and
+    ends, to be resumed."""
     trust_checkpoint: bool = False
     """Resume even from a checkpoint that holds more than tensors and plain data: unpickling it can run code."""
     create_tensorboard_logger: bool = False

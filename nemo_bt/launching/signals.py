@@ -28,12 +28,14 @@ class StopRequest:
     """What asks this process to end its run: a signal, or a limit on its time.
 
     Args:
-        limit_s: seconds from the start of the process after which the run is to end; None is no limit.
+        limit_s: seconds after which the run is to end; None is no limit.
         ends_on_sigterm: whether SIGTERM ends the process at once, and is no request.
+        start_s: when the seconds begin, by time.monotonic(); that is the start of the process.
     """
 
-    def __init__(self, limit_s: float | None, ends_on_sigterm: bool) -> None:
+    def __init__(self, limit_s: float | None, ends_on_sigterm: bool, start_s: float = _START_S) -> None:
         self.limit_s = limit_s
+        self.start_s = start_s
         self.ends_on_sigterm = ends_on_sigterm
         self._signal = 0
         self._is_training = False
@@ -56,7 +58,7 @@ class StopRequest:
         """Give 0, or the number of what asks; all ranks go by the largest."""
         if self._signal:
             return self._signal
-        return _TIME_LIMIT if self.limit_s is not None and running_s() >= self.limit_s else 0
+        return _TIME_LIMIT if self.limit_s is not None and time.monotonic() - self.start_s >= self.limit_s else 0
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._signal == number:

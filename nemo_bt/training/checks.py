@@ -5,11 +5,11 @@ Each message has the equation with its numbers and what to change.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 from nemo_bt.checkpoint.find import checkpoint_to_resume
-from nemo_bt.config.custom import digest
 from nemo_bt.config.equations import check_data, check_equations, check_validation
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.config.parallelism import divides
@@ -58,7 +58,7 @@ def pinned(settings: Settings, pretrained: PretrainedSource | None) -> Settings:
     model = settings.model
     own = model.loss.custom_fn
     if own.path:
-        own = replace(own, source=digest(Path(own.path).read_bytes()))
+        own = replace(own, source=hashlib.sha256(Path(own.path).read_bytes()).hexdigest())
     if model.restore_from_path and pretrained and pretrained.nemo_file is None:
         model = replace(model, restore_from_path=pretrained.given)
     return replace(settings, model=replace(model, loss=replace(model.loss, custom_fn=own)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from nemo_bt.observability.events import read_events
 from tests.support.hf_models import save
 from tests.support.layouts import common
 from tests.support.runs import REPO, metrics, nemo_bt
@@ -28,9 +29,15 @@ model, pairs, tokenizer, log_dir, *overrides = sys.argv[1:]
 class Seen(pl.Callback):
     steps = 0
     def on_train_batch_end(self, *_): Seen.steps += 1
+class Fails(pl.Callback):
+    def on_train_batch_end(self, *_): raise ArithmeticError("of a callback")
+def refused(call, *args, **kwargs):
+    try: call(*args, **kwargs)
+    except nemo_bt.UserError as error: print("refused", error, flush=True)
 given = [f"model.restore_from_path={model}", f"model.data.train={pairs}", f"model.tokenizer.type={tokenizer}"]
 given += overrides
-def settings(name): return nemo_bt.load_settings("train", [*given, f"exp_manager.explicit_log_dir={log_dir}/{name}"])
+def settings(name, *more):
+    return nemo_bt.load_settings("train", [*given, f"exp_manager.explicit_log_dir={log_dir}/{name}", *more])
 own = nemo_bt.train(settings("own"), loss_fn=hinge, callbacks=[Seen()])
 def same(chosen_P, rejected_P, margin_P, weight_P):
     return nemo_bt.bradley_terry_loss(chosen_P, rejected_P, margin_P, weight_P, nemo_bt.LossSettings())
@@ -38,11 +45,21 @@ assert nemo_bt.train(settings("same"), loss_fn=same).step == nemo_bt.train(setti
 print("steps", own.step, Seen.steps, own.stopped_by, flush=True)
 with nemo_bt.RewardScorer.from_pretrained(f"{log_dir}/own/checkpoints/reward-step3.nemo") as scorer:
     print("reward", scorer.score("Human: a\\n\\nAssistant: b"), flush=True)
+    refused(nemo_bt.train, settings("beside"))
 for wrong in (lambda *_: 1.0, lambda c, r, m, w: (c - r).sum(), lambda c, r: c):
-    try: nemo_bt.train(settings("wrong"), loss_fn=wrong)
-    except nemo_bt.UserError as error: print("refused", error, flush=True)
-try: nemo_bt.score(settings("x"))
-except nemo_bt.UserError as error: print("refused", error, flush=True)
+    refused(nemo_bt.train, settings("wrong"), loss_fn=wrong)
+refused(nemo_bt.score, settings("x"))
+for wrong in (5, Seen(), ["Seen"], [Seen]):
+    refused(nemo_bt.train, settings("wrong"), callbacks=wrong)
+refused(nemo_bt.train, settings("same", "exp_manager.resume_if_exists=true", "trainer.max_steps=4"), loss_fn=same)
+refused(nemo_bt.launch, settings("launched", "trainer.devices=2", "model.tensor_model_parallel_size=3"))
+validated = [f"model.data.validation.held_out={pairs}", "exp_manager.explicit_log_dir=" + log_dir + "/validated"]
+validated += [f"model.restore_from_path={log_dir}/same/checkpoints/reward-step3.nemo"]
+of_run = nemo_bt.load_settings("config", validated, f"{log_dir}/same")
+refused(nemo_bt.validate, of_run)
+print("validated", nemo_bt.validate(of_run, loss_fn=same)["val/held_out/loss"], flush=True)
+try: nemo_bt.train(settings("failed"), callbacks=[Fails()])
+except ArithmeticError as error: print("raised", error, flush=True)
 """
 
 
@@ -90,21 +107,39 @@ def test_a_loss_from_python_is_the_run_s_loss(in_process: tuple[Path, str]) -> N
 def test_what_is_no_loss_is_refused_before_anything_is_read(in_process: tuple[Path, str]) -> None:
     _, printed = in_process
     refused = [line for line in printed.splitlines() if line.startswith("refused")]
-    assert [text in line for text, line in zip(("got float", "got () of", "takes 2"), refused[:3], strict=True)] == [
-        True
-    ] * 3
-    assert 'nemo_bt.load_settings("score", [...]), got Settings' in refused[3]
+    expected = [
+        "a RewardScorer is open in this process",
+        "got float",
+        "got () of",
+        "takes 2",
+        'nemo_bt.load_settings("score", [...]), got Settings',
+        *["callbacks: expected a list of lightning.pytorch.Callback objects, got "] * 4,
+        "nothing tells whether same is the loss of the run to resume",
+        "not a multiple of",
+        "expected a Python file with same, got None. One from Python is given again.",
+    ]
+    assert [text for text, line in zip(expected, refused, strict=True) if text not in line] == []
+
+
+def test_a_run_from_python_validates_with_its_loss_and_leaves_word_of_a_failure(in_process: tuple[Path, str]) -> None:
+    folder, printed = in_process
+    assert 0 < float(printed.split("validated ")[1].split()[0]) < 10
+    assert "raised of a callback" in printed
+    assert read_events(folder / "failed")[-1]["error"] == "ArithmeticError: of a callback"
+    assert [event["event"] for event in read_events(folder / "own")] == ["started", "ended"]
 
 
 def test_the_example_on_two_ranks_is_the_command_with_the_same_loss(dataset: Path, base: Path, tmp_path: Path) -> None:
     """A script asks for two ranks; the command line names its function by file."""
     options = [
         *common(dataset, tmp_path / "cli", 2)[1:], f"model.restore_from_path={base}", *STEPS,
-        "model.tensor_model_parallel_size=2",
+        "model.pipeline_model_parallel_size=2", "model.virtual_pipeline_model_parallel_size=2",
     ]  # fmt: skip
     script = python(EXAMPLE, base, dataset / "random.parquet", tmp_path / "script", *options)
     assert script.returncode == 0, script.stdout + script.stderr
     assert script.stdout.count("3 steps; {") == 1  # the ranks end with the call
+    config = (tmp_path / "script/config.yaml").read_text()
+    assert "path: null\n      name: hinge" in config  # a command that loads it runs no script
     named = [f"model.loss.custom_fn.path={EXAMPLE}", "model.loss.custom_fn.name=hinge"]
     command = nemo_bt("train", f"exp_manager.explicit_log_dir={tmp_path / 'cli'}", *options, *named)
     assert command.returncode == 0, command.stderr

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ import nemo_bt
 from nemo_bt.cli.main import run
 from nemo_bt.config.custom import describe, load_object
 from nemo_bt.config.model import CustomFunction, Settings
+from nemo_bt.launching.signals import StopRequest
+from nemo_bt.observability.events import read_events, telling_failure
 
 NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
 
@@ -81,3 +84,29 @@ def test_a_file_that_is_no_python_is_named_with_its_line(tmp_path: Path) -> None
     (tmp_path / "a.py").write_text("x = 1\ndef f(:\n")
     with pytest.raises(nemo_bt.UserError, match=r"model\.loss\.custom_fn\.path: .*a\.py, line 2: invalid syntax"):
         load_object(str(tmp_path / "a.py"), "f", "model.loss.custom_fn")
+
+
+@pytest.mark.parametrize("overrides", ["trainer.devices=1", [1]])
+def test_overrides_are_a_list_of_texts(overrides: Any) -> None:
+    with pytest.raises(nemo_bt.UserError, match=r"overrides: expected a list of key=value texts, got "):
+        nemo_bt.load_settings("train", overrides)
+
+
+def test_the_limit_counts_from_where_it_is_told_to() -> None:
+    assert StopRequest(60.0, ends_on_sigterm=False, start_s=time.monotonic() - 61).code() != 0
+    assert StopRequest(0.5, ends_on_sigterm=False, start_s=time.monotonic()).code() == 0  # this process is older
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (nemo_bt.UserError("one\nand two"), ["one\nand two"]),
+        (ZeroDivisionError("one\nand two"), ["ZeroDivisionError: one"]),
+        (KeyboardInterrupt(), ["KeyboardInterrupt: KeyboardInterrupt()"]),
+        (SystemExit(75), []),
+    ],
+)
+def test_a_run_that_fails_leaves_word(error: BaseException, told: list[str], tmp_path: Path) -> None:
+    with pytest.raises(type(error)), telling_failure(tmp_path, 1):
+        raise error
+    assert [(event["error"], event["rank"]) for event in read_events(tmp_path)] == [(text, 1) for text in told]
