@@ -11,10 +11,11 @@ from unittest.mock import MagicMock
 import pytest
 from torch import Tensor
 
-import nemo_bt
+from nemo_bt import api
 from nemo_bt.cli.main import run
 from nemo_bt.config.custom import describe, load_object
 from nemo_bt.config.model import CustomFunction, Settings
+from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import StopRequest
 from nemo_bt.observability.events import read_events, telling_failure
 
@@ -22,7 +23,7 @@ NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "mod
 
 
 def load(*overrides: str, name: str = "train") -> Any:
-    return nemo_bt.load_settings(name, ["model=llama_4x256", *NEEDED, *overrides])
+    return api.load_settings(name, ["model=llama_4x256", *NEEDED, *overrides])
 
 
 def test_a_rank_that_finds_a_mistake_leaves_it_for_the_process_that_started_it(
@@ -42,14 +43,14 @@ def test_a_rank_that_finds_a_mistake_leaves_it_for_the_process_that_started_it(
 
 def test_ranks_on_several_nodes_need_a_launcher(tmp_path: Path) -> None:
     settings: Settings = load("trainer.num_nodes=2", f"exp_manager.explicit_log_dir={tmp_path}")
-    for call in (nemo_bt.launch, nemo_bt.train):
-        with pytest.raises(nemo_bt.UserError, match=r"trainer\.num_nodes > 1: start the ranks with srun or torchrun"):
+    for call in (api.launch, api.train):
+        with pytest.raises(UserError, match=r"trainer\.num_nodes > 1: start the ranks with srun or torchrun"):
             call(settings)
 
 
 def test_settings_of_another_job_are_refused() -> None:
-    for call, name, others in ((nemo_bt.train, "train", "plan"), (nemo_bt.launch, "train", "plan")):
-        with pytest.raises(nemo_bt.UserError, match=rf'load_settings\("{name}", \[...\]\), got PlanRun'):
+    for call, name, others in ((api.train, "train", "plan"), (api.launch, "train", "plan")):
+        with pytest.raises(UserError, match=rf'load_settings\("{name}", \[...\]\), got PlanRun'):
             call(load("cluster=h100", name=others))
 
 
@@ -82,14 +83,14 @@ def test_a_loss_without_a_text_of_its_own_is_told_by_it(without_text: Any) -> No
 
 def test_a_file_that_is_no_python_is_named_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("x = 1\ndef f(:\n")
-    with pytest.raises(nemo_bt.UserError, match=r"model\.loss\.custom_fn\.path: .*a\.py, line 2: invalid syntax"):
+    with pytest.raises(UserError, match=r"model\.loss\.custom_fn\.path: .*a\.py, line 2: invalid syntax"):
         load_object(str(tmp_path / "a.py"), "f", "model.loss.custom_fn")
 
 
 @pytest.mark.parametrize("overrides", ["trainer.devices=1", [1]])
 def test_overrides_are_a_list_of_texts(overrides: Any) -> None:
-    with pytest.raises(nemo_bt.UserError, match=r"overrides: expected a list of key=value texts, got "):
-        nemo_bt.load_settings("train", overrides)
+    with pytest.raises(UserError, match=r"overrides: expected a list of key=value texts, got "):
+        api.load_settings("train", overrides)
 
 
 def test_the_limit_counts_from_where_it_is_told_to() -> None:
@@ -100,7 +101,7 @@ def test_the_limit_counts_from_where_it_is_told_to() -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (nemo_bt.UserError("one\nand two"), ["one\nand two"]),
+        (UserError("one\nand two"), ["one\nand two"]),
         (ZeroDivisionError("one\nand two"), ["ZeroDivisionError: one"]),
         (KeyboardInterrupt(), ["KeyboardInterrupt: KeyboardInterrupt()"]),
         (SystemExit(75), []),
