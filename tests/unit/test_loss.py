@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nemo_bt.config.equations import check_equations
+from nemo_bt.config.load import load_settings
 from nemo_bt.config.model import CustomFunction, LossSettings
 from nemo_bt.errors import UserError
 from nemo_bt.loss import LossFn, bradley_terry_loss, check_loss_function, loss_function
@@ -88,3 +90,20 @@ def test_a_loss_that_keeps_to_the_contract_is_taken_and_what_it_raises_is_left_a
         check_loss_function(lambda c, r, m, w: c / (1 // 0))
     with pytest.raises(UserError, match=r"custom_fn\.path: expected a Python file with f, got None. One from"):
         loss_function(LossSettings(custom_fn=CustomFunction(name="f", source="a1")))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.loss.custom_fn.path=a.py"], r"^model\.loss\.custom_fn: expected both path and name, or neither, got"),
+        (["model.loss.custom_fn.name=f"], r"^model\.loss\.custom_fn: expected both path and name, or neither, got"),
+        (["model.data.custom_cls.path=a.py"], r"^model\.data\.train\[0\]: custom_cls: expected both path and name"),
+        (
+            ["model.loss.custom_fn.path=a.py", "model.loss.custom_fn.name=f", "model.loss.label_smoothing=0.1"],
+            r"^model\.loss\.label_smoothing: f is the loss and does not read it\. Unset it\.",
+        ),
+    ],
+)
+def test_what_does_not_name_a_loss_or_a_class_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_equations(load_settings("train", ["model=llama_4x256", "model.data.train=a.parquet", *overrides]))

@@ -162,13 +162,6 @@ def test_overrides_are_a_list_of_texts(overrides: Any) -> None:
         (["model.num_query_groups=0"], r"model\.num_query_groups: expected 1 or more, got 0"),
         (["model.hidden_size=72"], r"hidden_size=72 is not a multiple of model\.num_attention_heads x 2=16"),
         (["model.loss.label_smoothing=0.5"], r"label_smoothing: expected \[0, 0\.5\), got 0\.5"),
-        (["model.loss.custom_fn.path=a.py"], r"^model\.loss\.custom_fn: expected both path and name, or neither, got"),
-        (["model.loss.custom_fn.name=f"], r"^model\.loss\.custom_fn: expected both path and name, or neither, got"),
-        (["model.data.custom_cls.path=a.py"], r"^model\.data\.train\[0\]: custom_cls: expected both path and name"),
-        (
-            ["model.loss.custom_fn.path=a.py", "model.loss.custom_fn.name=f", "model.loss.label_smoothing=0.1"],
-            r"^model\.loss\.label_smoothing: f is the loss and does not read it\. Unset it\.",
-        ),
         (["model.optim.betas=[0.9]"], r"betas: expected two numbers in \[0, 1\)"),
         (["model.optim.betas=[1.5,2]"], r"betas: expected two numbers in \[0, 1\)"),
         (["model.data.train=[]"], r"model\.data\.train: expected at least one source of pairs"),
