@@ -8,11 +8,10 @@
 
 Importing this package imports nothing else: each name below is imported when it is first used.
 
-Read `api` (what is exported), `training` (the story of a run), `model` and `loss`. From the ground up, each importing
-those before it: `errors`, `files`, `metrics`, `batching`, `cpu`, `config` (its files are in `conf`), `loss`,
-`launching`, `pretrained`, `flops`, `observability`, `model`, `data`, `checkpoint`, `training`, `planning`, `scoring`,
-`evaluation`, `serving`, `reporting`, `cli`, `api`; `converters` beside them. `__main__`, `quickstart` and `gpu_setup`
-are programs.
+Read `api`, `training` and `loss` first. From the ground up, each importing those before it: `errors`, `files`,
+`metrics`, `batching`, `cpu`, `config` (its files are in `conf`), `loss`, `launching`, `pretrained`, `flops`,
+`observability`, `model`, `data`, `checkpoint`, `training`, `planning`, `scoring`, `evaluation`, `serving`,
+`reporting`, `cli`, `api`; `converters` beside them. `__main__`, `quickstart` and `gpu_setup` are programs.
 """
 
 from __future__ import annotations

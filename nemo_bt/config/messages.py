@@ -17,7 +17,6 @@ from nemo_bt.config.model import Settings
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _NO_SECTION = ("dataclass_type", "model_type", "model_attributes_type")
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
-
 _OF_SOURCE = re.compile(r"(train|validation\.[^.[]+)\[\d+\]\.")
 
 
@@ -43,7 +42,8 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
         return unknown_key(key, given, kind)
     if what == "missing":
         section = _section(without_none(type_at))
-        needed = [f"{key}.{name}" for name in _needed(section)] if section else [key]
+        has = fields(section) if section else ()
+        needed = [f"{key}.{one.name}" for one in has if one.default is one.default_factory is MISSING] or [key]
         give = "" if "[" in key else " Give {}=..."
         return "\n".join(f"{name}: expected a value, got none.{give.format(name)}" for name in needed)
     if what in _NO_SECTION:
@@ -62,12 +62,8 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
 
 
 def unknown_key(key: str, given: Any, kind: type) -> str:
-    """Name the nearest key of its section or of all, or the keys that its section has.
-
-    Args:
-        given: what the key was set to: a section, where `key` is only the beginning of what was typed.
-    """
-    typed = key
+    """Name the nearest key of its section or of all, or the keys that its section has."""
+    typed = key  # where data.train=x is typed, data is what is unknown, and {"train": "x"} what is given
     while isinstance(given, dict) and given:
         name, given = next(iter(given.items()))
         typed = f"{typed}.{name}"
@@ -96,10 +92,6 @@ def all_keys(kind: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...
             yield (*prefix, field.name)
         else:
             yield from all_keys(section, (*prefix, field.name))
-
-
-def _needed(section: type[Any]) -> list[str]:
-    return [field.name for field in fields(section) if field.default is field.default_factory is MISSING]
 
 
 def _section(kind: Any) -> type | None:
