@@ -103,7 +103,7 @@ def test_the_table_names_the_fastest_layout_as_overrides(capsys: pytest.CaptureF
         (["plan.lengths.quantiles=[5,6,7,8,9]"], "expected quantiles from 0 to 1"),
         (["plan.lengths.response_tokens=[1,2,3,4,nan]"], "plan.lengths.response_tokens[4]: "),
         (["plan.lengths.prefix_tokens=[-5,0,1,2,3]"], "prefixes of 0 or more, got -5"),
-        (["plan.lenghts.num_pairs=3"], "unknown key plan.lenghts. Did you mean plan.lengths?"),
+        (["plan.lenghts.num_pairs=3"], "unknown key plan.lenghts.num_pairs. Did you mean plan.lengths.num_pairs?"),
         (["model.data.tokens_per_micro_batch=1000"], "937 + 2 x 625 = 2187"),
         (["model.peft.peft_scheme=lora"], "a plan counts full training"),
         (["model.fp8=hybrid"], "model.fp8=hybrid: a plan counts layers in trainer.precision"),
