@@ -50,6 +50,14 @@ def numbers_of(kind: type[Any]) -> Iterator[tuple[str, Any]]:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("trainer.gradient_clip_val=-1", r"gradient_clip_val: expected 0 or more, got -1"),
+        ("model.data.max_drop_fraction=7", r"max_drop_fraction: expected \[0, 1\], got 7"),
+        ("exp_manager.checkpoint_callback_params.save_last_n=-1", r"save_last_n: expected 0 or more, got -1"),
+        ("model.num_query_groups=0", r"model\.num_query_groups: expected 1 or more, got 0"),
+        ("model.loss.label_smoothing=0.5", r"label_smoothing: expected \[0, 0\.5\), got 0\.5"),
+        ("model.data.num_workers=0", r"num_workers: expected 1 or more, got 0"),
+        ("model.optim.sched.decay_ratio=0", r"decay_ratio: expected \(0, 1\], got 0"),
+        ("model.data.pairs.max_pairs_per_prompt=0", r"max_pairs_per_prompt: expected 1 or more, got 0"),
         ("trainer.seed=99999999999999999999", r"trainer\.seed: expected \[0, 9223372036854775808\), got 9{20}"),
         ("trainer.peak_flops_per_device=-1", r"trainer\.peak_flops_per_device: expected more than 0, got -1"),
         ("model.data.train=[{path: x, count: 99999999999999}]", r"count: expected \(0, 2147483648\), got 9{14}"),
