@@ -138,7 +138,7 @@ def _score(args: argparse.Namespace) -> int:
         leave_result(is_done)
         return 0 if is_done or launch.joined() else STOPPED_STATUS
 
-    return run_as_rank(parts.folder, "score.output", work)
+    return run_as_rank(parts.folder, str(parts.folder), work)
 
 
 def _report(args: argparse.Namespace) -> int:
