@@ -16,7 +16,9 @@ hypothesis.settings.register_profile("explore", max_examples=1000, **same)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
-TIERS = ("integration", "gpu", "unit")
+TIERS = ("integration", "gpu", "real", "unit")
+
+collect_ignore = [] if os.environ.get("NEMO_BT_TEST_REAL") else ["real"]  # make test-real
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups

@@ -102,14 +102,14 @@ def nemo_bt(*argv: str, timeout_s: int = 300, **env: str) -> subprocess.Complete
     )
 
 
-def convert(command: str, *argv: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+def convert(command: str, *argv: Any, timeout_s: int = 200, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a converter as a user does."""
     return subprocess.run(
         [sys.executable, "-m", f"converters.{command}", *map(str, argv)],
         cwd=REPO,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=timeout_s,
         **options,
     )
 
