@@ -84,7 +84,7 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         if not args.no_check:
             written = open_weights(find_pretrained(str(nemo)), args.seed)
             base_head = None if initial.has_head else initial.source.read(HEAD)
-            difference = check_parity(pretrained.path, written, base_head, DTYPES.get(args.dtype))
+            difference = check_parity(pretrained.path, written, pretrained, base_head, DTYPES.get(args.dtype))
             check = f"largest difference {difference:.1e}, tolerance {TOLERANCE:.0e}"
         if args.pack:
             pack(nemo, unfinished / "packed")

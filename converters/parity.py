@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,9 @@ from torch import Tensor
 from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.pretrained.architecture import Architecture, architecture_of
+from nemo_bt.pretrained.check import one_label
 from nemo_bt.pretrained.hf_config import read_hf_config
-from nemo_bt.pretrained.resolve import InitialWeights
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, hf_tensors
 from nemo_bt.pretrained.source import TensorSource
 from nemo_bt.scoring.model import open_alone
 
@@ -45,13 +47,18 @@ def check_memory(source: TensorSource) -> None:
 
 
 def check_parity(
-    hf_folder: Path, initial: InitialWeights, base_head: Tensor | None = None, dtype: torch.dtype | None = None
+    hf_folder: Path,
+    initial: InitialWeights,
+    pretrained: PretrainedSource | None = None,
+    base_head: Tensor | None = None,
+    dtype: torch.dtype | None = None,
 ) -> float:
     """Compare the rewards of both models on random ids.
 
     Args:
         hf_folder: the folder that transformers loads.
         initial: the Megatron side's weights.
+        pretrained: what the folder is, where transformers may read it otherwise; None lets it.
         base_head: [1, H], the head for the folder of a base model, which has none; None compares the folder's head.
         dtype: what the folder's weights were cast to; None keeps them.
 
@@ -62,8 +69,9 @@ def check_parity(
         ParityError: it is more than `TOLERANCE`.
         UserError: transformers does not load the folder.
     """
-    groups = _random_groups(architecture_of(read_hf_config(hf_folder / "config.json")))
-    theirs = _transformers_rewards(hf_folder, groups, base_head, dtype)
+    own = pretrained.architecture if pretrained else architecture_of(read_hf_config(hf_folder / "config.json"))
+    groups = _random_groups(own)
+    theirs = _transformers_rewards(hf_folder, groups, pretrained, base_head, dtype)
     ours = _megatron_rewards(groups, initial)
     difference = (ours - theirs).abs().max().item()
     allowed = TOLERANCE * max(1.0, theirs.abs().max().item())
@@ -92,15 +100,25 @@ def _random_groups(architecture: Architecture) -> list[TokenGroup]:
 
 @torch.no_grad()
 def _transformers_rewards(
-    folder: Path, groups: list[TokenGroup], base_head: Tensor | None, dtype: torch.dtype | None
+    folder: Path,
+    groups: list[TokenGroup],
+    pretrained: PretrainedSource | None,
+    base_head: Tensor | None,
+    dtype: torch.dtype | None,
 ) -> Tensor:
     from transformers import AutoModelForSequenceClassification
 
-    options = {"num_labels": 1, "attn_implementation": "eager", "local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"config": one_label(pretrained.architecture)} if pretrained else {"num_labels": 1}
+    options |= {"attn_implementation": "eager", "local_files_only": True, "trust_remote_code": False}
+    base = pretrained.base if pretrained else None
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, **options).eval()
+        model = AutoModelForSequenceClassification.from_pretrained(
+            base.path if base else folder, dtype=torch.float32, **options
+        ).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: transformers does not load it: {first_line(error)}") from error
+    if pretrained and base:
+        _put_merged(model, hf_tensors(pretrained))
     if dtype:
         model = model.to(dtype).float()
     if base_head is not None:
@@ -111,6 +129,13 @@ def _transformers_rewards(
             ids = torch.from_numpy(np.concatenate([group.prefix, side]).astype(np.int64))
             rewards.append(model(input_ids=ids[None]).logits[0, 0])
     return torch.stack(rewards)
+
+
+def _put_merged(model: Any, merged: TensorSource) -> None:
+    """Put the weights of PEFT's adapters and their base, merged, into transformers' model of the base."""
+    for name, parameter in model.named_parameters():
+        if name in merged.infos:
+            parameter.copy_(merged.read(name))
 
 
 def _megatron_rewards(groups: list[TokenGroup], initial: InitialWeights) -> Tensor:

@@ -167,6 +167,13 @@ def check_length(architecture: Architecture, seq_length: int) -> None:
         )
 
 
+def same_rotation(one: Architecture, other: Architecture) -> bool:
+    """Tell whether two models rotate queries and keys alike, at any length."""
+    pairs = zip(one.rotary_frequencies, other.rotary_frequencies, strict=True)
+    alike = all(torch.equal(mine, theirs) for mine, theirs in pairs)
+    return alike and (one.rotary_factor, one.longest_tokens) == (other.rotary_factor, other.longest_tokens)
+
+
 def padded_vocab(vocab_size: int) -> int:
     """Round up to 128 rows of Megatron's embedding, so that tensor parallelism divides them: 32001 gives 32128."""
     return -(-vocab_size // 128) * 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -17,16 +18,21 @@ _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
 """Buffers that old folders have; they follow from the configuration."""
 
 
+def one_label(architecture: Architecture) -> Any:
+    """Give transformers' configuration of an architecture, with one label; it may be changed."""
+    config = deepcopy(architecture.completed)
+    config.num_hidden_layers = architecture.num_layers
+    config.num_labels = 1
+    return config
+
+
 @cache
 def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     """List the tensors of transformers' sequence classifier of an architecture, as fp32; nothing is allocated."""
     from transformers import AutoModelForSequenceClassification
 
-    config = deepcopy(architecture.completed)
-    config.num_hidden_layers = architecture.num_layers
-    config.num_labels = 1
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config)
+        model = AutoModelForSequenceClassification.from_config(one_label(architecture))
     return {name: TensorInfo(tuple(tensor.shape), torch.float32) for name, tensor in model.state_dict().items()}
 
 

@@ -11,9 +11,10 @@ import torch
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.families import FAMILIES
+from nemo_bt.pretrained.rope_parameters import with_rope_fields
 
 HfConfig = dict[str, Any]
-"""config.json of a Hugging Face folder, as it came."""
+"""config.json of a Hugging Face folder, as it came, and what its rope_parameters say in the fields of 4.57."""
 
 _SIZES = (
     "num_hidden_layers",
@@ -32,14 +33,11 @@ _COMPUTED_ONLY_AS = {
 }
 """Fields with one value that the layers compute; another would be another model."""
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu2")
-_REFUSED = {
-    "quantization_config": "use the original weights",
-    "rope_parameters": "it was written by transformers 5; save it with 4.57, which has rope_theta and rope_scaling",
-}
+_REFUSED = {"quantization_config": "use the original weights"}
 
 
 def read_hf_config(file: Path) -> HfConfig:
-    """Read config.json as plain data; its architecture is one that is supported."""
+    """Read config.json as plain data, of either transformers; its architecture is one that is supported."""
     try:
         config = json.loads(file.read_text())
         model_type = str(config["model_type"])
@@ -50,7 +48,7 @@ def read_hf_config(file: Path) -> HfConfig:
             f"{file}: model_type '{model_type}' is not supported. Supported: {', '.join(FAMILIES)}."
             + (" Of a Gemma 3 with vision, save the text model on its own." if model_type == "gemma3" else "")
         )
-    return dict(config)
+    return with_rope_fields(config, str(file))
 
 
 def scratch_hf_config(model: ModelSettings, vocab_size: int) -> HfConfig:
@@ -68,7 +66,7 @@ def scratch_hf_config(model: ModelSettings, vocab_size: int) -> HfConfig:
         "rms_norm_eps": model.layernorm_epsilon,
         "rope_theta": model.rotary_base,
         "initializer_range": model.init_method_std,
-        "max_position_embeddings": model.encoder_seq_length,
+        "max_position_embeddings": model.max_position_embeddings or model.encoder_seq_length,
         "hidden_act": "silu",
         "tie_word_embeddings": False,
     }
@@ -109,6 +107,16 @@ def complete(hf_config: HfConfig) -> Any:
         if found not in (allowed, None):
             raise UserError(f"config.json: {name}={found} is not supported; expected {allowed}.")
     return config
+
+
+def positions_of(hf_config: HfConfig) -> int | None:
+    """Count the positions that a configuration gives its model, what YaRN adds included; None where it is silent."""
+    named = hf_config.get("max_position_embeddings")
+    scaling = hf_config.get("rope_scaling") or {}
+    if named and scaling.get("rope_type", scaling.get("type")) == "yarn":
+        original = scaling.get("original_max_position_embeddings") or named
+        return int(max(named, original * scaling.get("factor", 1.0)))
+    return named
 
 
 def rope_type(config: Any) -> str:

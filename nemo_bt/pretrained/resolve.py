@@ -6,7 +6,7 @@ Nothing in them runs: architecture and tokenizer are read from plain data, tenso
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.pretrained.adapters import ADAPTERS, Adapters, WithAdapters, read_adapters
-from nemo_bt.pretrained.architecture import Architecture, architecture_of
+from nemo_bt.pretrained.architecture import Architecture, architecture_of, same_rotation
 from nemo_bt.pretrained.check import check_hf_tensors, check_megatron_tensors
 from nemo_bt.pretrained.convert import AsMegatron
 from nemo_bt.pretrained.head import WithNewHead
@@ -23,6 +23,7 @@ from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_file import NemoFile
 from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
 from nemo_bt.pretrained.nemo_yaml import hf_config_of_nemo_model
+from nemo_bt.pretrained.peft_folder import PEFT_CONFIG, PeftFolder, is_peft_folder, read_peft_config
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder
 from nemo_bt.pretrained.source import AsDtype, TensorSource
 from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
@@ -51,7 +52,7 @@ class PretrainedSource:
     """The source says of itself that it has a reward head; else it may have one or not."""
     adapters: Adapters | None = None
     base: PretrainedSource | None = None
-    """The model that the adapters belong to, where there are some."""
+    """The model that the adapters belong to, where there are some; without `adapters` they are PEFT's."""
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -95,36 +96,70 @@ def find_pretrained(
     path = Path(given)
     if not path.exists():
         path, given = _download(given, hub_files, key)
+    if is_peft_folder(path):
+        peft = read_peft_config(path)
+        near = next((str(at) for at in (path.parent / peft.base, Path(peft.base)) if at.exists()), None)
+        at_hub = f"{peft.base}@{peft.revision}" if peft.revision else peft.base
+        base = _base_of(near or at_hub, path, PEFT_CONFIG, adapted, hub_files)
+        if base.nemo_file or base.base:
+            raise UserError(f"{path / PEFT_CONFIG}: {base.given}: expected a Hugging Face folder with the whole model.")
+        own = next((at for at in (path, base.path) if (at / "tokenizer_config.json").exists()), path)
+        return PretrainedSource(path, given, base.hf_config, own, None, peft.is_reward_model, base=base)
     if path.is_dir() and (path / "config.json").exists():
         config = read_hf_config(path / "config.json")
         is_classifier = "SequenceClassification" in str(config.get("architectures"))
         return PretrainedSource(path, given, config, path, None, is_classifier)
     if path.is_dir() and not (path / "context").is_dir():
         raise UserError(
-            f"{path}: expected a Hugging Face folder (with config.json) or a .nemo directory (with context/ and "
-            "weights/), found neither."
+            f"{path}: expected a Hugging Face folder (with config.json, or PEFT's {PEFT_CONFIG}) or a .nemo directory "
+            "(with context/ and weights/), found neither."
         )
     file = NemoFile(path)
     if (file.context / HF_CONFIG).exists():
         adapters = read_adapters(file.context)
-        base = _base_of(adapters, path, adapted) if adapters else None
+        of_adapters = _base_of(adapters.base, path, f"context/{ADAPTERS}", adapted) if adapters else None
         config = read_hf_config(file.context / HF_CONFIG)
-        return PretrainedSource(path, given, config, file.context / "tokenizer", file, True, adapters, base)
+        return PretrainedSource(path, given, config, file.context / "tokenizer", file, True, adapters, of_adapters)
     config, tokenizer = hf_config_of_nemo_model(file.context, lambda: TorchDist(file.open_weights, str(path)).infos)
     return PretrainedSource(path, given, config, file.context / tokenizer, file, False)
 
 
-def _base_of(adapters: Adapters, path: Path, adapted: tuple[Path, ...]) -> PretrainedSource:
+def with_positions(pretrained: PretrainedSource, num_positions: int | None) -> PretrainedSource:
+    """Give a model that may use another number of positions, with the same rewards; None leaves it as it is.
+
+    Raises:
+        UserError: its rotary frequencies depend on that number.
+    """
+    if num_positions is None:
+        return pretrained
+    changed = replace(pretrained, hf_config=pretrained.hf_config | {"max_position_embeddings": num_positions})
+    if not same_rotation(pretrained.architecture, changed.architecture):
+        raise UserError(
+            f"model.max_position_embeddings={num_positions}: the frequencies of RoPE scaling "
+            f"'{pretrained.architecture.rope_type}' depend on it, so it would be another model. Leave it out, or "
+            "change what rope_scaling says in config.json."
+        )
+    return changed
+
+
+def _base_of(
+    base: str, path: Path, told_by: str, adapted: tuple[Path, ...], hub_files: tuple[str, ...] = _HUB_FILES
+) -> PretrainedSource:
     """Find the model that adapters belong to."""
     adapted = (*adapted, path.resolve())
-    if Path(adapters.base).resolve() in adapted:
-        raise UserError(f"{path}: context/{ADAPTERS} names itself as its base, {adapters.base}.")
+    if Path(base).resolve() in adapted:
+        raise UserError(f"{path}: {told_by} names itself as its base, {base}.")
     try:
-        return find_pretrained(adapters.base, adapted)
+        return find_pretrained(base, adapted, hub_files)
     except UserError as error:
-        raise UserError(
-            f"{path}: its adapters belong to {adapters.base} (context/{ADAPTERS}), which is not there: {error}"
-        ) from error
+        raise UserError(f"{path}: its adapters belong to {base} ({told_by}), which is not there: {error}") from error
+
+
+def hf_tensors(pretrained: PretrainedSource) -> TensorSource:
+    """Open the tensors of a Hugging Face folder, those of PEFT's adapters merged with their base."""
+    if pretrained.base is None:
+        return SafetensorsFolder(pretrained.path)
+    return PeftFolder(pretrained.path, read_peft_config(pretrained.path), SafetensorsFolder(pretrained.base.path))
 
 
 def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtype | None = None) -> InitialWeights:
@@ -144,7 +179,7 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
         source = WithAdapters(base, TorchDist(pretrained.nemo_file.open_weights, name), pretrained.adapters, name)
         has_head = True
     elif pretrained.nemo_file is None:
-        source = SafetensorsFolder(pretrained.path)
+        source = hf_tensors(pretrained)
         has_head = check_hf_tensors(source.infos, architecture, name)
         source = AsMegatron(AsDtype(source, dtype) if dtype else source, architecture)
     else:
@@ -159,7 +194,8 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     what = "reward model" if has_head else "base model"
     file = ".nemo" if pretrained.nemo_file else "Hugging Face folder"
     kind = f"{what} ({pretrained.hf_config['model_type']}, {file})"
-    kind += f" of adapters on {pretrained.adapters.base}" if pretrained.adapters else ""
+    if pretrained.base:
+        kind += f" of adapters on {pretrained.adapters.base if pretrained.adapters else pretrained.base.given}"
     head = "kept" if has_head else f"new, seed {head_seed}"
     head += f", norm {source.read(HEAD).double().norm().item():.4f}"
     return InitialWeights(pretrained, source, kind, has_head, head)

@@ -15,18 +15,18 @@ from torch import Tensor
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.source import Region, TensorInfo
 
-_INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_INDEX = f"{_SINGLE}.index.json"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class SafetensorsFolder:
-    """A `TensorSource` over the safetensors files of a folder, whole and floating point."""
+    """A `TensorSource` over the safetensors files of a folder, whole and floating point; `single` names one alone."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, single: str = _SINGLE) -> None:
         self.infos: dict[str, TensorInfo] = {}
         self._files: dict[str, Any] = {}
-        for name in _shard_names(folder):
+        for name in _shard_names(folder, single):
             file = _open(folder / name)
             for key in file.keys():  # noqa: SIM118 (not a dict)
                 self._files[key] = file
@@ -90,21 +90,22 @@ def _plan(infos: dict[str, TensorInfo], max_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _shard_names(folder: Path) -> list[str]:
-    if (folder / _INDEX).exists():
+def _shard_names(folder: Path, single: str) -> list[str]:
+    index = folder / f"{single}.index.json"
+    if index.exists():
         try:
-            names = sorted(set(json.loads((folder / _INDEX).read_text())["weight_map"].values()))
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{folder / _INDEX}: expected an index with weight_map, got {error!r}.") from error
+            raise UserError(f"{index}: expected an index with weight_map, got {error!r}.") from error
         outside = [name for name in names if Path(str(name)).name != name]
         if outside:
-            raise UserError(f"{folder / _INDEX}: expected names of files beside it, got {outside[0]}.")
+            raise UserError(f"{index}: expected names of files beside it, got {outside[0]}.")
         return names
-    if (folder / _SINGLE).exists():
-        return [_SINGLE]
-    pickled = " (there are pytorch_model*.bin files: pickles, which can run code, are not read)"
-    hint = pickled if list(folder.glob("pytorch_model*.bin")) else ""
-    raise UserError(f"{folder}: expected {_SINGLE} or {_INDEX}, found neither{hint}. Save the model as safetensors.")
+    if (folder / single).exists():
+        return [single]
+    pickled = " (there are .bin files: pickles, which can run code, are not read)"
+    hint = pickled if list(folder.glob("*_model*.bin")) else ""
+    raise UserError(f"{folder}: expected {single} or {index.name}, found neither{hint}. Save the model as safetensors.")
 
 
 def _open(path: Path) -> Any:

@@ -16,6 +16,7 @@ import torch
 
 from nemo_bt.batching.packing import Floats
 from nemo_bt.batching.sampling import Ints
+from nemo_bt.config.length import length_limit
 from nemo_bt.config.model import Settings
 from nemo_bt.data.formats.responses import Side
 from nemo_bt.data.store.pair_set import PairSet
@@ -107,11 +108,12 @@ def part_rewards(
         settings.data_parallel_size,
         engine.hidden_size,
     )
+    limit = length_limit(model.encoder_seq_length, model.max_position_embeddings)
     whole = [number for number, sides in enumerate(parts) if None not in sides]
     for first in range(0, len(whole), _PAIRS_TOGETHER):
         together = whole[first : first + _PAIRS_TOGETHER]
         sides = [[side for side in parts[number] if side is not None] for number in together]
-        tokens = tokenise(sides, renderer, model.encoder_seq_length)
+        tokens = tokenise(sides, renderer, limit)
         found = compute(plan(tokens, rules), engine, renderer.pad_id, rules.multiple_of)
         reward_N2[together] = np.array(found, dtype=np.float64).reshape(-1, 2)  # None becomes NaN
     return reward_N2

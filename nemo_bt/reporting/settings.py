@@ -13,7 +13,7 @@ from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.pretrained.architecture import check_length
-from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
+from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
 from nemo_bt.training.layout_checks import check_parallel
 
 
@@ -85,7 +85,7 @@ def with_model(run: ReportRun, checkpoint: Path | None) -> ReportRun:
     found = checkpoint or checkpoint_to_resume(folder, resume_if_exists=True)
     if found is None:
         raise UserError(f"{folder}: expected a checkpoint, found none. --without-model reports what is logged.")
-    pretrained = find_pretrained(str(found))
+    pretrained = with_positions(find_pretrained(str(found)), run.settings.model.max_position_embeddings)
     check_length(pretrained.architecture, run.settings.model.encoder_seq_length)
     check_parallel(run.settings, pretrained.architecture)
     return replace(run, pretrained=pretrained)

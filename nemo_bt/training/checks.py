@@ -17,7 +17,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.loss import LossFn, loss_function
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, check_length, padded_vocab
 from nemo_bt.pretrained.hf_config import scratch_hf_config
-from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
+from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
 from nemo_bt.training.layout_checks import check_layout
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
@@ -46,7 +46,9 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | No
     exp = settings.exp_manager
     given = settings.model.restore_from_path
     resume_from = checkpoint_to_resume(exp.log_dir / "checkpoints", exp.resume_if_exists)
-    pretrained = find_pretrained(str(resume_from or given)) if resume_from or given else None
+    pretrained = None
+    if resume_from or given:
+        pretrained = with_positions(find_pretrained(str(resume_from or given)), settings.model.max_position_embeddings)
     architecture = run_architecture(settings, pretrained, num_tokens=1)
     check_layout(settings, architecture)
     _check_adapters(settings.model, architecture)

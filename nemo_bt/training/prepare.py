@@ -9,13 +9,14 @@ from typing import Any
 from nemo_bt.batching.sampling import num_steps
 from nemo_bt.checkpoint.find import check_same_data, check_same_plan, checkpoint_to_resume
 from nemo_bt.config.model import LoraSettings, Settings
-from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.store.load import load_sets, within_positions
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.adapters import Adapters, check_base, digest, trained_parameters
 from nemo_bt.pretrained.architecture import Architecture
+from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
 from nemo_bt.training.checks import check_vocabulary, run_architecture
 
@@ -72,7 +73,8 @@ def prepare(
     if initial and model.peft.lora:
         terminal.line(trained_parameters(initial.source.infos, model.peft.lora))
     validates = bool(settings.trainer.limit_val_batches)
-    sets = load_sets(settings, tokenizer, tokenizer_folder, validates, terminal, with_train=not only_validates)
+    within = within_positions(settings, positions_of(architecture.hf_config))
+    sets = load_sets(within, tokenizer, tokenizer_folder, validates, terminal, with_train=not only_validates)
     for name, pairs in sets.items():
         check_vocabulary(architecture, pairs.largest_id, f"a token of '{name}'")
     if resume_from:

@@ -18,7 +18,7 @@ from nemo_bt.config.device import check_device, runs_on_gpu
 from nemo_bt.config.load import dump_settings
 from nemo_bt.config.model import Settings
 from nemo_bt.data.store.pair_set import PairSet
-from nemo_bt.data.tokenize.chat_template import PLAIN
+from nemo_bt.data.tokenize.templates import PLAIN
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.files import write_atomically

@@ -164,8 +164,8 @@ def test_shards_that_are_cut_short_absent_or_pickled_are_refused(folder: Path) -
         ({"rope_scaling": {"rope_type": "new"}}, "transformers refuses it: KeyError('new')"),
         ({"rope_scaling": "linear"}, "transformers refuses it"),
         (
-            {"rope_parameters": {"rope_theta": 5e5}},
-            "rope_parameters is not supported: it was written by transformers 5",
+            {"rope_parameters": {"rope_theta": 5e5, "rope_type": "yarn"}},
+            "Missing required keys in `rope_scaling` for 'rope_type'='yarn'",
         ),
         ({"quantization_config": {"bits": 4}}, "quantization_config is not supported: use the original weights"),
         ({"rms_norm_eps": None}, "expected a norm epsilon"),

@@ -1,0 +1,54 @@
+"""What transformers 5 calls rope_parameters, also in the fields of transformers 4.57, which passes over the name.
+
+Where 4.57 has saved such a configuration again, rope_parameters stand beside its own defaults: they are right.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nemo_bt.errors import UserError
+
+_FULL = "full_attention"
+_SLIDING = "sliding_attention"
+_LOCAL = "gemma3_text"
+"""The family whose layers with a window have frequencies of their own."""
+
+
+def with_rope_fields(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """Give a configuration that both versions read alike; one without rope_parameters is given back.
+
+    Raises:
+        UserError: rope_parameters say what no field of 4.57 can; `where` names the file.
+    """
+    given = config.get("rope_parameters")
+    if not given:
+        return config
+    by_kind = given if isinstance(given, dict) and given.keys() & {_FULL, _SLIDING} else {_FULL: given}
+    full = by_kind.get(_FULL)
+    local = by_kind.get(_SLIDING, full)
+    if not isinstance(full, dict) or not isinstance(local, dict) or by_kind.keys() - {_FULL, _SLIDING}:
+        raise UserError(f"{where}: rope_parameters: expected rope_type and rope_theta, got {given!r}.")
+    fields = _fields(full)
+    if local != full and config["model_type"] == _LOCAL and _kind(local) == "default":
+        fields["rope_local_base_freq"] = local.get("rope_theta")
+    elif local != full:
+        raise UserError(
+            f"{where}: rope_parameters of {_SLIDING}: expected those of {_FULL}, or for {_LOCAL} rope_type 'default' "
+            f"with a rope_theta of its own, got {local!r}."
+        )
+    return config | {name: value for name, value in fields.items() if value is not None or name == "rope_scaling"}
+
+
+def _fields(full: dict[str, Any]) -> dict[str, Any]:
+    scaling = {name: value for name, value in full.items() if value is not None}
+    fields = {name: scaling.pop(name, None) for name in ("rope_theta", "partial_rotary_factor")}
+    if _kind(full) == "longrope":
+        fields["original_max_position_embeddings"] = scaling.pop("original_max_position_embeddings", None)
+        scaling.pop("rope_type", None)
+        scaling["type"] = "longrope"  # Phi-3's configuration knows no other name
+    return fields | {"rope_scaling": None if _kind(full) == "default" else scaling}
+
+
+def _kind(parameters: dict[str, Any]) -> Any:
+    return parameters.get("rope_type", parameters.get("type", "default"))

@@ -1,0 +1,132 @@
+"""A config.json of transformers 5 is the model that the one of 4.57 is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from nemo_bt.errors import UserError
+from nemo_bt.pretrained.architecture import Architecture, architecture_of, same_rotation
+from nemo_bt.pretrained.check import one_label
+from nemo_bt.pretrained.hf_config import read_hf_config
+from tests.support.hf_models import hf_config_of, save
+
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+LONG = {"short_factor": [1.1] * 6, "long_factor": [3.0] * 6}
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "default": ("qwen2", {"rope_theta": 5e5}, {"rope_type": "default", "rope_theta": 5e5}),
+    "llama3": (
+        "llama3.1, head size",
+        {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
+        {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3},
+    ),
+    "yarn": (
+        "qwen2",
+        {"rope_theta": 1e6, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+        {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 512},
+    ),
+    "linear": (
+        "llama2, a key per query",
+        {"rope_scaling": {"type": "linear", "factor": 2.0}},
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+    ),
+    "two bases": (
+        "gemma3",
+        {
+            "rope_theta": 2e6,
+            "rope_local_base_freq": 2e4,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        {
+            "full_attention": {"rope_type": "linear", "rope_theta": 2e6, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        },
+    ),
+    "longrope": (
+        "phi3, longrope, partly rotary",
+        {},
+        {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.75,
+            "original_max_position_embeddings": 256,
+            **LONG,
+        },
+    ),
+    "partly rotary": (
+        "nemotron",
+        {"rope_theta": 3e4, "partial_rotary_factor": 0.25},
+        {"rope_type": "default", "rope_theta": 3e4, "partial_rotary_factor": 0.25},
+    ),
+}
+OLD = (
+    "rope_theta",
+    "rope_scaling",
+    "rope_local_base_freq",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
+)
+ORIGINAL = "original_max_position_embeddings"
+
+
+def read(config: dict[str, Any], folder: Path) -> Architecture:
+    (folder / "config.json").write_text(json.dumps(config))
+    return architecture_of(read_hf_config(folder / "config.json"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_versions_are_one_model(case: str, tmp_path: Path) -> None:
+    """Also where 4.57 has saved the newer one again, with defaults of its own beside what it does not know."""
+    shape, old, new = CASES[case]
+    expected = read(hf_config_of(shape) | old, tmp_path)
+    config = {name: value for name, value in hf_config_of(shape).items() if name not in (*OLD, ORIGINAL)}
+    found = read(config | {"rope_parameters": new, "dtype": "float32"}, tmp_path)
+    kind = config.pop("model_type")
+    AutoConfig.for_model(kind, **config, rope_parameters=new).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    again = read(saved, tmp_path)
+    assert saved["rope_theta"] == (1e6 if kind == "gemma3_text" else 1e4)
+    for other in (found, again):
+        assert same_rotation(other, expected)
+        assert (other.rotary_fraction, other.rope_type) == (expected.rotary_fraction, expected.rope_type)
+        assert other.hf_config["rope_parameters"] == new
+        assert read(other.hf_config, tmp_path).hf_config == other.hf_config
+
+
+@pytest.mark.parametrize("case", ["default", "two bases"])
+@torch.no_grad()
+def test_transformers_gives_the_same_reward(case: str, tmp_path: Path) -> None:
+    """Its own model of the configuration that is read, as the converters compare with."""
+    shape, old, new = CASES[case]
+    folder = save(shape, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    rewards = []
+    for changed in (old, dict.fromkeys(OLD) | {"rope_parameters": new}):
+        named = {name: value for name, value in (config | changed).items() if value is not None}
+        architecture = read(named, folder)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(folder, config=one_label(architecture))
+        rewards.append(model(torch.arange(1, 60)[None]).logits[0, 0])
+        own: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+        rewards.append(own(torch.arange(1, 60)[None]).logits[0, 0])
+    old_ours, old_own, new_ours, new_own = rewards
+    assert old_ours == old_own == pytest.approx(new_ours, abs=1e-6)
+    assert abs(new_own - new_ours) > 1e-4  # read alone, it passes over rope_parameters
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (3, "rope_parameters: expected rope_type and rope_theta, got 3"),
+        ({"full_attention": {"rope_theta": 1e4}, "chunked_attention": {}}, "expected rope_type and rope_theta"),
+        (
+            {"full_attention": {"rope_theta": 1e4}, "sliding_attention": {"rope_theta": 1e5}},
+            "rope_parameters of sliding_attention: expected those of full_attention, or for gemma3_text",
+        ),
+    ],
+)
+def test_what_has_no_older_name_is_refused(parameters: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        read(hf_config_of("qwen2") | {"rope_parameters": parameters}, tmp_path)
