@@ -58,10 +58,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args, more = parser.parse_known_args(argv)  # argparse takes overrides on one side of an option only
     if args.command == "status" and more:
         parser.error(f"unknown argument {more[0]}")
-    if any(word.startswith("-") for word in more):
-        parser.error(f"unknown option {next(word for word in more if word.startswith('-'))}")
+    for word in more:
+        if word.startswith("-"):
+            plain = word.lstrip("-")
+            parser.error(f"unknown option {word}" + (f": settings have no dashes, type {plain}" * ("." in plain)))
     args.argv = list(argv)
     args.overrides = [*getattr(args, "overrides", []), *more]
+    for word, behind in zip(args.overrides, [*args.overrides[1:], "..."], strict=False):
+        if "=" not in word and not word.startswith("~"):
+            parser.error(f"expected key=value, got {word}: type {word}={behind}")
     if getattr(args, "normalize", False):
         args.overrides.append("score.normalize=true")
     return args

@@ -1,10 +1,10 @@
 """What can be configured, and which combinations cannot work.
 
 Read `model` (the settings of a run, a frozen dataclass for each section; `job` is what every command shares with it),
-`run`, `optim` and `data`, then `load`, which turns YAML and overrides into them, and `messages`, which says what is
+`run`, `optim` and `data`, then `load`, which turns YAML and `overrides` into them, and `messages`, which says what is
 wrong. `score`, `serve` and `plan` have what those commands are told beside; `fields` has the types of fields, with
-their ranges. `equations`, `parallelism` and `fp8` hold the equations between fields; `device` tells on what a run runs,
-and `custom` loads a function or class of one's own.
+their ranges. `equations`, `parallelism` and `fp8` hold the equations between fields; `length` gives the longest
+conversation, `device` tells on what a run runs, and `custom` loads a function or class of one's own.
 
 May import `errors` alone, and nothing heavy.
 """

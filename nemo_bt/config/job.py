@@ -59,7 +59,8 @@ class TokenizerSettings:
     type: str | None = None
     """Folder of the tokenizer (NeMo's name for it); null takes the one saved in restore_from_path."""
     pad_token: str | None = None
-    """A token of the vocabulary to pad with, where the tokenizer names none."""
+    """A token of the vocabulary to pad with, where the tokenizer names none; auto takes the first special token that
+    neither the tokenizer nor its template uses: one with pad in its name, else a reserved one, else any."""
 
 
 EncoderSeqLength = AtLeast1

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 import nemo_bt.conf
 from nemo_bt.config.messages import explain
 from nemo_bt.config.model import JobSettings, Settings
+from nemo_bt.config.overrides import in_hydras_grammar
 from nemo_bt.errors import UserError
 
 Kind = TypeVar("Kind", bound=JobSettings)
@@ -47,7 +48,8 @@ def load_settings_of(
         raise UserError(f"overrides: expected a list of texts, key=value, got {overrides!r}.")
     shipped = str(Path(next(iter(nemo_bt.conf.__path__))).resolve())
     search = [f"hydra.searchpath=[file://{shipped}]"] if config_dir else []
-    set_or_added = [_set_or_added(override, (shipped, config_dir or shipped)) for override in overrides]
+    typed = [in_hydras_grammar(override, kind) for override in overrides]
+    set_or_added = [_set_or_added(override, (shipped, config_dir or shipped)) for override in typed]
     try:
         with initialize_config_dir(str(Path(config_dir).resolve()) if config_dir else shipped, version_base="1.3"):
             config = compose(config_name, overrides=[*search, *set_or_added])

@@ -28,7 +28,7 @@ def explain(error: ValidationError, kind: type) -> str:
     """
     told: dict[str, str] = {}
     for wrong in error.errors():
-        path, type_at = _resolve(kind, wrong["loc"])
+        path, type_at = resolve(kind, wrong["loc"])
         key = _key(path)
         if _OF_SOURCE.sub("", key) not in told:  # a source inherits mistakes too
             told.setdefault(key, _message(key, wrong, type_at, kind))
@@ -71,7 +71,7 @@ def unknown_key(key: str, given: Any, kind: type) -> str:
         return f"{typed} belongs to training; nothing depends on it here. Leave it out."
     section, _, name = key.rpartition(".")
     steps = [int(step) if step.isdecimal() else step for step in re.findall(r"[^.[\]]+", section)]
-    has = [field.name for field in fields(without_none(_resolve(kind, steps)[1]))]
+    has = [field.name for field in fields(without_none(resolve(kind, steps)[1]))]
     rest = typed.removeprefix(key)
     near = [f"{section}.{other}{rest}".removeprefix(".") for other in difflib.get_close_matches(name, has, n=1)]
     if not near and "[" not in key:
@@ -98,7 +98,7 @@ def _section(kind: Any) -> type | None:
     return kind if isinstance(kind, type) and is_dataclass(kind) else None
 
 
-def _resolve(kind: Any, loc: Sequence[str | int]) -> tuple[list[str | int], Any]:
+def resolve(kind: Any, loc: Sequence[str | int]) -> tuple[list[str | int], Any]:
     """Follow a place through the types: names and positions, without pydantic's tags, and the type that is there."""
     path: list[str | int] = []
     current: Any = kind
