@@ -25,6 +25,8 @@ class ScoredModelSettings(ParallelSettings):
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     encoder_seq_length: EncoderSeqLength = 4096
     """Longest conversation, in tokens."""
+    max_position_embeddings: AtLeast1 | None = None
+    """Positions that the model may use, whatever encoder_seq_length is; null is what its config.json names."""
     data: TextSettings = field(default_factory=TextSettings)
 
 
@@ -59,6 +61,8 @@ class ScoreRun(JobSettings):
     score: ScoreSettings
     needs: ClassVar[tuple[str, ...]] = ()
     """Kinds of rows (nemo_bt.scoring.rows) that it can use; none: any."""
+    told_by_name: ClassVar[tuple[str, tuple[str, ...]]] = ("", ())
+    """A column that rows may lack, and its values, with which the names of files begin."""
 
     @property
     def source(self) -> SourceSettings:
@@ -100,6 +104,7 @@ class EvaluateRun(ScoreRun):
 
     evaluate: Annotated[EvaluateSettings, AfterValidator(_check_input)]
     needs: ClassVar[tuple[str, ...]] = ("pair",)
+    told_by_name: ClassVar[tuple[str, tuple[str, ...]]] = ("domain", ("chat", "math", "code", "safety"))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

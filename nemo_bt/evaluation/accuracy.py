@@ -13,7 +13,7 @@ class Scored:
     Args:
         chosen: rewards of the right answers; some benchmarks have several.
         rejected: rewards of the wrong answers.
-        names: values of the columns id, subset, domain and source, where the row has them.
+        names: values of the columns id, subset, domain, source and num_correct, where the row has them.
         length_ratio: characters of the first chosen response over those of the first rejected one.
     """
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from nemo_bt.config.data import RowSettings
 from nemo_bt.config.score import LabelRun, LabelSettings
-from nemo_bt.data.formats.general import completions_of
+from nemo_bt.data.formats.parse import answers_at
+from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.formats.values import value_at
 from nemo_bt.errors import UserError
 from nemo_bt.files import beside
@@ -71,9 +72,8 @@ def label(run: LabelRun, terminal: Terminal) -> None:
         def response(sample: Sample) -> tuple[dict[str, Any], Any]:
             rows.seek(sample.offset)
             row = json.loads(rows.readline())
-            if sample.position is None:
-                return row, value_at(row, keys.response_key)
-            return row, completions_of(row, keys)[sample.position]
+            shape = FORMATS["response" if sample.position is None else "completions"]
+            return row, answers_at(row, shape, keys)[sample.position or 0]
 
         for item in _feedback(samples, settings, response, keys):
             written.write(json.dumps(item) + "\n")

@@ -13,6 +13,7 @@ from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
 from nemo_bt.evaluation.accuracy import Scored, Tally, by_key, tally
 from nemo_bt.scoring.rows import RowReader
 
+_NAMES = ("id", "subset", "domain", "source", "num_correct")
 _RATIOS = (0.5, 0.8, 1.25, 2.0)
 
 
@@ -31,7 +32,7 @@ def scored_rows(rows: Iterable[dict[str, Any]], reader: RowReader) -> tuple[list
         if not chosen or not rejected or None in (*chosen, *rejected):
             without += 1
             continue
-        names = {name: str(row[name]) for name in ("id", "subset", "domain", "source") if row.get(name) is not None}
+        names = {name: str(row[name]) for name in _NAMES if row.get(name) is not None}
         found.append(Scored(chosen, rejected, names, _length_ratio(row, reader)))
     return found, without
 
@@ -49,14 +50,27 @@ def _length_ratio(row: dict[str, Any], reader: RowReader) -> float:
 
 
 def kind_of(rows: Sequence[Scored]) -> str:
-    """Tell from their columns which benchmark rows belong to; pairs where they belong to none."""
-    first = rows[0]
-    if len(first.chosen) == len(first.rejected) == rm_bench.STYLES and "domain" in first.names:
-        return "rm_bench"
-    if len(first.rejected) > 1:
+    """Tell which benchmark rows belong to by what it alone has; pairs where they belong to none.
+
+    Raises:
+        UserError: rows have several answers on a side, as two benchmarks have, and nothing else tells which it is.
+    """
+    if all(len(row.chosen) == len(row.rejected) == 1 for row in rows):
+        subsets = {row.names.get("subset") for row in rows}
+        return "rewardbench" if subsets <= rewardbench.SUBSETS else "pairs"
+    if all("num_correct" in row.names for row in rows):
         return "rewardbench2"
-    subsets = {row.names.get("subset") for row in rows}
-    return "rewardbench" if subsets <= rewardbench.SUBSETS else "pairs"
+    if all(len(row.chosen) == len(row.rejected) == rm_bench.STYLES for row in rows):
+        return "rm_bench"
+    subsets = {row.names.get("subset", "").lower() for row in rows}
+    if subsets <= {subset.lower() for subset in rewardbench2.SUBSETS}:
+        return "rewardbench2"
+    counts = sorted({(len(row.chosen), len(row.rejected)) for row in rows})
+    raise UserError(
+        f"rows have {' or '.join(f'{right} right and {wrong} wrong' for right, wrong in counts[:3])} answers. "
+        "RewardBench 2 has a column num_correct, RM-Bench three of each. Set evaluate.kind to rewardbench2 or "
+        "rm_bench, or to pairs for the first of each."
+    )
 
 
 def measure(rows: Sequence[Scored], kind: str) -> dict[str, Any]:
@@ -146,9 +160,9 @@ def _rm_bench(rows: Sequence[Scored]) -> dict[str, Any]:
     for row in rows:
         if not len(row.chosen) == len(row.rejected) == rm_bench.STYLES:
             raise UserError(f"evaluate.kind=rm_bench: row {row.names.get('id')} has not three answers of each kind.")
-    domains = {row.names.get("domain", "none") for row in rows}
-    unknown = [domain for domain in domains if not domain.startswith(rm_bench.DOMAINS)]
-    if unknown:
+    domains = {row.names.get("domain") for row in rows}
+    unknown = [str(domain) for domain in domains if not str(domain).startswith(rm_bench.DOMAINS)]
+    if unknown and domains != {None}:
         raise UserError(f"evaluate.kind=rm_bench: domains are {', '.join(rm_bench.DOMAINS)}, got {', '.join(unknown)}.")
     scores = rm_bench.scores(rows)
     return {"score": scores["average"]["average"], "domains": scores}

@@ -20,11 +20,12 @@ def scores(prompts: Sequence[Scored]) -> dict[str, dict[str, float]]:
 
     A prompt has three rewards on each side, by style, and a domain that begins with one of DOMAINS. It gives nine
     pairs. The right answer is fancier than the wrong one in the three easy pairs, as fancy in the normal ones, and less
-    fancy in the hard ones. A tie counts as wrong. A domain without prompts is left out.
+    fancy in the hard ones. A tie counts as wrong. A domain without prompts is left out; prompts without a domain are
+    all of one, `rows`.
     """
     found = {}
-    for domain in DOMAINS:
-        own = [prompt for prompt in prompts if prompt.names["domain"].startswith(domain)]
+    for domain in (*DOMAINS, "rows"):
+        own = [prompt for prompt in prompts if prompt.names.get("domain", "rows").startswith(domain)]
         if own:
             right = [[_share_right(own, i, j) for j in range(STYLES)] for i in range(STYLES)]
             levels = {

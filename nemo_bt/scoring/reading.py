@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import PurePath
 
 from nemo_bt.config.score import ScoreRun
+from nemo_bt.data.formats.detect import columns_seen
 from nemo_bt.data.formats.responses import Side
+from nemo_bt.data.read.chunk import Chunk, Row
 from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.read.files import DataFile, find_files
-from nemo_bt.data.read.rows import Chunk, Row, first_rows, read_chunks
+from nemo_bt.data.read.rows import first_rows, read_chunks
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.rows import Reward, RowReader, row_reader
 
@@ -65,7 +68,7 @@ def open_files(run: ScoreRun, chat: bool) -> list[tuple[RowReader, DataFile]]:
     """
     source = run.source
     files = [
-        (row_reader(file.name, rows, source, chat, run.score.column), file)
+        (replace(row_reader(file.name, rows, source, chat, run.score.column), facts=_facts(run, file, rows)), file)
         for file in find_files(source, "score.input")
         if (rows := first_rows(file, None))
     ]
@@ -81,6 +84,15 @@ def open_files(run: ScoreRun, chat: bool) -> list[tuple[RowReader, DataFile]]:
                 "Score them apart."
             )
     return files
+
+
+def _facts(run: ScoreRun, file: DataFile, rows: Sequence[Row]) -> dict[str, str]:
+    """Give what a file's name tells of its rows, where they do not say it: chat_filtered.json is of domain chat."""
+    column, names = run.told_by_name
+    if not column or column in columns_seen(rows):
+        return {}
+    told = next((name for name in names if PurePath(file.name).name.startswith(name)), None)
+    return {column: told} if told else {}
 
 
 def read_parts(files: Sequence[tuple[RowReader, DataFile]], rows_per_part: int, first: int) -> Iterator[Part]:

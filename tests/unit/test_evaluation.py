@@ -12,10 +12,11 @@ from nemo_bt.config.data import SourceSettings
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
 from nemo_bt.evaluation.accuracy import Scored, Tally, by_key, tally
-from nemo_bt.evaluation.measure import kind_of, measure, scored_rows
+from nemo_bt.evaluation.measure import measure, scored_rows
 from nemo_bt.evaluation.rewardbench2 import best_of, ties_score
 from nemo_bt.evaluation.tables import as_markdown, tables_of
 from nemo_bt.scoring.rows import reader_of
+from tests.support.results import results_of
 
 
 @pytest.mark.parametrize(("right", "total"), [(0, 5), (1, 3), (8, 10), (10, 10), (3011, 4000)])
@@ -66,11 +67,6 @@ def rows_of_rewardbench(draw: random.Random, left_out: Sequence[str] = ()) -> li
             rows.append(answers | rewards | {"subset": subset, "id": number})
     draw.shuffle(rows)
     return rows
-
-
-def results_of(rows: list[dict[str, Any]], kind: str = "auto") -> dict[str, Any]:
-    found, _ = scored_rows(rows, reader_of("rows", rows, SourceSettings(path="rows.jsonl"), True, "reward"))
-    return measure(found, kind_of(found) if kind == "auto" else kind)
 
 
 @pytest.mark.parametrize("left_out", [[], ["mt-bench-hard", "hep-go", *(s for s in published_subsets() if "x" in s)]])
