@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 from weakref import WeakSet
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from nemo_bt.batching.stream import Ids
 from nemo_bt.config.data import TextSettings
 from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.config.job import DeviceSettings
+from nemo_bt.config.length import LengthLimit
 from nemo_bt.config.messages import explain
+from nemo_bt.data.formats.parse import whole
 from nemo_bt.data.formats.responses import Messages, Side
-from nemo_bt.data.formats.values import as_conversation, as_messages
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.resolve import find_pretrained
+from nemo_bt.pretrained.hf_config import positions_of
+from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
 from nemo_bt.scoring.model import open_alone, open_trained
 from nemo_bt.scoring.reward_statistics import RewardStatistics, needed_statistics
-from nemo_bt.scoring.rows import text_side
 
 if TYPE_CHECKING:
     from nemo_bt.scoring.engine import Engine
 
-Conversation: TypeAlias = "str | Messages"
-"""A whole text, or messages that end with the response that is judged."""
+Conversation: TypeAlias = "str | Messages | list[int]"
+"""A whole text, messages that end with the response that is judged, or token ids."""
 _LARGE = 700.0
 """Largest number whose exponential surely fits fp64."""
 
@@ -64,7 +69,7 @@ class RewardScorer:
     renderer: Renderer
     engine: Engine
     rules: StreamRules
-    longest_tokens: float
+    limit: LengthLimit
     statistics: RewardStatistics | None = None
 
     @classmethod
@@ -76,8 +81,12 @@ class RewardScorer:
         precision: str = "32",
         tokens_per_stream: int | None = None,
         longest_tokens: int | None = None,
+        max_position_embeddings: int | None = None,
+        tokenizer: str | Path | None = None,
         pad_token: str | None = None,
         chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] = MappingProxyType({}),
+        chat_template_date: str | None = None,
         normalize: bool = False,
     ) -> RewardScorer:
         """Load a model.
@@ -88,9 +97,13 @@ class RewardScorer:
             precision: 32, or bf16-mixed for weights and activations of two bytes.
             tokens_per_stream: tokens that go through the model at once; None is 8,192 on a GPU and 2,048 on a CPU,
                 whose caches hold what these need.
-            longest_tokens: longest conversation; None sets no limit but that of positions scaled by length.
-            pad_token: pad token of a tokenizer that has none.
+            longest_tokens: longest conversation; None sets no limit but the positions that the model has.
+            max_position_embeddings: these positions; None is what its config.json names.
+            tokenizer: a folder; None is the model's own.
+            pad_token: pad token of a tokenizer that has none, or auto.
             chat_template: a value of model.data.chat_template; None is the tokenizer's.
+            chat_template_kwargs: variables for the template.
+            chat_template_date: the day, as 2024-07-26, that a template which asks for today's gets.
             normalize: whether rewards get the mean 0 and deviation 1 that they had on the last validation.
 
         Raises:
@@ -98,15 +111,21 @@ class RewardScorer:
                 cannot be used.
         """
         device = _device(accelerator, precision)
-        pretrained = find_pretrained(str(path), key="path")
-        tokenizer = load_tokenizer(str(pretrained.tokenizer), pad_token, ("path", "pad_token"))
-        renderer = load_renderer(tokenizer, TextSettings(chat_template=chat_template))
-        longest = longest_tokens or pretrained.architecture.longest_tokens
+        pretrained = with_positions(find_pretrained(str(path), key="path"), max_position_embeddings)
+        loaded = load_tokenizer(str(tokenizer or pretrained.tokenizer), pad_token, ("tokenizer", "pad_token"))
+        text = TextSettings(
+            chat_template=chat_template,
+            chat_template_kwargs=dict(chat_template_kwargs),
+            chat_template_date=chat_template_date,
+        )
+        renderer = load_renderer(loaded, text)
+        renderer.check_date()
+        limit = _limit(pretrained, longest_tokens)
         statistics = needed_statistics(pretrained, "normalize=True") if normalize else None
         on_gpu = runs_on_gpu(device)
         engine = open_alone(open_trained(pretrained), precision, on_gpu)
         budget = tokens_per_stream or (8192 if on_gpu else 2048)
-        scorer = cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), longest, statistics)
+        scorer = cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), limit, statistics)
         cls.live.add(scorer)
         return scorer
 
@@ -125,20 +144,37 @@ class RewardScorer:
         """
         return self.score_tokens(self.tokenise(conversations))
 
-    def tokenise(self, conversations: Sequence[Conversation]) -> Tokens:
-        """Turn conversations into token ids. Any thread may call it; it raises what `score` raises."""
-        sides = [[self._side(conversation, number)] for number, conversation in enumerate(conversations)]
-        tokens = tokenise(sides, self.renderer, self.longest_tokens)
+    def tokenise(self, conversations: Sequence[Conversation], keeps: int | None = None) -> Tokens:
+        """Turn conversations into token ids. Any thread may call it; it raises what `score` raises.
+
+        Args:
+            keeps: tokens that stay of the end of a longer conversation; -1: as many as are scored; None refuses it.
+        """
+        ids = {i: self._ids(one, i, keeps) for i, one in enumerate(conversations) if _is_ids(one)}
+        others = [i for i in range(len(conversations)) if i not in ids]
+        limit = self.limit if keeps is None else LengthLimit(sys.maxsize, "")
+        tokens = tokenise([[self._side(conversations[i], i)] for i in others], self.renderer, limit)
         for position, refused in sorted(tokens.refused.items()):
-            raise ValueError(f"conversation {position} cannot be scored: {refused.reason}, {refused.detail}")
-        return tokens
+            raise ValueError(f"conversation {others[position]} cannot be scored: {refused.reason}, {refused.detail}")
+        ids |= dict(zip(others, tokens.ids, strict=True))
+        if keeps is not None:
+            most = min(self.limit.tokens, keeps) if keeps > 0 else self.limit.tokens
+            ids = {i: one[-most:] for i, one in ids.items()}
+        return Tokens([ids[i] for i in range(len(conversations))], {})
+
+    def _ids(self, given: Any, number: int, keeps: int | None) -> Ids:
+        if keeps is None and len(given) > self.limit.tokens:
+            raise ValueError(
+                f"conversation {number} cannot be scored: {len(given)} tokens, more than {self.limit.words}"
+            )
+        if not 0 <= min(given) <= max(given) < len(self.renderer.tokenizer):
+            raise ValueError(f"conversation {number} has ids outside of the tokenizer's {len(self.renderer.tokenizer)}")
+        return np.array(given, dtype=np.int32)
 
     def _side(self, conversation: Conversation, number: int) -> Side:
         """Read a conversation as `nemo-bt score` reads a row of text or of messages."""
         try:
-            if isinstance(conversation, str):
-                return text_side(conversation, self.renderer.chat)
-            return as_conversation(as_messages(conversation, "conversation"), "conversation")
+            return whole(conversation, "conversation", self.renderer.chat)
         except RowError as bad:
             raise ValueError(f"conversation {number} cannot be scored: {bad.reason}, {bad.detail}") from None
 
@@ -171,6 +207,17 @@ class RewardScorer:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _is_ids(conversation: Sequence[Any]) -> bool:
+    return bool(conversation) and all(type(token) is int for token in conversation)
+
+
+def _limit(pretrained: PretrainedSource, longest_tokens: int | None) -> LengthLimit:
+    own = int(min(pretrained.architecture.longest_tokens, positions_of(pretrained.hf_config) or sys.maxsize))
+    if longest_tokens and longest_tokens <= own:
+        return LengthLimit(longest_tokens, f"the limit of {longest_tokens} tokens")
+    return LengthLimit(own, f"the {own} positions of the model (set max_position_embeddings if it takes more)")
 
 
 def _device(accelerator: str, precision: str) -> DeviceSettings:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -15,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
+import nemo_bt
 from nemo_bt.config.serve import ServeSettings
 from nemo_bt.scoring.scorer import Conversation, RewardScorer
 from nemo_bt.serving import protocol
@@ -22,7 +24,6 @@ from nemo_bt.serving.batcher import Batcher, Full
 from nemo_bt.serving.metrics import Metrics
 
 _Asked = TypeVar("_Asked", bound=BaseModel)
-_ROUTES = ("/reward", "/classify", "/score", "/health", "/metrics")
 
 
 class _Service:
@@ -47,8 +48,8 @@ class _Service:
             await running
         self._tokenising.shutdown()
 
-    async def rewards(self, conversations: list[Conversation]) -> tuple[list[float], int]:
-        """Give the rewards of conversations, and the number of their tokens.
+    async def rewards(self, conversations: list[Conversation], keeps: int | None = None) -> tuple[list[float], int]:
+        """Give the rewards of conversations, and the number of their tokens; `keeps` is that of RewardScorer.tokenise.
 
         Raises:
             ValueError: there is no conversation, or one cannot be scored.
@@ -56,7 +57,7 @@ class _Service:
         if not conversations:
             raise ValueError("expected at least one conversation")
         loop = asyncio.get_running_loop()
-        tokens = await loop.run_in_executor(self._tokenising, self.scorer.tokenise, conversations)
+        tokens = await loop.run_in_executor(self._tokenising, self.scorer.tokenise, conversations, keeps)
         return await self.batcher.rewards(tokens), sum(map(len, tokens.ids))
 
     async def answer(self, request: Request, kind: type[_Asked], use: Callable[[_Asked], Awaitable[Any]]) -> Any:
@@ -83,6 +84,56 @@ class _Service:
         return response
 
 
+async def _reward(service: _Service, model: str, asked: protocol.RewardRequest) -> Any:
+    rewards, _ = await service.rewards([protocol.plain(one) for one in asked.conversations])
+    return {"model": model, "rewards": rewards}
+
+
+async def _classify(service: _Service, model: str, asked: protocol.ClassifyRequest) -> Any:
+    found = await service.rewards(protocol.of_classify(asked), asked.truncate_prompt_tokens)
+    return protocol.classify_answer(model, *found)
+
+
+async def _pool(service: _Service, model: str, asked: protocol.ClassifyRequest) -> Any:
+    found = await service.rewards(protocol.of_classify(asked), asked.truncate_prompt_tokens)
+    return protocol.pooling_answer(model, *found)
+
+
+async def _score(service: _Service, model: str, asked: protocol.ScoreRequest) -> Any:
+    found = await service.rewards(protocol.of_score(asked), asked.truncate_prompt_tokens)
+    return protocol.score_answer(model, *found)
+
+
+async def _rerank(service: _Service, model: str, asked: protocol.RerankRequest) -> Any:
+    conversations = [protocol.answered(asked.query, document) for document in asked.documents]
+    found = await service.rewards(conversations, asked.truncate_prompt_tokens)
+    return protocol.rerank_answer(model, asked, *found)
+
+
+async def _get_reward(service: _Service, model: str, asked: protocol.RemoteRequest) -> Any:
+    rewards, _ = await service.rewards(list(asked.query))
+    return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
+
+
+_POSTS: tuple[tuple[tuple[str, ...], type[Any], Callable[..., Awaitable[Any]]], ...] = (
+    (("/reward",), protocol.RewardRequest, _reward),
+    (("/classify", "/v1/classify"), protocol.ClassifyRequest, _classify),
+    (("/pooling", "/v1/pooling"), protocol.ClassifyRequest, _pool),
+    (("/score", "/v1/score"), protocol.ScoreRequest, _score),
+    (("/rerank", "/v1/rerank", "/v2/rerank"), protocol.RerankRequest, _rerank),
+    (("/get_reward",), protocol.RemoteRequest, _get_reward),
+)
+"""Paths, what is asked there, and what answers it."""
+_ROUTES = {*(path for paths, *_ in _POSTS for path in paths), "/v1/models", "/version", "/health", "/metrics"}
+
+
+def _handler(service: _Service, model: str, kind: type[Any], use: Callable[..., Awaitable[Any]]) -> Any:
+    async def handle(request: Request) -> Any:
+        return await service.answer(request, kind, partial(use, service, model))
+
+    return handle
+
+
 def build_app(scorer: RewardScorer, settings: ServeSettings, model: str, token: str | None) -> FastAPI:
     """Build the application.
 
@@ -100,27 +151,17 @@ def build_app(scorer: RewardScorer, settings: ServeSettings, model: str, token: 
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=499)
 
-    @app.post("/reward")
-    async def reward(request: Request) -> Any:
-        async def use(asked: protocol.RewardRequest) -> Any:
-            rewards, _ = await service.rewards([protocol.plain(one) for one in asked.conversations])
-            return {"model": model, "rewards": rewards}
+    for paths, kind, use in _POSTS:
+        for path in paths:
+            app.post(path)(_handler(service, model, kind, use))
 
-        return await service.answer(request, protocol.RewardRequest, use)
+    @app.get("/v1/models")
+    async def models() -> Any:
+        return protocol.models_answer(model, scorer.limit.tokens)
 
-    @app.post("/classify")
-    async def classify(request: Request) -> Any:
-        async def use(asked: protocol.ClassifyRequest) -> Any:
-            return protocol.classify_answer(model, *await service.rewards(protocol.of_classify(asked)))
-
-        return await service.answer(request, protocol.ClassifyRequest, use)
-
-    @app.post("/score")
-    async def score(request: Request) -> Any:
-        async def use(asked: protocol.ScoreRequest) -> Any:
-            return protocol.score_answer(model, *await service.rewards(protocol.of_score(asked)))
-
-        return await service.answer(request, protocol.ScoreRequest, use)
+    @app.get("/version")
+    async def version() -> Any:
+        return {"version": nemo_bt.__version__}
 
     @app.get("/health")
     async def health() -> Any:

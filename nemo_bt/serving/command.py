@@ -58,12 +58,18 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
             precision=run.trainer.precision,
             tokens_per_stream=data.tokens_per_micro_batch,
             longest_tokens=run.model.encoder_seq_length,
+            max_position_embeddings=run.model.max_position_embeddings,
+            tokenizer=run.model.tokenizer.type,
             pad_token=run.model.tokenizer.pad_token,
             chat_template=data.chat_template,
+            chat_template_kwargs=data.chat_template_kwargs,
+            chat_template_date=data.chat_template_date,
         )
     with scorer:
         host, port = listening.getsockname()[:2]
         terminal.line(f"{model} at http://{host}:{port}: /reward, /classify, /score, /health, /metrics")
+        if not scorer.renderer.chat:
+            terminal.line("no chat template: requests give whole texts; messages need model.data.chat_template")
         app = build_app(scorer, settings, settings.model_name or model, token)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)  # while uvicorn runs, its own stand here; then it raises the signal

@@ -1,13 +1,14 @@
-"""Requests and answers of the routes: one of our own, and two of vLLM's.
+"""Requests and answers of the routes: one of our own, vLLM's, and OpenRLHF's.
 
-Source: vLLM 0.10, entrypoints/openai/protocol.py: ClassificationRequest, ScoreRequest and their responses.
+Source: vLLM 0.11, entrypoints/openai/protocol.py: the requests for classification, pooling, scores and reranking, and
+their responses; OpenRLHF 0.8, cli/serve_rm.py.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,41 +16,68 @@ from nemo_bt.scoring.scorer import Conversation
 
 
 class Message(BaseModel):
-    """One turn of a conversation."""
+    """One turn of a conversation; name, tool_calls and the like go to the chat template."""
 
+    model_config = ConfigDict(extra="allow")
     role: str
-    content: str
+    content: str | list[dict[str, Any]] | None = None
 
 
-Given = str | list[Message]
+Given = str | list[int] | list[Message]
+"""A whole text, its token ids, or messages."""
 
 
 class RewardRequest(BaseModel):
-    """POST /reward: conversations, each a text or messages that end with the response."""
+    """POST /reward: conversations that end with the response."""
 
     model_config = ConfigDict(extra="forbid")
     conversations: list[Given] = Field(min_length=1)
 
 
-class ClassifyRequest(BaseModel):
-    """POST /classify: texts as they are, or messages; vLLM's other fields are ignored."""
+class OneInput(BaseModel):
+    """What vLLM's requests have in common; other fields of theirs are ignored."""
 
     model: str | None = None
-    input: str | list[str] | None = None
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
+    """Tokens that stay of the end of a longer text; -1: as many as the model takes."""
+
+
+class ClassifyRequest(OneInput):
+    """POST /classify and /pooling: texts as they are, token ids, or messages."""
+
+    input: str | list[int] | list[str] | list[list[int]] | None = None
     messages: list[Message] | None = None
 
 
-class ScoreRequest(BaseModel):
-    """POST /score: prompts and responses, one against many or in pairs; vLLM's other fields are ignored."""
+class ScoreRequest(OneInput):
+    """POST /score: prompts and responses, one against many or in pairs."""
 
-    model: str | None = None
-    text_1: str | list[str]
-    text_2: str | list[str]
+    text_1: str | list[str] | None = None
+    text_2: str | list[str] | None = None
+    queries: str | list[str] | None = None
+    documents: str | list[str] | None = None
+
+
+class RerankRequest(OneInput):
+    """POST /rerank: responses to one prompt."""
+
+    query: str
+    documents: list[str] = Field(min_length=1)
+    top_n: int = Field(0, ge=0)
+
+
+class RemoteRequest(BaseModel):
+    """POST /get_reward: OpenRLHF's texts, prompt and response together; prompts and labels are ignored."""
+
+    query: list[str] = Field(min_length=1)
 
 
 def plain(given: Given) -> Conversation:
     """Give a conversation as the scorer takes it."""
-    return given if isinstance(given, str) else [{"role": turn.role, "content": turn.content} for turn in given]
+    turns: list[Any] = list(given) if not isinstance(given, str) else []
+    if turns and isinstance(turns[0], Message):
+        return [turn.model_dump(exclude_unset=True) for turn in turns]
+    return turns or str(given)
 
 
 def of_classify(request: ClassifyRequest) -> list[Conversation]:
@@ -62,7 +90,9 @@ def of_classify(request: ClassifyRequest) -> list[Conversation]:
         raise ValueError("expected input or messages, and not both")
     if request.messages is not None:
         return [plain(request.messages)]
-    return [request.input] if isinstance(request.input, str) else list(request.input or [])
+    given: Any = request.input
+    is_one = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
+    return [given] if is_one else list(given)
 
 
 def of_score(request: ScoreRequest) -> list[Conversation]:
@@ -71,16 +101,23 @@ def of_score(request: ScoreRequest) -> list[Conversation]:
     Raises:
         ValueError: there are neither one prompt nor as many prompts as responses.
     """
-    prompts = [request.text_1] if isinstance(request.text_1, str) else request.text_1
-    responses = [request.text_2] if isinstance(request.text_2, str) else request.text_2
+    before, behind = request.text_1, request.text_2
+    if before is None and behind is None:
+        before, behind = request.queries, request.documents
+    if before is None or behind is None:
+        raise ValueError("expected text_1 and text_2, or queries and documents")
+    prompts = [before] if isinstance(before, str) else before
+    responses = [behind] if isinstance(behind, str) else behind
     if len(prompts) == 1:
         prompts = prompts * len(responses)
     if len(prompts) != len(responses):
         raise ValueError(f"text_1 has {len(prompts)} texts, text_2 {len(responses)}: expected one prompt, or as many")
-    return [
-        [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
-        for prompt, response in zip(prompts, responses, strict=True)
-    ]
+    return [answered(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+
+
+def answered(prompt: str, response: str) -> Conversation:
+    """Put a response behind a prompt."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
 
 
 def classify_answer(model: str, rewards: list[float], num_tokens: int) -> dict[str, Any]:
@@ -92,20 +129,42 @@ def classify_answer(model: str, rewards: list[float], num_tokens: int) -> dict[s
     return _answer("classify", model, data, num_tokens)
 
 
+def pooling_answer(model: str, rewards: list[float], num_tokens: int) -> dict[str, Any]:
+    """Answer as vLLM does for a model that pools a text to one number."""
+    data = [{"index": index, "object": "pooling", "data": [reward]} for index, reward in enumerate(rewards)]
+    return _answer("pool", model, data, num_tokens)
+
+
 def score_answer(model: str, rewards: list[float], num_tokens: int) -> dict[str, Any]:
     """Answer as vLLM does."""
     data = [{"index": index, "object": "score", "score": reward} for index, reward in enumerate(rewards)]
     return _answer("score", model, data, num_tokens)
 
 
-def _answer(
-    kind: Literal["classify", "score"], model: str, data: list[dict[str, Any]], num_tokens: int
-) -> dict[str, Any]:
+def rerank_answer(model: str, asked: RerankRequest, rewards: list[float], num_tokens: int) -> dict[str, Any]:
+    """Answer as vLLM does: the best first."""
+    order = sorted(range(len(rewards)), key=lambda index: -rewards[index])[: asked.top_n or None]
+    results = [
+        {"index": index, "document": {"text": asked.documents[index]}, "relevance_score": rewards[index]}
+        for index in order
+    ]
+    usage = {"total_tokens": num_tokens}
+    return {"id": f"rerank-{uuid.uuid4().hex}", "model": model, "usage": usage, "results": results}
+
+
+def models_answer(model: str, longest_tokens: int) -> dict[str, Any]:
+    """Answer GET /v1/models as vLLM does."""
+    one = {"id": model, "object": "model", "created": int(time.time()), "owned_by": "nemo_bt", "root": model}
+    return {"object": "list", "data": [one | {"parent": None, "max_model_len": longest_tokens, "permission": []}]}
+
+
+def _answer(kind: str, model: str, data: list[dict[str, Any]], num_tokens: int) -> dict[str, Any]:
+    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens, "completion_tokens": 0}
     return {
         "id": f"{kind}-{uuid.uuid4().hex}",
         "object": "list",
         "created": int(time.time()),
         "model": model,
         "data": data,
-        "usage": {"prompt_tokens": num_tokens, "total_tokens": num_tokens, "completion_tokens": 0},
+        "usage": usage,
     }

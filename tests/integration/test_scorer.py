@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from nemo_bt.config.length import LengthLimit
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.reward_statistics import RewardStatistics
 from nemo_bt.scoring.scorer import RewardScorer
@@ -115,8 +116,10 @@ def test_an_unknown_precision_is_refused(model: Path) -> None:
 
 
 def test_what_cannot_be_scored_is_named(scorer: RewardScorer, model: Path) -> None:
-    scorer.longest_tokens, longest = 20, scorer.longest_tokens
+    with pytest.raises(ValueError, match=r"\d+ tokens, longer than the 512 positions of the model \(set max_position"):
+        scorer.score("word " * 1000)
+    scorer.limit, limit = LengthLimit(20, "20 tokens"), scorer.limit
     with pytest.raises(ValueError, match=r"conversation 1 cannot be scored: long, \d+ tokens"):
         scorer.score_batch(["short", "word " * 50])
-    scorer.longest_tokens = longest
+    scorer.limit = limit
     assert scorer.score("word " * 50) == pytest.approx(scorer.score_batch(["a", "word " * 50])[1], abs=TOLERANCE)

@@ -97,6 +97,38 @@ def test_every_route_gives_transformers_rewards(
     assert classified["usage"]["prompt_tokens"] * 2 == scored["usage"]["prompt_tokens"]
 
 
+def test_clients_of_vllm_and_openrlhf_are_answered(
+    server: tuple[str, Any], rows: list[Any], expected: list[float], tokenizer: Any
+) -> None:
+    prompt, response = (turn["content"] for turn in rows[0])
+    text = tokenizer.apply_chat_template(rows[0], tokenize=False)
+    ids = tokenizer.apply_chat_template(rows[0], tokenize=True)
+    parts = [rows[0][0], {"role": "assistant", "content": [{"type": "text", "text": response}], "name": "bot"}]
+    for body in ({"input": text}, {"input": [text]}, {"input": ids}, {"input": [ids]}, {"messages": parts}):
+        (one,) = post(server, "/v1/classify", body).json()["data"]
+        assert one["probs"] == pytest.approx(expected[:1], abs=1e-5)
+    (pooled,) = post(server, "/pooling", {"messages": rows[0]}).json()["data"]
+    assert pooled == {"index": 0, "object": "pooling", "data": pytest.approx(expected[:1], abs=1e-5)}
+    found = post(server, "/v1/score", {"queries": prompt, "documents": [response]}).json()
+    assert found["data"][0]["score"] == pytest.approx(expected[0], abs=1e-5)
+    asked = {"query": prompt, "documents": [response, "No."], "top_n": 5}
+    ranked = post(server, "/rerank", asked).json()["results"]
+    assert sorted(one["index"] for one in ranked) == [0, 1]
+    assert ranked[0]["relevance_score"] > ranked[1]["relevance_score"]
+    assert {one["document"]["text"]: one["relevance_score"] for one in ranked}[response] == pytest.approx(
+        expected[0], abs=1e-5
+    )
+    remote = post(server, "/get_reward", {"query": [text], "prompts": [prompt], "labels": [None]}).json()
+    assert remote["rewards"] == remote["scores"] == pytest.approx(expected[:1], abs=1e-5)
+    long = post(server, "/classify", {"input": "word " * 700 + text, "truncate_prompt_tokens": len(ids)}).json()
+    assert long["usage"]["prompt_tokens"] == len(ids)
+    assert post(server, "/classify", {"input": "word " * 700, "truncate_prompt_tokens": -1}).status_code == 200
+    assert post(server, "/classify", {"input": [10**9]}).status_code == 422
+    models = httpx.get(f"{server[0]}/v1/models").json()["data"]
+    assert (models[0]["id"], models[0]["max_model_len"]) == ("small", 300)
+    assert httpx.get(f"{server[0]}/version").json()["version"]
+
+
 def test_many_clients_at_once_get_their_own_rewards(
     server: tuple[str, Any], rows: list[Any], expected: list[float]
 ) -> None:

@@ -52,6 +52,15 @@ def test_what_waits_is_computed_together_within_the_budget() -> None:
 
 def test_requests_become_conversations() -> None:
     assert of_score(ScoreRequest(text_1=["a", "b"], text_2=["c", "d"])) == [messages("a", "c"), messages("b", "d")]
+    asked = ScoreRequest(queries="a", documents=["c", "d"])
+    assert of_score(asked) == [messages("a", "c"), messages("a", "d")]
+    with pytest.raises(ValueError, match="expected text_1 and text_2, or queries and documents"):
+        of_score(ScoreRequest(text_1="a", documents="b"))
     assert of_classify(ClassifyRequest(input=["a", "b"], truncate_prompt_tokens=3)) == ["a", "b"]
+    assert of_classify(ClassifyRequest(input="a")) == ["a"]
+    assert of_classify(ClassifyRequest(input=[1, 2])) == [[1, 2]]
+    assert of_classify(ClassifyRequest(input=[[1, 2], [3]])) == [[1, 2], [3]]
+    call = [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]
+    assert of_classify(ClassifyRequest(messages=call)) == [call]
     with pytest.raises(ValidationError):
         RewardRequest(conversations=[1])
