@@ -1,7 +1,7 @@
 """Pages of the reference that are made from the source: `python -m docs.references` writes them.
 
 Settings come from the dataclasses of nemo_bt.config, their meanings from the text under each field; commands from
-the argument parser.
+the argument parser; row formats from their table.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from nemo_bt.config.model import Settings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.config.score import EvaluateRun, LabelRun, ScoreRun
 from nemo_bt.config.serve import ServeRun
+from nemo_bt.data.formats.detect import columns_named
+from nemo_bt.data.formats.table import FORMATS
 
 FOLDER = Path(__file__).parent / "reference"
 _HEAD = """# Every setting
@@ -34,6 +36,15 @@ A key that does not exist, and a value outside of its range, stop the command wi
 This page is made from the dataclasses in `nemo_bt/config` by `python -m docs.references`.
 """
 _COMMANDS = "# Every command\n\nThis page is made from the command line's own help by `python -m docs.references`.\n"
+_FORMATS = """# Every row format
+
+`model.data.format` names one; `auto` takes the first that fits a file's columns and reads all that belongs to the
+conversation ([how](../guides/data.md#formats)). Columns are shown under the names that the settings give them
+(`chosen_key` and the like). A row may lack some. This page is made from `nemo_bt/data/formats/table.py` by
+`python -m docs.references`.
+
+| format | whose | columns |
+|---|---|---|"""
 _STATUS = """
 ## Exit status
 
@@ -49,9 +60,20 @@ Under `torchrun` every failure becomes torchrun's own status 1.
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write the pages."""
     (FOLDER / "settings.md").write_text(settings_page())
     (FOLDER / "commands.md").write_text(commands_page())
+    (FOLDER / "formats.md").write_text(formats_page())
+
+
+def formats_page() -> str:
+    """Markdown: a table row for each row format, in the order in which they are looked for."""
+    lines = [_FORMATS]
+    for name, form in FORMATS.items():
+        keys = SourceSettings(path=["rows.jsonl"])
+        columns = [f"`{keys.named(column)}`" for column in columns_named(form) if keys.named(column)]
+        lines.append(f"| `{name}` | {form.of} | {', '.join(columns)} |")
+    return "\n".join(lines) + "\n"
 
 
 def settings_page() -> str:

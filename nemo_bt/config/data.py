@@ -71,11 +71,11 @@ class RowSettings:
     """How rows are read. Set once under model.data for all sources, or in a source for its own."""
 
     format: str = "auto"
-    """auto, or a name of nemo_bt/data/formats/general.py."""
+    """auto, or a name of nemo_bt/data/formats/table.py."""
     prompt_key: str = "prompt"
     """Column with the prompt."""
     system_key: str | None = None
-    """Column with a system message, where the prompt is a text."""
+    """Column with a system message."""
     chosen_key: str = "chosen"
     """Column with the preferred response."""
     rejected_key: str = "rejected"
@@ -94,8 +94,22 @@ class RowSettings:
     """Column with the strength of a preference; null, or absent from the file: the difference of scores, or 0."""
     weight_key: str | None = "weight"
     """Column with a factor on the loss of a pair; null or absent: 1."""
+    tools_key: str | None = "tools"
+    """Column with the functions that the assistant may call, a list or its JSON text; the chat template gets them."""
+    ignore_columns: list[str] = field(default_factory=list)
+    """Columns with a part of the conversation that are left out on purpose."""
+    answers_hold_prompt: bool | None = None
+    """Whether texts of chosen and rejected begin with the prompt, which is then taken off them; null asks where all
+    do."""
+    input_template: str | None = None
+    """A text with {} for the prompt, as "User: {}\\nAssistant: ": prompts of text are put in, and nothing else renders
+    them."""
     pairs: PairRules = field(default_factory=PairRules)
     custom_cls: CustomClass = field(default_factory=CustomClass)
+
+    def named(self, name: str) -> str:
+        """Give a column's name: <prompt> is that of prompt_key; any other stands for itself."""
+        return str(getattr(self, f"{name[1:-1]}_key") or "") if name.startswith("<") else name
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

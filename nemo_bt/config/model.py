@@ -112,6 +112,9 @@ class ModelSettings(ParallelSettings):
     """Deviation of random weights."""
     encoder_seq_length: EncoderSeqLength = 4096
     """Longest prompt + response, in tokens."""
+    max_position_embeddings: AtLeast1 | None = None
+    """Positions that the model may use, whatever encoder_seq_length is; null is what its config.json names. An export
+    has it in its config.json."""
     moe_aux_loss_coeff: FromZero = 0.0
     """Factor of the loss that balances experts, formula in nemo_bt.model.balance; 0 is none."""
     activations_checkpoint_granularity: Literal["selective", "full"] | None = None

@@ -11,13 +11,14 @@ import numpy as np
 from nemo_bt.batching.packing import group_pairs, plan_streams
 from nemo_bt.batching.sampling import Ints, pairs_of_step
 from nemo_bt.config.model import Settings
-from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.store.load import load_sets, within_positions
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.files import beside
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.resolve import find_pretrained
+from nemo_bt.pretrained.hf_config import positions_of
+from nemo_bt.pretrained.resolve import HUB_FILES_BESIDE_WEIGHTS, find_pretrained
 
 _PERCENTILES = (50, 90, 95, 99, 100)
 _PLANNED_STEPS = 8
@@ -33,9 +34,12 @@ def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet
     model = settings.model
     if not model.tokenizer.type and not model.restore_from_path:
         raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
-    pretrained = None if model.tokenizer.type else find_pretrained(str(model.restore_from_path))
-    folder = Path(pretrained.tokenizer if pretrained else str(model.tokenizer.type))
+    given = model.restore_from_path
+    pretrained = find_pretrained(given, hub_files=HUB_FILES_BESIDE_WEIGHTS) if given else None
+    folder = pretrained.tokenizer if pretrained and not model.tokenizer.type else Path(str(model.tokenizer.type))
     tokenizer = load_tokenizer(str(folder), model.tokenizer.pad_token)
+    if pretrained and model.max_position_embeddings is None:
+        settings = within_positions(settings, positions_of(pretrained.hf_config))
     return load_sets(settings, tokenizer, folder, True, terminal), tokenizer
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nemo_bt.config.data import SourceSettings
-from nemo_bt.data.formats.detect import FORMATS, detect
+from nemo_bt.data.formats.detect import detect, parsed
 from nemo_bt.data.formats.responses import Side, Text
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.read.files import find_files
@@ -61,18 +61,22 @@ def texts_of(paths: Sequence[str]) -> Iterable[str]:
     for path in paths:
         source = SourceSettings(path=[path])
         for file in find_files(source, "--input"):
-            parse = FORMATS[detect(file.name, first_rows(file, None), source)].parse
+            form = detect(file.name, first_rows(file, None), source).name
             for chunk in read_chunks(file, None, None):
                 for row in chunk.rows():
                     try:
-                        sides = [] if isinstance(row, RowError) else parse(row, 0, source, False).sides
+                        sides = parsed(row, 0, form, source, False).sides
                     except RowError:
                         continue
                     yield from (text for side in sides for text in _contents(side))
 
 
 def _contents(side: Side) -> list[str]:
-    return [side.prompt + side.response] if isinstance(side, Text) else [message["content"] for message in side]
+    return (
+        [side.prompt + side.response]
+        if isinstance(side, Text)
+        else [message["content"] or "" for message in side.messages]
+    )
 
 
 def main() -> None:

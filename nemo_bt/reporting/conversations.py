@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -41,7 +42,7 @@ def conversations_of(
             number += len(cached)
             found |= {one: _decoded(pairs, one, renderer) for one in range(before, number) if one in wanted}
             continue
-        spec, chunks = chunks_of(find_files(source, source.name), encoding_spec(settings, source, renderer))
+        spec, chunks, _ = chunks_of(find_files(source, source.name), encoding_spec(settings, source, renderer))
         for _, _, chunk in chunks:
             for group, kept, _ in usable_pairs(chunk, spec, DropReport()):
                 for pair in kept:
@@ -68,18 +69,21 @@ def prompt_only(side: Side) -> Side | None:
     """Give a conversation without its response; None where nobody knows where that starts."""
     if isinstance(side, Text):
         return Text(side.prompt, "") if side.prompt else None
-    return [*side[:-1], {**side[-1], "content": ""}]
+    return replace(side, messages=[*side.messages[:-1], {**side.messages[-1], "content": ""}])
 
 
 def response_only(side: Side) -> Side | None:
     """Give a response to a user who has said nothing; None where nobody knows where the response starts."""
     if isinstance(side, Text):
         return Text("", side.response) if side.prompt else None
-    return [{"role": "user", "content": ""}, side[-1]]
+    return replace(side, messages=[{"role": "user", "content": ""}, side.messages[-1]])
 
 
 def as_texts(side: Side) -> list[tuple[str, str]]:
     """List who says what, the response last, for people to read."""
     prompt = prompt_of(side)
-    before = [("prompt", prompt)] if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
+    if isinstance(prompt, str):
+        before = [("prompt", prompt)]
+    else:
+        before = [(turn["role"], turn["content"] or "") for turn in prompt.messages]
     return [*(said for said in before if said[1]), ("response", response_of(side))]

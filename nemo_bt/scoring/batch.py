@@ -17,7 +17,9 @@ import torch
 from nemo_bt.batching.packing import Streams, plan_streams
 from nemo_bt.batching.prefix_groups import as_groups, share_prefixes, sizes_of
 from nemo_bt.batching.stream import Ids, TokenGroup, build_stream
+from nemo_bt.config.length import LengthLimit
 from nemo_bt.data.formats.responses import Side, Text
+from nemo_bt.data.pairs.checks import lost_part, stray_bos
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.chat_template import Renderer
 
@@ -75,13 +77,13 @@ class Tokens:
     refused: dict[int, RowError]
 
 
-def tokenise(conversations: Sequence[Sequence[Side]], renderer: Renderer, longest_tokens: float) -> Tokens:
+def tokenise(conversations: Sequence[Sequence[Side]], renderer: Renderer, limit: LengthLimit) -> Tokens:
     """Render conversations and turn them into token ids.
 
     Args:
         conversations: lists that share a prompt, where it is known: each list is tokenised together.
         renderer: template and tokenizer of the model.
-        longest_tokens: longest conversation that gets a reward.
+        limit: longest conversation that gets a reward.
 
     Raises:
         UserError: there are messages, but no chat template.
@@ -99,18 +101,21 @@ def tokenise(conversations: Sequence[Sequence[Side]], renderer: Renderer, longes
     ids: list[Ids] = [np.empty(0, np.int32)] * len(flat)
     for (position, text), ids_of_one in zip(chain(*by_prompt), chain(*encoded), strict=True):
         ids[position] = ids_of_one
-        error = _wrong(ids_of_one, text, renderer, longest_tokens)
+        error = _wrong(flat[position], ids_of_one, text, renderer, limit)
         if error:
             refused[position] = error
     return Tokens(ids, refused)
 
 
-def _wrong(ids: Ids, text: str, renderer: Renderer, longest_tokens: float) -> RowError | None:
-    if not len(ids) or not renderer.one_bos(ids, text):
+def _wrong(side: Side, ids: Ids, text: str, renderer: Renderer, limit: LengthLimit) -> RowError | None:
+    lost = lost_part(side, text)
+    if lost:
+        return RowError("lost", lost)
+    if not len(ids) or renderer.wrong_bos(ids) or stray_bos(renderer, side):
         return RowError("bos", f"{text[:60]!r}")
     if ids[-1] == renderer.pad_id:
         return RowError("pad", f"id {ids[-1]}")
-    return RowError("long", f"{len(ids)} tokens") if len(ids) > longest_tokens else None
+    return RowError("long", f"{len(ids)} tokens, longer than {limit.words}") if len(ids) > limit.tokens else None
 
 
 def plan(tokens: Tokens, rules: StreamRules) -> Batch:

@@ -7,7 +7,7 @@ from pathlib import Path
 from nemo_bt.config.score import ScoreRun
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import check_length
-from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained
+from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.training.layout_checks import check_parallel
 
@@ -20,7 +20,7 @@ def check_score(run: ScoreRun) -> tuple[PretrainedSource, Parts]:
     """
     if not run.model.restore_from_path:
         raise UserError("model.restore_from_path: expected a reward model (.nemo, or a Hugging Face folder), got none.")
-    pretrained = find_pretrained(run.model.restore_from_path)
+    pretrained = with_positions(find_pretrained(run.model.restore_from_path), run.model.max_position_embeddings)
     check_length(pretrained.architecture, run.model.encoder_seq_length)
     check_parallel(run, pretrained.architecture)
     if run.model.virtual_pipeline_model_parallel_size:

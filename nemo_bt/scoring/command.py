@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.config.device import runs_on_gpu
+from nemo_bt.config.length import LengthLimit, length_limit
 from nemo_bt.config.score import ScoreRun
 from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.read.files import DataFile
@@ -25,6 +26,7 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer, tokenizer_files
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import StopRequest, reason_of, tell_stopped
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
@@ -53,7 +55,8 @@ def score(
     initial = open_trained(pretrained)
     terminal.line(initial.description)
     statistics = needed_statistics(initial.pretrained, "score.normalize=true") if run.score.normalize else None
-    identity = _identity(run, initial, files, renderer)
+    limit = length_limit(model.encoder_seq_length, positions_of(pretrained.hf_config))
+    identity = _identity(run, initial, files, renderer, limit)
     if parts.is_done(identity):
         terminal.line(f"{parts.output}: scored already")
         return True
@@ -66,7 +69,7 @@ def score(
 
     def prepared() -> Iterator[tuple[Part, Batch]]:
         for part in read_parts(files, run.score.rows_per_part, first=number):
-            yield part, plan(tokenise(part.conversations, renderer, model.encoder_seq_length), rules)
+            yield part, plan(tokenise(part.conversations, renderer, limit), rules)
 
     progress = _Progress(terminal, sum(file.num_bytes for _, file in files))
     request.listen(is_training=True)
@@ -87,7 +90,8 @@ def score(
                 terminal.line(f"stopped by {reason_of(stopped_by)} after part {number}; the same command goes on")
                 return False
         if rank == 0:
-            _tell(parts, parts.finish(keeps_identity=bool(run.needs)), terminal)
+            drop_report = replace(parts.finish(keeps_identity=bool(run.needs)), limit=limit.words)
+            _tell(parts, drop_report, terminal)
     engine.close()
     return True
 
@@ -96,6 +100,9 @@ def _tell(parts: Parts, drop_report: DropReport, terminal: Terminal) -> None:
     terminal.line(f"{parts.output}: {drop_report.num_rows:,} rows, {drop_report.num_kept:,} rewards")
     for reason, count in drop_report.counted():
         terminal.line(f"no reward for {count:,} {reason}")
+    if not drop_report.num_kept:
+        examples = [f"\n  {example}" for shown in drop_report.examples.values() for example in shown[:1]]
+        raise UserError(f"{parts.output}: no row has a reward. The first of each reason:{''.join(examples)}")
 
 
 def _one_ahead(items: Iterator[tuple[Part, Batch]]) -> Iterator[tuple[Part, Batch]]:
@@ -132,7 +139,11 @@ def open_rows(
 
 
 def _identity(
-    run: ScoreRun, initial: InitialWeights, files: list[tuple[RowReader, DataFile]], renderer: Renderer
+    run: ScoreRun,
+    initial: InitialWeights,
+    files: list[tuple[RowReader, DataFile]],
+    renderer: Renderer,
+    limit: LengthLimit,
 ) -> dict[str, Any]:
     """Describe what parts are made from, so that parts of another run are not taken for this one's."""
     folder = Path(run.model.tokenizer.type or initial.pretrained.tokenizer)
@@ -145,7 +156,7 @@ def _identity(
         "score.normalize": run.score.normalize,
         "score.rows_per_part": run.score.rows_per_part,
         "model.restore_from_path": [initial.pretrained.given, digest_of_head(initial)],
-        "model.encoder_seq_length": run.model.encoder_seq_length,
+        "model.encoder_seq_length": limit.tokens,
         "chat template": renderer.described(),
         "tokenizer": tokenizer,
     }

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from nemo_bt.config.data import RowSettings
-from nemo_bt.data.formats.detect import FORMATS, columns_seen, detect, named_format
-from nemo_bt.data.formats.general import answered, answers, is_transcript, transcript
-from nemo_bt.data.formats.responses import PromptGroup, Side, Text
-from nemo_bt.data.formats.values import as_conversation, as_messages, as_text, list_at, text_at, value_at
+from nemo_bt.data.formats.detect import columns_seen, detect, parsed
+from nemo_bt.data.formats.detect import kind as kind_of_value
+from nemo_bt.data.formats.responses import PromptGroup, Side
+from nemo_bt.data.formats.table import FORMATS
+from nemo_bt.data.read.chunk import Row
 from nemo_bt.data.read.drop_report import RowError
-from nemo_bt.data.read.rows import Row
 from nemo_bt.errors import UserError
 
 Reward: TypeAlias = "float | None"
@@ -29,13 +28,15 @@ class RowReader:
         sides: gives a row's whole conversations for each new column; raises RowError.
         columns: names of the new columns: one, or one each for chosen and rejected.
         is_list: whether a column has a list of rewards in each row.
-        kind: text, messages, response, completions (of one prompt), list (of a format with scores), or pair.
+        kind: text, messages, response, completions (of one prompt), or pair.
+        facts: columns with one value for the whole file, which its name tells.
     """
 
     sides: Sides
     columns: list[str]
     is_list: bool
     kind: str
+    facts: dict[str, str] = field(default_factory=dict)
 
     @property
     def described(self) -> str:
@@ -51,8 +52,8 @@ class RowReader:
     def values(self, rewards: Sequence[Sequence[Reward]]) -> dict[str, Any]:
         """Give a row's new columns from the rewards of each one's conversations; none where it cannot be used."""
         if not rewards:
-            return dict.fromkeys(self.columns)
-        return {
+            return self.facts | dict.fromkeys(self.columns)
+        return self.facts | {
             name: list(found) if self.is_list else found[0] for name, found in zip(self.columns, rewards, strict=True)
         }
 
@@ -79,70 +80,45 @@ def row_reader(file: str, rows: list[Row], keys: RowSettings, chat: bool, column
 
 def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column: str) -> RowReader:
     """Find how to read rows as `row_reader` does; they may have their rewards already."""
-    has = columns_seen(rows)
     names = [f"{column}_chosen", f"{column}_rejected"]
-    if keys.format == "auto" and keys.prompt_key in has:
-        if _is_list(has.get(keys.chosen_key)) and _is_list(has.get(keys.rejected_key)):
-            return RowReader(partial(_lists, keys=keys, chat=chat), names, True, "pair")
-        if isinstance(has.get(keys.completions_key), list):
-            return RowReader(lambda row: [answers(row, keys, chat)], [column], True, "completions")
-        if keys.response_key in has and not {keys.chosen_key, keys.rejected_key} <= has.keys():
-            return RowReader(partial(_response, keys=keys, chat=chat), [column], False, "response")
-    if keys.format == "auto" and keys.chosen_key not in has:
-        if isinstance(has.get("messages"), list):
-            return RowReader(_messages, [column], False, "messages")
-        if isinstance(has.get("text"), str):
-            return RowReader(lambda row: [[text_side(text_at(row, "text"), chat)]], [column], False, "text")
-    parse = FORMATS[named_format(keys) or detect(file, rows, keys)].parse
-    if _first(file, rows, lambda row: parse(row, 0, keys, chat)).given is None:
-        return RowReader(lambda row: [parse(row, 0, keys, chat).sides], [column], True, "list")
-
-    def of_pair(row: dict[str, Any]) -> list[list[Side]]:
-        group = parse(row, 0, keys, chat)
-        return [[group.sides[side]] for pair in group.given or [] for side in pair.sides]
-
-    return RowReader(of_pair, names, False, "pair")
+    form = detect(file, rows, replace(keys, ignore_columns=[*keys.ignore_columns, column, *names]), scores=True).name
+    first = _first(file, rows, lambda row: parsed(row, 0, form, keys, chat))
+    if first.given is None:
+        kind = kind_of(form)
+        is_list = kind == "completions"
+        return RowReader(lambda row: _each(parsed(row, 0, form, keys, chat), is_list), [column], is_list, kind)
+    found = columns_seen(rows)
+    sides = [keys.named(name) for name in (FORMATS[form].first, FORMATS[form].second) if name]
+    is_list = any(kind_of_value(found.get(name)) in ("texts", "conversations") for name in sides)
+    return RowReader(lambda row: _pair(parsed(row, 0, form, keys, chat), is_list), names, is_list, "pair")
 
 
-def _first(file: str, rows: list[Row], parse: Callable[[dict[str, Any]], PromptGroup]) -> PromptGroup:
+def kind_of(form: str) -> str:
+    """Name the kind of rows that have no pairs: completions, response, messages or text."""
+    shape = FORMATS[form]
+    if shape.answers:
+        return "completions"
+    return "response" if shape.response else {"conversation": "messages"}.get(form, "text")
+
+
+def _each(group: PromptGroup, is_list: bool) -> list[list[Side]]:
+    return [group.sides if is_list else group.sides[:1]]
+
+
+def _pair(group: PromptGroup, is_list: bool) -> list[list[Side]]:
+    """Give the chosen and the rejected sides of a row, each once."""
+    pairs = group.given or []
+    chosen = [group.sides[side] for side in dict.fromkeys(pair.chosen for pair in pairs)]
+    rejected = [group.sides[side] for side in dict.fromkeys(pair.rejected for pair in pairs)]
+    return [chosen, rejected] if is_list else [chosen[:1], rejected[:1]]
+
+
+def _first(file: str, rows: list[Row], parse: Callable[[Row], PromptGroup]) -> PromptGroup:
     """Parse the first row that can be used."""
     reason: object = "none is there"
     for row in rows:
         try:
-            if isinstance(row, RowError):
-                raise row
             return parse(row)
         except RowError as bad:
             reason = bad.detail
     raise UserError(f"{file}: none of the first {len(rows)} rows can be used ({reason}).")
-
-
-def _is_list(value: Any) -> bool:
-    """Tell a list of answers, which are texts, from one conversation."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], str)
-
-
-def _lists(row: dict[str, Any], keys: RowSettings, chat: bool) -> list[list[Side]]:
-    """Give the several chosen and rejected answers to one prompt that RewardBench 2 and RM-Bench have."""
-    return [
-        [answered(row, answer, keys, chat) for answer in list_at(row, key)]
-        for key in (keys.chosen_key, keys.rejected_key)
-    ]
-
-
-def _response(row: dict[str, Any], keys: RowSettings, chat: bool) -> list[list[Side]]:
-    return [[answered(row, value_at(row, keys.response_key), keys, chat)]]
-
-
-def _messages(row: dict[str, Any]) -> list[list[Side]]:
-    return [[as_conversation(as_messages(list_at(row, "messages"), "messages"), "messages")]]
-
-
-def text_side(text: str, chat: bool) -> Side:
-    """Read a whole text; a transcript in hh-rlhf's form becomes messages where messages are rendered.
-
-    Raises:
-        RowError: the text has what are no Unicode characters.
-    """
-    whole = as_text(text, "text")
-    return transcript(whole, "text", chat) if is_transcript(whole) else Text("", whole)

@@ -41,9 +41,7 @@ ONE_PAIR = {
     "preference of HelpSteer3": [
         {"context": [TURN], "response1": REJECTED, "response2": CHOSEN, "overall_preference": 3}
     ],
-    "preference of HelpSteer2": [
-        {"prompt": USER, "response_1": CHOSEN, "response_2": REJECTED, "preference_strength": -1}
-    ],
+    "helpsteer2": [{"prompt": USER, "response_1": CHOSEN, "response_2": REJECTED, "preference_strength": -1}],
     "scored": [
         {"prompt": USER, "response": REJECTED, "score": 1},
         {"prompt": USER, "response": CHOSEN, "score": 3},
@@ -79,4 +77,55 @@ ONE_PAIR = {
         }
     ],
     "safe_rlhf": [{"prompt": USER, "response_0": REJECTED, "response_1": CHOSEN, "better_response_id": 1}],
+    "arena": [
+        {"conversation_a": messages(USER, REJECTED), "conversation_b": messages(USER, CHOSEN), "winner": "model_b"}
+    ],
+    "summarize": [
+        {"info": {"post": USER, "title": "t"}, "summaries": [{"text": REJECTED}, {"text": CHOSEN}], "choice": 1}
+    ],
+    "sharegpt": [
+        {
+            "conversations": [{"from": "human", "value": USER}],
+            "chosen": {"from": "gpt", "value": CHOSEN},
+            "rejected": {"from": "gpt", "value": REJECTED},
+        }
+    ],
+    "openai_messages": [{"messages": [TURN], "chosen": answer(CHOSEN), "rejected": answer(REJECTED)}],
+    "swift": [{"messages": messages(USER, CHOSEN), "rejected_response": REJECTED}],
+    "swift_messages": [{"messages": messages(USER, CHOSEN), "rejected_messages": messages(USER, REJECTED)}],
+    "nemo_rl": [
+        {
+            "context": [TURN],
+            "completions": [
+                {"rank": 1, "completion": [answer(REJECTED)]},
+                {"rank": 0, "completion": [answer(CHOSEN)]},
+            ],
+        }
+    ],
+    "alpaca": [{"instruction": USER, "input": "", "chosen": CHOSEN, "rejected": REJECTED}],
+    "alpaca_output": [{"instruction": USER, "input": "", "output": [CHOSEN, REJECTED]}],
+    "nemo_aligner": [{"text": f"{USER} {CHOSEN}"}, {"text": f"{USER} {REJECTED}"}],
+    "messages in parts": [
+        {
+            name: [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in messages(USER, side)]
+            for name, side in (("chosen", CHOSEN), ("rejected", REJECTED))
+        }
+    ],
+    "messages as JSON texts": [
+        {"chosen": json.dumps(messages(USER, CHOSEN)), "rejected": json.dumps(messages(USER, REJECTED))}
+    ],
+    "messages as Python prints them": [
+        {"chosen": repr(messages(USER, CHOSEN)), "rejected": repr(messages(USER, REJECTED))}
+    ],
+    "messages in a struct of lists": [
+        {
+            name: {"role": ["user", "assistant"], "content": [USER, side]}
+            for name, side in (("chosen", CHOSEN), ("rejected", REJECTED))
+        }
+    ],
+    "prompt that is a transcript": [{"prompt": HH, "chosen": f" {CHOSEN}", "rejected": f" {REJECTED}"}],
+    "prompt that stands in whole transcripts too": [
+        {"prompt": HH, "chosen": f"{HH} {CHOSEN}", "rejected": f"{HH} {REJECTED}"}
+    ],
+    "prompt with a list of rejected": [{"prompt": USER, "chosen": CHOSEN, "rejected": [REJECTED]}],
 }

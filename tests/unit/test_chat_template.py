@@ -38,12 +38,14 @@ def test_templates_by_file_by_shipped_name_and_by_the_tokenizers_name(
         "<|start_header_id|>assistant<|end_header_id|>\n\nI bring milk.<|eot_id|>"
     )
     monkeypatch.setattr(
-        tokenizer, "chat_template", {"default": "no", "short": "{{ bos_token }}{{ messages[-1]['content'] }}."}
+        tokenizer,
+        "chat_template",
+        {"default": "no", "short": "{{ bos_token }}{{ messages|map(attribute='content')|join(': ') }}."},
     )
     (pair,) = texts(
         open_set(file, tokenizer, "model.data.chat_template=short", "model.data.max_bad_fraction=1"), tokenizer
     )
-    assert pair[0] == "<|bos|>I bring tea.."
+    assert pair[0] == "<|bos|>some tea: I bring tea.."
     with pytest.raises(
         UserError, match=r"chat_template: other is no file, no template of .*default, short.*none of llama3"
     ):

@@ -160,7 +160,9 @@ def test_rlhflows_mixtures_count_as_by_hand(tmp_path: Path, tokenizer: Any, mixt
     found = {}
     for source in train:
         file = write(tmp_path / f"{source.name}.parquet", ROWS[source.name])
-        keys = {key: getattr(source, key) for key in ("format", "prompt_key", "system_key", "score_key")}
+        keys = {
+            key: getattr(source, key) for key in ("format", "prompt_key", "system_key", "score_key", "ignore_columns")
+        }
         rules = vars(source.pairs)
         pairs = open_set(file, tokenizer, "model.data.max_bad_fraction=1", name=source.name, pairs=rules, **keys)
         found[source.name] = (len(pairs.epoch), dropped(pairs))

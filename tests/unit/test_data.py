@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from nemo_bt.data.read.chunk import Chunk
 from nemo_bt.data.read.drop_report import DropReport, RowError
-from nemo_bt.data.read.rows import Chunk
 from nemo_bt.errors import UserError
 from tests.support.preferences import GOOD, messages
 from tests.support.sources import conversations, dropped, open_set, settings_with, texts, write
@@ -92,7 +92,7 @@ def test_bad_rows_are_counted_and_shown_by_file_and_row(tmp_path: Path, tokenize
 
 
 def test_ends_that_differ_and_a_pad_at_the_end_are_bad(tmp_path: Path, tokenizer: Any) -> None:
-    file = write(tmp_path / "rows.jsonl", [GOOD, sides(messages("some tea", "I bring <|pad|>"))])
+    file = write(tmp_path / "rows.jsonl", [GOOD, sides(messages("some tea", "I bring <|end|>"))])
     bare = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
     (tmp_path / "bare.jinja").write_text(bare)
     template = f"model.data.chat_template={tmp_path / 'bare.jinja'}"

@@ -84,9 +84,9 @@ def test_paths_that_lead_nowhere_are_named(tmp_path: Path, tokenizer: Any) -> No
         open_set(str(tmp_path), tokenizer)
     with pytest.raises(UserError, match=r"nope://x has a protocol that cannot be read"):
         open_set("nope://x", tokenizer)
-    (tmp_path / "f.csv").write_text("a,b\n")
-    with pytest.raises(UserError, match=r"f\.csv: expected a name that ends in \.parquet, \.jsonl"):
-        open_set(str(tmp_path / "f.csv"), tokenizer)
+    (tmp_path / "f.txt").write_text("a,b\n")
+    with pytest.raises(UserError, match=r"f\.txt: expected a name that ends in \.parquet, \.jsonl"):
+        open_set(str(tmp_path / "f.txt"), tokenizer)
 
 
 def test_urls_are_read_and_globs_take_every_file_once(tmp_path: Path, tokenizer: Any) -> None:

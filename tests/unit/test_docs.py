@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from benchmarks.tables import pages
-from docs.references import commands_page, settings_page
+from docs.references import commands_page, formats_page, settings_page
 from nemo_bt import __all__ as public
 from nemo_bt import api
 from nemo_bt.cli.arguments import command_line, parse
@@ -163,6 +163,7 @@ def test_the_reference_has_every_setting_and_command() -> None:
     reference, settings = REPO / "docs" / "reference", settings_page()
     assert (reference / "settings.md").read_text() == settings, "make docs writes the page again"
     assert (reference / "commands.md").read_text() == commands_page(), "make docs writes the page again"
+    assert (reference / "formats.md").read_text() == formats_page(), "make docs writes the page again"
     assert {key for key in KEYS if f"**`{key}`**" not in settings} == set()
 
 

@@ -14,8 +14,8 @@ from tests.support.sources import conversations, dropped, open_set, texts, write
 
 MARGINS = {
     "helpsteer3": 2, "helpsteer3 with the label beside": 2, "helpsteer3 as JSON texts": 2, "scored": 2,
-    "preference of HelpSteer3": 3, "preference of HelpSteer2": 1, "ranked with scores": 2, "ranked with ranks": 1,
-    "ranked in structs": 2, "ranked messages": 2, "halos": 1.5, "shp": 6,
+    "preference of HelpSteer3": 3, "helpsteer2": 1, "ranked with scores": 2, "ranked with ranks": 1,
+    "ranked in structs": 2, "ranked messages": 2, "halos": 1.5, "shp": 6, "nemo_rl": 1,
 }  # fmt: skip
 
 
@@ -24,7 +24,7 @@ def by_hand(tokenizer: Any, text: str) -> list[int]:
 
 
 def expected(tokenizer: Any, name: str) -> list[list[int]]:
-    if name == "text":
+    if name in ("text", "nemo_aligner"):
         whole = [f"<|bos|>{USER} {side}<|end|>" for side in (CHOSEN, REJECTED)]
     else:
         whole = [f"<|bos|>user: {USER}<|end|>assistant: {side}<|end|>" for side in (CHOSEN, REJECTED)]

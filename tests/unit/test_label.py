@@ -10,6 +10,7 @@ import pytest
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.score import LabelRun
+from nemo_bt.data.formats.responses import Chat
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation.label import Sample, check_label, chosen_pairs, label, threshold_of
 from nemo_bt.observability.terminal import Terminal
@@ -72,7 +73,7 @@ def test_pairs_are_what_training_reads(tmp_path: Path) -> None:
     assert row["reward_difference"] == 3.0
     assert row["label"] == (row["output_A"] == "Yes, très bien.")
     reader = reader_of("rows", [row], SourceSettings(path="rows.jsonl"), True, "reward")
-    assert reader.sides(row) == [[messages("Tea?", "Yes, très bien.")], [messages("Tea?", "No.")]]
+    assert reader.sides(row) == [[Chat(messages("Tea?", "Yes, très bien."))], [Chat(messages("Tea?", "No."))]]
 
 
 def test_which_comes_first_is_drawn(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.model import Settings
-from nemo_bt.data.formats.responses import Text
+from nemo_bt.data.formats.responses import Chat, Text
 from nemo_bt.data.store.load import load_sets
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import load_renderer
@@ -78,9 +78,9 @@ def test_parts_of_conversations() -> None:
         {"role": "user", "content": "u"},
         {"role": "assistant", "content": "a"},
     ]
-    assert prompt_only(messages) == [*messages[:2], {"role": "assistant", "content": ""}]
-    assert response_only(messages) == [{"role": "user", "content": ""}, messages[2]]
-    assert as_texts(messages) == [("system", "s"), ("user", "u"), ("response", "a")]
+    assert prompt_only(Chat(messages)) == Chat([*messages[:2], {"role": "assistant", "content": ""}])
+    assert response_only(Chat(messages)) == Chat([{"role": "user", "content": ""}, messages[2]])
+    assert as_texts(Chat(messages)) == [("system", "s"), ("user", "u"), ("response", "a")]
     text = Text("a question", " an answer")
     assert (prompt_only(text), response_only(text)) == (Text("a question", ""), Text("", " an answer"))
     assert as_texts(text) == [("prompt", "a question"), ("response", " an answer")]

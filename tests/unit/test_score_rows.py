@@ -9,7 +9,7 @@ import pytest
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.score import EvaluateRun, ScoreRun
-from nemo_bt.data.formats.responses import Text
+from nemo_bt.data.formats.responses import Chat, Text
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.reading import Part, open_files, read_parts
 from nemo_bt.scoring.rows import RowReader, row_reader
@@ -26,24 +26,28 @@ def reader_of(rows: list[Any], chat: bool = True, **keys: Any) -> RowReader:
     ("row", "sides", "values"),
     [
         ({"text": "Whole."}, [Text("", "Whole.")], {"reward": 1.0}),
-        ({"text": "\n\nHuman: Tea?\n\nAssistant: Yes."}, [ASKED], {"reward": 1.0}),
-        ({"messages": ASKED, "id": 3}, [ASKED], {"reward": 1.0}),
-        ({"prompt": "Tea?", "response": "Yes."}, [ASKED], {"reward": 1.0}),
-        ({"prompt": ASKED[:1], "response": "Yes."}, [ASKED], {"reward": 1.0}),
-        ({"prompt": "Tea?", "completions": ["Yes.", "No."]}, [ASKED, messages("Tea?", "No.")], {"reward": [1.0, 2.0]}),
+        ({"text": "\n\nHuman: Tea?\n\nAssistant: Yes."}, [Chat(ASKED)], {"reward": 1.0}),
+        ({"messages": ASKED, "id": 3}, [Chat(ASKED)], {"reward": 1.0}),
+        ({"prompt": "Tea?", "response": "Yes."}, [Chat(ASKED)], {"reward": 1.0}),
+        ({"prompt": ASKED[:1], "response": "Yes."}, [Chat(ASKED)], {"reward": 1.0}),
+        (
+            {"prompt": "Tea?", "completions": ["Yes.", "No."]},
+            [Chat(ASKED), Chat(messages("Tea?", "No."))],
+            {"reward": [1.0, 2.0]},
+        ),
         (
             {"prompt": "Tea?", "chosen": ["Yes."], "rejected": ["No.", "Hm.", "Me?"], "num_correct": 1},
-            [messages("Tea?", answer) for answer in ("Yes.", "No.", "Hm.", "Me?")],
+            [Chat(messages("Tea?", answer)) for answer in ("Yes.", "No.", "Hm.", "Me?")],
             {"reward_chosen": [1.0], "reward_rejected": [2.0, 3.0, 4.0]},
         ),
         (
             {"chosen": ASKED, "rejected": messages("Tea?", "No.")},
-            [ASKED, messages("Tea?", "No.")],
+            [Chat(ASKED), Chat(messages("Tea?", "No."))],
             {"reward_chosen": 1.0, "reward_rejected": 2.0},
         ),
         (
             {"prompt": "Tea?", "output_A": "No.", "output_B": "Yes.", "label": 0, "type": "pairwise_feedback"},
-            [ASKED, messages("Tea?", "No.")],
+            [Chat(ASKED), Chat(messages("Tea?", "No."))],
             {"reward_chosen": 1.0, "reward_rejected": 2.0},
         ),
     ],
@@ -59,7 +63,7 @@ def test_rows_of_every_kind(row: dict[str, Any], sides: list[Any], values: dict[
 
 def test_columns_can_have_other_names() -> None:
     row = {"question": "Tea?", "output": "Yes."}
-    assert reader_of([row], prompt_key="question", response_key="output").sides(row) == [[ASKED]]
+    assert reader_of([row], prompt_key="question", response_key="output").sides(row) == [[Chat(ASKED)]]
 
 
 def test_a_column_of_that_name_is_not_written_over() -> None:

@@ -13,6 +13,8 @@ from nemo_bt.data.tokenize.shared_prefix import cut_strings, encode_sharing
 
 WORDS = ["tea", "milk", "soup", "Would you bring", "don't", "café", "  two", "12,345", "\n\n", "_", "▁", "x"]
 TURNS = ["<|user|>", "<|assistant|>", "<|end|>"]
+TEMPLATE = "<unk> soup )) <|user|> <|assistant|> <|end|>"
+"""A chat template that has all tokens of these tests."""
 
 
 def trained(kind: str) -> Tokenizer:
@@ -70,22 +72,24 @@ def test_ids_are_those_of_the_whole_texts(kind: str, strip: str, prompt: str, an
     tokenizer = tokenizer_of(kind, strip)
     texts = [prompt + answer for answer in answers]
     backend = tokenizer.backend_tokenizer
-    (found,) = encode_sharing(backend, [texts], cut_strings(tokenizer))
+    (found,) = encode_sharing(backend, [texts], cut_strings(tokenizer, TEMPLATE))
     assert [ids.tolist() for ids in found] == [backend.encode(text, add_special_tokens=False).ids for text in texts]
 
 
 def test_cuts_are_found_where_they_are_safe_and_only_there() -> None:
-    assert set(cut_strings(tokenizer_of("bytelevel", "plain"))) == {"<unk>", *TURNS}
-    assert cut_strings(tokenizer_of("metaspace first", "plain")) == []
-    assert set(cut_strings(tokenizer_of("bytelevel", "rstrip"))) == {"<unk>"}
+    assert set(cut_strings(tokenizer_of("bytelevel", "plain"), TEMPLATE)) == {"<unk>", *TURNS}
+    assert cut_strings(tokenizer_of("bytelevel", "plain"), "{{ m }}<|end|>") == ["<|end|>"]  # others are not looked at
+    assert cut_strings(tokenizer_of("metaspace first", "plain"), TEMPLATE) == []
+    assert set(cut_strings(tokenizer_of("bytelevel", "rstrip"), TEMPLATE)) == {"<unk>"}
     backend = trained("bytelevel")
     backend.add_tokens([AddedToken("))", normalized=False)])
-    assert cut_strings(PreTrainedTokenizerFast(tokenizer_object=backend)) == ["<unk>"]
+    assert cut_strings(PreTrainedTokenizerFast(tokenizer_object=backend), TEMPLATE) == ["<unk>"]
     (found,) = encode_sharing(backend, [["a))). x", "a))). y"]], ["<unk>"])
     assert found[0].tolist() == backend.encode("a))). x", add_special_tokens=False).ids
     backend = trained("bytelevel")
     backend.add_special_tokens(["<|a|>", "|>b", "<|c|>d", "<|e|>"])
-    assert cut_strings(PreTrainedTokenizerFast(tokenizer_object=backend)) == ["<unk>"]
+    template = f"{TEMPLATE} <|a|> |>b <|c|>d <|e|>"
+    assert cut_strings(PreTrainedTokenizerFast(tokenizer_object=backend), template) == ["<unk>"]
 
 
 def test_the_prompt_is_tokenised_once(tokenizer: Any) -> None:
@@ -97,6 +101,6 @@ def test_the_prompt_is_tokenised_once(tokenizer: Any) -> None:
             return tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=add_special_tokens)
 
     texts = [f"<|bos|>user: a question<|end|>assistant: {answer}<|end|>" for answer in ("tea", "thyme", "t")]
-    (found,) = encode_sharing(Watched(), [texts], cut_strings(tokenizer))
+    (found,) = encode_sharing(Watched(), [texts], cut_strings(tokenizer, TEMPLATE))
     assert seen == ["<|bos|>user: a question<|end|>", *(f"assistant: {a}<|end|>" for a in ("tea", "thyme", "t"))]
     assert all(isinstance(ids, np.ndarray) and ids.dtype == np.int32 for ids in found)

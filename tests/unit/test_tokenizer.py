@@ -1,6 +1,7 @@
 """Tokenizers and what they make of conversations; the preference set that the project writes itself."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,44 @@ def saved(tokenizer: Any, folder: Path, **changes: Any) -> str:
 
 def test_a_tokenizer_without_pad_is_refused_unless_one_is_named(tmp_path: Path, tokenizer: Any) -> None:
     folder = saved(tokenizer, tmp_path, pad_token=None)
-    with pytest.raises(UserError, match=r"found no pad token\. .*Set model\.tokenizer\.pad_token"):
+    with pytest.raises(UserError, match=r"found no pad token\. .*special tokens: <\|pad\|>") as refused:
         load_tokenizer(folder, None)
-    assert load_tokenizer(folder, "<|pad|>").pad_token == "<|pad|>"
+    assert "Type 'model.tokenizer.pad_token=<|pad|>', or model.tokenizer.pad_token=auto" in str(refused.value)
+    assert load_tokenizer(folder, "<|pad|>").pad_token == load_tokenizer(folder, "auto").pad_token == "<|pad|>"
+    with pytest.raises(UserError, match=r"Type --pad-token '<\|pad\|>', or --pad-token=auto"):
+        load_tokenizer(folder, None, ("--tokenizer", "--pad-token"))
+
+
+def test_auto_takes_a_special_token_that_nothing_uses(tmp_path: Path, tokenizer: Any) -> None:
+    def choice(*names: str) -> str:
+        own = copy.deepcopy(tokenizer)
+        own.add_special_tokens({"additional_special_tokens": list(names)})
+        own.chat_template = "<|turn|>" + own.chat_template
+        folder = saved(own, tmp_path / "-".join(names).replace("|", ""), pad_token=own.eos_token)
+        return load_tokenizer(folder, "auto").pad_token
+
+    assert load_tokenizer(saved(tokenizer, tmp_path / "own"), "auto").pad_token == "<|pad|>"
+    assert choice("<|turn|>", "<|repo|>", "<|reserved_0|>", "<|finetune_right_pad_id|>") == "<|pad|>"
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "<|pad|>" + tokenizer.chat_template  # it is a mark of a turn now
+    assert choice("<|turn|>", "<|repo|>", "<|reserved_0|>", "<|finetune_right_pad_id|>") == "<|finetune_right_pad_id|>"
+    assert choice("<|turn|>", "<|repo|>", "<|reserved_0|>") == "<|reserved_0|>"
+    assert choice("<|turn|>", "<|repo|>") == "<|repo|>"
+    with pytest.raises(UserError, match="has no special token that nothing uses"):
+        choice("<|turn|>")
+
+
+def test_tokenizers_of_transformers_5_load(tmp_path: Path, tokenizer: Any) -> None:
+    folder = Path(saved(tokenizer, tmp_path))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    for changed in (
+        {"tokenizer_class": "TokenizersBackend", "backend": "tokenizers", "is_local": True},
+        {"extra_special_tokens": ["<|bos|>", "<|end|>"]},
+    ):
+        (folder / "tokenizer_config.json").write_text(json.dumps(config | changed))
+        found = load_tokenizer(str(folder), None)
+        assert found("a b")["input_ids"] == tokenizer("a b")["input_ids"]
+        assert found.chat_template == tokenizer.chat_template
 
 
 def test_a_pad_token_that_is_eos_is_refused(tmp_path: Path, tokenizer: Any) -> None:

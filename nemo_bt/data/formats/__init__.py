@@ -1,7 +1,9 @@
 """Rows -> prompts with their responses: the formats that people have.
 
-Read `responses` (what every format gives), `detect` (columns -> format), `general` and `published` (the formats),
-`values` (fields of a row, checked), `custom` (a data set class of one's own).
+Read `responses` (what every format gives), `table` (the formats, an entry each, made of `format`), `parse` (a row and
+its format -> responses) with `prompts`, `turns`, `scores`, `values` (fields of a row, checked) and `helpsteer3` (the
+one that needs code of its own); then `detect` (columns -> format), `left_over` (columns that nobody would read), and
+`custom` (a data set class of one's own).
 
 May import `data.read`, `config` and `errors`.
 """

@@ -28,11 +28,11 @@ from omegaconf import OmegaConf
 
 from nemo_bt.config.custom import load_object
 from nemo_bt.config.data import CustomClass, RowSettings, SourceSettings
-from nemo_bt.data.formats.detect import detect, named_format
+from nemo_bt.data.formats.detect import detect
 from nemo_bt.data.formats.values import number_at
+from nemo_bt.data.read.chunk import Chunk, Row
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.read.files import DataFile
-from nemo_bt.data.read.rows import Chunk, Row
 from nemo_bt.errors import UserError
 
 IDS = "ids"
@@ -115,7 +115,7 @@ def load_custom(source: SourceSettings, tokenizer: Any, max_length: int, files: 
             f"{label}: its first item is {_shown(first[0])}. Expected a dict with chosen and rejected (texts or lists "
             f"of messages), a tuple of the two, or a dict with {', '.join(_ID_KEYS)}."
         )
-    return CustomData(items, label, named_format(source) or detect(label, [row], source))
+    return CustomData(items, label, detect(label, [row], source).name)
 
 
 def _load_class(custom: CustomClass) -> Any:

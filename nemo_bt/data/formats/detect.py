@@ -1,49 +1,37 @@
-"""Which format a file has: by its columns and what stands in them."""
+"""Which format a file has: by its columns and what stands in them. A column with text that no key reads is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from nemo_bt.config.data import RowSettings
-from nemo_bt.data.formats import general as formats
-from nemo_bt.data.formats import published
-from nemo_bt.data.formats.general import Format, is_transcript, score_columns
+from nemo_bt.data.formats.format import Format
+from nemo_bt.data.formats.left_over import left_over, refusal
+from nemo_bt.data.formats.parse import parse
+from nemo_bt.data.formats.responses import PromptGroup
+from nemo_bt.data.formats.scores import score_columns
+from nemo_bt.data.formats.table import FORMATS
+from nemo_bt.data.formats.turns import is_transcript, turns_in
+from nemo_bt.data.formats.values import as_list, has_value, value_at
+from nemo_bt.data.read.chunk import Row
 from nemo_bt.data.read.drop_report import RowError
-from nemo_bt.data.read.rows import Row
 from nemo_bt.errors import UserError
 
 
-def _sides(keys: RowSettings) -> list[str]:
-    return [keys.chosen_key, keys.rejected_key, *score_columns(keys)]
+@dataclass(frozen=True)
+class Detected:
+    """The format of a file.
 
+    Args:
+        name: key of FORMATS.
+        unread: columns that nothing reads.
+    """
 
-def _with_system(*columns: str) -> Callable[[RowSettings], list[str]]:
-    return lambda keys: [*columns, *([keys.system_key] if keys.system_key else []), *score_columns(keys)]
-
-
-def _prompt(keys: RowSettings) -> list[str]:
-    return [keys.prompt_key] + ([keys.system_key] if keys.system_key else [])
-
-
-FORMATS: dict[str, Format] = {
-    "helpsteer3": Format(published.helpsteer3, _with_system("input", "output")),
-    "preference": Format(published.preference, _with_system(*(c for cs in published.PREFERENCE_COLUMNS for c in cs))),
-    "shp": Format(published.shp, _with_system("history", "human_ref_A", "human_ref_B", "labels", "score_A", "score_B")),
-    "safe_rlhf": Format(published.safe_rlhf, _with_system("prompt", "response_0", "response_1", "better_response_id")),
-    "halos": Format(
-        published.halos, _with_system("type", "prompt", "output_A", "output_B", "label", "reward_A", "reward_B")
-    ),
-    "ranked": Format(formats.ranked, lambda keys: [*_prompt(keys), keys.completions_key, *score_columns(keys)]),
-    "scored": Format(
-        formats.scored, lambda keys: [*_prompt(keys), keys.response_key, *score_columns(keys)], one_response=True
-    ),
-    "prompt": Format(formats.prompt, lambda keys: [*_prompt(keys), *_sides(keys)]),
-    "messages": Format(formats.messages, _sides),
-    "hh": Format(formats.hh, _sides),
-    "text": Format(formats.text, _sides),
-}
-"""Name -> format, in the order in which `detect` asks."""
+    name: str
+    unread: tuple[str, ...]
 
 
 def named_format(keys: RowSettings) -> str | None:
@@ -57,61 +45,128 @@ def named_format(keys: RowSettings) -> str | None:
     return None if keys.format == "auto" else keys.format
 
 
-def columns_of(names: Iterable[str], keys: RowSettings) -> list[str] | None:
-    """List the columns that the named formats read; None is all, where keys are paths into them."""
-    wanted = [column for name in names for column in FORMATS[name].columns(keys)]
-    columns = [key for key in (*wanted, keys.margin_key, keys.weight_key) if key]
-    return None if any("." in key for key in columns) else columns
+def parsed(row: Row, number: int, name: str, keys: RowSettings, chat: bool) -> PromptGroup:
+    """Read the responses of a row in a format.
+
+    Raises:
+        RowError: the row cannot be used.
+    """
+    if isinstance(row, RowError):
+        raise row
+    return parse(row, number, FORMATS[name], keys, chat)
 
 
-def detect(name: str, rows: list[Row], keys: RowSettings, types: Mapping[str, str] | None = None) -> str:
-    """Find the format of a file by the columns of its first rows.
+def detect(
+    name: str, rows: Sequence[Row], keys: RowSettings, types: Mapping[str, str] | None = None, scores: bool = False
+) -> Detected:
+    """Find the format of a file by the columns of its first rows; one that leaves a column with text unread is none.
 
     Args:
         name: names the file in messages.
         types: what the file says of all its columns, if it does, for messages.
+        scores: whether rows that can only be scored are looked for too.
 
     Raises:
-        UserError: none fits. Says which columns there are, with their types.
+        UserError: none fits. Says which columns there are, or which nothing would read.
     """
     columns = columns_seen(rows)
-    found = _fitting(columns, keys)
-    if found is None:
-        if not columns and not types:
-            bad = next((str(row.detail) for row in rows if isinstance(row, RowError)), "none")
-            raise UserError(f"{name}: no row can be read ({bad}). Expected rows of JSON objects.")
-        kinds = types or {column: _kind(value) for column, value in columns.items()}
-        have = ", ".join(f"{column} ({kind})" for column, kind in kinds.items())
+    named = named_format(keys)
+    fitting = [named] if named else [form for form in FORMATS if _fits(FORMATS[form], columns, keys, scores)]
+    if not fitting:
+        raise _unknown(name, rows, columns, keys, types)
+    left: dict[str, list[str]] = {}
+    for form in fitting:
+        read = {column.split(".")[0] for column in _read(FORMATS[form], keys)} | set(keys.ignore_columns)
+        unread = sorted(set(columns) - read)
+        left[form] = left_over(rows, unread, partial(_parse_as, form, keys))
+        if not left[form]:
+            _check_answers(name, form, rows, keys)
+            return Detected(form, tuple(unread))
+    form = min(left, key=lambda one: len(left[one]))
+    raise refusal(name, form, left[form], bool(FORMATS[form].prompt))
+
+
+def _parse_as(name: str, keys: RowSettings, row: Row) -> PromptGroup:
+    return parsed(row, 0, name, keys, True)
+
+
+def _fits(form: Format, columns: dict[str, Any], keys: RowSettings, scores: bool) -> bool:
+    """Tell whether a file has the columns of a format, with what it expects in them."""
+    if not (form.is_preference or scores) or (scores and form.has_scores and "<prompt>" in form.prompt):
+        return False  # what can be scored without scores is read so
+    needed = [form.first, form.second, form.strength, form.conversation, form.answers]
+    needed.append(form.verdict.column if form.verdict else "")
+    if not form.answers:
+        needed.append(form.response)
+    if form.has_scores and not form.answers and not any(name in columns for name in score_columns(keys)):
+        return False
+    if form.prompt and not any(has_value(columns, keys.named(column)) for column in form.prompt):
+        return False
+    if not all(has_value(columns, keys.named(column)) for column in needed if column):
+        return False
+    if form.lines > 1 and set(columns) - set(keys.ignore_columns) != {form.conversation}:
+        return False
+    return all(kind(value_at(columns, keys.named(column))) in kinds for column, kinds in form.kinds.items())
+
+
+def columns_of(names: Iterable[str], keys: RowSettings) -> list[str] | None:
+    """List the columns that the named formats read; None is all, where keys are paths into them."""
+    columns = {column for name in names for column in _read(FORMATS[name], keys)}
+    return None if any("." in column for column in columns) else sorted(columns)
+
+
+def columns_named(form: Format) -> list[str]:
+    """List the columns that a format names itself, paths included, the prompt first."""
+    names = [form.system, *form.prompt, form.history, form.conversation, form.first, form.second, form.answers]
+    names += [form.response if not form.answers else "", form.strength, form.verdict.column if form.verdict else ""]
+    names += [*(form.scores or ()), *(form.only or ())[:1]]
+    return [name for name in names if name]
+
+
+def _read(form: Format, keys: RowSettings) -> set[str]:
+    """Name the columns that are read from the rows of a format."""
+    own = [keys.margin_key, keys.weight_key, *score_columns(keys)] if form.is_preference else []
+    return {name for name in (*map(keys.named, columns_named(form)), *own, keys.tools_key) if name}
+
+
+def _check_answers(name: str, form: str, rows: Sequence[Row], keys: RowSettings) -> None:
+    """Check that answers do not begin with their prompt in every row, where nothing says what that means."""
+    read = FORMATS[form]
+    if keys.answers_hold_prompt is not None or "<prompt>" not in read.prompt or read.first != "<chosen>":
+        return
+    repeats = [
+        all(str(row.get(key, "")).startswith(row[keys.prompt_key]) for key in (keys.chosen_key, keys.rejected_key))
+        for row in rows
+        if isinstance(row, dict)
+        and isinstance(row.get(keys.prompt_key), str)
+        and row[keys.prompt_key].strip()
+        and not is_transcript(row[keys.prompt_key])
+    ]
+    if repeats and all(repeats):
         raise UserError(
-            f"{name}: no format fits, found columns {have}. Expected '{keys.chosen_key}' and "
-            f"'{keys.rejected_key}' as text or lists of messages, or '{keys.prompt_key}' with '{keys.completions_key}' "
-            f"or '{keys.response_key}' and scores. Set model.data.chosen_key and the like, or model.data.format to "
-            f"one of {', '.join(FORMATS)}."
+            f"{name}: '{keys.chosen_key}' and '{keys.rejected_key}' begin with '{keys.prompt_key}' in all of the first "
+            f"{len(repeats)} rows: the model would read the prompt twice. Set model.data.answers_hold_prompt=true to "
+            "take it off the answers, or false to leave them as they are."
         )
-    return found
 
 
-def _fitting(columns: dict[str, Any], keys: RowSettings) -> str | None:
-    has = columns.keys()
-    chosen = columns.get(keys.chosen_key)
-    rejected = columns.get(keys.rejected_key)
-    known = {
-        "helpsteer3": {"input", "output"} <= has,
-        "preference": any(set(names) <= has for names in published.PREFERENCE_COLUMNS),
-        "shp": {"history", "human_ref_A", "human_ref_B", "labels"} <= has,
-        "safe_rlhf": {"prompt", "response_0", "response_1"} <= has,
-        "halos": {"prompt", "output_A", "output_B", "label"} <= has,
-        "ranked": {keys.prompt_key, keys.completions_key} <= has,
-        "scored": {keys.prompt_key, keys.response_key} <= has and any(name in has for name in score_columns(keys)),
-        "prompt": keys.prompt_key in has and _kind(chosen) == _kind(rejected) and _kind(chosen) in ("text", "messages"),
-        "messages": _kind(chosen) == _kind(rejected) == "messages",
-        "hh": is_transcript(chosen) and is_transcript(rejected),
-        "text": _kind(chosen) == _kind(rejected) == "text",
-    }
-    return next((name for name in FORMATS if known[name]), None)
+def _unknown(
+    name: str, rows: Sequence[Row], columns: dict[str, Any], keys: RowSettings, types: Mapping[str, str] | None
+) -> UserError:
+    if not columns and not types:
+        bad = next((str(row.detail) for row in rows if isinstance(row, RowError)), "none")
+        return UserError(f"{name}: no row can be read ({bad}). Expected rows of JSON objects.")
+    kinds = types or {column: kind(value) for column, value in columns.items()}
+    have = ", ".join(f"{column} ({one})" for column, one in kinds.items())
+    return UserError(
+        f"{name}: no format fits, found columns {have}. Expected '{keys.chosen_key}' and "
+        f"'{keys.rejected_key}' as text or lists of messages, or '{keys.prompt_key}' with '{keys.completions_key}' "
+        f"or '{keys.response_key}' and scores. Set model.data.chosen_key and the like, or model.data.format to "
+        f"one of {', '.join(FORMATS)}."
+    )
 
 
-def columns_seen(rows: list[Row]) -> dict[str, Any]:
+def columns_seen(rows: Iterable[Row]) -> dict[str, Any]:
     """Map each column to the first value in it that is not null."""
     columns: dict[str, Any] = {}
     for row in rows:
@@ -122,9 +177,19 @@ def columns_seen(rows: list[Row]) -> dict[str, Any]:
     return columns
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """Name what a value is: text, transcript, message, messages, texts, conversations, outputs, or its type."""
+    if is_transcript(value):
+        return "transcript"
+    turns = turns_in(value)
+    if turns is not None:
+        return "message" if isinstance(value, dict) and not isinstance(value.get("role"), list) else "messages"
+    value = as_list(value)
+    if isinstance(value, list) and value:
+        for name, type_ in (("texts", str), ("conversations", list)):
+            if all(isinstance(one, type_) for one in value):
+                return name
+        return "outputs" if all(isinstance(one, dict) and "answer" in one for one in value) else "list"
     if isinstance(value, str):
         return "text"
-    if isinstance(value, list) and value and all(isinstance(item, dict) and "role" in item for item in value):
-        return "messages"
     return "null" if value is None else type(value).__name__

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
-Messages: TypeAlias = list[dict[str, str]]
+Messages: TypeAlias = list[dict[str, Any]]
+"""Turns with role and content, as chat templates take them."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,19 @@ class Text:
     response: str
 
 
-Side: TypeAlias = Text | Messages
+@dataclass(frozen=True)
+class Chat:
+    """A conversation in messages, the last of which is judged.
+
+    Args:
+        tools: functions that the assistant may call, as chat templates take them.
+    """
+
+    messages: Messages
+    tools: list[Any] | None = None
+
+
+Side: TypeAlias = Text | Chat
 """A whole conversation that ends with the response that is judged."""
 
 
@@ -56,6 +70,7 @@ class PromptGroup:
         margins: strength of a preference for each, where the row has one.
         weights: factor on the loss of pairs in which each is chosen.
         given: pairs that the rows name; None leaves it to `model.data.pairs`.
+        compares_whole: whether conversations are compared whose earlier answers may differ too, as in an arena.
     """
 
     sides: list[Side]
@@ -64,13 +79,15 @@ class PromptGroup:
     margins: list[float | None] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     given: list[Preference] | None = None
+    compares_whole: bool = False
 
     def same_prompt(self, other: PromptGroup) -> bool:
         """Tell whether both answer the same prompt; texts whose prompt is not known do not."""
         if not self.sides or not other.sides:
             return False
         prompt = prompt_of(self.sides[0])
-        return bool(prompt) and prompt == prompt_of(other.sides[0])
+        is_known = bool(prompt.messages if isinstance(prompt, Chat) else prompt)
+        return is_known and prompt == prompt_of(other.sides[0])
 
     def add(self, other: PromptGroup) -> None:
         """Take in the responses of a further row with the same prompt; a named one that is there already stays one."""
@@ -88,10 +105,14 @@ class PromptGroup:
 
 
 def response_of(side: Side) -> str:
-    """Give the text that is judged."""
-    return side.response if isinstance(side, Text) else side[-1]["content"]
+    """Give what is judged as a text: the last content, and the calls of functions behind it as JSON."""
+    if isinstance(side, Text):
+        return side.response
+    last = side.messages[-1]
+    calls = last.get("tool_calls")
+    return (last.get("content") or "") + (json.dumps(calls) if calls else "")
 
 
-def prompt_of(side: Side) -> str | Messages:
+def prompt_of(side: Side) -> str | Chat:
     """Give what stands before the response."""
-    return side.prompt if isinstance(side, Text) else side[:-1]
+    return side.prompt if isinstance(side, Text) else replace(side, messages=side.messages[:-1])

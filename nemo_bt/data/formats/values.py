@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from nemo_bt.data.formats.responses import Messages
 from nemo_bt.data.read.drop_report import RowError
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -84,43 +83,20 @@ def as_number(value: Any, key: str) -> float:
 
 def list_at(row: dict[str, Any], key: str) -> list[Any]:
     """Read a list, or a text with one in JSON."""
-    value = value_at(row, key)
+    value = as_list(value_at(row, key))
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise RowError("type", f"'{key}' is a text, expected a list") from error
+        raise RowError("type", f"'{key}' is a text, expected a list")
     if not isinstance(value, list):
         raise RowError("type", f"'{key}' is {type(value).__name__}, expected a list")
     return value
 
 
-def as_messages(value: Any, key: str) -> Messages:
-    """Read messages of role and content; other fields are left out."""
-    messages = []
-    for message in value if isinstance(value, list) else [value]:
-        if not isinstance(message, dict):
-            raise RowError("type", f"'{key}' has {type(message).__name__}, expected messages of role and content")
-        role = message.get("role")
-        content = message.get("content")
-        if role is None or role == "":
-            raise RowError("roles", f"'{key}' has a message without role")
-        if content is None:
-            raise RowError("missing", f"'{key}' has a message without content")
-        messages.append({"role": as_text(role, f"{key}.role"), "content": as_text(content, f"{key}.content")})
-    return messages
-
-
-def as_conversation(messages: Messages, key: str) -> Messages:
-    """Check that messages can be judged: the last is the assistant's, a system message is the first.
-
-    Whether users and assistants have to take turns is left to the chat template.
-    """
-    roles = [message["role"] for message in messages]
-    if not roles or roles[-1] != "assistant":
-        raise RowError("roles", f"'{key}' ends with {roles[-1] if roles else 'nothing'}, expected an assistant message")
-    if "system" in roles[1:]:
-        raise RowError("roles", f"'{key}' has a system message after the first")
-    if len(roles) > 1 and roles[0] == "assistant" and roles[1] == "assistant":
-        raise RowError("roles", f"'{key}' begins with two assistant messages")
-    return messages
+def as_list(value: Any) -> Any:
+    """Read a text with a list in JSON as that list; anything else stays as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        return found if isinstance(found, list) else value
+    return value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from nemo_bt.batching.stream import Ids
-from nemo_bt.data.formats.responses import Preference, PromptGroup, prompt_of, response_of
+from nemo_bt.data.formats.responses import Chat, Preference, PromptGroup, Side, Text, prompt_of, response_of
 from nemo_bt.data.tokenize.chat_template import Renderer
 
 Finding: TypeAlias = tuple[str, str]
@@ -20,35 +21,80 @@ def wrong_text(group: PromptGroup, pair: Preference) -> Finding | None:
     for side, name in zip(sides, ("chosen", "rejected"), strict=True):
         if not response_of(side).strip():
             return "empty", name
-    prompts = [prompt_of(side) for side in sides]
+    prompts = [_asked(prompt_of(side), group.compares_whole) for side in sides]
     if prompts[0] != prompts[1]:
         return "prompts", " and ".join(_end_of(prompt) for prompt in prompts)
-    if response_of(sides[0]) == response_of(sides[1]):
+    if response_of(sides[0]) == response_of(sides[1]) and prompt_of(sides[0]) == prompt_of(sides[1]):
         return "identical", ""
     return None
 
 
-def _end_of(prompt: Any) -> str:
-    text = prompt if isinstance(prompt, str) else prompt[-1]["content"] if prompt else ""
+def _asked(prompt: str | Chat, compares_whole: bool) -> str | Chat:
+    """Give what both sides of a pair have to have in common."""
+    if isinstance(prompt, str) or not compares_whole:
+        return prompt
+    return Chat([turn for turn in prompt.messages if turn["role"] != "assistant"], prompt.tools)
+
+
+def _end_of(prompt: str | Chat) -> str:
+    text = prompt if isinstance(prompt, str) else prompt.messages[-1]["content"] or "" if prompt.messages else ""
     return repr(text[-60:])
 
 
-def wrong_tokens(renderer: Renderer, texts: list[str], ids: list[Ids]) -> Finding | None:
+def stray_bos(renderer: Renderer, side: Side) -> bool:
+    """Tell whether somebody says the BOS token: the model would take it for a start."""
+    bos = renderer.tokenizer.bos_token
+    if not bos:
+        return False
+    if isinstance(side, Chat):
+        return any(bos in (message.get("content") or "") for message in side.messages)
+    text = side.prompt + side.response
+    is_own = bos == renderer.tokenizer.eos_token or renderer.is_rendered(text)
+    return not is_own and bos in text.removeprefix(bos)
+
+
+def lost_part(side: Side, text: str) -> str | None:
+    """Name a part of a conversation that the chat template has left out; None where all is in the rendered text.
+
+    Templates may trim, and may leave out the reasoning of answers before the last.
+    """
+    if isinstance(side, Text):
+        return None
+    last = len(side.messages) - 1
+    for place, message in enumerate(side.messages):
+        if message["role"] == "assistant" and place < last:
+            continue
+        for part in _parts(message):
+            if part not in text and "".join(part.split()) not in "".join(text.split()):
+                return f"{message['role']}: {part[:80]!r}"
+    return None
+
+
+def _parts(message: dict[str, Any]) -> list[str]:
+    """List the texts of a message that a template has to render; a reasoning in the content is one of its own."""
+    found = [part.strip() for part in re.split("</?think>", message.get("content") or "")]
+    calls = message.get("tool_calls") or []
+    found += [str(call.get("function", call).get("name", "")) for call in calls if isinstance(call, dict)]
+    return [part for part in found if part]
+
+
+def wrong_tokens(renderer: Renderer, ids: list[Ids], is_ended: list[bool], start: str = "") -> Finding | None:
     """Find what is wrong with a pair's token ids: BOS missing or doubled, ends that differ, the scored token a pad.
 
     Args:
         renderer: has made them.
-        texts: chosen and rejected, rendered.
         ids: chosen and rejected; the same ids twice are wrong too.
+        is_ended: whether each ends in a special token, white space aside. Where a template writes no end, responses
+            end as they do.
+        start: what they begin with, for the message.
     """
     chosen, rejected = ids
-    for text, side in zip(texts, ids, strict=True):
-        if len(side) == 0 or not renderer.one_bos(side, text):
-            return "bos", f"{text[:60]!r}"
-    if chosen[-1] != rejected[-1]:
+    if any(len(side) == 0 or renderer.wrong_bos(side) for side in ids):
+        return "bos", f"{start[:60]!r}"
+    if chosen[-1] != rejected[-1] and any(is_ended):
         return "terminal", f"{chosen[-1]} and {rejected[-1]}"
-    if chosen[-1] == renderer.pad_id:
-        return "pad", f"id {chosen[-1]}"
+    if renderer.pad_id in (chosen[-1], rejected[-1]):
+        return "pad", f"id {renderer.pad_id}"
     if np.array_equal(chosen, rejected):
         return "identical", "the same token ids"
     return None

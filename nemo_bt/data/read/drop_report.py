@@ -19,17 +19,19 @@ BAD = {
     "type": "with a value of a wrong type",
     "roles": "with roles missing or out of order",
     "unicode": "with text that is not Unicode",
+    "parts": "with parts that are no text",
     "empty": "with an empty response",
     "prompts": "with prompts that differ",
     "identical": "with chosen equal to rejected",
     "template": "that the chat template refuses",
-    "bos": "without exactly one BOS token",
+    "lost": "of which the chat template leaves out a part",
+    "bos": "with BOS missing, twice at the start, or in what is said",
     "terminal": "ending in different tokens",
     "pad": "scored at a pad token",
     "reward": "whose reward is not a finite number",
 }
 LENGTH = {
-    "long": "longer than model.encoder_seq_length",
+    "long": "longer than {limit}",
     "budget": "longer than model.data.tokens_per_micro_batch",
 }
 RULES = {
@@ -41,6 +43,12 @@ RULES = {
     "cap": "over pairs.max_pairs_per_prompt",
 }
 _TEXTS = BAD | LENGTH | RULES
+_ADVICE = {
+    "lost": "The rewards would not depend on what is left out: set model.data.chat_template to one that keeps it.",
+    "template": "Mend the data, or set model.data.chat_template to one that takes such conversations.",
+    "parts": "Only text can be judged: leave such rows out, or raise the limit.",
+}
+"""Reason -> what to do, where that is something else than for the others."""
 _NUM_EXAMPLES = 3
 
 
@@ -70,6 +78,8 @@ class DropReport:
         num_truncated: kept pairs whose prompt was cut from the left.
         dropped: pairs left out, by key of BAD, LENGTH or RULES; a row that gives no pair counts as one.
         examples: the first three of each reason in BAD and LENGTH, with file and row.
+        unread: columns that the format does not read.
+        limit: what pairs that are too long are longer than.
     """
 
     num_rows: int = 0
@@ -78,6 +88,8 @@ class DropReport:
     num_truncated: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+    limit: str = "model.encoder_seq_length"
 
     @property
     def num_pairs(self) -> int:
@@ -112,11 +124,15 @@ class DropReport:
         """Say it in one line: `hh: 303 of 312 pairs; dropped 4 with an empty response; ...`."""
         reasons = "".join(f"; dropped {count:,} {reason}" for reason, count in self.counted())
         cut = f"; cut {self.num_truncated:,} prompts from the left" if self.num_truncated else ""
-        return f"{name}: {self.num_kept:,} of {self.num_pairs:,} pairs{reasons}{cut}"
+        unread = f"; not read: {', '.join(self.unread)}" if self.unread else ""
+        return f"{name}: {self.num_kept:,} of {self.num_pairs:,} pairs{reasons}{cut}{unread}"
 
     def counted(self) -> list[tuple[str, int]]:
         """List every reason that occurred, in words, with its count."""
-        return [(_TEXTS[key], self.dropped[key]) for key in _TEXTS if self.dropped[key]]
+        return [(self._text(key), self.dropped[key]) for key in _TEXTS if self.dropped[key]]
+
+    def _text(self, reason: str) -> str:
+        return _TEXTS[reason].format(limit=self.limit)
 
     def check(self, name: str, data: DataSettings) -> None:
         """Check the limits that `data` has; `name` names the source in messages.
@@ -125,20 +141,19 @@ class DropReport:
             UserError: more pairs bad or too long than allowed, or none left. Shows the first three by file and row.
         """
         for kinds, key in ((BAD, "max_bad_fraction"), (LENGTH, "max_drop_fraction")):
-            count = sum(self.dropped[reason] for reason in kinds)
+            counts = {reason: self.dropped[reason] for reason in kinds if self.dropped[reason]}
+            count = sum(counts.values())
             limit = getattr(data, key)
             if count > limit * self.num_pairs:
-                shown = [example for reason in kinds for example in self._shown(reason)][:_NUM_EXAMPLES]
+                most = max(counts, key=lambda reason: counts[reason])
+                advice = _ADVICE.get(most, "Mend the data, or raise the limit.")
                 raise UserError(
                     f"{self.describe(name)}. Expected at most model.data.{key}={limit:g} of the pairs, found "
-                    f"{count / self.num_pairs:.3g}. Mend the data, or raise the limit. The first:\n  "
-                    + "\n  ".join(shown)
+                    f"{count / self.num_pairs:.3g}. {advice} The first:\n  "
+                    + "\n  ".join(f"{example} ({self._text(most)})" for example in self.examples.get(most, []))
                 )
         if not self.num_kept:
             raise UserError(
                 f"{self.describe(name)}. The source yields nothing: mend the rows, loosen the limits and "
                 "model.data.pairs, or take it out."
             )
-
-    def _shown(self, reason: str) -> list[str]:
-        return [f"{example} ({_TEXTS[reason]})" for example in self.examples.get(reason, [])]

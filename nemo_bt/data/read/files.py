@@ -20,10 +20,12 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from nemo_bt.config.data import SourceSettings
+from nemo_bt.data.read.saved import check_alone, parts_of, saved_folder
 from nemo_bt.errors import UserError
 from nemo_bt.files import write_atomically
 
 _KINDS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".arrow": "arrow"}
+_KINDS |= {".csv": "csv", ".tsv": "tsv"}
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _REMOTE_DIGESTS = ("ETag", "etag", "md5Hash", "content_md5", "blob_id", "sha256")
 _SETTLED_S = 2.0
@@ -37,19 +39,23 @@ class DataFile:
         path: its place in the file system.
         name: the path or URL that messages show.
         file_system: one of fsspec's.
+        parts: the files of a saved data set, where `path` is its folder.
     """
 
     path: str
     name: str
     file_system: Any
+    parts: tuple[str, ...] = ()
 
     @cached_property
     def kind(self) -> str:
-        """One of parquet, jsonl, json, arrow, as the name says.
+        """One of parquet, jsonl, json, csv, tsv, arrow, as the name says; saved is a folder of `datasets`.
 
         Raises:
             UserError: the name ends in nothing that is known.
         """
+        if self.parts:
+            return "saved"
         suffixes = [suffix for suffix in Path(self.path).suffixes if suffix not in _COMPRESSIONS]
         if not suffixes or suffixes[-1] not in _KINDS:
             raise UserError(
@@ -77,14 +83,14 @@ class DataFile:
     @cached_property
     def num_bytes(self) -> int:
         """Size as stored."""
-        return int(self.file_system.size(self.path) or 0)
+        return sum(int(self.file_system.size(path) or 0) for path in self.parts or (self.path,))
 
     @property
     def changed(self) -> list[str]:
         """What tells a file from what it is after a change: its times, or what its file system has for it."""
         if self.is_local:
-            found = os.stat(self.path)
-            return [str(found.st_mtime_ns), str(found.st_ino)]
+            stats = [os.stat(path) for path in self.parts or (self.path,)]
+            return [str(fact) for found in stats for fact in (found.st_mtime_ns, found.st_ino)]
         about = self.file_system.info(self.path)
         return [str(about[name]) for name in _REMOTE_DIGESTS if about.get(name)]
 
@@ -121,17 +127,20 @@ def find_files(source: SourceSettings, setting: str) -> list[DataFile]:
     """
     files: dict[str, DataFile] = {}
     for path in source.path:
-        found = _hub_files(path, source) if _is_hub_id(path) else _matching(path, setting)
+        found = _hub_files(path, source) if _is_hub_id(path) else _matching(path, setting, source.split)
         files |= {file.identity: file for file in found}
     return list(files.values())
 
 
-def _matching(path: str, setting: str) -> list[DataFile]:
+def _matching(path: str, setting: str, split: str) -> list[DataFile]:
     file_system, inner = _file_system(path, setting)
     try:
         if file_system.isfile(inner):
+            check_alone(Path(inner), path, setting)
             return [DataFile(inner, path, file_system)]
         is_folder = file_system.isdir(inner)
+        if is_folder and (saved := saved_folder(Path(inner), path, setting, split)):
+            return [DataFile(str(saved), path, file_system, parts_of(saved))]
         found = [] if is_folder else sorted(match for match in file_system.glob(inner) if file_system.isfile(match))
     except (OSError, ValueError) as error:
         raise UserError(f"{setting}: {path} cannot be looked up ({error}).") from error
@@ -141,6 +150,8 @@ def _matching(path: str, setting: str) -> list[DataFile]:
             f"{setting}: {what}. Expected an existing file or a glob, a URL, or organisation/name of a hub."
         )
     protocol = path.split("://")[0] + "://" if "://" in path else ""
+    for match in found:
+        check_alone(Path(match), path, setting)
     return [DataFile(match, protocol + match, file_system) for match in found]
 
 
@@ -204,6 +215,9 @@ def _digest(file: DataFile, memory: Path) -> str:
         about = file.file_system.info(file.path)
         known_by = [about[name] for name in _REMOTE_DIGESTS if about.get(name)]
         return f"{file.name} {known_by[0]}" if known_by else _digest_of_contents(file)
+    if file.parts:
+        parts = [DataFile(path, path, file.file_system) for path in file.parts]
+        return hashlib.sha256("\n".join(_digest(part, memory) for part in parts).encode()).hexdigest()
     found = os.stat(file.path)
     stat = [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
     note = memory / f"{hashlib.sha256(os.path.realpath(file.path).encode()).hexdigest()[:32]}.json"

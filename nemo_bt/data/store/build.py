@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 
 from nemo_bt.data.formats.custom import IDS, load_custom
-from nemo_bt.data.formats.detect import FORMATS, columns_of, detect, named_format
+from nemo_bt.data.formats.detect import columns_of, detect
+from nemo_bt.data.read.chunk import Chunk
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile
-from nemo_bt.data.read.rows import Chunk, column_types, first_rows, read_chunks
+from nemo_bt.data.read.rows import column_types, read_chunks, sample_rows
 from nemo_bt.data.store.encode import EncodingSpec, encode, encode_ids
 from nemo_bt.data.store.records import COLUMNS, Encoded
 from nemo_bt.data.store.workers import WorkerEnded, Workers
@@ -52,8 +53,8 @@ def build(
     Raises:
         UserError: a file cannot be read as it is named, formats differ, or a worker was ended.
     """
-    spec, chunks = chunks_of(files, spec)
-    drop_report = DropReport()
+    spec, chunks, unread = chunks_of(files, spec)
+    drop_report = DropReport(unread=unread)
     num_bytes = sum(file.num_bytes for file in files)
     writer = _Writer(folder)
     try:
@@ -82,25 +83,26 @@ def build(
     writer.describe(plain)
 
 
-def chunks_of(files: list[DataFile], spec: EncodingSpec) -> tuple[EncodingSpec, Iterator[Placed]]:
-    """Give the recipe with the format that the rows have, and the chunks in the order in which they are stored."""
-    custom = None
+def chunks_of(files: list[DataFile], spec: EncodingSpec) -> tuple[EncodingSpec, Iterator[Placed], list[str]]:
+    """Give the spec with the format that the rows have, the chunks as they are stored, and the columns not read."""
     if spec.source.custom_cls.name:
-        custom = load_custom(spec.source, spec.renderer.tokenizer, spec.max_length, files)
-    spec = replace(spec, format=custom.format if custom else _format(spec, files))
-    return spec, custom.chunks() if custom else _chunks(files, spec)
+        custom = load_custom(spec.source, spec.renderer.tokenizer, spec.limit.tokens, files)
+        return replace(spec, format=custom.format), custom.chunks(), []
+    form, unread = _format(spec, files)
+    spec = replace(spec, format=form)
+    return spec, _chunks(files, spec), unread
 
 
-def _format(spec: EncodingSpec, files: list[DataFile]) -> str:
-    named = named_format(spec.source)
-    if named:
-        return named
-    columns = columns_of(FORMATS, spec.source)
+def _format(spec: EncodingSpec, files: list[DataFile]) -> tuple[str, list[str]]:
+    """Find the format of all files, and the columns that it does not read."""
     found = {}
+    unread: dict[str, None] = {}
     for file in files:
-        rows = first_rows(file, columns)
+        rows = sample_rows(file)
         if rows:
-            found[file.name] = detect(file.name, rows, spec.source, column_types(file))
+            detected = detect(file.name, rows, spec.source, column_types(file))
+            found[file.name] = detected.name
+            unread |= dict.fromkeys(detected.unread)
     if not found:
         raise UserError(f"{files[0].name}: 0 rows, expected at least one preference. Give a file with rows.")
     name, shape = next(iter(found.items()))
@@ -110,7 +112,7 @@ def _format(spec: EncodingSpec, files: list[DataFile]) -> str:
                 f"{name} has rows of format {shape}, {other} of format {its}. Expected one format in a source: make "
                 "them two sources, or set model.data.format."
             )
-    return shape
+    return shape, list(unread)
 
 
 def _encoded(chunks: Iterator[Placed], spec: EncodingSpec, num_workers: int) -> Iterator[tuple[int, Encoded]]:

@@ -32,7 +32,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.files import new_folder, unfinished_folder
 from nemo_bt.observability.terminal import Terminal
 
-_LAYOUT = 1
+_LAYOUT = 2
 """Version of the cache's files and of what rows become; raised whenever either changes."""
 _PATIENCE_S = 10.0
 
@@ -119,7 +119,7 @@ def _facts(spec: EncodingSpec, files: list[DataFile], tokenizer_digest: str, fol
         "rows": rows,
         "tokenizer": tokenizer_digest,
         "rendering": spec.renderer.described(),
-        "max_length": spec.max_length,
+        "max_length": spec.limit.tokens,
         "length_policy": spec.length_policy,
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
     }
@@ -174,7 +174,7 @@ def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSour
         columns = _mapped(folder / PAIRS)
     except (OSError, ValueError, pa.ArrowException):
         return None
-    drop_report = DropReport.from_json(about["account"])
+    drop_report = DropReport.from_json(about["account"] | {"limit": spec.limit.words})
     names = [file.name for file in files]
     for before, now in zip(about["files"], names, strict=True):
         for reason, examples in drop_report.examples.items():

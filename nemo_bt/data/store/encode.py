@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from nemo_bt.batching.stream import Ids
 from nemo_bt.config.data import SourceSettings
-from nemo_bt.data.formats.detect import FORMATS
+from nemo_bt.config.length import LengthLimit
+from nemo_bt.data.formats.detect import parsed
 from nemo_bt.data.formats.responses import Preference, PromptGroup, Text, response_of
-from nemo_bt.data.pairs.checks import Finding, wrong_text, wrong_tokens
+from nemo_bt.data.formats.table import FORMATS
+from nemo_bt.data.pairs.checks import Finding, lost_part, stray_bos, wrong_text, wrong_tokens
 from nemo_bt.data.pairs.construct import make_pairs, margin_of
 from nemo_bt.data.pairs.truncate import cut_prompt
+from nemo_bt.data.read.chunk import Chunk, Row
 from nemo_bt.data.read.drop_report import DropReport, RowError
-from nemo_bt.data.read.rows import Chunk, Row
 from nemo_bt.data.store.records import Encoded, Layout, PairFacts
 from nemo_bt.data.tokenize.chat_template import Renderer
 from nemo_bt.errors import UserError
@@ -27,31 +29,34 @@ class EncodingSpec:
         renderer: tokenizer and template.
         source: keys and rules.
         format: key of FORMATS.
-        max_length: longest conversation, tokens.
+        limit: longest conversation.
         length_policy: drop, truncate_prompt_left or error.
     """
 
     renderer: Renderer
     source: SourceSettings
     format: str
-    max_length: int
+    limit: LengthLimit
     length_policy: str
 
     @property
     def joins_rows(self) -> bool:
         """Whether neighbouring rows with the same prompt have to stay together, wherever a chunk ends."""
-        return FORMATS[self.format].one_response or self.source.pairs.max_pairs_per_prompt is not None
+        return FORMATS[self.format].joins or self.source.pairs.max_pairs_per_prompt is not None
 
-    def same_prompt(self, row: Row, other: Row) -> bool:
-        """Tell whether two rows have the same prompt; a bad row has none."""
+    def same_prompt(self, row: Row, other: Row, number: int) -> bool:
+        """Tell whether a row, whose number is given, and the next one have the same prompt; a bad row has none."""
         try:
-            return self.belong(self.parse(row, 0), self.parse(other, 0))
+            return self.belong(self.parse(row, number), self.parse(other, number + 1))
         except RowError:
             return False
 
     def belong(self, group: PromptGroup, others: PromptGroup) -> bool:
         """Tell whether neighbours are put together: single responses to a prompt, and pairs that rows name for it."""
-        kind = FORMATS[self.format].one_response or (group.given is not None and others.given is not None)
+        form = FORMATS[self.format]
+        if form.lines > 1:
+            return group.rows[0] // form.lines == others.rows[0] // form.lines
+        kind = form.joins or (group.given is not None and others.given is not None)
         return kind and group.same_prompt(others)
 
     def parse(self, row: Row, number: int) -> PromptGroup:
@@ -60,9 +65,7 @@ class EncodingSpec:
         Raises:
             RowError: it cannot be used.
         """
-        if isinstance(row, RowError):
-            raise row
-        return FORMATS[self.format].parse(row, number, self.source, self.renderer.chat)
+        return parsed(row, number, self.format, self.source, self.renderer.chat)
 
 
 class _GroupPairs:
@@ -117,15 +120,22 @@ def usable_pairs(
     ids = renderer.ids([list(by_side.values()) for by_side in texts], of_messages)
     for prompt, by_side, found in zip(prompts, texts, ids, strict=True):
         sequences = dict(zip(by_side, found, strict=True))
-        prompt.keep([_wrong_tokens(renderer, pair, by_side, sequences) for pair in prompt.pairs])
+        prompt.keep([_wrong_tokens(renderer, prompt.group, pair, by_side, sequences) for pair in prompt.pairs])
         for pairs, fitting in _fit(prompt, sequences, spec):
             yield prompt.group, pairs, fitting
 
 
 def _wrong_tokens(
-    renderer: Renderer, pair: Preference, texts: dict[int, str], sequences: dict[int, Ids]
+    renderer: Renderer, group: PromptGroup, pair: Preference, texts: dict[int, str], sequences: dict[int, Ids]
 ) -> Finding | None:
-    return wrong_tokens(renderer, [texts[side] for side in pair.sides], [sequences[side] for side in pair.sides])
+    for side in pair.sides:
+        if stray_bos(renderer, group.sides[side]):
+            return "bos", repr(response_of(group.sides[side])[:60])
+        lost = lost_part(group.sides[side], texts[side])
+        if lost:
+            return "lost", lost
+    is_ended = [renderer.is_rendered(texts[side]) for side in pair.sides]
+    return wrong_tokens(renderer, [sequences[side] for side in pair.sides], is_ended, texts[pair.chosen])
 
 
 def encode_ids(chunk: Chunk, file_number: int, spec: EncodingSpec) -> Encoded:
@@ -139,14 +149,11 @@ def encode_ids(chunk: Chunk, file_number: int, spec: EncodingSpec) -> Encoded:
             drop_report.drop(row.reason, where, row.detail)
             continue
         ids = [row["chosen"], row["rejected"]]
-        bos = renderer.tokenizer.bos_token or ""
-        finding = wrong_tokens(
-            renderer, [bos if len(i) and i[0] == renderer.tokenizer.bos_token_id else "" for i in ids], ids
-        )
+        finding = wrong_tokens(renderer, ids, [True, True])
         longest = max(map(len, ids))
-        if not finding and longest > spec.max_length:
+        if not finding and longest > spec.limit.tokens:
             if spec.length_policy == "error":
-                raise _too_long(where, longest, spec.max_length)
+                raise _too_long(where, longest, spec.limit)
             finding = ("long", f"{longest} tokens")
         if finding:
             drop_report.drop(finding[0], where, finding[1])
@@ -210,7 +217,7 @@ def _fit(
     prompt: _GroupPairs, sequences: dict[int, Ids], spec: EncodingSpec
 ) -> list[tuple[list[Preference], dict[int, Ids]]]:
     """Give the pairs within the length, with their sequences. A pair whose prompt is cut stands alone from then on."""
-    limit = spec.max_length
+    limit = spec.limit.tokens
     longest = {pair: max(len(sequences[side]) for side in pair.sides) for pair in prompt.pairs}
     whole = [pair for pair in prompt.pairs if longest[pair] <= limit]
     if len(whole) == len(prompt.pairs):
@@ -218,7 +225,7 @@ def _fit(
     fitting = [(whole, sequences)]
     for pair in [pair for pair in prompt.pairs if longest[pair] > limit]:
         if spec.length_policy == "error":
-            raise _too_long(prompt.where(pair), longest[pair], limit)
+            raise _too_long(prompt.where(pair), longest[pair], spec.limit)
         cut = None
         if spec.length_policy == "truncate_prompt_left":
             cut = cut_prompt(prompt.group, pair, sequences, limit, spec.renderer)
@@ -230,8 +237,8 @@ def _fit(
     return fitting
 
 
-def _too_long(where: str, num_tokens: int, limit: int) -> UserError:
+def _too_long(where: str, num_tokens: int, limit: LengthLimit) -> UserError:
     return UserError(
-        f"{where}: {num_tokens} tokens, expected at most model.encoder_seq_length={limit}. Raise it, or set "
+        f"{where}: {num_tokens} tokens, expected at most {limit.words}. Raise it, or set "
         "model.data.length_policy to drop or truncate_prompt_left."
     )

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from nemo_bt.batching.sampling import Ints
 from nemo_bt.config.data import SourceSettings
+from nemo_bt.config.length import length_limit
 from nemo_bt.config.model import Settings
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.store.cache import CachedSource, cache_folder, open_source
@@ -20,7 +22,7 @@ from nemo_bt.data.store.encode import EncodingSpec
 from nemo_bt.data.store.mixture import make_epoch, num_wanted
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
-from nemo_bt.data.tokenize.tokenizer import tokenizer_files
+from nemo_bt.data.tokenize.tokenizer import AUTO, tokenizer_files
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 
@@ -36,6 +38,7 @@ def load_sets(
     """Load the training set, under "train", and the validation sets.
 
     Args:
+        settings: settings whose model.max_position_embeddings `within_positions` has set.
         tokenizer: gets the chat template that the settings name.
         tokenizer_folder: where the tokenizer was loaded from.
         terminal: gets a line for each source.
@@ -44,6 +47,8 @@ def load_sets(
         UserError: data cannot be read, or is bad beyond the limits of model.data.
     """
     data = settings.model.data
+    if settings.model.tokenizer.pad_token == AUTO:
+        terminal.line(f"pad token: {tokenizer.pad_token} (model.tokenizer.pad_token=auto)")
     renderer = load_renderer(tokenizer, data)
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in tokenizer_files(tokenizer_folder))).hexdigest()
     wanted = ({"train": data.train} if with_train else {}) | (data.validation if with_validation else {})
@@ -63,10 +68,16 @@ def load_sets(
     return sets
 
 
+def within_positions(settings: Settings, num_positions: int | None) -> Settings:
+    """Give the settings with the positions that the model has, where it is known how many."""
+    return replace(settings, model=replace(settings.model, max_position_embeddings=num_positions))
+
+
 def encoding_spec(settings: Settings, source: SourceSettings, renderer: Renderer) -> EncodingSpec:
     """Say how the rows of a source become tokens."""
     model = settings.model
-    return EncodingSpec(renderer, source, source.format, model.encoder_seq_length, model.data.length_policy)
+    limit = length_limit(model.encoder_seq_length, model.max_position_embeddings)
+    return EncodingSpec(renderer, source, source.format, limit, model.data.length_policy)
 
 
 def mix(

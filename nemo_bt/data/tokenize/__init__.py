@@ -1,7 +1,7 @@
 """Messages -> text -> token ids.
 
-Read `tokenizer` (loading one, and its padding token), `chat_template` (messages -> text -> ids), `shared_prefix`
-(texts that begin alike are tokenised once).
+Read `tokenizer` (loading one, and its padding token), `chat_template` (messages -> text -> ids), `templates` (where
+one comes from), `shared_prefix` (texts that begin alike are tokenised once).
 
 May import `data.formats`, `data.read` and what is below them.
 """

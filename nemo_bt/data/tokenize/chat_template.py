@@ -1,4 +1,4 @@
-"""Conversations -> texts -> token ids, with exactly one BOS and nothing that changes from day to day."""
+"""Conversations -> texts -> token ids, as transformers has them, and nothing that changes from day to day."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ import datetime
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import TemplateError
 
-import nemo_bt.conf
 from nemo_bt.batching.stream import Ids
 from nemo_bt.config.data import TextSettings
-from nemo_bt.data.formats.responses import Side, Text
+from nemo_bt.data.formats.responses import Chat, Side, Text
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.shared_prefix import cut_strings, encode_sharing
+from nemo_bt.data.tokenize.templates import PLAIN, pick_template
 from nemo_bt.errors import UserError
-
-PLAIN = "none"
 
 
 @dataclass(frozen=True)
@@ -32,18 +29,18 @@ class Renderer:
         template: Jinja source; None keeps conversations plain text.
         variables: what the template is given beside messages.
         adds_bos: whether the tokenizer puts a BOS in front of plain text.
-        bos: token and id; None where there is none, or where it is the eos too.
         pad_id: id of the padding.
         cuts: tokens behind which texts can be cut (nemo_bt.data.tokenize.shared_prefix).
+        ends: special tokens but for bos and pad; a text that ends in one was rendered before.
     """
 
     tokenizer: Any
     template: str | None
     variables: dict[str, Any]
     adds_bos: bool
-    bos: tuple[str, int] | None
     pad_id: int
     cuts: list[str]
+    ends: tuple[str, ...]
 
     @property
     def chat(self) -> bool:
@@ -56,22 +53,29 @@ class Renderer:
         Raises:
             UserError: there are messages, but no template, or the template asks for today's date.
         """
-        messages = [side for side in sides if not isinstance(side, Text)]
+        plain = [side.messages for side in sides if isinstance(side, Chat) and not side.tools]
         try:
-            rendered: list[str | RowError] = self._rendered(messages, answer_follows=False) if messages else []
+            rendered: list[str | RowError] = self._rendered(plain, answer_follows=False) if plain else []
         except RowError:
-            rendered = [self._text_or_error(side) for side in messages]
+            rendered = [self._one(Chat(messages)) for messages in plain]
         found = iter(rendered)
-        return [side.prompt + side.response if isinstance(side, Text) else next(found) for side in sides]
+        return [
+            side.prompt + side.response
+            if isinstance(side, Text)
+            else next(found)
+            if not side.tools
+            else self._one(side)
+            for side in sides
+        ]
 
-    def _text_or_error(self, side: Side) -> str | RowError:
+    def _one(self, side: Chat) -> str | RowError:
         try:
-            text: str = self._rendered([side], answer_follows=False)[0]
+            text: str = self._rendered([side.messages], answer_follows=False, tools=side.tools)[0]
             return text
         except RowError as error:
             return error
 
-    def _rendered(self, conversations: list[Any], answer_follows: bool) -> list[Any]:
+    def _rendered(self, conversations: list[Any], answer_follows: bool, tools: list[Any] | None = None) -> list[Any]:
         if self.template is None:
             raise UserError(
                 f"{self.tokenizer.name_or_path}: no chat template, which message lists need. Set "
@@ -80,40 +84,66 @@ class Renderer:
         try:
             rendered: list[str] = self.tokenizer.apply_chat_template(
                 conversations,
+                tools=tools,
                 chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=answer_follows,
                 **self.variables,
             )
-        except (TemplateError, TypeError) as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise RowError("template", str(error)[:200]) from error
         return rendered
+
+    def check_date(self) -> None:
+        """Check that the template asks for no date; `texts` finds that out with the first conversation.
+
+        Raises:
+            UserError: it asks for today's.
+        """
+        if self.chat:
+            self.texts([Chat([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])])
 
     def ids(self, groups: Sequence[Sequence[str]], of_messages: Sequence[bool]) -> list[list[Ids]]:
         """Tokenise whole conversations: ids, int32.
 
-        A text gets the tokenizer's special tokens, and eos at its end. A rendered conversation has its own; a BOS is
-        put in front where the tokenizer would and the template did not. None gets a second one.
+        A rendered conversation has the ids of transformers' `apply_chat_template(tokenize=True)`, with a BOS in front
+        where the tokenizer puts one before texts and the template does not. A text that ends in a special token was
+        rendered before it came here, and is treated alike. Any other text gets the tokenizer's special tokens, and eos
+        at its end.
 
         Args:
             groups: texts of the conversations about each prompt.
             of_messages: for each group, whether it was rendered from messages.
         """
+        rendered = [
+            is_chat or (bool(texts) and all(self.is_rendered(text) for text in texts))
+            for texts, is_chat in zip(groups, of_messages, strict=True)
+        ]
         bos = self.tokenizer.bos_token
-        eos = self.tokenizer.eos_token_id
         special = [
-            (self.adds_bos or not rendered) and not (bos and texts and texts[0].startswith(bos))
-            for texts, rendered in zip(groups, of_messages, strict=True)
+            not done and not (bos and texts and texts[0].startswith(bos))
+            for texts, done in zip(groups, rendered, strict=True)
         ]
         ids: list[list[Ids]] = [[]] * len(groups)
         for flag in (False, True):
             chosen = [i for i, is_special in enumerate(special) if is_special == flag]
             for i, found in zip(chosen, self._encode([groups[i] for i in chosen], flag), strict=True):
                 ids[i] = found
-        for found, rendered in zip(ids, of_messages, strict=True):
-            if not rendered and eos is not None:
-                found[:] = [i if len(i) and i[-1] == eos else np.append(i, np.int32(eos)) for i in found]
+        for found, done in zip(ids, rendered, strict=True):
+            found[:] = [self._with_bos(i) if done else self._with_eos(i) for i in found]
         return ids
+
+    def is_rendered(self, text: str) -> bool:
+        """Tell whether a text ends in a special token, white space aside: somebody has rendered it already."""
+        return text.rstrip().endswith(self.ends)
+
+    def _with_bos(self, ids: Ids) -> Ids:
+        bos = self.tokenizer.bos_token_id
+        return np.concatenate([[np.int32(bos)], ids]) if self.adds_bos and not (len(ids) and ids[0] == bos) else ids
+
+    def _with_eos(self, ids: Ids) -> Ids:
+        eos = self.tokenizer.eos_token_id
+        return ids if eos is None or (len(ids) and ids[-1] == eos) else np.append(ids, np.int32(eos))
 
     def _encode(self, groups: list[Sequence[str]], special: bool) -> list[list[Ids]]:
         """Tokenise with the tokenizer's special tokens, or without."""
@@ -123,20 +153,21 @@ class Renderer:
         found = iter(self.tokenizer(flat, add_special_tokens=special)["input_ids"] if flat else [])
         return [[np.array(next(found), dtype=np.int32) for _ in texts] for texts in groups]
 
-    def one_bos(self, ids: Ids, text: str) -> bool:
-        """Tell whether a sequence has the BOS that it should, once and at its start."""
-        if self.bos is None:
-            return True
-        token, bos = self.bos
-        expected = self.adds_bos or text.startswith(token)
-        return bool(np.count_nonzero(ids == bos) == expected and (not expected or ids[0] == bos))
+    def wrong_bos(self, ids: Ids) -> bool:
+        """Tell whether a BOS is missing at the start, where the tokenizer puts one, or stands there twice."""
+        bos = self.tokenizer.bos_token_id
+        if bos is None:
+            return False
+        starts = len(ids) > 0 and ids[0] == bos
+        return bool(starts and len(ids) > 1 and ids[1] == bos) or (self.adds_bos and not starts)
 
     def prompt_tokens(self, side: Side, ids: Ids) -> int:
         """Count the tokens of a conversation that stand before the response."""
         if isinstance(side, Text):
-            before = self.ids([[side.prompt]], [False])[0][0][:-1] if side.prompt else ids[:0]
+            before = self.ids([[side.prompt]], [False])[0][0] if side.prompt else ids[:0]
         else:
-            before = self.ids([self._rendered([side[:-1]], answer_follows=True)], [True])[0][0]
+            rendered = self._rendered([side.messages[:-1]], answer_follows=True, tools=side.tools)
+            before = self.ids([rendered], [True])[0][0]
         longest = min(len(before), len(ids) - 1)
         differs = np.flatnonzero(before[:longest] != ids[:longest])
         return int(differs[0]) if len(differs) else longest
@@ -175,44 +206,23 @@ def load_renderer(tokenizer: Any, data: TextSettings) -> Renderer:
         except ValueError as error:
             raise UserError(f"model.data.chat_template_date: expected a day as 2024-07-26 ({error}).") from error
         clock = day.strftime
-    template = _template(tokenizer, data.chat_template)
+    template = pick_template(tokenizer, data.chat_template)
     if data.chat_template not in (None, PLAIN):
         tokenizer.chat_template = template
     first = tokenizer("a")["input_ids"][:1]
     adds_bos = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
-    cuts = cut_strings(tokenizer)
+    cuts = cut_strings(tokenizer, template)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
-    bos = None
-    if tokenizer.bos_token_id not in (None, tokenizer.eos_token_id):
-        bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+    starts = {tokenizer.bos_token, tokenizer.pad_token, tokenizer.unk_token} - {tokenizer.eos_token}
+    ends = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return Renderer(
         tokenizer,
         template,
         data.chat_template_kwargs | {"strftime_now": clock},
         adds_bos,
-        bos,
         tokenizer.pad_token_id,
         cuts,
-    )
-
-
-def _template(tokenizer: Any, wanted: str | None) -> str | None:
-    own = tokenizer.chat_template
-    named: dict[str, str] = own if isinstance(own, dict) else {"default": own} if own else {}
-    if wanted == PLAIN:
-        return None
-    if wanted is None:
-        return named.get("default")
-    if wanted in named:
-        return named[wanted]
-    folder = Path(next(iter(nemo_bt.conf.__path__))) / "chat_template"
-    for file in (folder / f"{wanted}.jinja", Path(wanted)):
-        if file.is_file():
-            return file.read_text()
-    shipped = sorted(file.stem for file in folder.glob("*.jinja"))
-    raise UserError(
-        f"model.data.chat_template: {wanted} is no file, no template of the tokenizer ({', '.join(named) or 'none'}) "
-        f"and none of {', '.join(shipped)}."
+        tuple(sorted({*ends, *tokenizer.all_special_tokens} - starts)),
     )

@@ -18,8 +18,11 @@ from nemo_bt.batching.stream import Ids
 Texts: TypeAlias = Sequence[str]
 
 
-def cut_strings(tokenizer: Any) -> list[str]:
-    """Find added tokens of a transformers tokenizer behind which a text can be cut without changing an id."""
+def cut_strings(tokenizer: Any, template: str | None) -> list[str]:
+    """Find added tokens of a transformers tokenizer behind which a text can be cut without changing an id.
+
+    Only those that conversations have are looked at: the template's, bos and eos. Gemma has 6,414 others.
+    """
     if not tokenizer.is_fast or tokenizer.backend_tokenizer.encode_special_tokens:
         return []
     described = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -27,10 +30,12 @@ def cut_strings(tokenizer: Any) -> list[str]:
         return []  # what a piece begins with depends on whether it is the first
     tokens = described["added_tokens"]
     contents = [token["content"] for token in tokens]
+    used = {tokenizer.bos_token, tokenizer.eos_token}
     return [
         token["content"]
         for token in tokens
-        if not (token["normalized"] or token["rstrip"] or token["single_word"])
+        if (token["content"] in used or token["content"] in (template or ""))
+        and not (token["normalized"] or token["rstrip"] or token["single_word"])
         and not (token["content"][-1].isalnum() or token["content"][-1] == "_")
         and not _repeats(token["content"])
         and not any(_overlap(token["content"], other) for other in contents if other != token["content"])

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 from nemo_bt.errors import UserError
 
+AUTO = "auto"
+"""Pad token that asks for the first unused one."""
 _CONFIG = "tokenizer_config.json"
+_SHOWN = 8
+_KEPT_FREE = re.compile("reserved|unused|control_|SPECIAL_")
 _FILES = (
     *("tokenizer.json", _CONFIG, "special_tokens_map.json", "added_tokens.json", "tekken.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "*.tiktoken", "tokenizer.model", "spiece.model", "*.bpe.model"),
@@ -29,34 +35,82 @@ def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] 
 
     Args:
         folder: holds tokenizer.json or a slow tokenizer's files.
-        pad_token: a token of the vocabulary to use as padding; None keeps the tokenizer's own.
+        pad_token: a token of the vocabulary to use as padding; None keeps the tokenizer's own, and so does auto where
+            it has one, else that takes the first of `unused_tokens`.
         options: what the user sets the two with, for messages.
 
     Raises:
         UserError: there is no tokenizer, no pad token, or one that is the eos token or not in the vocabulary.
     """
-    from transformers import AutoTokenizer  # 3 s of import that a wrong path should not cost
-
     if not Path(folder).is_dir():
         raise UserError(f"{options[0]}: {folder} is not a folder. Give a Hugging Face tokenizer folder.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+        tokenizer = _opened(Path(folder))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{options[0]}: {folder} holds no tokenizer that loads: {error}") from error
-    if pad_token is not None:
+    unused = unused_tokens(tokenizer)
+    if pad_token == AUTO and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        if not unused:
+            raise UserError(
+                f"{options[1]}=auto: the vocabulary of {folder} has no special token that nothing uses. Name a token "
+                "that no text contains."
+            )
+        tokenizer.pad_token = unused[0]
+    elif pad_token not in (None, AUTO):
         if pad_token not in tokenizer.get_vocab():
             raise UserError(
-                f"{options[1]}: '{pad_token}' is not in the vocabulary of {folder}. "
-                "Choose a token that is there and that no text contains."
+                f"{options[1]}: '{pad_token}' is not in the vocabulary of {folder}. Choose a token that is there and "
+                f"that no text contains{_choice(unused)}."
             )
         tokenizer.pad_token = pad_token
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         found = "no pad token" if tokenizer.pad_token is None else f"pad = eos = '{tokenizer.eos_token}'"
         raise UserError(
             f"{folder}: expected a pad token of its own, found {found}. The exported model would be scored at the "
-            f"wrong token. Set {options[1]} to a reserved token of the vocabulary."
+            f"wrong token. {_advice(options[1], unused)}"
         )
     return tokenizer
+
+
+def _opened(folder: Path) -> Any:
+    """Load a tokenizer as transformers does, also one that transformers 5 has saved."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # 3 s of import that a wrong path should not cost
+
+    config = json.loads((folder / _CONFIG).read_text()) if (folder / _CONFIG).is_file() else {}
+    kept: dict[str, Any] = {"local_files_only": True}
+    if isinstance(config.get("extra_special_tokens"), list):  # version 5's name for additional_special_tokens
+        kept |= {"extra_special_tokens": {}, "additional_special_tokens": config["extra_special_tokens"]}
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        return PreTrainedTokenizerFast.from_pretrained(folder, **kept)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kept)
+
+
+def unused_tokens(tokenizer: Any) -> list[str]:
+    """List the special tokens that neither the tokenizer nor its chat template uses, the best one to pad with first.
+
+    Those with pad in their name come first, then those that say they are kept free, then the others, each by id.
+    """
+    template = json.dumps(tokenizer.chat_template or "", ensure_ascii=False)
+    used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
+    found = [
+        (not re.search("pad", token.content, re.IGNORECASE), not _KEPT_FREE.search(token.content), number)
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and token.content not in used and token.content not in template
+    ]
+    return [tokenizer.added_tokens_decoder[number].content for *_, number in sorted(found)]
+
+
+def _choice(unused: list[str]) -> str:
+    shown = ", ".join(unused[:_SHOWN]) + (f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else "")
+    return f": {shown}" if unused else ""
+
+
+def _advice(option: str, unused: list[str]) -> str:
+    """Say what to type, as a shell takes it."""
+    if not unused:
+        return f"No special token of the vocabulary is unused: set {option} to a token that no text contains."
+    typed = f"{option} {shlex.quote(unused[0])}" if option.startswith("-") else shlex.quote(f"{option}={unused[0]}")
+    return f"Nothing uses these special tokens{_choice(unused)}. Type {typed}, or {option}=auto for the first of them."
 
 
 def keep_tokenizer(tokenizer: Any, folder: Path, target: Path, new_template: bool = False) -> None:

@@ -1,0 +1,103 @@
+"""Columns with a part of the conversation that a format does not read. Nothing is left out in silence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from nemo_bt.data.formats.responses import PromptGroup, Text
+from nemo_bt.data.formats.turns import as_messages, turns_in
+from nemo_bt.data.read.chunk import Row
+from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.errors import UserError
+
+_PROMPT_WORDS = {
+    *("background", "context", "conversation", "dialog", "dialogue", "document", "history", "input", "instruction"),
+    *("message", "passage", "post", "problem", "prompt", "query", "question", "system", "task", "turn", "user"),
+}
+"""Words, also with an s behind them, in the names of columns that hold a part of a conversation ..."""
+_FACT_WORDS = {
+    *("category", "class", "count", "date", "hash", "id", "idx", "index", "key", "lang", "language", "len", "length"),
+    *("model", "name", "num", "number", "score", "source", "subset", "time", "token", "type", "uuid"),
+}
+"""... unless one of these is there too."""
+_LOOKED_AT = 32
+"""Rows whose conversations are searched for what stands in the columns left over."""
+
+
+def left_over(rows: Sequence[Row], unread: Iterable[str], parse: Callable[[Row], PromptGroup]) -> list[str]:
+    """Name the columns with a part of the conversation that nothing reads.
+
+    Their names say so, and what stands in them is not found in the conversations as they are read.
+
+    Args:
+        unread: columns that the format does not read.
+        parse: reads a row; raises RowError.
+    """
+    suspect = [name for name in unread if _is_prompt_like(name)]
+    found: dict[str, None] = {}
+    for row in rows[:_LOOKED_AT] if suspect else []:
+        try:
+            conversation = _conversation(parse(row))
+        except RowError:
+            continue
+        for name in suspect:
+            texts = _texts(row.get(name)) if isinstance(row, dict) else []
+            if not all(_plain(text) in conversation for text in texts):
+                found[name] = None
+    return list(found)
+
+
+def _is_prompt_like(name: str) -> bool:
+    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
+    words |= {word.removesuffix("s") for word in words}
+    return bool(words & _PROMPT_WORDS) and not words & _FACT_WORDS
+
+
+def _texts(value: Any) -> list[str]:
+    """Give the texts in a value: itself, or the contents of its messages."""
+    turns = turns_in(value)
+    if turns is not None:
+        try:
+            return [message["content"] for message in as_messages(turns, "") if (message["content"] or "").strip()]
+        except RowError:
+            return []
+    if isinstance(value, list):
+        return [text for one in value for text in _texts(one)]
+    return [value] if isinstance(value, str) and value.strip() else []
+
+
+def _conversation(group: PromptGroup) -> str:
+    """Give all that is said in a row, without white space."""
+    said: list[str] = []
+    for side in group.sides:
+        if isinstance(side, Text):
+            said.append(side.prompt + side.response)
+        else:
+            said += [message["content"] or "" for message in side.messages]
+    return "\n".join(map(_plain, said))
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split())
+
+
+def refusal(name: str, form: str, left: Sequence[str], reads_prompt: bool) -> UserError:
+    """Name the columns, and the keys that would read them or leave them out.
+
+    Args:
+        reads_prompt: whether the format has a column of the prompt already.
+    """
+    system = next((column for column in left if "system" in column.lower()), None)
+    asked = next((column for column in left if column != system), None)
+    sets = []
+    if asked and not reads_prompt:
+        sets.append(f"model.data.prompt_key={asked}")
+    if system:
+        sets.append(f"model.data.system_key={system}")
+    use = f"Set {' '.join(sets)} to use them, or" if sets else "Set model.data.prompt_key or system_key to use it, or"
+    return UserError(
+        f"{name}: the rows fit format {form}, which reads nothing of {', '.join(left)}: a part of the conversation "
+        f"would be left out. {use} model.data.ignore_columns=[{','.join(left)}] to train without them."
+    )

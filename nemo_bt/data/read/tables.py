@@ -1,0 +1,102 @@
+"""Files with columns -> chunks of rows: parquet, Arrow, CSV, and folders that `datasets` has saved."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from nemo_bt.data.read.chunk import CHUNK_ROWS, Chunk, Row
+from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.data.read.files import DataFile
+from nemo_bt.errors import UserError
+
+_CELL_CHARACTERS = 1 << 27
+
+
+def parquet_chunks(file: DataFile, columns: list[str] | None) -> Iterator[Chunk]:
+    """Read a parquet file a batch of rows at a time."""
+    with file.open() as stored:
+        parquet = pq.ParquetFile(stored)
+        names = parquet.schema_arrow.names
+        total = parquet.metadata.num_rows
+        _refuse_doubled(file, names)
+        wanted = None if columns is None else [name for name in names if name in columns]
+        number = 0
+        for batch in parquet.iter_batches(CHUNK_ROWS, columns=wanted, use_threads=False):
+            done = file.num_bytes * (number + len(batch)) // total
+            yield from _batch(file, batch, number, done)
+            number += len(batch)
+
+
+def arrow_chunks(file: DataFile, columns: list[str] | None) -> Iterator[Chunk]:
+    """Read an Arrow stream, as `datasets` keeps them."""
+    with file.open() as stored:
+        reader = pa.ipc.open_stream(pa.PythonFile(stored, "r"))
+        _refuse_doubled(file, reader.schema.names)
+        number = 0
+        for batch in reader:
+            wanted = batch if columns is None else batch.select([n for n in batch.schema.names if n in columns])
+            yield from _batch(file, wanted, number, stored.tell())
+            number += len(batch)
+
+
+def _refuse_doubled(file: DataFile, names: list[str]) -> None:
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise UserError(f"{file.name}: several columns are called '{doubled[0]}'. Rename or remove all but one.")
+
+
+def _batch(file: DataFile, batch: pa.RecordBatch, first_row: int, end_bytes: int) -> Iterator[Chunk]:
+    """Cut a batch into chunks; only the bytes of its own rows are copied."""
+    for start in range(0, len(batch), CHUNK_ROWS):
+        part = pa.Table.from_batches([batch.slice(start, CHUNK_ROWS)])
+        sink = io.BytesIO()
+        with pa.ipc.new_stream(sink, part.schema) as writer:
+            writer.write_table(part)
+        yield Chunk(file.name, first_row + start, len(part), sink.getvalue(), end_bytes)
+
+
+def text_chunks(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
+    """Read a .csv or .tsv with a line of names; an empty cell is null."""
+    lines, stored = file.open_lines()
+    with stored:
+        text = io.TextIOWrapper(lines, encoding="utf-8-sig", newline="")
+        csv.field_size_limit(_CELL_CHARACTERS)
+        reader = csv.DictReader(text, delimiter="\t" if file.kind == "tsv" else ",", strict=True)
+        try:
+            _refuse_doubled(file, list(reader.fieldnames or []))
+            number = 0
+            while payload := [_cells(row) for row in islice(reader, CHUNK_ROWS)]:
+                yield Chunk(file.name, number, len(payload), payload, stored.tell())
+                number += len(payload)
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num}: {error}") from error
+
+
+def _cells(row: dict[Any, Any]) -> Row:
+    if None in row or None in row.values():
+        return RowError("unreadable", "it has more or fewer cells than the first line has names")
+    return {name: cell or None for name, cell in row.items()}
+
+
+def saved_chunks(file: DataFile, columns: list[str] | None) -> Iterator[Chunk]:
+    """Read a folder of `datasets.save_to_disk` as `datasets.load_from_disk` does, selected rows included."""
+    from datasets import load_from_disk
+
+    data_set = load_from_disk(file.path).with_format("arrow")
+    names = data_set.column_names
+    _refuse_doubled(file, names)
+    if columns is not None:
+        data_set = data_set.select_columns([name for name in names if name in columns])
+    number = 0
+    for table in data_set.iter(CHUNK_ROWS):
+        batch = table.combine_chunks().to_batches()[0]
+        done = file.num_bytes * (number + len(batch)) // len(data_set)
+        yield from _batch(file, batch, number, done)
+        number += len(batch)

@@ -1,0 +1,37 @@
+"""Where a chat template comes from: the tokenizer, `conf/chat_template`, or a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nemo_bt.conf
+from nemo_bt.errors import UserError
+
+PLAIN = "none"
+"""Name of the template that there is none: conversations stay plain text."""
+
+
+def pick_template(tokenizer: Any, wanted: str | None) -> str | None:
+    """Give the template that the settings name; None keeps conversations plain text.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    own = tokenizer.chat_template
+    named: dict[str, str] = own if isinstance(own, dict) else {"default": own} if own else {}
+    if wanted == PLAIN:
+        return None
+    if wanted is None:
+        return named.get("default")
+    if wanted in named:
+        return named[wanted]
+    folder = Path(next(iter(nemo_bt.conf.__path__))) / "chat_template"
+    for file in (folder / f"{wanted}.jinja", Path(wanted)):
+        if file.is_file():
+            return file.read_text()
+    shipped = sorted(file.stem for file in folder.glob("*.jinja"))
+    raise UserError(
+        f"model.data.chat_template: {wanted} is no file, no template of the tokenizer ({', '.join(named) or 'none'}) "
+        f"and none of {', '.join(shipped)}."
+    )
