@@ -210,7 +210,7 @@ class RewardScorer:
 
 
 def _is_ids(conversation: Sequence[Any]) -> bool:
-    return bool(conversation) and all(type(token) is int for token in conversation)
+    return isinstance(conversation, list) and bool(conversation) and all(type(token) is int for token in conversation)
 
 
 def _limit(pretrained: PretrainedSource, longest_tokens: int | None) -> LengthLimit:
