@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from nemo_bt.data.formats.responses import Chat
 from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from nemo_bt.errors import UserError
 from tests.support.preferences import messages
 from tests.support.real_catalog import BY_NAME
 from tests.support.real_models import models_folder
@@ -57,7 +58,7 @@ def main() -> None:
 def _row(name: str, file: Path) -> str:
     model = BY_NAME[name]
     folder = str(models_folder() / name)
-    renderer = renderer_of(folder, "auto")
+    renderer = renderer_of(folder, model.unused)
     tokenizer = renderer.tokenizer
     rows = pq.read_table(file).slice(0, _ROWS).to_pylist()
     dialogs = [_messages(row[side]) for row in rows for side in ("chosen", "rejected")]
@@ -74,12 +75,19 @@ def _row(name: str, file: Path) -> str:
         "real" if model.config else "none: the vocabulary alone",
         f"{same} of {len(dialogs)}",
         _kept(tokenizer, str(file)),
-        f"`{load_tokenizer(folder, 'auto').pad_token}`",
+        _auto(folder, model.unused),
         bos,
         "refused by the template" if isinstance(system, RowError) else "taken",
         f"`{tokenizer.decode([int(found[0][-1])])!r}`",
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _auto(folder: str, named: str) -> str:
+    try:
+        return f"`{load_tokenizer(folder, 'auto').pad_token}`"
+    except UserError:
+        return f"no token is unused; `{named}` was named"
 
 
 def _messages(transcript: str) -> list[dict[str, Any]]:
