@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TypeVar
 
@@ -49,7 +49,7 @@ def load_settings_of(
     shipped = str(Path(next(iter(nemo_bt.conf.__path__))).resolve())
     search = [f"hydra.searchpath=[file://{shipped}]"] if config_dir else []
     typed = [in_hydras_grammar(override, kind) for override in overrides]
-    set_or_added = [_set_or_added(override, (shipped, config_dir or shipped)) for override in typed]
+    set_or_added = [_set_or_added(override, kind, (shipped, config_dir or shipped)) for override in typed]
     try:
         with initialize_config_dir(str(Path(config_dir).resolve()) if config_dir else shipped, version_base="1.3"):
             config = compose(config_name, overrides=[*search, *set_or_added])
@@ -69,11 +69,19 @@ def dump_settings(settings: Settings) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
 
 
-def _set_or_added(override: str, folders: Sequence[str]) -> str:
-    """Give a key the two pluses with which Hydra sets it or adds it; the name of a folder in conf/ is no key."""
+def _set_or_added(override: str, kind: type, folders: Sequence[str]) -> str:
+    """Give a key the two pluses with which Hydra sets it or adds it; the name of a folder in conf/ is no key.
+
+    Raises:
+        UserError: a value where a section is. Hydra is not asked: once NeMo is imported, `trainer` is a choice to it.
+    """
     key = _KEY.match(override)
-    is_choice = key and any((Path(folder) / key[1]).is_dir() for folder in folders)
-    return f"++{override}" if key and not is_choice else override
+    if not key or any((Path(folder) / key[1]).is_dir() for folder in folders):
+        return override
+    value = override[key.end() :]
+    if key[1] in {section.name for section in fields(kind)} and not value.startswith(("{", "$")):
+        raise UserError(f"{key[1]}: expected a section of keys, got {value}.")
+    return f"++{override}"
 
 
 def _one_line(error: Exception) -> str:

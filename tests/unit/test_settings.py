@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
 from nemo_bt.config.data import DataSettings
 from nemo_bt.config.load import dump_settings, load_settings
@@ -75,7 +76,7 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
         (["data.train=x"], r"^unknown key data\.train\. Did you mean model\.data\.train\?"),
         (["zzz={a: 1}"], r"^unknown key zzz\.a\. The top has trainer, model, exp_manager\.$"),
         (["trainer=5"], r"^trainer: expected a section of keys, got 5\.$"),
-        (["trainer=null"], r"^trainer: expected a section of keys, got None\.$"),
+        (["trainer=null"], r"^trainer: expected a section of keys, got null\.$"),
         (["+model.zzzzzzzzzzzzzzzz=2"], r"unknown key model\.zzzzzzzzzzzzzzzz\. model has .*global_batch_size"),
         (["trainer.devices=two"], r"trainer\.devices: Input should be a valid integer.*got 'two'"),
         (["model.optim.lr=fast"], r"model\.optim\.lr: Input should be a valid number.*got 'fast'"),
@@ -102,6 +103,15 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
 def test_a_mistake_in_an_override_is_explained(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_settings("train", [*SMALL, *overrides])
+
+
+def test_what_nemo_adds_to_hydras_choices_changes_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = ConfigStore.instance()
+    monkeypatch.setattr(store, "repo", dict(store.repo))
+    store.store(group="trainer", name="trainer", node={"devices": 1})  # as importing nemo.core.config does
+    with pytest.raises(UserError, match=r"^trainer: expected a section of keys, got 5\.$"):
+        load_settings("train", [*SMALL, "trainer=5"])
+    assert load_settings("train", [*SMALL, "trainer={max_steps: 7}"]).trainer.max_steps == 7
 
 
 def test_a_value_that_has_to_be_given_is_named() -> None:
