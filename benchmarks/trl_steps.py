@@ -81,6 +81,8 @@ def main() -> None:
     if rank == 0:
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         (Path(settings["folder"]) / "losses.json").write_text(json.dumps(losses))
+        if settings["keeps_model"]:
+            trainer.save_model(Path(settings["folder"]) / "model")
 
 
 if __name__ == "__main__":

@@ -176,6 +176,7 @@ def _trl_arguments(case: Case, folder: Path, micro_batch: int, num_steps: int, s
         "seed": seed,
         "on_gpu": case.accelerator == "gpu",
         "bf16": case.precision == "bf16-mixed",
+        "keeps_model": False,
     }
     return ["--settings", json.dumps(settings)]
 

@@ -1,4 +1,4 @@
-"""A Hugging Face folder, causal LM or sequence classifier with one label -> a reward .nemo.
+"""A Hugging Face folder, causal LM or sequence classifier -> a reward .nemo.
 
 python -m converters.hf_to_nemo --input DIR --output X.nemo
 """
@@ -19,7 +19,7 @@ from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import Conversion
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_file import pack
-from nemo_bt.pretrained.resolve import find_pretrained, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights, with_head_row
 from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 
 from .megatron import describe
@@ -39,7 +39,7 @@ def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
     """Convert a Hugging Face folder or hub id to a reward .nemo, compare the rewards of the two, and give the output.
 
     Args:
-        source: a causal language model, or a sequence classifier with one label.
+        source: a causal language model, or a sequence classifier; of several labels with "--head-row=1".
         output: the .nemo to write.
         *options: options of the command line: "--pack", "--dtype=bf16", ...
 
@@ -56,6 +56,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--input", required=True, help="Hugging Face folder, or organisation/model@revision of the hub")
     parser.add_argument("--output", required=True, type=Path, help="the .nemo to write")
     parser.add_argument("--seed", type=int, default=1234, help="of the head, where the input has none")
+    parser.add_argument("--head-row", type=int, help="of a classifier with several labels: the one that is the reward")
     parser.add_argument("--pack", action="store_true", help="write one file, a tar, instead of a directory")
     common_options(parser)
     return parser.parse_args(argv)
@@ -71,6 +72,8 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     pretrained = find_pretrained(args.input, key="--input")
     if pretrained.nemo_file:
         raise UserError(f"--input {args.input} is a .nemo already; expected a Hugging Face folder with config.json.")
+    if args.head_row is not None:
+        pretrained = with_head_row(pretrained, args.head_row)
     initial = open_weights(pretrained, args.seed, DTYPES.get(args.dtype))
     terminal.line(initial.description)
     if not args.no_check:

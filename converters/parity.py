@@ -111,14 +111,15 @@ def _transformers_rewards(
     options: dict[str, Any] = {"config": one_label(pretrained.architecture)} if pretrained else {"num_labels": 1}
     options |= {"attn_implementation": "eager", "local_files_only": True, "trust_remote_code": False}
     base = pretrained.base if pretrained else None
+    is_changed = pretrained is not None and (base is not None or pretrained.head_row is not None)
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
-            base.path if base else folder, dtype=torch.float32, **options
+            base.path if base else folder, dtype=torch.float32, ignore_mismatched_sizes=is_changed, **options
         ).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: transformers does not load it: {first_line(error)}") from error
-    if pretrained and base:
-        _put_merged(model, hf_tensors(pretrained))
+    if pretrained and is_changed:
+        _put(model, hf_tensors(pretrained))
     if dtype:
         model = model.to(dtype).float()
     if base_head is not None:
@@ -131,11 +132,11 @@ def _transformers_rewards(
     return torch.stack(rewards)
 
 
-def _put_merged(model: Any, merged: TensorSource) -> None:
-    """Put the weights of PEFT's adapters and their base, merged, into transformers' model of the base."""
+def _put(model: Any, source: TensorSource) -> None:
+    """Put adapters merged with their base, or one row of the head, into transformers' model."""
     for name, parameter in model.named_parameters():
-        if name in merged.infos:
-            parameter.copy_(merged.read(name))
+        if name in source.infos:
+            parameter.copy_(source.read(name))
 
 
 def _megatron_rewards(groups: list[TokenGroup], initial: InitialWeights) -> Tensor:

@@ -124,15 +124,46 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
         )
     before = OmegaConf.load(config_file)
     now = OmegaConf.create(asdict(settings))
-    for key in _PLAN:
-        old = OmegaConf.select(before, key, default=None)
-        new = OmegaConf.select(now, key)
+    for plan_key in _PLAN:
+        key, old, new = _where_they_differ(
+            plan_key, _plain(OmegaConf.select(before, plan_key)), _plain(OmegaConf.select(now, plan_key))
+        )
         pinned = key == _ORIGIN and str(old).startswith(f"{new}@")  # config.yaml has the hub's revision
         if old != new and not pinned:
             raise UserError(
                 f"{key}={new}, but the run to resume had {old}: it would not be the same run. Set it back, or "
                 "start a new exp_manager.explicit_log_dir with model.restore_from_path at the checkpoint."
             )
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _where_they_differ(key: str, old: Any, new: Any) -> tuple[str, Any, Any]:
+    """Go down to the first key in which two values differ; sources that are more or fewer are told by their paths.
+
+    A key that an earlier version did not have differs where it is set.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        inside = [(f"{key}.{name}", old.get(name), new.get(name)) for name in old | new if name in old or new[name]]
+    elif _are_sections(old) and _are_sections(new) and len(old) == len(new):
+        inside = [(f"{key}[{at}]", *both) for at, both in enumerate(zip(old, new, strict=True))]
+    else:
+        return key, _told(old), _told(new)
+    return next((_where_they_differ(*one) for one in inside if one[1] != one[2]), (key, new, new))
+
+
+def _are_sections(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, dict) and "path" in value:
+        return _told(value["path"])
+    if isinstance(value, list):
+        return _told(value[0]) if len(value) == 1 else f"[{', '.join(str(_told(one)) for one in value)}]"
+    return value
 
 
 def write_data_record(file: Path, sets: Mapping[str, PairSet]) -> None:

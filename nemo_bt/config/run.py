@@ -29,10 +29,10 @@ from nemo_bt.errors import UserError
 class TrainerSettings(DeviceSettings):
     """How long, on what and how often. Names and meaning are Lightning's, except that a batch is a step."""
 
-    max_epochs: PositiveInt = 1
-    """Passes over the training pairs; ignored when max_steps is set."""
+    max_epochs: PositiveInt | None = None
+    """Passes over the training pairs; None is one, or as many as max_steps needs."""
     max_steps: Steps = -1
-    """Optimizer steps; -1 derives them from max_epochs."""
+    """Optimizer steps; -1 derives them from max_epochs. Training ends at whichever of the two comes first."""
     val_check_interval: Interval = 1.0
     """int: validate every so many steps. float in (0, 1]: every such fraction of the run."""
     limit_val_batches: Limit = 1.0

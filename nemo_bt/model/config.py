@@ -11,17 +11,27 @@ from typing import Any
 import torch.nn.functional as F
 from megatron.core.activations import squared_relu
 from nemo.collections import llm
-from nemo.collections.llm.fn.activation import openai_gelu
+from torch import Tensor
 
 from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.model.layers import pair_stream_layer_spec
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, check_length
 from nemo_bt.pretrained.hf_config import HfConfig
 
+
+def tanh_gelu(x: Tensor) -> Tensor:
+    """Give transformers' gelu_pytorch_tanh.
+
+    NeMo's openai_gelu is TorchScript, whose first backward pass in a process rounds otherwise than all later ones: a
+    resumed run would not have the losses of one that never stopped.
+    """
+    return F.gelu(x, approximate="tanh")
+
+
 _ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "silu": F.silu,
     "gelu": F.gelu,
-    "gelu_pytorch_tanh": openai_gelu,
+    "gelu_pytorch_tanh": tanh_gelu,
     "relu2": squared_relu,
 }
 _KNOWN_TO_NEMO = (

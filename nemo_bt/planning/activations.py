@@ -17,7 +17,7 @@ from nemo_bt.config.parallelism import stage_layers
 from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES
 from nemo_bt.pretrained.architecture import Architecture
 
-_COMPUTED = {"silu": 0, "gelu": 0, "gelu_pytorch_tanh": 6, "relu2": 1}
+_COMPUTED = {"silu": 0, "gelu": 0, "gelu_pytorch_tanh": 0, "relu2": 1}
 """Tensors of the size of its input that an activation function keeps beside it, or in its place (relu2)."""
 
 

@@ -44,7 +44,17 @@ def check_hf_tensors(infos: dict[str, TensorInfo], architecture: Architecture, w
     ours = {
         name: info for name, info in infos.items() if name != HF_LANGUAGE_MODEL_HEAD and not name.endswith(_NOT_WEIGHTS)
     }
-    _compare(ours, expected_tensors(architecture), where, HF_HEAD)
+    expected = expected_tensors(architecture)
+    rows = ours[HF_HEAD].shape[0] if HF_HEAD in ours else 1
+    if rows > 1 and ours[HF_HEAD].shape[1:] == expected[HF_HEAD].shape[1:]:
+        labels = architecture.hf_config.get("id2label")
+        names = f" ({', '.join(map(str, labels.values()))})" if isinstance(labels, dict) and len(labels) == rows else ""
+        raise UserError(
+            f"{where}: a classifier of {rows} labels{names}, not a reward model: its head gives {rows} numbers a text, "
+            "a reward is one. To take one row of the head, from 0, as the reward: python -m converters.hf_to_nemo "
+            f"--head-row {rows - 1} --input {where} --output reward.nemo"
+        )
+    _compare(ours, expected, where, HF_HEAD)
     return HF_HEAD in ours
 
 

@@ -1,4 +1,4 @@
-"""A reward head for weights that have none."""
+"""A reward head for weights that have none, or one row of a head that has several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from nemo_bt.pretrained.names import EMBEDDING, HEAD
+from nemo_bt.errors import UserError
+from nemo_bt.pretrained.names import EMBEDDING, HEAD, HF_HEAD
 from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource
 
 
@@ -36,3 +37,32 @@ class WithNewHead:
     def read(self, name: str, region: Region = ()) -> Tensor:
         """Read a tensor or a part of it."""
         return self.head_1H[region or ...] if name == HEAD else self.source.read(name, region)
+
+
+class WithHeadRow:
+    """A `TensorSource` of a classifier of several labels, of whose head one row is the reward head.
+
+    Args:
+        source: a Hugging Face folder's tensors.
+        row: the label, from 0.
+        where: names the folder in messages.
+
+    Raises:
+        UserError: there is no such row.
+    """
+
+    def __init__(self, source: TensorSource, row: int, where: str) -> None:
+        head = source.infos.get(HF_HEAD)
+        rows = head.shape[0] if head else 0
+        if head is None or not 0 <= row < rows:
+            found = f"found row 0 to {rows - 1}" if rows else f"found no {HF_HEAD}"
+            raise UserError(f"{where}: expected a head with row {row}, {found}.")
+        self.source = source
+        self.row = row
+        self.infos = source.infos | {HF_HEAD: TensorInfo((1, *head.shape[1:]), head.dtype)}
+
+    def read(self, name: str, region: Region = ()) -> Tensor:
+        """Read a tensor or a part of it."""
+        if name != HF_HEAD:
+            return self.source.read(name, region)
+        return self.source.read(name, (slice(self.row, self.row + 1),))[region or ...]

@@ -17,7 +17,7 @@ from nemo_bt.pretrained.adapters import ADAPTERS, Adapters, WithAdapters, read_a
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, same_rotation
 from nemo_bt.pretrained.check import check_hf_tensors, check_megatron_tensors
 from nemo_bt.pretrained.convert import AsMegatron
-from nemo_bt.pretrained.head import WithNewHead
+from nemo_bt.pretrained.head import WithHeadRow, WithNewHead
 from nemo_bt.pretrained.hf_config import HfConfig, read_hf_config
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_file import NemoFile
@@ -32,6 +32,7 @@ _OF_CHECKPOINT = re.compile(r"^(\.metadata|metadata\.json|common\.pt|__\d+_\d+\.
 _HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
 _HUB_NOT = ["consolidated*", "original/*", "*/*.safetensors"]
 """Other formats of the same weights."""
+_LABELS = ("num_labels", "id2label", "label2id", "problem_type")
 HUB_FILES_BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 _HUB_FILES = (*HUB_FILES_BESIDE_WEIGHTS, "*.safetensors")
 
@@ -53,6 +54,8 @@ class PretrainedSource:
     adapters: Adapters | None = None
     base: PretrainedSource | None = None
     """The model that the adapters belong to, where there are some; without `adapters` they are PEFT's."""
+    head_row: int | None = None
+    """The label whose row of a classifier's head is the reward head; None where it has one label."""
 
     @cached_property
     def architecture(self) -> Architecture:
@@ -142,6 +145,12 @@ def with_positions(pretrained: PretrainedSource, num_positions: int | None) -> P
     return changed
 
 
+def with_head_row(pretrained: PretrainedSource, row: int) -> PretrainedSource:
+    """Give a reward model of one label out of a classifier of several, which has no other label any more."""
+    config = {key: value for key, value in pretrained.hf_config.items() if key not in _LABELS}
+    return replace(pretrained, hf_config=config, head_row=row)
+
+
 def _base_of(
     base: str, path: Path, told_by: str, adapted: tuple[Path, ...], hub_files: tuple[str, ...] = _HUB_FILES
 ) -> PretrainedSource:
@@ -156,10 +165,14 @@ def _base_of(
 
 
 def hf_tensors(pretrained: PretrainedSource) -> TensorSource:
-    """Open the tensors of a Hugging Face folder, those of PEFT's adapters merged with their base."""
+    """Open the tensors of a Hugging Face folder: PEFT's adapters merged with their base, one row of several labels."""
+    source: TensorSource
     if pretrained.base is None:
-        return SafetensorsFolder(pretrained.path)
-    return PeftFolder(pretrained.path, read_peft_config(pretrained.path), SafetensorsFolder(pretrained.base.path))
+        source = SafetensorsFolder(pretrained.path)
+    else:
+        base = SafetensorsFolder(pretrained.base.path)
+        source = PeftFolder(pretrained.path, read_peft_config(pretrained.path), base)
+    return source if pretrained.head_row is None else WithHeadRow(source, pretrained.head_row, str(pretrained.path))
 
 
 def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtype | None = None) -> InitialWeights:

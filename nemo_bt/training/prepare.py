@@ -79,7 +79,7 @@ def prepare(
         check_vocabulary(architecture, pairs.largest_id, f"a token of '{name}'")
     if resume_from:
         check_same_data(log_dir / "data.json", sets)
-    total_steps = 0 if only_validates else _total_steps(settings, len(sets["train"].epoch))
+    total_steps = 0 if only_validates else _total_steps(settings, len(sets["train"].epoch), terminal)
     adapters = _adapters(model.peft.lora, pretrained, initial, resumes=resume_from is not None)
     return Prepared(
         architecture, initial, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, pretrained
@@ -100,15 +100,22 @@ def _adapters(
     return Adapters(base, tuple(lora.target_modules), lora.adapter_dim, lora.alpha, digest(initial.source))
 
 
-def _total_steps(settings: Settings, num_pairs: int) -> int:
-    if settings.trainer.max_steps != -1:
-        return settings.trainer.max_steps
+def _total_steps(settings: Settings, num_pairs: int, terminal: Terminal) -> int:
+    """Count the steps up to max_steps or the end of max_epochs, whichever comes first, as Lightning does."""
+    max_steps = settings.trainer.max_steps
+    if max_steps != -1 and settings.trainer.max_epochs is None:
+        return max_steps
     size = settings.model.global_batch_size
-    epochs = settings.trainer.max_epochs
+    epochs = settings.trainer.max_epochs or 1
     total_steps = num_steps(num_pairs, size, epochs)
     if total_steps == 0:
         raise UserError(
             f"{num_pairs} training pairs x trainer.max_epochs={epochs} are less than one step of "
             f"model.global_batch_size={size} pairs. Give more pairs, more epochs or a smaller batch."
         )
-    return total_steps
+    if total_steps < max_steps:
+        terminal.line(
+            f"Training ends after {total_steps} steps, with trainer.max_epochs={epochs} of {num_pairs} pairs, before "
+            f"trainer.max_steps={max_steps}. For all steps: trainer.max_epochs=null"
+        )
+    return total_steps if max_steps == -1 else min(total_steps, max_steps)

@@ -107,6 +107,17 @@ def test_too_few_pairs_for_a_step_are_refused(dataset: Path, tmp_path: Path) -> 
     )
 
 
+def test_training_ends_at_whichever_of_steps_and_epochs_comes_first(dataset: Path, tmp_path: Path) -> None:
+    both = ["trainer.max_epochs=2", "trainer.max_steps=9", "model.global_batch_size=50", "trainer.log_every_n_steps=1"]
+    result = nemo_bt(*arguments(dataset, tmp_path, *both))
+    assert result.returncode == 0, result.stderr
+    assert (
+        "Training ends after 4 steps, with trainer.max_epochs=2 of 100 pairs, before trainer.max_steps=9. For all "
+        "steps: trainer.max_epochs=null"
+    ) in result.stdout.replace("\n", " ")
+    assert len(metrics(tmp_path, "train/loss")) == 4
+
+
 def test_checkpoints_are_not_written_over(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "reward-step40.nemo").mkdir(parents=True)
     result = nemo_bt(*arguments(dataset, tmp_path))

@@ -28,7 +28,7 @@ from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
 from nemo_bt.pretrained.nemo_yaml import FIELDS, NEMO_MODELS
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
-from tests.support.converted import replace_tensors, to_nemo
+from tests.support.converted import replace_tensors, several_labels, tensors, to_hf, to_nemo
 from tests.support.hf_models import save
 from tests.support.runs import REPO, convert
 
@@ -129,6 +129,16 @@ def test_a_cast_is_compared_with_the_cast(tmp_path: Path) -> None:
     args = ["--input", str(folder), "--output", str(tmp_path / "x.nemo"), "--dtype", "bf16"]
     hf_to_nemo.convert(hf_to_nemo.parse(args), Terminal(None))
     assert open_weights(find_pretrained(str(tmp_path / "x.nemo")), 0).source.read(HEAD).dtype == torch.bfloat16
+
+
+def test_one_row_of_a_classifiers_head_becomes_the_reward_head(tmp_path: Path) -> None:
+    folder = several_labels(save("qwen3", tmp_path / "hf"), num_rows=3)
+    args = ["--input", str(folder), "--output", str(tmp_path / "x.nemo"), "--head-row", "1"]
+    hf_to_nemo.convert(hf_to_nemo.parse(args), Terminal(None))
+    initial = open_weights(find_pretrained(str(tmp_path / "x.nemo")), 0)
+    assert torch.equal(initial.source.read(HEAD), tensors(folder)["score.weight"][1:2])
+    config = json.loads((to_hf(initial, tmp_path / "back") / "config.json").read_text())
+    assert (config["num_labels"], config["problem_type"], "id2label" in config) == (1, "regression", False)
 
 
 def test_an_output_that_failed_the_check_is_kept_under_another_name(tmp_path: Path) -> None:

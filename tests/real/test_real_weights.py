@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.support.sources import write
 from tests.support.token_truth import true_ids
 
 DATA = Path(os.environ.get("NEMO_BT_REAL_DATA") or Path(__file__).parents[3] / "shared" / "data") / "hh_train.parquet"
+REWARDBENCH = Path(os.environ.get("NEMO_BT_REWARDBENCH", "~/.cache/nemo_bt/rewardbench/bin/rewardbench")).expanduser()
+"""The command of the package of that name, in an environment of its own: it wants another transformers."""
 LAYOUTS = {"one rank": (), "TP3": ("tensor", 3), "PP2": ("pipeline", 2)}
 BATCH = 8
 STEPS, KEPT = 4, 2
@@ -169,14 +172,20 @@ def test_losses_are_those_of_one_rank(real: Real, trained: list[float], file: st
     assert losses == pytest.approx(trained, rel=1e-4)
 
 
-def test_the_export_gives_its_rewards_in_transformers_pipeline(
-    real: Real, trained: list[float], rows: list[dict[str, Any]], file: str, tmp_path: Path
-) -> None:
-    kept = checkpoint(real.folder / "trained", STEPS)
-    result = convert("nemo_to_hf", "--input", kept, "--output", tmp_path / "exported", timeout_s=600)
+@pytest.fixture(scope="module")
+def exported(real: Real, trained: list[float]) -> Path:
+    folder = real.folder / "exported"
+    kept = checkpoint(real.folder / "trained", len(trained))
+    result = convert("nemo_to_hf", "--input", kept, "--output", folder, timeout_s=600)
     assert result.returncode == 0, result.stdout + result.stderr
-    ours = scored(kept, file, tmp_path / "out.jsonl")
-    classify = pipeline("text-classification", model=str(tmp_path / "exported"), function_to_apply="none", device="cpu")
+    return folder
+
+
+def test_the_export_gives_its_rewards_in_transformers_pipeline(
+    real: Real, exported: Path, rows: list[dict[str, Any]], file: str, tmp_path: Path
+) -> None:
+    ours = scored(checkpoint(real.folder / "trained", STEPS), file, tmp_path / "out.jsonl")
+    classify = pipeline("text-classification", model=str(exported), function_to_apply="none", device="cpu")
     texts = [
         classify.tokenizer.apply_chat_template(row[side], tokenize=False)
         for row in rows
@@ -185,4 +194,32 @@ def test_the_export_gives_its_rewards_in_transformers_pipeline(
     theirs = [one["score"] for one in classify(texts, batch_size=BATCH, add_special_tokens=False)]
     print(f"{real.model.name}: the pipeline's rewards differ by {difference(ours, theirs):.1e}")
     assert difference(ours, theirs) < 1e-4
-    shutil.rmtree(tmp_path)
+
+
+def test_rewardbenchs_own_command_counts_as_evaluate_does(
+    real: Real, exported: Path, file: str, tmp_path: Path
+) -> None:
+    if not REWARDBENCH.is_file():
+        pytest.skip(f"no {REWARDBENCH}: make test-real installs it")
+    if not real.model.name.startswith("SmolLM2"):
+        pytest.skip("the transformers of rewardbench 0.1.4 has no classifier of Gemma 3's text model")
+    result = nemo_bt(
+        "evaluate",
+        f"model.restore_from_path={exported}",
+        f"evaluate.input={file}",
+        f"evaluate.output={tmp_path / 'ours'}",
+        "trainer.accelerator=cpu",
+        timeout_s=600,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    overall = json.loads((tmp_path / "ours" / "results.json").read_text())["overall"]
+    command = [REWARDBENCH, f"--model={exported}", f"--dataset={file}", "--load_json", "--not_quantized"]
+    command += ["--torch_dtype=float32", "--max_length=1024", "--batch_size=4", f"--output_dir={tmp_path}"]
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "WANDB_MODE": "disabled"}
+    theirs = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | offline, capture_output=True, text=True, timeout=600
+    )
+    found = re.search(r"Results: ([\d.]+), on (\d+) prompts", theirs.stdout)
+    assert found, theirs.stdout[-2000:] + theirs.stderr[-2000:]
+    print(f"{real.model.name}: rewardbench counts {found[1]} of {found[2]} pairs, evaluate {overall['accuracy']}")
+    assert (float(found[1]), int(found[2])) == (overall["accuracy"], overall["pairs"])

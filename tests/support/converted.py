@@ -1,5 +1,6 @@
 """Write and read folders of Hugging Face and .nemo, as the converters do, without NeMo."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -40,3 +41,13 @@ def replace_tensors(folder: Path, changed: dict[str, torch.Tensor | None]) -> No
     for file in (*folder.glob("*.safetensors"), folder / "model.safetensors.index.json"):
         file.unlink(missing_ok=True)
     save_file(kept, folder / "model.safetensors")
+
+
+def several_labels(classifier: Path, num_rows: int) -> Path:
+    """Make a classifier of several labels: row i of its head is i + 1 times what the head was."""
+    head = tensors(classifier)["score.weight"]
+    replace_tensors(classifier, {"score.weight": torch.cat([head * (row + 1) for row in range(num_rows)])})
+    config = json.loads((classifier / "config.json").read_text())
+    labels = {str(row): f"LABEL_{row}" for row in range(num_rows)}
+    (classifier / "config.json").write_text(json.dumps(config | {"id2label": labels, "num_labels": num_rows}))
+    return classifier

@@ -80,6 +80,7 @@ ONE_PAIR = {
     "arena": [
         {"conversation_a": messages(USER, REJECTED), "conversation_b": messages(USER, CHOSEN), "winner": "model_b"}
     ],
+    "ppe": [{"prompt": USER, "response_1": REJECTED, "response_2": CHOSEN, "winner": "model_b", "model_a": "m"}],
     "summarize": [
         {"info": {"post": USER, "title": "t"}, "summaries": [{"text": REJECTED}, {"text": CHOSEN}], "choice": 1}
     ],

@@ -16,10 +16,10 @@ from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import architecture_of, check_length
 from nemo_bt.pretrained.fused import PACKED_QKV, QKV, HeadShape
-from nemo_bt.pretrained.resolve import find_pretrained, open_weights
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights, with_head_row
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder, write_shards
 from nemo_bt.scoring.scorer import RewardScorer
-from tests.support.converted import replace_tensors, tensors, to_hf, to_nemo
+from tests.support.converted import replace_tensors, several_labels, tensors, to_hf, to_nemo
 from tests.support.hf_models import SHAPES, save
 
 LLAMA = "llama3.1, head size"
@@ -76,6 +76,34 @@ def test_a_causal_model_loses_its_head_and_gets_a_reward_head_of_norm_one(tmp_pa
     )
 
 
+def test_a_classifier_of_several_labels_is_told_how_one_row_is_taken(tmp_path: Path) -> None:
+    hf = several_labels(save(LLAMA, tmp_path / "hf"), 2)
+    message = (
+        r"a classifier of 2 labels \(LABEL_0, LABEL_1\), not a reward model: .*"
+        rf"python -m converters\.hf_to_nemo --head-row 1 --input {hf} --output reward\.nemo$"
+    )
+    with pytest.raises(UserError, match=message):
+        open_weights(find_pretrained(str(hf)), 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "classifier", "message"),
+    [
+        (3, True, r"expected a head with row 3, found row 0 to 2\.$"),
+        (-1, True, r"expected a head with row -1, found row 0 to 2\.$"),
+        (0, False, r"expected a head with row 0, found no score\.weight\.$"),
+    ],
+)
+def test_a_row_that_the_head_does_not_have_is_refused(row: int, classifier: bool, message: str, tmp_path: Path) -> None:
+    hf = (
+        several_labels(save(LLAMA, tmp_path / "hf"), 3)
+        if classifier
+        else save(LLAMA, tmp_path / "hf", classifier=False)
+    )
+    with pytest.raises(UserError, match=message):
+        open_weights(with_head_row(find_pretrained(str(hf)), row), 0)
+
+
 def test_head_of_a_base_model_depends_on_the_seed_alone(tmp_path: Path) -> None:
     pretrained = find_pretrained(str(save(LLAMA, tmp_path / "hf", classifier=False)))
     heads = [open_weights(pretrained, seed).source.read("output_layer.weight") for seed in (1, 1, 2)]
@@ -120,7 +148,7 @@ def test_missing_extra_and_misshaped_tensors_are_named(folder: Path, tmp_path: P
         ({"score.weight": None}, "a reward model without its head"),
         ({"model.layers.9.mlp.up_proj.weight": torch.zeros(2, 2)}, "model.layers.9.mlp.up_proj.weight is not known"),
         ({name: torch.zeros(95, 64)}, f"{name}: expected shape [96, 64], found [95, 64]"),
-        ({"score.weight": torch.zeros(2, 64)}, "score.weight: expected shape [1, 64], found [2, 64]"),
+        ({"score.weight": torch.zeros(1, 65)}, "score.weight: expected shape [1, 64], found [1, 65]"),
         ({name: torch.zeros(96, 64, dtype=torch.int8)}, f"{name} has dtype I8"),
         ({name: torch.zeros(96, 64, dtype=torch.bfloat16)}, f"{name} is torch.bfloat16"),
     ):

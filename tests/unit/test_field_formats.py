@@ -80,6 +80,13 @@ def test_images_are_refused_by_name(tmp_path: Path, tokenizer: Any) -> None:
         open_set(write(tmp_path / "rows.jsonl", [row]), tokenizer)
 
 
+def test_a_reasoning_that_the_template_leaves_out_of_the_last_answer_is_named(tmp_path: Path, tokenizer: Any) -> None:
+    for name in ("reasoning_content", "reasoning", "thinking"):
+        row = {side: [TURN, answer(side) | {name: f"so {side}"}] for side in ("chosen", "rejected")}
+        with pytest.raises(UserError, match=r"assistant: 'so chosen' \(of which the chat template leaves out a part"):
+            open_set(write(tmp_path / f"{name}.jsonl", [row] * 3), tokenizer)
+
+
 def test_one_chosen_stands_against_each_of_several_rejected(tmp_path: Path, tokenizer: Any) -> None:
     several = ["no", "never", "not now"]
     for row in (
@@ -121,31 +128,6 @@ def test_lines_of_nemo_aligner_are_pairs_wherever_a_chunk_ends(tmp_path: Path, t
     assert (len(found), dropped(pairs)) == (1027, {})
     assert all("better" in chosen and "worse" in rejected for chosen, rejected in found)
     assert all(chosen.split()[1] == rejected.split()[1] for chosen, rejected in found)
-
-
-@pytest.mark.parametrize(
-    ("row", "advice"),
-    [
-        (PAIR | {"system": "s", "question": "q"}, "Set model.data.prompt_key=question model.data.system_key=system"),
-        (PAIR | {"query": "q"}, "Set model.data.prompt_key=query to use"),
-        (PAIR | {"prompt": "p", "context": "c"}, "Set model.data.prompt_key or system_key to use it"),
-        (PAIR | {"prompt": "p", "system_prompt": "s"}, "Set model.data.system_key=system_prompt to use"),
-        (PAIR | {"chat_history": messages("earlier", "so")}, "Set model.data.prompt_key=chat_history to use"),
-    ],
-)
-def test_a_part_of_the_conversation_is_not_left_out_in_silence(
-    tmp_path: Path, tokenizer: Any, row: dict[str, Any], advice: str
-) -> None:
-    file = write(tmp_path / "rows.parquet", [row] * 3)
-    with pytest.raises(UserError, match=r"reads nothing of .*: a part of the conversation would be left") as refused:
-        open_set(file, tokenizer)
-    assert advice in str(refused.value)
-    assert "model.data.ignore_columns=[" in str(refused.value)
-    ignored = [name for name in row if name not in ("chosen", "rejected", "prompt")]
-    assert len(open_set(file, tokenizer, ignore_columns=ignored).epoch) == 3
-    if "question" in row:
-        (pair, *_) = texts(open_set(file, tokenizer, prompt_key="question", system_key="system"), tokenizer)
-        assert pair[0] == f"<|bos|>system: s<|end|>user: q<|end|>assistant: {CHOSEN}<|end|>"
 
 
 def test_columns_that_repeat_the_conversation_or_describe_it_are_fine_and_shown(tmp_path: Path, tokenizer: Any) -> None:

@@ -82,3 +82,22 @@ def test_a_run_keeps_the_digest_of_its_loss_file_and_the_commit_of_its_model(tmp
     at_commit: Any = SimpleNamespace(given="org/model@0123", nemo_file=None)
     from_hub = load_settings("train", [*NEEDED, "model.restore_from_path=org/model"])
     assert pinned(from_hub, at_commit).model.restore_from_path == "org/model@0123"
+
+
+def test_of_sources_that_changed_the_key_that_differs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(dump_settings(load()))
+    with pytest.raises(UserError, match=r"^model\.data\.train\[0\]\.path=b\.jsonl, but the run .* had a\.parquet: "):
+        check_same_plan(tmp_path / "config.yaml", load("model.data.train=b.jsonl"))
+    with pytest.raises(UserError, match=r"^model\.data\.train=\[a\.parquet, b\.jsonl\], but .* had a\.parquet: "):
+        check_same_plan(tmp_path / "config.yaml", load("model.data.train=[a.parquet, b.jsonl]"))
+    with pytest.raises(UserError, match=r"^model\.data\.train\[0\]\.fraction=0\.5, but .* had None: "):
+        check_same_plan(tmp_path / "config.yaml", load("model.data.train=[{path: a.parquet, fraction: 0.5}]"))
+
+
+def test_a_key_that_an_earlier_version_did_not_have_differs_where_it_is_set(tmp_path: Path) -> None:
+    earlier = dump_settings(load()).replace("      fraction: null\n", "")
+    assert " fraction:" not in earlier
+    (tmp_path / "config.yaml").write_text(earlier)
+    check_same_plan(tmp_path / "config.yaml", load())
+    with pytest.raises(UserError, match=r"fraction=0\.5, but the run to resume had None"):
+        check_same_plan(tmp_path / "config.yaml", load("model.data.train=[{path: a.parquet, fraction: 0.5}]"))

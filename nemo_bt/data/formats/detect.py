@@ -9,6 +9,7 @@ from typing import Any
 
 from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.format import Format
+from nemo_bt.data.formats.key_hints import keys_to_set
 from nemo_bt.data.formats.left_over import left_over, refusal
 from nemo_bt.data.formats.parse import parse
 from nemo_bt.data.formats.responses import PromptGroup
@@ -78,7 +79,7 @@ def detect(
     for form in fitting:
         read = {column.split(".")[0] for column in _read(FORMATS[form], keys)} | set(keys.ignore_columns)
         unread = sorted(set(columns) - read)
-        left[form] = left_over(rows, unread, partial(_parse_as, form, keys))
+        left[form] = left_over(rows, unread, partial(_parse_as, form, keys), asks=form != "text")
         if not left[form]:
             _check_answers(name, form, rows, keys)
             return Detected(form, tuple(unread))
@@ -161,7 +162,7 @@ def _unknown(
     return UserError(
         f"{name}: no format fits, found columns {have}. Expected '{keys.chosen_key}' and "
         f"'{keys.rejected_key}' as text or lists of messages, or '{keys.prompt_key}' with '{keys.completions_key}' "
-        f"or '{keys.response_key}' and scores. Set model.data.chosen_key and the like, or model.data.format to "
+        f"or '{keys.response_key}' and scores. {keys_to_set(columns, keys)}, or model.data.format to "
         f"one of {', '.join(FORMATS)}."
     )
 

@@ -13,8 +13,9 @@ from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
 
 _PROMPT_WORDS = {
-    *("background", "context", "conversation", "dialog", "dialogue", "document", "history", "input", "instruction"),
-    *("message", "passage", "post", "problem", "prompt", "query", "question", "system", "task", "turn", "user"),
+    *("article", "background", "context", "conversation", "dialog", "dialogue", "document", "goal", "history", "input"),
+    *("instruction", "message", "passage", "persona", "post", "premise", "problem", "prompt", "query", "question"),
+    *("request", "scenario", "situation", "system", "task", "turn", "user"),
 }
 """Words, also with an s behind them, in the names of columns that hold a part of a conversation ..."""
 _FACT_WORDS = {
@@ -22,21 +23,28 @@ _FACT_WORDS = {
     *("model", "name", "num", "number", "score", "source", "subset", "time", "token", "type", "uuid"),
 }
 """... unless one of these is there too."""
+_MEDIA_WORDS = {"audio", "image", "picture", "video"}
+"""Words in the names of columns of what is no text and belongs to the conversation."""
 _LOOKED_AT = 32
 """Rows whose conversations are searched for what stands in the columns left over."""
 
 
-def left_over(rows: Sequence[Row], unread: Iterable[str], parse: Callable[[Row], PromptGroup]) -> list[str]:
+def left_over(
+    rows: Sequence[Row], unread: Iterable[str], parse: Callable[[Row], PromptGroup], asks: bool = True
+) -> list[str]:
     """Name the columns with a part of the conversation that nothing reads.
 
-    Their names say so, and what stands in them is not found in the conversations as they are read.
+    Their names say so, and what stands in them is not found in the conversations as they are read. Where the format
+    has no prompt of any kind, any column of sentences that differ from row to row is one.
 
     Args:
         unread: columns that the format does not read.
         parse: reads a row; raises RowError.
+        asks: whether the conversations of the format have a prompt.
     """
-    suspect = [name for name in unread if _is_prompt_like(name)]
-    found: dict[str, None] = {}
+    unread = list(unread)
+    suspect = [name for name in unread if _is_prompt_like(name) or (not asks and _has_sentences(rows, name))]
+    found = {name: None for name in unread if _is_media(name) and any(_filled(row, name) for row in rows)}
     for row in rows[:_LOOKED_AT] if suspect else []:
         try:
             conversation = _conversation(parse(row))
@@ -50,9 +58,29 @@ def left_over(rows: Sequence[Row], unread: Iterable[str], parse: Callable[[Row],
 
 
 def _is_prompt_like(name: str) -> bool:
-    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
-    words |= {word.removesuffix("s") for word in words}
+    words = _words(name)
     return bool(words & _PROMPT_WORDS) and not words & _FACT_WORDS
+
+
+def _is_media(name: str) -> bool:
+    words = _words(name)
+    return bool(words & _MEDIA_WORDS) and not words & _FACT_WORDS
+
+
+def _words(name: str) -> set[str]:
+    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
+    return words | {word.removesuffix("s") for word in words}
+
+
+def _filled(row: Row, name: str) -> bool:
+    return isinstance(row, dict) and bool(row.get(name))
+
+
+def _has_sentences(rows: Sequence[Row], name: str) -> bool:
+    """Tell whether a column has texts of several words, of which hardly any stands there twice."""
+    texts = [row[name] for row in rows if isinstance(row, dict) and isinstance(row.get(name), str)]
+    sentences = [text for text in texts if len(text.split()) > 1]
+    return 2 * len(sentences) > len(rows) and 4 * len(set(sentences)) > 3 * len(sentences)
 
 
 def _texts(value: Any) -> list[str]:
@@ -89,14 +117,16 @@ def refusal(name: str, form: str, left: Sequence[str], reads_prompt: bool) -> Us
     Args:
         reads_prompt: whether the format has a column of the prompt already.
     """
-    system = next((column for column in left if "system" in column.lower()), None)
-    asked = next((column for column in left if column != system), None)
+    texts = [column for column in left if not _is_media(column)]
+    system = next((column for column in texts if "system" in column.lower()), None)
+    asked = next((column for column in texts if column != system), None)
     sets = []
     if asked and not reads_prompt:
         sets.append(f"model.data.prompt_key={asked}")
     if system:
         sets.append(f"model.data.system_key={system}")
     use = f"Set {' '.join(sets)} to use them, or" if sets else "Set model.data.prompt_key or system_key to use it, or"
+    use = use if texts else "Only text can be judged. Set"
     return UserError(
         f"{name}: the rows fit format {form}, which reads nothing of {', '.join(left)}: a part of the conversation "
         f"would be left out. {use} model.data.ignore_columns=[{','.join(left)}] to train without them."

@@ -45,6 +45,11 @@ FORMATS: dict[str, Format] = {
         first="conversation_a", second="conversation_b", compares_whole=True,
         verdict=Verdict("winner", ("model_a",), ("model_b",), ("tie", "tie (bothbad)", "both_bad", "bothbad")),
     ),
+    "ppe": Format(
+        "lmarena-ai/PPE-Human-Preference",
+        prompt=("prompt",), first="response_1", second="response_2",
+        verdict=Verdict("winner", ("model_a",), ("model_b",), ("tie", "tie (bothbad)", "both_bad", "bothbad")),
+    ),
     "summarize": Format(
         "openai/summarize_from_feedback, comparisons",
         prompt=("info.post", "info.article"), first="summaries.0.text", second="summaries.1.text",

@@ -19,8 +19,9 @@ _SHAREGPT = {
     "observation": "tool", "tool": "tool", "function_call": "assistant",
 }  # fmt: skip
 """The field `from` -> role. A function_call's value is the JSON text of the call."""
-_KEPT = ("name", "tool_calls", "tool_call_id", "reasoning_content")
+_KEPT = ("name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
 """Fields beside role and content that chat templates read."""
+_MEDIA = ("image", "images", "video", "videos", "audio", "audios")
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -71,6 +72,9 @@ def _message(turn: Any, key: str) -> dict[str, Any]:
         raise RowError("type", f"'{key}' has {type(turn).__name__}, expected messages of role and content")
     role = turn.get("role")
     content = turn.get("content")
+    media = next((name for name in _MEDIA if turn.get(name)), None)
+    if media:
+        raise RowError("parts", f"'{key}' has a message with {media}")
     kept = {name: without_nulls(turn[name]) for name in _KEPT if turn.get(name) not in (None, [])}
     if role is None and "from" in turn:
         role = _SHAREGPT.get(str(turn["from"]))

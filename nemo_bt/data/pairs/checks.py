@@ -73,6 +73,7 @@ def lost_part(side: Side, text: str) -> str | None:
 def _parts(message: dict[str, Any]) -> list[str]:
     """List the texts of a message that a template has to render; a reasoning in the content is one of its own."""
     found = [part.strip() for part in re.split("</?think>", message.get("content") or "")]
+    found += [str(message.get(name) or "").strip() for name in ("reasoning_content", "reasoning", "thinking")]
     calls = message.get("tool_calls") or []
     found += [str(call.get("function", call).get("name", "")) for call in calls if isinstance(call, dict)]
     return [part for part in found if part]
