@@ -145,7 +145,7 @@ def _data_time(folder: Path, files: list[Path]) -> dict[str, float]:
     settings = load_settings("train", _overrides(folder, files))
     tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
     start_s = time.perf_counter()
-    pairs = load_sets(settings, tokenizer, folder / "tokenizer", False, Terminal(None))["train"]
+    pairs = load_sets(settings, tokenizer, False, Terminal(None))["train"]
     numbers = pairs_of_step(settings.trainer.seed, 0, settings.model.global_batch_size, pairs.epoch)
     budget = settings.model.data.tokens_per_micro_batch
     groups, sizes = group_pairs(pairs.parts(numbers), budget, hidden_size=128)

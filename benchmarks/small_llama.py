@@ -101,7 +101,7 @@ def training_overrides(
 def open_pairs(overrides: list[str], model: Path) -> PairSet:
     """Open the training pairs of these settings."""
     tokenizer = load_tokenizer(str(model), None)
-    return load_sets(load_settings("train", overrides), tokenizer, model, False, Terminal(None))["train"]
+    return load_sets(load_settings("train", overrides), tokenizer, False, Terminal(None))["train"]
 
 
 def write_token_pairs(pairs: PairSet, batch_pairs: int, num_steps: int, seed: int, file: Path) -> list[int]:

@@ -40,7 +40,7 @@ def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet
     tokenizer = load_tokenizer(str(folder), model.tokenizer.pad_token)
     if pretrained and model.max_position_embeddings is None:
         settings = within_positions(settings, positions_of(pretrained.hf_config))
-    return load_sets(settings, tokenizer, folder, True, terminal), tokenizer
+    return load_sets(settings, tokenizer, True, terminal), tokenizer
 
 
 def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: Terminal) -> None:

@@ -68,7 +68,7 @@ def judge_run(
     initial = open_trained(pretrained)
     terminal.line(initial.description)
     tokenizer = load_tokenizer(str(pretrained.tokenizer), settings.model.tokenizer.pad_token)
-    sets = load_sets(settings, tokenizer, pretrained.tokenizer, True, terminal, with_train=False)
+    sets = load_sets(settings, tokenizer, True, terminal, with_train=False)
     renderer = load_renderer(tokenizer, settings.model.data)
     conversations = {
         name: conversations_of(pairs, settings.model.data.validation[name], settings, renderer)

@@ -74,7 +74,7 @@ def prepare(
         terminal.line(trained_parameters(initial.source.infos, model.peft.lora))
     validates = bool(settings.trainer.limit_val_batches)
     within = within_positions(settings, positions_of(architecture.hf_config))
-    sets = load_sets(within, tokenizer, tokenizer_folder, validates, terminal, with_train=not only_validates)
+    sets = load_sets(within, tokenizer, validates, terminal, with_train=not only_validates)
     for name, pairs in sets.items():
         check_vocabulary(architecture, pairs.largest_id, f"a token of '{name}'")
     if resume_from:

@@ -80,7 +80,7 @@ def test_a_resumed_mixture_visits_the_same_pairs(logs: Logs) -> None:
 def test_the_first_loss_is_transformers(logs: Logs, dataset: Path, tokenizer: Any) -> None:
     overrides = [*common(dataset, logs.folder, 1), "model=llama_quickstart", mixture(dataset, logs.folder)]
     settings = load_settings("train", overrides)
-    train = load_sets(settings, tokenizer, dataset / "tokenizer", False, Terminal(None))["train"]
+    train = load_sets(settings, tokenizer, False, Terminal(None))["train"]
     assert len(train.epoch) == 50 + 6 * 30
     numbers = pairs_of_step(1234, 0, 16, train.epoch)
     with torch.no_grad():

@@ -1,5 +1,6 @@
-"""Every shipped recipe composes, is valid as it stands, and trains three steps on a tiny model of its family."""
+"""Every shipped recipe composes, is valid as it stands, and trains and resumes on a tiny model of its family."""
 
+import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ PUBLISHED = {
     "rlhflow_mistral_7b": (5e-6, 512, 1, "CosineAnnealing", 4096),
     "rm_gallery_qwen2_5_7b": (5e-7, 256, 3, "CosineAnnealing", 4096),
 }
+NEEDED = ["exp_manager.explicit_log_dir=x", "model.restore_from_path=x"]
 SHAPES = {
     "rlhflow_gemma_2b": ("gemma", 18, 2048, 8, 1, 256_000), "rlhflow_mistral_7b": ("mistral", 32, 4096, 32, 8, 32_000),
     "rlhflow_llama3_8b": ("llama", 32, 4096, 32, 8, 128_256), "halos_llama3_8b": ("llama", 32, 4096, 32, 8, 128_256),
@@ -43,7 +45,7 @@ SHAPES = {
 
 def tiny_config(recipe: str, folder: Path) -> Path:
     """A configuration that builds on the recipe, with files that are here in the place of the hub's."""
-    settings = load_settings(f"recipe/{recipe}", ["exp_manager.explicit_log_dir=x", "model.restore_from_path=x"])
+    settings = load_settings(f"recipe/{recipe}", NEEDED)
     sources = []
     for source in settings.model.data.train:
         file = write(folder / f"{recipe}-{source.name}.parquet", ROWS[source.name] * 8)
@@ -60,8 +62,7 @@ def test_a_recipe_says_where_it_comes_from_and_has_the_published_settings(recipe
     ]
     assert any(line.startswith("Result: ") for line in head)
     assert "github.com/" in "\n".join(head) or "docs/" in "\n".join(head)
-    overrides = ["exp_manager.explicit_log_dir=x", "model.restore_from_path=x"]
-    settings = load_settings(f"recipe/{recipe}", overrides)
+    settings = load_settings(f"recipe/{recipe}", NEEDED)
     model = settings.model
     found = (
         *(model.optim.lr, model.global_batch_size, settings.trainer.max_epochs),
@@ -90,18 +91,21 @@ def test_a_recipe_is_valid_for_the_model_that_it_starts_from(recipe: str, tmp_pa
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """Log directories of three steps of each, from one launch."""
+    """Log directories of three steps of each and, resumed as a Slurm job does, a fourth, from one launch."""
     folder = tmp_path_factory.mktemp("recipes")
+    named = {load_settings(f"recipe/{recipe}", NEEDED).model.tokenizer.pad_token for recipe in RECIPES} - {None}
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": sorted(named)})
     models = {}
     for family in sorted({FAMILIES.get(recipe, "llama2, a key per query") for recipe in RECIPES}):
-        models[family] = save(family, folder / f"model-{len(models)}", classifier=False, tokenizer=tokenizer)
+        model = folder / f"model-{len(models)}"
+        models[family] = save(family, model, classifier=False, tokenizer=tokenizer, vocab_size=len(tokenizer))
     runs = []
     for recipe in RECIPES:
         start = models[FAMILIES.get(recipe, "llama2, a key per query")]
         tiny = [
             f"exp_manager.explicit_log_dir={folder / recipe}",
             f"model.restore_from_path={start}",
-            "model.tokenizer.pad_token=null",
             "model.encoder_seq_length=256",
             "model.tensor_model_parallel_size=1",
             "model.pipeline_model_parallel_size=1",
@@ -112,18 +116,20 @@ def logs(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
             "trainer.num_nodes=1",
             "trainer.accelerator=cpu",
             "trainer.precision=32",
-            "trainer.max_steps=3",
+            "trainer.max_epochs=null",
             "trainer.log_every_n_steps=1",
+            "exp_manager.resume_if_exists=true",
         ]
-        runs.append(Run(tiny, config=tiny_config(recipe, folder)))
+        config = tiny_config(recipe, folder)
+        runs += [Run([*tiny, f"trainer.max_steps={steps}"], config=config) for steps in (3, 4)]
     run_together(1, runs, folder, timeout_s=400)
     return folder
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_trains_three_steps(recipe: str, logs: Path) -> None:
+def test_a_recipe_trains_three_steps_and_goes_on(recipe: str, logs: Path) -> None:
     losses = metrics(logs / recipe, "train/loss")
-    assert len(losses) == 3
+    assert len(losses) == 4
     assert all(0.0 < loss < 5.0 for loss in losses)
     assert all(metrics(logs / recipe, "train/grad_norm"))
 
@@ -144,5 +150,5 @@ def test_a_mixture_logs_every_source(logs: Path) -> None:
 
 def test_learning_rates_are_the_schedules(logs: Path) -> None:
     """Three steps: linear decay without warm-up; a warm-up of a tenth of three steps is one step."""
-    assert metrics(logs / "open_instruct_tulu3_8b", "train/lr") == pytest.approx([3e-6, 2e-6, 1e-6])
-    assert metrics(logs / "halos_llama3_8b", "train/lr") == pytest.approx([2.5e-6, 5e-6, 5e-6])
+    assert metrics(logs / "open_instruct_tulu3_8b", "train/lr")[:3] == pytest.approx([3e-6, 2e-6, 1e-6])
+    assert metrics(logs / "halos_llama3_8b", "train/lr")[:3] == pytest.approx([2.5e-6, 5e-6, 5e-6])

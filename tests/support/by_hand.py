@@ -67,7 +67,7 @@ def by_hand(model: str, settings: Any, folder: Path) -> list[float]:
 
     pretrained = find_pretrained(model)
     tokenizer = load_tokenizer(str(pretrained.tokenizer), None)
-    sets = load_sets(settings, tokenizer, pretrained.tokenizer, False, Terminal(None))
+    sets = load_sets(settings, tokenizer, False, Terminal(None))
     data = data_module_class(sets["train"], {}, settings, num_steps=3, pad_id=tokenizer.pad_token_id)
     optim = settings.model.optim
     adam = OptimizerConfig(

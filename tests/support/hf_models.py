@@ -86,9 +86,9 @@ def hf_config_of(shape: str) -> dict[str, Any]:
     return _SIZES | SHAPES[shape]
 
 
-def build(shape: str, *, classifier: bool = True, seed: int = 0) -> Any:
-    """A model in fp32 whose norms and biases are random too."""
-    config = AutoConfig.for_model(**hf_config_of(shape), num_labels=1)
+def build(shape: str, *, classifier: bool = True, seed: int = 0, **changed: Any) -> Any:
+    """A model in fp32 whose norms and biases are random too; `changed` are fields of its configuration."""
+    config = AutoConfig.for_model(**hf_config_of(shape) | changed, num_labels=1)
     kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     torch.manual_seed(seed)
     model = kind.from_config(config, attn_implementation="eager").float().eval()
@@ -100,10 +100,16 @@ def build(shape: str, *, classifier: bool = True, seed: int = 0) -> Any:
 
 
 def save(
-    shape: str, folder: Path, *, dtype: torch.dtype = torch.float32, classifier: bool = True, tokenizer: Any = None
+    shape: str,
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    classifier: bool = True,
+    tokenizer: Any = None,
+    **changed: Any,
 ) -> Path:
     """Save one as its authors would, in several shards."""
-    build(shape, classifier=classifier).to(dtype).save_pretrained(folder, max_shard_size="150KB")
+    build(shape, classifier=classifier, **changed).to(dtype).save_pretrained(folder, max_shard_size="150KB")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
     return folder

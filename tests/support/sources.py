@@ -49,7 +49,7 @@ def open_set(path: str, tokenizer: Any, /, *overrides: str, **source: Any) -> Pa
     data = replace(settings.model.data, train=[SourceSettings(**({"path": path} | source))])
     settings = replace(settings, model=replace(settings.model, data=data))
     own = copy.deepcopy(tokenizer)  # a template may be put into it
-    return load_sets(settings, own, Path(tokenizer.name_or_path), False, Terminal(None))["train"]
+    return load_sets(settings, own, False, Terminal(None))["train"]
 
 
 def conversations(pairs: PairSet, pair: int) -> list[np.ndarray]:

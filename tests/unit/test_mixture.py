@@ -45,7 +45,7 @@ def mixture(
     sets = {name: [SourceSettings(path=path) for path in paths] for name, paths in validation.items()}
     data = replace(settings.model.data, train=made, validation=sets)
     settings = replace(settings, model=replace(settings.model, data=data))
-    return load_sets(settings, tokenizer, Path(tokenizer.name_or_path), True, terminal or Terminal(None))
+    return load_sets(settings, tokenizer, True, terminal or Terminal(None))
 
 
 def counts(pairs: PairSet) -> list[int]:
@@ -118,7 +118,7 @@ def test_a_step_of_responses_to_one_prompt_holds_it_once(tmp_path: Path, tokeniz
     settings = settings_with()
     data = replace(settings.model.data, train=[SourceSettings(path=file, pairs={"mode": "all_pairs"})])
     settings = replace(settings, model=replace(settings.model, data=data))
-    train = load_sets(settings, tokenizer, Path(tokenizer.name_or_path), False, Terminal(None))["train"]
+    train = load_sets(settings, tokenizer, False, Terminal(None))["train"]
     numbers = pairs_of_step(1, 0, 12, train.epoch)
     groups, sizes = group_pairs(train.parts(numbers), 1000, hidden_size=64)
     assert sorted(map(len, groups)) == [3, 3, 3, 3]

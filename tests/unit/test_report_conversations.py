@@ -29,8 +29,8 @@ def opened(tokenizer: Any, *sources: Any, **keys: Any) -> tuple[PairSet, Setting
     settings = replace(
         settings, model=replace(settings.model, data=replace(settings.model.data, validation={"v": given}))
     )
-    own, folder = copy.deepcopy(tokenizer), Path(tokenizer.name_or_path)
-    pairs = load_sets(settings, own, folder, True, Terminal(None), with_train=False)["v"]
+    own = copy.deepcopy(tokenizer)
+    pairs = load_sets(settings, own, True, Terminal(None), with_train=False)["v"]
     return pairs, settings, load_renderer(own, settings.model.data)
 
 

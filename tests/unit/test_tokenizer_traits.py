@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nemo_bt.data.formats.responses import Chat
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.chat_template import Renderer
+from nemo_bt.data.tokenize.tokenizer import digest_of_tokenizer, keep_tokenizer, load_tokenizer
 from tests.support.dialogs import dialogs
 from tests.support.preferences import messages
 from tests.support.sources import conversations, dropped, open_set, write
@@ -63,6 +64,23 @@ def test_a_system_message_is_taken_or_refused_as_the_template_does(renderer: Any
     (text,) = renderer(trait).texts([Chat([{"role": "system", "content": "Be kind."}, *messages("a", "b")])])
     assert isinstance(text, RowError) != TRAITS[trait].system
     assert TRAITS[trait].system or "System role not supported" in str(text)
+
+
+@every_trait
+def test_what_was_saved_of_it_has_its_digest(trait: str, tmp_path: Path) -> None:
+    """A checkpoint holds a copy with the pad token written in, and a run that resumes reads that."""
+    folder = make(TRAITS[trait], tmp_path / "made")
+    other = {"<|second|>"} if TRAITS[trait].kind == "PreTrainedTokenizerFast" else set()
+    digests = set()
+    for pad in {TRAITS[trait].own_pad or TRAITS[trait].pad} | other:
+        named = load_tokenizer(str(folder), TRAITS[trait].own_pad)
+        named.add_special_tokens({"pad_token": pad})
+        kept = tmp_path / f"kept{len(digests)}"
+        keep_tokenizer(named, folder, kept)
+        digests.add(digest_of_tokenizer(named))
+        assert digest_of_tokenizer(load_tokenizer(str(kept), pad)) in digests
+        assert digest_of_tokenizer(load_tokenizer(str(kept), None)) in digests
+    assert len(digests) == 1 + len(other)
 
 
 def test_the_traits_are_there(renderer: Any) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,7 @@ from nemo_bt.data.store.encode import EncodingSpec
 from nemo_bt.data.store.mixture import make_epoch, num_wanted
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
-from nemo_bt.data.tokenize.tokenizer import AUTO, tokenizer_files
+from nemo_bt.data.tokenize.tokenizer import AUTO, digest_of_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 
@@ -30,7 +28,6 @@ from nemo_bt.observability.terminal import Terminal
 def load_sets(
     settings: Settings,
     tokenizer: Any,
-    tokenizer_folder: Path,
     with_validation: bool,
     terminal: Terminal,
     with_train: bool = True,
@@ -40,7 +37,6 @@ def load_sets(
     Args:
         settings: settings whose model.max_position_embeddings `within_positions` has set.
         tokenizer: gets the chat template that the settings name.
-        tokenizer_folder: where the tokenizer was loaded from.
         terminal: gets a line for each source.
 
     Raises:
@@ -50,7 +46,7 @@ def load_sets(
     if settings.model.tokenizer.pad_token == AUTO:
         terminal.line(f"pad token: {tokenizer.pad_token} (model.tokenizer.pad_token=auto)")
     renderer = load_renderer(tokenizer, data)
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in tokenizer_files(tokenizer_folder))).hexdigest()
+    digest = digest_of_tokenizer(tokenizer)
     wanted = ({"train": data.train} if with_train else {}) | (data.validation if with_validation else {})
     sets: dict[str, PairSet] = {}
     for name, sources in wanted.items():

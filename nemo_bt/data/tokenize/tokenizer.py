@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -55,14 +56,14 @@ def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] 
                 f"{options[1]}=auto: the vocabulary of {folder} has no special token that nothing uses. Name a token "
                 "that no text contains."
             )
-        tokenizer.pad_token = unused[0]
+        tokenizer.add_special_tokens({"pad_token": unused[0]})
     elif pad_token not in (None, AUTO):
         if pad_token not in tokenizer.get_vocab():
             raise UserError(
                 f"{options[1]}: '{pad_token}' is not in the vocabulary of {folder}. Choose a token that is there and "
                 f"that no text contains{_choice(unused)}."
             )
-        tokenizer.pad_token = pad_token
+        tokenizer.add_special_tokens({"pad_token": pad_token})  # as the saved tokenizer will be when it is loaded
     if tokenizer.pad_token is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         found = "no pad token" if tokenizer.pad_token is None else f"pad = eos = '{tokenizer.eos_token}'"
         raise UserError(
@@ -83,6 +84,25 @@ def _opened(folder: Path) -> Any:
     if config.get("tokenizer_class") == "TokenizersBackend":
         return PreTrainedTokenizerFast.from_pretrained(folder, **kept)
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kept)
+
+
+def digest_of_tokenizer(tokenizer: Any) -> str:
+    """Give the SHA-256 of what a tokenizer does: the same for a folder and for what was saved of it.
+
+    It covers vocabulary, merges, normalisation and special tokens. The chat template is not in it, nor what a fast
+    tokenizer cuts and fills up, which is turned off.
+    """
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+        does = tokenizer.backend_tokenizer.to_str()
+    else:
+        flags = [getattr(tokenizer, key, None) for key in ("add_bos_token", "add_eos_token")]
+        file = Path(str(getattr(tokenizer, "vocab_file", "")))
+        model = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
+        does = json.dumps([flags, model, sorted(tokenizer.get_vocab().items())])
+    return hashlib.sha256((json.dumps(named, sort_keys=True) + does).encode()).hexdigest()
 
 
 def unused_tokens(tokenizer: Any) -> list[str]:
