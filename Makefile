@@ -54,7 +54,7 @@ $(REWARDBENCH): tests/real/rewardbench.txt
 # SmolLM2-135M and Gemma 3 270M, trained, exported and compared with transformers; rewardbench's command in its own
 # environment. Under 15 minutes on two cores.
 test-real: models $(REWARDBENCH)
-	OMP_NUM_THREADS=1 NEMO_BT_TEST_REAL=1 $(BIN)/pytest --capture=no tests/real
+	OMP_NUM_THREADS=1 NEMO_BT_TEST_REAL=1 $(BIN)/pytest --capture=no --junitxml=runs/test-real.xml tests/real
 
 # What only a GPU shows; NEMO_BT_TEST_GPU=cpu runs what it can of it on a CPU. Some minutes.
 test-gpu: $(INSTALLED)

@@ -2,8 +2,8 @@
 
 python -m benchmarks.compatibility --data folder/with/hh_val.parquet
 
-It takes what `make models` has prepared, and writes docs/reference/compatibility.md. `make test-real` tries rewards,
-training and exports of the models with real weights.
+It takes what `make models` has prepared and what `make test-real` has left in runs/test-real.xml, and writes
+docs/reference/compatibility.md.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.support.sources import open_set
 from tests.support.token_truth import DAY, renderer_of, true_ids
 
 _PAGE = Path(__file__).parents[1] / "docs" / "reference" / "compatibility.md"
+_TRIED = Path("runs/test-real.xml")
 _ROWS = 64
 _HEAD = f"""# Models and vocabularies that were tried
 
@@ -34,8 +36,7 @@ Each row is a tokenizer as its model publishes it, with real weights where that 
 {_ROWS} pairs of hh-rlhf whose token ids equal transformers' `apply_chat_template`, of all. *pairs*: pairs that are
 kept; the others are named by their reason. *pad*: what `model.tokenizer.pad_token=auto` takes. *BOS*: who writes it.
 *scored at*: the last token of a conversation, whose output is the reward. This page is written by
-`python -m benchmarks.compatibility` after `make models`. `make test-real` tries the models with weights from training
-to export.
+`python -m benchmarks.compatibility` after `make test-real`.
 
 | model | weights | ids | pairs | pad | BOS | system message | scored at |
 |---|---|---|---|---|---|---|---|"""
@@ -52,7 +53,30 @@ def main() -> None:
     for name in BY_NAME:
         lines.append(_row(name, args.data / "hh_val.parquet"))
         print(lines[-1], flush=True)
-    _PAGE.write_text("\n".join(lines) + "\n")
+    _PAGE.write_text("\n".join([*lines, "", *_tried(_TRIED)]) + "\n")
+
+
+def _tried(report: Path) -> list[str]:
+    """Make a table of the tests with real weights, a row each and a column for each model."""
+    if not report.is_file():
+        sys.exit(f"not there: {report}. Run make test-real first.")
+    found: dict[str, dict[str, str]] = {}
+    models = [name for name, model in BY_NAME.items() if model.config]
+    for case in ElementTree.parse(report).iter("testcase"):
+        test, _, parameters = case.attrib["name"].removeprefix("test_").rstrip("]").partition("[")
+        model = next(name for name in models if parameters.startswith(name))
+        what = " ".join([test.replace("_", " "), parameters.removeprefix(model).lstrip("-")]).strip()
+        skipped = case.find("skipped")
+        failed = any(case.find(kind) is not None for kind in ("failure", "error"))
+        result = "failed" if failed else f"not tried: {skipped.attrib['message']}" if skipped is not None else "yes"
+        found.setdefault(what, {})[model] = result
+    lines = [
+        "## Real weights, by `make test-real`",
+        "",
+        f"| what | {' | '.join(models)} |",
+        "|---|" + "---|" * len(models),
+    ]
+    return lines + [f"| {what} | {' | '.join(of.get(model, '') for model in models)} |" for what, of in found.items()]
 
 
 def _row(name: str, file: Path) -> str:

@@ -213,7 +213,8 @@ def test_rewardbenchs_own_command_counts_as_evaluate_does(
     )
     assert result.returncode == 0, result.stdout + result.stderr
     overall = json.loads((tmp_path / "ours" / "results.json").read_text())["overall"]
-    command = [REWARDBENCH, f"--model={exported}", f"--dataset={file}", "--load_json", "--not_quantized"]
+    command = [REWARDBENCH.with_name("python"), Path(__file__).with_name("rewardbench_on_cpu.py")]
+    command += [f"--model={exported}", f"--dataset={file}", "--load_json", "--not_quantized"]
     command += ["--torch_dtype=float32", "--max_length=1024", "--batch_size=4", f"--output_dir={tmp_path}"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "WANDB_MODE": "disabled"}
     theirs = subprocess.run(
