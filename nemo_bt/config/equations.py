@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from nemo_bt.config.data import DataSettings
-from nemo_bt.config.model import Settings
+from nemo_bt.config.model import LoraSettings, Settings
 from nemo_bt.errors import UserError
 
 _METRICS = ("loss", "accuracy", "reward_chosen", "reward_rejected", "margin", "ties")
@@ -34,6 +34,9 @@ def check_equations(settings: Settings) -> None:
     for term in ("margin", "scale", "label_smoothing", "center_rewards_coefficient"):
         if loss.custom_fn.name and getattr(loss, term):
             raise UserError(f"model.loss.{term}: {loss.custom_fn.name} is the loss and does not read it. Unset it.")
+    peft = settings.model.peft
+    if peft.peft_scheme is None and peft.lora_tuning != LoraSettings():
+        raise UserError("model.peft.lora_tuning: nothing is adapted. Set model.peft.peft_scheme=lora, or leave it out.")
     saving = exp.checkpoint_callback_params
     stopping = exp.early_stopping_callback_params
     if saving.save_top_k:

@@ -1,6 +1,5 @@
 """Every shipped recipe composes, is valid as it stands, and trains and resumes on a tiny model of its family."""
 
-import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from tests.support.data_rows import ROWS
 from tests.support.hf_models import save
 from tests.support.runs import REPO, Run, metrics, run_together
 from tests.support.sources import write
+from tests.support.token_truth import LLAMA3_MARKS, with_tokens
 
 RECIPES = sorted(path.stem for path in (REPO / "conf" / "recipe").glob("*.yaml"))
 FAMILIES = {
@@ -94,8 +94,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     """Log directories of three steps of each and, resumed as a Slurm job does, a fourth, from one launch."""
     folder = tmp_path_factory.mktemp("recipes")
     named = {load_settings(f"recipe/{recipe}", NEEDED).model.tokenizer.pad_token for recipe in RECIPES} - {None}
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.add_special_tokens({"additional_special_tokens": sorted(named)})
+    tokenizer = with_tokens(tokenizer, *sorted(named), *LLAMA3_MARKS)
     models = {}
     for family in sorted({FAMILIES.get(recipe, "llama2, a key per query") for recipe in RECIPES}):
         model = folder / f"model-{len(models)}"

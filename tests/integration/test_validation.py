@@ -1,5 +1,6 @@
 """When runs validate, what they keep for it, and what ends them early."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,18 @@ def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     whole, asked = (
         [*common(dataset, folder / name, 2), *both, "exp_manager.resume_if_exists=true"] for name in ("whole", "asked")
     )
+    extended = [*common(dataset, folder / "extended", 1), *MODEL, "exp_manager.resume_if_exists=true"]
+    one += [Run([*extended, f"trainer.max_steps={steps}"]) for steps in (3, 5)]
     return {1: one, 2: [Run(whole), Run(asked, asked_at=4), Run(asked, asked_at=STEPS)]}
+
+
+@pytest.mark.runs("extended")
+def test_a_run_that_is_extended_validates_every_pair_once_a_time(logs: Logs) -> None:
+    lines = [json.loads(line) for line in (logs / "extended" / "metrics.jsonl").read_text().splitlines()]
+    validated = [(line["step"], line["val/held_out/pairs"]) for line in lines if "val/held_out/pairs" in line]
+    assert [step for step, _ in validated] == [3, 5]
+    assert len({pairs for _, pairs in validated}) == 1
+    assert [line["step"] for line in lines if "train/loss" in line] == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.runs("asked", "whole")

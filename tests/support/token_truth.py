@@ -1,5 +1,6 @@
 """What the token ids of conversations have to be: transformers' own, with one BOS where the tokenizer puts one."""
 
+import copy
 import datetime
 from typing import Any
 
@@ -33,3 +34,13 @@ def check_ids(renderer: Renderer, dialogs: list[list[dict[str, str]]], adds_bos:
         assert ids.tolist() == true_ids(renderer.tokenizer, messages, adds_bos), messages
         assert bos is None or ids[:2].tolist() != [bos, bos]
         assert not renderer.wrong_bos(ids)
+
+
+def with_tokens(tokenizer: Any, *tokens: str) -> Any:
+    """A copy of the tokenizer that has these special tokens too."""
+    own = copy.deepcopy(tokenizer)
+    own.add_special_tokens({"additional_special_tokens": list(tokens)})
+    return own
+
+
+LLAMA3_MARKS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")

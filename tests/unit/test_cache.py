@@ -14,6 +14,7 @@ from nemo_bt.data.store import build as build_module
 from nemo_bt.errors import UserError
 from tests.support.preferences import GOOD
 from tests.support.sources import entries, open_set, texts, write
+from tests.support.token_truth import LLAMA3_MARKS, with_tokens
 
 
 def rewritten(file: Path, row: dict[str, Any]) -> None:
@@ -81,13 +82,10 @@ def test_whatever_ids_depend_on_makes_another_cache(
     tmp_path: Path, tokenizer: Any, cache: Path, change: str, monkeypatch: Any
 ) -> None:
     file = write(tmp_path / "f.jsonl", [GOOD | {"good": GOOD["chosen"]}])
+    tokenizer = with_tokens(tokenizer, *LLAMA3_MARKS)
     before = open_set(file, tokenizer).sources[0].folder
     if change == "model.tokenizer.type=other":
-        tokenizer.save_pretrained(tmp_path / "other")
-        config = json.loads((tmp_path / "other" / "tokenizer_config.json").read_text())
-        (tmp_path / "other" / "tokenizer_config.json").write_text(json.dumps(config | {"clean_up": True}))
-        monkeypatch.setattr(tokenizer, "name_or_path", str(tmp_path / "other"))
-        after = open_set(file, tokenizer)
+        after = open_set(file, with_tokens(tokenizer, "<|more|>"))
     elif "=" in change:
         after = open_set(file, tokenizer, change)
     else:

@@ -12,6 +12,7 @@ from nemo_bt.data.tokenize.tokenizer import keep_tokenizer, load_tokenizer
 from nemo_bt.errors import UserError
 from tests.support.preferences import GOOD, messages
 from tests.support.sources import dropped, open_set, settings_with, texts, write
+from tests.support.token_truth import LLAMA3_MARKS, with_tokens
 
 DATED = (
     "{{ bos_token }}{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
@@ -32,7 +33,12 @@ def test_templates_by_file_by_shipped_name_and_by_the_tokenizers_name(
     )
     (pair,) = texts(open_set(file, tokenizer, f"model.data.chat_template={tmp_path / 'own.jinja'}"), tokenizer)
     assert pair[0] == "<|bos|>[some tea][I bring tea.]<|end|>"
-    (pair,) = texts(open_set(file, tokenizer, "model.data.chat_template=llama3"), tokenizer)
+    with pytest.raises(
+        UserError, match=r"chat_template=llama3: it writes <\|end_header_id\|>, <\|eot_id\|>, <\|start_h"
+    ):
+        open_set(file, tokenizer, "model.data.chat_template=llama3")
+    of_llama = with_tokens(tokenizer, *LLAMA3_MARKS)
+    (pair,) = texts(open_set(file, of_llama, "model.data.chat_template=llama3"), of_llama)
     assert pair[1] == (
         "<|bos|><|start_header_id|>user<|end_header_id|>\n\nsome tea<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\nI bring milk.<|eot_id|>"
@@ -131,7 +137,7 @@ def test_a_slow_tokenizer_gives_the_same_ids(tmp_path: Path, tokenizer: Any, mon
 
 def test_a_template_that_was_chosen_goes_with_the_tokenizer(tmp_path: Path, dataset: Path) -> None:
     folder = dataset / "tokenizer"
-    tokenizer = load_tokenizer(str(folder), None)
+    tokenizer = with_tokens(load_tokenizer(str(folder), None), *LLAMA3_MARKS)
     load_renderer(tokenizer, settings_with("model.data.chat_template=llama3").model.data)
     keep_tokenizer(tokenizer, folder, tmp_path / "kept", new_template=True)
     again = load_tokenizer(str(tmp_path / "kept"), None)

@@ -169,6 +169,7 @@ def test_what_cannot_work_shows_its_numbers(overrides: list[str], message: str) 
             ],
             r"peft\.lora_tuning\.adapter_dim=3 is not a multiple of .*=2",
         ),
+        (GEMMA2, [f"{LORA}.adapter_dim=3"], r"nothing is adapted\. Set model\.peft\.peft_scheme=lora"),
     ],
 )
 def test_a_models_parts_have_to_fit(

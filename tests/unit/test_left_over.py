@@ -60,3 +60,13 @@ def test_beside_bare_texts_a_column_of_sentences_is_a_prompt(tmp_path: Path, tok
     with pytest.raises(UserError, match=r"reads nothing of title: .* Set model\.data\.prompt_key=title to use"):
         open_set(file, tokenizer)
     assert len(open_set(file, tokenizer, prompt_key="title").epoch) == 8
+
+
+@pytest.mark.parametrize("key", ["prompt_key", "system_key"])
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_column_that_is_named_and_not_there_is_refused(tmp_path: Path, tokenizer: Any, key: str, suffix: str) -> None:
+    file = write(tmp_path / f"rows.{suffix}", [PAIR | {"question": "q", "rules": None}] * 3)
+    message = rf"model\.data\.{key}=qestion, but there is no such column: found chosen, question, rejected, rules\."
+    with pytest.raises(UserError, match=message):
+        open_set(file, tokenizer, **{key: "qestion"})
+    assert len(open_set(file, tokenizer, prompt_key="question", system_key="rules").epoch) == 3

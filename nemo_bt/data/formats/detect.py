@@ -71,6 +71,7 @@ def detect(
         UserError: none fits. Says which columns there are, or which nothing would read.
     """
     columns = columns_seen(rows)
+    _check_keys(name, columns, keys, types)
     named = named_format(keys)
     fitting = [named] if named else [form for form in FORMATS if _fits(FORMATS[form], columns, keys, scores)]
     if not fitting:
@@ -128,6 +129,18 @@ def _read(form: Format, keys: RowSettings) -> set[str]:
     """Name the columns that are read from the rows of a format."""
     own = [keys.margin_key, keys.weight_key, *score_columns(keys)] if form.is_preference else []
     return {name for name in (*map(keys.named, columns_named(form)), *own, keys.tools_key) if name}
+
+
+def _check_keys(name: str, columns: Mapping[str, Any], keys: RowSettings, types: Mapping[str, str] | None) -> None:
+    """Check that a column which the user names for the prompt or the system message is there."""
+    have = columns.keys() | (types or {}).keys()
+    for key in ("prompt_key", "system_key"):
+        named = getattr(keys, key)
+        if named and named != getattr(RowSettings, key) and not {named, named.split(".")[0]} & have and columns:
+            raise UserError(
+                f"{name}: model.data.{key}={named}, but there is no such column: found {', '.join(sorted(have))}. "
+                "Where other sources have it, set it in these alone."
+            )
 
 
 def _check_answers(name: str, form: str, rows: Sequence[Row], keys: RowSettings) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from nemo_bt.errors import UserError
 
 PLAIN = "none"
 """Name of the template that there is none: conversations stay plain text."""
+_MARK = re.compile(r"<\|[^|<>\s{}]+\|>")
+"""How most families write the special tokens of their turns."""
 
 
 def pick_template(tokenizer: Any, wanted: str | None) -> str | None:
@@ -29,9 +32,22 @@ def pick_template(tokenizer: Any, wanted: str | None) -> str | None:
     folder = Path(next(iter(nemo_bt.conf.__path__))) / "chat_template"
     for file in (folder / f"{wanted}.jinja", Path(wanted)):
         if file.is_file():
-            return file.read_text()
+            template = file.read_text()
+            _check_marks(template, wanted, tokenizer)
+            return template
     shipped = sorted(file.stem for file in folder.glob("*.jinja"))
     raise UserError(
         f"model.data.chat_template: {wanted} is no file, no template of the tokenizer ({', '.join(named) or 'none'}) "
         f"and none of {', '.join(shipped)}."
     )
+
+
+def _check_marks(template: str, name: str, tokenizer: Any) -> None:
+    """Check that what the template writes as special tokens are tokens: else the scored one is a piece of text."""
+    missing = sorted(set(_MARK.findall(template)) - tokenizer.get_vocab().keys())
+    if missing:
+        raise UserError(
+            f"model.data.chat_template={name}: it writes {', '.join(missing)}, which the vocabulary of "
+            f"{tokenizer.name_or_path} does not have: the model would read and be scored at pieces of them. Use the "
+            "tokenizer's own template (null), or one that is made for it."
+        )

@@ -44,13 +44,16 @@ class Validation(pl.Callback):
         is_validated = self.record.get("step") == step
         if trainer.is_global_zero:
             self.metrics_log.drop_after(step, is_validated)
+        steps, loop = trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop
+        loop.restarting = False  # it would leave out the batches that it had when the run was saved
+        steps.batch_progress.is_last_batch = (
+            False  # of a run that is extended: Lightning would validate before its steps
+        )
         is_due = self.at_start if step == 0 else self._is_due(step)
         if is_due and trainer.enable_validation and not is_validated:
             connector = trainer._logger_connector
-            loop = trainer.fit_loop.epoch_loop.val_loop
             trainer.validating = True
             is_first = connector._first_loop_iter
-            loop.restarting = False  # it would leave out the batches that it had when the run was saved
             loop.run()
             trainer.training = True
             connector._first_loop_iter = is_first
