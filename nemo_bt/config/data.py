@@ -37,6 +37,14 @@ def _check_weights(score_key: str | list[str] | dict[str, float]) -> str | list[
     return score_key
 
 
+def _check_template(template: str) -> str:
+    if "{}" not in template:
+        raise ValueError("expected a text with {} for the prompt")
+    if "\\n" in template:
+        raise ValueError("expected line ends, found backslash n: type $'...' in a shell, or \"...\" in YAML")
+    return template
+
+
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CustomClass:
     """A data set class of one's own; the two contracts are in nemo_bt/data/formats/custom.py."""
@@ -101,7 +109,7 @@ class RowSettings:
     answers_hold_prompt: bool | None = None
     """Whether texts of chosen and rejected begin with the prompt, which is then taken off them; null asks where all
     do."""
-    input_template: str | None = None
+    input_template: Annotated[str, AfterValidator(_check_template)] | None = None
     """A text with {} for the prompt, as "User: {}\\nAssistant: ": prompts of text are put in, and nothing else renders
     them."""
     pairs: PairRules = field(default_factory=PairRules)

@@ -163,6 +163,9 @@ def _rm_bench(rows: Sequence[Scored]) -> dict[str, Any]:
     domains = {row.names.get("domain") for row in rows}
     unknown = [str(domain) for domain in domains if not str(domain).startswith(rm_bench.DOMAINS)]
     if unknown and domains != {None}:
-        raise UserError(f"evaluate.kind=rm_bench: domains are {', '.join(rm_bench.DOMAINS)}, got {', '.join(unknown)}.")
+        raise UserError(
+            f"rows have three right and three wrong answers, as RM-Bench alone has; its domains are "
+            f"{', '.join(rm_bench.DOMAINS)}, got {', '.join(unknown)}. Set evaluate.kind=pairs for the first of each."
+        )
     scores = rm_bench.scores(rows)
     return {"score": scores["average"]["average"], "domains": scores}

@@ -82,7 +82,7 @@ ONE_PAIR = {
     ],
     "ppe": [{"prompt": USER, "response_1": REJECTED, "response_2": CHOSEN, "winner": "model_b", "model_a": "m"}],
     "summarize": [
-        {"info": {"post": USER, "title": "t"}, "summaries": [{"text": REJECTED}, {"text": CHOSEN}], "choice": 1}
+        {"info": {"post": USER, "id": "t"}, "summaries": [{"text": REJECTED}, {"text": CHOSEN}], "choice": 1}
     ],
     "sharegpt": [
         {

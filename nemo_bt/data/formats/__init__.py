@@ -3,7 +3,8 @@
 Read `responses` (what every format gives), `table` (the formats, an entry each, made of `format`), `parse` (a row and
 its format -> responses) with `prompts`, `turns`, `scores`, `values` (fields of a row, checked) and `helpsteer3` (the
 one that needs code of its own); then `detect` (columns -> format), `left_over` (columns that nobody would read),
-`key_hints` (keys for the message where no format fits), and `custom` (a data set class of one's own).
+`key_hints` (keys for the message where no format fits), `line_pairs` (rows that belong together), and `custom` (a data
+set class of one's own).
 
 May import `data.read`, `config` and `errors`.
 """

@@ -11,6 +11,7 @@ from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.format import Format
 from nemo_bt.data.formats.key_hints import keys_to_set
 from nemo_bt.data.formats.left_over import left_over, refusal
+from nemo_bt.data.formats.line_pairs import in_pairs
 from nemo_bt.data.formats.parse import parse
 from nemo_bt.data.formats.responses import PromptGroup
 from nemo_bt.data.formats.scores import score_columns
@@ -74,6 +75,8 @@ def detect(
     _check_keys(name, columns, keys, types)
     named = named_format(keys)
     fitting = [named] if named else [form for form in FORMATS if _fits(FORMATS[form], columns, keys, scores)]
+    if not named:
+        fitting = [form for form in fitting if FORMATS[form].lines == 1 or in_pairs(rows, FORMATS[form].conversation)]
     if not fitting:
         raise _unknown(name, rows, columns, keys, types)
     left: dict[str, list[str]] = {}
@@ -156,11 +159,11 @@ def _check_answers(name: str, form: str, rows: Sequence[Row], keys: RowSettings)
         and row[keys.prompt_key].strip()
         and not is_transcript(row[keys.prompt_key])
     ]
-    if repeats and all(repeats):
+    if 2 * sum(repeats) > len(repeats):
         raise UserError(
-            f"{name}: '{keys.chosen_key}' and '{keys.rejected_key}' begin with '{keys.prompt_key}' in all of the first "
-            f"{len(repeats)} rows: the model would read the prompt twice. Set model.data.answers_hold_prompt=true to "
-            "take it off the answers, or false to leave them as they are."
+            f"{name}: '{keys.chosen_key}' and '{keys.rejected_key}' begin with '{keys.prompt_key}' in {sum(repeats)} "
+            f"of the first {len(repeats)} rows: the model would read the prompt twice. Set "
+            "model.data.answers_hold_prompt=true to take it off the answers, or false to leave them as they are."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +48,9 @@ def keys_to_set(columns: Mapping[str, Any], keys: RowSettings) -> str:
         found |= {"response_key": responses[0]} | _score_of({k: v for k, v in columns.items() if k != "id"})
     else:
         return "Set model.data.chosen_key and the like"
-    wanted = [f"model.data.{key}={name}" for key, name in found.items() if name and name != getattr(keys, key)]
+    wanted = [
+        shlex.quote(f"model.data.{key}={name}") for key, name in found.items() if name and name != getattr(keys, key)
+    ]
     return f"Set {' '.join(wanted)}" if wanted else "Set model.data.chosen_key and the like"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ _FACT_WORDS = {
     *("category", "class", "count", "date", "hash", "id", "idx", "index", "key", "lang", "language", "len", "length"),
     *("model", "name", "num", "number", "score", "source", "subset", "time", "token", "type", "uuid"),
 }
-"""... unless one of these is there too."""
+"""... unless one of these is the last."""
 _MEDIA_WORDS = {"audio", "image", "picture", "video"}
 """Words in the names of columns of what is no text and belongs to the conversation."""
 _LOOKED_AT = 32
@@ -44,8 +45,9 @@ def left_over(
     """
     unread = list(unread)
     suspect = [name for name in unread if _is_prompt_like(name) or (not asks and _has_sentences(rows, name))]
+    suspect = [name for name in suspect if any(_filled(row, name) for row in rows)]
     found = {name: None for name in unread if _is_media(name) and any(_filled(row, name) for row in rows)}
-    for row in rows[:_LOOKED_AT] if suspect else []:
+    for row in [row for row in rows if any(_filled(row, name) for name in suspect)][:_LOOKED_AT]:
         try:
             conversation = _conversation(parse(row))
         except RowError:
@@ -58,18 +60,18 @@ def left_over(
 
 
 def _is_prompt_like(name: str) -> bool:
-    words = _words(name)
-    return bool(words & _PROMPT_WORDS) and not words & _FACT_WORDS
+    return name.lower() == "text" or _is_called(name, _PROMPT_WORDS)
 
 
 def _is_media(name: str) -> bool:
-    words = _words(name)
-    return bool(words & _MEDIA_WORDS) and not words & _FACT_WORDS
+    return _is_called(name, _MEDIA_WORDS)
 
 
-def _words(name: str) -> set[str]:
-    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
-    return words | {word.removesuffix("s") for word in words}
+def _is_called(name: str, words: set[str]) -> bool:
+    """Tell whether one of the words is in a name whose last word says no fact about it, as in prompt_id."""
+    found = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower())
+    found = [word if word in words else word.removesuffix("s") for word in found]
+    return bool(words & set(found)) and found[-1] not in _FACT_WORDS
 
 
 def _filled(row: Row, name: str) -> bool:
@@ -91,8 +93,8 @@ def _texts(value: Any) -> list[str]:
             return [message["content"] for message in as_messages(turns, "") if (message["content"] or "").strip()]
         except RowError:
             return []
-    if isinstance(value, list):
-        return [text for one in value for text in _texts(one)]
+    if isinstance(value, list | dict):
+        return [text for one in (value.values() if isinstance(value, dict) else value) for text in _texts(one)]
     return [value] if isinstance(value, str) and value.strip() else []
 
 
@@ -122,9 +124,9 @@ def refusal(name: str, form: str, left: Sequence[str], reads_prompt: bool) -> Us
     asked = next((column for column in texts if column != system), None)
     sets = []
     if asked and not reads_prompt:
-        sets.append(f"model.data.prompt_key={asked}")
+        sets.append(shlex.quote(f"model.data.prompt_key={asked}"))
     if system:
-        sets.append(f"model.data.system_key={system}")
+        sets.append(shlex.quote(f"model.data.system_key={system}"))
     use = f"Set {' '.join(sets)} to use them, or" if sets else "Set model.data.prompt_key or system_key to use it, or"
     use = use if texts else "Only text can be judged. Set"
     return UserError(

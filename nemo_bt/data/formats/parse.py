@@ -11,11 +11,11 @@ from typing import Any
 
 from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.format import Format, Row, Verdict
-from nemo_bt.data.formats.prompts import Prompt, answered, prompt_at
+from nemo_bt.data.formats.prompts import Prompt, answered, in_context, prompt_at
 from nemo_bt.data.formats.responses import Chat, Preference, PromptGroup, Side, Text
 from nemo_bt.data.formats.scores import given_scores, not_negative, score_columns, score_of
-from nemo_bt.data.formats.turns import as_conversation, as_messages, text_side, turns_in
-from nemo_bt.data.formats.values import as_text, has_value, list_at, number_at, value_at
+from nemo_bt.data.formats.turns import as_conversation, as_messages, text_side, turns_in, whole_text
+from nemo_bt.data.formats.values import has_value, list_at, number_at, value_at
 from nemo_bt.data.read.drop_report import RowError
 
 
@@ -33,7 +33,7 @@ def parse(row: Row, number: int, form: Format, keys: RowSettings, chat: bool) ->
     if form.second:
         return _compared(row, number, form, keys, chat)
     if form.conversation:
-        side = whole(value_at(row, form.conversation), form.conversation, chat)
+        side = in_context(whole(value_at(row, form.conversation), form.conversation, chat), prompt_at(row, form, keys))
         scores = [float(-(number % form.lines))] if form.lines > 1 else []
         return PromptGroup([side], [number], scores, [0.0], [1.0])
     sides = responses(row, form, keys, chat)
@@ -108,10 +108,12 @@ def _side(prompt: Prompt, answer: Any, key: str, form: Format, keys: RowSettings
         return answered(prompt, answer, chat, keys)
     kinds = set(form.kinds.values())
     if kinds == {("text",)}:
-        return Text("", as_text(answer, key))
-    if kinds == {("messages",)}:
-        return Chat(as_conversation(as_messages(answer, key), key), prompt.tools)
-    return whole(answer, key, chat)
+        side: Side = Text("", whole_text(answer, key))
+    elif kinds == {("messages",)}:
+        side = Chat(as_conversation(as_messages(answer, key), key))
+    else:
+        side = whole(answer, key, chat)
+    return in_context(side, prompt)
 
 
 def pairs_of(
@@ -149,7 +151,7 @@ def _scores_of_two(row: Row, form: Format, keys: RowSettings) -> tuple[float, fl
 
 def _first_is_better(row: Row, verdict: Verdict, keys: RowSettings) -> bool | None:
     """Read which of two is better; None for a tie. A score_key that the row has is the column, with the same values."""
-    is_named = isinstance(keys.score_key, str) and keys.score_key in row
+    is_named = isinstance(keys.score_key, str) and keys.score_key != RowSettings.score_key and keys.score_key in row
     column = str(keys.score_key) if is_named else verdict.column
     value = value_at(row, column)
     for values, meaning in ((verdict.first, True), (verdict.second, False), (verdict.ties, None)):

@@ -53,14 +53,22 @@ def prompt_at(row: Row, form: Format, keys: RowSettings) -> Prompt:
     asked = "\n".join(texts)
     earlier = as_json(row.get(form.history), form.history) if form.history else None
     if earlier:
-        turns = [(role, text) for turn in earlier for role, text in zip(("user", "assistant"), turn, strict=True)]
-        messages = [{"role": role, "content": as_text(text, form.history)} for role, text in (*turns, ("user", asked))]
-        return Prompt(messages, system, tools)
+        return Prompt([*_earlier(earlier, form.history), {"role": "user", "content": asked}], system, tools)
     return Prompt(asked, system, tools)
 
 
+def _earlier(turns: Any, key: str) -> Messages:
+    """Read earlier turns: messages, or [[instruction, answer], ...]."""
+    if turns_in(turns) is not None:
+        return as_messages(turns, key)
+    if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        raise RowError("type", f"'{key}' is no list of [instruction, answer] and no messages")
+    both = [(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    return [{"role": role, "content": as_text(text, key)} for role, text in both]
+
+
 def answered(prompt: Prompt, answer: Any, chat: bool, keys: RowSettings) -> Side:
-    """Put a response behind its prompt; one that is a whole conversation already stays as it is."""
+    """Put a response behind its prompt; one that is a whole conversation with its prompt stays as it is."""
     turns = turns_in(answer)
     if turns is None:
         answer = as_text(answer, "answer")
@@ -68,7 +76,8 @@ def answered(prompt: Prompt, answer: Any, chat: bool, keys: RowSettings) -> Side
     else:
         said = as_messages(turns, "answer")
         if said[0]["role"] != "assistant":
-            return Chat(as_conversation(said, "answer"), prompt.tools)
+            whole = said if _holds(said, prompt.said) else [*(prompt.said or []), *said]
+            return in_context(Chat(as_conversation(whole, "answer")), prompt)
         answer = said[0]["content"] if len(said) == 1 and not said[0].get("tool_calls") else None
     asked = prompt.said or []
     if isinstance(asked, str):
@@ -78,21 +87,47 @@ def answered(prompt: Prompt, answer: Any, chat: bool, keys: RowSettings) -> Side
                 return plain
             said = [{**said[0], "content": plain}]
         asked = [{"role": "user", "content": asked}]
-    has_system = bool(asked) and asked[0]["role"] == "system"
-    first: Messages = [{"role": "system", "content": prompt.system}] if prompt.system and not has_system else []
-    return Chat(as_conversation([*first, *asked, *said], "answer"), prompt.tools)
+    return in_context(Chat(as_conversation([*asked, *said], "answer")), prompt)
+
+
+def _holds(said: Messages, prompt: Messages | str | None) -> bool:
+    """Tell whether a conversation has its prompt already; one of messages that it has no part of stands before it."""
+    if not prompt:
+        return True
+    there = {(message["role"], (message["content"] or "").strip()) for message in said}
+    if isinstance(prompt, str):
+        held = [prompt.strip() == content for _, content in there]
+        if not any(held):
+            raise RowError("prompts", f"the answer is a conversation without its prompt {prompt[:40]!r}")
+        return True
+    held = [(message["role"], (message["content"] or "").strip()) in there for message in prompt]
+    if any(held) and not all(held):
+        raise RowError("prompts", "the answer is a conversation with a part of its prompt")
+    return all(held)
+
+
+def in_context(side: Side, prompt: Prompt) -> Side:
+    """Put the row's system message in front of a conversation, and give it the row's tools."""
+    system = prompt.system
+    if isinstance(side, Text):
+        return Text(f"{system}\n\n{side.prompt}", side.response) if system else side
+    messages = side.messages
+    if system and messages and messages[0]["role"] == "system":
+        if (messages[0]["content"] or "").strip() != system.strip():
+            raise RowError("roles", "a system message in its column, and another in the conversation")
+        system = None
+    first: Messages = [{"role": "system", "content": system}] if system else []
+    return Chat([*first, *messages], side.tools or prompt.tools)
 
 
 def _behind_text(prompt: Prompt, asked: str, answer: str, chat: bool, keys: RowSettings) -> Side | str:
     """Put a text behind a text, where they stay texts or are a transcript; else give the answer alone."""
     if is_transcript(asked):
-        return transcript(answer if answer.startswith(asked) else asked + answer, "prompt", chat)
+        return in_context(transcript(answer if answer.startswith(asked) else asked + answer, "prompt", chat), prompt)
     if keys.answers_hold_prompt:
         if not answer.startswith(asked):
             raise RowError("prompts", f"the answer begins with {answer[:40]!r}, not with its prompt")
         answer = answer[len(asked) :].lstrip()
     if keys.input_template:
-        return Text(keys.input_template.replace("{}", asked), answer)
-    if not chat:
-        return Text(f"{prompt.system}\n\n{asked}" if prompt.system else asked, answer)
-    return answer
+        return in_context(Text(keys.input_template.replace("{}", asked), answer), prompt)
+    return answer if chat else in_context(Text(asked, answer), prompt)

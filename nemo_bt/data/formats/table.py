@@ -52,7 +52,7 @@ FORMATS: dict[str, Format] = {
     ),
     "summarize": Format(
         "openai/summarize_from_feedback, comparisons",
-        prompt=("info.post", "info.article"), first="summaries.0.text", second="summaries.1.text",
+        prompt=("info.title", "info.post", "info.article"), first="summaries.0.text", second="summaries.1.text",
         verdict=Verdict("choice", first=(0,), second=(1,)),
     ),
     "sharegpt": Format(

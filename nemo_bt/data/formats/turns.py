@@ -22,7 +22,9 @@ _SHAREGPT = {
 _KEPT = ("name", "tool_calls", "tool_call_id", "reasoning_content", "reasoning", "thinking")
 """Fields beside role and content that chat templates read."""
 _MEDIA = ("image", "images", "video", "videos", "audio", "audios")
-_HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+_HH_TURN = re.compile(r"(?:\A\s*|\r?\n\r?\n)(Human|Assistant):")
+_TURNS_TEXT = re.compile(r"""\s*\[?\s*\{\s*['"](?:role|from|content|value)['"]\s*:""")
+"""How a text begins that is meant as turns."""
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -46,7 +48,7 @@ def _decoded(text: str) -> Any:
         return text
     for read in (json.loads, ast.literal_eval):
         try:
-            found = read(text)
+            found = read(text.replace("}\n {", "},\n {"))  # numpy writes no commas; in a text, a line end is escaped
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         turns = found if isinstance(found, list) else [found]
@@ -88,6 +90,13 @@ def _message(turn: Any, key: str) -> dict[str, Any]:
         raise RowError("roles", f"'{key}' has a message without role")
     if isinstance(kept.get("tool_calls"), str):
         kept["tool_calls"] = as_json(kept["tool_calls"], f"{key}.tool_calls")
+    if isinstance(turn.get("function_call"), dict) and "tool_calls" not in kept:
+        kept["tool_calls"] = [{"type": "function", "function": without_nulls(turn["function_call"])}]
+    calls = kept.get("tool_calls", [])
+    if not isinstance(calls, list) or not all(
+        isinstance(c, dict) and isinstance(c.get("function", c), dict) for c in calls
+    ):
+        raise RowError("type", f"'{key}.tool_calls' is no list of calls with a function each")
     if content is None and not kept.get("tool_calls"):
         raise RowError("missing", f"'{key}' has a message without content")
     text = None if content is None else _content(content, f"{key}.content")
@@ -141,7 +150,10 @@ def as_conversation(messages: Messages, key: str) -> Messages:
 
 def is_transcript(value: Any) -> bool:
     """Tell whether a value looks like a transcript of hh-rlhf."""
-    return isinstance(value, str) and value.startswith("\n\nHuman:") and "\n\nAssistant:" in value
+    if not isinstance(value, str) or "Assistant:" not in value:
+        return False
+    turns = [turn[1] for turn in _HH_TURN.finditer(value)]
+    return turns[:1] == ["Human"] and "Assistant" in turns
 
 
 def transcript(whole: str, key: str, chat: bool) -> Side:
@@ -156,7 +168,15 @@ def transcript(whole: str, key: str, chat: bool) -> Side:
     return Chat([{"role": _HH_ROLES[turn[1]], "content": c} for turn, c in zip(turns, contents, strict=True)])
 
 
+def whole_text(text: Any, key: str) -> str:
+    """Read a text that stands for a whole conversation."""
+    whole = as_text(text, key)
+    if _TURNS_TEXT.match(whole):
+        raise RowError("type", f"'{key}' begins as messages do, and is neither JSON nor Python of them")
+    return whole
+
+
 def text_side(text: Any, chat: bool, key: str = "text") -> Side:
     """Read a whole text; a transcript in hh-rlhf's form becomes messages where messages are rendered."""
-    whole = as_text(text, key)
+    whole = whole_text(text, key)
     return transcript(whole, key, chat) if is_transcript(whole) else Text("", whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, TypeAlias
 
@@ -61,12 +62,17 @@ def lost_part(side: Side, text: str) -> str | None:
     if isinstance(side, Text):
         return None
     last = len(side.messages) - 1
+    plain = "".join(text.split())
+    parts = [("tools", name) for name in _names(side.tools)]
     for place, message in enumerate(side.messages):
-        if message["role"] == "assistant" and place < last:
+        is_earlier = message["role"] == "assistant" and place < last
+        said = [] if is_earlier else _parts(message)
+        parts += [(message["role"], part) for part in (*said, *_names(message.get("tool_calls")))]
+    for where, part in parts:
+        if part in text or "".join(part.split()) in plain:
             continue
-        for part in _parts(message):
-            if part not in text and "".join(part.split()) not in "".join(text.split()):
-                return f"{message['role']}: {part[:80]!r}"
+        if not any(json.dumps(part, ensure_ascii=is_ascii)[1:-1] in text for is_ascii in (True, False)):
+            return f"{where}: {part[:80]!r}"
     return None
 
 
@@ -74,9 +80,13 @@ def _parts(message: dict[str, Any]) -> list[str]:
     """List the texts of a message that a template has to render; a reasoning in the content is one of its own."""
     found = [part.strip() for part in re.split("</?think>", message.get("content") or "")]
     found += [str(message.get(name) or "").strip() for name in ("reasoning_content", "reasoning", "thinking")]
-    calls = message.get("tool_calls") or []
-    found += [str(call.get("function", call).get("name", "")) for call in calls if isinstance(call, dict)]
     return [part for part in found if part]
+
+
+def _names(functions: Any) -> list[str]:
+    """Name functions: those of calls, or those that may be called."""
+    inner = [one.get("function", one) for one in functions or [] if isinstance(one, dict)]
+    return [str(one["name"]) for one in inner if isinstance(one, dict) and one.get("name")]
 
 
 def wrong_tokens(renderer: Renderer, ids: list[Ids], is_ended: list[bool], start: str = "") -> Finding | None:

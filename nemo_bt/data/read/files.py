@@ -10,6 +10,7 @@ import io
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -145,14 +146,20 @@ def _matching(path: str, setting: str, split: str) -> list[DataFile]:
     except (OSError, ValueError) as error:
         raise UserError(f"{setting}: {path} cannot be looked up ({error}).") from error
     if not found:
-        what = f"{path} is a folder; give {path.rstrip('/')}/*.parquet" if is_folder else f"no file matches {path}"
-        raise UserError(
-            f"{setting}: {what}. Expected an existing file or a glob, a URL, or organisation/name of a hub."
-        )
+        ends = map(_ending, map(str, file_system.ls(inner, detail=False) if is_folder else []))
+        end = [*Counter(filter(None, ends)).most_common(1), (".parquet", 0)][0][0]
+        what = f"{path} is a folder; give {path.rstrip('/')}/*{end}" if is_folder else f"no file matches {path}"
+        raise UserError(f"{setting}: {what}. Expected a file or a glob, a URL, or organisation/name of a hub.")
     protocol = path.split("://")[0] + "://" if "://" in path else ""
     for match in found:
         check_alone(Path(match), path, setting)
     return [DataFile(match, protocol + match, file_system) for match in found]
+
+
+def _ending(name: str) -> str | None:
+    """Give the suffix of a file that can be read, with that of its compression: .jsonl.gz."""
+    suffixes = Path(name).suffixes
+    return "".join(suffixes[-1 - (suffixes[-1] in _COMPRESSIONS) :]) if _KINDS.keys() & set(suffixes) else None
 
 
 def _file_system(path: str, setting: str) -> tuple[Any, str]:

@@ -92,15 +92,12 @@ def _lines(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
 
 def _line_chunks(file: DataFile, lines: BinaryIO, stored: BinaryIO) -> Iterator[Chunk]:
     payload: list[bytes] = []
-    blank: list[bytes] = []
     number = 0
     num_bytes = 0
     for line in chain([lines.readline().removeprefix(codecs.BOM_UTF8)], lines):
         if not line.strip():
-            blank.append(line)  # no row if nothing follows
             continue
-        payload += [*blank, line]
-        blank = []
+        payload.append(line)
         num_bytes += len(line)
         if len(payload) >= CHUNK_ROWS or num_bytes > _CHUNK_BYTES:
             yield Chunk(file.name, number, len(payload), payload, stored.tell())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -63,12 +63,14 @@ def _batch(file: DataFile, batch: pa.RecordBatch, first_row: int, end_bytes: int
 
 
 def text_chunks(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
-    """Read a .csv or .tsv with a line of names; an empty cell is null."""
+    """Read a .csv or .tsv with a line of names, parted by commas or semicolons; an empty cell is null."""
     lines, stored = file.open_lines()
     with stored:
         text = io.TextIOWrapper(lines, encoding="utf-8-sig", newline="")
         csv.field_size_limit(_CELL_CHARACTERS)
-        reader = csv.DictReader(text, delimiter="\t" if file.kind == "tsv" else ",", strict=True)
+        names = text.readline()
+        delimiter = "\t" if file.kind == "tsv" else ";" if names.count(";") > names.count(",") else ","
+        reader = csv.DictReader(chain([names], text), delimiter=delimiter, strict=True)
         try:
             _refuse_doubled(file, list(reader.fieldnames or []))
             number = 0

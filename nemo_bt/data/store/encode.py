@@ -9,6 +9,7 @@ from nemo_bt.batching.stream import Ids
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.length import LengthLimit
 from nemo_bt.data.formats.detect import parsed
+from nemo_bt.data.formats.line_pairs import begin_alike
 from nemo_bt.data.formats.responses import Preference, PromptGroup, Text, response_of
 from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.pairs.checks import Finding, lost_part, stray_bos, wrong_text, wrong_tokens
@@ -55,7 +56,8 @@ class EncodingSpec:
         """Tell whether neighbours are put together: single responses to a prompt, and pairs that rows name for it."""
         form = FORMATS[self.format]
         if form.lines > 1:
-            return group.rows[0] // form.lines == others.rows[0] // form.lines
+            is_pair = group.rows[0] // form.lines == others.rows[0] // form.lines
+            return is_pair and begin_alike(group.sides[0], others.sides[0])
         kind = form.joins or (group.given is not None and others.given is not None)
         return kind and group.same_prompt(others)
 

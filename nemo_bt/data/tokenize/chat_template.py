@@ -16,7 +16,7 @@ from nemo_bt.config.data import TextSettings
 from nemo_bt.data.formats.responses import Chat, Side, Text
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.shared_prefix import cut_strings, encode_sharing
-from nemo_bt.data.tokenize.templates import PLAIN, pick_template
+from nemo_bt.data.tokenize.templates import PLAIN, pick_template, template_for_tools
 from nemo_bt.errors import UserError
 
 
@@ -27,6 +27,7 @@ class Renderer:
     Args:
         tokenizer: what `nemo_bt.data.tokenize.tokenizer.load_tokenizer` gives.
         template: Jinja source; None keeps conversations plain text.
+        tool_template: what is taken in its place where there are tools, if the tokenizer has one for them.
         variables: what the template is given beside messages.
         adds_bos: whether the tokenizer puts a BOS in front of plain text.
         pad_id: id of the padding.
@@ -36,6 +37,7 @@ class Renderer:
 
     tokenizer: Any
     template: str | None
+    tool_template: str | None
     variables: dict[str, Any]
     adds_bos: bool
     pad_id: int
@@ -85,7 +87,7 @@ class Renderer:
             rendered: list[str] = self.tokenizer.apply_chat_template(
                 conversations,
                 tools=tools,
-                chat_template=self.template,
+                chat_template=(self.tool_template if tools else None) or self.template,
                 tokenize=False,
                 add_generation_prompt=answer_follows,
                 **self.variables,
@@ -176,7 +178,8 @@ class Renderer:
         """Write down all that a token id can depend on, beside the tokenizer's files."""
         variables = {key: value for key, value in self.variables.items() if key != "strftime_now"}
         date = self.variables["strftime_now"]("%Y-%m-%d") if self.dated else None
-        return json.dumps([self.template, variables, date, self.adds_bos, self.tokenizer.pad_token], sort_keys=True)
+        templates = [self.template, self.tool_template] if self.tool_template else [self.template]
+        return json.dumps([*templates, variables, date, self.adds_bos, self.tokenizer.pad_token], sort_keys=True)
 
     @property
     def dated(self) -> bool:
@@ -220,6 +223,7 @@ def load_renderer(tokenizer: Any, data: TextSettings) -> Renderer:
     return Renderer(
         tokenizer,
         template,
+        template_for_tools(tokenizer, data.chat_template),
         data.chat_template_kwargs | {"strftime_now": clock},
         adds_bos,
         tokenizer.pad_token_id,

@@ -42,6 +42,12 @@ def pick_template(tokenizer: Any, wanted: str | None) -> str | None:
     )
 
 
+def template_for_tools(tokenizer: Any, wanted: str | None) -> str | None:
+    """Give the template that transformers takes where there are tools, for a tokenizer that has several."""
+    own = tokenizer.chat_template
+    return own.get("tool_use") if isinstance(own, dict) and wanted is None else None
+
+
 def _check_marks(template: str, name: str, tokenizer: Any) -> None:
     """Check that what the template writes as special tokens are tokens: else the scored one is a piece of text."""
     missing = sorted(set(_MARK.findall(template)) - tokenizer.get_vocab().keys())

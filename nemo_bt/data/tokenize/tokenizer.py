@@ -17,6 +17,7 @@ AUTO = "auto"
 _CONFIG = "tokenizer_config.json"
 _SHOWN = 8
 _KEPT_FREE = re.compile("reserved|unused|control_|SPECIAL_")
+_OF_TURNS = re.compile("im_start|im_end|header|turn|eot|eom|role|system|user|assistant|INST")
 _FILES = (
     *("tokenizer.json", _CONFIG, "special_tokens_map.json", "added_tokens.json", "tekken.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "*.tiktoken", "tokenizer.model", "spiece.model", "*.bpe.model"),
@@ -108,12 +109,18 @@ def digest_of_tokenizer(tokenizer: Any) -> str:
 def unused_tokens(tokenizer: Any) -> list[str]:
     """List the special tokens that neither the tokenizer nor its chat template uses, the best one to pad with first.
 
-    Those with pad in their name come first, then those that say they are kept free, then the others, each by id.
+    Those with pad in their name come first, then those that say they are kept free, then the others, and those that
+    templates of other models write last; each by id.
     """
     template = json.dumps(tokenizer.chat_template or "", ensure_ascii=False)
     used = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token}
     found = [
-        (not re.search("pad", token.content, re.IGNORECASE), not _KEPT_FREE.search(token.content), number)
+        (
+            not re.search("pad", token.content, re.IGNORECASE),
+            not _KEPT_FREE.search(token.content),
+            bool(_OF_TURNS.search(token.content)),
+            number,
+        )
         for number, token in tokenizer.added_tokens_decoder.items()
         if token.special and token.content not in used and token.content not in template
     ]
