@@ -113,6 +113,12 @@ def _plain(text: str) -> str:
     return "".join(text.split())
 
 
+def _typed(columns: Sequence[str]) -> str:
+    """Write the override that leaves columns out, in quotes where a shell needs them."""
+    override = f"model.data.ignore_columns=[{','.join(columns)}]"
+    return override if all(re.fullmatch(r"[\w.-]+", name) for name in columns) else shlex.quote(override)
+
+
 def refusal(name: str, form: str, left: Sequence[str], reads_prompt: bool) -> UserError:
     """Name the columns, and the keys that would read them or leave them out.
 
@@ -131,5 +137,5 @@ def refusal(name: str, form: str, left: Sequence[str], reads_prompt: bool) -> Us
     use = use if texts else "Only text can be judged. Set"
     return UserError(
         f"{name}: the rows fit format {form}, which reads nothing of {', '.join(left)}: a part of the conversation "
-        f"would be left out. {use} model.data.ignore_columns=[{','.join(left)}] to train without them."
+        f"would be left out. {use} {_typed(left)} to train without them."
     )

@@ -96,9 +96,13 @@ def _holds(said: Messages, prompt: Messages | str | None) -> bool:
         return True
     there = {(message["role"], (message["content"] or "").strip()) for message in said}
     if isinstance(prompt, str):
-        held = [prompt.strip() == content for _, content in there]
-        if not any(held):
-            raise RowError("prompts", f"the answer is a conversation without its prompt {prompt[:40]!r}")
+        asked = "".join(prompt.split())
+        if asked not in "".join(text for _, content in there for text in content.split()):
+            raise RowError(
+                "prompts",
+                f"the answer is a conversation without its prompt {prompt[:40]!r}; model.data.format=messages with "
+                "ignore_columns reads it alone",
+            )
         return True
     held = [(message["role"], (message["content"] or "").strip()) in there for message in prompt]
     if any(held) and not all(held):
