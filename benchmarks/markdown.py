@@ -21,7 +21,8 @@ def table_of(name: str, figures: Figures) -> str:
         "layouts": layouts_table,
         "plan_time": plan_time_table,
         "scoring": scoring_table,
-        "real_model": real_model_table,
+        "real_model_hh": real_model_table,
+        "real_model_alpaca_eval": real_model_table,
     }
     return own.get(name, figures_table)(figures)
 
@@ -93,23 +94,21 @@ def scoring_table(figures: Figures) -> str:
 
 
 def real_model_table(figures: Figures) -> str:
-    """Write a table of both trainers on each set: accuracies with their 95 % intervals, time, memory and losses."""
-    lines = [
-        "| pairs | accuracy before | of nemo_bt | of TRL | pairs/s over TRL at its fastest | peak memory, of TRL's "
-        "| largest loss difference |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for case, title in (("hh", "hh"), ("alpaca_eval", "AlpacaEval")):
-        start = f"real_model/{case}"
-        accuracies = [_with_spread(figures[f"{start}/{whose}/accuracy"]) for whose in ("before", "nemo_bt", "trl")]
-        speed = f"{_with_spread(figures[f'{start}/pairs_per_second_ratio'])}, of "
-        speed += f"{figures[f'{start}/trl/micro_batch']['value']:.0f}"
-        memory, loss = (figures[f"{start}/{name}"] for name in ("peak_memory_ratio", "loss_difference"))
-        pairs = f"{figures[f'{start}/pairs']['value']:.0f}"
-        lines.append(
-            f"| {pairs} of {title} | {' | '.join(accuracies)} | {speed} | {memory['value']:.2f} | {loss['max']:.1e} |"
-        )
-    return "\n".join(lines)
+    """Write a table of both trainers on a set: accuracies with their 95 % intervals, time, memory and losses."""
+    (start,) = {name.split("/")[0] for name in figures}
+    accuracies = [_with_spread(figures[f"{start}/{whose}/accuracy"]) for whose in ("before", "nemo_bt", "trl")]
+    speed = _with_spread(figures[f"{start}/pairs_per_second_ratio"])
+    best = figures[f"{start}/trl/micro_batch"]["value"]
+    memory, loss, pairs = (figures[f"{start}/{name}"] for name in ("peak_memory_ratio", "loss_difference", "pairs"))
+    return "\n".join(
+        [
+            "| pairs | accuracy before | of nemo_bt | of TRL | pairs/s over TRL at its fastest "
+            "| peak memory, of TRL's | largest loss difference |",
+            "|---|---|---|---|---|---|---|",
+            f"| {pairs['value']:.0f} | {' | '.join(accuracies)} | {speed}, of {best:.0f} | {memory['value']:.2f} "
+            f"| {loss['max']:.1e} |",
+        ]
+    )
 
 
 def all_layouts(figures: Figures) -> str:
