@@ -76,9 +76,7 @@ def test_a_file_without_a_readable_row_says_what_it_found(tmp_path: Path, tokeni
 
 
 def test_paths_that_lead_nowhere_are_named(tmp_path: Path, tokenizer: Any) -> None:
-    with pytest.raises(
-        UserError, match=r"model\.data\.train: no file matches /nowhere/\*\.parquet\. Expected a file"
-    ):
+    with pytest.raises(UserError, match=r"model\.data\.train: no file matches /nowhere/\*\.parquet\. Expected a file"):
         open_set("/nowhere/*.parquet", tokenizer)
     with pytest.raises(UserError, match=r"is a folder; give .*/\*\.parquet"):
         open_set(str(tmp_path), tokenizer)
