@@ -138,7 +138,7 @@ def test_one_row_of_a_classifiers_head_becomes_the_reward_head(tmp_path: Path) -
     initial = open_weights(find_pretrained(str(tmp_path / "x.nemo")), 0)
     assert torch.equal(initial.source.read(HEAD), tensors(folder)["score.weight"][1:2])
     config = json.loads((to_hf(initial, tmp_path / "back") / "config.json").read_text())
-    assert (config["num_labels"], config["problem_type"], "id2label" in config) == (1, "regression", False)
+    assert (config["num_labels"], config["problem_type"], len(config["id2label"])) == (1, "regression", 1)
 
 
 def test_an_output_that_failed_the_check_is_kept_under_another_name(tmp_path: Path) -> None:
