@@ -1,12 +1,15 @@
 """Nothing of a conversation is lost on the way from odd rows to token ids: each case was lost once."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.errors import UserError
+from nemo_bt.scoring.rows import row_reader
 from tests.support.format_rows import CHOSEN, REJECTED, TURN, USER, answer
 from tests.support.preferences import messages
 from tests.support.sources import dropped, open_set, texts, write
@@ -120,3 +123,16 @@ def test_a_csv_of_semicolons_is_read(tmp_path: Path, tokenizer: Any) -> None:
 def test_a_template_for_prompts_has_a_place_for_them(template: str, tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(Exception, match=r"expected a text with \{\}|found backslash n"):
         open_set(write(tmp_path / "rows.jsonl", [PAIR | {"prompt": USER}]), tokenizer, input_template=template)
+
+
+def test_where_there_are_tools_the_template_for_tools_is_taken(tmp_path: Path, tokenizer: Any) -> None:
+    own = copy.deepcopy(tokenizer)
+    tools = "{% for t in tools %}{{ t.function.name }} {% endfor %}" + own.chat_template
+    own.chat_template = {"default": own.chat_template, "tool_use": tools}
+    row = SIDES | {"tools": [{"type": "function", "function": {"name": "fetch", "parameters": {}}}]}
+    ((chosen, _),) = texts(open_set(write(tmp_path / "rows.jsonl", [row]), own), own)
+    assert "fetch" in chosen
+    keys = SourceSettings(path="rows.jsonl")
+    scored = row_reader("rows", [{"messages": SIDES["chosen"], "tools": row["tools"]}], keys, True, "reward")
+    ((side,),) = scored.sides({"messages": SIDES["chosen"], "tools": row["tools"]})
+    assert side.tools == row["tools"]

@@ -35,6 +35,8 @@ def test_lists_sections_quotes_and_null_are_hydras() -> None:
     assert [source.path for source in settings.model.data.train] == [["a.jsonl"], ["b.jsonl"]]
     assert settings.model.tokenizer.pad_token is None
     assert load_settings("train", [*given, "model.tokenizer.pad_token=32"]).model.tokenizer.pad_token == "32"
+    for text in ("[PAD]", "{pad}", " ends in a space "):
+        assert load_settings("train", [*given, f"model.tokenizer.pad_token={text}"]).model.tokenizer.pad_token == text
     assert settings.model.optim.betas == [0.9, 0.95]
     with pytest.raises(UserError, match=r"model\.optim\.lr: .*got '<fast>'"):
         load_settings("train", [*given, "model.optim.lr=<fast>"])
