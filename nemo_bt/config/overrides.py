@@ -33,9 +33,8 @@ def in_hydras_grammar(override: str, kind: type) -> str:
     if not is_text:
         value = value.strip()
         is_list_or_number = value.startswith(("[", "{")) or re.fullmatch(r"true|false|[-+\d.eE]+", value)
-        is_text = (
-            _takes_text(type_at) and not is_list_or_number
-        )  # a number is no path, but a mistake that is told as one
+        # A number is no path, but a mistake that is told as one.
+        is_text = _takes_text(type_at) and not is_list_or_number
     if _HYDRAS_OWN.match(value) or (not is_text and _is_read(f"{plus}{key}={value}")):
         return f"{plus}{key}={value}"
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)

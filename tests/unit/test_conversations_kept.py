@@ -34,6 +34,7 @@ WITH_SYSTEM = f"<|bos|>system: be kind<|end|>{TURNS}"
         ({"prompt": [TURN]} | SIDES, f"<|bos|>{TURNS}"),
         ({"prompt": USER} | SIDES, f"<|bos|>{TURNS}"),
         ({"prompt": "another"} | SIDES, None),
+        ({"prompt": "I bring"} | SIDES, None),
         ({"chosen": [SYSTEM, *SIDES["chosen"]], "rejected": [SYSTEM, *SIDES["rejected"]], "system": "other"}, None),
         (
             {"instruction": USER, "history": messages("a", "b")} | PAIR,

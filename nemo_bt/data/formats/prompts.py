@@ -94,16 +94,16 @@ def _holds(said: Messages, prompt: Messages | str | None) -> bool:
     """Tell whether a conversation has its prompt already; one of messages that it has no part of stands before it."""
     if not prompt:
         return True
-    there = {(message["role"], (message["content"] or "").strip()) for message in said}
     if isinstance(prompt, str):
-        asked = "".join(prompt.split())
-        if asked not in "".join(text for _, content in there for text in content.split()):
+        before = "".join(message["content"] or "" for message in said[:-1])
+        if "".join(prompt.split()) not in "".join(before.split()):
             raise RowError(
                 "prompts",
                 f"the answer is a conversation without its prompt {prompt[:40]!r}; model.data.format=messages with "
                 "ignore_columns reads it alone",
             )
         return True
+    there = {(message["role"], (message["content"] or "").strip()) for message in said}
     held = [(message["role"], (message["content"] or "").strip()) in there for message in prompt]
     if any(held) and not all(held):
         raise RowError("prompts", "the answer is a conversation with a part of its prompt")

@@ -46,9 +46,8 @@ class Validation(pl.Callback):
             self.metrics_log.drop_after(step, is_validated)
         steps, loop = trainer.fit_loop.epoch_loop, trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False  # it would leave out the batches that it had when the run was saved
-        steps.batch_progress.is_last_batch = (
-            False  # of a run that is extended: Lightning would validate before its steps
-        )
+        # Of a run that is extended Lightning would see the last batch, and validate before the first step.
+        steps.batch_progress.is_last_batch = False
         is_due = self.at_start if step == 0 else self._is_due(step)
         if is_due and trainer.enable_validation and not is_validated:
             connector = trainer._logger_connector
