@@ -37,12 +37,16 @@ def _check_weights(score_key: str | list[str] | dict[str, float]) -> str | list[
     return score_key
 
 
+def _check_line_ends(text: str) -> str:
+    if "\\n" in text:
+        raise ValueError("expected line ends, found backslash n: type $'...' in a shell, or \"...\" in YAML")
+    return text
+
+
 def _check_template(template: str) -> str:
     if "{}" not in template:
         raise ValueError("expected a text with {} for the prompt")
-    if "\\n" in template:
-        raise ValueError("expected line ends, found backslash n: type $'...' in a shell, or \"...\" in YAML")
-    return template
+    return _check_line_ends(template)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -112,6 +116,9 @@ class RowSettings:
     input_template: Annotated[str, AfterValidator(_check_template)] | None = None
     """A text with {} for the prompt, as "User: {}\\nAssistant: ": prompts of text are put in, and nothing else renders
     them."""
+    join: Annotated[str, AfterValidator(_check_line_ends)] | None = None
+    """What stands between a prompt and an answer that nothing renders: a space, a line end, or "" for nothing. null
+    takes them as they are where one of them has white space there, and refuses the row where none has."""
     pairs: PairRules = field(default_factory=PairRules)
     custom_cls: CustomClass = field(default_factory=CustomClass)
 

@@ -12,7 +12,7 @@ from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.messages import resolve, without_none
 
 _OVERRIDE = re.compile(r"^(\+{0,2})([\w.-]+)=(.*)$", re.DOTALL)
-_HYDRAS_OWN = re.compile(r"""^(null|'.*'|".*"|\$\{.*)?$""", re.DOTALL)
+_HYDRAS_OWN = re.compile(r"""(null|'.*'|".*"|\$\{.*)?""", re.DOTALL)
 """Values that mean to Hydra what they mean to the user: none, a text in quotes, an interpolation."""
 
 
@@ -35,7 +35,7 @@ def in_hydras_grammar(override: str, kind: type) -> str:
         is_list_or_number = value.startswith(("[", "{")) or re.fullmatch(r"true|false|[-+\d.eE]+", value)
         # A number is no path, but a mistake that is told as one.
         is_text = _takes_text(type_at) and not is_list_or_number
-    if _HYDRAS_OWN.match(value) or (not is_text and _is_read(f"{plus}{key}={value}")):
+    if _HYDRAS_OWN.fullmatch(value) or (not is_text and _is_read(f"{plus}{key}={value}")):
         return f"{plus}{key}={value}"
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
     trailing = re.search(r"\\*$", escaped)

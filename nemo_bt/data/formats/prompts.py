@@ -79,15 +79,15 @@ def answered(prompt: Prompt, answer: Any, chat: bool, keys: RowSettings) -> Side
             whole = said if _holds(said, prompt.said) else [*(prompt.said or []), *said]
             return in_context(Chat(as_conversation(whole, "answer")), prompt)
         answer = said[0]["content"] if len(said) == 1 and not said[0].get("tool_calls") else None
-    asked = prompt.said or []
+    asked = prompt.said
     if isinstance(asked, str):
         if isinstance(answer, str):
             plain = _behind_text(prompt, asked, answer, chat, keys)
             if isinstance(plain, Text | Chat):
                 return plain
             said = [{**said[0], "content": plain}]
-        asked = [{"role": "user", "content": asked}]
-    return in_context(Chat(as_conversation([*asked, *said], "answer")), prompt)
+        asked = [{"role": "user", "content": asked}] if asked else None
+    return in_context(Chat(as_conversation([*(asked or []), *said], "answer")), prompt)
 
 
 def _holds(said: Messages, prompt: Messages | str | None) -> bool:
@@ -131,7 +131,21 @@ def _behind_text(prompt: Prompt, asked: str, answer: str, chat: bool, keys: RowS
     if keys.answers_hold_prompt:
         if not answer.startswith(asked):
             raise RowError("prompts", f"the answer begins with {answer[:40]!r}, not with its prompt")
-        answer = answer[len(asked) :].lstrip()
+        answer = answer[len(asked) :]
+        if not chat and not keys.input_template:
+            return in_context(Text(asked, answer), prompt)  # with what stood between them
+        answer = answer.lstrip()
     if keys.input_template:
         return in_context(Text(keys.input_template.replace("{}", asked), answer), prompt)
-    return answer if chat else in_context(Text(asked, answer), prompt)
+    return answer if chat else in_context(Text(asked + _between(asked, answer, keys), answer), prompt)
+
+
+def _between(asked: str, answer: str, keys: RowSettings) -> str:
+    """Give what is put between a prompt and an answer that stay texts."""
+    if not asked or not answer:
+        return ""
+    if keys.join is not None:
+        return keys.join
+    if asked[-1].isspace() or answer[0].isspace():
+        return ""
+    raise RowError("join", f"{asked[-20:]!r} and {answer[:20]!r}")

@@ -22,6 +22,7 @@ BAD = {
     "parts": "with parts that are no text",
     "empty": "with an empty response",
     "prompts": "with prompts that differ",
+    "join": "with nothing between prompt and answer",
     "identical": "with chosen equal to rejected",
     "template": "that the chat template refuses",
     "lost": "of which the chat template leaves out a part",
@@ -46,6 +47,10 @@ _TEXTS = BAD | LENGTH | RULES
 _ADVICE = {
     "lost": "The rewards would not depend on what is left out: set model.data.chat_template to one that keeps it.",
     "template": "Mend the data, or set model.data.chat_template to one that takes such conversations.",
+    "join": (
+        "No chat template renders them. Set model.data.join=$'\\n' (typed so in a shell; or a space, or \"\" for "
+        "nothing), model.data.input_template, or model.data.chat_template."
+    ),
     "parts": "Only text can be judged: leave such rows out, or raise the limit.",
 }
 """Reason -> what to do, where that is something else than for the others."""

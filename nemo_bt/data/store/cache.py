@@ -32,7 +32,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.files import new_folder, unfinished_folder
 from nemo_bt.observability.terminal import Terminal
 
-_LAYOUT = 3
+_LAYOUT = 4
 """Version of the cache's files and of what rows become; raised whenever either changes."""
 _PATIENCE_S = 10.0
 
