@@ -3,9 +3,10 @@
 python -m benchmarks.real_model --data folder/with/hh_train.parquet/and/the/like
 
 It needs what `make models` has prepared. Both trainers start from the same head, see the same pairs in the same order
-and take turns, a step each. TRL's micro-batch is the one that is fastest for it alone, on the first steps. Both models
-are then evaluated by `nemo-bt evaluate`. Each set has a file of results. On two cores hh takes about an hour and
-AlpacaEval, whose answers are longer, about three: --sets hh measures one of them.
+and take turns, a step each. TRL's micro-batch is the one that is fastest for it alone, on the first steps; ours holds
+the longest pair. Both models are then evaluated by `nemo-bt evaluate` on the first pairs of the validation set. Each
+set has a file of results. On two cores hh takes about an hour and AlpacaEval, whose answers are longer, about two:
+--sets hh measures one of them.
 """
 
 from __future__ import annotations
@@ -20,19 +21,23 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from benchmarks import small_llama
 from benchmarks.results_file import Figure, write_results
 from benchmarks.rivals import OWN, Commands, in_turns, one_by_one
+from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.pretrained.head import new_head
 from tests.support.real_catalog import BY_NAME
 from tests.support.real_models import models_folder
 
 _MODEL = "SmolLM2-135M-Instruct"
 _PAIRS = 512
+_EVALUATED_PAIRS = 312
 _BATCH_PAIRS = 16
+_ANY_LENGTH_TOKENS = 65536
 _LR = 1e-5
 _SEED = 1
 _LOSS_TOLERANCE_NATS = 2e-3
@@ -48,7 +53,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(_SPEED_TARGETS), choices=_SPEED_TARGETS)
     parser.add_argument("--pairs", type=int, default=_PAIRS, help="of each set; another number writes no results")
     parser.add_argument("--micro-batches", nargs="+", type=int, default=[1, 2, 4], help="pairs, tried for TRL")
-    parser.add_argument("--tokens-per-micro-batch", type=int, default=4096)
+    parser.add_argument("--evaluated-pairs", type=int, default=_EVALUATED_PAIRS, help="of each validation set, at most")
     parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
     args = parser.parse_args()
     if not (models_folder() / _MODEL).is_dir():
@@ -75,9 +80,10 @@ def measure(name: str, args: argparse.Namespace) -> list[Figure]:
         *small_llama.training_overrides(model, source, folder / "run", num_steps, _SEED),
         f"model.global_batch_size={_BATCH_PAIRS}",
         f"model.optim.lr={_LR}",
-        f"model.data.tokens_per_micro_batch={args.tokens_per_micro_batch}",
     ]
-    pairs = small_llama.open_pairs(overrides, model)
+    pairs = small_llama.open_pairs([*overrides, f"model.data.tokens_per_micro_batch={_ANY_LENGTH_TOKENS}"], model)
+    stream_tokens = _tokens_of_longest(pairs)
+    overrides.append(f"model.data.tokens_per_micro_batch={stream_tokens}")
     folder.mkdir()
     small_llama.write_token_pairs(pairs, _BATCH_PAIRS, num_steps, _SEED, folder / "pairs.parquet")
     tried: Commands = {
@@ -100,6 +106,7 @@ def measure(name: str, args: argparse.Namespace) -> list[Figure]:
     return [
         _figure(f"{start}/pairs", [float(args.pairs)], "pairs"),
         _figure(f"{start}/trl/micro_batch", [float(best)], "pairs"),
+        _figure(f"{start}/nemo_bt/micro_batch", [float(stream_tokens)], "tokens"),
         _figure(f"{start}/pairs_per_second_ratio", ratios, "ratio", _SPEED_TARGETS[name]),
         _figure(f"{start}/peak_memory_ratio", [own.peak_mb / other.peak_mb], "ratio", _MEMORY_TARGET),
         _figure(f"{start}/nemo_bt/peak_memory", [own.peak_mb], "MB"),
@@ -111,6 +118,13 @@ def measure(name: str, args: argparse.Namespace) -> list[Figure]:
         *(_accuracy(f"{start}/nemo_bt", checkpoint, name, args, folder / "evaluated")),
         *(_accuracy(f"{start}/trl", folder / "trl" / "model", name, args, folder / "trl_evaluated")),
     ]
+
+
+def _tokens_of_longest(pairs: PairSet) -> int:
+    """Give the length of the longest pair, shared start once, rounded up to 256 tokens."""
+    (source,) = pairs.sources
+    parts = [source.columns[f"{what}_tokens"].astype(int) for what in ("prefix", "chosen", "rejected")]
+    return -(-int(sum(parts).max()) // 256) * 256
 
 
 def _make_classifier(folder: Path) -> None:
@@ -148,10 +162,13 @@ def _trl_arguments(args: argparse.Namespace, folder: Path, name: str, micro_batc
 
 def _accuracy(name: str, model: Path, data: str, args: argparse.Namespace, output: Path) -> list[Figure]:
     """Evaluate a model on the validation set; the spread is the 95 % interval."""
+    rows = pq.read_table(args.data / f"{data}_val.parquet").slice(0, args.evaluated_pairs)
+    evaluated = args.folder / f"{data}_val.parquet"
+    pq.write_table(rows, evaluated)
     command = [
         *(sys.executable, "-m", "nemo_bt", "evaluate"),
         f"model.restore_from_path={model}",
-        f"evaluate.input={args.data / f'{data}_val.parquet'}",
+        f"evaluate.input={evaluated}",
         f"evaluate.output={output}",
         f"model.encoder_seq_length={small_llama.MAX_LENGTH_TOKENS}",
         "trainer.accelerator=cpu",

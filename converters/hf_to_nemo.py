@@ -23,7 +23,8 @@ from nemo_bt.pretrained.resolve import find_pretrained, open_weights, with_head_
 from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 
 from .megatron import describe
-from .output import DTYPES, common_options, run, run_here, written_whole
+from .options import import_options
+from .output import DTYPES, run, run_here, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
 from .progress import megabytes, summary
 
@@ -52,14 +53,7 @@ def hf_to_nemo(source: str | Path, output: str | Path, *options: str) -> Path:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of the command."""
-    parser = argparse.ArgumentParser(prog="converters.hf_to_nemo", description=__doc__)
-    parser.add_argument("--input", required=True, help="Hugging Face folder, or organisation/model@revision of the hub")
-    parser.add_argument("--output", required=True, type=Path, help="the .nemo to write")
-    parser.add_argument("--seed", type=int, default=1234, help="of the head, where the input has none")
-    parser.add_argument("--head-row", type=int, help="of a classifier with several labels: the one that is the reward")
-    parser.add_argument("--pack", action="store_true", help="write one file, a tar, instead of a directory")
-    common_options(parser)
-    return parser.parse_args(argv)
+    return import_options(argparse.ArgumentParser(prog="converters.hf_to_nemo", description=__doc__)).parse_args(argv)
 
 
 def convert(args: argparse.Namespace, terminal: Terminal) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.convert import AsHf
@@ -13,13 +16,7 @@ from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.scoring.reward_statistics import KEY, reward_statistics
 
 _CARD = """---
-library_name: transformers
-pipeline_tag: text-classification
-tags:
-- reward-model
-- bradley-terry
-- nemo_bt
----
+{metadata}---
 
 # {name}
 
@@ -44,6 +41,7 @@ with torch.no_grad():
 {training}"""
 
 
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\w+)?")
 _CONVERSATION = """messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
 text = tokenizer.apply_chat_template(messages, tokenize=False)"""
 _PLAIN_TEXT = 'text = "..." + (tokenizer.eos_token or "")  # the token that every text of the training ends in'
@@ -64,12 +62,14 @@ def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, n
     try:
         facts = json.loads(file.read_text()) if file and file.exists() else {}
         training = _training(facts) if facts else ""
+        metadata = _metadata(facts, name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{initial.pretrained.path}: context/{FACTS} is not as nemo_bt writes it ({error!r}). Remove it: the model "
             "card then tells nothing of the training."
         ) from error
     return _CARD.format(
+        metadata=yaml.safe_dump(metadata, sort_keys=False),
         name=name,
         family=initial.pretrained.hf_config["model_type"],
         parameters=sum(info.num_elements for info in export.infos.values()),
@@ -77,6 +77,31 @@ def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, n
         special=", add_special_tokens=False" if has_chat_template else "",
         training=training,
     )
+
+
+def _metadata(facts: dict[str, Any], name: str) -> dict[str, Any]:
+    """Give what the hub reads of a card: what it is, the model that it was trained from, and its last validation."""
+    found: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-classification"}
+    origin = facts["settings"]["model"]["restore_from_path"] if facts else None
+    if origin and _HUB_ID.fullmatch(origin) and not Path(origin).exists():
+        found["base_model"] = origin.split("@")[0]
+    found["tags"] = ["reward-model", "bradley-terry", "nemo_bt"]
+    keys = [key.split("/") for key in facts.get("validation", {})]
+    accuracies = {
+        key[1]: facts["validation"]["/".join(key)] for key in keys if len(key) == 3 and key[::2] == ["val", "accuracy"]
+    }
+    if accuracies:
+        found["model-index"] = [{"name": name, "results": [_result(*of) for of in accuracies.items()]}]
+    return found
+
+
+def _result(data: str, accuracy: float) -> dict[str, Any]:
+    """Give an accuracy in the form of the hub's model-index."""
+    return {
+        "task": {"type": "text-classification", "name": "preference"},
+        "dataset": {"type": data, "name": data},
+        "metrics": [{"type": "accuracy", "value": round(accuracy, 4), "name": "pairwise accuracy"}],
+    }
 
 
 def _training(facts: dict[str, Any]) -> str:

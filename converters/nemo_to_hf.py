@@ -24,7 +24,8 @@ from nemo_bt.training.checks import check_vocabulary
 from .export_files import write_config, write_tokenizer
 from .hub import check_upload, push
 from .model_card import model_card
-from .output import DTYPES, common_options, run, run_here, written_whole
+from .options import export_options
+from .output import DTYPES, run, run_here, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
 from .progress import megabytes, summary
 
@@ -58,17 +59,7 @@ def nemo_to_hf(source: str | Path, output: str | Path, *options: str) -> Path:
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the options of the command."""
-    parser = argparse.ArgumentParser(prog="converters.nemo_to_hf", description=__doc__)
-    parser.add_argument("--input", required=True, help="a .nemo directory or file")
-    parser.add_argument("--output", required=True, type=Path, help="the folder to write")
-    parser.add_argument("--tokenizer", type=Path, help="a tokenizer folder; without it, the one in the .nemo")
-    parser.add_argument("--pad-token", help="a token of the vocabulary to pad with, where the tokenizer names none")
-    parser.add_argument("--max-shard-gb", type=float, default=1.0, help="largest safetensors file; held in memory")
-    parser.add_argument("--push-to-hub", metavar="REPO", help="upload to organisation/model afterwards")
-    parser.add_argument("--private", action="store_true", help="a repository that --push-to-hub makes is private")
-    parser.add_argument("--to-causal-lm", action="store_true", help=argparse.SUPPRESS)
-    common_options(parser)
-    return parser.parse_args(argv)
+    return export_options(argparse.ArgumentParser(prog="converters.nemo_to_hf", description=__doc__)).parse_args(argv)
 
 
 def convert(args: argparse.Namespace, terminal: Terminal) -> None:

@@ -1,4 +1,4 @@
-"""What both converters share: an output that is whole or not there, the dtype option, exit statuses."""
+"""What both converters share: an output that is whole or not there, dtypes, exit statuses."""
 
 from __future__ import annotations
 
@@ -24,12 +24,6 @@ Parse: TypeAlias = Callable[[Sequence[str]], argparse.Namespace]
 
 class ParityError(Exception):
     """The two models do not give the same rewards."""
-
-
-def common_options(parser: argparse.ArgumentParser) -> None:
-    """Add --dtype and --no-check."""
-    parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; without it every tensor keeps its dtype")
-    parser.add_argument("--no-check", action="store_true", help="do not compare the rewards of the two models")
 
 
 @contextmanager

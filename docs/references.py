@@ -7,20 +7,15 @@ the argument parser; row formats from their table.
 from __future__ import annotations
 
 import argparse
-import ast
 import inspect
-import json
 import re
-import textwrap
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
-from itertools import pairwise
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nemo_bt.cli.arguments import command_line
 from nemo_bt.config.data import SourceSettings
-from nemo_bt.config.messages import choices_of, range_of, without_none
+from nemo_bt.config.describe import described, meanings_of, sections
 from nemo_bt.config.model import Settings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.config.score import EvaluateRun, LabelRun, ScoreRun
@@ -137,12 +132,11 @@ def _sentence(text: str) -> str:
 
 def _sections(kind: type, prefix: str, without: set[str] = frozenset()) -> Iterator[str]:
     """Headings and entries of a dataclass of sections, and of the sections inside them."""
-    hints, meanings = get_type_hints(kind), meanings_of(kind)
-    for field in fields(kind):
-        section = hints[field.name]
-        if field.name not in without and is_dataclass(section):
-            key = f"{prefix}{field.name}"
-            yield f"### `{key}`\n\n{meanings.get(field.name) or paragraphs(section)}\n"
+    meanings = meanings_of(kind)
+    for name, section in sections(kind):
+        if name not in without:
+            key = f"{prefix}{name}"
+            yield f"### `{key}`\n\n{meanings.get(name) or paragraphs(section)}\n"
             yield from _entries(section, f"{key}.")
             yield from _sections(section, f"{key}.")
 
@@ -153,53 +147,12 @@ def paragraphs(kind: type) -> str:
 
 
 def _entries(kind: type, prefix: str) -> Iterator[str]:
-    hints, meanings = get_type_hints(kind, include_extras=True), meanings_of(kind)
-    for field in fields(kind):
-        key = f"{prefix}{field.name}"
-        anchor = f'<a id="{key}"></a>' if prefix else ""
-        if not is_dataclass(hints[field.name]):
-            yield f"- {anchor}**`{key}`** = {_default(field)} · {_values(hints[field.name])}  "
-            yield f"  {meanings[field.name]}"
+    for one in described(kind, prefix):
+        anchor = f'<a id="{one.key}"></a>' if prefix else ""
+        default = "*needed*" if one.default == "needed" else f"`{one.default}`"
+        yield f"- {anchor}**`{one.key}`** = {default} · {one.values}  "
+        yield f"  {one.meaning}"
     yield ""
-
-
-def meanings_of(kind: type) -> dict[str, str]:
-    """Text under each field, the inherited ones too."""
-    found: dict[str, str] = {}
-    for owner in reversed(kind.__mro__[:-1]):
-        (body,) = (node.body for node in ast.parse(textwrap.dedent(inspect.getsource(owner))).body)
-        for line, below in pairwise(body):
-            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
-                found[line.target.id] = " ".join(ast.literal_eval(below.value).split())
-    return found
-
-
-def _default(field: Field[Any]) -> str:
-    default = field.default
-    if field.default_factory is not MISSING:
-        default = field.default_factory()
-    elif hasattr(default, "default_factory") and default.default_factory is not None:
-        default = default.default_factory()
-    if default is MISSING:
-        return "*needed*"
-    return f"`{default}`" if isinstance(default, str) and default else f"`{json.dumps(default)}`"
-
-
-def _values(kind: Any) -> str:
-    """Type, choices and range as a reader expects them."""
-    inner = without_none(kind)
-    or_null = "; or null" if type(None) in get_args(kind) else ""
-    if get_origin(inner) is Literal:
-        return choices_of(kind)
-    if get_origin(inner) in (list, dict):
-        return ("list" if get_origin(inner) is list else "section") + or_null
-    if inner is bool:
-        return "true or false"
-    names = {int: "integer", float: "number", str: "text", list: "list", dict: "section"}
-    parts = [inner] if inner in names else get_args(inner)
-    name = " or ".join(names[get_origin(part) or part] for part in parts)
-    bounds = range_of(kind)
-    return name + (f", {bounds}" if bounds != "a number" else "") + or_null
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_bt.cli.job import run_command, run_job
+from nemo_bt.cli.kinds import kind_of
+from nemo_bt.cli.worker import own_log_dir
 from nemo_bt.config.custom import describe
 from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.model import Settings
 from nemo_bt.config.plan import PlanRun
-from nemo_bt.config.score import RUNS, EvaluateRun, LabelRun, ScoreRun
-from nemo_bt.config.serve import ServeRun
+from nemo_bt.config.score import EvaluateRun, LabelRun, ScoreRun
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local
 from nemo_bt.launching.script import made_once
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from nemo_bt.loss import LossFn
     from nemo_bt.planning.search import Planned, Rejected
     from nemo_bt.training.fit import Outcome
-
-_KINDS: dict[str, type[Any]] = {"plan": PlanRun, "serve": ServeRun, **RUNS}
 
 
 def load_settings(
@@ -56,7 +55,7 @@ def load_settings(
     """
     if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
         raise UserError(f"overrides: expected a list of key=value texts, got {overrides!r}.")
-    return load_settings_of(kind or _KINDS.get(config_name, Settings), config_name, overrides, config_dir)
+    return load_settings_of(kind or kind_of(config_name), config_name, overrides, config_dir)
 
 
 @made_once
@@ -101,13 +100,13 @@ def validate(settings: Settings, *, loss_fn: LossFn | None = None) -> dict[str, 
     from nemo_bt.training.train import validate_only
 
     _expect(settings, Settings, "train")
-    settings = _named(settings, loss_fn)
+    with own_log_dir(_named(settings, loss_fn)) as named:
 
-    def work(terminal: Terminal, rank: int) -> dict[str, float]:
-        pretrained = check_settings(settings, trains=False, loss_fn=loss_fn)
-        return validate_only(pinned(settings, pretrained), pretrained, terminal, loss_fn).validation
+        def work(terminal: Terminal, rank: int) -> dict[str, float]:
+            pretrained = check_settings(named, trains=False, loss_fn=loss_fn)
+            return validate_only(pinned(named, pretrained), pretrained, terminal, loss_fn).validation
 
-    metrics: dict[str, float] = run_job(settings, settings.exp_manager.log_dir, work)
+        metrics: dict[str, float] = run_job(named, named.exp_manager.log_dir, work)
     return metrics
 
 
@@ -136,7 +135,15 @@ def evaluate(settings: EvaluateRun) -> dict[str, Any]:
     from nemo_bt.evaluation.command import evaluate as measure
 
     _expect(settings, EvaluateRun, "evaluate")
-    _scored(settings, lambda model, terminal: measure(settings, model, terminal))
+    if isinstance(settings.evaluate.input, dict):
+        raise UserError(
+            f"evaluate.input: expected one set, got {', '.join(settings.evaluate.input)}. Call it for each."
+        )
+
+    def measured(model: str, terminal: Terminal) -> None:
+        measure(settings, model, terminal)
+
+    _scored(settings, measured)
     results: dict[str, Any] = json.loads((Path(settings.evaluate.output) / "results.json").read_text())
     return results
 

@@ -35,7 +35,7 @@ def main() -> None:
         "--config-name=quickstart",
         f"exp_manager.explicit_log_dir={run}",
         f"model.data.train={data / 'train.parquet'}",
-        f"+model.data.validation.held_out={data / 'validation.parquet'}",
+        f"model.data.validation.held_out={data / 'validation.parquet'}",
         f"model.tokenizer.type={data / 'tokenizer'}",
     ]
     print("nemo-bt " + " ".join(argv), flush=True)
@@ -46,8 +46,8 @@ def main() -> None:
     if last["val/held_out/accuracy"] < EXPECTED_ACCURACY:
         sys.exit(f"expected a held-out accuracy of {EXPECTED_ACCURACY}, got {last['val/held_out/accuracy']:.4f}")
     checkpoint = saved_checkpoints(run / "checkpoints")[-1]
-    command = ["-m", "nemo_bt.converters.nemo_to_hf", "--input", str(checkpoint), "--output", str(export)]
-    print("python " + " ".join(command), flush=True)
+    command = ["-m", "nemo_bt", "export", "--input", str(checkpoint), "--output", str(export)]
+    print("nemo-bt " + " ".join(command[2:]), flush=True)
     status = subprocess.run([sys.executable, *command]).returncode
     if status:
         sys.exit(status)

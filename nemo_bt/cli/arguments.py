@@ -1,51 +1,97 @@
-"""The command line: commands, their options, and overrides. It imports nothing of nemo_bt."""
+"""The command line: commands, their options, and overrides. It imports nothing heavy: `--help` waits for nothing."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
+
+from nemo_bt.cli.examples import EXAMPLES
+from nemo_bt.config.foreign_names import renamed
+from nemo_bt.converters.options import export_options, import_options
+
+_OVERRIDES = "Settings are key=value, as Hydra's: nemo-bt help settings [word] lists them."
+TOPICS = ("settings", "configs")
+"""What `nemo-bt help` tells beside each command."""
 
 
 def command_line() -> argparse.ArgumentParser:
     """Give the parser of every command."""
-    parser = argparse.ArgumentParser(prog="nemo-bt", description="Bradley-Terry reward models on NeMo and Megatron.")
+    parser = _Parser(prog="nemo-bt", description="Bradley-Terry reward models on NeMo and Megatron.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="of nemo_bt and what it builds on")
     commands = parser.add_subparsers(dest="command", required=True)
-    described = "Overrides are key=value, as Hydra's."
-    train = commands.add_parser("train", help="train a reward model", description=described)
-    data = commands.add_parser("data", help="tokenise, show or count preference data", description=described)
+
+    def add(name: str, what: str, described: str | None = _OVERRIDES) -> argparse.ArgumentParser:
+        lines = "".join(f"\n  {line}" for line in EXAMPLES[name])
+        return commands.add_parser(
+            name,
+            help=what,
+            description=described,
+            epilog=f"example{'s' * (len(EXAMPLES[name]) > 1)}:{lines}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    train = add("train", "train a reward model")
+    train.add_argument("--dry-run", action="store_true", help="check model, data and layout, count memory, and end")
+    data = add("data", "tokenise, show or count preference data")
     data.add_argument("action", choices=("build", "show", "stats"))
     data.add_argument("--pairs", type=int, default=2, help="show: pairs of each set")
     data.add_argument("--picture", type=Path, default=Path("lengths.png"), help="stats: file for the histogram")
-    validation = commands.add_parser("validate", help="validate a model, without training", description=described)
-    scoring = [
-        (commands.add_parser(name, help=what, description=described), name)
-        for name, what in (
-            ("score", "rewards of rows that exist"),
-            ("evaluate", "accuracy on pairs, RewardBench, RewardBench 2 or RM-Bench"),
-            ("label", "feedback to train on, from scored samples"),
-        )
-    ]
-    scoring[0][0].add_argument("--normalize", action="store_true", help="score.normalize=true")
-    report = commands.add_parser("report", help="a page about a run and its model", description=described)
+    validation = add("validate", "validate a model, without training")
+    score = add("score", "rewards of rows that exist")
+    score.add_argument("--normalize", action="store_true", help="score.normalize=true")
+    evaluation = add("evaluate", "accuracy on pairs, RewardBench, RewardBench 2 or RM-Bench")
+    label = add("label", "feedback to train on, from scored samples")
+    export_options(add("export", "a .nemo -> a Hugging Face folder for transformers", None))
+    import_options(add("import", "a Hugging Face folder -> a reward .nemo", None))
+    report = add("report", "a page about a run and its model")
     report.add_argument("log_dir", type=Path)
     report.add_argument("overrides", nargs="*", metavar="key=value", help="of the run's config.yaml: a layout, say")
     report.add_argument("--checkpoint", type=Path, help="the newest of the run, if none is named")
     report.add_argument("--without-model", action="store_true", help="what is logged, alone: nothing is scored")
-    serve = commands.add_parser("serve", help="a scoring server", description=described)
-    nodes = commands.add_parser("check-nodes", help="compare the nodes of a Slurm job", description=described)
-    plan = commands.add_parser("plan", help="memory and time of every layout on a cluster", description=described)
+    serve = add("serve", "a scoring server")
+    nodes = add("check-nodes", "compare the nodes of a Slurm job")
+    plan = add("plan", "memory and time of every layout on a cluster")
     plan.add_argument("--json", action="store_true", help="everything, for programs")
     plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
-    status = commands.add_parser("status", help="where a run is, from its log directory")
+    status = add("status", "where a run is, from its log directory", None)
     status.add_argument("log_dir", type=Path)
     status.add_argument("--verify", action="store_true", help="read every file of every checkpoint")
+    help_ = add("help", "every setting, every configuration, or a command", None)
+    help_.add_argument(
+        "topic",
+        nargs="?",
+        choices=(*TOPICS, *sorted(EXAMPLES)),
+        metavar="topic",
+        help="settings, configs, or a command",
+    )
+    help_.add_argument("words", nargs="*", metavar="word", help="settings: only those that have it in key or meaning")
     training = [(command, "train") for command in (train, validation, nodes, data)]
+    scoring = [(score, "score"), (evaluation, "evaluate"), (label, "label")]
     for command, name in [*training, (plan, "plan"), (serve, "serve"), *scoring]:
-        command.add_argument("--config-name", default=name, help="a configuration of conf/ or of --config-dir")
+        command.add_argument("--config-name", default=name, help="a configuration: nemo-bt help configs lists them")
         command.add_argument("--config-dir", help="a folder with configurations of your own")
+        command.add_argument("--cfg", action="store_true", help="print the composed configuration, and end")
         command.add_argument("overrides", nargs="*", metavar="key=value")
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in the first line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *args: object) -> None:
+        on = ", ".join(f"{name} {version(name)}" for name in ("nemo_toolkit", "megatron-core", "torch", "transformers"))
+        print(f"nemo_bt {version('nemo_bt')} ({on}, Python {sys.version.split()[0]})")
+        parser.exit()
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -55,13 +101,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         SystemExit: there is no such command or option; 0 for --help.
     """
     parser = command_line()
+    if "_ARGCOMPLETE" in os.environ:
+        from nemo_bt.cli.completion import complete
+
+        complete(parser)
     args, more = parser.parse_known_args(argv)  # argparse takes overrides on one side of an option only
-    if args.command == "status" and more:
-        parser.error(f"unknown argument {more[0]}")
+    takes_overrides = hasattr(args, "overrides")
     for word in more:
         if word.startswith("-"):
-            plain = word.lstrip("-")
-            parser.error(f"unknown option {word}" + (f": settings have no dashes, type {plain}" * ("." in plain)))
+            behind = [*argv, "..."][list(argv).index(word) + 1]
+            parser.error(f"unknown option {word}{_instead(word, behind) if takes_overrides else ''}")
+        elif not takes_overrides:
+            parser.error(f"unknown argument {word}")
     args.argv = list(argv)
     args.overrides = [*getattr(args, "overrides", []), *more]
     for word, behind in zip(args.overrides, [*args.overrides[1:], "..."], strict=False):
@@ -70,3 +121,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if getattr(args, "normalize", False):
         args.overrides.append("score.normalize=true")
     return args
+
+
+def _instead(word: str, value: str) -> str:
+    """Say what to type in the place of an option that is a setting, here or in another trainer."""
+    key, _, given = word.lstrip("-").partition("=")
+    value = given or ("..." if value.startswith("-") else value)
+    here = renamed(key)
+    if here and here.startswith("nothing: "):
+        return f": leave it out, {here.partition(': ')[2]}"
+    if here:
+        return f": settings have no dashes, type {here if '=' in here else f'{here}={value}'}"
+    return f": settings have no dashes, type {key}={value}" * ("." in key)

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nemo_bt.cli.arguments import parse
+from nemo_bt.cli.training import same_command, train, validate
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
 from nemo_bt.launching.script import leave_result
 from nemo_bt.launching.signals import STOPPED_STATUS, StopRequest
 
 if TYPE_CHECKING:
-    from nemo_bt.config.model import Settings
-    from nemo_bt.pretrained.resolve import PretrainedSource
+    pass
 
 
 def main() -> None:
@@ -29,14 +29,43 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """Run one command, and give its exit status."""
     args = parse(argv)
-    run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": _train}
-    run |= {"validate": _train, "score": _score, "evaluate": _score, "label": _score, "serve": _serve}
-    run |= {"report": _report}
+    run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": train}
+    run |= {"validate": validate, "score": _score, "evaluate": _score, "label": _score, "serve": _serve}
+    run |= {"report": _report, "export": _convert, "import": _convert, "help": _help}
     try:
-        return run[args.command](args)
+        return _show_configuration(args) if getattr(args, "cfg", False) else run[args.command](args)
     except UserError as error:
         launch.report(error, sys.stderr)
         return 2
+
+
+def _show_configuration(args: argparse.Namespace) -> int:
+    """Print what a command would run with, as YAML that --config-name reads again."""
+    from nemo_bt.cli.kinds import kind_of
+    from nemo_bt.config.load import dump_settings, load_settings_of
+
+    settings = load_settings_of(kind_of(args.command), args.config_name, args.overrides, args.config_dir)
+    sys.stdout.write(dump_settings(settings))
+    return 0
+
+
+def _help(args: argparse.Namespace) -> int:
+    """Run nemo-bt help."""
+    from nemo_bt.cli.help import show_help
+    from nemo_bt.observability.terminal import Terminal
+
+    show_help(args.topic, args.words, Terminal(sys.stdout))
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    """Run nemo-bt export or import."""
+    from nemo_bt.converters import hf_to_nemo, nemo_to_hf
+    from nemo_bt.converters.output import run
+
+    convert = nemo_to_hf.convert if args.command == "export" else hf_to_nemo.convert
+    run(lambda terminal: convert(args, terminal))
+    return 0
 
 
 def _data(args: argparse.Namespace) -> int:
@@ -88,24 +117,6 @@ def _check_nodes(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace) -> int:
-    """Run nemo-bt train or validate: start the ranks, or be one."""
-    from nemo_bt.config.load import load_settings
-
-    settings = load_settings(args.config_name, args.overrides, args.config_dir)
-
-    from nemo_bt.training.checks import check_settings, pinned
-
-    request = StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=launch.started_here())
-    if launch.joined() or settings.world_size == 1:
-        request.listen()
-    pretrained = check_settings(settings, trains=args.command == "train")
-    settings = pinned(settings, pretrained)
-    if launch.is_to_start(settings):
-        return launch.run_ranks(_same_command(args, settings.model.restore_from_path), settings.world_size)
-    return _train_here(args.command, settings, pretrained, request)
-
-
 def _score(args: argparse.Namespace) -> int:
     """Run nemo-bt score, evaluate or label: start the ranks, or be one."""
     from nemo_bt.config.load import load_settings_of
@@ -119,26 +130,34 @@ def _score(args: argparse.Namespace) -> int:
     if args.command == "label":
         check_label(run.label)
     request = StopRequest(limit_s=None, ends_on_sigterm=launch.started_here())
-    pretrained, parts = check_score(run)
+    runs = run.one_by_one() if args.command == "evaluate" else {"": run}
+    checked = {name: check_score(one) for name, one in runs.items()}
+    pretrained, first = next(iter(checked.values()))
     if launch.is_to_start(run):
-        return launch.run_ranks(_same_command(args, run.model.restore_from_path), run.world_size)
+        return launch.run_ranks(same_command(args, run.model.restore_from_path), run.world_size)
 
     from nemo_bt.cli.worker import run_as_rank
-    from nemo_bt.evaluation.command import evaluate
+    from nemo_bt.evaluation.command import evaluate, write_together
     from nemo_bt.evaluation.label import label
     from nemo_bt.observability.terminal import Terminal
     from nemo_bt.scoring.command import score
 
     def work(terminal: Terminal, rank: int) -> int:
-        is_done = score(run, pretrained, parts, terminal, rank, request)
-        if is_done and rank == 0 and args.command == "evaluate":
-            evaluate(run, pretrained.given, terminal)
+        results = {}
+        for name, one in runs.items():
+            is_done = score(one, pretrained, checked[name][1], terminal, rank, request)
+            if not is_done:
+                break
+            if rank == 0 and args.command == "evaluate":
+                results[name] = evaluate(one, pretrained.given, terminal)
+        if is_done and len(results) > 1:
+            write_together(run, results, terminal)
         if is_done and rank == 0 and args.command == "label":
             label(run, terminal)
         leave_result(is_done)
         return 0 if is_done or launch.joined() else STOPPED_STATUS
 
-    return run_as_rank(parts.folder, str(parts.folder), work)
+    return run_as_rank(first.folder, str(first.folder), work, leaves_log=False)
 
 
 def _report(args: argparse.Namespace) -> int:
@@ -167,35 +186,3 @@ def _serve(args: argparse.Namespace) -> int:
     run = load_settings_of(ServeRun, args.config_name, args.overrides, args.config_dir)
     serve(run, check_serve(run), Terminal(sys.stdout))
     return 0
-
-
-def _same_command(args: argparse.Namespace, given: str | None) -> list[str]:
-    """Give the command of each rank, which names the commit of the hub that was found."""
-    return [*args.argv, *([f"model.restore_from_path={given}"] if given and "@" in given else [])]
-
-
-def _train_here(command: str, settings: Settings, pretrained: PretrainedSource | None, request: StopRequest) -> int:
-    """Train on this rank with its output in <log dir>/nemo.log, and tell the user what went wrong."""
-    from nemo_bt.cli.worker import run_as_rank
-    from nemo_bt.observability.events import telling_failure
-    from nemo_bt.observability.terminal import Terminal
-    from nemo_bt.training.train import train, validate_only
-
-    log_dir = settings.exp_manager.log_dir
-
-    def work(terminal: Terminal, rank: int) -> int:
-        try:
-            if command == "validate":
-                leave_result(validate_only(settings, pretrained, terminal).validation)
-                return 0
-            with telling_failure(log_dir, rank):
-                outcome = train(settings, pretrained, terminal, rank, request=request)
-        except SystemExit as stopped:
-            if stopped.code == STOPPED_STATUS and not launch.started_here() and rank == 0:
-                terminal.error("stopped before training")
-            raise
-        leave_result(outcome)
-        return STOPPED_STATUS if outcome.stopped_by and not launch.joined() else 0
-
-    within = "checkpoints" if command == "train" else "."
-    return run_as_rank(log_dir, f"exp_manager.explicit_log_dir={log_dir}", work, within)

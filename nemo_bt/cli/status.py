@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.checkpoint.best import best_checkpoint
 from nemo_bt.checkpoint.find import saved_checkpoints
 from nemo_bt.checkpoint.manifest import MANIFEST, damage, plain_damage
 from nemo_bt.errors import UserError
@@ -40,7 +41,7 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
     terminal.facts(
         [
             ("state", _state(log_dir, events, training)),
-            ("step", _progress(starts[-1], training)),
+            ("step", _progress(starts[-1], training, goes_on=events[-1]["event"] == "started")),
             *_validation(lines),
             ("started", f"{starts[0]['time']}, {len(starts) - 1} restarts"),
         ]
@@ -79,14 +80,14 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _progress(started: dict[str, Any], training: list[dict[str, Any]]) -> str:
+def _progress(started: dict[str, Any], training: list[dict[str, Any]], goes_on: bool) -> str:
     of_steps = started["of_steps"]
     if not training:
         return f"{started['step']} of {of_steps}; nothing logged yet"
     last = training[-1]
     left_s = (of_steps - last["step"]) * _seconds_per_step(training)
     end = datetime.now() + timedelta(seconds=left_s)
-    ahead = f"; left {_short(left_s)}, until {end:%Y-%m-%d %H:%M}" if left_s else ""
+    ahead = f"; left {_short(left_s)}, until {end:%Y-%m-%d %H:%M}" if left_s and goes_on else ""
     skipped = f"; {last['train/skipped_steps']} steps skipped" if last.get("train/skipped_steps") else ""
     measured = f"loss {last['train/loss']:.4f}  accuracy {last['train/accuracy']:.3f}"
     return f"{last['step']} of {of_steps}  {measured}{ahead}{skipped}"
@@ -122,7 +123,10 @@ def _checkpoints(folder: Path, verifies: bool) -> list[tuple[str, ...]]:
     found |= dict.fromkeys(unfinished_folders(folder), "being written, or left unfinished")
     found |= dict.fromkeys(folder.glob("*.damaged*"), "set aside")
     rows: list[tuple[str, ...]] = []
+    best = best_checkpoint(folder.parent)
     for path, state in found.items():
+        if best and path == best.path:
+            state = f"{state}, best: {best.metric} {best.value:.4f}"
         size = 0
         saved = 0.0
         with suppress(OSError):  # a run that goes on renames and removes files

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
+from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
 from nemo_bt.observability.failure import report_failure
 from nemo_bt.observability.terminal import Terminal, divert_output
 
 
-def run_as_rank(folder: Path, setting: str, work: Callable[[Terminal, int], int], within: str = ".") -> int:
+def run_as_rank(
+    folder: Path, setting: str, work: Callable[[Terminal, int], int], within: str = ".", leaves_log: bool = True
+) -> int:
     """Do the work of one rank, and give its exit status: that of `work`, or 2 for a user's mistake.
 
     Args:
@@ -20,8 +27,10 @@ def run_as_rank(folder: Path, setting: str, work: Callable[[Terminal, int], int]
         setting: the setting that names `folder`, for the message where it cannot be written.
         work: (terminal of this rank, rank) -> exit status; may raise UserError.
         within: a folder in `folder` that is made too.
+        leaves_log: whether a mistake leaves nemo.log; otherwise it leaves nothing that was not there before.
     """
     rank = launch.current_rank()
+    made = _missing(folder)
     try:
         log = make_log(folder, setting, within)
     except UserError as error:
@@ -35,7 +44,37 @@ def run_as_rank(folder: Path, setting: str, work: Callable[[Terminal, int], int]
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # into nemo.log
         launch.report(error, stderr)
+        if made and not leaves_log:
+            _remove(log, made)
         return 2
+
+
+def _missing(folder: Path) -> list[Path]:
+    """List a folder and those above it that are not there, the innermost first."""
+    return [one for one in (folder, *folder.parents) if not one.exists()]
+
+
+def _remove(log: Path, folders: list[Path]) -> None:
+    """Remove a log, and folders in which nothing else is; other ranks may do the same."""
+    log.unlink(missing_ok=True)
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+@contextmanager
+def own_log_dir(settings: Settings) -> Iterator[Settings]:
+    """Give settings without a log directory one of their own, which is removed. A crash leaves it, with its log."""
+    if settings.exp_manager.explicit_log_dir:
+        yield settings
+        return
+    folder = tempfile.mkdtemp(prefix="nemo_bt-")
+    try:
+        yield replace(settings, exp_manager=replace(settings.exp_manager, explicit_log_dir=folder))
+    except (UserError, SystemExit, KeyboardInterrupt):
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
 
 
 def make_log(folder: Path, setting: str, within: str = ".") -> Path:

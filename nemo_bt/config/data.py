@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, field, fields
-from pathlib import PurePosixPath
+from dataclasses import field, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import ArgsKwargs
 
 from nemo_bt.config.fields import STRICT, AtLeast1, FromZero, Seed, Share
+from nemo_bt.config.given import as_list, as_sets, completed, keys_of, name_of
 
-
-def _as_list(given: Any) -> Any:
-    """Take one for a list of one."""
-    return given if isinstance(given, list) else [given] if isinstance(given, str | dict) else given
-
-
-Paths = Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+Paths = Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
 """A path, or a list of them."""
-
-
-def _keys_of(given: Any) -> dict[str, Any] | None:
-    """Give what a section is made from, by key; None where that is something else."""
-    if isinstance(given, ArgsKwargs):
-        return dict(given.kwargs or {})
-    if isinstance(given, str):
-        return {"path": given}
-    return dict(given) if isinstance(given, dict) else None
 
 
 def _check_weights(score_key: str | list[str] | dict[str, float]) -> str | list[str] | dict[str, float]:
@@ -154,12 +138,11 @@ class SourceSettings(RowSettings):
     @classmethod
     def _name_it(cls, given: Any) -> Any:
         """Take the name from the path, where none is given."""
-        values = _keys_of(given)
-        paths = _as_list((values or {}).get("path"))
+        values = keys_of(given)
+        paths = as_list((values or {}).get("path"))
         if values is None or not isinstance(paths, list) or not paths:
             return given
-        name = values.get("name") or PurePosixPath(str(paths[0])).name.split(".")[0].strip("*") or "data"
-        return values | {"name": name}
+        return values | {"name": values.get("name") or name_of(str(paths[0]))}
 
     @model_validator(mode="after")
     def _check_keys(self) -> SourceSettings:
@@ -179,7 +162,7 @@ def _check_names(sources: list[SourceSettings]) -> list[SourceSettings]:
     return sources
 
 
-Sources = Annotated[list[SourceSettings], BeforeValidator(_as_list), AfterValidator(_check_names)]
+Sources = Annotated[list[SourceSettings], BeforeValidator(as_list), AfterValidator(_check_names)]
 """A path, a section of SourceSettings, or a list of them."""
 
 
@@ -204,7 +187,7 @@ class DataSettings(TextSettings):
     train: Sources = field(default_factory=list)
     """A mixture: paths, or sections of SourceSettings."""
     validation: dict[str, Sources] = field(default_factory=dict)
-    """Set name -> its sources; metrics are logged as val/<set>/..."""
+    """Set name -> its sources; a path, or a list of paths, has names of its files. Metrics are val/<set>/..."""
     length_policy: Literal["drop", "truncate_prompt_left", "error"] = "drop"
     """What becomes of a pair beyond encoder_seq_length. Responses are never cut."""
     max_bad_fraction: Share = 0.01
@@ -220,30 +203,13 @@ class DataSettings(TextSettings):
     @classmethod
     def _inherit(cls, given: Any) -> Any:
         """Give each source the keys of RowSettings that stand beside it and that it does not have itself."""
-        values = _keys_of(given)
+        values = keys_of(given)
         if values is None or isinstance(given, str):
             return given
         own = {field.name: values[field.name] for field in fields(RowSettings) if field.name in values}
-        complete = {"train": _completed(values.get("train", []), own)}
-        if isinstance(values.get("validation"), dict):
-            complete["validation"] = {name: _completed(some, own) for name, some in values["validation"].items()}
+        complete = {"train": completed(values.get("train", []), own)}
+        if "validation" in values:
+            sets = as_sets(values["validation"])
+            is_named = isinstance(sets, dict)
+            complete["validation"] = {n: completed(some, own) for n, some in sets.items()} if is_named else sets
         return values | complete
-
-
-def _completed(sources: Any, inherited: dict[str, Any]) -> Any:
-    """Complete what a user has written; what is complete already, or no source at all, stays as it is."""
-    several = _as_list(sources)
-    if not isinstance(several, list):
-        return sources
-    return [_complete(source, inherited) if isinstance(source, str | dict) else source for source in several]
-
-
-def _complete(source: str | dict[str, Any], inherited: dict[str, Any]) -> dict[str, Any]:
-    given = {"path": source} if isinstance(source, str) else source
-    sections = {}
-    for name in ("pairs", "custom_cls"):
-        above = inherited.get(name, {})
-        own = given.get(name)
-        if isinstance(own, dict):
-            sections[name] = (asdict(above) if isinstance(above, PairRules | CustomClass) else above) | own
-    return inherited | given | sections

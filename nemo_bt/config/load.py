@@ -15,14 +15,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
-import nemo_bt.conf
 from nemo_bt.config.messages import explain
 from nemo_bt.config.model import JobSettings, Settings
 from nemo_bt.config.overrides import in_hydras_grammar
+from nemo_bt.config.shipped import SHIPPED, check_choice, check_config_name
 from nemo_bt.errors import UserError
 
 Kind = TypeVar("Kind", bound=JobSettings)
-_KEY = re.compile(r"^(\w+(?:\.[\w-]+)*)=")
+_KEY = re.compile(r"^\+{0,2}(\w+(?:\.[\w-]+)*)=")
 
 
 def load_settings(config_name: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Settings:
@@ -46,42 +46,65 @@ def load_settings_of(
     """
     if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
         raise UserError(f"overrides: expected a list of texts, key=value, got {overrides!r}.")
-    shipped = str(Path(next(iter(nemo_bt.conf.__path__))).resolve())
-    search = [f"hydra.searchpath=[file://{shipped}]"] if config_dir else []
-    typed = [in_hydras_grammar(override, kind) for override in overrides]
-    set_or_added = [_set_or_added(override, kind, (shipped, config_dir or shipped)) for override in typed]
+    check_config_name(config_name, config_dir)
+    search = [f"hydra.searchpath=[file://{SHIPPED}]"] if config_dir else []
+    wrong: list[str] = []
+    accepted = []
+    for override in overrides:
+        try:
+            accepted.append(_set_or_added(in_hydras_grammar(override, kind), kind, config_dir))
+        except UserError as error:
+            wrong.append(str(error))
     try:
-        with initialize_config_dir(str(Path(config_dir).resolve()) if config_dir else shipped, version_base="1.3"):
-            config = compose(config_name, overrides=[*search, *set_or_added])
+        with initialize_config_dir(str(Path(config_dir).resolve() if config_dir else SHIPPED), version_base="1.3"):
+            config = compose(config_name, overrides=[*search, *accepted])
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError("\n".join([*wrong, _one_line(error)])) from error
     except ValueError as error:  # Hydra's own for model=null
         raise UserError(f"{' '.join(overrides)}: {error}.") from error
     try:
-        return TypeAdapter(kind).validate_python(values)
+        found = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        raise UserError(explain(error, kind)) from error
+        raise UserError("\n".join([*wrong, explain(error, kind)])) from error
+    if wrong:
+        raise UserError("\n".join(wrong))
+    return found
 
 
-def dump_settings(settings: Settings) -> str:
+def dump_settings(settings: JobSettings) -> str:
     """Write settings as YAML that `--config-name` reads again."""
     return OmegaConf.to_yaml(OmegaConf.create(asdict(settings)))
 
 
-def _set_or_added(override: str, kind: type, folders: Sequence[str]) -> str:
-    """Give a key the two pluses with which Hydra sets it or adds it; the name of a folder in conf/ is no key.
+def _set_or_added(override: str, kind: type, config_dir: str | None) -> str:
+    """Give a key the two pluses with which Hydra sets it or adds it, and a choice of conf/ the one that it needs.
 
     Raises:
-        UserError: a value where a section is. Hydra is not asked: once NeMo is imported, `trainer` is a choice to it.
+        UserError: there is no such choice, or a value stands where a section is. Hydra is not asked: once NeMo is
+            imported, `trainer` is a choice to it.
     """
     key = _KEY.match(override)
-    if not key or any((Path(folder) / key[1]).is_dir() for folder in folders):
+    if not key:
         return override
     value = override[key.end() :]
+    if (SHIPPED / key[1]).is_dir():
+        _check_group(key[1], value, kind)
+        check_choice(key[1], value, config_dir)
+        return f"{key[1]}={value}"
+    if config_dir and (Path(config_dir) / key[1]).is_dir():
+        return override
     if key[1] in {section.name for section in fields(kind)} and not value.startswith(("{", "$")):
         raise UserError(f"{key[1]}: expected a section of keys, got {value}.")
-    return f"++{override}"
+    return f"++{override.lstrip('+')}"
+
+
+def _check_group(group: str, choice: str, kind: type) -> None:
+    """Check that a part with choices is one of what is configured."""
+    is_there = group in {section.name for section in fields(kind)} if group == "cluster" else issubclass(kind, Settings)
+    if not is_there:
+        whose = "nemo-bt plan" if group == "cluster" else "training"
+        raise UserError(f"{group}={choice} belongs to {whose}; nothing depends on it here. Leave it out.")
 
 
 def _one_line(error: Exception) -> str:

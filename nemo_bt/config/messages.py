@@ -12,11 +12,14 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from nemo_bt.config.foreign_names import renamed
 from nemo_bt.config.model import Settings
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-_NO_SECTION = ("dataclass_type", "model_type", "model_attributes_type")
+_NO_SECTION = ("dataclass_type", "dict_type", "model_type", "model_attributes_type")
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
+_ALIKE = 0.6
+"""Share of letters that a name and its misspelling have in common, as difflib counts it."""
 _OF_SOURCE = re.compile(r"(train|validation\.[^.[]+)\[\d+\]\.")
 
 
@@ -62,11 +65,13 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
 
 
 def unknown_key(key: str, given: Any, kind: type) -> str:
-    """Name the nearest key of its section or of all, or the keys that its section has."""
+    """Name what another trainer's key is here, the nearest key of its section or of all, or those of its section."""
     typed = key  # where data.train=x is typed, data is what is unknown, and {"train": "x"} what is given
     while isinstance(given, dict) and given:
         name, given = next(iter(given.items()))
         typed = f"{typed}.{name}"
+    if renamed(typed):
+        return _of_another_trainer(typed, str(renamed(typed)), kind)
     if kind is not Settings and any(f"{'.'.join(path)}.".startswith(f"{key}.") for path in all_keys(Settings)):
         return f"{typed} belongs to training; nothing depends on it here. Leave it out."
     section, _, name = key.rpartition(".")
@@ -77,10 +82,26 @@ def unknown_key(key: str, given: Any, kind: type) -> str:
     if not near and "[" not in key:
         known = [".".join(path) for path in all_keys(kind)]
         same_name = [other for other in known if other.split(".")[-1] == typed.split(".")[-1]]
-        near = difflib.get_close_matches(typed, same_name or known, n=1, cutoff=0 if same_name else 0.5)
+        alike = [other for other in known if _is_alike(other.split(".")[-1], typed.split(".")[-1])]
+        near = difflib.get_close_matches(typed, same_name or alike, n=1, cutoff=0 if same_name else 0.5)
     if near:
         return f"unknown key {typed}. Did you mean {near[0]}?"
     return f"unknown key {typed}. {section or 'The top'} has {', '.join(has)}."
+
+
+def _is_alike(name: str, other: str) -> bool:
+    return difflib.SequenceMatcher(None, name, other).ratio() >= _ALIKE
+
+
+def _of_another_trainer(typed: str, here: str, kind: type) -> str:
+    """Say what another trainer's key is here."""
+    nothing, _, why = here.partition(": ")
+    if nothing == "nothing":
+        return f"unknown key {typed}. Leave it out: {why}."
+    key = tuple(re.sub(r"\[\d+\]|=.*", "", here).split("."))
+    if key not in all_keys(kind) and "[" not in here:
+        return f"unknown key {typed}. It is {here} of training, and nothing depends on it here. Leave it out."
+    return f"unknown key {typed}. Type {here}"
 
 
 def all_keys(kind: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

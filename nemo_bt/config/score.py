@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field, fields
+from dataclasses import field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.data import Paths, RowSettings, SourceSettings, TextSettings
@@ -81,20 +81,53 @@ class ScoreRun(JobSettings):
 def _check_input(given: Any, info: ValidationInfo) -> Any:
     """Check that what is evaluated or labelled is what is scored."""
     scored = info.data.get("score")
-    if scored and scored.input != given.input:
+    if scored and not isinstance(given.input, dict) and scored.input != given.input:
         raise ValueError(f"expected score.input={scored.input}, got input={given.input}. Leave score.input out")
     return given
+
+
+EvaluationKind = Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_bench"]
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvaluatedSet:
+    """One of several sets; what it leaves out it takes from `evaluate`."""
+
+    path: Paths
+    """Paths, as in score.input."""
+    split: str | None = None
+    """Part of a data set of the hub."""
+    subset: str | None = None
+    """Configuration of a data set of the hub."""
+    revision: str | None = None
+    """Commit, branch or tag of a data set of the hub."""
+    kind: EvaluationKind | None = None
+    """As evaluate.kind."""
+
+
+def _as_set(given: Any) -> Any:
+    return {"path": given} if isinstance(given, str | list) else given
+
+
+EvaluatedSets = dict[str, Annotated[EvaluatedSet, BeforeValidator(_as_set)]]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class EvaluateSettings:
     """Pairs in, results out."""
 
-    input: Paths
-    """Paths, as in score.input, of pairs or of rows of RewardBench, RewardBench 2 or RM-Bench."""
+    input: Paths | EvaluatedSets
+    """Paths, as in score.input, of pairs or of rows of RewardBench, RewardBench 2 or RM-Bench. Or several sets by name,
+    each a path or a section of path, split, subset, revision and kind; each has a folder of results."""
     output: str
     """Folder: scored.jsonl, results.json and results.md."""
-    kind: Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_bench"] = "auto"
+    split: str = "train"
+    """Part of a data set of the hub."""
+    subset: str | None = None
+    """Configuration of a data set of the hub."""
+    revision: str | None = None
+    """Commit, branch or tag of a data set of the hub."""
+    kind: EvaluationKind = "auto"
     """auto decides by the rows."""
 
 
@@ -105,6 +138,31 @@ class EvaluateRun(ScoreRun):
     evaluate: Annotated[EvaluateSettings, AfterValidator(_check_input)]
     needs: ClassVar[tuple[str, ...]] = ("pair",)
     told_by_name: ClassVar[tuple[str, tuple[str, ...]]] = ("domain", ("chat", "math", "code", "safety"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _score_every_set(cls, given: Any) -> Any:
+        """Say what is scored, where there are several sets: each is scored in a run of its own."""
+        sets = given.get("evaluate", {}).get("input") if isinstance(given, dict) else None
+        if not isinstance(sets, dict):
+            return given
+        first: Any = next(iter(sets.values()), [])
+        path = first.get("path", []) if isinstance(first, dict) else first
+        return given | {"score": given["score"] | {"input": path}}
+
+    def one_by_one(self) -> dict[str, EvaluateRun]:
+        """Give a run for each set, by name; a single one has no name."""
+        if not isinstance(self.evaluate.input, dict):
+            return {"": self}
+        return {name: self._of_set(name, one) for name, one in self.evaluate.input.items()}
+
+    def _of_set(self, name: str, one: EvaluatedSet) -> EvaluateRun:
+        whole = self.evaluate
+        output = f"{whole.output}/{name}"
+        source = {key: getattr(one, key) or getattr(whole, key) for key in ("split", "subset", "revision")}
+        evaluate = replace(whole, input=one.path, output=output, kind=one.kind or whole.kind, **source)
+        score = replace(self.score, input=one.path, output=f"{output}/scored.jsonl", **source)
+        return replace(self, evaluate=evaluate, score=score)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -19,8 +19,8 @@ from nemo_bt.scoring.rows import reader_of
 _FIRST_ROWS = 512
 
 
-def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
-    """Measure what `nemo-bt score` has written for this run.
+def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]:
+    """Measure what `nemo-bt score` has written for this run, and give the contents of results.json.
 
     Args:
         run: settings of a run whose score.output exists.
@@ -50,6 +50,19 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> None:
     for fact in facts[1:]:
         terminal.line(fact)
     terminal.line(f"results: {folder}/results.json and results.md")
+    return results
+
+
+def write_together(run: EvaluateRun, found: dict[str, dict[str, Any]], terminal: Terminal) -> None:
+    """Write the results of several sets, by name, into one results.json and results.md, and show their scores."""
+    folder = Path(run.evaluate.output)
+    rows = [[name, one["kind"], f"{one['rows']:,}", f"{100 * one['score']:.1f}"] for name, one in found.items()]
+    table = (("set", "kind", "rows", "score %"), rows)
+    write_atomically(folder / "results.json", json.dumps(found, indent=1) + "\n")
+    model = next(iter(found.values()))["model"]
+    write_atomically(folder / "results.md", as_markdown(", ".join(found), [f"model: {model}"], [table]))
+    terminal.table(*table)
+    terminal.line(f"results of all: {folder}/results.json and results.md")
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

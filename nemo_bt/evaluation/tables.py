@@ -24,7 +24,23 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
         levels = ("easy", "normal", "hard", "average")
         rows = [[name, *(f"{of[level]:.4f}" for level in levels)] for name, of in results["domains"].items()]
         found.append((("domain", *levels), rows))
+    row = leaderboard_row(results)
+    if row:
+        found.append((("in percent, as leaderboards have it", *row), [[results["model"], *row.values()]]))
     return found
+
+
+def leaderboard_row(results: dict[str, Any]) -> dict[str, str]:
+    """Give a benchmark's columns in percent, as its leaderboard prints them; pairs have none."""
+    if "sections" in results:
+        found = {"score": results["score"], **results["sections"]}
+    elif "domains" in results:
+        average = results["domains"]["average"]
+        found = {name: of["average"] for name, of in results["domains"].items() if name != "average"}
+        found |= {level: average[level] for level in ("easy", "normal", "hard")} | {"average": average["average"]}
+    else:
+        return {}
+    return {name: f"{100 * score:.1f}" for name, score in found.items()}
 
 
 def _tally_row(name: str, tally: dict[str, float]) -> list[str]:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from nemo_bt.errors import UserError
-from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS, STOPPING_SIGNALS, kept_handlers
+from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS, STOPPING_SIGNALS, answer_of, kept_handlers
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -43,6 +43,14 @@ def started_here() -> bool:
 def is_srun_task() -> bool:
     """Tell whether srun started this process, and others."""
     return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
+
+
+def answering(stderr: TextIO, rank: int) -> int | None:
+    """Give the file descriptor on which this rank answers signals: rank 0 does, unless what started it answers."""
+    try:
+        return stderr.fileno() if rank == 0 and not started_here() else None
+    except OSError:  # it is no file
+        return None
 
 
 def current_rank() -> int:
@@ -152,8 +160,7 @@ def start_ranks(command: Sequence[str], num_ranks: int, variables: Mapping[str, 
         if number in asked:
             raise SignalException("a second one", signal.Signals(number))
         asked.add(number)
-        name = signal.Signals(number).name
-        print(f"{name}: the run ends after this step; a second {name} ends it at once", file=sys.stderr)
+        print(answer_of(number, ends_at_second=True), file=sys.stderr, flush=True)
         for pid in ranks.pids().values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)

@@ -39,16 +39,22 @@ class StopRequest:
         self.ends_on_sigterm = ends_on_sigterm
         self._signal = 0
         self._is_training = False
+        self._answer_to: int | None = None
 
-    def listen(self, is_training: bool = False) -> None:
+    def listen(self, is_training: bool = False, answer_to: int | None = None) -> None:
         """Take over the signals. Before training there is nothing to finish or save: a request ends the process.
 
         SIGTERM ends it too, but is no request then: srun sends it to the ranks that are left when one fails.
+
+        Args:
+            is_training: whether there is something to finish and save.
+            answer_to: file descriptor that a request is answered on at once; None where another process answers.
 
         Raises:
             SystemExit: at a request before training, with `STOPPED_STATUS`.
         """
         self._is_training = is_training
+        self._answer_to = answer_to
         asks = is_training and not self.ends_on_sigterm
         signal.signal(signal.SIGTERM, self._note if asks else signal.SIG_DFL)  # Lightning's would not save
         for number in (signal.SIGUSR1, signal.SIGINT):
@@ -66,6 +72,9 @@ class StopRequest:
         self._signal = number
         if not self._is_training:
             raise SystemExit(STOPPED_STATUS)
+        if self._answer_to is not None:
+            answer = answer_of(number, ends_at_second=number == signal.SIGINT)
+            os.write(self._answer_to, f"{answer}\n".encode())  # a file object may be in the middle of a line
 
 
 @contextmanager
@@ -82,6 +91,13 @@ def kept_handlers() -> Iterator[None]:
 def running_s() -> float:
     """Give the seconds since this process imported this file."""
     return time.monotonic() - _START_S
+
+
+def answer_of(number: int, ends_at_second: bool) -> str:
+    """Say what becomes of a request; a second one may end the run at once."""
+    name = signal.Signals(number).name
+    again = f"; a second {name} ends it at once" if ends_at_second else ""
+    return f"{name}: saving after this step, then the run ends{again}"
 
 
 def reason_of(code: int) -> str:

@@ -148,6 +148,11 @@ class Terminal:
                 table.add_row(*map(escape, row))
             Console(file=self.console.file, width=_ANY_WIDTH, highlight=False).print(table)
 
+    @property
+    def has_bar(self) -> bool:
+        """Whether a bar is shown."""
+        return self._bar is not None
+
     def start(self, done: int, total: int, unit: str = "step") -> None:
         """Show the bar, if this is a real terminal."""
         if self.console and self.console.is_terminal:

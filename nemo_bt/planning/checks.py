@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nemo_bt.config.equations import check_equations
+from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
 
@@ -34,12 +35,20 @@ def _check_left_to_the_plan(run: PlanRun) -> None:
             "model.sequence_parallel and model.activations_checkpoint_granularity: a plan decides them. Sequence "
             "parallelism comes with tensor parallelism; plan.recompute_layers says what is computed again."
         )
+    not_counted = uncounted(model)
+    if not_counted:
+        raise UserError(f"{not_counted}. Leave it out.")
+
+
+def uncounted(model: ModelSettings) -> str | None:
+    """Name the setting, with what is counted instead, of which memory and time are not counted; None if all are."""
     if model.peft.lora:
-        raise UserError("model.peft.peft_scheme=lora: a plan counts full training. Leave it out.")
+        return "model.peft.peft_scheme=lora: a plan counts full training"
     if model.fp8:
-        raise UserError(f"model.fp8={model.fp8}: a plan counts layers in trainer.precision. Leave it out.")
+        return f"model.fp8={model.fp8}: a plan counts layers in trainer.precision"
     if model.optim.optimizer_cpu_offload:
-        raise UserError("model.optim.optimizer_cpu_offload=true: a plan counts no memory of hosts. Leave it out.")
+        return "model.optim.optimizer_cpu_offload=true: a plan counts no memory of hosts"
+    return None
 
 
 def _check_cluster(run: PlanRun) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nemo_bt.config.fp8 import row_multiple
-from nemo_bt.config.model import ModelSettings
+from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
 from nemo_bt.planning.activations import StreamRows
@@ -125,14 +125,13 @@ def _tried(
     if key not in seen:
         seen[key] = steps_of(run, pairs, run.plan.num_steps, architecture.hidden_size)
     steps = seen[key]
-    loads = [load for step in steps for streams in step for load in streams]
-    num_streams = max(len(streams) for step in steps for streams in step)
-    stages = sorted({0, min(1, model.pipeline_model_parallel_size - 1), model.pipeline_model_parallel_size - 1})
+    loads = _loads(steps)
+    num_streams = _most_streams(steps)
+    stages = _stages(model)
     room = run.cluster.memory_bytes - run.cluster.reserved_bytes
     longest = max(load.rows.tokens for load in loads)
     full, found = (
-        _fullest(run, architecture, stages, scaled(loads, tokens, model), num_streams)
-        for tokens in (model.data.tokens_per_micro_batch, longest)
+        fullest_rank(run, architecture, steps, tokens) for tokens in (model.data.tokens_per_micro_batch, longest)
     )
     if full.total > room:
         return Rejected(model, _too_much(full, room) + _would_fit(found, longest, room, len(steps)), full.total)
@@ -170,12 +169,32 @@ def scaled(loads: Sequence[StreamLoad], tokens: int, model: ModelSettings) -> St
     return StreamRows(-(-tokens // multiple) * multiple, int(continuations), scored, int(copied))
 
 
-def _fullest(
-    run: PlanRun, architecture: Architecture, stages: list[int], rows: StreamRows, num_streams: int
-) -> RankMemory:
-    return max(
-        (rank_memory(run, architecture, stage, rows, num_streams) for stage in stages), key=lambda rank: rank.total
-    )
+def fullest_rank(settings: Settings, architecture: Architecture, steps: Sequence[Step], tokens: int) -> RankMemory:
+    """Count the memory of the rank that needs most of it.
+
+    Args:
+        steps: say how dense streams are, and how many there are.
+        tokens: length of every stream.
+    """
+    rows = scaled(_loads(steps), tokens, settings.model)
+    ranks = [
+        rank_memory(settings, architecture, stage, rows, _most_streams(steps)) for stage in _stages(settings.model)
+    ]
+    return max(ranks, key=lambda rank: rank.total)
+
+
+def _stages(model: ModelSettings) -> list[int]:
+    """List the pipeline ranks that differ: the first, one in between, the last."""
+    last = model.pipeline_model_parallel_size - 1
+    return sorted({0, min(1, last), last})
+
+
+def _loads(steps: Sequence[Step]) -> list[StreamLoad]:
+    return [load for step in steps for streams in step for load in streams]
+
+
+def _most_streams(steps: Sequence[Step]) -> int:
+    return max(len(streams) for step in steps for streams in step)
 
 
 def _sent(

@@ -51,7 +51,7 @@ def check_hf_tensors(infos: dict[str, TensorInfo], architecture: Architecture, w
         names = f" ({', '.join(map(str, labels.values()))})" if isinstance(labels, dict) and len(labels) == rows else ""
         raise UserError(
             f"{where}: a classifier of {rows} labels{names}, not a reward model: its head gives {rows} numbers a text, "
-            "a reward is one. To take one row of the head, from 0, as the reward: python -m converters.hf_to_nemo "
+            "a reward is one. To take one row of the head, from 0, as the reward: nemo-bt import "
             f"--head-row {rows - 1} --input {where} --output reward.nemo"
         )
     _compare(ours, expected, where, HF_HEAD)

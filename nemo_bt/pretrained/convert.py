@@ -95,7 +95,7 @@ def megatron_infos(hf_infos: dict[str, TensorInfo], architecture: Architecture) 
         if len(dtypes) > 1:
             raise UserError(
                 f"{', '.join(f'{name} is {dtype}' for dtype, name in dtypes.items())}: a NeMo checkpoint keeps them in "
-                "one tensor. Convert the folder with one: python -m converters.hf_to_nemo --dtype bf16."
+                "one tensor. Convert the folder with one: nemo-bt import --dtype bf16."
             )
         first = names[: len(parts.names)]
         empty = [torch.empty(hf_infos[name].shape, dtype=hf_infos[name].dtype, device="meta") for name in first]

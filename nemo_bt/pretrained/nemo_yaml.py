@@ -53,7 +53,7 @@ def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, Tenso
     except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{file}: expected a language model as NeMo's importers describe it, got {error!r}. Convert from the "
-            "Hugging Face folder instead: python -m converters.hf_to_nemo."
+            "Hugging Face folder instead: nemo-bt import."
         ) from error
     rows = weights()[EMBEDDING].shape[0]
     values["vocab_size"] = config.get("vocab_size") or rows

@@ -24,6 +24,7 @@ from nemo_bt.data.read.rows import column_types
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer, tokenizer_files
 from nemo_bt.errors import UserError
+from nemo_bt.launching.local import answering
 from nemo_bt.launching.signals import StopRequest, reason_of, tell_stopped
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.hf_config import positions_of
@@ -72,7 +73,7 @@ def score(
             yield part, plan(tokenise(part.conversations, renderer, limit), rules)
 
     progress = _Progress(terminal, sum(file.num_bytes for _, file in files))
-    request.listen(is_training=True)
+    request.listen(is_training=True, answer_to=answering(terminal.errors, rank))
     with closing(progress), naming_disk_errors(parts.folder, "Make room, and the same command goes on."):
         for part, batch in _one_ahead(prepared()):
             rewards = compute(batch, engine, renderer.pad_id, rules.multiple_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -51,7 +52,7 @@ def fit(
         callbacks: the user's own, called after the run's.
         loss_fn: the user's own loss; None takes the one of the settings.
     """
-    import_nemo(on_gpu)
+    _import_nemo(on_gpu, terminal)
     from nemo_bt.observability.metrics_log import MetricsLog
     from nemo_bt.training.callbacks import run_callbacks
     from nemo_bt.training.trainer import build_model, build_trainer
@@ -89,7 +90,7 @@ def validate(
     settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal, loss_fn: LossFn | None = None
 ) -> Outcome:
     """Validate on this rank, together with all others, without a step."""
-    import_nemo(on_gpu)
+    _import_nemo(on_gpu, terminal)
     from nemo_bt.observability.metrics_log import MetricsLog
     from nemo_bt.training.callbacks.validation import Validation
     from nemo_bt.training.trainer import build_model, build_trainer
@@ -106,6 +107,12 @@ def validate(
     log.close("success")
     _leave()
     return Outcome(0, validation.record)
+
+
+def _import_nemo(on_gpu: bool, terminal: Terminal) -> None:
+    if "nemo.lightning" not in sys.modules:
+        terminal.line("importing NeMo, then building the model and loading its weights")
+    import_nemo(on_gpu)
 
 
 def _loggers(settings: Settings, prepared: Prepared) -> list[Any]:

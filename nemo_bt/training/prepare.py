@@ -75,6 +75,11 @@ def prepare(
     validates = bool(settings.trainer.limit_val_batches)
     within = within_positions(settings, positions_of(architecture.hf_config))
     sets = load_sets(within, tokenizer, validates, terminal, with_train=not only_validates)
+    if not settings.model.data.validation:
+        terminal.line(
+            "no validation set: nothing tells how good the model is on pairs that it is not trained on, or which "
+            "checkpoint is the best. model.data.validation=file.jsonl gives one"
+        )
     for name, pairs in sets.items():
         check_vocabulary(architecture, pairs.largest_id, f"a token of '{name}'")
     if resume_from:

@@ -17,7 +17,6 @@ from nemo_bt.checkpoint.lock import only_run
 from nemo_bt.config.device import check_device, runs_on_gpu
 from nemo_bt.config.load import dump_settings
 from nemo_bt.config.model import Settings
-from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.templates import PLAIN
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.errors import UserError
@@ -27,6 +26,7 @@ from nemo_bt.loss import LossFn
 from nemo_bt.observability.events import append_event, read_events
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.resolve import PretrainedSource, check_plain
+from nemo_bt.training.ending import summarise, tell_next
 from nemo_bt.training.environment import software
 from nemo_bt.training.fit import Outcome, fit, validate
 from nemo_bt.training.prepare import Prepared, prepare
@@ -76,8 +76,10 @@ def train(
     if outcome.stopped_by:
         _tell_stopped(outcome, start_step, total_steps, terminal, rank)
     else:
-        _summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
+        summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     terminal.line(f"checkpoint and metrics: {log_dir}")
+    if not outcome.stopped_by:
+        tell_next(settings, terminal)
     return outcome
 
 
@@ -95,7 +97,7 @@ def validate_only(
     check_device(settings, on_gpu)
     prepared = prepare(settings, pretrained, terminal, only_validates=True)
     outcome = validate(settings, prepared, on_gpu, terminal, loss_fn)
-    _summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
+    summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     return outcome
 
 
@@ -147,19 +149,3 @@ def _write_facts(settings: Settings, prepared: Prepared) -> Path:
     keep_tokenizer(prepared.tokenizer, prepared.tokenizer_folder, log_dir / "tokenizer", new_template)
     write_data_record(log_dir / "data.json", prepared.sets)
     return log_dir / "tokenizer"
-
-
-def _summarise(
-    validation: dict[str, float], sets: dict[str, PairSet], limit_val_batches: float, terminal: Terminal
-) -> None:
-    """Show the last validation beside a rule that reads nothing, so that nobody takes the one for the other."""
-    rows = []
-    for name, pairs in sets.items():
-        key = f"val/{name}/"
-        if key + "accuracy" in validation:
-            longer = pairs.column("is_longer", pairs.epoch.pair_E).mean()
-            values = (validation[key + "accuracy"], longer, validation[key + "loss"], validation[key + "margin"])
-            rows.append([name, f"{len(pairs.epoch):,}", *(f"{value:.4f}" for value in values)])
-    if rows and limit_val_batches == 1.0:
-        columns = ("validation set", "pairs", "accuracy", "longer answer wins", "loss", "margin")
-        terminal.table(columns, rows)

@@ -72,7 +72,7 @@ def test_the_command_line_takes_it(argv: list[str], folder: Path, monkeypatch: p
     args = parse(argv)
     if args.command == "report":
         load_settings("train", args.overrides)
-    elif args.command != "status":
+    elif hasattr(args, "cfg"):
         load_settings_of(KINDS.get(args.command, Settings), args.config_name, args.overrides, args.config_dir)
 
 

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from nemo_bt.config.data import SourceSettings
+from nemo_bt.config.load import load_settings_of
+from nemo_bt.config.score import EvaluateRun
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
 from nemo_bt.evaluation.accuracy import Scored, Tally, by_key, tally
 from nemo_bt.evaluation.measure import measure, scored_rows
 from nemo_bt.evaluation.rewardbench2 import best_of, ties_score
-from nemo_bt.evaluation.tables import as_markdown, tables_of
+from nemo_bt.evaluation.tables import as_markdown, leaderboard_row, tables_of
 from nemo_bt.scoring.rows import reader_of
 from tests.support.results import results_of
 
@@ -203,7 +205,7 @@ def test_rows_without_rewards_are_counted_and_single_answers_refused() -> None:
 
 
 def test_results_are_tables_and_markdown() -> None:
-    results = results_of(rows_of_rewardbench(random.Random(4)))
+    results = results_of(rows_of_rewardbench(random.Random(4))) | {"model": "m"}
     text = as_markdown("rewardbench: rows", ["model: m"], tables_of(results))
     assert text.startswith("# rewardbench: rows\n\n- model: m\n\n| subset | pairs | accuracy |")
     chat = results["sections"]["Chat"]
@@ -211,3 +213,37 @@ def test_results_are_tables_and_markdown() -> None:
     assert f"\n| score | {results['score']:.4f} |\n" in text
     assert set(rewardbench.SUBSETS) <= {line.split(" | ")[0].removeprefix("| ") for line in text.splitlines()}
     assert rewardbench2.TIES == "ties"
+
+
+def test_benchmarks_have_the_row_of_their_leaderboard_in_percent() -> None:
+    results = results_of(rows_of_rewardbench(random.Random(4)))
+    row = leaderboard_row(results)
+    assert list(row) == ["score", *results["sections"]]
+    assert float(row["Chat"]) == pytest.approx(100 * results["sections"]["Chat"], abs=0.05)
+    assert f"| m | {row['score']} | " in as_markdown("a", [], tables_of(results | {"model": "m"}))
+    levels = {"easy": 0.9, "normal": 0.7, "hard": 0.5, "average": 0.7}
+    domains = {"domains": {"chat": levels, "average": levels}}
+    assert leaderboard_row(domains) == {
+        "chat": "70.0",
+        "easy": "90.0",
+        "normal": "70.0",
+        "hard": "50.0",
+        "average": "70.0",
+    }
+    assert leaderboard_row({"score": 0.5}) == {}
+
+
+def test_several_sets_are_runs_of_their_own() -> None:
+    typed = ["evaluate.input.mine=[a.jsonl,b.jsonl]", "evaluate.input.rb2.path=allenai/reward-bench-2"]
+    typed += ["evaluate.input.rb2.split=test", "evaluate.input.rb2.kind=rewardbench2", "evaluate.subset=all"]
+    runs = load_settings_of(EvaluateRun, "evaluate", [*typed, "evaluate.output=out"]).one_by_one()
+    assert list(runs) == ["mine", "rb2"]
+    mine, rb2 = runs.values()
+    assert (mine.score.input, mine.score.split, mine.evaluate.kind) == (["a.jsonl", "b.jsonl"], "train", "auto")
+    assert (rb2.score.split, rb2.score.subset, rb2.evaluate.kind) == ("test", "all", "rewardbench2")
+    assert (rb2.score.output, rb2.evaluate.output) == ("out/rb2/scored.jsonl", "out/rb2")
+    alone = load_settings_of(
+        EvaluateRun, "evaluate", ["evaluate.input=a", "evaluate.split=test", "evaluate.output=out"]
+    )
+    assert alone.one_by_one() == {"": alone}
+    assert (alone.score.split, alone.score.output) == ("test", "out/scored.jsonl")

@@ -4,8 +4,10 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
+import yaml
+from huggingface_hub import ModelCard
 
-from converters.model_card import _terms
+from converters.model_card import _metadata, _terms
 from nemo_bt.config.model import LossSettings
 
 
@@ -19,3 +21,23 @@ from nemo_bt.config.model import LossSettings
 )
 def test_only_terms_that_were_on_are_told(loss: dict[str, Any], told: str) -> None:
     assert _terms(asdict(LossSettings(**loss))) == told
+
+
+@pytest.mark.parametrize(
+    ("origin", "base"),
+    [
+        ("Qwen/Qwen3-8B@abc123", "Qwen/Qwen3-8B"),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("tests/unit", None),  # a folder that is there
+        ("/data/models/mine", None),
+        (None, None),
+    ],
+)
+def test_the_hub_is_told_the_base_model_and_the_last_validation(origin: str | None, base: str | None) -> None:
+    validation = {"step": 5, "val/hh/accuracy": 0.71239, "val/hh/loss": 0.5, "val/hh/web/accuracy": 0.1}
+    card = _metadata({"settings": {"model": {"restore_from_path": origin}}, "validation": validation}, "mine")
+    assert card.get("base_model") == base
+    (result,) = card["model-index"][0]["results"]
+    assert (result["dataset"]["name"], result["metrics"][0]["value"]) == ("hh", 0.7124)
+    assert "model-index" not in _metadata({}, "mine")
+    assert ModelCard(f"---\n{yaml.safe_dump(card)}---\n").data.eval_results[0].metric_value == 0.7124

@@ -1,5 +1,6 @@
 """Configuration and the checks on it: values, types, unknown keys, impossible combinations."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -80,10 +81,10 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
         (["+model.zzzzzzzzzzzzzzzz=2"], r"unknown key model\.zzzzzzzzzzzzzzzz\. model has .*global_batch_size"),
         (["trainer.devices=two"], r"trainer\.devices: Input should be a valid integer.*got 'two'"),
         (["model.optim.lr=fast"], r"model\.optim\.lr: Input should be a valid number.*got 'fast'"),
-        (["model=nothing"], r"Could not find 'model/nothing'"),
+        (["model=nothing"], r"^model=nothing: expected one of llama3_70b, llama3_8b, llama_4x256, llama_quickstart"),
         (["trainer.devices=["], r"\["),
         (["model.data.train=5"], r"model\.data\.train: Input should be a valid list"),
-        (["model=null"], r"model=null.*: Config group override must be a string"),
+        (["model=null"], r"^model=null: expected one of llama3_70b"),
         (["model.data.train=[{pth: x}]"], r"unknown key model\.data\.train\[0\]\.pth\. Did you mean .*\[0\]\.path\?"),
         (["model.data.train=[{fraction: 0.5}]"], r"^model\.data\.train\[0\]\.path: expected a value, got none\.$"),
         (["model.data.train=[{path: []}]"], r"train\[0\]\.path: expected at least one value, got \[\]"),
@@ -92,7 +93,8 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
         (["model.data.train=[{path: x, pairs: {most: 2}}]"], r"unknown key .*pairs\.most\. .*pairs has mode, max_"),
         (["model.data.train=[{path: x, fraction: big}]"], r"train\[0\]\.fraction: Input should be a valid number"),
         (["model.data.train=[a/x.parquet, b/x.parquet]"], r"several sources are called 'x'\. Give them names"),
-        (["model.data.validation=x.parquet"], r"model\.data\.validation: Input should be a valid dictionary"),
+        (["model.data.validation=5"], r"model\.data\.validation: expected a section of keys, got 5\."),
+        (["model.data.validation=[a/hh.jsonl,b/hh.jsonl]"], r"two validation sets are called 'hh'\. Give names: "),
         (["+model.data.validation.hh=3"], r"model\.data\.validation\.hh: Input should be a valid list"),
         (["model.data=null"], r"model\.data: expected a section of keys, got None"),
         (["~model.data.trained"], r"Could not delete"),
@@ -106,7 +108,7 @@ def test_a_mistake_in_an_override_is_explained(overrides: list[str], message: st
 
 
 def test_what_nemo_adds_to_hydras_choices_changes_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConfigStore.instance(), "repo", {})
+    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
     ConfigStore.instance().store(group="trainer", name="trainer", node={})  # as importing nemo.core.config does
     with pytest.raises(UserError, match=r"^trainer: expected a section of keys, got 5\.$"):
         load_settings("train", [*SMALL, "trainer=5"])
@@ -248,3 +250,23 @@ def test_yaml_that_does_not_parse_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("trainer: [")
     with pytest.raises(UserError, match=r"mine\.yaml"):
         load_settings("mine", SMALL, config_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("typed", "sets"),
+    [
+        ("model.data.validation=hh.val.jsonl", {"hh": ["hh.val.jsonl"]}),
+        ("model.data.validation=my sets/a, b.jsonl", {"a, b": ["my sets/a, b.jsonl"]}),
+        ("model.data.validation=[x/hh.jsonl,helpful.parquet]", {"hh": ["x/hh.jsonl"], "helpful": ["helpful.parquet"]}),
+        ("model.data.validation={path: [a.jsonl, b.jsonl], name: both}", {"both": ["a.jsonl", "b.jsonl"]}),
+        ("model.data.validation.mine=a.jsonl", {"mine": ["a.jsonl"]}),
+        ("+model.data.validation.mine=a.jsonl", {"mine": ["a.jsonl"]}),
+        ("model.data.validation={mine: a.jsonl}", {"mine": ["a.jsonl"]}),
+    ],
+)
+def test_a_validation_set_has_the_name_of_its_file_where_it_is_given_none(
+    typed: str, sets: dict[str, list[str]]
+) -> None:
+    found = load_settings("train", [*SMALL, typed, "model.data.prompt_key=question"]).model.data.validation
+    assert {name: source.path for name, (source,) in found.items()} == sets
+    assert all(source.prompt_key == "question" for (source,) in found.values())

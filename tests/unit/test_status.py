@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from nemo_bt.checkpoint.best import MEAN_LOSS, best_checkpoint
 from nemo_bt.checkpoint.manifest import facts_of, files_of, write_manifest
 from nemo_bt.cli.status import show_status
 from nemo_bt.errors import UserError
+from nemo_bt.observability.events import FILE as EVENTS
 from nemo_bt.observability.events import append_event
+from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.observability.terminal import Terminal
 
 
@@ -96,3 +99,26 @@ def test_checkpoints_and_their_state(tmp_path: Path) -> None:
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected the log directory of a run, found no events"):
         status(tmp_path)
+
+
+def test_the_best_checkpoint_is_marked_and_an_ended_run_has_no_time_left(tmp_path: Path) -> None:
+    for step in (2, 4, 6):
+        (tmp_path / "checkpoints" / f"reward-step{step}.nemo").mkdir(parents=True)
+    lines = [{"step": step, "val/a/loss": loss, "val/b/loss": 1.0, "val/a/accuracy": acc, "val/b/accuracy": acc}
+             for step, loss, acc in ((2, 0.6, 0.9), (4, 0.4, 0.7), (5, 0.1, 0.9), (6, 0.4, 0.8))]  # fmt: skip
+    lines.append({"step": 6, "train/loss": 0.5, "train/accuracy": 0.8, "train/step_time_s": 9.0})
+    (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert best_checkpoint(tmp_path) == (tmp_path / "checkpoints" / "reward-step4.nemo", MEAN_LOSS, 0.7)
+    monitored = {"checkpoint_callback_params": {"monitor": "val/a/accuracy", "mode": "max"}}
+    (tmp_path / "config.yaml").write_text(json.dumps({"exp_manager": monitored}))
+    best = best_checkpoint(tmp_path)
+    assert best is not None
+    assert (best.path.name, best.metric, best.value) == ("reward-step2.nemo", "val/a/accuracy", 0.9)
+    started = {"event": "started", "time": "now", "step": 0, "of_steps": 8, "host": "h", "pid": 1, "ranks": 1}
+    for ending, is_left in (({"event": "ended", "stopped_by": "SIGINT"}, False), (None, True)):
+        events = [started, *([ending] if ending else [])]
+        (tmp_path / EVENTS).write_text("".join(json.dumps(event) + "\n" for event in events))
+        text = status(tmp_path)
+        assert ("left 0:00:18" in text) == is_left
+        assert "without a manifest, best: val/a/accuracy 0.9000" in text
+        assert text.count("best:") == 1

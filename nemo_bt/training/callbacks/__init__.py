@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nemo_bt.config.model import Settings
+from nemo_bt.launching.local import answering
 from nemo_bt.launching.signals import StopRequest
 from nemo_bt.observability.metrics_log import MetricsLog
 from nemo_bt.observability.terminal import Terminal
@@ -92,7 +93,7 @@ def run_callbacks(
     monitor = Monitor(sampler, terminal, log, trainer, num_steps, peak_flops)
     validation = Validation(sampler, terminal, log, trainer, num_steps)
     guard = NonFiniteGuard(sampler, terminal, trainer.max_nonfinite_steps)
-    stop = GracefulStop(request)
+    stop = GracefulStop(request, answering(terminal.errors, rank))
     ordered = [
         Watchdog(trainer.hang_timeout_s, rank, log_dir, terminal),
         guard,

@@ -20,17 +20,22 @@ class GracefulStop(pl.Callback):
     It comes before the callback that saves, which does so when `trainer.should_stop` is set. A validation that is
     broken off counts for nothing; the resumed run makes it again.
 
+    Args:
+        request: what asks.
+        answer_to: file descriptor of the user's stderr, on the rank that answers.
+
     Attributes:
         reason: what ended the run; None while nothing has.
     """
 
-    def __init__(self, request: StopRequest) -> None:
+    def __init__(self, request: StopRequest, answer_to: int | None) -> None:
         self.request = request
+        self.answer_to = answer_to
         self.reason: str | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the signals over once more: Lightning has put its own handlers in the place of ours."""
-        self.request.listen(is_training=True)
+        self.request.listen(is_training=True, answer_to=self.answer_to)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Ask all ranks; if one was asked to end, RewardModel leaves the step out."""

@@ -16,6 +16,9 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.training.callbacks.spikes import LossSpikes
 from nemo_bt.training.steps.data_module import PairSampler
 
+_FIRST_STEPS = 3
+"""Steps of a run that are told of before the first line of metrics, where there is no bar to see them by."""
+
 
 class Monitor(pl.Callback):
     """Logs the mean over the steps since the last log, with one all-reduce each time and none in between.
@@ -78,8 +81,10 @@ class Monitor(pl.Callback):
         if step % self.log_every_n_steps == 0 or step == self.num_steps:
             self._log_training(trainer, pl_module, step)
             self.interval = _new_interval()
-        else:
-            self.terminal.advance(step, "")
+            return
+        self.terminal.advance(step, "")
+        if self._run_steps <= _FIRST_STEPS and not self.terminal.has_bar:
+            self.terminal.line(f"step {step}/{self.num_steps} took {step_s:.1f} s")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Let the trackers finish what they were told."""

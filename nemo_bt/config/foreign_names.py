@@ -1,0 +1,170 @@
+"""What other trainers call a setting -> what to type here. A new name is a new entry.
+
+A name is looked up with its section (`trainer.rm.max_steps`), then by its last words. It imports nothing.
+"""
+
+from __future__ import annotations
+
+_BATCH = "model.global_batch_size"
+_STREAM = "model.data.tokens_per_micro_batch"
+_LENGTH = "model.encoder_seq_length"
+_EVERY = "exp_manager.checkpoint_callback_params.every_n_train_steps"
+_LAST_N = "exp_manager.checkpoint_callback_params.save_last_n"
+_LOG_DIR = "exp_manager.explicit_log_dir"
+_VALIDATION = "model.data.validation"
+_CHECK = "trainer.val_check_interval"
+_ORIGIN = "model.restore_from_path"
+_RECOMPUTE = "model.activations_checkpoint_granularity"
+_SHARD = "model.optim.name=distributed_fused_adam"
+_LORA = "model.peft.lora_tuning"
+
+RENAMED = {
+    # NeMo-Aligner, NeMo 1
+    "pretrained_checkpoint.restore_from_path": _ORIGIN,
+    "trainer.rm.max_epochs": "trainer.max_epochs",
+    "trainer.rm.max_steps": "trainer.max_steps",
+    "trainer.rm.val_check_interval": _CHECK,
+    "trainer.rm.limit_val_batches": "trainer.limit_val_batches",
+    "trainer.rm.gradient_clip_val": "trainer.gradient_clip_val",
+    "trainer.rm.save_interval": _EVERY,
+    "micro_batch_size": _STREAM,
+    "data_prefix": "model.data.train",
+    "seq_length": _LENGTH,
+    "hidden_dropout": "nothing: dropout is off",
+    "attention_dropout": "nothing: dropout is off",
+    "bucket_cap_mb": "nothing: Megatron sizes its buckets itself",
+    "overlap_grad_sync": "model.optim.overlap_grad_reduce",
+    "overlap_param_sync": "model.optim.overlap_param_gather",
+    "grad_sync_dtype": "model.optim.grad_reduce_in_fp32",
+    "constant_steps": "model.optim.sched.decay_ratio",
+    "exp_dir": _LOG_DIR,
+    "save_nemo_on_train_end": "nothing: every checkpoint is a .nemo, and the end is always saved",
+    "create_checkpoint_callback": "nothing: the end is always saved",
+    "resume_ignore_no_checkpoint": "nothing: resume_if_exists starts anew where there is none",
+    "mcore_gpt": "nothing: the model is always Megatron-Core's",
+    "megatron_amp_O2": "trainer.precision",
+    "transformer_engine": "nothing: Transformer Engine is used where it is installed",
+    "reward_model_type": "nothing: the loss is the Bradley-Terry loss, with the terms of model.loss",
+    "megatron_legacy": "nothing: the model is always Megatron-Core's",
+    "dist_ckpt_format": "nothing: checkpoints are Megatron's distributed ones",
+    "accumulate_grad_batches": _BATCH,
+    "limit_train_batches": "trainer.max_steps",
+    "use_distributed_sampler": "nothing: the sampler is always exact over all ranks",
+    "enable_checkpointing": _EVERY,
+    "max_time": "exp_manager.max_time_per_run",
+    "library": "model.tokenizer.type",
+    "rotary_percentage": "nothing: the checkpoint's config.json has it",
+    # NeMo 2
+    "log.log_dir": _LOG_DIR,
+    "log_dir": _LOG_DIR,
+    "restore_config.path": _ORIGIN,
+    "recompute_granularity": _RECOMPUTE,
+    "recompute_method": "model.activations_checkpoint_method",
+    "recompute_num_layers": "model.activations_checkpoint_num_layers",
+    # TRL, and the arguments of transformers' Trainer, which ms-swift and LLaMA-Factory have too
+    "model_name_or_path": _ORIGIN,
+    "output_dir": _LOG_DIR,
+    "run_name": "exp_manager.name",
+    "dataset_name": "model.data.train",
+    "train_dataset": "model.data.train",
+    "eval_dataset": _VALIDATION,
+    "val_dataset": _VALIDATION,
+    "per_device_train_batch_size": _BATCH,
+    "per_device_eval_batch_size": _STREAM,
+    "gradient_accumulation_steps": _BATCH,
+    "learning_rate": "model.optim.lr",
+    "lr_scheduler_type": "model.optim.sched.name",
+    "num_train_epochs": "trainer.max_epochs",
+    "max_length": _LENGTH,
+    "max_grad_norm": "trainer.gradient_clip_val",
+    "adam_beta1": "model.optim.betas",
+    "adam_beta2": "model.optim.betas",
+    "adam_epsilon": "model.optim.eps",
+    "eval_steps": _CHECK,
+    "eval_strategy": _CHECK,
+    "evaluation_strategy": _CHECK,
+    "eval_on_start": "trainer.validate_at_start",
+    "logging_steps": "trainer.log_every_n_steps",
+    "save_steps": _EVERY,
+    "save_strategy": _EVERY,
+    "save_total_limit": _LAST_N,
+    "load_best_model_at_end": "exp_manager.checkpoint_callback_params.save_top_k",
+    "metric_for_best_model": "exp_manager.checkpoint_callback_params.monitor",
+    "resume_from_checkpoint": "exp_manager.resume_if_exists",
+    "report_to": "exp_manager.create_wandb_logger",
+    "bf16": "trainer.precision=bf16-mixed",
+    "fp16": "trainer.precision",
+    "dtype": "trainer.precision",
+    "torch_dtype": "trainer.precision",
+    "gradient_checkpointing": _RECOMPUTE,
+    "attn_implementation": "model.attention_backend",
+    "attn_impl": "model.attention_backend",
+    "deepspeed": _SHARD,
+    "fsdp": _SHARD,
+    "use_peft": "model.peft.peft_scheme=lora",
+    "train_type": "model.peft.peft_scheme",
+    "tuner_type": "model.peft.peft_scheme",
+    "finetuning_type": "model.peft.peft_scheme",
+    "lora_r": f"{_LORA}.adapter_dim",
+    "lora_rank": f"{_LORA}.adapter_dim",
+    "lora_alpha": f"{_LORA}.alpha",
+    "lora_dropout": f"{_LORA}.adapter_dropout",
+    "lora_target_modules": f"{_LORA}.target_modules",
+    "lora_target": f"{_LORA}.target_modules",
+    "target_modules": f"{_LORA}.target_modules",
+    "dataset_num_proc": "model.data.num_workers",
+    "dataloader_num_workers": "model.data.num_workers",
+    "remove_unused_columns": "model.data.ignore_columns",
+    "disable_dropout": "nothing: dropout is off",
+    "template": "model.data.chat_template",
+    "packing": "nothing: pairs are always packed, exactly",
+    "split_dataset_ratio": _VALIDATION,
+    # OpenRLHF
+    "pretrain": _ORIGIN,
+    "save_path": _LOG_DIR,
+    "ckpt_path": _LOG_DIR,
+    "train_batch_size": _BATCH,
+    "micro_train_batch_size": _STREAM,
+    "max_len": _LENGTH,
+    "max_samples": "model.data.train[0].count",
+    "dataset": "model.data.train",
+    "dataset_probs": "model.data.train[0].fraction",
+    "zero_stage": _SHARD,
+    "adam_offload": "model.optim.optimizer_cpu_offload",
+    "packing_samples": "nothing: pairs are always packed, exactly",
+    "flash_attn": "model.attention_backend",
+    "margin_loss": "model.loss.margin",
+    "aux_loss_coef": "model.moe_aux_loss_coeff",
+    "lr_warmup_ratio": "model.optim.sched.warmup_ratio",
+    "ring_attn_size": "model.context_parallel_size",
+    "ds_tensor_parallel_size": "model.tensor_model_parallel_size",
+    "apply_chat_template": "model.data.chat_template",
+    "use_wandb": "exp_manager.create_wandb_logger",
+    "l2": "model.optim.weight_decay",
+    # verl
+    "train_files": "model.data.train",
+    "val_files": _VALIDATION,
+    "micro_batch_size_per_gpu": _STREAM,
+    "partial_pretrain": _ORIGIN,
+    "enable_gradient_checkpointing": _RECOMPUTE,
+    "lr_warmup_steps_ratio": "model.optim.sched.warmup_ratio",
+    "total_epochs": "trainer.max_epochs",
+    "total_training_steps": "trainer.max_steps",
+    "default_local_dir": _LOG_DIR,
+    "experiment_name": "exp_manager.name",
+    "project_name": "exp_manager.wandb_logger_kwargs",
+    "n_gpus_per_node": "trainer.devices",
+    "nproc_per_node": "trainer.devices",
+    "nnodes": "trainer.num_nodes",
+    "save_freq": _EVERY,
+    "test_freq": _CHECK,
+    "ulysses_sequence_parallel_size": "model.context_parallel_size",
+}
+"""Name -> the setting here, or `nothing: ` and why it can be left out."""
+
+
+def renamed(key: str) -> str | None:
+    """Find what a key of another trainer is here; None where it is nobody's."""
+    words = key.replace("-", "_").split(".")
+    tails = (".".join(words[start:]) for start in range(len(words)))
+    return next((RENAMED[tail] for tail in tails if tail in RENAMED), None)

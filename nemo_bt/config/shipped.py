@@ -1,0 +1,75 @@
+"""The configurations that there are: whole ones for --config-name, and choices of a part, as model=llama3_8b."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+import nemo_bt.conf
+from nemo_bt.errors import UserError
+
+SHIPPED = Path(next(iter(nemo_bt.conf.__path__))).resolve()
+_WHOLE = ("", "recipe")
+"""Folders of conf/ whose files are whole configurations; the files of the others are choices of a part."""
+
+
+def config_names(folder: Path) -> list[str]:
+    """List what --config-name takes from a folder."""
+    files = [file for within in _WHOLE for file in sorted((folder / within).glob("*.yaml"))]
+    return [str(file.relative_to(folder).with_suffix("")) for file in files]
+
+
+def choices(group: str, folders: Iterable[Path]) -> list[str]:
+    """List the choices of a part: the files in a folder of that name."""
+    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
+
+
+def groups() -> list[str]:
+    """List the parts that have choices in conf/."""
+    found = [folder.name for folder in sorted(SHIPPED.iterdir()) if any(folder.glob("*.yaml"))]
+    return [name for name in found if name not in _WHOLE]
+
+
+def check_config_name(name: str, config_dir: str | None) -> None:
+    """Check that there is a configuration.
+
+    Args:
+        config_dir: the user's own folder, in which any file is one.
+
+    Raises:
+        UserError: there is none; names the nearest, and all.
+    """
+    folders = [SHIPPED, *([Path(config_dir)] if config_dir else [])]
+    if any((folder / f"{name.removesuffix('.yaml')}.yaml").is_file() for folder in folders):
+        return
+    if config_dir and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir: there is no folder {config_dir}.")
+    known = [one for folder in folders for one in config_names(folder)]
+    near = [one for one in known if one.split("/")[-1] == name.split("/")[-1]]
+    near = near or difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    as_path = Path(name)
+    if as_path.suffix in (".yaml", ".yml") and as_path.is_file():
+        hint = f" A file of your own: --config-dir {as_path.parent} --config-name {as_path.stem}"
+    raise UserError(f"--config-name: there is no configuration {name}.{hint}\nThere are {', '.join(known)}.")
+
+
+def check_choice(group: str, choice: str, config_dir: str | None) -> None:
+    """Check that a part has a choice.
+
+    Raises:
+        UserError: it has none of that name, or the part is the folder of the recipes.
+    """
+    folders = [SHIPPED, *([Path(config_dir)] if config_dir else [])]
+    there = choices(group, folders)
+    if group in _WHOLE:
+        near = difflib.get_close_matches(choice, there, n=1, cutoff=0.4) or there[:1]
+        raise UserError(
+            f"{group}={choice}: a recipe is a whole configuration. Type --config-name {group}/{near[0]}. There are "
+            f"{', '.join(there)}."
+        )
+    if choice not in there and not choice.startswith(("[", "$")):
+        hint = f" A pretrained model is model.restore_from_path={choice}" if group == "model" else ""
+        hint = f" Preference files are model.data.train={choice}" if group == "data" else hint
+        raise UserError(f"{group}={choice}: expected one of {', '.join(there)}.{hint}")

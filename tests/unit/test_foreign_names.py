@@ -1,0 +1,81 @@
+"""The names of other trainers lead to settings that exist, and all mistakes are told at once."""
+
+import re
+
+import pytest
+
+from nemo_bt.config.foreign_names import RENAMED, renamed
+from nemo_bt.config.load import load_settings, load_settings_of
+from nemo_bt.config.messages import all_keys
+from nemo_bt.config.model import Settings
+from nemo_bt.config.score import ScoreRun
+from nemo_bt.errors import UserError
+
+KEYS = {".".join(path) for path in all_keys(Settings)}
+SECTIONS = {key.rsplit(".", 1)[0] for key in KEYS} | {"model.data.train[0].count", "model.data.train[0].fraction"}
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_foreign_name_is_none_of_ours_and_leads_to_one(name: str) -> None:
+    assert name not in KEYS
+    here = RENAMED[name]
+    if here.startswith("nothing: "):
+        assert len(here) > len("nothing: ") + 10
+        return
+    key, _, value = here.partition("=")
+    assert key in KEYS | SECTIONS
+    if value:
+        last = key.rpartition(".")[2]
+        needs = ["model.restore_from_path=a", "exp_manager.explicit_log_dir=a"]
+        assert f"{last}={value}" in here
+        load_settings("train", [*needs, here])
+
+
+def test_names_are_found_behind_any_section_and_with_dashes() -> None:
+    assert renamed("learning_rate") == renamed("learning-rate") == renamed("args.learning_rate") == "model.optim.lr"
+    assert renamed("trainer.rm.max_steps") == "trainer.max_steps"
+    assert renamed("max_steps") is None
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    typed = [
+        "learning_rate=1",
+        "trainer.rm.max_epochs=1",
+        "model.mcore_gpt=true",
+        "model.optim.lr=-1",
+        "trainer=5",
+        "cluster=h100",
+        "model.data.trian=a",
+        "model=nothing",
+    ]
+    with pytest.raises(UserError) as refused:
+        load_settings("train", typed)
+    told = str(refused.value)
+    for line in (
+        "unknown key learning_rate. Type model.optim.lr",
+        "unknown key trainer.rm.max_epochs. Type trainer.max_epochs",
+        "unknown key model.mcore_gpt. Leave it out: the model is always Megatron-Core's.",
+        "model.optim.lr: expected more than 0, got -1.",
+        "trainer: expected a section of keys, got 5.",
+        "cluster=h100 belongs to nemo-bt plan; nothing depends on it here. Leave it out.",
+        "unknown key model.data.trian. Did you mean model.data.train?",
+    ):
+        assert line in told.splitlines()
+    assert re.search(r"^model=nothing: expected one of llama3_70b", told, re.MULTILINE)
+
+
+def test_where_a_setting_of_training_does_nothing_its_foreign_name_says_so() -> None:
+    with pytest.raises(UserError) as refused:
+        load_settings_of(
+            ScoreRun, "score", ["score.input=a", "score.output=b.jsonl", "learning_rate=1", "max_length=8"]
+        )
+    assert str(refused.value).splitlines() == [
+        "unknown key learning_rate. It is model.optim.lr of training, and nothing depends on it here. Leave it out.",
+        "unknown key max_length. Type model.encoder_seq_length",
+    ]
+
+
+def test_a_name_that_is_like_none_is_not_guessed() -> None:
+    with pytest.raises(UserError, match=r"unknown key model\.foo\. model has ") as refused:
+        load_settings("train", ["model.foo=2"])
+    assert "Did you mean" not in str(refused.value)
