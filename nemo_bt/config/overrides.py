@@ -43,10 +43,14 @@ def in_hydras_grammar(override: str, kind: type) -> str:
 
 
 def _takes_text(kind: Any) -> bool:
-    """Tell whether a field is a text, a path, or a list of these for which one may stand alone."""
+    """Tell whether a field is a text, a path, or a list or section of paths for which one may stand alone."""
     inner = without_none(kind)
-    parts = set(get_args(inner)) if get_origin(inner) not in (list, dict) else {get_args(inner)[-1]}
-    return inner is str or parts in ({str}, {SourceSettings}, {str, list[str]})
+    parts = get_args(inner)
+    if get_origin(inner) is list:
+        return parts[0] in (str, SourceSettings)
+    if get_origin(inner) is dict:
+        return get_args(without_none(parts[-1])) == (SourceSettings,)
+    return inner is str or any(_takes_text(part) for part in parts)
 
 
 def _is_read(override: str) -> bool:

@@ -1,13 +1,18 @@
 """What a user types behind a key is what the settings have."""
 
+import copy
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
 from nemo_bt.cli.arguments import parse
 from nemo_bt.config.load import load_settings, load_settings_of
 from nemo_bt.config.score import ScoreRun
 from nemo_bt.errors import UserError
+from tests.support.settings import NEEDED
+
+SMALL = ["model=llama_4x256", *NEEDED]
 
 
 @pytest.mark.parametrize(
@@ -57,3 +62,30 @@ def test_words_that_are_no_overrides_are_told_as_they_should_be(
     with pytest.raises(SystemExit, match="2"):
         parse(["train", *words])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("typed", "sets"),
+    [
+        ("model.data.validation=hh.val.jsonl", {"hh": ["hh.val.jsonl"]}),
+        ("model.data.validation=my sets/a, b.jsonl", {"a, b": ["my sets/a, b.jsonl"]}),
+        ("model.data.validation=[x/hh.jsonl,helpful.parquet]", {"hh": ["x/hh.jsonl"], "helpful": ["helpful.parquet"]}),
+        ("model.data.validation={path: [a.jsonl, b.jsonl], name: both}", {"both": ["a.jsonl", "b.jsonl"]}),
+        ("model.data.validation.mine=a.jsonl", {"mine": ["a.jsonl"]}),
+        ("+model.data.validation.mine=a.jsonl", {"mine": ["a.jsonl"]}),
+        ("model.data.validation={mine: a.jsonl}", {"mine": ["a.jsonl"]}),
+    ],
+)
+def test_a_validation_set_has_the_name_of_its_file_where_it_is_given_none(
+    typed: str, sets: dict[str, list[str]]
+) -> None:
+    found = load_settings("train", [*SMALL, typed, "model.data.prompt_key=question"]).model.data.validation
+    assert {name: source.path for name, (source,) in found.items()} == sets
+    assert all(source.prompt_key == "question" for (source,) in found.values())
+
+
+def test_what_nemo_adds_to_hydras_choices_changes_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
+    ConfigStore.instance().store(group="trainer", name="trainer", node={})  # as importing nemo.core.config does
+    with pytest.raises(UserError, match=r"^trainer: expected a section of keys, got 5\.$"):
+        load_settings("train", [*SMALL, "trainer=5"])

@@ -1,13 +1,11 @@
 """Configuration and the checks on it: values, types, unknown keys, impossible combinations."""
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.core.config_store import ConfigStore
 
 from nemo_bt.config.data import DataSettings
 from nemo_bt.config.load import dump_settings, load_settings
@@ -105,13 +103,6 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
 def test_a_mistake_in_an_override_is_explained(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_settings("train", [*SMALL, *overrides])
-
-
-def test_what_nemo_adds_to_hydras_choices_changes_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
-    ConfigStore.instance().store(group="trainer", name="trainer", node={})  # as importing nemo.core.config does
-    with pytest.raises(UserError, match=r"^trainer: expected a section of keys, got 5\.$"):
-        load_settings("train", [*SMALL, "trainer=5"])
 
 
 def test_a_value_that_has_to_be_given_is_named() -> None:
@@ -250,23 +241,3 @@ def test_yaml_that_does_not_parse_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("trainer: [")
     with pytest.raises(UserError, match=r"mine\.yaml"):
         load_settings("mine", SMALL, config_dir=str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("typed", "sets"),
-    [
-        ("model.data.validation=hh.val.jsonl", {"hh": ["hh.val.jsonl"]}),
-        ("model.data.validation=my sets/a, b.jsonl", {"a, b": ["my sets/a, b.jsonl"]}),
-        ("model.data.validation=[x/hh.jsonl,helpful.parquet]", {"hh": ["x/hh.jsonl"], "helpful": ["helpful.parquet"]}),
-        ("model.data.validation={path: [a.jsonl, b.jsonl], name: both}", {"both": ["a.jsonl", "b.jsonl"]}),
-        ("model.data.validation.mine=a.jsonl", {"mine": ["a.jsonl"]}),
-        ("+model.data.validation.mine=a.jsonl", {"mine": ["a.jsonl"]}),
-        ("model.data.validation={mine: a.jsonl}", {"mine": ["a.jsonl"]}),
-    ],
-)
-def test_a_validation_set_has_the_name_of_its_file_where_it_is_given_none(
-    typed: str, sets: dict[str, list[str]]
-) -> None:
-    found = load_settings("train", [*SMALL, typed, "model.data.prompt_key=question"]).model.data.validation
-    assert {name: source.path for name, (source,) in found.items()} == sets
-    assert all(source.prompt_key == "question" for (source,) in found.values())
