@@ -5,16 +5,21 @@
 # fill in, and `source slurm/env.sh` there.
 #   export SBATCH_ACCOUNT=my-account SBATCH_PARTITION=gpu SBATCH_GPUS_PER_NODE=8
 
-# PYTHON starts Python in a task. This is a virtual environment that all nodes see:
-PYTHON=(python3)
-if [[ -x .venv/bin/python ]]; then PYTHON=("$PWD/.venv/bin/python"); fi
-# This is a container instead:
-#   PYTHON=(apptainer exec --nv --bind /data nemo_bt.sif python3)
-# With pyxis srun starts it:
-#   SRUN_OPTIONS=(--container-image=nemo_bt.sqsh --container-mounts=/data:/data)
+# PYTHON starts Python in a task, SRUN_OPTIONS are srun's. A container is one of these; folders are the job's own, and
+# those of models and data, and home stays outside:
+#   PYTHON=(apptainer exec --nv --no-home --pwd "$PWD" --bind "$PWD,/data" nemo_bt.sif python3)
+#   SRUN_OPTIONS=(--container-image="$PWD/nemo_bt.sqsh" --container-mounts="$PWD:$PWD,/data:/data"   # pyxis and enroot
+#     --container-workdir="$PWD" --no-container-mount-home)
+PYTHON=()
 SRUN_OPTIONS=()
 
 # These are modules, and the network of the cluster:
 #   module load cuda
 #   export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
 #   export MASTER_ADDR=...   # where names of nodes do not resolve
+
+# Without a container, the virtual environment of this folder, which all nodes see.
+if ((${#PYTHON[@]} == 0)); then
+  PYTHON=(python3)
+  if [[ -x .venv/bin/python && "${SRUN_OPTIONS[*]}" != *--container-* ]]; then PYTHON=("$PWD/.venv/bin/python"); fi
+fi

@@ -55,6 +55,11 @@ def command_line() -> argparse.ArgumentParser:
     report.add_argument("--without-model", action="store_true", help="what is logged, alone: nothing is scored")
     serve = add("serve", "a scoring server")
     nodes = add("check-nodes", "compare the nodes of a Slurm job")
+    fetch = add("fetch", "bring models and data of the hub to a cache, for nodes without a network")
+    commands_with_data = ("train", "score", "evaluate", "label", "serve")
+    fetch.add_argument(
+        "--for", dest="kind", choices=commands_with_data, default="train", help="whose settings these are"
+    )
     plan = add("plan", "memory and time of every layout on a cluster")
     plan.add_argument("--json", action="store_true", help="everything, for programs")
     plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
@@ -73,11 +78,17 @@ def command_line() -> argparse.ArgumentParser:
     training = [(command, "train") for command in (train, validation, nodes, data)]
     scoring = [(score, "score"), (evaluation, "evaluate"), (label, "label")]
     for command, name in [*training, (plan, "plan"), (serve, "serve"), *scoring]:
-        command.add_argument("--config-name", default=name, help="a configuration: nemo-bt help configs lists them")
-        command.add_argument("--config-dir", help="a folder with configurations of your own")
-        command.add_argument("--cfg", action="store_true", help="print the composed configuration, and end")
-        command.add_argument("overrides", nargs="*", metavar="key=value")
+        _add_settings(command, name)
+    _add_settings(fetch, None)
     return parser
+
+
+def _add_settings(command: argparse.ArgumentParser, name: str | None) -> None:
+    """Add what every command with settings takes."""
+    command.add_argument("--config-name", default=name, help="a configuration: nemo-bt help configs lists them")
+    command.add_argument("--config-dir", help="a folder with configurations of your own")
+    command.add_argument("--cfg", action="store_true", help="print the composed configuration, and end")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,6 +125,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         elif not takes_overrides:
             parser.error(f"unknown argument {word}")
     args.argv = list(argv)
+    if args.command == "fetch" and args.config_name is None:
+        args.config_name = args.kind
     args.overrides = [*getattr(args, "overrides", []), *more]
     for word, behind in zip(args.overrides, [*args.overrides[1:], "..."], strict=False):
         if "=" not in word and not word.startswith("~"):

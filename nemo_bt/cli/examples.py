@@ -29,6 +29,11 @@ EXAMPLES = {
     "report": ("nemo-bt report runs/mine",),
     "serve": ("nemo-bt serve model.restore_from_path=reward.nemo serve.port=5556",),
     "check-nodes": ("srun --ntasks-per-node=1 nemo-bt check-nodes --config-name recipe/rlhflow_llama3_8b",),
+    "fetch": (
+        "nemo-bt fetch --config-name recipe/rlhflow_llama3_8b data=helpsteer3",
+        "nemo-bt fetch --for evaluate model.restore_from_path=org/reward-model evaluate.input=allenai/reward-bench-2 "
+        "evaluate.split=test evaluate.output=results",
+    ),
     "plan": ("nemo-bt plan model=llama3_8b trainer.devices=8 cluster=h100",),
     "status": ("nemo-bt status runs/mine",),
     "help": ("nemo-bt help settings learning rate", "nemo-bt help configs", "nemo-bt help train"),

@@ -31,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
     args = parse(argv)
     run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": train}
     run |= {"validate": validate, "score": _score, "evaluate": _score, "label": _score, "serve": _serve}
-    run |= {"report": _report, "export": _convert, "import": _convert, "help": _help}
+    run |= {"report": _report, "export": _convert, "import": _convert, "help": _help, "fetch": _fetch}
     try:
         return _show_configuration(args) if getattr(args, "cfg", False) else run[args.command](args)
     except UserError as error:
@@ -44,7 +44,8 @@ def _show_configuration(args: argparse.Namespace) -> int:
     from nemo_bt.cli.kinds import kind_of
     from nemo_bt.config.load import dump_settings, load_settings_of
 
-    settings = load_settings_of(kind_of(args.command), args.config_name, args.overrides, args.config_dir)
+    kind = kind_of(getattr(args, "kind", args.command))
+    settings = load_settings_of(kind, args.config_name, args.overrides, args.config_dir)
     sys.stdout.write(dump_settings(settings))
     return 0
 
@@ -55,6 +56,17 @@ def _help(args: argparse.Namespace) -> int:
     from nemo_bt.observability.terminal import Terminal
 
     show_help(args.topic, args.words, Terminal(sys.stdout))
+    return 0
+
+
+def _fetch(args: argparse.Namespace) -> int:
+    """Run nemo-bt fetch."""
+    from nemo_bt.cli.fetch import fetch
+    from nemo_bt.cli.kinds import kind_of
+    from nemo_bt.config.load import load_settings_of
+    from nemo_bt.observability.terminal import Terminal
+
+    fetch(load_settings_of(kind_of(args.kind), args.config_name, args.overrides, args.config_dir), Terminal(sys.stdout))
     return 0
 
 

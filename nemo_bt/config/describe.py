@@ -94,6 +94,7 @@ def _values(kind: Any) -> str:
         return "true or false"
     names = {int: "integer", float: "number", str: "text", list: "list", dict: "section"}
     parts = [inner] if inner in names else get_args(inner)
-    name = " or ".join(names[get_origin(part) or part] for part in parts)
+    plain = map(without_none, parts)
+    name = " or ".join(names[get_origin(part) or part] for part in plain)
     bounds = range_of(kind)
     return name + (f", {bounds}" if bounds != "a number" else "") + or_null

@@ -10,6 +10,7 @@ import ctypes
 import json
 import logging
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -18,6 +19,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
+import psutil
+
+from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS, STOPPING_SIGNALS, answer_of, kept_handlers
 
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from nemo_bt.config.model import JobSettings
 
 _STARTED_HERE = "NEMO_BT_STARTED_HERE"
+_RANK_BYTES = 800_000_000
+"""Resident memory of a process that has imported NeMo for the CPU, and built nothing."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -41,8 +47,9 @@ def started_here() -> bool:
 
 
 def is_srun_task() -> bool:
-    """Tell whether srun started this process, and others."""
-    return "SLURM_STEP_ID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1
+    """Tell whether srun started this process, and others. A shell in an allocation is a step of one task."""
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1"))
+    return "SLURM_STEP_ID" in os.environ and int(tasks) > 1
 
 
 def answering(stderr: TextIO, rank: int) -> int | None:
@@ -81,11 +88,33 @@ def is_to_start(settings: JobSettings) -> bool:
     if not joined() and settings.world_size > 1:
         if settings.trainer.num_nodes > 1:
             raise UserError("trainer.num_nodes > 1: start the ranks with srun or torchrun on each node.")
+        if not runs_on_gpu(settings.trainer):
+            crowded = crowding(settings.world_size, len(os.sched_getaffinity(0)), psutil.virtual_memory().available)
+            if crowded:
+                print(f"warning: {crowded}", file=sys.stderr)
         return True
     if joined():
         end_with_parent()
         check_joined(settings)
     return False
+
+
+def crowding(num_ranks: int, cores: int, free_bytes: int) -> str | None:
+    """Say what ranks without GPUs lack: cores, or memory. None where there is enough of both.
+
+    Args:
+        cores: those that this process may use.
+        free_bytes: memory that is free now.
+    """
+    needed = num_ranks * _RANK_BYTES
+    if needed > free_bytes:
+        return (
+            f"trainer.devices={num_ranks} ranks need about {needed / 1e9:.0f} GB before they have a model, and "
+            f"{free_bytes / 1e9:.1f} GB are free: the system may end one. {cores} cores run {cores} ranks well"
+        )
+    if num_ranks > cores:
+        return f"trainer.devices={num_ranks} ranks share {cores} cores: that trains nothing faster than {cores} ranks"
+    return None
 
 
 def report(error: UserError, stderr: TextIO) -> None:
@@ -194,6 +223,15 @@ def _ended_by(failure: ProcessFailure, was_asked: bool) -> RanksEnded:
         return RanksEnded(STOPPED_STATUS, "stopped before training")
     if failure.exitcode == 2:
         return RanksEnded(2, failure.message)
+    if failure.exitcode == -signal.SIGKILL:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+        return RanksEnded(
+            1,
+            f"rank {failure.local_rank} was ended by SIGKILL, most often because memory ran out: the largest rank had "
+            f"{used / 1e9:.1f} GB, the machine has {psutil.virtual_memory().total / 1e9:.1f} GB. Take fewer "
+            "trainer.devices, a smaller model.data.tokens_per_micro_batch, or share the model out "
+            "(model.tensor_model_parallel_size).",
+        )
     if failure.exitcode < 0:
         return RanksEnded(1, f"rank {failure.local_rank} was ended by {failure.signal_name()}")
     return RanksEnded(failure.exitcode)

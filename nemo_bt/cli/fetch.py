@@ -1,0 +1,58 @@
+"""nemo-bt fetch: bring what a command reads from the hub into the shared cache, where nodes have no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.config.data import SourceSettings
+from nemo_bt.config.model import JobSettings, Settings
+from nemo_bt.config.score import EvaluateRun, ScoreRun
+from nemo_bt.data.read.files import find_files
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.resolve import find_pretrained
+
+_CACHES = ("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE")
+"""Variables that say where libraries keep what they fetch."""
+
+
+def fetch(run: JobSettings, terminal: Terminal) -> None:
+    """Fetch the model and the data of a command, and say what its job needs to find them without a network.
+
+    Raises:
+        UserError: there is no such model or data.
+    """
+    model: Any = run.model
+    words = []
+    if model.restore_from_path:
+        found = find_pretrained(model.restore_from_path)
+        terminal.line(f"model {found.given}: {_size(found.path)} in {found.path}")
+        words.append(f"model.restore_from_path={found.given}")
+    for setting, source in _sources(run):
+        files = find_files(source, setting)
+        size = sum(file.num_bytes for file in files)
+        terminal.line(f"{setting} {', '.join(source.path)}: {len(files)} files, {size / 1e6:,.1f} MB")
+    caches = [f"{name}={os.environ[name]}" for name in _CACHES if name in os.environ]
+    terminal.line("In the job, on nodes without a network:")
+    terminal.line(f"  export HF_HUB_OFFLINE=1 {' '.join(caches)}".rstrip())
+    if words:
+        terminal.line(f"  {' '.join(words)}")
+
+
+def _sources(run: JobSettings) -> Iterator[tuple[str, SourceSettings]]:
+    """Give what a command reads, with the setting that names it."""
+    if isinstance(run, Settings):
+        data = run.model.data
+        yield from (("model.data.train", source) for source in data.train)
+        yield from ((f"model.data.validation.{n}", source) for n, some in data.validation.items() for source in some)
+    elif isinstance(run, EvaluateRun):
+        yield from (("evaluate.input", one.source) for one in run.one_by_one().values())
+    elif isinstance(run, ScoreRun):
+        yield "score.input", run.source
+
+
+def _size(path: Path) -> str:
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return f"{sum(file.stat().st_size for file in files) / 1e9:.2f} GB"
