@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _ORIGIN = "model.restore_from_path"
 _PLAN = (
     _ORIGIN,
+    "model.hf_config",
     "model.num_layers",
     "model.hidden_size",
     "model.ffn_hidden_size",

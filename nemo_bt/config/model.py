@@ -7,7 +7,7 @@ YAML only says what differs. A key that is not listed here, or a value outside o
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -90,6 +90,9 @@ class ModelSettings(ParallelSettings):
     restore_from_path: str | None = None
     """Hugging Face folder or hub id (org/model@revision), base or reward .nemo, or one file; null: random weights."""
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
+    hf_config: dict[str, Any] | None = None
+    """A Hugging Face config.json as a section: a new model of that architecture, of any supported family, in the place
+    of the sizes below."""
     num_layers: AtLeast1 | None = None
     """Layers. This and all down to init_method_std make a Llama from random weights."""
     hidden_size: AtLeast1 | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +12,8 @@ from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.search import GIB, LAYOUT, Planned, Rejected
+
+_NUMBER = re.compile(r"\d[\d.,]*")
 
 
 def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, terminal: Terminal) -> None:
@@ -28,22 +31,30 @@ def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, ter
     if not fits:
         terminal.line("No layout fits.")
     too_big = sorted((one for one in rejected if one.needed_bytes), key=lambda one: one.needed_bytes or 0)
-    reasons: dict[str, list[str]] = {}
-    for one in rejected:
-        if not one.needed_bytes:
-            reasons.setdefault(one.reason, []).append(name(one.model))
-    impossible = len(rejected) - len(too_big)
+    impossible = [one for one in rejected if not one.needed_bytes]
     terminal.line(
-        f"{len(fits)} layouts fit, {len(too_big)} are too big, {impossible} cannot be; --json has them all. The "
-        "nearest of those too big, and the commonest reasons of the others:"
+        f"{len(fits)} layouts fit, {len(too_big)} are too big, {len(impossible)} cannot be; --json has them all. The "
+        "nearest of those too big, and why the others cannot be, with an example of each reason:"
     )
     for one in too_big[:num_rows]:
         terminal.line(f"  {name(one.model)}: {one.reason}")
-    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1]))[:num_rows]:
-        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        terminal.line(f"  {names[0]}{more}: {reason}")
+    for text in _reasons(impossible, run.world_size)[:num_rows]:
+        terminal.line(f"  {text}")
     if fits:
         terminal.line("\nThe fastest, beside the model and the data:\n" + " ".join(overrides(run, fits[0].model)))
+
+
+def _reasons(impossible: Sequence[Rejected], world_size: int) -> list[str]:
+    """Count the layouts that fail for the same reason with other numbers, most first; the plain one has no example."""
+    groups: dict[str, list[Rejected]] = {}
+    for one in impossible:
+        groups.setdefault(_NUMBER.sub("n", one.reason), []).append(one)
+    return [
+        f"{len(group)} {'layouts do' if len(group) > 1 else 'layout does'} not divide the {world_size} devices"
+        if kind.startswith("world size")
+        else f"{len(group)}, {name(group[0].model)} for one: {group[0].reason}"
+        for kind, group in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
 
 
 def as_json(run: PlanRun, results: Sequence[Planned | Rejected]) -> str:
@@ -110,13 +121,19 @@ def _facts(run: PlanRun) -> dict[str, str | int]:
     drawn = f"{lengths.num_pairs:,}, drawn from plan.lengths: {lengths.prefix_tokens}, {lengths.response_tokens}"
     return {
         "devices": f"{run.world_size} x {run.cluster.name} ({run.cluster.origin})",
-        "model": model.restore_from_path or f"{model.num_layers} layers of width {model.hidden_size}",
+        "model": model.restore_from_path or _new_model(model),
         "pairs of an epoch": ", ".join(source.name for source in model.data.train) if model.data.train else drawn,
         "pairs a step": model.global_batch_size,
         "tokens of a stream at most": model.data.tokens_per_micro_batch,
         "precision": run.trainer.precision,
         "optimizer": model.optim.name,
     }
+
+
+def _new_model(model: ModelSettings) -> str:
+    sizes = model.hf_config or {"num_hidden_layers": model.num_layers, "hidden_size": model.hidden_size}
+    family = f"{sizes['model_type']}, " if "model_type" in sizes else ""
+    return f"{family}{sizes.get('num_hidden_layers')} layers of width {sizes.get('hidden_size')}"
 
 
 def _layout(model: ModelSettings) -> dict[str, Any]:

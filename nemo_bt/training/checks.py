@@ -109,6 +109,11 @@ def run_architecture(settings: Settings, pretrained: PretrainedSource | None, nu
     if pretrained:
         check_length(pretrained.architecture, model.encoder_seq_length)
         return pretrained.architecture
+    if model.hf_config:
+        both = [f"model.{name}" for name, value in given.items() if value is not None]
+        if both:
+            raise UserError(f"{', '.join(both)} and model.hf_config are both set; hf_config has them: remove them.")
+        return architecture_of(model.hf_config)
     missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
     if missing:
         raise UserError(
