@@ -35,6 +35,7 @@ from nemo_bt.reporting.page import render, worst_pairs
 from nemo_bt.reporting.pictures import file_stems, pictures_of_run, pictures_of_set
 from nemo_bt.reporting.rewards import rewards_of
 from nemo_bt.reporting.settings import ReportRun
+from nemo_bt.reporting.verdict import verdict
 from nemo_bt.scoring.model import open_engine, open_trained
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def _write(
         drawn = {f"{stem}-{what}": figure for what, figure in figures.items()}
         worst = worst_pairs(of_set, entries)
         pictures |= drawn
+        numbers = numbers | {"verdict": verdict(numbers)}
         sets.append({"name": of_set.name, "numbers": numbers, "pictures": drawn, "worst": worst})
         plain[of_set.name] = numbers | {"worst": worst}
     facts = facts_of(run, initial, records)
@@ -163,6 +165,8 @@ def _show(plain: Mapping[str, dict[str, Any]], terminal: Terminal) -> None:
     if rows:
         columns = ("set", "pairs", "accuracy", "longer answer wins", "response alone", "ECE", "exchange test")
         terminal.table(columns, rows)
+    for name, numbers in plain.items():
+        terminal.line(f"{name}: {numbers['verdict']}")
 
 
 def _track(settings: Settings, pictures: Mapping[str, Path], step: int, terminal: Terminal) -> None:

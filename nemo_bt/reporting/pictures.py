@@ -71,7 +71,7 @@ def draw_curves(panel: Panel) -> Figure:
     figure, axes = _blank(panel.title, "optimizer steps", panel.unit)
     for series in panel.series:
         marker = "o" if len(series.steps) < 30 else None
-        axes.plot(series.steps, series.values, label=_short(series.label), linewidth=1.6, marker=marker, markersize=3.5)
+        axes.plot(series.steps, series.values, label=_short(series.label), linewidth=1.6, marker=marker, markersize=5)
     axes.locator_params(axis="x", integer=True)
     _legend(figure, axes)
     return figure
