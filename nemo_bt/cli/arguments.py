@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from nemo_bt.cli.examples import EXAMPLES
 from nemo_bt.config.foreign_names import renamed
@@ -24,71 +24,80 @@ def command_line() -> argparse.ArgumentParser:
     parser = _Parser(prog="nemo-bt", description="Bradley-Terry reward models on NeMo and Megatron.")
     parser.add_argument("--version", action=_Version, nargs=0, help="of nemo_bt and what it builds on")
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_of_training(commands)
+    _add_of_models(commands)
+    _add_of_runs(commands)
+    return parser
 
-    def add(name: str, what: str, described: str | None = _OVERRIDES) -> argparse.ArgumentParser:
-        lines = "".join(f"\n  {line}" for line in EXAMPLES[name])
-        return commands.add_parser(
-            name,
-            help=what,
-            description=described,
-            epilog=f"example{'s' * (len(EXAMPLES[name]) > 1)}:{lines}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
 
-    train = add("train", "train a reward model")
+def _add(commands: Any, name: str, what: str, described: str | None = None) -> argparse.ArgumentParser:
+    """Add a command, with examples in its help."""
+    lines = "".join(f"\n  {line}" for line in EXAMPLES[name])
+    command: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=described,
+        epilog=f"example{'s' * (len(EXAMPLES[name]) > 1)}:{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return command
+
+
+def _with_settings(command: argparse.ArgumentParser, config_name: str | None) -> None:
+    """Let a command take settings, behind its own arguments."""
+    command.description = _OVERRIDES
+    command.add_argument("--config-name", default=config_name, help="a configuration: nemo-bt help configs lists them")
+    command.add_argument("--config-dir", help="a folder with configurations of your own")
+    command.add_argument("--cfg", action="store_true", help="print the composed configuration, and end")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+
+
+def _add_of_training(commands: Any) -> None:
+    train = _add(commands, "train", "train a reward model")
     train.add_argument("--dry-run", action="store_true", help="check model, data and layout, count memory, and end")
-    data = add("data", "tokenise, show or count preference data")
+    data = _add(commands, "data", "tokenise, show or count preference data")
     data.add_argument("action", choices=("build", "show", "stats"))
     data.add_argument("--pairs", type=int, default=2, help="show: pairs of each set")
     data.add_argument("--picture", type=Path, default=Path("lengths.png"), help="stats: file for the histogram")
-    validation = add("validate", "validate a model, without training")
-    score = add("score", "rewards of rows that exist")
+    validation = _add(commands, "validate", "validate a model, without training")
+    nodes = _add(commands, "check-nodes", "compare the nodes of a Slurm job")
+    for command in (train, data, validation, nodes):
+        _with_settings(command, "train")
+    plan = _add(commands, "plan", "memory and time of every layout on a cluster")
+    plan.add_argument("--json", action="store_true", help="everything, for programs")
+    plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
+    _with_settings(plan, "plan")
+
+
+def _add_of_models(commands: Any) -> None:
+    score = _add(commands, "score", "rewards of rows that exist")
     score.add_argument("--normalize", action="store_true", help="score.normalize=true")
-    evaluation = add("evaluate", "accuracy on pairs, RewardBench, RewardBench 2 or RM-Bench")
-    label = add("label", "feedback to train on, from scored samples")
-    export_options(add("export", "a .nemo -> a Hugging Face folder for transformers", None))
-    import_options(add("import", "a Hugging Face folder -> a reward .nemo", None))
-    report = add("report", "a page about a run and its model")
+    _with_settings(score, "score")
+    _with_settings(_add(commands, "evaluate", "accuracy on pairs, RewardBench, RewardBench 2 or RM-Bench"), "evaluate")
+    _with_settings(_add(commands, "label", "feedback to train on, from scored samples"), "label")
+    _with_settings(_add(commands, "serve", "a scoring server"), "serve")
+    export_options(_add(commands, "export", "a .nemo -> a Hugging Face folder for transformers"))
+    import_options(_add(commands, "import", "a Hugging Face folder -> a reward .nemo"))
+    fetch = _add(commands, "fetch", "bring models and data of the hub to a cache, for nodes without a network")
+    kinds = ("train", "score", "evaluate", "label", "serve")
+    fetch.add_argument("--for", dest="kind", choices=kinds, default="train", help="whose settings these are")
+    _with_settings(fetch, None)
+
+
+def _add_of_runs(commands: Any) -> None:
+    report = _add(commands, "report", "a page about a run and its model", _OVERRIDES)
     report.add_argument("log_dir", type=Path)
     report.add_argument("overrides", nargs="*", metavar="key=value", help="of the run's config.yaml: a layout, say")
     report.add_argument("--checkpoint", type=Path, help="the newest of the run, if none is named")
     report.add_argument("--without-model", action="store_true", help="what is logged, alone: nothing is scored")
-    serve = add("serve", "a scoring server")
-    nodes = add("check-nodes", "compare the nodes of a Slurm job")
-    fetch = add("fetch", "bring models and data of the hub to a cache, for nodes without a network")
-    commands_with_data = ("train", "score", "evaluate", "label", "serve")
-    fetch.add_argument(
-        "--for", dest="kind", choices=commands_with_data, default="train", help="whose settings these are"
-    )
-    plan = add("plan", "memory and time of every layout on a cluster")
-    plan.add_argument("--json", action="store_true", help="everything, for programs")
-    plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
-    status = add("status", "where a run is, from its log directory", None)
+    status = _add(commands, "status", "where a run is, from its log directory")
     status.add_argument("log_dir", type=Path)
     status.add_argument("--verify", action="store_true", help="read every file of every checkpoint")
-    help_ = add("help", "every setting, every configuration, or a command", None)
-    help_.add_argument(
-        "topic",
-        nargs="?",
-        choices=(*TOPICS, *sorted(EXAMPLES)),
-        metavar="topic",
-        help="settings, configs, or a command",
-    )
+    help_ = _add(commands, "help", "every setting, every configuration, or a command")
+    topics = (*TOPICS, *sorted(EXAMPLES))
+    what = "settings, configs, or a command"
+    help_.add_argument("topic", nargs="?", choices=topics, metavar="topic", help=what)
     help_.add_argument("words", nargs="*", metavar="word", help="settings: only those that have it in key or meaning")
-    training = [(command, "train") for command in (train, validation, nodes, data)]
-    scoring = [(score, "score"), (evaluation, "evaluate"), (label, "label")]
-    for command, name in [*training, (plan, "plan"), (serve, "serve"), *scoring]:
-        _add_settings(command, name)
-    _add_settings(fetch, None)
-    return parser
-
-
-def _add_settings(command: argparse.ArgumentParser, name: str | None) -> None:
-    """Add what every command with settings takes."""
-    command.add_argument("--config-name", default=name, help="a configuration: nemo-bt help configs lists them")
-    command.add_argument("--config-dir", help="a folder with configurations of your own")
-    command.add_argument("--cfg", action="store_true", help="print the composed configuration, and end")
-    command.add_argument("overrides", nargs="*", metavar="key=value")
 
 
 class _Parser(argparse.ArgumentParser):

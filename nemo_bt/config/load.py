@@ -10,18 +10,19 @@ from typing import TypeVar
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from nemo_bt.config.messages import explain
 from nemo_bt.config.model import JobSettings, Settings
 from nemo_bt.config.overrides import in_hydras_grammar
-from nemo_bt.config.shipped import SHIPPED, check_choice, check_config_name
+from nemo_bt.config.shipped import SHIPPED, check_choice, check_config_name, choice_as_overrides
 from nemo_bt.errors import UserError
 
 Kind = TypeVar("Kind", bound=JobSettings)
+_NO_DEFAULT = re.compile(r"Could not override '(\w+)'\.\s*No match in the defaults list")
 _KEY = re.compile(r"^\+{0,2}(\w+(?:\.[\w-]+)*)=")
 
 
@@ -57,7 +58,7 @@ def load_settings_of(
             wrong.append(str(error))
     try:
         with initialize_config_dir(str(Path(config_dir).resolve() if config_dir else SHIPPED), version_base="1.3"):
-            config = compose(config_name, overrides=[*search, *accepted])
+            config = _composed(config_name, [*search, *accepted], config_dir)
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError("\n".join([*wrong, _one_line(error)])) from error
@@ -69,6 +70,22 @@ def load_settings_of(
         raise UserError("\n".join([*wrong, explain(error, kind)])) from error
     if wrong:
         raise UserError("\n".join(wrong))
+    return found
+
+
+def _composed(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:
+    """Compose a configuration. A choice for which it has no place is put in by its values."""
+    try:
+        found: DictConfig = compose(config_name, overrides=overrides)
+        return found
+    except ConfigCompositionException as error:
+        missing = _NO_DEFAULT.search(str(error))
+        if not missing:
+            raise
+    group = missing[1]
+    (typed,) = [one for one in overrides if one.startswith(f"{group}=")]
+    values = choice_as_overrides(group, typed.removeprefix(f"{group}="), config_dir)
+    found = compose(config_name, overrides=[*values, *(one for one in overrides if one != typed)])
     return found
 
 

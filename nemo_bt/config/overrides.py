@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import is_dataclass
 from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -50,7 +51,11 @@ def _takes_text(kind: Any) -> bool:
         return parts[0] in (str, SourceSettings)
     if get_origin(inner) is dict:
         return get_args(without_none(parts[-1])) == (SourceSettings,)
-    return inner is str or any(_takes_text(part) for part in parts)
+    return inner is str or (bool(parts) and all(_takes_text(part) or _is_of_sections(part) for part in parts))
+
+
+def _is_of_sections(kind: Any) -> bool:
+    return get_origin(kind) is dict and is_dataclass(without_none(get_args(kind)[-1]))
 
 
 def _is_read(override: str) -> bool:

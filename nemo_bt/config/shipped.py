@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 import nemo_bt.conf
 from nemo_bt.errors import UserError
 
 SHIPPED = Path(next(iter(nemo_bt.conf.__path__))).resolve()
+_PACKAGE = re.compile(r"^# @package (\S+)", re.MULTILINE)
 _WHOLE = ("", "recipe")
 """Folders of conf/ whose files are whole configurations; the files of the others are choices of a part."""
 
@@ -73,3 +79,26 @@ def check_choice(group: str, choice: str, config_dir: str | None) -> None:
         hint = f" A pretrained model is model.restore_from_path={choice}" if group == "model" else ""
         hint = f" Preference files are model.data.train={choice}" if group == "data" else hint
         raise UserError(f"{group}={choice}: expected one of {', '.join(there)}.{hint}")
+
+
+def choice_as_overrides(group: str, choice: str, config_dir: str | None) -> list[str]:
+    """Write the values of a choice as overrides, in Hydra's grammar.
+
+    Hydra itself looks for the choices of a configuration in a folder, as those of conf/recipe, below that folder alone.
+    """
+    folders = [Path(config_dir)] if config_dir else []
+    file = next(path for folder in (*folders, SHIPPED) if (path := folder / group / f"{choice}.yaml").is_file())
+    text = file.read_text()
+    package = _PACKAGE.search(text)
+    section = package[1] if package else group
+    return [f"++{section}.{key}={_in_grammar(value)}" for key, value in yaml.safe_load(text).items()]
+
+
+def _in_grammar(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_in_grammar(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_in_grammar, value)) + "]"
+    if isinstance(value, str):
+        return "'" + value.replace("'", "\\'") + "'"
+    return json.dumps(value)

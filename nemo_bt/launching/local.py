@@ -10,7 +10,6 @@ import ctypes
 import json
 import logging
 import os
-import resource
 import signal
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import psutil
 
 from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.errors import UserError
+from nemo_bt.launching.crowding import crowding, killed
 from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS, STOPPING_SIGNALS, answer_of, kept_handlers
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from nemo_bt.config.model import JobSettings
 
 _STARTED_HERE = "NEMO_BT_STARTED_HERE"
-_RANK_BYTES = 800_000_000
-"""Resident memory of a process that has imported NeMo for the CPU, and built nothing."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -97,24 +95,6 @@ def is_to_start(settings: JobSettings) -> bool:
         end_with_parent()
         check_joined(settings)
     return False
-
-
-def crowding(num_ranks: int, cores: int, free_bytes: int) -> str | None:
-    """Say what ranks without GPUs lack: cores, or memory. None where there is enough of both.
-
-    Args:
-        cores: those that this process may use.
-        free_bytes: memory that is free now.
-    """
-    needed = num_ranks * _RANK_BYTES
-    if needed > free_bytes:
-        return (
-            f"trainer.devices={num_ranks} ranks need about {needed / 1e9:.0f} GB before they have a model, and "
-            f"{free_bytes / 1e9:.1f} GB are free: the system may end one. {cores} cores run {cores} ranks well"
-        )
-    if num_ranks > cores:
-        return f"trainer.devices={num_ranks} ranks share {cores} cores: that trains nothing faster than {cores} ranks"
-    return None
 
 
 def report(error: UserError, stderr: TextIO) -> None:
@@ -224,14 +204,7 @@ def _ended_by(failure: ProcessFailure, was_asked: bool) -> RanksEnded:
     if failure.exitcode == 2:
         return RanksEnded(2, failure.message)
     if failure.exitcode == -signal.SIGKILL:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-        return RanksEnded(
-            1,
-            f"rank {failure.local_rank} was ended by SIGKILL, most often because memory ran out: the largest rank had "
-            f"{used / 1e9:.1f} GB, the machine has {psutil.virtual_memory().total / 1e9:.1f} GB. Take fewer "
-            "trainer.devices, a smaller model.data.tokens_per_micro_batch, or share the model out "
-            "(model.tensor_model_parallel_size).",
-        )
+        return RanksEnded(1, killed(failure.local_rank))
     if failure.exitcode < 0:
         return RanksEnded(1, f"rank {failure.local_rank} was ended by {failure.signal_name()}")
     return RanksEnded(failure.exitcode)

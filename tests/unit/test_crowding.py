@@ -5,7 +5,8 @@ import signal
 
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
-from nemo_bt.launching.local import _ended_by, crowding
+from nemo_bt.launching.crowding import crowding
+from nemo_bt.launching.local import _ended_by
 
 GB = 10**9
 

@@ -22,6 +22,7 @@ from docs.references import commands_page, formats_page, settings_page
 from nemo_bt import __all__ as public
 from nemo_bt import api
 from nemo_bt.cli.arguments import command_line, parse
+from nemo_bt.cli.kinds import kind_of
 from nemo_bt.cli.main import run
 from nemo_bt.config.load import load_settings, load_settings_of
 from nemo_bt.config.messages import all_keys
@@ -73,7 +74,8 @@ def test_the_command_line_takes_it(argv: list[str], folder: Path, monkeypatch: p
     if args.command == "report":
         load_settings("train", args.overrides)
     elif hasattr(args, "cfg"):
-        load_settings_of(KINDS.get(args.command, Settings), args.config_name, args.overrides, args.config_dir)
+        kind = kind_of(getattr(args, "kind", args.command))
+        load_settings_of(kind, args.config_name, args.overrides, args.config_dir)
 
 
 @pytest.mark.parametrize("argv", [words[1:] for words in starting("nemo-bt", "data")], ids=" ".join)

@@ -61,7 +61,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "unknown key model.data.trian. Did you mean model.data.train?",
     ):
         assert line in told.splitlines()
-    assert re.search(r"^model=nothing: expected one of llama3_70b", told, re.MULTILINE)
+    assert re.search(r"^model=nothing: expected one of gemma2_27b", told, re.MULTILINE)
 
 
 def test_where_a_setting_of_training_does_nothing_its_foreign_name_says_so() -> None:

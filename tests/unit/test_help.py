@@ -66,7 +66,7 @@ def test_each_command_has_a_help_with_examples_that_it_takes(command: str, capsy
         args = parse(example.split()[example.split().index("nemo-bt") + 1 :])
         assert args.command == command
         if hasattr(args, "cfg"):
-            load_settings_of(kind_of(command), args.config_name, args.overrides, args.config_dir)
+            load_settings_of(kind_of(getattr(args, "kind", command)), args.config_name, args.overrides, args.config_dir)
 
 
 def test_every_command_has_examples() -> None:
@@ -129,7 +129,7 @@ def test_options_of_other_trainers_are_translated(
             ["recipe=rlhflow_llama3_8b"],
             r"a recipe is a whole configuration\. Type --config-name recipe/rlhflow_ll",
         ),
-        ("train", ["model=Qwen/Qwen3-8B"], r"expected one of llama3_70b, .*model\.restore_from_path=Qwen/Qwen3-8B"),
+        ("train", ["model=Qwen/Qwen3-8B"], r"expected one of gemma2_27b, .*model\.restore_from_path=Qwen/Qwen3-8B"),
         ("train", ["data=my.jsonl"], r"expected one of helpsteer2, .*model\.data\.train=my\.jsonl"),
         ("plan", ["cluster=v100"], r"cluster=v100: expected one of a100, b200, h100, h200\."),
     ],
