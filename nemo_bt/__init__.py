@@ -16,6 +16,7 @@ Read `api`, `training` and `loss` first. From the ground up, each importing thos
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,13 @@ _MODULES = {
     "nemo_bt.training.steps.data_module": ("PairDataModule",),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_ELSEWHERE = {
+    "fit": "train", "Trainer": "train", "RewardTrainer": "train", "RewardConfig": "load_settings",
+    "predict": "score", "test": "evaluate", "eval": "evaluate", "load": "RewardScorer", "pipeline": "RewardScorer",
+    "from_pretrained": "RewardScorer", "AutoModel": "RewardScorer", "export": "nemo_to_hf", "convert": "nemo_to_hf",
+    "import_ckpt": "hf_to_nemo", "export_ckpt": "nemo_to_hf", "compose": "load_settings", "Config": "load_settings",
+}  # fmt: skip
+"""What other libraries call it -> the name here."""
 _ON_NEMO = ("RewardModel", "PairDataModule")
 
 __all__ = [*_HOMES, "__version__"]
@@ -59,7 +67,9 @@ __all__ = [*_HOMES, "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'nemo_bt' has no attribute '{name}'. It has {', '.join(sorted(_HOMES))}.")
+        near = _ELSEWHERE.get(name) or next(iter(get_close_matches(name, _HOMES, n=1)), None)
+        hint = f" Did you mean {near}?" if near else ""
+        raise AttributeError(f"module 'nemo_bt' has no attribute '{name}'.{hint} It has {', '.join(sorted(_HOMES))}.")
     if name in _ON_NEMO:
         from nemo_bt.training.nemo_import import import_nemo_here
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 from weakref import WeakSet
 
 import numpy as np
@@ -128,6 +128,12 @@ class RewardScorer:
         scorer = cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), limit, statistics)
         cls.live.add(scorer)
         return scorer
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"RewardScorer has no attribute '{name}'. It has score(conversation), score_batch(conversations), "
+            "compare(a, b), tokenise(conversations), score_tokens(tokens) and close()."
+        )
 
     def score(self, conversation: Conversation) -> float:
         """Give the reward of one conversation, computed in fp32.

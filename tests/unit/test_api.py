@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 import pytest
 from torch import Tensor
 
+import nemo_bt
 from nemo_bt import api
 from nemo_bt.cli.main import run
 from nemo_bt.config.custom import describe, load_object
@@ -111,3 +112,27 @@ def test_a_run_that_fails_leaves_word(error: BaseException, told: list[str], tmp
     with pytest.raises(type(error)), telling_failure(tmp_path, 1):
         raise error
     assert [(event["error"], event["rank"]) for event in read_events(tmp_path)] == [(text, 1) for text in told]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("fit", "train"),
+        ("RewardTrainer", "train"),
+        ("trian", "train"),
+        ("pipeline", "RewardScorer"),
+        ("nonsense", None),
+    ],
+)
+def test_a_name_that_is_not_there_leads_to_one_that_is(wrong: str, right: str | None) -> None:
+    with pytest.raises(AttributeError) as refused:
+        getattr(nemo_bt, wrong)
+    assert ("Did you mean" in str(refused.value)) == (right is not None)
+    assert right is None or f"Did you mean {right}?" in str(refused.value)
+    assert "It has " in str(refused.value)
+
+
+def test_a_method_that_a_scorer_does_not_have_is_answered_with_those_it_has() -> None:
+    scorer = nemo_bt.RewardScorer.__new__(nemo_bt.RewardScorer)
+    with pytest.raises(AttributeError, match=r"no attribute 'predict'\. It has score\(conversation\), score_batch"):
+        scorer.predict("text")

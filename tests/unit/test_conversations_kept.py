@@ -137,3 +137,26 @@ def test_where_there_are_tools_the_template_for_tools_is_taken(tmp_path: Path, t
     scored = row_reader("rows", [{"messages": SIDES["chosen"], "tools": row["tools"]}], keys, True, "reward")
     ((side,),) = scored.sides({"messages": SIDES["chosen"], "tools": row["tools"]})
     assert side.tools == row["tools"]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "<|im_start|>user\n",
+        "<s>[INST] ",
+        "[INST] ",
+        "<\uff5cbegin\u2581of\u2581sentence\uff5c><\uff5cUser\uff5c>",
+        "<bos><start_of_turn>",
+    ],
+)
+def test_a_system_message_is_not_put_before_a_text_that_is_rendered(tmp_path: Path, tokenizer: Any, start: str) -> None:
+    row = {side: f"{start}{USER}<|end|>{text}<|end|>" for side, text in (("chosen", CHOSEN), ("rejected", REJECTED))}
+    file = write(tmp_path / "rows.jsonl", [row | {"system": "Be kind."}] * 3)
+    with pytest.raises(UserError, match=r"a system message in its column, beside a text that is rendered already"):
+        open_set(file, tokenizer, system_key="system")
+    plain = {side: text.removeprefix(start) for side, text in row.items()}
+    (pair,) = texts(
+        open_set(write(tmp_path / "plain.jsonl", [plain | {"system": "Be kind."}]), tokenizer, system_key="system"),
+        tokenizer,
+    )
+    assert pair[0].startswith(f"<|bos|>Be kind.\n\n{USER}")

@@ -98,3 +98,17 @@ def test_tars_that_reach_out_or_are_not_whole_are_refused(
     with pytest.raises(UserError) as error:
         NemoFile(tmp_path / "x.nemo")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_a_file_of_nemo_1_is_told_by_name_with_what_to_do(tmp_path: Path, is_packed: bool) -> None:
+    folder = tmp_path / "aligner"
+    (folder / "model_weights").mkdir(parents=True)
+    (folder / "model_config.yaml").write_text("reward_model_type: binary_ranking\n")
+    path = folder
+    if is_packed:
+        path = tmp_path / "aligner.nemo"
+        with tarfile.open(path, "w") as tar:
+            tar.add(folder, ".")
+    with pytest.raises(UserError, match=r"a \.nemo of NeMo 1 \(it has model_config\.yaml\).*checkpoint_converters"):
+        find_pretrained(str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 from nemo_bt.config.data import RowSettings
@@ -18,6 +19,9 @@ from nemo_bt.data.formats.turns import (
 )
 from nemo_bt.data.formats.values import as_text, has_value, value_at
 from nemo_bt.data.read.drop_report import RowError
+
+_RENDERED = re.compile(r"\s*(<(s|bos|[a-z]+_of_[a-z]+|\W[^<>]*\W)>|\[INST\]|\[SYSTEM_PROMPT\])")
+"""How a text begins that a chat template has rendered: with a special token."""
 
 
 class Prompt(NamedTuple):
@@ -114,6 +118,8 @@ def in_context(side: Side, prompt: Prompt) -> Side:
     """Put the row's system message in front of a conversation, and give it the row's tools."""
     system = prompt.system
     if isinstance(side, Text):
+        if system and _RENDERED.match(side.prompt + side.response):
+            raise RowError("roles", "a system message in its column, beside a text that is rendered already")
         return Text(f"{system}\n\n{side.prompt}", side.response) if system else side
     messages = side.messages
     if system and messages and messages[0]["role"] == "system":
