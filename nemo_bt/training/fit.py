@@ -111,7 +111,7 @@ def validate(
 
 def _import_nemo(on_gpu: bool, terminal: Terminal) -> None:
     if "nemo.lightning" not in sys.modules:
-        terminal.line("importing NeMo, then building the model and loading its weights")
+        terminal.line("importing libraries, then building the model and loading its weights")
     import_nemo(on_gpu)
 
 

@@ -135,7 +135,7 @@ def killed_and_resumed(dataset: Path, tmp_path_factory: pytest.TempPathFactory) 
     status, output = disturb(Fault("step", "ask", 0.2, rank=0), argv, log_dir)
     assert status == STOPPED_STATUS, output
     assert re.search(rf"stopped by SIGUSR1 at step \d+ of {STEPS} and saved", output)
-    assert "SIGTERM: the run ends after this step" in output
+    assert "SIGTERM: saving after this step, then the run ends" in output
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [sys.executable, *torchrun, "-m", "nemo_bt", "train", *argv]
     result = subprocess.run(
