@@ -41,7 +41,8 @@ with torch.no_grad():
 {training}"""
 
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\w+)?")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@\w+")
+"""A run writes down the commit that was found."""
 _CONVERSATION = """messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
 text = tokenizer.apply_chat_template(messages, tokenize=False)"""
 _PLAIN_TEXT = 'text = "..." + (tokenizer.eos_token or "")  # the token that every text of the training ends in'

@@ -5,13 +5,14 @@
 # fill in, and `source slurm/env.sh` there.
 #   export SBATCH_ACCOUNT=my-account SBATCH_PARTITION=gpu SBATCH_GPUS_PER_NODE=8
 
+PYTHON=()
+SRUN_OPTIONS=()
 # PYTHON starts Python in a task, SRUN_OPTIONS are srun's. A container is one of these; folders are the job's own, and
 # those of models and data, and home stays outside:
 #   PYTHON=(apptainer exec --nv --no-home --pwd "$PWD" --bind "$PWD,/data" nemo_bt.sif python3)
-#   SRUN_OPTIONS=(--container-image="$PWD/nemo_bt.sqsh" --container-mounts="$PWD:$PWD,/data:/data"   # pyxis and enroot
-#     --container-workdir="$PWD" --no-container-mount-home)
-PYTHON=()
-SRUN_OPTIONS=()
+# With pyxis and enroot:
+#   SRUN_OPTIONS=(--container-image="$PWD/nemo_bt.sqsh" --container-mounts="$PWD:$PWD,/data:/data")
+#   SRUN_OPTIONS+=(--container-workdir="$PWD" --no-container-mount-home)
 
 # These are modules, and the network of the cluster:
 #   module load cuda

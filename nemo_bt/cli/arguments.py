@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from nemo_bt.cli.examples import EXAMPLES
-from nemo_bt.config.foreign_names import renamed
+from nemo_bt.config.foreign_names import SAME_VALUE, renamed
 from nemo_bt.converters.options import export_options, import_options
 
-_OVERRIDES = "Settings are key=value, as Hydra's: nemo-bt help settings [word] lists them."
+_OVERRIDES = "Overrides are key=value, as Hydra's: nemo-bt help settings [word] lists them."
 TOPICS = ("settings", "configs")
 """What `nemo-bt help` tells beside each command."""
 
@@ -153,5 +153,6 @@ def _instead(word: str, value: str) -> str:
     if here and here.startswith("nothing: "):
         return f": leave it out, {here.partition(': ')[2]}"
     if here:
+        value = value if key.replace("-", "_") in SAME_VALUE else "..."
         return f": settings have no dashes, type {here if '=' in here else f'{here}={value}'}"
     return f": settings have no dashes, type {key}={value}" * ("." in key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from nemo_bt.cli.arguments import command_line
 from nemo_bt.cli.kinds import kind_of
@@ -55,9 +56,11 @@ def _every_setting() -> Iterator[tuple[list[str], Described]]:
     own = {
         one.key.rsplit(".", 1)[-1] for one in all_described(kind_of("train"), "") if one.key.startswith("model.data")
     }
-    for one in described(SourceSettings, "model.data.train[0]."):
-        if one.key.rsplit(".", 1)[-1] not in own:
-            by_key[one.key] = (["train"], one)
+    for one in described(SourceSettings):
+        if one.key not in own:
+            others = "" if one.key == "path" else "path: ..., "
+            key = f"model.data.train=[{{{others}{one.key}: ...}}]"
+            by_key[key] = (["train"], replace(one, key=key))
     yield from by_key.values()
 
 

@@ -152,16 +152,20 @@ def _score(args: argparse.Namespace) -> int:
     from nemo_bt.evaluation.command import evaluate, write_together
     from nemo_bt.evaluation.label import label
     from nemo_bt.observability.terminal import Terminal
-    from nemo_bt.scoring.command import score
+    from nemo_bt.scoring.command import open_for, score
+    from nemo_bt.scoring.model import open_trained
 
     def work(terminal: Terminal, rank: int) -> int:
         results = {}
+        engine = open_for(run, open_trained(pretrained)) if len(runs) > 1 else None
         for name, one in runs.items():
-            is_done = score(one, pretrained, checked[name][1], terminal, rank, request)
+            is_done = score(one, pretrained, checked[name][1], terminal, rank, request, engine)
             if not is_done:
                 break
             if rank == 0 and args.command == "evaluate":
                 results[name] = evaluate(one, pretrained.given, terminal)
+        if engine:
+            engine.close()
         if is_done and len(results) > 1:
             write_together(run, results, terminal)
         if is_done and rank == 0 and args.command == "label":

@@ -38,10 +38,11 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
         raise UserError(f"{log_dir}: expected the log directory of a run, found no {EVENTS} in it.")
     lines = read_lines(log_dir / METRICS)
     training = [line for line in lines if "train/loss" in line]
+    state = _state(log_dir, events, training)
     terminal.facts(
         [
-            ("state", _state(log_dir, events, training)),
-            ("step", _progress(starts[-1], training, goes_on=events[-1]["event"] == "started")),
+            ("state", state),
+            ("step", _progress(starts[-1], training, goes_on=state.startswith(("running", "silent")))),
             *_validation(lines),
             ("started", f"{starts[0]['time']}, {len(starts) - 1} restarts"),
         ]

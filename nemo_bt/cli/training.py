@@ -53,7 +53,7 @@ def validate(args: argparse.Namespace) -> int:
         log_dir = settings.exp_manager.log_dir
         if launch.is_to_start(settings):
             command = same_command(args, settings.model.restore_from_path)
-            return launch.run_ranks([*command, f"exp_manager.explicit_log_dir={log_dir}"], settings.world_size)
+            sys.exit(launch.run_ranks([*command, f"exp_manager.explicit_log_dir={log_dir}"], settings.world_size))
 
         from nemo_bt.observability.terminal import Terminal
         from nemo_bt.training.train import validate_only

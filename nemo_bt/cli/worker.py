@@ -13,6 +13,7 @@ from pathlib import Path
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
+from nemo_bt.launching.signals import STOPPED_STATUS
 from nemo_bt.observability.failure import report_failure
 from nemo_bt.observability.terminal import Terminal, divert_output
 
@@ -31,6 +32,7 @@ def run_as_rank(
     """
     rank = launch.current_rank()
     made = _missing(folder)
+    had_log = (folder / "nemo.log").exists()
     try:
         log = make_log(folder, setting, within)
     except UserError as error:
@@ -44,7 +46,7 @@ def run_as_rank(
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)  # into nemo.log
         launch.report(error, stderr)
-        if made and not leaves_log:
+        if not had_log and not leaves_log:
             _remove(log, made)
         return 2
 
@@ -64,15 +66,21 @@ def _remove(log: Path, folders: list[Path]) -> None:
 
 @contextmanager
 def own_log_dir(settings: Settings) -> Iterator[Settings]:
-    """Give settings without a log directory one of their own, which is removed. A crash leaves it, with its log."""
-    if settings.exp_manager.explicit_log_dir:
+    """Give settings without a log directory one of their own, which is removed. A crash leaves it, with its log.
+
+    A block tells by SystemExit that ranks which it has started crashed.
+    """
+    exp = settings.exp_manager
+    tracks = exp.create_tensorboard_logger or exp.create_wandb_logger or exp.create_swanlab_logger
+    if exp.explicit_log_dir or tracks:
         yield settings
         return
     folder = tempfile.mkdtemp(prefix="nemo_bt-")
     try:
         yield replace(settings, exp_manager=replace(settings.exp_manager, explicit_log_dir=folder))
-    except (UserError, SystemExit, KeyboardInterrupt):
-        shutil.rmtree(folder)
+    except (UserError, SystemExit, KeyboardInterrupt) as ended:
+        if not isinstance(ended, SystemExit) or ended.code in (0, 2, STOPPED_STATUS):
+            shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)
 

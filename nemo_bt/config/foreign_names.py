@@ -36,7 +36,7 @@ RENAMED = {
     "overlap_grad_sync": "model.optim.overlap_grad_reduce",
     "overlap_param_sync": "model.optim.overlap_param_gather",
     "grad_sync_dtype": "model.optim.grad_reduce_in_fp32",
-    "constant_steps": "model.optim.sched.decay_ratio",
+    "constant_steps": "nothing: the schedule ends at min_lr, which it holds",
     "exp_dir": _LOG_DIR,
     "save_nemo_on_train_end": "nothing: every checkpoint is a .nemo, and the end is always saved",
     "create_checkpoint_callback": "nothing: the end is always saved",
@@ -50,9 +50,9 @@ RENAMED = {
     "accumulate_grad_batches": _BATCH,
     "limit_train_batches": "trainer.max_steps",
     "use_distributed_sampler": "nothing: the sampler is always exact over all ranks",
-    "enable_checkpointing": _EVERY,
+    "enable_checkpointing": "nothing: the end is always saved, and more by every_n_train_steps",
     "max_time": "exp_manager.max_time_per_run",
-    "library": "model.tokenizer.type",
+    "library": "nothing: tokenizers are Hugging Face folders (model.tokenizer.type)",
     "rotary_percentage": "nothing: the checkpoint's config.json has it",
     # NeMo 2
     "log.log_dir": _LOG_DIR,
@@ -113,7 +113,7 @@ RENAMED = {
     "lora_target": f"{_LORA}.target_modules",
     "target_modules": f"{_LORA}.target_modules",
     "dataset_num_proc": "model.data.num_workers",
-    "dataloader_num_workers": "model.data.num_workers",
+    "dataloader_num_workers": "nothing: pairs are tokenised before, and read from the cache",
     "remove_unused_columns": "model.data.ignore_columns",
     "disable_dropout": "nothing: dropout is off",
     "template": "model.data.chat_template",
@@ -126,9 +126,9 @@ RENAMED = {
     "train_batch_size": _BATCH,
     "micro_train_batch_size": _STREAM,
     "max_len": _LENGTH,
-    "max_samples": "model.data.train[0].count",
+    "max_samples": "model.data.train=[{path: ..., count: ...}]",
     "dataset": "model.data.train",
-    "dataset_probs": "model.data.train[0].fraction",
+    "dataset_probs": "model.data.train=[{path: ..., fraction: ...}]",
     "zero_stage": _SHARD,
     "adam_offload": "model.optim.optimizer_cpu_offload",
     "packing_samples": "nothing: pairs are always packed, exactly",
@@ -168,3 +168,34 @@ def renamed(key: str) -> str | None:
     words = key.replace("-", "_").split(".")
     tails = (".".join(words[start:]) for start in range(len(words)))
     return next((RENAMED[tail] for tail in tails if tail in RENAMED), None)
+
+
+SAME_VALUE = {
+    *(
+        "learning_rate",
+        "seq_length",
+        "max_length",
+        "max_len",
+        "output_dir",
+        "log_dir",
+        "exp_dir",
+        "save_path",
+        "run_name",
+    ),
+    *("experiment_name", "model_name_or_path", "pretrain", "partial_pretrain", "num_train_epochs", "total_epochs"),
+    *("total_training_steps", "max_grad_norm", "adam_epsilon", "l2", "eval_steps", "logging_steps", "save_steps"),
+    *(
+        "save_interval",
+        "save_freq",
+        "test_freq",
+        "save_total_limit",
+        "lora_r",
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+    ),
+    *("lr_warmup_ratio", "lr_warmup_steps_ratio", "aux_loss_coef", "ring_attn_size", "ds_tensor_parallel_size"),
+    *("train_batch_size", "train_files", "dataset_num_proc", "n_gpus_per_node", "nproc_per_node", "nnodes"),
+    *("ulysses_sequence_parallel_size", "default_local_dir", "train_dataset"),
+}
+"""Names whose value means here what it means there."""

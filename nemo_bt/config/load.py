@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from nemo_bt.config.messages import explain
 from nemo_bt.config.model import JobSettings, Settings
 from nemo_bt.config.overrides import in_hydras_grammar
-from nemo_bt.config.shipped import SHIPPED, check_choice, check_config_name, choice_as_overrides
+from nemo_bt.config.shipped import check_choice, check_config_name, choice_as_overrides, config_folders, groups
 from nemo_bt.errors import UserError
 
 Kind = TypeVar("Kind", bound=JobSettings)
@@ -48,7 +48,8 @@ def load_settings_of(
     if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
         raise UserError(f"overrides: expected a list of texts, key=value, got {overrides!r}.")
     check_config_name(config_name, config_dir)
-    search = [f"hydra.searchpath=[file://{SHIPPED}]"] if config_dir else []
+    main, others = config_folders(config_name, config_dir)
+    search = [f"hydra.searchpath=[{','.join(f'file://{one}' for one in others)}]"] if others else []
     wrong: list[str] = []
     accepted = []
     for override in overrides:
@@ -57,8 +58,8 @@ def load_settings_of(
         except UserError as error:
             wrong.append(str(error))
     try:
-        with initialize_config_dir(str(Path(config_dir).resolve() if config_dir else SHIPPED), version_base="1.3"):
-            config = _composed(config_name, [*search, *accepted], config_dir)
+        with initialize_config_dir(str(main), version_base="1.3"):
+            config = _composed(config_name, [*search, *accepted])
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError("\n".join([*wrong, _one_line(error)])) from error
@@ -73,19 +74,18 @@ def load_settings_of(
     return found
 
 
-def _composed(config_name: str, overrides: list[str], config_dir: str | None) -> DictConfig:
-    """Compose a configuration. A choice for which it has no place is put in by its values."""
+def _composed(config_name: str, overrides: list[str]) -> DictConfig:
+    """Compose a configuration. A choice of conf/ for which it has no place is put in by its values."""
     try:
         found: DictConfig = compose(config_name, overrides=overrides)
         return found
     except ConfigCompositionException as error:
         missing = _NO_DEFAULT.search(str(error))
-        if not missing:
+        typed = [one for one in overrides if missing and one.startswith(f"{missing[1]}=")]
+        values = choice_as_overrides(typed[-1]) if typed else None
+        if values is None:
             raise
-    group = missing[1]
-    (typed,) = [one for one in overrides if one.startswith(f"{group}=")]
-    values = choice_as_overrides(group, typed.removeprefix(f"{group}="), config_dir)
-    found = compose(config_name, overrides=[*values, *(one for one in overrides if one != typed)])
+    found = compose(config_name, overrides=[*values, *(one for one in overrides if one not in typed)])
     return found
 
 
@@ -105,7 +105,7 @@ def _set_or_added(override: str, kind: type, config_dir: str | None) -> str:
     if not key:
         return override
     value = override[key.end() :]
-    if (SHIPPED / key[1]).is_dir():
+    if key[1] in (*groups(), "recipe"):
         _check_group(key[1], value, kind)
         check_choice(key[1], value, config_dir)
         return f"{key[1]}={value}"

@@ -65,11 +65,21 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
 
 
 def unknown_key(key: str, given: Any, kind: type) -> str:
+    """Say of every unknown key that stands in a section which is none what to type, a line for each."""
+    return "\n".join(_unknown(key, typed, kind) for typed in _typed(key, given))
+
+
+def _typed(key: str, given: Any) -> Iterator[str]:
+    """Give what was typed: where data.train=x is, data is what is unknown, and {"train": "x"} what is given."""
+    if isinstance(given, dict) and given and not renamed(key):
+        for name, inner in given.items():
+            yield from _typed(f"{key}.{name}", inner)
+    else:
+        yield key
+
+
+def _unknown(key: str, typed: str, kind: type) -> str:
     """Name what another trainer's key is here, the nearest key of its section or of all, or those of its section."""
-    typed = key  # where data.train=x is typed, data is what is unknown, and {"train": "x"} what is given
-    while isinstance(given, dict) and given:
-        name, given = next(iter(given.items()))
-        typed = f"{typed}.{name}"
     if renamed(typed):
         return _of_another_trainer(typed, str(renamed(typed)), kind)
     if kind is not Settings and any(f"{'.'.join(path)}.".startswith(f"{key}.") for path in all_keys(Settings)):

@@ -146,6 +146,10 @@ class EvaluateRun(ScoreRun):
         sets = given.get("evaluate", {}).get("input") if isinstance(given, dict) else None
         if not isinstance(sets, dict):
             return given
+        if isinstance(sets.get("path"), str | list):  # one set, as a section
+            one = {key: value for key, value in sets.items() if key != "path"} | {"input": sets["path"]}
+            scored = {key: value for key, value in one.items() if key != "kind"}
+            return given | {"evaluate": given["evaluate"] | one, "score": given["score"] | scored}
         first: Any = next(iter(sets.values()), [])
         path = first.get("path", []) if isinstance(first, dict) else first
         return given | {"score": given["score"] | {"input": path}}

@@ -47,7 +47,8 @@ def check_config_name(name: str, config_dir: str | None) -> None:
         UserError: there is none; names the nearest, and all.
     """
     folders = [SHIPPED, *([Path(config_dir)] if config_dir else [])]
-    if any((folder / f"{name.removesuffix('.yaml')}.yaml").is_file() for folder in folders):
+    is_there = any((folder / f"{name.removesuffix('.yaml')}.yaml").is_file() for folder in folders)
+    if is_there and not Path(name).is_absolute():
         return
     if config_dir and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir: there is no folder {config_dir}.")
@@ -81,17 +82,26 @@ def check_choice(group: str, choice: str, config_dir: str | None) -> None:
         raise UserError(f"{group}={choice}: expected one of {', '.join(there)}.{hint}")
 
 
-def choice_as_overrides(group: str, choice: str, config_dir: str | None) -> list[str]:
-    """Write the values of a choice as overrides, in Hydra's grammar.
+def choice_as_overrides(typed: str) -> list[str] | None:
+    """Write the values of a choice of conf/, `group=choice`, as overrides in Hydra's grammar; None of any other.
 
     Hydra itself looks for the choices of a configuration in a folder, as those of conf/recipe, below that folder alone.
     """
-    folders = [Path(config_dir)] if config_dir else []
-    file = next(path for folder in (*folders, SHIPPED) if (path := folder / group / f"{choice}.yaml").is_file())
-    text = file.read_text()
-    package = _PACKAGE.search(text)
-    section = package[1] if package else group
-    return [f"++{section}.{key}={_in_grammar(value)}" for key, value in yaml.safe_load(text).items()]
+    group, _, choice = typed.partition("=")
+    file = SHIPPED / group / f"{choice}.yaml"
+    package = _PACKAGE.search(file.read_text()) if file.is_file() else None
+    if not package:
+        return None
+    return [f"++{package[1]}.{key}={_in_grammar(value)}" for key, value in yaml.safe_load(file.read_text()).items()]
+
+
+def config_folders(name: str, config_dir: str | None) -> tuple[Path, list[Path]]:
+    """Give the folder that has a configuration, and the other one to look for choices in, if there is one."""
+    if not config_dir:
+        return SHIPPED, []
+    own = Path(config_dir).resolve()
+    is_own = (own / f"{name.removesuffix('.yaml')}.yaml").is_file()
+    return (own, [SHIPPED]) if is_own else (SHIPPED, [own])
 
 
 def _in_grammar(value: Any) -> str:

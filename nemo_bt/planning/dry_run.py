@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+import psutil
+
+from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.config.model import Settings
+from nemo_bt.launching.crowding import crowding
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.checks import uncounted
 from nemo_bt.planning.report import name
@@ -41,6 +47,10 @@ def dry_run(settings: Settings, pretrained: PretrainedSource | None, terminal: T
         "writes to": str(settings.exp_manager.log_dir),
     }
     terminal.facts(list(facts.items()))
+    if settings.trainer.accelerator != "gpu" and not runs_on_gpu(settings.trainer):
+        crowded = crowding(settings.trainer.devices, len(os.sched_getaffinity(0)), psutil.virtual_memory().available)
+        if crowded:
+            terminal.line(f"warning: {crowded}")
     terminal.line("Nothing has been written but the cache of tokenised data. Without --dry-run the run starts.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -43,12 +44,37 @@ def read_hf_config(file: Path) -> HfConfig:
         model_type = str(config["model_type"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: expected a Hugging Face configuration with model_type, got {error!r}.") from error
+    _check_family(model_type, str(file))
+    return with_rope_fields(config, str(file))
+
+
+def given_hf_config(model: ModelSettings) -> HfConfig:
+    """Give model.hf_config, whose every key is one of its architecture, with the positions that the settings name.
+
+    Raises:
+        UserError: a key means nothing to transformers, or the family is not supported.
+    """
+    from transformers import AutoConfig
+
+    config = dict(model.hf_config or {})
+    where = "model.hf_config"
+    _check_family(str(config.get("model_type")), where)
+    known = set(AutoConfig.for_model(config["model_type"]).to_dict()) | {"rope_parameters", "architectures"}
+    for name in config.keys() - known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(sorted(known))}."
+        raise UserError(f"unknown key {where}.{name}. {hint}")
+    if model.max_position_embeddings:
+        config["max_position_embeddings"] = model.max_position_embeddings
+    return with_rope_fields(config, where)
+
+
+def _check_family(model_type: str, where: str) -> None:
     if model_type not in FAMILIES:
         raise UserError(
-            f"{file}: model_type '{model_type}' is not supported. Supported: {', '.join(FAMILIES)}."
+            f"{where}: model_type '{model_type}' is not supported. Supported: {', '.join(FAMILIES)}."
             + (" Of a Gemma 3 with vision, save the text model on its own." if model_type == "gemma3" else "")
         )
-    return with_rope_fields(config, str(file))
 
 
 def scratch_hf_config(model: ModelSettings, vocab_size: int) -> HfConfig:

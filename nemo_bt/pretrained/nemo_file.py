@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 from nemo_bt.errors import UserError
 
 _MAX_CONTEXT_BYTES = 2**30
-_OF_NEMO_1 = "model_config.yaml"
+OF_NEMO_1 = "model_config.yaml"
 """A file that NeMo 1 writes beside the weights, and NeMo 2 does not."""
 
 
@@ -29,13 +29,13 @@ class NemoFile:
         self.path = path
         self._tar: tarfile.TarFile | None = None
         if path.is_dir():
-            _check_generation(path, (path / _OF_NEMO_1).exists())
+            _check_generation(path, (path / OF_NEMO_1).exists())
             self.context = path / "context"
             return
         try:
             self._tar = tarfile.open(path, mode="r:")  # noqa: SIM115 (open as long as this object)
             self._members = _checked(self._tar, path)
-            _check_generation(path, _OF_NEMO_1 in self._members)
+            _check_generation(path, OF_NEMO_1 in self._members)
             self._unpacked = tempfile.TemporaryDirectory(prefix="nemo_bt-context-")
             self.context = Path(self._unpacked.name) / "context"
             self._unpack_context()
@@ -76,7 +76,7 @@ class NemoFile:
 def _check_generation(path: Path, is_of_nemo_1: bool) -> None:
     if is_of_nemo_1:
         raise UserError(
-            f"{path}: a .nemo of NeMo 1 (it has {_OF_NEMO_1}), expected one of NeMo 2. Turn it into a Hugging Face "
+            f"{path}: a .nemo of NeMo 1 (it has {OF_NEMO_1}), expected one of NeMo 2. Turn it into a Hugging Face "
             "folder with the script for its family in scripts/checkpoint_converters of the NeMo that wrote it "
             "(convert_llama_nemo_to_hf.py, ...), and start from that folder. The head of a reward model of "
             "NeMo-Aligner (rm_head) is no part of it: train a new one."

@@ -20,7 +20,7 @@ from nemo_bt.pretrained.convert import AsMegatron
 from nemo_bt.pretrained.head import WithHeadRow, WithNewHead
 from nemo_bt.pretrained.hf_config import HfConfig, read_hf_config
 from nemo_bt.pretrained.names import HEAD
-from nemo_bt.pretrained.nemo_file import NemoFile
+from nemo_bt.pretrained.nemo_file import OF_NEMO_1, NemoFile
 from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
 from nemo_bt.pretrained.nemo_yaml import hf_config_of_nemo_model
 from nemo_bt.pretrained.peft_folder import PEFT_CONFIG, PeftFolder, is_peft_folder, read_peft_config
@@ -112,7 +112,7 @@ def find_pretrained(
         config = read_hf_config(path / "config.json")
         is_classifier = "SequenceClassification" in str(config.get("architectures"))
         return PretrainedSource(path, given, config, path, None, is_classifier)
-    if path.is_dir() and not (path / "context").is_dir():
+    if path.is_dir() and not (path / "context").is_dir() and not (path / OF_NEMO_1).exists():
         raise UserError(
             f"{path}: expected a Hugging Face folder (with config.json, or PEFT's {PEFT_CONFIG}) or a .nemo directory "
             "(with context/ and weights/), found neither."

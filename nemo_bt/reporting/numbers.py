@@ -77,6 +77,7 @@ def numbers_of(judged: JudgedSet, precision: str) -> dict[str, Any]:
         "pairs_without_reward": len(given_E2) - len(kept),
         "overall": tally(reward_E2.tolist()).to_json(),
         "longer_wins": float((characters_E2[:, 0] > characters_E2[:, 1]).mean()),
+        "shorter_wins": float((characters_E2[:, 0] < characters_E2[:, 1]).mean()),
         "reward_chosen": float(reward_E2[:, 0].mean()),
         "reward_rejected": float(reward_E2[:, 1].mean()),
         "reward_std": float(reward_E2.std()),

@@ -11,13 +11,15 @@ _SURE = 0.05
 def verdict(numbers: dict[str, Any]) -> str:
     """Say whether the model beats the length of answers, reads the prompt and is calibrated, and what comes next.
 
-    Each comparison is between the ends of 95 % intervals, so that a difference which may be chance counts for nothing.
+    What is compared is the lower end of the accuracy's 95 % interval: what may be chance counts for nothing.
 
     Args:
         numbers: those of a set in report.json.
     """
     overall = numbers["overall"]
     found = f"{overall['accuracy']:.1%} of {overall['pairs']:,} pairs are right"
+    if overall["high"] < 0.5:
+        return f"{found}, fewer than by chance. Next: are chosen and rejected exchanged in the data?"
     if overall["low"] <= 0.5:
         return (
             f"{found}, which may be chance. Next: more pairs or steps, or a look at the pairs that it gets most wrong."
@@ -40,8 +42,8 @@ def verdict(numbers: dict[str, Any]) -> str:
 
 
 def _of_length(numbers: dict[str, Any]) -> tuple[str, bool]:
-    longer = numbers["longer_wins"]
-    rule, share = ("longer", longer) if longer >= 0.5 else ("shorter", 1 - longer)
+    rules = [("longer", numbers["longer_wins"]), ("shorter", numbers["shorter_wins"])]
+    rule, share = max(rules, key=lambda one: one[1])
     beats = numbers["overall"]["low"] > share
     return f"It {'beats' if beats else 'does not surely beat'} the rule “the {rule} answer wins” ({share:.1%})", beats
 

@@ -18,7 +18,7 @@ from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.config.length import LengthLimit, length_limit
 from nemo_bt.config.score import ScoreRun
-from nemo_bt.data.read.drop_report import DropReport, RowError
+from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import column_types
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
@@ -30,6 +30,7 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise
+from nemo_bt.scoring.engine import Engine
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part, open_files, read_parts
@@ -39,7 +40,13 @@ from nemo_bt.training.steps.plan import layout_rules
 
 
 def score(
-    run: ScoreRun, pretrained: PretrainedSource, parts: Parts, terminal: Terminal, rank: int, request: StopRequest
+    run: ScoreRun,
+    pretrained: PretrainedSource,
+    parts: Parts,
+    terminal: Terminal,
+    rank: int,
+    request: StopRequest,
+    engine: Engine | None = None,
 ) -> bool:
     """Score on this rank, together with all others, and tell whether it is done rather than stopped early.
 
@@ -47,6 +54,7 @@ def score(
         run: settings that `check_score` has checked.
         rank: rank of this process in the whole job.
         request: request to stop between two parts.
+        engine: the model, from `open_for`, which stays open; None opens it here, and closes it.
 
     Raises:
         UserError: model, rows or output cannot be used as they are.
@@ -61,24 +69,23 @@ def score(
     if parts.is_done(identity):
         terminal.line(f"{parts.output}: scored already")
         return True
-    engine = open_engine(initial, model, model.encoder_seq_length, run.trainer.precision, runs_on_gpu(run.trainer))
+    given = engine
+    engine = given or open_for(run, initial)
     number = engine.largest(parts.begin(identity) if rank == 0 else 0)
     if number:
         terminal.line(f"{number:,} parts are there already: {parts.folder}")
     multiple_of = layout_rules(model).tokens_multiple_of
     rules = StreamRules(model.data.tokens_per_micro_batch, multiple_of, run.data_parallel_size, engine.hidden_size)
-
-    def prepared() -> Iterator[tuple[Part, Batch]]:
-        for part in read_parts(files, run.score.rows_per_part, first=number):
-            yield part, plan(tokenise(part.conversations, renderer, limit), rules)
-
+    planned = (
+        (part, plan(tokenise(part.conversations, renderer, limit), rules))
+        for part in read_parts(files, run.score.rows_per_part, first=number)
+    )
     progress = _Progress(terminal, sum(file.num_bytes for _, file in files))
     request.listen(is_training=True, answer_to=answering(terminal.errors, rank))
     with closing(progress), naming_disk_errors(parts.folder, "Make room, and the same command goes on."):
-        for part, batch in _one_ahead(prepared()):
+        for part, batch in _one_ahead(planned):
             rewards = compute(batch, engine, renderer.pad_id, rules.multiple_of)
-            if statistics:
-                rewards = [None if reward is None else statistics.normalize(reward) for reward in rewards]
+            rewards = [one if one is None or not statistics else statistics.normalize(one) for one in rewards]
             _count(part, batch, rewards)
             if rank == 0:
                 _write(parts, number, part, rewards)
@@ -86,18 +93,29 @@ def score(
             progress.show(part, batch)
             stopped_by = engine.largest(request.code())
             if stopped_by:
-                if rank == 0:
-                    tell_stopped(reason_of(stopped_by))
-                terminal.line(f"stopped by {reason_of(stopped_by)} after part {number}; the same command goes on")
+                _tell_stopped(reason_of(stopped_by), number, terminal, rank)
                 return False
         if rank == 0:
-            drop_report = replace(parts.finish(keeps_identity=bool(run.needs)), limit=limit.words)
-            _tell(parts, drop_report, terminal)
-    engine.close()
+            _finish(run, parts, limit, terminal)
+    if not given:
+        engine.close()
     return True
 
 
-def _tell(parts: Parts, drop_report: DropReport, terminal: Terminal) -> None:
+def open_for(run: ScoreRun, initial: InitialWeights) -> Engine:
+    """Build the model at the run's layout. Ranks meet for it, which they can do once in a process."""
+    model = run.model
+    return open_engine(initial, model, model.encoder_seq_length, run.trainer.precision, runs_on_gpu(run.trainer))
+
+
+def _tell_stopped(reason: str, number: int, terminal: Terminal, rank: int) -> None:
+    if rank == 0:
+        tell_stopped(reason)
+    terminal.line(f"stopped by {reason} after part {number}; the same command goes on")
+
+
+def _finish(run: ScoreRun, parts: Parts, limit: LengthLimit, terminal: Terminal) -> None:
+    drop_report = replace(parts.finish(keeps_identity=bool(run.needs)), limit=limit.words)
     terminal.line(f"{parts.output}: {drop_report.num_rows:,} rows, {drop_report.num_kept:,} rewards")
     for reason, count in drop_report.counted():
         terminal.line(f"no reward for {count:,} {reason}")

@@ -16,7 +16,7 @@ from nemo_bt.config.parallelism import divides
 from nemo_bt.errors import UserError
 from nemo_bt.loss import LossFn, loss_function
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, check_length, padded_vocab
-from nemo_bt.pretrained.hf_config import scratch_hf_config
+from nemo_bt.pretrained.hf_config import given_hf_config, scratch_hf_config
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
 from nemo_bt.training.layout_checks import check_layout
 
@@ -99,7 +99,7 @@ def run_architecture(settings: Settings, pretrained: PretrainedSource | None, nu
         UserError: the settings say too little or too much, or ask for longer sequences than it takes.
     """
     model = settings.model
-    given = {name: getattr(model, name) for name in (*_ARCHITECTURE, "kv_channels", "vocab_size")}
+    given = {name: getattr(model, name) for name in ("hf_config", *_ARCHITECTURE, "kv_channels", "vocab_size")}
     if model.restore_from_path:
         both = [f"model.{name}" for name, value in given.items() if value is not None]
         if both:
@@ -110,10 +110,12 @@ def run_architecture(settings: Settings, pretrained: PretrainedSource | None, nu
         check_length(pretrained.architecture, model.encoder_seq_length)
         return pretrained.architecture
     if model.hf_config:
-        both = [f"model.{name}" for name, value in given.items() if value is not None]
+        both = [f"model.{name}" for name, value in given.items() if value is not None and name != "hf_config"]
         if both:
             raise UserError(f"{', '.join(both)} and model.hf_config are both set; hf_config has them: remove them.")
-        return architecture_of(model.hf_config)
+        architecture = architecture_of(given_hf_config(model))
+        check_length(architecture, model.encoder_seq_length)
+        return architecture
     missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
     if missing:
         raise UserError(

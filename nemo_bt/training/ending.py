@@ -7,9 +7,20 @@ from pathlib import Path
 
 from nemo_bt.checkpoint.best import best_checkpoint
 from nemo_bt.checkpoint.find import saved_checkpoints
+from nemo_bt.config.data import SourceSettings
+from nemo_bt.config.job import DeviceSettings
 from nemo_bt.config.model import Settings
+from nemo_bt.config.score import ScoredModelSettings
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.observability.terminal import Terminal
+
+_LAYOUT = (
+    "tensor_model_parallel_size",
+    "pipeline_model_parallel_size",
+    "context_parallel_size",
+    "expert_model_parallel_size",
+    "sequence_parallel",
+)
 
 
 def summarise(
@@ -45,11 +56,29 @@ def tell_next(settings: Settings, terminal: Terminal) -> None:
 
 
 def _commands(settings: Settings, model: Path) -> list[list[str]]:
+    """Write the commands. `evaluate` is one of them where it reads the validation pairs as the run did."""
     log_dir = settings.exp_manager.log_dir
-    evaluate = ["nemo-bt", "evaluate", f"model.restore_from_path={model}"]
     commands = [["nemo-bt", "export", "--input", str(model), "--output", str(log_dir / "export")]]
-    paths = [path for sources in settings.model.data.validation.values() for source in sources for path in source.path]
-    if paths:
-        outputs = [f"evaluate.input={paths[0]}", f"evaluate.output={log_dir / 'evaluation'}"]
-        commands.append([*evaluate, *outputs, f"model.encoder_seq_length={settings.model.encoder_seq_length}"])
+    sources = [source for some in settings.model.data.validation.values() for source in some]
+    if len(sources) == 1 and _is_plain(settings, sources[0]):
+        score = ScoredModelSettings()
+        same = {name: getattr(settings.model, name) for name in (*_LAYOUT, "encoder_seq_length")}
+        layout = [f"model.{name}={_typed(value)}" for name, value in same.items() if value != getattr(score, name)]
+        trainer = {name: getattr(settings.trainer, name) for name in ("devices", "num_nodes", "precision")}
+        layout += [
+            f"trainer.{name}={value}" for name, value in trainer.items() if value != getattr(DeviceSettings, name)
+        ]
+        inputs = [f"evaluate.input={sources[0].path[0]}", f"evaluate.output={log_dir / 'evaluation'}"]
+        commands.append(["nemo-bt", "evaluate", f"model.restore_from_path={model}", *inputs, *layout])
     return [*commands, ["nemo-bt", "report", str(log_dir)]]
+
+
+def _is_plain(settings: Settings, source: SourceSettings) -> bool:
+    """Tell whether a source says nothing but one path, and texts are rendered as the tokenizer does."""
+    data = settings.model.data
+    is_rendered_plainly = data.chat_template is None and not data.chat_template_kwargs and not data.chat_template_date
+    return is_rendered_plainly and source == SourceSettings(path=source.path[:1])
+
+
+def _typed(value: bool | int) -> str:
+    return str(value).lower()

@@ -75,6 +75,8 @@ def prepare(
     validates = bool(settings.trainer.limit_val_batches)
     within = within_positions(settings, positions_of(architecture.hf_config))
     sets = load_sets(within, tokenizer, validates, terminal, with_train=not only_validates)
+    if not only_validates:
+        tell_unused_margins(settings, sets["train"], terminal)
     if not settings.model.data.validation:
         terminal.line(
             "no validation set: nothing tells how good the model is on pairs that it is not trained on, or which "
@@ -89,6 +91,18 @@ def prepare(
     return Prepared(
         architecture, initial, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, pretrained
     )
+
+
+def tell_unused_margins(settings: Settings, train: PairSet, terminal: Terminal) -> None:
+    """Say that pairs have margins, where no term of the loss reads them."""
+    loss = settings.model.loss
+    if loss.margin or loss.scale or loss.custom_fn.name:
+        return
+    names = [source.name for source in train.sources if source.columns["margin"].any()]
+    if names:
+        terminal.line(
+            f"the margins of {', '.join(names)} are not used; model.loss.margin and model.loss.scale use them"
+        )
 
 
 def _adapters(

@@ -87,7 +87,7 @@ def test_the_table_names_the_fastest_layout_as_overrides(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["cluster=h99"], "Could not find 'cluster/h99'"),
+        (["cluster=h99"], "cluster=h99: expected one of a100, b200, h100, h200."),
         (["cluster.flops=0"], "cluster.flops: expected more than 0, got 0."),
         (["cluster.matmul_efficiency=1.5"], "cluster.matmul_efficiency: expected (0, 1], got 1.5."),
         (["cluster.reserved_bytes=1e12"], "expected more than reserved_bytes=1e+12"),

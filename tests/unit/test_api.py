@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -11,7 +12,6 @@ from unittest.mock import MagicMock
 import pytest
 from torch import Tensor
 
-import nemo_bt
 from nemo_bt import api
 from nemo_bt.cli.main import run
 from nemo_bt.config.custom import describe, load_object
@@ -19,6 +19,7 @@ from nemo_bt.config.model import CustomFunction, Settings
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import StopRequest
 from nemo_bt.observability.events import read_events, telling_failure
+from nemo_bt.scoring.scorer import RewardScorer
 
 NEEDED = ["exp_manager.explicit_log_dir=run", "model.data.train=a.parquet", "model.tokenizer.type=tok"]
 
@@ -126,13 +127,13 @@ def test_a_run_that_fails_leaves_word(error: BaseException, told: list[str], tmp
 )
 def test_a_name_that_is_not_there_leads_to_one_that_is(wrong: str, right: str | None) -> None:
     with pytest.raises(AttributeError) as refused:
-        getattr(nemo_bt, wrong)
+        getattr(import_module("nemo_bt"), wrong)
     assert ("Did you mean" in str(refused.value)) == (right is not None)
     assert right is None or f"Did you mean {right}?" in str(refused.value)
     assert "It has " in str(refused.value)
 
 
 def test_a_method_that_a_scorer_does_not_have_is_answered_with_those_it_has() -> None:
-    scorer = nemo_bt.RewardScorer.__new__(nemo_bt.RewardScorer)
+    scorer = RewardScorer.__new__(RewardScorer)
     with pytest.raises(AttributeError, match=r"no attribute 'predict'\. It has score\(conversation\), score_batch"):
         scorer.predict("text")

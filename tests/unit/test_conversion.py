@@ -80,7 +80,7 @@ def test_a_classifier_of_several_labels_is_told_how_one_row_is_taken(tmp_path: P
     hf = several_labels(save(LLAMA, tmp_path / "hf"), 2)
     message = (
         r"a classifier of 2 labels \(LABEL_0, LABEL_1\), not a reward model: .*"
-        rf"python -m converters\.hf_to_nemo --head-row 1 --input {hf} --output reward\.nemo$"
+        rf"nemo-bt import --head-row 1 --input {hf} --output reward\.nemo$"
     )
     with pytest.raises(UserError, match=message):
         open_weights(find_pretrained(str(hf)), 0)

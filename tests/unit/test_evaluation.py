@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 
 from nemo_bt.config.data import SourceSettings
-from nemo_bt.config.load import load_settings_of
-from nemo_bt.config.score import EvaluateRun
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
 from nemo_bt.evaluation.accuracy import Scored, Tally, by_key, tally
@@ -231,19 +229,3 @@ def test_benchmarks_have_the_row_of_their_leaderboard_in_percent() -> None:
         "average": "70.0",
     }
     assert leaderboard_row({"score": 0.5}) == {}
-
-
-def test_several_sets_are_runs_of_their_own() -> None:
-    typed = ["evaluate.input.mine=[a.jsonl,b.jsonl]", "evaluate.input.rb2.path=allenai/reward-bench-2"]
-    typed += ["evaluate.input.rb2.split=test", "evaluate.input.rb2.kind=rewardbench2", "evaluate.subset=all"]
-    runs = load_settings_of(EvaluateRun, "evaluate", [*typed, "evaluate.output=out"]).one_by_one()
-    assert list(runs) == ["mine", "rb2"]
-    mine, rb2 = runs.values()
-    assert (mine.score.input, mine.score.split, mine.evaluate.kind) == (["a.jsonl", "b.jsonl"], "train", "auto")
-    assert (rb2.score.split, rb2.score.subset, rb2.evaluate.kind) == ("test", "all", "rewardbench2")
-    assert (rb2.score.output, rb2.evaluate.output) == ("out/rb2/scored.jsonl", "out/rb2")
-    alone = load_settings_of(
-        EvaluateRun, "evaluate", ["evaluate.input=a", "evaluate.split=test", "evaluate.output=out"]
-    )
-    assert alone.one_by_one() == {"": alone}
-    assert (alone.score.split, alone.score.output) == ("test", "out/scored.jsonl")

@@ -50,7 +50,8 @@ PLAIN = {
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_texts_stay_texts_without_a_template(tmp_path: Path, tokenizer: Any, name: str) -> None:
-    pairs = open_set(write(tmp_path / "rows.jsonl", ONE_PAIR[name]), tokenizer, "model.data.chat_template=none")
+    file = write(tmp_path / "rows.jsonl", ONE_PAIR[name])
+    pairs = open_set(file, tokenizer, "model.data.chat_template=none", join="")
     assert [ids.tolist() for ids in conversations(pairs, 0)] == [by_hand(tokenizer, text) for text in PLAIN[name]]
 
 

@@ -32,7 +32,7 @@ def test_help_settings_has_every_key_with_default_values_and_meaning(capsys: pyt
     keys = {line.split(" = ")[0] for line in text.splitlines() if not line.startswith(" ")}
     for command in ("train", "plan", "score", "evaluate", "label", "serve"):
         assert {".".join(path) for path in all_keys(kind_of(command))} <= keys
-    assert "model.data.train[0].fraction" in keys
+    assert "model.data.train=[{path: ..., fraction: ...}]" in keys
     assert "model.optim.lr = 9e-06  [number, more than 0]\n    Largest learning rate.\n" in text
     assert "serve.port = 8000  [integer, [0, 65535]]  (serve)\n" in text
 
@@ -98,6 +98,8 @@ def test_version_names_what_it_builds_on(capsys: pytest.CaptureFixture[str]) -> 
             "unknown option --learning_rate: settings have no dashes, type model.optim.lr=1e-5",
         ),
         (["--learning-rate=1e-5"], "type model.optim.lr=1e-5"),
+        (["--micro_batch_size", "4"], "settings have no dashes, type model.data.tokens_per_micro_batch=...\n"),
+        (["--report_to", "wandb"], "type exp_manager.create_wandb_logger=...\n"),
         (["--bf16"], "settings have no dashes, type trainer.precision=bf16-mixed"),
         (["--packing", "true"], "unknown option --packing: leave it out, pairs are always packed, exactly"),
         (["--model.optim.lr", "1"], "settings have no dashes, type model.optim.lr=1"),

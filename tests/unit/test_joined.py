@@ -12,6 +12,7 @@ from nemo_bt.config.load import load_settings
 from nemo_bt.data.store.load import load_sets
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.training.prepare import tell_unused_margins
 from tests.support.format_rows import CHOSEN, REJECTED
 from tests.support.sources import open_set, settings_with, texts, write
 
@@ -90,5 +91,8 @@ def test_margins_that_no_loss_uses_are_told_once(tmp_path: Path, tokenizer: Any,
     settings = settings_with(*([override] if override else []))
     for path in (file, plain) if is_told else (file,):
         data = replace(settings.model.data, train=[SourceSettings(path=[path])])
-        load_sets(replace(settings, model=replace(settings.model, data=data)), tokenizer, False, Terminal(told))
-    assert told.getvalue().count("the margins of the pairs are not used; model.loss.margin and loss.scale") == is_told
+        own = replace(settings, model=replace(settings.model, data=data))
+        train = load_sets(own, tokenizer, False, Terminal(None))["train"]
+        tell_unused_margins(own, train, Terminal(told))
+    line = "the margins of strong are not used; model.loss.margin and model.loss.scale use them\n"
+    assert told.getvalue() == line * is_told

@@ -27,7 +27,7 @@ def test_only_terms_that_were_on_are_told(loss: dict[str, Any], told: str) -> No
     ("origin", "base"),
     [
         ("Qwen/Qwen3-8B@abc123", "Qwen/Qwen3-8B"),
-        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("models/mine", None),  # a folder, wherever it was
         ("tests/unit", None),  # a folder that is there
         ("/data/models/mine", None),
         (None, None),

@@ -20,6 +20,7 @@ def numbers(
     return {
         "overall": tally(right, pairs),
         "longer_wins": longer,
+        "shorter_wins": 1 - longer if longer else 0.0,
         "response_only": {"tally": tally(alone, pairs) if alone is not None else None, "refused": 0},
         "calibration": {"ece": abs(sure - accuracy), "bins": [one]},
     }
@@ -38,6 +39,8 @@ def numbers(
             numbers(right=510),
             "51.0% of 1,000 pairs are right, which may be chance. Next: more pairs or steps, or a look",
         ),
+        (numbers(right=100), "10.0% of 1,000 pairs are right, fewer than by chance. Next: are chosen and rejected"),
+        (numbers(longer=0.0), "It beats the rule “the longer answer wins” (0.0%)"),
         (numbers(longer=0.79), "It does not surely beat the rule “the longer answer wins” (79.0%)"),
         (numbers(longer=0.21), "It does not surely beat the rule “the shorter answer wins” (79.0%)"),
         (numbers(longer=0.21), "Next: pairs whose better answer is not the longer one, or more pairs"),

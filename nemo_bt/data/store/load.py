@@ -103,18 +103,11 @@ def mix(
             )
         amount = f"; {wanted[-1]:,} an epoch" if wanted[-1] != len(kept) else ""
         terminal.line(drop_report.describe(called) + amount)
-        if name == "train" and not _uses_margins(settings) and part.columns["margin"].any():
-            terminal.line(f"{called}: the margins of the pairs are not used; model.loss.margin and loss.scale do that")
         accounts.append(drop_report)
         pairs.append(kept + first)
         prompts.append(part.columns["prompt"][kept])
         first += len(part)
     return PairSet(name, list(cached), accounts, make_epoch(pairs, prompts, wanted, settings.trainer.seed))
-
-
-def _uses_margins(settings: Settings) -> bool:
-    loss = settings.model.loss
-    return loss.margin or loss.scale or loss.custom_fn.name is not None
 
 
 def _check_margins(part: CachedSource, settings: Settings) -> None:

@@ -1,0 +1,27 @@
+"""What nemo-bt evaluate makes of one input, and of several sets."""
+
+from nemo_bt.config.load import load_settings_of
+from nemo_bt.config.score import EvaluateRun
+
+
+def runs_of(*typed: str) -> EvaluateRun:
+    return load_settings_of(EvaluateRun, "evaluate", [*typed, "evaluate.output=out"])
+
+
+def test_several_sets_are_runs_of_their_own() -> None:
+    typed = ["evaluate.input.mine=[a.jsonl,b.jsonl]", "evaluate.input.rb2.path=allenai/reward-bench-2"]
+    typed += ["evaluate.input.rb2.split=test", "evaluate.input.rb2.kind=rewardbench2", "evaluate.subset=all"]
+    runs = runs_of(*typed).one_by_one()
+    assert list(runs) == ["mine", "rb2"]
+    mine, rb2 = runs.values()
+    assert (mine.score.input, mine.score.split, mine.evaluate.kind) == (["a.jsonl", "b.jsonl"], "train", "auto")
+    assert (rb2.score.split, rb2.score.subset, rb2.evaluate.kind) == ("test", "all", "rewardbench2")
+    assert (rb2.score.output, rb2.evaluate.output) == ("out/rb2/scored.jsonl", "out/rb2")
+    section = runs_of("evaluate.input={path: a, split: test}")
+    assert section.one_by_one() == {"": section}
+    assert (section.score.input, section.score.split, section.evaluate.split) == (["a"], "test", "test")
+    alone = load_settings_of(
+        EvaluateRun, "evaluate", ["evaluate.input=a", "evaluate.split=test", "evaluate.output=out"]
+    )
+    assert alone.one_by_one() == {"": alone}
+    assert (alone.score.split, alone.score.output) == ("test", "out/scored.jsonl")
