@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nemo_bt.cli.arguments import parse
@@ -173,7 +174,8 @@ def _score(args: argparse.Namespace) -> int:
         leave_result(is_done)
         return 0 if is_done or launch.joined() else STOPPED_STATUS
 
-    return run_as_rank(first.folder, str(first.folder), work, leaves_log=False)
+    folder = first.folder if len(runs) == 1 else Path(run.evaluate.output)
+    return run_as_rank(folder, str(folder), work, leaves_log=False)
 
 
 def _report(args: argparse.Namespace) -> int:

@@ -52,19 +52,17 @@ def score(
 
     Args:
         run: settings that `check_score` has checked.
-        rank: rank of this process in the whole job.
         request: request to stop between two parts.
         engine: the model, from `open_for`, which stays open; None opens it here, and closes it.
 
     Raises:
         UserError: model, rows or output cannot be used as they are.
     """
-    model = run.model
     renderer, files = open_rows(run, pretrained, parts)
     initial = open_trained(pretrained)
     terminal.line(initial.description)
     statistics = needed_statistics(initial.pretrained, "score.normalize=true") if run.score.normalize else None
-    limit = length_limit(model.encoder_seq_length, positions_of(pretrained.hf_config))
+    limit = length_limit(run.model.encoder_seq_length, positions_of(pretrained.hf_config))
     identity = _identity(run, initial, files, renderer, limit)
     if parts.is_done(identity):
         terminal.line(f"{parts.output}: scored already")
@@ -74,8 +72,7 @@ def score(
     number = engine.largest(parts.begin(identity) if rank == 0 else 0)
     if number:
         terminal.line(f"{number:,} parts are there already: {parts.folder}")
-    multiple_of = layout_rules(model).tokens_multiple_of
-    rules = StreamRules(model.data.tokens_per_micro_batch, multiple_of, run.data_parallel_size, engine.hidden_size)
+    rules = _rules(run, engine)
     planned = (
         (part, plan(tokenise(part.conversations, renderer, limit), rules))
         for part in read_parts(files, run.score.rows_per_part, first=number)
@@ -100,6 +97,11 @@ def score(
     if not given:
         engine.close()
     return True
+
+
+def _rules(run: ScoreRun, engine: Engine) -> StreamRules:
+    multiple_of = layout_rules(run.model).tokens_multiple_of
+    return StreamRules(run.model.data.tokens_per_micro_batch, multiple_of, run.data_parallel_size, engine.hidden_size)
 
 
 def open_for(run: ScoreRun, initial: InitialWeights) -> Engine:

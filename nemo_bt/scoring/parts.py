@@ -57,6 +57,7 @@ class Parts:
         if before is None:  # nothing that is known to be whole
             for part in self.folder.glob("[0-9]*"):
                 part.unlink()
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(self.folder / _IDENTITY, json.dumps(identity, indent=1, sort_keys=True).encode())
         elif before != json.loads(json.dumps(identity)):
             raise UserError(

@@ -157,6 +157,23 @@ def test_a_command_that_is_ended_goes_on_where_it_was(
     assert whole["reward_chosen"].to_pylist() == pytest.approx(expected[0::2] * 12, abs=TOLERANCE)
 
 
+def test_several_sets_are_evaluated_by_two_ranks_in_turn(
+    tmp_path: Path, dataset: Path, model: Path, expected: list[float]
+) -> None:
+    pairs = zip(expected[0::2], expected[1::2], strict=True)
+    accuracy = sum(chosen > rejected for chosen, rejected in pairs) / (len(expected) / 2)
+    named = [f"evaluate.input.{name}={dataset / file}.parquet" for name, file in (("a", "random"), ("b", "random_val"))]
+    given = [f"model.restore_from_path={model}", *named, f"evaluate.output={tmp_path / 'out'}"]
+    result = nemo_bt("evaluate", *given, "trainer.devices=2", "trainer.accelerator=cpu")
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(found) == ["a", "b"]
+    assert found["a"]["score"] == pytest.approx(accuracy)
+    assert (found["a"]["rows"], found["b"]["rows"]) == (100, 37)
+    assert json.loads((tmp_path / "out" / "b" / "results.json").read_text()) == found["b"]
+    assert "results of all: " in result.stdout
+
+
 def test_tables_of_other_columns_do_not_become_one(tmp_path: Path, model: Path) -> None:
     for name, more in (("a", {}), ("b", {"id": 1})):
         pq.write_table(pa.Table.from_pylist([{"text": "a"} | more]), tmp_path / f"{name}.parquet")
