@@ -59,7 +59,8 @@ def given_hf_config(model: ModelSettings) -> HfConfig:
     config = dict(model.hf_config or {})
     where = "model.hf_config"
     _check_family(str(config.get("model_type")), where)
-    known = set(AutoConfig.for_model(config["model_type"]).to_dict()) | {"rope_parameters", "architectures"}
+    of_any = {"architectures", "head_dim", "rope_parameters"}  # read by transformers where its defaults have none
+    known = set(AutoConfig.for_model(config["model_type"]).to_dict()) | of_any
     for name in config.keys() - known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else f"It has {', '.join(sorted(known))}."
