@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -30,13 +30,15 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise
-from nemo_bt.scoring.engine import Engine
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part, open_files, read_parts
 from nemo_bt.scoring.reward_statistics import needed_statistics
 from nemo_bt.scoring.rows import Reward, RowReader
 from nemo_bt.training.steps.plan import layout_rules
+
+if TYPE_CHECKING:
+    from nemo_bt.scoring.engine import Engine
 
 
 def score(
