@@ -47,15 +47,3 @@ def test_a_start_on_a_cpu_compiles_nothing() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-
-
-def test_what_a_command_imports_before_its_output_is_diverted_is_not_nemo() -> None:
-    """NeMo's import prints lines of libraries, which belong into nemo.log, and takes 10 s."""
-    modules = [
-        *("nemo_bt.cli.main", "nemo_bt.cli.fetch", "nemo_bt.cli.help", "nemo_bt.planning.dry_run"),
-        *("nemo_bt.training.train", "nemo_bt.scoring.command", "nemo_bt.scoring.checks", "nemo_bt.evaluation.command"),
-        *("nemo_bt.evaluation.label", "nemo_bt.reporting.command", "nemo_bt.planning.command"),
-    ]
-    code = f"import sys, {', '.join(modules)}\nprint({{'nemo', 'megatron', 'lightning'}} & sys.modules.keys())"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (result.stdout, result.returncode) == ("set()\n", 0), result.stderr
