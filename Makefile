@@ -10,13 +10,16 @@ DATA ?= data
 REWARDBENCH := $(HOME)/.cache/nemo_bt/rewardbench/bin/rewardbench
 IN_PROCESSES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: quickstart docs gpu-setup models test test-real test-fast test-gpu test-slurm bench bench-gpu format lock clean
+.PHONY: install quickstart docs gpu-setup models test test-real test-fast test-gpu test-slurm bench bench-gpu format lock clean
 
 $(INSTALLED): pyproject.toml .requirements.lock
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 	PIP_CONSTRAINT=.requirements.lock $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
+
+# The environment alone: .venv/bin/nemo-bt is the command.
+install: $(INSTALLED)
 
 # A small preference set, a reward model trained on it with tensor parallelism over two CPU ranks, and its accuracy.
 quickstart: $(INSTALLED)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from nemo_bt.checkpoint.find import saved_checkpoints
+from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.config.model import Settings
+from nemo_bt.data.store.build import writing_to
+from nemo_bt.data.store.cache import cache_folder
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import running_s
 from nemo_bt.training.environment import Facts, differences, facts_of_node
@@ -30,7 +35,8 @@ def check_nodes(settings: Settings) -> None:
     The nodes meet where the ranks of the training will: at the address and port of Lightning's SLURMEnvironment.
 
     Raises:
-        UserError: nodes differ or do not answer. Only the first node raises it; the others leave the message to it.
+        UserError: nodes differ, do not answer or lack what the run needs. Only the first node raises it; the others
+            leave the message to it, except where they cannot find that node.
     """
     from lightning.fabric.plugins.environments import SLURMEnvironment
     from torch.distributed import DistError, DistNetworkError, DistStoreError, TCPStore
@@ -42,6 +48,13 @@ def check_nodes(settings: Settings) -> None:
     num_nodes = environment.world_size()
     node = os.environ.get("SLURMD_NODENAME", str(rank))
     address = environment.main_address
+    try:
+        socket.getaddrinfo(address, environment.main_port)
+    except OSError as error:
+        raise UserError(
+            f"node {node}: the name of the first node, {address}, does not resolve ({error}). Set MASTER_ADDR in "
+            "slurm/env.sh to an address of that node."
+        ) from error
     try:
         store = TCPStore(address, environment.main_port, is_master=rank == 0, timeout=_WAIT, wait_for_workers=False)
     except (DistNetworkError, DistError) as error:
@@ -91,7 +104,23 @@ def _compare(store: TCPStore, num_nodes: int, settings: Settings) -> None:
         mark.unlink(missing_ok=True)
     if lines:
         raise UserError("the nodes of this job are not alike.\n  " + "\n  ".join(lines))
+    _check_this_node(settings)
     print(f"{num_nodes} nodes are alike: {', '.join(found)} ({running_s():.1f} s)")
+
+
+def _check_this_node(settings: Settings) -> None:
+    """Check what the run needs of a node, which here speaks for all, as they are alike."""
+    on_gpu = runs_on_gpu(settings.trainer)
+    if not on_gpu and settings.trainer.accelerator == "auto":
+        print(
+            "warning: these nodes have no GPU that the job can use: it trains on CPUs. Ask Slurm for GPUs "
+            "(SBATCH_GPUS_PER_NODE, see slurm/env.sh), or set trainer.accelerator=cpu.",
+            file=sys.stderr,
+        )
+    folder = cache_folder(settings.model.data.cache_dir)
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
 
 
 def _missing(marks: dict[str, Path]) -> list[str]:

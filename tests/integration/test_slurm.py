@@ -64,9 +64,11 @@ def _all_but_texts(folder: str, names: list[str]) -> set[str]:
     return {name for name in names if Path(name).suffix not in (".log", ".out", ".sh", ".conf", "")}
 
 
-def submit(cluster: Cluster, script: str, name: str, *argv: str, options: tuple[str, ...] = ()) -> int:
+def submit(
+    cluster: Cluster, script: str, name: str, *argv: str, options: tuple[str, ...] = (), **variables: str
+) -> int:
     size = ["--nodes=2", "--ntasks-per-node=2", "--time=10", f"--output={cluster.folder}/{name}.log"]
-    env = {"NEMO_BT_ENV": str(cluster.folder / "env.sh"), "OMP_NUM_THREADS": "1"}
+    env = {"NEMO_BT_ENV": str(cluster.folder / "env.sh"), "OMP_NUM_THREADS": "1"} | variables
     return cluster.submit(*size, *options, f"slurm/{script}.sbatch", *argv, env=env)
 
 
@@ -208,11 +210,11 @@ def test_checkpoints_are_converted_and_validated_in_jobs(cluster: Cluster, datas
     trained = submit(cluster, "train", "before", *short, options=one)
     cluster.wait(trained, "COMPLETED", "FAILED")
     saved = checkpoint(log_dir, 2)
-    argv = ["nemo_to_hf", "--input", str(saved), "--output", str(tmp_path / "exported")]
+    argv = ["export", "--input", str(saved), "--output", str(tmp_path / "exported")]
     converted = submit(cluster, "convert", "convert", *argv, options=("--nodes=1", "--ntasks-per-node=1"))
     data = [f"+model.data.validation.held_out={dataset / 'random_val.parquet'}", f"model.restore_from_path={saved}"]
     where = [f"exp_manager.explicit_log_dir={tmp_path / 'validated'}", "trainer.accelerator=cpu", *LAYOUT]
-    validated = submit(cluster, "evaluate", "evaluate", *data, *where, options=one)
+    validated = submit(cluster, "evaluate", "evaluate", *data, *where, options=one, NEMO_BT_COMMAND="validate")
     for job, name in ((converted, "convert"), (validated, "evaluate")):
         assert cluster.wait(job, "COMPLETED", "FAILED") == "COMPLETED", printed(cluster, name)
     assert (tmp_path / "exported" / "model.safetensors").is_file()
