@@ -12,7 +12,7 @@ from nemo_bt.data.formats.detect import kind as kind_of_value
 from nemo_bt.data.formats.responses import PromptGroup, Side
 from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.read.chunk import Row
-from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.data.read.drop_report import RowError, explained
 from nemo_bt.errors import UserError
 
 Reward: TypeAlias = "float | None"
@@ -115,10 +115,10 @@ def _pair(group: PromptGroup, is_list: bool) -> list[list[Side]]:
 
 def _first(file: str, rows: list[Row], parse: Callable[[Row], PromptGroup]) -> PromptGroup:
     """Parse the first row that can be used."""
-    reason: object = "none is there"
+    reason = "none is there"
     for row in rows:
         try:
             return parse(row)
         except RowError as bad:
-            reason = bad.detail
-    raise UserError(f"{file}: none of the first {len(rows)} rows can be used ({reason}).")
+            reason = explained(bad.reason, bad.detail)
+    raise UserError(f"{file}: none of the first {len(rows)} rows can be used: the last is one {reason}")

@@ -68,13 +68,14 @@ def test_a_row_is_read_whole_or_counted(
 
 
 def test_lines_of_text_are_pairs_only_where_they_begin_alike(tmp_path: Path, tokenizer: Any) -> None:
-    with pytest.raises(UserError, match="no format fits"):
+    with pytest.raises(UserError, match="rows of 'text' alone, which are read as NeMo-Aligner writes them"):
         open_set(write(tmp_path / "corpus.jsonl", [{"text": f"Article {i}"} for i in range(12)]), tokenizer)
     rows = [{"text": f"Question {i // 2}? {'good' if i % 2 == 0 else 'bad'}"} for i in range(12)]
     pairs = open_set(write(tmp_path / "blank.jsonl", [rows[0], b"", *rows[1:]]), tokenizer)
     assert all("good" in chosen and "bad" in rejected for chosen, rejected in texts(pairs, tokenizer))
     strange = [*rows[:2], {"text": "xyz"}, rows[3], *rows[4:]]
-    assert dropped(open_set(write(tmp_path / "odd.jsonl", strange * 9), tokenizer)) == {"single": 18}
+    file = write(tmp_path / "odd.jsonl", strange * 9)
+    assert dropped(open_set(file, tokenizer, "model.data.max_bad_fraction=0.5")) == {"unpaired": 18}
 
 
 def test_calls_and_tools_that_the_template_leaves_out_are_named(tmp_path: Path, tokenizer: Any) -> None:

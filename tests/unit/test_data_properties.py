@@ -16,7 +16,8 @@ from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.read.chunk import Chunk
 from nemo_bt.data.read.files import find_files
 from nemo_bt.data.read.rows import read_chunks
-from nemo_bt.data.store.encode import Encoded, EncodingSpec, encode
+from nemo_bt.data.store.encode import Encoded, encode
+from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from tests.support.data_rows import ROWS
 from tests.support.format_rows import ONE_PAIR

@@ -130,6 +130,49 @@ def test_lines_of_nemo_aligner_are_pairs_wherever_a_chunk_ends(tmp_path: Path, t
     assert all(chosen.split()[1] == rejected.split()[1] for chosen, rejected in found)
 
 
+EXTRA_ID = "<extra_id_0>System\n\n<extra_id_1>User\nWhat is {i}?\n<extra_id_1>Assistant\nIt is {a}.\n<extra_id_2>"
+LINES = {"extra_id": EXTRA_ID, "hh": "\n\nHuman: What is {i}?\n\nAssistant: It is {a}."}
+
+
+@pytest.mark.parametrize("form", LINES)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_line_that_is_lost_turns_no_later_pair_round(tmp_path: Path, tokenizer: Any, form: str, suffix: str) -> None:
+    lines = [{"text": LINES[form].format(i=1000 + i, a=a)} for i in range(1100) for a in ("right", "wrong")]
+    del lines[2001]
+    file = write(tmp_path / f"odd.{suffix}", lines)
+    with pytest.raises(UserError, match=r"row 2000: .*without a neighbour that begins"):
+        open_set(file, tokenizer)
+    del lines[2000]
+    assert len(open_set(write(tmp_path / f"whole.{suffix}", lines), tokenizer).epoch) == 1099
+    del lines[2101], lines[2040]  # an even number: the lines between them are not paired
+    pairs = open_set(write(tmp_path / f"even.{suffix}", lines), tokenizer, "model.data.max_bad_fraction=0.1")
+    found = texts(pairs, tokenizer)
+    assert all("right" in chosen and "wrong" in rejected for chosen, rejected in found)
+    assert len(found) == 1099 - 31
+    assert dropped(pairs) == {"unpaired": 60}
+    with pytest.raises(UserError, match=r"dropped 60 without a neighbour .* A line is missing, or one too many"):
+        open_set(write(tmp_path / f"few.{suffix}", lines), tokenizer)
+
+
+def test_plain_lines_that_lose_track_stop(tmp_path: Path, tokenizer: Any) -> None:
+    lines = [{"text": f"question {1000 + i // 2} answer {i % 2}"} for i in range(3000)]
+    del lines[1501]
+    with pytest.raises(UserError, match=r"odd\.jsonl from row \d+: lines are read in twos, .* do not begin alike"):
+        open_set(write(tmp_path / "odd.jsonl", lines), tokenizer)
+
+
+def test_lines_that_are_no_pairs_from_the_start_are_told_where(tmp_path: Path, tokenizer: Any) -> None:
+    lines = [{"text": EXTRA_ID.format(i=1000 + i, a=a)} for i in range(20) for a in ("right", "wrong")]
+    del lines[7]
+    with pytest.raises(
+        UserError, match=r"rows of 'text' alone, .* same prompt: rows 6 and 7, say\. If a line is missing"
+    ):
+        open_set(write(tmp_path / "odd.jsonl", lines), tokenizer)
+    last = lines[6:37]
+    with pytest.raises(UserError, match=r"without a neighbour that begins"):
+        open_set(write(tmp_path / "forced.jsonl", last), tokenizer, format="nemo_aligner")
+
+
 def test_columns_that_repeat_the_conversation_or_describe_it_are_fine_and_shown(tmp_path: Path, tokenizer: Any) -> None:
     row = {
         "prompt": USER, "prompt_id": "1", "messages": messages(USER, CHOSEN), "source": "here", "question_type": "x",

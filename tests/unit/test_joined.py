@@ -83,6 +83,22 @@ def test_a_join_is_taken_as_typed() -> None:
         load_settings("train", [*RUN, r"model.data.join=\n"])
 
 
+def test_validation_may_lack_the_margins_of_training(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [_pair(ASKED + " ")] * 3
+    strong = write(tmp_path / "strong.jsonl", [row | {"margin": 2.0} for row in rows])
+    plain = write(tmp_path / "plain.jsonl", rows)
+    needs = [*RUN, f"model.data.train={strong}", "model.data.max_bad_fraction=1"]  # the same answers in both
+    for term, is_fine in (("margin", True), ("scale", False)):
+        settings = load_settings("train", [*needs, f"model.data.validation={plain}", f"model.loss.{term}=true"])
+        told = io.StringIO()
+        if is_fine:
+            load_sets(settings, tokenizer, True, Terminal(told))
+            assert "plain: no pair has a margin; its loss is without one" in told.getvalue()
+        else:
+            with pytest.raises(UserError, match="no pair of plain has a margin"):
+                load_sets(settings, tokenizer, True, Terminal(told))
+
+
 @pytest.mark.parametrize(("override", "is_told"), [("", True), ("model.loss.margin=true", False)])
 def test_margins_that_no_loss_uses_are_told_once(tmp_path: Path, tokenizer: Any, override: str, is_told: bool) -> None:
     file = write(tmp_path / "strong.jsonl", [_pair(ASKED + " ") | {"margin": 2.0}] * 3)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from nemo_bt.data.read.chunk import CHUNK_ROWS
 from nemo_bt.errors import UserError
 from tests.support.format_rows import CHOSEN, REJECTED, TURN, USER, answer
 from tests.support.preferences import messages
@@ -36,6 +37,20 @@ def test_a_part_of_the_conversation_is_not_left_out_in_silence(
     if "question" in row:
         (pair, *_) = texts(open_set(file, tokenizer, prompt_key="question", system_key="system"), tokenizer)
         assert pair[0] == f"<|bos|>system: s<|end|>user: q<|end|>assistant: {CHOSEN}<|end|>"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "json"])
+def test_a_column_that_late_rows_fill_first_is_no_exception(tmp_path: Path, tokenizer: Any, kind: str) -> None:
+    rows = [PAIR | {"question": "", "note": ""} for _ in range(CHUNK_ROWS + 40)]
+    rows[-3] |= {"question": "What is tea?"}
+    file = write(tmp_path / f"rows.{kind}", rows)
+    message = rf"rows\.{kind} from row {CHUNK_ROWS}: .* reads nothing of question: .*model\.data\.prompt_key=question"
+    with pytest.raises(UserError, match=message):
+        open_set(file, tokenizer)
+    assert len(open_set(file, tokenizer, ignore_columns=["question"]).epoch) == len(rows)
+    rows[-3] |= {"question": "", "note": "seen by two"}
+    pairs = open_set(write(tmp_path / f"noted.{kind}", rows), tokenizer)
+    assert "note" in pairs.sources[0].drop_report.unread
 
 
 def test_columns_and_fields_of_images_are_refused_by_name(tmp_path: Path, tokenizer: Any) -> None:

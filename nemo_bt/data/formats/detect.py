@@ -11,7 +11,7 @@ from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.format import Format
 from nemo_bt.data.formats.key_hints import keys_to_set
 from nemo_bt.data.formats.left_over import left_over, refusal
-from nemo_bt.data.formats.line_pairs import in_pairs
+from nemo_bt.data.formats.line_pairs import in_pairs, unlike
 from nemo_bt.data.formats.parse import parse
 from nemo_bt.data.formats.responses import PromptGroup
 from nemo_bt.data.formats.scores import score_columns
@@ -30,10 +30,13 @@ class Detected:
     Args:
         name: key of FORMATS.
         unread: columns that nothing reads.
+        judged: columns that are read, left out by the settings, or filled in these rows: no later row changes what is
+            known of them.
     """
 
     name: str
     unread: tuple[str, ...]
+    judged: frozenset[str]
 
 
 def named_format(keys: RowSettings) -> str | None:
@@ -76,7 +79,10 @@ def detect(
     named = named_format(keys)
     fitting = [named] if named else [form for form in FORMATS if _fits(FORMATS[form], columns, keys, scores)]
     if not named:
-        fitting = [form for form in fitting if FORMATS[form].lines == 1 or in_pairs(rows, FORMATS[form].conversation)]
+        lines = [form for form in fitting if FORMATS[form].lines > 1]
+        fitting = [f for f in fitting if f not in lines or in_pairs(rows, FORMATS[f].conversation)]
+        if lines and not fitting:
+            raise _not_in_pairs(name, rows, lines[0])
     if not fitting:
         raise _unknown(name, rows, columns, keys, types)
     left: dict[str, list[str]] = {}
@@ -86,9 +92,30 @@ def detect(
         left[form] = left_over(rows, unread, partial(_parse_as, form, keys), asks=form != "text")
         if not left[form]:
             _check_answers(name, form, rows, keys)
-            return Detected(form, tuple(unread))
+            return Detected(form, tuple(unread), frozenset(read | _filled(rows)))
     form = min(left, key=lambda one: len(left[one]))
     raise refusal(name, form, left[form], bool(FORMATS[form].prompt))
+
+
+def unread_since(name: str, form: str, rows: Sequence[Row], keys: RowSettings, judged: frozenset[str]) -> list[str]:
+    """List the columns that later rows fill, and no row before, and that nothing reads.
+
+    Args:
+        name: names the file and rows in messages.
+        judged: columns that are known.
+
+    Raises:
+        UserError: one of them holds a part of the conversation.
+    """
+    unread = sorted(_filled(rows) - judged)
+    left = left_over(rows, unread, partial(_parse_as, form, keys), asks=form != "text") if unread else []
+    if left:
+        raise refusal(name, form, left, bool(FORMATS[form].prompt))
+    return unread
+
+
+def _filled(rows: Sequence[Row]) -> set[str]:
+    return {name for row in rows if isinstance(row, dict) for name, value in row.items() if value}
 
 
 def _parse_as(name: str, keys: RowSettings, row: Row) -> PromptGroup:
@@ -180,6 +207,17 @@ def _unknown(
         f"'{keys.rejected_key}' as text or lists of messages, or '{keys.prompt_key}' with '{keys.completions_key}' "
         f"or '{keys.response_key}' and scores. {keys_to_set(columns, keys)}, or model.data.format to "
         f"one of {', '.join(FORMATS)}."
+    )
+
+
+def _not_in_pairs(name: str, rows: Sequence[Row], form: str) -> UserError:
+    column = FORMATS[form].conversation
+    place = unlike(rows, column)
+    where = "" if place is None else f": rows {place} and {place + 1}, say"
+    return UserError(
+        f"{name}: found rows of '{column}' alone, which are read as NeMo-Aligner writes them, a line with the chosen "
+        f"text, then one with the rejected, and most twos of lines do not begin with the same prompt{where}. If a line "
+        "is missing there, or one is too many, mend the file. If these are no pairs, nothing tells which is better."
     )
 
 

@@ -43,10 +43,9 @@ def left_over(
         parse: reads a row; raises RowError.
         asks: whether the conversations of the format have a prompt.
     """
-    unread = list(unread)
+    unread = [name for name in unread if any(_filled(row, name) for row in rows)]
     suspect = [name for name in unread if _is_prompt_like(name) or (not asks and _has_sentences(rows, name))]
-    suspect = [name for name in suspect if any(_filled(row, name) for row in rows)]
-    found = {name: None for name in unread if _is_media(name) and any(_filled(row, name) for row in rows)}
+    found = {name: None for name in unread if _is_media(name)}
     for row in [row for row in rows if any(_filled(row, name) for name in suspect)][:_LOOKED_AT]:
         try:
             conversation = _conversation(parse(row))
@@ -57,6 +56,11 @@ def left_over(
             if not all(_plain(text) in conversation for text in texts):
                 found[name] = None
     return list(found)
+
+
+def is_suspect(name: str) -> bool:
+    """Tell whether a column's name says that it holds a part of the conversation."""
+    return _is_prompt_like(name) or _is_media(name)
 
 
 def _is_prompt_like(name: str) -> bool:

@@ -23,6 +23,7 @@ BAD = {
     "empty": "with an empty response",
     "prompts": "with prompts that differ",
     "join": "with nothing between prompt and answer",
+    "unpaired": "without a neighbour that begins with the same prompt",
     "identical": "with chosen equal to rejected",
     "template": "that the chat template refuses",
     "lost": "of which the chat template leaves out a part",
@@ -51,6 +52,7 @@ _ADVICE = {
         "No chat template renders them. Set model.data.join=$'\\n' (typed so in a shell; or a space, or \"\" for "
         "nothing), model.data.input_template, or model.data.chat_template."
     ),
+    "unpaired": "A line is missing, or one too many: mend the file where the first stands.",
     "parts": "Only text can be judged: leave such rows out, or raise the limit.",
 }
 """Reason -> what to do, where that is something else than for the others."""
@@ -69,6 +71,11 @@ class RowError(Exception):
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
+
+
+def explained(reason: str, detail: str) -> str:
+    """Say why a row cannot be used, and what to do where that is known."""
+    return f"{_TEXTS[reason]}: {detail}. {_ADVICE.get(reason, '')}".rstrip()
 
 
 @dataclass
@@ -115,6 +122,7 @@ class DropReport:
         self.dropped += other.dropped
         for reason, examples in other.examples.items():
             self.examples[reason] = [*self.examples.get(reason, []), *examples][:_NUM_EXAMPLES]
+        self.unread = list(dict.fromkeys([*self.unread, *other.unread]))
 
     def to_json(self) -> dict[str, Any]:
         """Give plain data that `from_json` reads."""

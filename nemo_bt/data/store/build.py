@@ -18,12 +18,14 @@ import pyarrow as pa
 
 from nemo_bt.data.formats.custom import IDS, load_custom
 from nemo_bt.data.formats.detect import columns_of, detect
+from nemo_bt.data.formats.left_over import is_suspect
 from nemo_bt.data.read.chunk import Chunk
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import column_types, read_chunks, sample_rows
-from nemo_bt.data.store.encode import EncodingSpec, encode, encode_ids
+from nemo_bt.data.store.encode import encode, encode_ids
 from nemo_bt.data.store.records import COLUMNS, Encoded
+from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.data.store.workers import WorkerEnded, Workers
 from nemo_bt.errors import UserError
 from nemo_bt.files import beside, write_atomically
@@ -88,21 +90,24 @@ def chunks_of(files: list[DataFile], spec: EncodingSpec) -> tuple[EncodingSpec, 
     if spec.source.custom_cls.name:
         custom = load_custom(spec.source, spec.renderer.tokenizer, spec.limit.tokens, files)
         return replace(spec, format=custom.format), custom.chunks(), []
-    form, unread = _format(spec, files)
-    spec = replace(spec, format=form)
-    return spec, _chunks(files, spec), unread
+    form, unread, judged = _format(spec, files)
+    spec = replace(spec, format=form, judged=judged)
+    late = [column for column in unread if column not in judged and is_suspect(column)]
+    return spec, _chunks(files, spec, late), unread
 
 
-def _format(spec: EncodingSpec, files: list[DataFile]) -> tuple[str, list[str]]:
-    """Find the format of all files, and the columns that it does not read."""
+def _format(spec: EncodingSpec, files: list[DataFile]) -> tuple[str, list[str], frozenset[str]]:
+    """Find the format of all files, the columns that it does not read, and those that are judged in every file."""
     found = {}
     unread: dict[str, None] = {}
+    judged: list[frozenset[str]] = []
     for file in files:
         rows = sample_rows(file)
         if rows:
             detected = detect(file.name, rows, spec.source, column_types(file))
             found[file.name] = detected.name
             unread |= dict.fromkeys(detected.unread)
+            judged.append(detected.judged)
     if not found:
         raise UserError(f"{files[0].name}: 0 rows, expected at least one preference. Give a file with rows.")
     name, shape = next(iter(found.items()))
@@ -112,7 +117,7 @@ def _format(spec: EncodingSpec, files: list[DataFile]) -> tuple[str, list[str]]:
                 f"{name} has rows of format {shape}, {other} of format {its}. Expected one format in a source: make "
                 "them two sources, or set model.data.format."
             )
-    return shape, list(unread)
+    return shape, list(unread), frozenset.intersection(*judged)
 
 
 def _encoded(chunks: Iterator[Placed], spec: EncodingSpec, num_workers: int) -> Iterator[tuple[int, Encoded]]:
@@ -133,9 +138,10 @@ def _encoded(chunks: Iterator[Placed], spec: EncodingSpec, num_workers: int) -> 
             yield done_bytes, future.result()
 
 
-def _chunks(files: list[DataFile], spec: EncodingSpec) -> Iterator[Placed]:
+def _chunks(files: list[DataFile], spec: EncodingSpec, late: list[str]) -> Iterator[Placed]:
     same_prompt = spec.same_prompt if spec.joins_rows else None
     columns = columns_of([spec.format], spec.source)
+    columns = columns and [*columns, *late]
     start_bytes = 0
     for number, file in enumerate(files):
         for chunk in read_chunks(file, columns, same_prompt):

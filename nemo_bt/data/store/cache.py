@@ -27,12 +27,12 @@ from nemo_bt.data.formats.custom import digest_of_class
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile, digest_of, find_files
 from nemo_bt.data.store.build import ACCOUNT, PAIRS, TOKENS, build, writing_to
-from nemo_bt.data.store.encode import EncodingSpec
+from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.errors import UserError
 from nemo_bt.files import new_folder, unfinished_folder
 from nemo_bt.observability.terminal import Terminal
 
-_LAYOUT = 4
+_LAYOUT = 5
 """Version of the cache's files and of what rows become; raised whenever either changes."""
 _PATIENCE_S = 10.0
 

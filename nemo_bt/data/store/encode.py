@@ -3,71 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from nemo_bt.batching.stream import Ids
-from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.length import LengthLimit
-from nemo_bt.data.formats.detect import parsed
-from nemo_bt.data.formats.line_pairs import begin_alike
+from nemo_bt.data.formats.detect import unread_since
+from nemo_bt.data.formats.line_pairs import has_lost_track
 from nemo_bt.data.formats.responses import Preference, PromptGroup, Text, response_of
 from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.pairs.checks import Finding, lost_part, stray_bos, wrong_text, wrong_tokens
 from nemo_bt.data.pairs.construct import make_pairs, margin_of
 from nemo_bt.data.pairs.truncate import cut_prompt
-from nemo_bt.data.read.chunk import Chunk, Row
+from nemo_bt.data.read.chunk import Chunk
 from nemo_bt.data.read.drop_report import DropReport, RowError
 from nemo_bt.data.store.records import Encoded, Layout, PairFacts
+from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.data.tokenize.chat_template import Renderer
 from nemo_bt.errors import UserError
-
-
-@dataclass(frozen=True)
-class EncodingSpec:
-    """What turns a row into tokens.
-
-    Args:
-        renderer: tokenizer and template.
-        source: keys and rules.
-        format: key of FORMATS.
-        limit: longest conversation.
-        length_policy: drop, truncate_prompt_left or error.
-    """
-
-    renderer: Renderer
-    source: SourceSettings
-    format: str
-    limit: LengthLimit
-    length_policy: str
-
-    @property
-    def joins_rows(self) -> bool:
-        """Whether neighbouring rows with the same prompt have to stay together, wherever a chunk ends."""
-        return FORMATS[self.format].joins or self.source.pairs.max_pairs_per_prompt is not None
-
-    def same_prompt(self, row: Row, other: Row, number: int) -> bool:
-        """Tell whether a row, whose number is given, and the next one have the same prompt; a bad row has none."""
-        try:
-            return self.belong(self.parse(row, number), self.parse(other, number + 1))
-        except RowError:
-            return False
-
-    def belong(self, group: PromptGroup, others: PromptGroup) -> bool:
-        """Tell whether neighbours are put together: single responses to a prompt, and pairs that rows name for it."""
-        form = FORMATS[self.format]
-        if form.lines > 1:
-            is_pair = group.rows[0] // form.lines == others.rows[0] // form.lines
-            return is_pair and begin_alike(group.sides[0], others.sides[0])
-        kind = form.joins or (group.given is not None and others.given is not None)
-        return kind and group.same_prompt(others)
-
-    def parse(self, row: Row, number: int) -> PromptGroup:
-        """Read a row's responses.
-
-        Raises:
-            RowError: it cannot be used.
-        """
-        return parsed(row, number, self.format, self.source, self.renderer.chat)
 
 
 class _GroupPairs:
@@ -95,7 +46,8 @@ def encode(chunk: Chunk, file_number: int, spec: EncodingSpec) -> Encoded:
     """Parse, pair, check, render and tokenise the rows of one chunk.
 
     Raises:
-        UserError: a pair is too long under length_policy error, or a chat template cannot be used at all.
+        UserError: a pair is too long under length_policy error, a chat template cannot be used at all, or a column
+            that was empty so far holds a part of the conversation which the format does not read.
     """
     drop_report = DropReport(num_rows=chunk.num_rows)
     layout = Layout(file_number)
@@ -174,7 +126,17 @@ def _parse(chunk: Chunk, spec: EncodingSpec, drop_report: DropReport) -> list[Pr
     """Read responses by prompt: neighbouring rows with the same one are put together."""
     found: list[PromptGroup] = []
     joins = False
-    for number, row in enumerate(chunk.rows(), start=chunk.first_row):
+    rows = chunk.rows()
+    if spec.judged is not None:
+        where = f"{chunk.file} from row {chunk.first_row}"
+        drop_report.unread = unread_since(where, spec.format, rows, spec.source, spec.judged)
+    form = FORMATS[spec.format]
+    if form.lines > 1 and has_lost_track(rows, form.conversation):
+        raise UserError(
+            f"{chunk.file} from row {chunk.first_row}: lines are read in twos, chosen and rejected of one prompt, and "
+            "from here on most do not begin alike. A line is missing, or one too many: mend the file."
+        )
+    for number, row in enumerate(rows, start=chunk.first_row):
         try:
             group = spec.parse(row, number)
         except RowError as bad:
@@ -191,6 +153,9 @@ def _parse(chunk: Chunk, spec: EncodingSpec, drop_report: DropReport) -> list[Pr
 
 def _construct(group: PromptGroup, file: str, spec: EncodingSpec, drop_report: DropReport) -> _GroupPairs:
     prompt = _GroupPairs(group, file, drop_report)
+    if FORMATS[spec.format].lines > len(group.sides) > 0:
+        drop_report.drop("unpaired", f"{file} row {group.rows[0]}", repr(response_of(group.sides[0])[:60]))
+        return prompt
     prompt.pairs, left_out = make_pairs(group, spec.source.pairs)
     for reason, count in left_out.items():
         drop_report.drop(reason, times=count)

@@ -16,9 +16,9 @@ from nemo_bt.config.length import length_limit
 from nemo_bt.config.model import Settings
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.store.cache import CachedSource, cache_folder, open_source
-from nemo_bt.data.store.encode import EncodingSpec
 from nemo_bt.data.store.mixture import make_epoch, num_wanted
 from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from nemo_bt.data.tokenize.tokenizer import AUTO, digest_of_tokenizer
 from nemo_bt.errors import UserError
@@ -91,7 +91,7 @@ def mix(
     wanted = []
     first = 0
     for source, part in zip(sources, cached, strict=True):
-        _check_margins(part, settings)
+        _check_margins(name, part, settings, terminal)
         drop_report, kept = _within_budget(part, data.tokens_per_micro_batch)
         called = name if len(sources) == 1 else f"{name} {part.name}"
         drop_report.check(called, data)
@@ -110,9 +110,12 @@ def mix(
     return PairSet(name, list(cached), accounts, make_epoch(pairs, prompts, wanted, settings.trainer.seed))
 
 
-def _check_margins(part: CachedSource, settings: Settings) -> None:
+def _check_margins(name: str, part: CachedSource, settings: Settings, terminal: Terminal) -> None:
     terms = [f"model.loss.{term}" for term in ("margin", "scale") if getattr(settings.model.loss, term)]
     if terms and len(part) and not part.columns["margin"].any():
+        if name != "train" and terms == ["model.loss.margin"]:
+            terminal.line(f"{name}: no pair has a margin; its loss is without one")
+            return
         raise UserError(
             f"{terms[0]}=true: no pair of {part.name} has a margin. Set model.data.margin_key to a column of numbers, "
             "or turn it off."
