@@ -5,6 +5,7 @@ Those that need the model's sizes are in `parallelism` and `fp8`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 from nemo_bt.config.data import DataSettings
@@ -19,32 +20,49 @@ def check_equations(settings: Settings) -> None:
     """Check values that depend on each other.
 
     Raises:
-        UserError: the first two that contradict each other.
+        UserError: some contradict each other; there is a line for each.
     """
+    contradictions = list(_contradictions(settings))
+    if contradictions:
+        raise UserError("\n".join(contradictions))
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
     sched = settings.model.optim.sched
     lr = settings.model.optim.lr
     exp = settings.exp_manager
     if sched.warmup_ratio is not None and sched.warmup_steps:
-        raise UserError(
-            "model.optim.sched: warmup_steps and warmup_ratio are both set; set warmup_steps=0, or no ratio."
+        yield (
+            f"model.optim.sched.warmup_steps={sched.warmup_steps} and model.optim.sched.warmup_ratio="
+            f"{sched.warmup_ratio} are both set. Set model.optim.sched.warmup_steps=null, or no ratio."
         )
     if sched.min_lr > lr:
-        raise UserError(f"model.optim.sched.min_lr: expected 0 to lr={lr}, got {sched.min_lr}.")
+        yield f"model.optim.sched.min_lr: expected 0 to lr={lr}, got {sched.min_lr}."
     loss = settings.model.loss
     for term in ("margin", "scale", "label_smoothing", "center_rewards_coefficient"):
         if loss.custom_fn.name and getattr(loss, term):
-            raise UserError(f"model.loss.{term}: {loss.custom_fn.name} is the loss and does not read it. Unset it.")
+            yield f"model.loss.{term}: {loss.custom_fn.name} is the loss and does not read it. Unset it."
     peft = settings.model.peft
     if peft.peft_scheme is None and peft.lora_tuning != LoraSettings():
-        raise UserError("model.peft.lora_tuning: nothing is adapted. Set model.peft.peft_scheme=lora, or leave it out.")
+        yield "model.peft.lora_tuning: nothing is adapted. Set model.peft.peft_scheme=lora, or leave it out."
     saving = exp.checkpoint_callback_params
     stopping = exp.early_stopping_callback_params
     if saving.save_top_k:
-        _check_metric("exp_manager.checkpoint_callback_params.monitor", saving.monitor, settings)
+        yield from _wrong_metric("exp_manager.checkpoint_callback_params.monitor", saving.monitor, settings)
     if exp.create_early_stopping_callback:
-        _check_metric("exp_manager.early_stopping_callback_params.monitor", stopping.monitor, settings)
+        yield from _wrong_metric("exp_manager.early_stopping_callback_params.monitor", stopping.monitor, settings)
     if exp.create_swanlab_logger and not find_spec("swanlab"):
-        raise UserError("exp_manager.create_swanlab_logger=true: install it with pip install 'nemo_bt[swanlab]'.")
+        yield "exp_manager.create_swanlab_logger=true: install it with pip install 'nemo_bt[swanlab]'."
+
+
+def _wrong_metric(key: str, metric: str | None, settings: Settings) -> Iterator[str]:
+    """Say what is wrong with a metric that no validation of the run gives."""
+    sets = settings.model.data.validation if settings.trainer.limit_val_batches else {}
+    start, name, of_set = [*str(metric).split("/", 2), "", ""][:3]
+    if start != "val" or name not in sets or not (of_set in _METRICS or of_set.startswith("source/")):
+        named = next((one for one in _METRICS if str(metric).endswith(one)), "loss")
+        known = " or ".join(f"val/{name}/{named}" for name in sets) or "of which this run has none"
+        yield f"{key}: expected a metric of a validation set, {known}, got {metric}."
 
 
 def check_data(data: DataSettings) -> None:
@@ -65,12 +83,3 @@ def check_validation(data: DataSettings) -> None:
     for name, sources in data.validation.items():
         if not sources:
             raise UserError(f"model.data.validation.{name}: expected at least one source of pairs, got none.")
-
-
-def _check_metric(key: str, metric: str | None, settings: Settings) -> None:
-    """Check that a run with these settings has a validation metric."""
-    sets = settings.model.data.validation if settings.trainer.limit_val_batches else {}
-    start, name, of_set = [*str(metric).split("/", 2), "", ""][:3]
-    if start != "val" or name not in sets or not (of_set in _METRICS or of_set.startswith("source/")):
-        known = ", ".join(f"val/{name}/..." for name in sets) or "none, as the run does not validate"
-        raise UserError(f"{key}: expected a metric of a validation set ({known}), got {metric}.")

@@ -121,7 +121,8 @@ class ModelSettings(ParallelSettings):
     moe_aux_loss_coeff: FromZero = 0.0
     """Factor of the loss that balances experts, formula in nemo_bt.model.balance; 0 is none."""
     activations_checkpoint_granularity: Literal["selective", "full"] | None = None
-    """selective: compute attention again in the backward pass; full: whole layers; null: keep all activations."""
+    """selective: compute attention again in the backward pass; full: whole layers, each by
+    itself where method and num_layers are not set; null: keep all activations."""
     activations_checkpoint_method: Literal["uniform", "block"] | None = None
     """With full: uniform keeps the input of every group of layers, block computes only the first layers again."""
     activations_checkpoint_num_layers: AtLeast1 | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import field
 from typing import Annotated, Literal
 
@@ -31,16 +32,22 @@ class SchedSettings:
     """NeMo's names. WarmupAnnealing falls linearly; InverseSquareRootAnnealing goes on falling whatever the run's
     length and knows no min_lr; WarmupHoldAnnealLinear and WarmupHoldAnnealOneMinusSquareRoot fall at the end only
     (WSD)."""
-    warmup_steps: AtLeast0 = 10
-    """Optimizer steps in which the rate rises from 0."""
+    warmup_steps: AtLeast0 | None = None
+    """Optimizer steps in which the rate rises from 0; null is 10, or what warmup_ratio says."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Warm-up as a fraction of the run, rounded up to whole steps; then warmup_steps has to be 0."""
+    """Warm-up as a fraction of the run, rounded up to whole steps."""
     min_lr: FromZero = 0.0
     """Rate at the end, at most lr."""
     power: Above0 = 1.0
     """Exponent of PolynomialDecayAnnealing."""
     decay_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Fraction of the run, at its end, in which the rate falls in the two schedules that hold; rounded up to steps."""
+
+    def num_warmup_steps(self, num_steps: int) -> int:
+        """Give the steps of the warm-up in a run of `num_steps`."""
+        if self.warmup_ratio is not None and not self.warmup_steps:
+            return math.ceil(self.warmup_ratio * num_steps)
+        return 10 if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -5,6 +5,8 @@ Each raises UserError with the equation that fails. `nemo_bt.training.layout_che
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from nemo_bt.config.job import ParallelSettings
 from nemo_bt.config.model import JobSettings, ModelSettings, Settings
 from nemo_bt.errors import UserError
@@ -139,16 +141,28 @@ def check_balance(settings: Settings, num_experts: int) -> None:
         )
 
 
+Recomputation: TypeAlias = tuple[str | None, str | None, int | None]
+"""Granularity, method and number of layers."""
+
+
+def recomputation(model: ModelSettings) -> Recomputation:
+    """Give what is recomputed: full, without anything else set, is every layer by itself."""
+    found = (
+        model.activations_checkpoint_granularity,
+        model.activations_checkpoint_method,
+        model.activations_checkpoint_num_layers,
+    )
+    return ("full", "uniform", 1) if found == ("full", None, None) else found
+
+
 def check_recompute(model: ModelSettings, num_layers: int) -> None:
     """Check that full recomputation has a method and a possible number of layers, and nothing else has them."""
-    granularity = model.activations_checkpoint_granularity
-    method = model.activations_checkpoint_method
-    number = model.activations_checkpoint_num_layers
+    granularity, method, number = recomputation(model)
     start = "model.activations_checkpoint_"
     if (granularity == "full") != (method is not None) or (method is None) != (number is None):
         raise UserError(
-            f"{start}granularity={granularity}, method={method}, num_layers={number}: full needs a method (uniform or "
-            "block) and a number of layers, and nothing else takes them."
+            f"{start}granularity={granularity}, {start}method={method}, {start}num_layers={number}: full needs a "
+            "method (uniform or block) and a number of layers, or neither. With another granularity, leave both out."
         )
     if number is not None:
         parts = model.virtual_pipeline_model_parallel_size or 1

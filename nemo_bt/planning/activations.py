@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_bt.config.model import ModelSettings
-from nemo_bt.config.parallelism import stage_layers
+from nemo_bt.config.parallelism import recomputation, stage_layers
 from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES
 from nemo_bt.pretrained.architecture import Architecture
 
@@ -73,10 +73,10 @@ def hands_on_all(architecture: Architecture, model: ModelSettings) -> bool:
 
 def recomputed_layers(model: ModelSettings, num_layers: int) -> int:
     """Count the layers that are computed again as a whole, the first of `num_layers` of a part."""
-    if model.activations_checkpoint_granularity != "full":
+    granularity, method, number = recomputation(model)
+    if granularity != "full":
         return 0
-    is_uniform = model.activations_checkpoint_method == "uniform"
-    return num_layers if is_uniform else min(model.activations_checkpoint_num_layers or 0, num_layers)
+    return num_layers if method == "uniform" else min(number or 0, num_layers)
 
 
 def part_units(
@@ -102,13 +102,11 @@ def part_units(
     num_layers = stage_layers(model, architecture.num_layers)[pipeline_rank] // parts
     hands_on_scored = is_last and not hands_on_all(architecture, model)
     units = [counts.layer(hands_on_scored and number == num_layers - 1) for number in range(num_layers)]
-    granularity = model.activations_checkpoint_granularity
-    method = model.activations_checkpoint_method
-    number = model.activations_checkpoint_num_layers or 0
+    granularity, method, number = recomputation(model)
     if granularity == "full" and method == "uniform":
-        units = [counts.recomputed(units[start : start + number]) for start in range(0, num_layers, number)]
+        units = [counts.recomputed(units[start : start + (number or 1)]) for start in range(0, num_layers, number or 1)]
     elif granularity == "full":
-        units = [counts.recomputed([unit]) for unit in units[:number]] + units[number:]
+        units = [counts.recomputed([unit]) for unit in units[: number or 0]] + units[number or 0 :]
     first = counts.embedding() if pipeline_rank == part == 0 else 0
     if granularity == "full" or on_gpu:
         first += counts.angles()

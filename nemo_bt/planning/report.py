@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nemo_bt.config.model import ModelSettings
+from nemo_bt.config.parallelism import recomputation
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.planning.search import GIB, LAYOUT, Planned, Rejected
@@ -98,7 +99,7 @@ def name(model: ModelSettings) -> str:
         "EP": model.expert_model_parallel_size,
     }
     given = [f"{part}{size}" for part, size in parts.items() if size > 1] or ["1 rank a replica"]
-    number = model.activations_checkpoint_num_layers
+    _, _, number = recomputation(model)
     return " ".join(given + ([f"recompute {number}"] if number else []))
 
 

@@ -20,7 +20,7 @@ def options_of(sched: SchedSettings, num_steps: int) -> dict[str, Any]:
     options: dict[str, Any] = {
         "max_steps": num_steps,
         "min_lr": sched.min_lr,
-        "warmup_steps": sched.warmup_steps or math.ceil((sched.warmup_ratio or 0.0) * num_steps),
+        "warmup_steps": sched.num_warmup_steps(num_steps),
     }
     if sched.name == "CosineAnnealing":
         options["constant_steps"] = 0

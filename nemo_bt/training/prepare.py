@@ -87,6 +87,8 @@ def prepare(
     if resume_from:
         check_same_data(log_dir / "data.json", sets)
     total_steps = 0 if only_validates else _total_steps(settings, len(sets["train"].epoch), terminal)
+    if not only_validates:
+        tell_long_warmup(settings, total_steps, terminal)
     adapters = _adapters(model.peft.lora, pretrained, initial, resumes=resume_from is not None)
     return Prepared(
         architecture, initial, tokenizer, tokenizer_folder, sets, total_steps, resume_from, adapters, pretrained
@@ -102,6 +104,16 @@ def tell_unused_margins(settings: Settings, train: PairSet, terminal: Terminal) 
     if names:
         terminal.line(
             f"the margins of {', '.join(names)} are not used; model.loss.margin and model.loss.scale use them"
+        )
+
+
+def tell_long_warmup(settings: Settings, total_steps: int, terminal: Terminal) -> None:
+    """Say where the learning rate never gets to its height."""
+    warmup_steps = settings.model.optim.sched.num_warmup_steps(total_steps)
+    if warmup_steps >= total_steps:
+        terminal.line(
+            f"the learning rate rises to the end: the warm-up takes {warmup_steps} steps, the run has {total_steps}. "
+            "model.optim.sched.warmup_steps or warmup_ratio make it shorter"
         )
 
 

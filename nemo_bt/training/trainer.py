@@ -18,6 +18,7 @@ from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.config.fp8 import fp8_options
 from nemo_bt.config.model import Settings
 from nemo_bt.config.optim import OptimSettings
+from nemo_bt.config.parallelism import recomputation
 from nemo_bt.loss import LossFn
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
@@ -46,6 +47,7 @@ def build_model(
         num_steps: length of the run, for the learning-rate schedule.
         loss_fn: the user's own loss; None takes the one of the settings.
     """
+    granularity, method, num_recomputed = recomputation(settings.model)
     is_interleaved = settings.model.virtual_pipeline_model_parallel_size is not None
     fields = {
         # Two pipeline ranks are each other's previous and next: if batched, their messages would be mistaken.
@@ -54,9 +56,9 @@ def build_model(
         # Megatron's own linear layers, which adapters are, would need Apex for it.
         "gradient_accumulation_fusion": has_transformer_engine() and not settings.model.peft.lora,
         "moe_aux_loss_coeff": settings.model.moe_aux_loss_coeff,
-        "recompute_granularity": settings.model.activations_checkpoint_granularity,
-        "recompute_method": settings.model.activations_checkpoint_method,
-        "recompute_num_layers": settings.model.activations_checkpoint_num_layers,
+        "recompute_granularity": granularity,
+        "recompute_method": method,
+        "recompute_num_layers": num_recomputed,
         "attention_backend": AttnBackend[settings.model.attention_backend],
         **fp8_options(settings.model),
     }

@@ -84,7 +84,10 @@ def test_a_folder_of_ones_own_builds_on_the_shipped_configurations(tmp_path: Pat
         (["model.data.train=5"], r"model\.data\.train: Input should be a valid list"),
         (["model=null"], r"^model=null: expected one of gemma2_27b"),
         (["model.data.train=[{pth: x}]"], r"unknown key model\.data\.train\[0\]\.pth\. Did you mean .*\[0\]\.path\?"),
-        (["model.data.train=[{fraction: 0.5}]"], r"^model\.data\.train\[0\]\.path: expected a value, got none\.$"),
+        (
+            ["model.data.train=[{fraction: 0.5}]"],
+            r"^model\.data\.train\[0\]\.path: expected a value, got none\. Type model\.data\.train={",
+        ),
         (["model.data.train=[{path: []}]"], r"train\[0\]\.path: expected at least one value, got \[\]"),
         (["model.data.pairs.seed=-1"], r"^model\.data\.pairs\.seed: expected [^\n]*$"),
         (["model.data.score_key=a,b"], r"Ambiguous value for argument 'model\.data\.score_key=a,b'"),
@@ -144,7 +147,7 @@ def test_overrides_are_a_list_of_texts(overrides: Any) -> None:
         (["exp_manager.checkpoint_callback_params.mode=least"], r"params\.mode: expected one of min, max, got least"),
         (
             ["exp_manager.checkpoint_callback_params.save_top_k=1"],
-            r"params\.monitor: expected a metric of a validation set \(none, as the run does not validate\), got None",
+            r"params\.monitor: expected a metric of a validation set, of which this run has none, got None",
         ),
         (
             [
@@ -152,7 +155,7 @@ def test_overrides_are_a_list_of_texts(overrides: Any) -> None:
                 "exp_manager.early_stopping_callback_params.monitor=val/hh/los",
                 "+model.data.validation.hh=hh.parquet",
             ],
-            r"params\.monitor: expected a metric of a validation set \(val/hh/\.\.\.\), got val/hh/los",
+            r"params\.monitor: expected a metric of a validation set, val/hh/loss, got val/hh/los",
         ),
         (["model.optim.sched.min_lr=1"], r"min_lr: expected 0 to lr=9e-06, got 1\.0"),
         (["exp_manager.name=a/b"], r"exp_manager\.name: expected a file name, got 'a/b'"),
