@@ -45,7 +45,8 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@\w+")
 """A run writes down the commit that was found."""
 _CONVERSATION = """messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
 text = tokenizer.apply_chat_template(messages, tokenize=False)"""
-_PLAIN_TEXT = 'text = "..." + (tokenizer.eos_token or "")  # the token that every text of the training ends in'
+_PLAIN_TEXT = """prompt, answer = "...", "..."
+text = {text} + (tokenizer.eos_token or "")  # as every text of the training was put together"""
 
 
 def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, name: str) -> str:
@@ -74,10 +75,19 @@ def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, n
         name=name,
         family=initial.pretrained.hf_config["model_type"],
         parameters=sum(info.num_elements for info in export.infos.values()),
-        rendering=_CONVERSATION if has_chat_template else _PLAIN_TEXT,
+        rendering=_CONVERSATION if has_chat_template else _PLAIN_TEXT.format(text=_text(facts)),
         special=", add_special_tokens=False" if has_chat_template else "",
         training=training,
     )
+
+
+def _text(facts: dict[str, Any]) -> str:
+    """Write how prompt and answer became a text, in Python."""
+    sources = facts["settings"]["model"]["data"]["train"] if facts else []
+    template, join = (sources[0].get(key) if sources else None for key in ("input_template", "join"))
+    if template:
+        return f'{json.dumps(template)}.replace("{{}}", prompt) + answer'
+    return f"prompt + {json.dumps(join)} + answer" if join else "prompt + answer"
 
 
 def _metadata(facts: dict[str, Any], name: str) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 
 from nemo_bt.checkpoint.best import best_checkpoint
 from nemo_bt.checkpoint.find import saved_checkpoints
-from nemo_bt.config.data import SourceSettings
+from nemo_bt.config.data import RowSettings, SourceSettings, TextSettings
 from nemo_bt.config.job import DeviceSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.config.score import ScoredModelSettings
+from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.observability.terminal import Terminal
 
@@ -39,8 +42,14 @@ def summarise(
         terminal.table(columns, rows)
 
 
-def tell_next(settings: Settings, terminal: Terminal) -> None:
-    """Name the last and the best checkpoint, and the commands that export, evaluate and report the best."""
+def tell_next(settings: Settings, sets: Mapping[str, PairSet], terminal: Terminal) -> None:
+    """Name the last and the best checkpoint, and the commands that export, evaluate and report the best.
+
+    Args:
+        settings: settings of the run.
+        sets: its pairs, by name.
+        terminal: gets the lines.
+    """
     log_dir = settings.exp_manager.log_dir
     saved = saved_checkpoints(log_dir / "checkpoints")
     if not saved:
@@ -51,34 +60,50 @@ def tell_next(settings: Settings, terminal: Terminal) -> None:
     if best:
         terminal.line(f"best checkpoint: {best.path} ({best.metric} {best.value:.4f})")
     terminal.line("next:")
-    for words in _commands(settings, model):
+    for words in _commands(settings, sets, model):
         terminal.line(f"  {shlex.join(words)}")
 
 
-def _commands(settings: Settings, model: Path) -> list[list[str]]:
-    """Write the commands. `evaluate` is one of them where it reads the validation pairs as the run did."""
+def _commands(settings: Settings, sets: Mapping[str, PairSet], model: Path) -> list[list[str]]:
+    """Write the commands. `evaluate` is one of them where it can read the validation pairs as the run did."""
     log_dir = settings.exp_manager.log_dir
     commands = [["nemo-bt", "export", "--input", str(model), "--output", str(log_dir / "export")]]
     sources = [source for some in settings.model.data.validation.values() for source in some]
-    if len(sources) == 1 and _is_plain(settings, sources[0]):
-        score = ScoredModelSettings()
-        same = {name: getattr(settings.model, name) for name in (*_LAYOUT, "encoder_seq_length")}
-        layout = [f"model.{name}={_typed(value)}" for name, value in same.items() if value != getattr(score, name)]
-        trainer = {name: getattr(settings.trainer, name) for name in ("devices", "num_nodes", "precision")}
-        layout += [
-            f"trainer.{name}={value}" for name, value in trainer.items() if value != getattr(DeviceSettings, name)
-        ]
-        inputs = [f"evaluate.input={sources[0].path[0]}", f"evaluate.output={log_dir / 'evaluation'}"]
-        commands.append(["nemo-bt", "evaluate", f"model.restore_from_path={model}", *inputs, *layout])
+    formats = [part.format for name, pairs in sets.items() if name != "train" for part in pairs.sources]
+    if len(sources) == 1 and all(name in FORMATS and FORMATS[name].lines == 1 for name in formats):
+        reading = _reading(settings, sources[0])
+        if reading is not None:
+            path = sources[0].path
+            inputs = [f"evaluate.input={path[0] if len(path) == 1 else _typed(path)}"]
+            inputs += [f"evaluate.output={log_dir / 'evaluation'}"]
+            evaluate = ["nemo-bt", "evaluate", f"model.restore_from_path={model}", *inputs, *reading]
+            commands.append([*evaluate, *_layout(settings)])
     return [*commands, ["nemo-bt", "report", str(log_dir)]]
 
 
-def _is_plain(settings: Settings, source: SourceSettings) -> bool:
-    """Tell whether a source says nothing but one path, and texts are rendered as the tokenizer does."""
-    data = settings.model.data
-    is_rendered_plainly = data.chat_template is None and not data.chat_template_kwargs and not data.chat_template_date
-    return is_rendered_plainly and source == SourceSettings(path=source.path[:1])
+def _layout(settings: Settings) -> list[str]:
+    score = ScoredModelSettings()
+    same = {name: getattr(settings.model, name) for name in (*_LAYOUT, "encoder_seq_length")}
+    layout = [f"model.{name}={_typed(value)}" for name, value in same.items() if value != getattr(score, name)]
+    trainer = {name: getattr(settings.trainer, name) for name in ("devices", "num_nodes", "precision")}
+    return layout + [f"trainer.{name}={v}" for name, v in trainer.items() if v != getattr(DeviceSettings, name)]
 
 
-def _typed(value: bool | int) -> str:
-    return str(value).lower()
+def _reading(settings: Settings, source: SourceSettings) -> list[str] | None:
+    """Write how a source is read and rendered where that is not the default; None where a command line cannot."""
+    data, plain = settings.model.data, TextSettings()
+    rows = {field.name: getattr(source, field.name) for field in fields(RowSettings)}
+    rendering = {name: getattr(data, name) for name in ("chat_template", "chat_template_kwargs", "chat_template_date")}
+    values = {name: value for name, value in (rows | rendering).items() if value != getattr(plain, name)}
+    amount = (source.fraction, source.repeat, source.count)
+    if any(amount) or not all(isinstance(value, str | bool | list) for value in values.values()):
+        return None
+    of_hub = {name: getattr(source, name) for name in ("split", "subset", "revision")}
+    hub = [f"evaluate.{name}={value}" for name, value in of_hub.items() if value != getattr(SourceSettings, name)]
+    return [*hub, *(f"model.data.{name}={_typed(value)}" for name, value in values.items())]
+
+
+def _typed(value: bool | int | str | list[str]) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(value)}]"
+    return value if isinstance(value, str) else str(value).lower()

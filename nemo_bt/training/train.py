@@ -79,7 +79,7 @@ def train(
         summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     terminal.line(f"checkpoint and metrics: {log_dir}")
     if not outcome.stopped_by:
-        tell_next(settings, terminal)
+        tell_next(settings, prepared.sets, terminal)
     return outcome
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from nemo_bt.checkpoint.best import best_checkpoint
+from nemo_bt.checkpoint.find import step_of
 from nemo_bt.config.load import load_settings
 from nemo_bt.flops import training_flops
 from nemo_bt.launching.signals import STOPPED_STATUS
@@ -69,6 +72,17 @@ def test_a_mistake_in_the_data_ends_every_rank_with_one_message(dataset: Path, t
     assert line.startswith(f"error: {dataset / 'random.parquet'}: no format fits, found columns chosen (list<")
     assert "margin (double). Expected 'good' and 'rejected' as text or lists of messages, or" in line
     assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("names_log_dir", [True, False])
+def test_a_mistake_in_what_is_validated_leaves_nothing(dataset: Path, tmp_path: Path, names_log_dir: bool) -> None:
+    wanted = [f"exp_manager.explicit_log_dir={tmp_path / 'new' / 'deep'}"] if names_log_dir else []
+    pairs = [f"model.data.validation={dataset / 'random.parquet'}", "model.data.chosen_key=good"]
+    model = arguments(dataset, tmp_path)[1:4] + arguments(dataset, tmp_path)[6:]
+    result = nemo_bt("validate", *model, *pairs, *wanted, TMPDIR=str(tmp_path))
+    assert result.returncode == 2
+    assert "no format fits, found columns chosen" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_joined_rank_count_has_to_match(dataset: Path, tmp_path: Path) -> None:
@@ -209,3 +223,22 @@ def test_nemo_loads_the_checkpoints_context(killed_and_resumed: tuple[Path, str]
     command = [sys.executable, "-c", code, str(path)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.stdout.splitlines()[-1:] == ["RewardModel RewardModel 2 347"], result.stderr[-3000:]
+
+
+def test_the_next_commands_run_as_they_are_printed(killed_and_resumed: tuple[Path, str]) -> None:
+    log_dir, output = killed_and_resumed
+    printed = output.split("next:\n")[1].splitlines()
+    commands = [shlex.split(line) for line in printed if line.startswith("  nemo-bt ")]
+    assert [words[1] for words in commands] == ["export", "evaluate", "report"]
+    for words in commands:
+        result = nemo_bt(*words[1:], *(["trainer.accelerator=cpu"] if words[1] == "evaluate" else []))
+        assert result.returncode == 0, result.stdout + result.stderr
+    best = best_checkpoint(log_dir)
+    assert best
+    assert f"--input {best.path} " in output
+    assert (log_dir / "export" / "model.safetensors").is_file()
+    accuracy = json.loads((log_dir / "evaluation" / "results.json").read_text())["overall"]["accuracy"]
+    lines = map(json.loads, (log_dir / "metrics.jsonl").read_text().splitlines())
+    of_step = {line["step"]: line["val/held_out/accuracy"] for line in lines if "val/held_out/accuracy" in line}
+    assert accuracy == pytest.approx(of_step[step_of(best.path)], abs=1e-6)
+    assert (log_dir / "report" / "index.html").is_file()

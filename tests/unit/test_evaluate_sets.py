@@ -1,7 +1,15 @@
 """What nemo-bt evaluate makes of one input, and of several sets."""
 
+import json
+from pathlib import Path
+
+import pytest
+
 from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.score import EvaluateRun
+from nemo_bt.errors import UserError
+from nemo_bt.evaluation.command import evaluate
+from nemo_bt.observability.terminal import Terminal
 
 
 def runs_of(*typed: str) -> EvaluateRun:
@@ -25,3 +33,18 @@ def test_several_sets_are_runs_of_their_own() -> None:
     )
     assert alone.one_by_one() == {"": alone}
     assert (alone.score.split, alone.score.output) == ("test", "out/scored.jsonl")
+
+
+def test_where_most_rows_have_no_reward_nothing_is_measured(tmp_path: Path) -> None:
+    good = {"chosen": "aaaa", "rejected": "b", "reward_chosen": 1.0, "reward_rejected": 0.0}
+    bad = good | {"reward_chosen": None, "reward_rejected": None}
+    scored = tmp_path / "out" / "scored.jsonl"
+    scored.parent.mkdir()
+    run = load_settings_of(EvaluateRun, "evaluate", ["evaluate.input=a.jsonl", f"evaluate.output={scored.parent}"])
+    for rows, is_measured in (([good, bad], True), ([good, bad, bad], False)):
+        scored.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if is_measured:
+            assert evaluate(run, "m", Terminal(None))["rows_without_reward"] == 1
+        else:
+            with pytest.raises(UserError, match=r"2 of 3 rows have no reward, .* set how rows are read"):
+                evaluate(run, "m", Terminal(None))
