@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -86,12 +87,12 @@ def _add_of_models(commands: Any) -> None:
 
 def _add_of_runs(commands: Any) -> None:
     report = _add(commands, "report", "a page about a run and its model", _OVERRIDES)
-    report.add_argument("log_dir", type=Path)
+    report.add_argument("log_dir", type=Path, help="exp_manager.explicit_log_dir of the run")
     report.add_argument("overrides", nargs="*", metavar="key=value", help="of the run's config.yaml: a layout, say")
     report.add_argument("--checkpoint", type=Path, help="the newest of the run, if none is named")
     report.add_argument("--without-model", action="store_true", help="what is logged, alone: nothing is scored")
     status = _add(commands, "status", "where a run is, from its log directory")
-    status.add_argument("log_dir", type=Path)
+    status.add_argument("log_dir", type=Path, help="exp_manager.explicit_log_dir of the run")
     status.add_argument("--verify", action="store_true", help="read every file of every checkpoint")
     help_ = _add(commands, "help", "every setting, every configuration, or a command")
     topics = (*TOPICS, *sorted(EXAMPLES))
@@ -127,25 +128,49 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         complete(parser)
     args, more = parser.parse_known_args(argv)  # argparse takes overrides on one side of an option only
     takes_overrides = hasattr(args, "overrides")
-    for word in more:
-        if word.startswith("-"):
-            behind = [*argv, "..."][list(argv).index(word) + 1]
-            parser.error(f"unknown option {word}{_instead(word, behind) if takes_overrides else ''}")
-        elif not takes_overrides:
-            parser.error(f"unknown argument {word}")
+    unknown = [word for word in more if word.startswith("-") or not takes_overrides]
+    if any(word.startswith("-") for word in unknown):
+        unknown = [word for word in unknown if word.startswith("-")]
+    if unknown:
+        parser.error("\n".join(_unknown(word, argv, args.command, takes_overrides) for word in unknown))
     args.argv = list(argv)
     if args.command == "fetch" and args.config_name is None:
         args.config_name = args.kind
     args.overrides = [*getattr(args, "overrides", []), *more]
     for word, behind in zip(args.overrides, [*args.overrides[1:], "..."], strict=False):
         if "=" not in word and not word.startswith("~"):
-            parser.error(f"expected key=value, got {word}: type {word}={behind}")
+            parser.error(f"expected key=value, got {word}: type {_key_of(word)}={word if _is_file(word) else behind}")
     if getattr(args, "normalize", False):
         args.overrides.append("score.normalize=true")
     return args
 
 
-def _instead(word: str, value: str) -> str:
+def _is_file(word: str) -> bool:
+    return "/" in word or Path(word).suffix in (".parquet", ".jsonl", ".json", ".csv", ".nemo") or Path(word).exists()
+
+
+def _key_of(word: str) -> str:
+    """Name the setting that a bare word is meant for: a model, or a file of pairs."""
+    if not _is_file(word):
+        return word
+    is_data = Path(word).suffix in (".parquet", ".jsonl", ".json", ".csv")
+    return "model.data.train" if is_data else "model.restore_from_path"
+
+
+def _unknown(word: str, argv: Sequence[str], command: str, takes_overrides: bool) -> str:
+    """Say of a word that no option is what to type in its place."""
+    if not word.startswith("-"):
+        return f"unknown argument {word}"
+    behind = [*argv, "..."][list(argv).index(word) + 1]
+    if takes_overrides:
+        return f"unknown option {word}{_instead(word, behind, command)}"
+    (commands,) = (action for action in command_line()._actions if isinstance(action, argparse._SubParsersAction))
+    known = [option for action in commands.choices[command]._actions for option in action.option_strings]
+    near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return f"unknown option {word}{f'. Did you mean {near[0]}?' if near else ''}"
+
+
+def _instead(word: str, value: str, command: str) -> str:
     """Say what to type in the place of an option that is a setting, here or in another trainer."""
     key, _, given = word.lstrip("-").partition("=")
     value = given or ("..." if value.startswith("-") else value)
@@ -155,4 +180,9 @@ def _instead(word: str, value: str) -> str:
     if here:
         value = value if key.replace("-", "_") in SAME_VALUE else "..."
         return f": settings have no dashes, type {here if '=' in here else f'{here}={value}'}"
-    return f": settings have no dashes, type {key}={value}" * ("." in key)
+    from nemo_bt.cli.kinds import kind_of
+    from nemo_bt.config.messages import nearest
+
+    key = key.replace("-", "_") if "." not in key else key
+    near = key if "." in key else nearest(key, key, kind_of(command))
+    return f": settings have no dashes, type {near}={value}" if near else ""

@@ -36,7 +36,8 @@ def show_help(topic: str | None, words: Sequence[str], terminal: Terminal) -> No
 
 def _settings(words: Sequence[str], terminal: Terminal) -> None:
     other = renamed("_".join(words)) if words else None
-    found = [(commands, one) for commands, one in _every_setting() if _has(one, words) or one.key == other]
+    key = other.partition("=")[0] if other else None
+    found = [(commands, one) for commands, one in _every_setting() if _has(one, words) or one.key == key]
     if other:
         terminal.line(f"{' '.join(words)}, of another trainer, is here {other}\n")
     if not found and not other:

@@ -121,7 +121,8 @@ def _check_group(group: str, choice: str, kind: type) -> None:
     is_there = group in {section.name for section in fields(kind)} if group == "cluster" else issubclass(kind, Settings)
     if not is_there:
         whose = "nemo-bt plan" if group == "cluster" else "training"
-        raise UserError(f"{group}={choice} belongs to {whose}; nothing depends on it here. Leave it out.")
+        instead = "Leave it out" if group != "model" else f"The model is model.restore_from_path={choice}"
+        raise UserError(f"{group}={choice} belongs to {whose}; nothing depends on it here. {instead}.")
 
 
 def _one_line(error: Exception) -> str:

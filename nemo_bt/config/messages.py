@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from nemo_bt.config.foreign_names import renamed
+from nemo_bt.config.foreign_names import VALUES, renamed
 from nemo_bt.config.model import Settings
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -47,14 +47,17 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
         section = _section(without_none(type_at))
         has = fields(section) if section else ()
         needed = [f"{key}.{one.name}" for one in has if one.default is one.default_factory is MISSING] or [key]
-        give = "" if "[" in key else " Give {}=..."
-        return "\n".join(f"{name}: expected a value, got none.{give.format(name)}" for name in needed)
+        of_source = f" Type {key.partition('[')[0]}={{path: ..., ...}}" if key.endswith("].path") else ""
+        give = {name: of_source if "[" in key else f" Give {name}=..." for name in needed}
+        return "\n".join(f"{name}: expected a value, got none.{give[name]}" for name in needed)
     if what in _NO_SECTION:
         return f"{key}: expected a section of keys, got {given!r}."
     if what in ("too_short", "string_too_short"):
         return f"{key}: expected {'a name' if isinstance(given, str) else 'at least one value'}, got {given!r}."
     if what == "literal_error":
-        return f"{key}: expected {choices_of(type_at)}, got {given}."
+        here = VALUES.get(str(given), "")
+        hint = f" Type {here}" if here in map(str, get_args(without_none(type_at))) else ""
+        return f"{key}: expected {choices_of(type_at)}, got {given}.{hint}"
     if what in _OUT_OF_RANGE:
         return f"{key}: expected {range_of(type_at)}, got {given}."
     if what == "value_error":
@@ -84,19 +87,37 @@ def _unknown(key: str, typed: str, kind: type) -> str:
         return _of_another_trainer(typed, str(renamed(typed)), kind)
     if kind is not Settings and any(f"{'.'.join(path)}.".startswith(f"{key}.") for path in all_keys(Settings)):
         return f"{typed} belongs to training; nothing depends on it here. Leave it out."
-    section, _, name = key.rpartition(".")
+    near = nearest(key, typed, kind)
+    if near:
+        return f"unknown key {typed}. Did you mean {near}?"
+    section = key.rpartition(".")[0]
+    return f"unknown key {typed}. {section or 'The top'} has {', '.join(_names_in(section, kind))}."
+
+
+def _names_in(section: str, kind: type) -> list[str]:
     steps = [int(step) if step.isdecimal() else step for step in re.findall(r"[^.[\]]+", section)]
-    has = [field.name for field in fields(without_none(resolve(kind, steps)[1]))]
+    return [field.name for field in fields(without_none(resolve(kind, steps)[1]))]
+
+
+def nearest(key: str, typed: str, kind: type) -> str | None:
+    """Find the key that a misspelt one is nearest to: of its section, else of all.
+
+    Args:
+        key: the part of what was typed whose section exists.
+        typed: all of it.
+    """
+    section, _, name = key.rpartition(".")
+    has = _names_in(section, kind)
     rest = typed.removeprefix(key)
     near = [f"{section}.{other}{rest}".removeprefix(".") for other in difflib.get_close_matches(name, has, n=1)]
     if not near and "[" not in key:
         known = [".".join(path) for path in all_keys(kind)]
+        own = {other.partition(".")[2] for other in known if other.startswith(("evaluate.", "label."))}
+        known = [other for other in known if not (other.startswith("score.") and other[6:] in own)]
         same_name = [other for other in known if other.split(".")[-1] == typed.split(".")[-1]]
         alike = [other for other in known if _is_alike(other.split(".")[-1], typed.split(".")[-1])]
         near = difflib.get_close_matches(typed, same_name or alike, n=1, cutoff=0 if same_name else 0.5)
-    if near:
-        return f"unknown key {typed}. Did you mean {near[0]}?"
-    return f"unknown key {typed}. {section or 'The top'} has {', '.join(has)}."
+    return near[0] if near else None
 
 
 def _is_alike(name: str, other: str) -> bool:

@@ -4,11 +4,12 @@ import re
 
 import pytest
 
+from nemo_bt.config.equations import check_equations
 from nemo_bt.config.foreign_names import RENAMED, SAME_VALUE, renamed
 from nemo_bt.config.load import load_settings, load_settings_of
 from nemo_bt.config.messages import all_keys
 from nemo_bt.config.model import Settings
-from nemo_bt.config.score import ScoreRun
+from nemo_bt.config.score import EvaluateRun, ScoreRun
 from nemo_bt.errors import UserError
 
 KEYS = {".".join(path) for path in all_keys(Settings)}
@@ -41,6 +42,8 @@ def test_names_are_found_behind_any_section_and_with_dashes() -> None:
     assert renamed("learning_rate") == renamed("learning-rate") == renamed("args.learning_rate") == "model.optim.lr"
     assert renamed("trainer.rm.max_steps") == "trainer.max_steps"
     assert renamed("max_steps") is None
+    assert renamed("exp_manager.ema.enable") == renamed("exp_manager.ema")
+    assert str(renamed("model.regression.num_attributes")).startswith("nothing: one reward is learnt")
 
 
 def test_all_mistakes_are_told_at_once() -> None:
@@ -68,6 +71,45 @@ def test_all_mistakes_are_told_at_once() -> None:
     ):
         assert line in told.splitlines()
     assert re.search(r"^model=nothing: expected one of gemma2_27b", told, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("model.optim.sched.name=cosine", "got cosine. Type CosineAnnealing"),
+        ("trainer.precision=bf16", "got bf16. Type bf16-mixed"),
+        ("model.optim.name=adamw_torch", "got adamw_torch. Type adam"),
+        ("model.optim.sched.name=quick", "got quick."),
+    ],
+)
+def test_values_of_other_trainers_lead_to_ours(typed: str, told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_settings("train", ["model.restore_from_path=a", "exp_manager.explicit_log_dir=a", typed])
+    assert str(refused.value).endswith(told)
+
+
+def test_of_two_keys_of_one_name_the_documented_one_is_told() -> None:
+    needs = ["evaluate.input=a", "evaluate.output=b"]
+    with pytest.raises(UserError, match=r"unknown key split\. Did you mean evaluate\.split\?"):
+        load_settings_of(EvaluateRun, "evaluate", [*needs, "split=test"])
+    with pytest.raises(UserError, match=r"model=x belongs to training; .* The model is model\.restore_from_path=x"):
+        load_settings_of(EvaluateRun, "evaluate", [*needs, "model=x"])
+
+
+def test_equations_between_settings_are_told_at_once() -> None:
+    needs = ["model=llama_4x256", "exp_manager.explicit_log_dir=a", "model.data.train=a"]
+    typed = [
+        "model.optim.sched.min_lr=1",
+        "exp_manager.create_early_stopping_callback=true",
+        "model.peft.lora_tuning.adapter_dim=4",
+    ]
+    with pytest.raises(UserError) as refused:
+        check_equations(load_settings("train", [*needs, *typed]))
+    assert [line.split(":")[0] for line in str(refused.value).splitlines()] == [
+        "model.optim.sched.min_lr",
+        "model.peft.lora_tuning",
+        "exp_manager.early_stopping_callback_params.monitor",
+    ]
 
 
 def test_where_a_setting_of_training_does_nothing_its_foreign_name_says_so() -> None:

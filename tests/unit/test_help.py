@@ -40,7 +40,7 @@ def test_help_settings_has_every_key_with_default_values_and_meaning(capsys: pyt
 def test_help_settings_finds_by_words_and_by_the_names_of_other_trainers(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown(capsys, "help", "settings", "largest", "RATE").startswith("model.optim.lr = 9e-06")
     text = shown(capsys, "help", "settings", "per_device_train_batch_size")
-    assert text.startswith("per_device_train_batch_size, of another trainer, is here model.global_batch_size\n")
+    assert text.startswith("per_device_train_batch_size, of another trainer, is here model.global_batch_size=..., ")
     assert "Pairs per optimizer step" in text
     assert run(["help", "settings", "no such thing"]) == 2
     assert "no setting has no such thing in its key or meaning" in capsys.readouterr().err
@@ -104,6 +104,9 @@ def test_version_names_what_it_builds_on(capsys: pytest.CaptureFixture[str]) -> 
         (["--packing", "true"], "unknown option --packing: leave it out, pairs are always packed, exactly"),
         (["--model.optim.lr", "1"], "settings have no dashes, type model.optim.lr=1"),
         (["--nonsense"], "unknown option --nonsense\n"),
+        (["--seed", "1"], "unknown option --seed: settings have no dashes, type trainer.seed=1\n"),
+        (["--max-steps", "4", "--bf16"], "type trainer.max_steps=4\nunknown option --bf16: settings have no dashes"),
+        (["prefs/a.jsonl"], "expected key=value, got prefs/a.jsonl: type model.data.train=prefs/a.jsonl\n"),
     ],
 )
 def test_options_of_other_trainers_are_translated(
