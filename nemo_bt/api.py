@@ -53,6 +53,8 @@ def load_settings(
     Raises:
         UserError: a key is unknown, a value has the wrong type or is out of its range, or there is no such file.
     """
+    if not isinstance(config_name, str):
+        raise UserError(f"config_name: expected a name, such as train, got {type(config_name).__name__}.")
     if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
         raise UserError(f"overrides: expected a list of key=value texts, got {overrides!r}.")
     return load_settings_of(kind or kind_of(config_name), config_name, overrides, config_dir)

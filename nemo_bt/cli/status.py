@@ -57,11 +57,14 @@ def _state(log_dir: Path, events: list[dict[str, Any]], training: list[dict[str,
     started = events[start]
     later = events[start + 1 :]
     failed = [event for event in later if event["event"] == "failed"]
+    told = f"failed: rank {failed[0]['rank']}: {failed[0]['error']}" if failed else ""
+    ended = [event for event in later if event["event"] == "ended"]
+    if ended:
+        stopped_by = ended[-1]["stopped_by"]
+        state = f"stopped by {stopped_by} and saved, to be resumed" if stopped_by else "finished"
+        return f"{state}; a later start {told}" if failed and later.index(failed[0]) > later.index(ended[-1]) else state
     if failed:
-        return f"failed: rank {failed[0]['rank']}: {failed[0]['error']}"
-    if later:
-        stopped_by = later[-1]["stopped_by"]
-        return f"stopped by {stopped_by} and saved, to be resumed" if stopped_by else "finished"
+        return told
     if started["host"] == socket.gethostname() and not _is_alive(started["pid"]):
         return f"gone: its first rank, process {started['pid']}, is no more, and left no word"
     file = log_dir / METRICS

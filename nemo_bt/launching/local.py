@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nemo_bt.config.model import JobSettings
 
 _STARTED_HERE = "NEMO_BT_STARTED_HERE"
+_SAVE_NOTHING = ("validate", "report")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -137,13 +138,15 @@ class RanksEnded(NamedTuple):
 
 def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
     """Run `python -m nemo_bt argv` once per rank, wait for all, and give the exit status of `RanksEnded`."""
-    ended = start_ranks(["-m", "nemo_bt", *argv], num_ranks)
+    ended = start_ranks(["-m", "nemo_bt", *argv], num_ranks, saves=argv[0] not in _SAVE_NOTHING)
     if ended.message:
         print(ended.message, file=sys.stderr)
     return ended.status
 
 
-def start_ranks(command: Sequence[str], num_ranks: int, variables: Mapping[str, str] | None = None) -> RanksEnded:
+def start_ranks(
+    command: Sequence[str], num_ranks: int, variables: Mapping[str, str] | None = None, saves: bool = True
+) -> RanksEnded:
     """Run `python command` once per rank and wait for all.
 
     When a rank fails, the others are ended (SIGTERM, then SIGKILL). SIGINT, SIGTERM and SIGUSR1 ask the ranks to end
@@ -153,6 +156,7 @@ def start_ranks(command: Sequence[str], num_ranks: int, variables: Mapping[str, 
         command: arguments of Python.
         num_ranks: processes to start on this machine.
         variables: what their environment gets beside the variables that torchrun would set.
+        saves: whether they have something to save when they are asked to end.
     """
     # elastic_launch would bound the death of ranks alike, by the same start_processes (0.6 s after a kill -9 of one,
     # 31 s where another ignores SIGTERM). But its first SIGTERM ends all of them within 2 s, without a save, and it
@@ -169,7 +173,7 @@ def start_ranks(command: Sequence[str], num_ranks: int, variables: Mapping[str, 
         if number in asked:
             raise SignalException("a second one", signal.Signals(number))
         asked.add(number)
-        print(answer_of(number, ends_at_second=True), file=sys.stderr, flush=True)
+        print(answer_of(number, ends_at_second=True, saves=saves), file=sys.stderr, flush=True)
         for pid in ranks.pids().values():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGUSR1)

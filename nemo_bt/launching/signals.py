@@ -93,11 +93,17 @@ def running_s() -> float:
     return time.monotonic() - _START_S
 
 
-def answer_of(number: int, ends_at_second: bool) -> str:
-    """Say what becomes of a request; a second one may end the run at once."""
+def answer_of(number: int, ends_at_second: bool, saves: bool = True) -> str:
+    """Say what becomes of a request; a second one may end the run at once.
+
+    Args:
+        number: the signal.
+        ends_at_second: whether a second one ends the run at once.
+        saves: whether the command has something to save.
+    """
     name = signal.Signals(number).name
     again = f"; a second {name} ends it at once" if ends_at_second else ""
-    return f"{name}: saving after this step, then the run ends{again}"
+    return f"{name}: saving after this step, then the run ends{again}" if saves else f"{name}: the command ends"
 
 
 def reason_of(code: int) -> str:

@@ -123,6 +123,8 @@ class RewardScorer:
         limit = _limit(pretrained, longest_tokens)
         statistics = needed_statistics(pretrained, "normalize=True") if normalize else None
         on_gpu = runs_on_gpu(device)
+        if cls.live:
+            raise UserError("a RewardScorer is open in this process, which holds one at a time. Close it first.")
         engine = open_alone(open_trained(pretrained), precision, on_gpu)
         budget = tokens_per_stream or (8192 if on_gpu else 2048)
         scorer = cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), limit, statistics)
@@ -148,6 +150,8 @@ class RewardScorer:
 
         What several of them begin with is computed once, wherever they stand.
         """
+        if isinstance(conversations, str):
+            raise ValueError("score_batch takes a list of conversations, got one text. Give it to score.")
         return self.score_tokens(self.tokenise(conversations))
 
     def tokenise(self, conversations: Sequence[Conversation], keeps: int | None = None) -> Tokens:
@@ -186,6 +190,8 @@ class RewardScorer:
 
     def score_tokens(self, tokens: Tokens) -> list[float]:
         """Give the rewards of what `tokenise` returned. Only one thread at a time may call it."""
+        if self not in self.live:
+            raise ValueError("this scorer is closed: from_pretrained opens another")
         if not tokens.ids:
             return []
         found = compute(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pyarrow.parquet as pq
 import pytest
@@ -108,6 +109,16 @@ def test_far_apart_rewards_and_transcripts(scorer: RewardScorer, monkeypatch: py
 def test_what_is_no_conversation_is_refused(scorer: RewardScorer, conversation: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         scorer.score(conversation)
+
+
+def test_wrong_uses_are_told(scorer: RewardScorer, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="takes a list of conversations, got one text"):
+        scorer.score_batch("hi there")
+    with pytest.raises(UserError, match=r"a RewardScorer is open in this process, .* Close it first"):
+        RewardScorer.from_pretrained(model, accelerator="cpu")
+    monkeypatch.setattr(RewardScorer, "live", WeakSet())
+    with pytest.raises(ValueError, match="this scorer is closed"):
+        scorer.score("hi there")
 
 
 def test_an_unknown_precision_is_refused(model: Path) -> None:

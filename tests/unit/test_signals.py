@@ -29,3 +29,4 @@ def test_one_process_of_a_job_answers(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv("NEMO_BT_STARTED_HERE", "1")  # then what started the ranks does
         assert answering(stderr, rank=0) is None
     assert answer_of(signal.SIGTERM, ends_at_second=False) == "SIGTERM: saving after this step, then the run ends"
+    assert answer_of(signal.SIGINT, ends_at_second=True, saves=False) == "SIGINT: the command ends"

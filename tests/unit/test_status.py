@@ -70,7 +70,9 @@ def test_how_a_run_ended(tmp_path: Path) -> None:
     assert "state failed: rank 3: RuntimeError: no memory" in status(tmp_path)
     append_event(tmp_path, "started", step=12, of_steps=30, ranks=1)
     append_event(tmp_path, "ended", step=30, of_steps=30, stopped_by=None)
-    assert "state finished" in status(tmp_path)
+    assert "state finished step" in status(tmp_path)
+    append_event(tmp_path, "failed", rank=0, error="model.global_batch_size=8")  # refused before it started
+    assert "state finished; a later start failed: rank 0: model.global_batch_size=8" in status(tmp_path)
     gone = int(Path("/proc/sys/kernel/pid_max").read_text())  # a number that no process gets
     append_event(tmp_path, "started", step=12, of_steps=30, ranks=1, pid=gone)
     assert f"state gone: its first rank, process {gone}, is no more" in status(tmp_path)
