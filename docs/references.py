@@ -114,7 +114,7 @@ def commands_page() -> str:
         parts.append(f"## nemo-bt {name}\n\n{_sentence(helps[name])}\n\n| argument | meaning |\n|---|---|")
         for action in command._actions:
             shown = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
-            if not isinstance(action, argparse._HelpAction):
+            if not isinstance(action, argparse._HelpAction) and action.help != argparse.SUPPRESS:
                 parts.append(f"| {shown} | {_described(action)} |")
         parts.append("")
     return "\n".join(parts) + _STATUS
