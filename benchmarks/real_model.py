@@ -35,8 +35,8 @@ from tests.support.real_models import models_folder
 
 _MODEL = "SmolLM2-135M-Instruct"
 _PAIRS = 512
-_EVALUATED_PAIRS = 312
-_BATCH_PAIRS = 16
+EVALUATED_PAIRS = 312
+BATCH_PAIRS = 16
 _ANY_LENGTH_TOKENS = 65536
 _LR = 1e-5
 _SEED = 1
@@ -53,14 +53,14 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(_SPEED_TARGETS), choices=_SPEED_TARGETS)
     parser.add_argument("--pairs", type=int, default=_PAIRS, help="of each set; another number writes no results")
     parser.add_argument("--micro-batches", nargs="+", type=int, default=[1, 2, 4], help="pairs, tried for TRL")
-    parser.add_argument("--evaluated-pairs", type=int, default=_EVALUATED_PAIRS, help="of each validation set, at most")
+    parser.add_argument("--evaluated-pairs", type=int, default=EVALUATED_PAIRS, help="of each validation set, at most")
     parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
     args = parser.parse_args()
     if not (models_folder() / _MODEL).is_dir():
         sys.exit(f"not there: {_MODEL}. Run make models first.")
     shutil.rmtree(args.folder, ignore_errors=True)
     args.folder.mkdir(parents=True)
-    _make_classifier(args.folder / "model")
+    make_classifier(args.folder / "model")
     for name in args.sets:
         figures = measure(name, args)
         if args.pairs == _PAIRS:
@@ -74,18 +74,10 @@ def measure(name: str, args: argparse.Namespace) -> list[Figure]:
     """Train both on the pairs of one set, and evaluate both."""
     folder = args.folder / name
     model = args.folder / "model"
-    num_steps = args.pairs // _BATCH_PAIRS
-    source = f"[{{path: {args.data / f'{name}_train.parquet'}, count: {args.pairs}}}]"
-    overrides = [
-        *small_llama.training_overrides(model, source, folder / "run", num_steps, _SEED),
-        f"model.global_batch_size={_BATCH_PAIRS}",
-        f"model.optim.lr={_LR}",
-    ]
-    pairs = small_llama.open_pairs([*overrides, f"model.data.tokens_per_micro_batch={_ANY_LENGTH_TOKENS}"], model)
-    stream_tokens = _tokens_of_longest(pairs)
-    overrides.append(f"model.data.tokens_per_micro_batch={stream_tokens}")
+    num_steps = args.pairs // BATCH_PAIRS
+    overrides, pairs, stream_tokens = training(args.data / f"{name}_train.parquet", args.pairs, model, folder / "run")
     folder.mkdir()
-    small_llama.write_token_pairs(pairs, _BATCH_PAIRS, num_steps, _SEED, folder / "pairs.parquet")
+    small_llama.write_token_pairs(pairs, BATCH_PAIRS, num_steps, _SEED, folder / "pairs.parquet")
     tried: Commands = {
         f"trl{size}": ("benchmarks.trl_steps", _trl_arguments(args, folder, f"tried{size}", size, 2))
         for size in args.micro_batches
@@ -104,30 +96,39 @@ def measure(name: str, args: argparse.Namespace) -> list[Figure]:
     (checkpoint,) = (folder / "run" / "checkpoints").glob(f"*-step{num_steps}.nemo")
     start = f"real_model_{name}"
     return [
-        _figure(f"{start}/pairs", [float(args.pairs)], "pairs"),
-        _figure(f"{start}/trl/micro_batch", [float(best)], "pairs"),
-        _figure(f"{start}/nemo_bt/micro_batch", [float(stream_tokens)], "tokens"),
-        _figure(f"{start}/pairs_per_second_ratio", ratios, "ratio", _SPEED_TARGETS[name]),
-        _figure(f"{start}/peak_memory_ratio", [own.peak_mb / other.peak_mb], "ratio", _MEMORY_TARGET),
-        _figure(f"{start}/nemo_bt/peak_memory", [own.peak_mb], "MB"),
-        _figure(f"{start}/trl/peak_memory", [other.peak_mb], "MB"),
-        _figure(f"{start}/loss_difference", apart, "nats", _LOSS_TOLERANCE_NATS),
-        _figure(f"{start}/nemo_bt/first_loss", losses[:1], "nats"),
-        _figure(f"{start}/nemo_bt/last_losses", losses[-8:], "nats"),
-        *(_accuracy(f"{start}/before", model, name, args, folder / "before")),
-        *(_accuracy(f"{start}/nemo_bt", checkpoint, name, args, folder / "evaluated")),
-        *(_accuracy(f"{start}/trl", folder / "trl" / "model", name, args, folder / "trl_evaluated")),
+        figure(f"{start}/pairs", [float(args.pairs)], "pairs"),
+        figure(f"{start}/trl/micro_batch", [float(best)], "pairs"),
+        figure(f"{start}/nemo_bt/micro_batch", [float(stream_tokens)], "tokens"),
+        figure(f"{start}/pairs_per_second_ratio", ratios, "ratio", _SPEED_TARGETS[name]),
+        figure(f"{start}/peak_memory_ratio", [own.peak_mb / other.peak_mb], "ratio", _MEMORY_TARGET),
+        figure(f"{start}/nemo_bt/peak_memory", [own.peak_mb], "MB"),
+        figure(f"{start}/trl/peak_memory", [other.peak_mb], "MB"),
+        figure(f"{start}/loss_difference", apart, "nats", _LOSS_TOLERANCE_NATS),
+        figure(f"{start}/nemo_bt/first_loss", losses[:1], "nats"),
+        figure(f"{start}/nemo_bt/last_losses", losses[-8:], "nats"),
+        *(accuracy(f"{start}/before", model, name, args, folder / "before")),
+        *(accuracy(f"{start}/nemo_bt", checkpoint, name, args, folder / "evaluated")),
+        *(accuracy(f"{start}/trl", folder / "trl" / "model", name, args, folder / "trl_evaluated")),
     ]
 
 
-def _tokens_of_longest(pairs: PairSet) -> int:
-    """Give the length of the longest pair, shared start once, rounded up to 256 tokens."""
+def training(data: Path, num_pairs: int, model: Path, run: Path) -> tuple[list[str], PairSet, int]:
+    """Give the overrides for one epoch of a file's first pairs, the pairs, and the tokens of a micro-batch."""
+    overrides = [
+        *small_llama.training_overrides(
+            model, f"[{{path: {data}, count: {num_pairs}}}]", run, num_pairs // BATCH_PAIRS, _SEED
+        ),
+        f"model.global_batch_size={BATCH_PAIRS}",
+        f"model.optim.lr={_LR}",
+    ]
+    pairs = small_llama.open_pairs([*overrides, f"model.data.tokens_per_micro_batch={_ANY_LENGTH_TOKENS}"], model)
     (source,) = pairs.sources
     parts = [source.columns[f"{what}_tokens"].astype(int) for what in ("prefix", "chosen", "rejected")]
-    return -(-int(sum(parts).max()) // 256) * 256
+    stream_tokens = -(-int(sum(parts).max()) // 256) * 256
+    return [*overrides, f"model.data.tokens_per_micro_batch={stream_tokens}"], pairs, stream_tokens
 
 
-def _make_classifier(folder: Path) -> None:
+def make_classifier(folder: Path) -> None:
     """Write the published weights with a new head and a pad token of its own, which both trainers read."""
     published = models_folder() / _MODEL
     tokenizer = AutoTokenizer.from_pretrained(published)
@@ -147,7 +148,7 @@ def _trl_arguments(args: argparse.Namespace, folder: Path, name: str, micro_batc
         "pairs": str(folder / "pairs.parquet"),
         "folder": str(folder / name),
         "micro_batch": micro_batch,
-        "batch": _BATCH_PAIRS,
+        "batch": BATCH_PAIRS,
         "steps": num_steps,
         "lr": _LR,
         "weight_decay": small_llama.WEIGHT_DECAY,
@@ -160,7 +161,7 @@ def _trl_arguments(args: argparse.Namespace, folder: Path, name: str, micro_batc
     return ["--settings", json.dumps(settings)]
 
 
-def _accuracy(name: str, model: Path, data: str, args: argparse.Namespace, output: Path) -> list[Figure]:
+def accuracy(name: str, model: Path, data: str, args: argparse.Namespace, output: Path) -> list[Figure]:
     """Evaluate a model on the validation set; the spread is the 95 % interval."""
     rows = pq.read_table(args.data / f"{data}_val.parquet").slice(0, args.evaluated_pairs)
     evaluated = args.folder / f"{data}_val.parquet"
@@ -181,7 +182,7 @@ def _accuracy(name: str, model: Path, data: str, args: argparse.Namespace, outpu
     return [Figure(f"{name}/accuracy", found["accuracy"], "share", found["low"], found["high"])]
 
 
-def _figure(name: str, values: list[float], unit: str, target: float | None = None) -> Figure:
+def figure(name: str, values: list[float], unit: str, target: float | None = None) -> Figure:
     return Figure(name, median(values), unit, min(values), max(values), target)
 
 

@@ -16,9 +16,10 @@ Commands: TypeAlias = dict[str, tuple[str, list[str]]]
 
 def in_turns(commands: Commands, num_ranks: int, turns: int, folder: Path, title: str) -> dict[str, Trainer]:
     """Run all at once, a step each. After the first turn only the fastest of the others goes on, beside ALWAYS."""
-    trainers = {name: Trainer(*command, num_ranks, folder / f"{name}.log") for name, command in commands.items()}
-    for trainer in trainers.values():
-        trainer.ready()
+    trainers = {}
+    for name, command in commands.items():
+        trainers[name] = Trainer(*command, num_ranks, folder / f"{name}.log")
+        trainers[name].ready()  # before the next one starts, as two first steps at once take far longer
     for turn in range(turns):
         seconds = {name: trainer.step() for name, trainer in trainers.items()}
         times = ", ".join(f"{name} {s:.2f} s" for name, s in seconds.items())

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 _START_TIMEOUT_S = 180
-_STEP_TIMEOUT_S = 600
+_STEP_TIMEOUT_S = 1800
 
 
 class Turns:
