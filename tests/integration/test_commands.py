@@ -241,4 +241,4 @@ def test_the_next_commands_run_as_they_are_printed(killed_and_resumed: tuple[Pat
     lines = map(json.loads, (log_dir / "metrics.jsonl").read_text().splitlines())
     of_step = {line["step"]: line["val/held_out/accuracy"] for line in lines if "val/held_out/accuracy" in line}
     assert accuracy == pytest.approx(of_step[step_of(best.path)], abs=1e-6)
-    assert (log_dir / "report" / "index.html").is_file()
+    assert (log_dir / "report" / "report.html").is_file()
