@@ -127,6 +127,7 @@ def _training(facts: dict[str, Any]) -> str:
         "longest text": f"{model['encoder_seq_length']:,} tokens",
         "learning rate": f"{model['optim']['lr']:g}, {model['optim']['sched']['name']}, "
         f"weight decay {model['optim']['weight_decay']:g}",
+        **_adapters(model["peft"]),
         "precision": facts["settings"]["trainer"]["precision"],
         "seed": facts["settings"]["trainer"]["seed"],
     }
@@ -141,6 +142,16 @@ def _training(facts: dict[str, Any]) -> str:
     ]
     lines += [f"| {name} | {value} |" for name, value in rows.items()]
     return "\n".join([*lines, *_evaluation(facts["validation"])]) + "\n"
+
+
+def _adapters(peft: dict[str, Any]) -> dict[str, str]:
+    if not peft.get("peft_scheme"):
+        return {}
+    lora = peft["lora_tuning"]
+    of = ", ".join(lora["target_modules"])
+    return {
+        "adapters": f"LoRA of rank {lora['adapter_dim']}, alpha {lora['alpha']:g}, of {of}; merged in these weights"
+    }
 
 
 def _terms(loss: dict[str, Any]) -> str:

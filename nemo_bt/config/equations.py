@@ -79,7 +79,7 @@ def check_data(data: DataSettings) -> None:
 def check_validation(data: DataSettings) -> None:
     """Check the validation sets alone, as `check_data` does."""
     if "train" in data.validation:
-        raise UserError("model.data.validation: a set cannot be named 'train'; choose another name.")
+        raise UserError("model.data.validation: a set cannot be named 'train'. Type model.data.validation.held_out=...")
     for name, sources in data.validation.items():
         if not sources:
             raise UserError(f"model.data.validation.{name}: expected at least one source of pairs, got none.")

@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ValidationError
+from pydantic import Tag, ValidationError
 from pydantic.fields import FieldInfo
 
 from nemo_bt.config.foreign_names import VALUES, renamed
@@ -156,6 +156,11 @@ def resolve(kind: Any, loc: Sequence[str | int]) -> tuple[list[str | int], Any]:
     current: Any = kind
     for step in loc:
         inner = without_none(current)
+        tagged = {tag.tag: one for one in get_args(inner) for tag in _tags(one)}
+        if step in tagged:
+            current = tagged[str(step)]
+            continue
+        inner = next((one for one in map(without_none, tagged.values()) if get_origin(one) is dict), inner)
         if is_dataclass(inner) and isinstance(step, str):
             hints = get_type_hints(inner, include_extras=True)
             path.append(step)
@@ -164,6 +169,10 @@ def resolve(kind: Any, loc: Sequence[str | int]) -> tuple[list[str | int], Any]:
             path.append(step)
             current = get_args(inner)[-1]
     return path, current
+
+
+def _tags(kind: Any) -> list[Tag]:
+    return [of for of in getattr(kind, "__metadata__", ()) if isinstance(of, Tag)]
 
 
 def without_none(kind: Any) -> Any:

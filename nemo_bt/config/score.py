@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.data import Paths, RowSettings, SourceSettings, TextSettings
@@ -109,6 +109,10 @@ def _as_set(given: Any) -> Any:
     return {"path": given} if isinstance(given, str | list) else given
 
 
+def _paths_or_sets(given: Any) -> str:
+    return "sets" if isinstance(given, dict) else "paths"
+
+
 EvaluatedSets = dict[str, Annotated[EvaluatedSet, BeforeValidator(_as_set)]]
 
 
@@ -116,7 +120,9 @@ EvaluatedSets = dict[str, Annotated[EvaluatedSet, BeforeValidator(_as_set)]]
 class EvaluateSettings:
     """Pairs in, results out."""
 
-    input: Paths | EvaluatedSets
+    input: Annotated[
+        Annotated[Paths, Tag("paths")] | Annotated[EvaluatedSets, Tag("sets")], Discriminator(_paths_or_sets)
+    ]
     """Paths, as in score.input, of pairs or of rows of RewardBench, RewardBench 2 or RM-Bench. Or several sets by name,
     each a path or a section of path, split, subset, revision and kind; each has a folder of results."""
     output: str
@@ -151,8 +157,9 @@ class EvaluateRun(ScoreRun):
             scored = {key: value for key, value in one.items() if key != "kind"}
             return given | {"evaluate": given["evaluate"] | one, "score": given["score"] | scored}
         first: Any = next(iter(sets.values()), [])
-        path = first.get("path", []) if isinstance(first, dict) else first
-        return given | {"score": given["score"] | {"input": path}}
+        path = first.get("path") if isinstance(first, dict) else first
+        is_path = bool(path) and isinstance(path, str | list)
+        return given | {"score": given["score"] | {"input": path if is_path else "unknown"}}  # evaluate.input tells why
 
     def one_by_one(self) -> dict[str, EvaluateRun]:
         """Give a run for each set, by name; a single one has no name."""

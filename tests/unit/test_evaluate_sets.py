@@ -35,6 +35,28 @@ def test_several_sets_are_runs_of_their_own() -> None:
     assert (alone.score.split, alone.score.output) == ("test", "out/scored.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            "{a: {pth: x}, b: {path: y, kind: rb}}",
+            "evaluate.input.a.path: expected a value, got none. Give evaluate.input.a.path=...\n"
+            "unknown key evaluate.input.a.pth. Did you mean evaluate.input.a.path?\n"
+            "evaluate.input.b.kind: expected auto, pairs, rewardbench, rewardbench2, rm_bench or null, got rb.",
+        ),
+        (
+            "{a: [], b: 3}",
+            "evaluate.input.a.path: expected at least one value, got [].\n"
+            "evaluate.input.b: expected a section of keys, got 3.",
+        ),
+    ],
+)
+def test_mistakes_inside_a_set_are_told_by_its_keys(given: str, told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        runs_of(f"evaluate.input={given}")
+    assert str(refused.value) == told
+
+
 def test_where_most_rows_have_no_reward_nothing_is_measured(tmp_path: Path) -> None:
     good = {"chosen": "aaaa", "rejected": "b", "reward_chosen": 1.0, "reward_rejected": 0.0}
     bad = good | {"reward_chosen": None, "reward_rejected": None}

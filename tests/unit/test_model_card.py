@@ -7,8 +7,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from converters.model_card import _metadata, _terms
-from nemo_bt.config.model import LossSettings
+from converters.model_card import _adapters, _metadata, _terms, _text
+from nemo_bt.config.model import LossSettings, PeftSettings
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,24 @@ def test_the_hub_is_told_the_base_model_and_the_last_validation(origin: str | No
     assert (result["dataset"]["name"], result["metrics"][0]["value"]) == ("hh", 0.7124)
     assert "model-index" not in _metadata({}, "mine")
     assert ModelCard(f"---\n{yaml.safe_dump(card)}---\n").data.eval_results[0].metric_value == 0.7124
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ({}, "prompt + answer"),
+        ({"join": "\n"}, 'prompt + "\\n" + answer'),
+        ({"input_template": "User: {}\n"}, '"User: {}\\n".replace("{}", prompt) + answer'),
+    ],
+)
+def test_how_prompt_and_answer_became_a_text_is_told(source: dict[str, str], text: str) -> None:
+    told = _text({"settings": {"model": {"data": {"train": [source]}}}})
+    assert told == text
+    joined = source.get("input_template", "{}").replace("{}", "ask") + source.get("join", "") + "say"
+    assert eval(told, {"prompt": "ask", "answer": "say"}) == joined
+
+
+def test_adapters_are_told() -> None:
+    assert _adapters(asdict(PeftSettings())) == {}
+    told = _adapters(asdict(PeftSettings(peft_scheme="lora")))
+    assert told["adapters"].startswith("LoRA of rank 32, alpha 32, of linear_qkv, linear_proj")
