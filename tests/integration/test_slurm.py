@@ -56,6 +56,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield made
     finally:
         made.stop()
+        for left in REPO.glob("slurm-*.stopped"):  # of a job that was cancelled
+            left.unlink()
         if "NEMO_BT_TEST_SLURM" in os.environ:
             shutil.copytree(made.folder, REPO / "runs" / "slurm", dirs_exist_ok=True, ignore=_all_but_texts)
 
