@@ -39,8 +39,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if sched.min_lr > lr:
         yield f"model.optim.sched.min_lr: expected 0 to lr={lr}, got {sched.min_lr}."
     loss = settings.model.loss
-    for term in ("margin", "scale", "label_smoothing", "center_rewards_coefficient"):
-        if loss.custom_fn.name and getattr(loss, term):
+    for term in loss.terms:
+        if loss.custom_fn.name:
             yield f"model.loss.{term}: {loss.custom_fn.name} is the loss and does not read it. Unset it."
     peft = settings.model.peft
     if peft.peft_scheme is None and peft.lora_tuning != LoraSettings():

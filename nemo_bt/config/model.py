@@ -6,7 +6,7 @@ YAML only says what differs. A key that is not listed here, or a value outside o
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -53,6 +53,12 @@ class LossSettings:
     """Factor on (r_chosen + r_rejected)^2."""
     custom_fn: CustomFunction = field(default_factory=CustomFunction)
     """A loss of one's own in the place of all of the above; its contract is `nemo_bt.loss.LossFn`."""
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """The terms that are on, by name."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "custom_fn"}
+        return {name: value for name, value in values.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -50,8 +50,9 @@ def _model(initial: InitialWeights) -> Facts:
 def _training(settings: Settings) -> Facts:
     model = settings.model
     trainer = settings.trainer
-    terms = ["margin", "scale", "label_smoothing", "center_rewards_coefficient"]
-    given = [f"{name} {getattr(model.loss, name)}" for name in terms if getattr(model.loss, name)]
+    own = model.loss.custom_fn.name
+    terms = [f"{name} {value}" for name, value in model.loss.terms.items()]
+    loss = f"the function {own}" if own else ", ".join(["-log sigmoid(r_chosen - r_rejected)", *terms])
     sched = model.optim.sched
     data = {"training data": model.data.train} | {f"validation {k}": v for k, v in model.data.validation.items()}
     return [
@@ -59,7 +60,7 @@ def _training(settings: Settings) -> Facts:
         *((name, ", ".join(source.name for source in sources)) for name, sources in data.items()),
         ("pairs of a step", f"{model.global_batch_size:,}"),
         ("longest conversation", f"{model.encoder_seq_length:,} tokens"),
-        ("loss", ", ".join(["-log sigmoid(r_chosen - r_rejected)", *given])),
+        ("loss", loss),
         ("learning rate", f"{model.optim.lr:g}, {sched.name}, weight decay {model.optim.weight_decay:g}"),
         *([("adapters", f"LoRA of rank {model.peft.lora.adapter_dim}")] if model.peft.lora else []),
         *([("validations", f"of {trainer.limit_val_batches} batches")] if trainer.limit_val_batches != 1.0 else []),
