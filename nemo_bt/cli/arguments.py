@@ -75,7 +75,7 @@ def _add_of_models(commands: Any) -> None:
     score.add_argument("--normalize", action="store_true", help="score.normalize=true")
     _with_settings(score, "score")
     _with_settings(_add(commands, "evaluate", "accuracy on pairs, RewardBench, RewardBench 2 or RM-Bench"), "evaluate")
-    _with_settings(_add(commands, "label", "feedback to train on, from scored samples"), "label")
+    _with_settings(_add(commands, "label", "feedback to train on, from samples that it scores"), "label")
     _with_settings(_add(commands, "serve", "a scoring server"), "serve")
     export_options(_add(commands, "export", "a .nemo -> a Hugging Face folder for transformers"))
     import_options(_add(commands, "import", "a Hugging Face folder -> a reward .nemo"))
@@ -184,5 +184,6 @@ def _instead(word: str, value: str, command: str) -> str:
     from nemo_bt.config.messages import nearest
 
     key = key.replace("-", "_") if "." not in key else key
+    key = "model.restore_from_path" if key == "model" else key
     near = key if "." in key else nearest(key, key, kind_of(command))
     return f": settings have no dashes, type {near}={value}" if near else ""

@@ -150,13 +150,15 @@ def _score(args: argparse.Namespace) -> int:
         return launch.run_ranks(same_command(args, run.model.restore_from_path), run.world_size)
 
     from nemo_bt.cli.worker import run_as_rank
-    from nemo_bt.evaluation.command import evaluate, write_together
+    from nemo_bt.evaluation.command import check_shape, evaluate, write_together
     from nemo_bt.evaluation.label import label
     from nemo_bt.observability.terminal import Terminal
     from nemo_bt.scoring.command import open_for, score
     from nemo_bt.scoring.model import open_trained
 
     def work(terminal: Terminal, rank: int) -> int:
+        for one in runs.values() if args.command == "evaluate" else ():
+            check_shape(one, pretrained)
         results = {}
         engine = open_for(run, open_trained(pretrained)) if len(runs) > 1 else None
         for name, one in runs.items():

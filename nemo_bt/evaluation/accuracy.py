@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import product
 
 
 @dataclass(frozen=True)
@@ -14,18 +15,25 @@ class Scored:
         chosen: rewards of the right answers; some benchmarks have several.
         rejected: rewards of the wrong answers.
         names: values of the columns id, subset, domain, source and num_correct, where the row has them.
-        length_ratio: characters of the first chosen response over those of the first rejected one.
+        lengths: characters of the chosen and of the rejected answers; empty where they are not known.
     """
 
     chosen: list[float]
     rejected: list[float]
     names: dict[str, str] = field(default_factory=dict)
-    length_ratio: float = 1.0
+    lengths: tuple[list[int], list[int]] = ([], [])
 
     @property
-    def pair(self) -> tuple[float, float]:
-        """First chosen and first rejected reward."""
-        return self.chosen[0], self.rejected[0]
+    def pairs(self) -> list[tuple[float, float]]:
+        """Every chosen reward with every rejected one."""
+        return list(product(self.chosen, self.rejected))
+
+    @property
+    def length_ratios(self) -> list[float]:
+        """Length of the chosen answer over that of the rejected one, of each pair; 1 where it is not known."""
+        if not all(self.lengths):
+            return [1.0] * len(self.pairs)
+        return [better / max(1, worse) for better, worse in product(*self.lengths)]
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from nemo_bt.config.score import EvaluateRun
+from nemo_bt.data.read.rows import read_chunks
 from nemo_bt.errors import UserError
-from nemo_bt.evaluation.measure import kind_of, measure, scored_rows
+from nemo_bt.evaluation.measure import kind_of, measure, scored_rows, unscored_rows
 from nemo_bt.evaluation.tables import as_markdown, tables_of
 from nemo_bt.files import write_atomically
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.resolve import PretrainedSource
+from nemo_bt.scoring.command import open_rows
+from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.rows import reader_of
 
 _FIRST_ROWS = 512
@@ -45,7 +49,10 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
     folder = Path(run.evaluate.output)
     tables = tables_of(results)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = [f"model: {model}", f"score: {results['score']:.4f}", f"rows: {len(rows):,}, {without:,} without a reward"]
+    facts = [f"model: {model}", f"kind: {kind}", f"score: {results['score']:.4f}"]
+    facts.append(f"rows: {len(rows):,}, {without:,} without a reward")
+    if "longer_wins" in results:
+        facts.append(f"the rule “the longer answer wins”: {results['longer_wins']:.4f}")
     if results.get("missing_subsets"):
         facts.append(f"subsets that are not there: {', '.join(results['missing_subsets'])}")
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
@@ -56,6 +63,23 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
         terminal.line(fact)
     terminal.line(f"results: {folder}/results.json and results.md")
     return results
+
+
+def check_shape(run: EvaluateRun, pretrained: PretrainedSource) -> None:
+    """Check, before any row is scored, that the rows are of the benchmark that they are taken for.
+
+    Raises:
+        UserError: they are not, or cannot be read.
+    """
+    _, files = open_rows(run, pretrained, Parts(Path(run.score.output)))
+    rows = [
+        one
+        for reader, file in files
+        for chunk in read_chunks(file, None, None)
+        for one in unscored_rows((row for row in chunk.rows() if isinstance(row, dict)), reader)
+    ]
+    if rows:
+        measure(rows, kind_of(rows) if run.evaluate.kind == "auto" else run.evaluate.kind)
 
 
 def write_together(run: EvaluateRun, found: dict[str, dict[str, Any]], terminal: Terminal) -> None:

@@ -33,7 +33,7 @@ def scored_rows(rows: Iterable[dict[str, Any]], reader: RowReader) -> tuple[list
             without += 1
             continue
         names = {name: str(row[name]) for name in _NAMES if row.get(name) is not None}
-        found.append(Scored(chosen, rejected, names, _length_ratio(row, reader)))
+        found.append(Scored(chosen, rejected, names, _lengths(row, reader)))
     return found, without
 
 
@@ -41,23 +41,44 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _length_ratio(row: dict[str, Any], reader: RowReader) -> float:
+def _lengths(row: dict[str, Any], reader: RowReader) -> tuple[list[int], list[int]]:
     try:
-        lengths = [len(response_of(sides[0])) for sides in reader.sides(row)]
+        better, worse = ([len(response_of(side)) for side in sides] for sides in reader.sides(row))
     except RowError:
-        return 1.0
-    return lengths[0] / max(1, lengths[1])
+        return [], []
+    return better, worse
+
+
+def unscored_rows(rows: Iterable[Any], reader: RowReader) -> list[Scored]:
+    """Read rows that have no rewards yet, to look at their shape; those that are bad are left out."""
+    found = []
+    for row in rows:
+        try:
+            sides = reader.sides(row)
+        except RowError:
+            continue
+        chosen, rejected = ([0.0] * len(of_side) for of_side in sides)
+        told = row | reader.facts
+        found.append(Scored(chosen, rejected, {name: str(told[name]) for name in _NAMES if told.get(name) is not None}))
+    return found
 
 
 def kind_of(rows: Sequence[Scored]) -> str:
     """Tell which benchmark rows belong to by what it alone has; pairs where they belong to none.
 
     Raises:
-        UserError: rows have several answers on a side, as two benchmarks have, and nothing else tells which it is.
+        UserError: rows have several answers on a side, as two benchmarks have, and nothing else tells which it is; or
+            some rows are a benchmark's, and others are not.
     """
     if all(len(row.chosen) == len(row.rejected) == 1 for row in rows):
         subsets = {row.names.get("subset") for row in rows}
-        return "rewardbench" if subsets <= rewardbench.SUBSETS else "pairs"
+        others = sorted(str(name) for name in subsets - rewardbench.SUBSETS)
+        if others and subsets & rewardbench.SUBSETS:
+            raise UserError(
+                f"{len(subsets & rewardbench.SUBSETS)} subsets are RewardBench's, {', '.join(others[:5])} "
+                f"{'is' if len(others) == 1 else 'are'} not. Take other rows out, or set evaluate.kind=pairs."
+            )
+        return "pairs" if others else "rewardbench"
     if all("num_correct" in row.names for row in rows):
         return "rewardbench2"
     if all(len(row.chosen) == len(row.rejected) == rm_bench.STYLES for row in rows):
@@ -69,7 +90,7 @@ def kind_of(rows: Sequence[Scored]) -> str:
     raise UserError(
         f"rows have {' or '.join(f'{right} right and {wrong} wrong' for right, wrong in counts[:3])} answers. "
         "RewardBench 2 has a column num_correct, RM-Bench three of each. Set evaluate.kind to rewardbench2 or "
-        "rm_bench, or to pairs for the first of each."
+        "rm_bench, or to pairs for every right answer with every wrong one."
     )
 
 
@@ -92,7 +113,8 @@ def measure(rows: Sequence[Scored], kind: str) -> dict[str, Any]:
 
 
 def _pairs(rows: Sequence[Scored]) -> dict[str, Any]:
-    found: dict[str, Any] = {"score": tally(row.pair for row in rows).accuracy} | _of_all(rows)
+    overall = _of_all(rows)
+    found: dict[str, Any] = {"score": overall["overall"]["accuracy"]} | overall
     for name in ("subset", "source"):
         if any(name in row.names for row in rows):
             found[f"by_{name}"] = _plain(_by_name(rows, name))
@@ -100,12 +122,16 @@ def _pairs(rows: Sequence[Scored]) -> dict[str, Any]:
 
 
 def _by_name(rows: Sequence[Scored], name: str) -> dict[str, Tally]:
-    return by_key([row.pair for row in rows], [row.names.get(name, "none") for row in rows])
+    pairs = [(pair, row.names.get(name, "none")) for row in rows for pair in row.pairs]
+    return by_key([pair for pair, _ in pairs], [key for _, key in pairs])
 
 
 def _of_all(rows: Sequence[Scored]) -> dict[str, Any]:
-    by_length = by_key([row.pair for row in rows], [length_bucket(row.length_ratio) for row in rows])
-    return {"overall": tally(row.pair for row in rows).to_json(), "by_length": _plain(by_length)}
+    pairs = [pair for row in rows for pair in row.pairs]
+    ratios = [ratio for row in rows for ratio in row.length_ratios]
+    by_length = by_key(pairs, [length_bucket(ratio) for ratio in ratios])
+    longer = fmean(ratio > 1 for ratio in ratios)
+    return {"overall": tally(pairs).to_json(), "longer_wins": longer, "by_length": _plain(by_length)}
 
 
 def length_bucket(ratio: float) -> str:
@@ -123,7 +149,9 @@ def _rewardbench(rows: Sequence[Scored]) -> dict[str, Any]:
     subsets = _by_name(rows, "subset")
     unknown = sorted(set(subsets) - rewardbench.SUBSETS)
     if unknown:
-        raise UserError(f"evaluate.kind=rewardbench: its subsets are others than {', '.join(unknown)}.")
+        raise UserError(
+            f"evaluate.kind=rewardbench: expected subsets of it in the column subset, got {', '.join(unknown[:5])}."
+        )
     sections = rewardbench.section_scores(subsets)
     return {
         "score": rewardbench.total_score(sections),
@@ -165,7 +193,8 @@ def _rm_bench(rows: Sequence[Scored]) -> dict[str, Any]:
     if unknown and domains != {None}:
         raise UserError(
             f"rows have three right and three wrong answers, as RM-Bench alone has; its domains are "
-            f"{', '.join(rm_bench.DOMAINS)}, got {', '.join(unknown)}. Set evaluate.kind=pairs for the first of each."
+            f"{', '.join(rm_bench.DOMAINS)}, got {', '.join(unknown)}. Set evaluate.kind=pairs for every "
+            "right answer with every wrong one."
         )
     scores = rm_bench.scores(rows)
     return {"score": scores["average"]["average"], "domains": scores}

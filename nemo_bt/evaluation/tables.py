@@ -26,7 +26,8 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
         found.append((("domain", *levels), rows))
     row = leaderboard_row(results)
     if row:
-        found.append((("in percent, as leaderboards have it", *row), [[results["model"], *row.values()]]))
+        title = "in percent, incomplete" if results.get("missing_subsets") else "in percent, as leaderboards have it"
+        found.append(((title, *row), [[results["model"], *row.values()]]))
     return found
 
 

@@ -45,7 +45,9 @@ def _of_length(numbers: dict[str, Any]) -> tuple[str, bool]:
     rules = [("longer", numbers["longer_wins"]), ("shorter", numbers["shorter_wins"])]
     rule, share = max(rules, key=lambda one: one[1])
     beats = numbers["overall"]["low"] > share
-    return f"It {'beats' if beats else 'does not surely beat'} the rule “the {rule} answer wins” ({share:.1%})", beats
+    loses = numbers["overall"]["high"] < share
+    told = "beats" if beats else "loses to" if loses else "does not surely beat"
+    return f"It {told} the rule “the {rule} answer wins” ({share:.1%})", beats
 
 
 def _of_prompt(numbers: dict[str, Any]) -> tuple[str, bool]:
@@ -54,6 +56,8 @@ def _of_prompt(numbers: dict[str, Any]) -> tuple[str, bool]:
         return "whether it reads the prompt cannot be told", True
     reads = numbers["overall"]["low"] > alone["high"]
     told = "reads the prompt" if reads else "is hardly better for reading the prompt"
+    if numbers["overall"]["accuracy"] <= alone["accuracy"]:
+        told = "is no better for reading the prompt"
     return f"it {told} ({alone['accuracy']:.1%} without)", reads
 
 

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from nemo_bt.config.load import load_settings_of
-from nemo_bt.config.score import ScoreRun
+from nemo_bt.config.score import EvaluateRun, ScoreRun
 from nemo_bt.errors import UserError
+from nemo_bt.evaluation.command import check_shape
 from nemo_bt.launching.signals import STOPPED_STATUS
 from nemo_bt.scoring.checks import check_score
 from nemo_bt.scoring.command import open_rows
@@ -172,6 +173,17 @@ def test_several_sets_are_evaluated_by_two_ranks_in_turn(
     assert (found["a"]["rows"], found["b"]["rows"]) == (100, 37)
     assert json.loads((tmp_path / "out" / "b" / "results.json").read_text()) == found["b"]
     assert "results of all: " in result.stdout
+
+
+def test_rows_of_another_shape_are_told_before_any_is_scored(tmp_path: Path, model: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"prompt": "a", "chosen": ["b"], "rejected": ["c", "d"]}) + "\n")
+    given = [f"model.restore_from_path={model}", f"evaluate.input={file}", f"evaluate.output={tmp_path / 'out'}"]
+    run = load_settings_of(EvaluateRun, "evaluate", given)
+    pretrained, _ = check_score(run)
+    with pytest.raises(UserError, match=r"rows have 1 right and 2 wrong answers"):
+        check_shape(run, pretrained)
+    check_shape(load_settings_of(EvaluateRun, "evaluate", [*given, "evaluate.kind=pairs"]), pretrained)
 
 
 def test_tables_of_other_columns_do_not_become_one(tmp_path: Path, model: Path) -> None:

@@ -8,7 +8,9 @@ import pytest
 from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.score import EvaluateRun
 from nemo_bt.errors import UserError
+from nemo_bt.evaluation.accuracy import Scored
 from nemo_bt.evaluation.command import evaluate
+from nemo_bt.evaluation.measure import kind_of, measure
 from nemo_bt.observability.terminal import Terminal
 
 
@@ -33,6 +35,21 @@ def test_several_sets_are_runs_of_their_own() -> None:
     )
     assert alone.one_by_one() == {"": alone}
     assert (alone.score.split, alone.score.output) == ("test", "out/scored.jsonl")
+
+
+def test_every_right_answer_is_paired_with_every_wrong_one() -> None:
+    rows = [Scored([2.0, 0.0], [1.0, 3.0], {"subset": "a"}, ([9, 2], [4, 4])), Scored([1.0], [0.0], {"subset": "b"})]
+    results = measure(rows, "pairs")
+    assert (results["overall"]["pairs"], results["score"], results["longer_wins"]) == (5, 2 / 5, 2 / 5)
+    assert {name: one["pairs"] for name, one in results["by_subset"].items()} == {"a": 4, "b": 1}
+
+
+def test_rows_that_are_half_a_benchmarks_are_refused() -> None:
+    rows = [Scored([1.0], [0.0], {"subset": name}) for name in ("hep-go", "math-prm", "chat")]
+    with pytest.raises(UserError, match=r"2 subsets are RewardBench's, chat is not\. .* evaluate\.kind=pairs"):
+        kind_of(rows)
+    assert kind_of(rows[:2]) == "rewardbench"
+    assert kind_of(rows[2:]) == "pairs"
 
 
 @pytest.mark.parametrize(

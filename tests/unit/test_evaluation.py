@@ -100,7 +100,7 @@ def test_a_section_that_is_not_there_scores_0() -> None:
     found = results_of(rows)
     assert (found["sections"]["Chat"], found["sections"]["Reasoning"]) == (0.0, 0.0)
     assert found["score"] == pytest.approx(found["sections"]["Safety"] / 4)
-    with pytest.raises(UserError, match="its subsets are others than other"):
+    with pytest.raises(UserError, match="expected subsets of it in the column subset, got other"):
         results_of([rows[0] | {"subset": "other"}], "rewardbench")
 
 
@@ -194,7 +194,7 @@ def test_rows_without_rewards_are_counted_and_single_answers_refused() -> None:
         {"chosen": "a", "rejected": "b", "reward_chosen": None, "reward_rejected": 0.0, "source": "y"},
     ]
     found, without = scored_rows(rows, reader_of("rows", rows, SourceSettings(path="rows.jsonl"), True, "reward"))
-    assert (len(found), without, found[0].length_ratio) == (1, 1, 4.0)
+    assert (len(found), without, found[0].length_ratios) == (1, 1, [4.0])
     results = measure(found, "pairs")
     assert list(results["by_source"]) == ["x"]
     assert list(results["by_length"]) == ["2 and more"]

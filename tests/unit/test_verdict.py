@@ -44,6 +44,8 @@ def numbers(
         (numbers(longer=0.79), "It does not surely beat the rule “the longer answer wins” (79.0%)"),
         (numbers(longer=0.21), "It does not surely beat the rule “the shorter answer wins” (79.0%)"),
         (numbers(longer=0.21), "Next: pairs whose better answer is not the longer one, or more pairs"),
+        (numbers(longer=0.9), "It loses to the rule “the longer answer wins” (90.0%)"),
+        (numbers(alone=810), "it is no better for reading the prompt (81.0% without)"),
         (numbers(alone=790), "it is hardly better for reading the prompt (79.0% without)"),
         (numbers(alone=790), "Next: a look at the rows (nemo-bt data show)"),
         (numbers(alone=None), "whether it reads the prompt cannot be told and it is calibrated"),
