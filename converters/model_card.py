@@ -123,7 +123,7 @@ def _training(facts: dict[str, Any]) -> str:
         "started from": f"`{Path(model['restore_from_path']).name}`"
         if model["restore_from_path"]
         else "random weights",
-        "optimizer steps": f"{facts['step']:,} of {model['global_batch_size']:,} pairs",
+        "optimizer steps": f"{facts['step']:,}, each of {model['global_batch_size']:,} pairs",
         "longest text": f"{model['encoder_seq_length']:,} tokens",
         "learning rate": f"{model['optim']['lr']:g}, {model['optim']['sched']['name']}, "
         f"weight decay {model['optim']['weight_decay']:g}",

@@ -59,7 +59,7 @@ def _add_of_training(commands: Any) -> None:
     data = _add(commands, "data", "tokenise, show or count preference data")
     data.add_argument("action", choices=("build", "show", "stats"))
     data.add_argument("--pairs", type=int, default=2, help="show: pairs of each set")
-    data.add_argument("--picture", type=Path, default=Path("lengths.png"), help="stats: file for the histogram")
+    data.add_argument("--picture", type=Path, help="stats: a file for a histogram of the lengths")
     validation = _add(commands, "validate", "validate a model, without training")
     nodes = _add(commands, "check-nodes", "compare the nodes of a Slurm job")
     for command in (train, data, validation, nodes):

@@ -60,8 +60,8 @@ def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: 
                 terminal.line(f"{label}, {len(ids)} tokens: {tokenizer.decode(ids[:-1])}{scored}")
 
 
-def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path, terminal: Terminal) -> None:
-    """Print counts, lengths, what is shared, and how streams fill; draw a picture of the lengths."""
+def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path | None, terminal: Terminal) -> None:
+    """Print counts, lengths, what is shared, and how streams fill; draw the lengths where a picture is wanted."""
     for name, pairs in sets.items():
         terminal.line(f"\n{name}: {len(pairs.epoch):,} pairs an epoch")
         rows = []
@@ -88,8 +88,9 @@ def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path, termin
             f"  a step of {settings.model.global_batch_size} pairs fills {num_streams:.1f} streams of "
             f"{settings.model.data.tokens_per_micro_batch:,} tokens to {filled:.1%}"
         )
-    draw_lengths(sets, picture)
-    terminal.line(f"lengths drawn in {picture}")
+    if picture:
+        draw_lengths(sets, picture)
+        terminal.line(f"lengths drawn in {picture}")
 
 
 def lengths_of(pairs: PairSet) -> dict[str, Ints]:

@@ -58,7 +58,7 @@ def test_the_model_card_has_the_facts_of_the_training(trained: tuple[Path, str],
     for fact in (
         "| data | `random.parquet` |",
         "| started from | `start.nemo` |",
-        "| optimizer steps | 5 of 64 pairs |",
+        "| optimizer steps | 5, each of 64 pairs |",
     ):
         assert fact in card
     assert "## Evaluation after step 5" in card

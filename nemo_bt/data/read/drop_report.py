@@ -53,6 +53,10 @@ _ADVICE = {
         "nothing), model.data.input_template, or model.data.chat_template."
     ),
     "unpaired": "A line is missing, or one too many: mend the file where the first stands.",
+    "long": (
+        "Raise model.encoder_seq_length, set model.data.length_policy=truncate_prompt_left, or raise the limit, which "
+        "trains without them."
+    ),
     "parts": "Only text can be judged: leave such rows out, or raise the limit.",
 }
 """Reason -> what to do, where that is something else than for the others."""

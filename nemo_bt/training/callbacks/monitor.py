@@ -84,7 +84,9 @@ class Monitor(pl.Callback):
             return
         self.terminal.advance(step, "")
         if self._run_steps <= _FIRST_STEPS and not self.terminal.has_bar:
-            self.terminal.line(f"step {step}/{self.num_steps} took {step_s:.1f} s")
+            left = timedelta(seconds=round(step_s * (self.num_steps - step)))
+            ahead = f", left about {left}" if self._run_steps > 1 else ""  # the first is no measure
+            self.terminal.line(f"step {step}/{self.num_steps} took {step_s:.1f} s{ahead}")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Let the trackers finish what they were told."""
