@@ -71,6 +71,8 @@ def check_shape(run: EvaluateRun, pretrained: PretrainedSource) -> None:
     Raises:
         UserError: they are not, or cannot be read.
     """
+    if run.evaluate.kind == "pairs":
+        return
     _, files = open_rows(run, pretrained, Parts(Path(run.score.output)))
     rows = [
         one
@@ -78,8 +80,9 @@ def check_shape(run: EvaluateRun, pretrained: PretrainedSource) -> None:
         for chunk in read_chunks(file, None, None)
         for one in unscored_rows((row for row in chunk.rows() if isinstance(row, dict)), reader)
     ]
-    if rows:
-        measure(rows, kind_of(rows) if run.evaluate.kind == "auto" else run.evaluate.kind)
+    kind = kind_of(rows) if rows and run.evaluate.kind == "auto" else run.evaluate.kind
+    if rows and kind != "pairs":
+        measure(rows, kind)
 
 
 def write_together(run: EvaluateRun, found: dict[str, dict[str, Any]], terminal: Terminal) -> None:
