@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.pretrained.hf_config import HfConfig
-from nemo_bt.scoring.reward_statistics import KEY, RewardStatistics, as_config
+from nemo_bt.pretrained.resolve import PretrainedSource
+from nemo_bt.scoring.reward_statistics import KEY, as_config, statistics_of
+from nemo_bt.scoring.text_settings import TEXT_SETTINGS, text_settings_of
 
 _LABEL = "reward"
-_LEFT_OUT = ("auto_map", KEY)
-"""Fields that are not exported: they name code, or describe rewards of the model that this one was trained from."""
+_LEFT_OUT = ("auto_map", KEY, TEXT_SETTINGS)
+"""Fields that are not exported: they name code, or describe the model that this one was trained from."""
 _MODEL_INPUTS = ["input_ids", "attention_mask"]
 
 
 def write_config(
-    folder: Path, hf_config: HfConfig, pad_token_id: int, dtype: torch.dtype, statistics: RewardStatistics | None = None
+    folder: Path,
+    hf_config: HfConfig,
+    pad_token_id: int,
+    dtype: torch.dtype,
+    of_model: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Write config.json: the fields of `hf_config`, the head (one label, a regression), and the padding token.
 
-    transformers reads the reward at the last token that is not `pad_token_id`. Where the rewards lie is told too, if
-    that is known (`nemo_bt.scoring.reward_statistics`).
+    transformers reads the reward at the last token that is not `pad_token_id`; `of_model` is from `told_of_model`.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
 
@@ -36,10 +43,16 @@ def write_config(
         "problem_type": "regression",
         "torch_dtype" if "torch_dtype" in config else "dtype": str(dtype).removeprefix("torch."),
     }
-    config |= as_config(statistics)
+    config |= of_model
     if len(config.get("id2label") or {}) != 1:
         config |= {"id2label": {"0": _LABEL}, "label2id": {_LABEL: 0}}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def told_of_model(pretrained: PretrainedSource) -> dict[str, Any]:
+    """Give what config.json says of a model beside its architecture, for scoring."""
+    texts = text_settings_of(pretrained)
+    return as_config(statistics_of(pretrained)) | ({TEXT_SETTINGS: texts} if texts else {})
 
 
 def write_tokenizer(tokenizer: Any, source: Path, folder: Path) -> None:

@@ -18,10 +18,9 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import InitialWeights, find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import write_shards
-from nemo_bt.scoring.reward_statistics import statistics_of
 from nemo_bt.training.checks import check_vocabulary
 
-from .export_files import write_config, write_tokenizer
+from .export_files import told_of_model, write_config, write_tokenizer
 from .hub import check_upload, push
 from .model_card import model_card
 from .options import export_options
@@ -77,12 +76,12 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     check_vocabulary(pretrained.architecture, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
     export = AsHf(initial.source, pretrained.architecture)
     card = model_card(initial, export, tokenizer.chat_template is not None, args.push_to_hub or args.output.name)
-    statistics = statistics_of(pretrained)
+    told = told_of_model(pretrained)
     with written_whole(args.output) as unfinished:
         with megabytes(terminal, initial.source.infos) as progress:
             write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)
         dtype = next(iter(export.infos.values())).dtype
-        write_config(unfinished, pretrained.hf_config, tokenizer.pad_token_id, dtype, statistics)
+        write_config(unfinished, pretrained.hf_config, tokenizer.pad_token_id, dtype, told)
         write_tokenizer(tokenizer, folder, unfinished)
         (unfinished / "README.md").write_text(card)
         check = "not compared (--no-check)"

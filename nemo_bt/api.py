@@ -142,10 +142,7 @@ def evaluate(settings: EvaluateRun) -> dict[str, Any]:
             f"evaluate.input: expected one set, got {', '.join(settings.evaluate.input)}. Call it for each."
         )
 
-    def measured(model: str, terminal: Terminal) -> None:
-        measure(settings, model, terminal)
-
-    _scored(settings, measured)
+    _scored(settings, measure)
     results: dict[str, Any] = json.loads((Path(settings.evaluate.output) / "results.json").read_text())
     return results
 
@@ -158,7 +155,7 @@ def label(settings: LabelRun) -> Path:
 
     _expect(settings, LabelRun, "label")
     check_label(settings.label)
-    _scored(settings, lambda _, terminal: write_feedback(settings, terminal))
+    _scored(settings, lambda run, _, terminal: write_feedback(run, terminal))
     return Path(settings.label.output)
 
 
@@ -189,18 +186,18 @@ def plan(settings: PlanRun) -> list[Planned | Rejected]:
     return try_layouts(settings, Terminal(sys.stdout))
 
 
-def _scored(run: ScoreRun, finish: Callable[[str, Terminal], None] | None = None) -> None:
-    """Score every row, and do what follows on rank 0."""
+def _scored(given: ScoreRun, finish: Callable[[Any, str, Terminal], Any] | None = None) -> None:
+    """Score every row, and do what follows on rank 0 with the run, its model's name and the terminal."""
     from nemo_bt.scoring.checks import check_score
     from nemo_bt.scoring.command import score as score_here
 
-    pretrained, parts = check_score(run)
+    run, pretrained, parts = check_score(given)
 
     def work(terminal: Terminal, rank: int) -> bool:
         request = StopRequest(limit_s=None, ends_on_sigterm=local.started_here())
         is_done = score_here(run, pretrained, parts, terminal, rank, request)
         if is_done and rank == 0 and finish:
-            finish(pretrained.given, terminal)
+            finish(run, pretrained.given, terminal)
         return is_done
 
     if not run_job(run, parts.folder, work):

@@ -89,17 +89,18 @@ def _data(args: argparse.Namespace) -> int:
     settings = load_settings(args.config_name, args.overrides, args.config_dir)
     check_data(settings.model.data)
 
-    from nemo_bt.data.inspect import open_sets, show, stats
+    from nemo_bt.data.inspect import check_limits, open_sets, show, stats, without_limits
     from nemo_bt.observability.terminal import Terminal
 
     terminal = Terminal(sys.stdout)
-    sets, tokenizer = open_sets(settings, terminal)
+    sets, tokenizer = open_sets(without_limits(settings) if args.action == "stats" else settings, terminal)
     if args.pairs < 1:
         raise UserError(f"--pairs: expected 1 or more, got {args.pairs}.")
     if args.action == "show":
         show(sets, tokenizer, args.pairs, terminal)
     elif args.action == "stats":
         stats(sets, settings, args.picture, terminal)
+        check_limits(sets, settings.model.data)
     return 0
 
 
@@ -145,7 +146,7 @@ def _score(args: argparse.Namespace) -> int:
     request = StopRequest(limit_s=None, ends_on_sigterm=launch.started_here())
     runs = run.one_by_one() if args.command == "evaluate" else {"": run}
     checked = {name: check_score(one) for name, one in runs.items()}
-    pretrained, first = next(iter(checked.values()))
+    _, pretrained, first = next(iter(checked.values()))
     if launch.is_to_start(run):
         return launch.run_ranks(same_command(args, run.model.restore_from_path), run.world_size)
 
@@ -157,12 +158,12 @@ def _score(args: argparse.Namespace) -> int:
     from nemo_bt.scoring.model import open_trained
 
     def work(terminal: Terminal, rank: int) -> int:
-        for one in runs.values() if args.command == "evaluate" else ():
+        for one, *_ in checked.values() if args.command == "evaluate" else ():
             check_shape(one, pretrained)
         results = {}
         engine = open_for(run, open_trained(pretrained)) if len(runs) > 1 else None
-        for name, one in runs.items():
-            is_done = score(one, pretrained, checked[name][1], terminal, rank, request, engine)
+        for name, (one, _, parts) in checked.items():
+            is_done = score(one, pretrained, parts, terminal, rank, request, engine)
             if not is_done:
                 break
             if rank == 0 and args.command == "evaluate":
@@ -172,7 +173,7 @@ def _score(args: argparse.Namespace) -> int:
         if is_done and len(results) > 1:
             write_together(run, results, terminal)
         if is_done and rank == 0 and args.command == "label":
-            label(run, terminal)
+            label(one, terminal)
         leave_result(is_done)
         return 0 if is_done or launch.joined() else STOPPED_STATUS
 

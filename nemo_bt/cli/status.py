@@ -39,10 +39,12 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
     lines = read_lines(log_dir / METRICS)
     training = [line for line in lines if "train/loss" in line]
     state = _state(log_dir, events, training)
+    begun = max(i for i, event in enumerate(events) if event["event"] == "started")
+    reached = max((event["step"] for event in events[begun:] if event["event"] in ("started", "ended")), default=0)
     terminal.facts(
         [
             ("state", state),
-            ("step", _progress(starts[-1], training, goes_on=state.startswith(("running", "silent")))),
+            ("step", _progress(starts[-1], reached, training, goes_on=state.startswith(("running", "silent")))),
             *_validation(lines),
             ("started", f"{starts[0]['time']}, {len(starts) - 1} restarts"),
         ]
@@ -84,17 +86,20 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _progress(started: dict[str, Any], training: list[dict[str, Any]], goes_on: bool) -> str:
+def _progress(started: dict[str, Any], reached: int, training: list[dict[str, Any]], goes_on: bool) -> str:
+    """Say how far a run is; it began or ended at step `reached`, which may lie behind the last logged one."""
     of_steps = started["of_steps"]
     if not training:
-        return f"{started['step']} of {of_steps}; nothing logged yet"
+        return f"{reached} of {of_steps}; nothing logged yet"
     last = training[-1]
     left_s = (of_steps - last["step"]) * _seconds_per_step(training)
     end = datetime.now() + timedelta(seconds=left_s)
     ahead = f"; left {_short(left_s)}, until {end:%Y-%m-%d %H:%M}" if left_s and goes_on else ""
     skipped = f"; {last['train/skipped_steps']} steps skipped" if last.get("train/skipped_steps") else ""
     measured = f"loss {last['train/loss']:.4f}  accuracy {last['train/accuracy']:.3f}"
-    return f"{last['step']} of {of_steps}  {measured}{ahead}{skipped}"
+    if reached > last["step"]:
+        measured += f" at step {last['step']}"
+    return f"{max(reached, last['step'])} of {of_steps}  {measured}{ahead}{skipped}"
 
 
 def _seconds_per_step(training: list[dict[str, Any]]) -> float:

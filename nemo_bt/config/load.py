@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -60,7 +60,11 @@ def load_settings_of(
     try:
         with initialize_config_dir(str(main), version_base="1.3"):
             config = _composed(config_name, [*search, *accepted])
-        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        missing = list(_to_be_given(OmegaConf.to_container(config, resolve=False)))
+        wrong += [f"{key}: expected a value, got none. Give {key}=..." for key in missing]
+        for key in missing:
+            OmegaConf.update(config, key, "missing")  # so that whatever else is wrong is told with it
+        values = OmegaConf.to_container(config, resolve=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError("\n".join([*wrong, _one_line(error)])) from error
     except ValueError as error:  # Hydra's own for model=null
@@ -68,10 +72,21 @@ def load_settings_of(
     try:
         found = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        raise UserError("\n".join([*wrong, explain(error, kind)])) from error
+        told = [line for line in explain(error, kind).splitlines() if line.partition(":")[0] not in missing]
+        raise UserError("\n".join([*wrong, *told])) from error
     if wrong:
         raise UserError("\n".join(wrong))
     return found
+
+
+def _to_be_given(values: Any, key: str = "") -> Iterator[str]:
+    """Name the values that are ???."""
+    if values == "???":
+        yield key
+    for name, inner in values.items() if isinstance(values, dict) else ():
+        yield from _to_be_given(inner, f"{key}.{name}".removeprefix("."))
+    for number, inner in enumerate(values) if isinstance(values, list) else ():
+        yield from _to_be_given(inner, f"{key}[{number}]")
 
 
 def _composed(config_name: str, overrides: list[str]) -> DictConfig:
@@ -130,8 +145,4 @@ def _one_line(error: Exception) -> str:
     messages = [str(error)] + ([str(error.__cause__)] if error.__cause__ else [])
     lines = [line.strip() for message in messages for line in message.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("object_type=", "reference_type="))]
-    text = " ".join(dict.fromkeys(lines)).replace("'++", "'")
-    if "Missing mandatory value" in text:
-        key = text.split("full_key: ", 1)[-1].split()[0]
-        return f"{key}: expected a value, got none. Give {key}=..."
-    return text
+    return " ".join(dict.fromkeys(lines)).replace("'++", "'")

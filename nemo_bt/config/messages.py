@@ -20,7 +20,7 @@ _NO_SECTION = ("dataclass_type", "dict_type", "model_type", "model_attributes_ty
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 _ALIKE = 0.6
 """Share of letters that a name and its misspelling have in common, as difflib counts it."""
-_OF_SOURCE = re.compile(r"(train|validation\.[^.[]+)\[\d+\]\.")
+_OF_SOURCE = re.compile(r"model\.data\.(train|validation\.[^.[]+)\[\d+\]\.|evaluate\.input\.\w+\.")
 
 
 def explain(error: ValidationError, kind: type) -> str:
@@ -33,7 +33,7 @@ def explain(error: ValidationError, kind: type) -> str:
     for wrong in error.errors():
         path, type_at = resolve(kind, wrong["loc"])
         key = _key(path)
-        if _OF_SOURCE.sub("", key) not in told:  # a source inherits mistakes too
+        if _OF_SOURCE.sub("model.data.", key) not in told:  # a source inherits mistakes too
             told.setdefault(key, _message(key, wrong, type_at, kind))
     return "\n".join(told.values())
 
@@ -51,7 +51,8 @@ def _message(key: str, wrong: Any, type_at: Any, kind: type) -> str:
         give = {name: of_source if "[" in key else f" Give {name}=..." for name in needed}
         return "\n".join(f"{name}: expected a value, got none.{give[name]}" for name in needed)
     if what in _NO_SECTION:
-        return f"{key}: expected a section of keys, got {given!r}."
+        hint = " A folder or a hub id goes to model.restore_from_path" if key == "model.hf_config" else ""
+        return f"{key}: expected a section of keys, got {given!r}.{hint}"
     if what in ("too_short", "string_too_short"):
         return f"{key}: expected {'a name' if isinstance(given, str) else 'at least one value'}, got {given!r}."
     if what == "literal_error":

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.data import Paths, RowSettings, SourceSettings, TextSettings
 from nemo_bt.config.fields import STRICT, AtLeast1, FromZero, Seed
+from nemo_bt.config.given import completed, keys_of
 from nemo_bt.config.job import EncoderSeqLength, ParallelSettings, TokenizerSettings
 from nemo_bt.config.model import JobSettings
 
+_OF_ROWS = tuple(field.name for field in fields(RowSettings))
 NonEmpty = Annotated[str, Field(min_length=1)]
 
 
@@ -74,7 +76,7 @@ class ScoreRun(JobSettings):
             split=score.split,
             subset=score.subset,
             revision=score.revision,
-            **{name: getattr(data, name) for name in (field.name for field in fields(RowSettings))},
+            **{name: getattr(data, name) for name in _OF_ROWS},
         )
 
 
@@ -90,8 +92,8 @@ EvaluationKind = Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_ben
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class EvaluatedSet:
-    """One of several sets; what it leaves out it takes from `evaluate`."""
+class EvaluatedSet(RowSettings):
+    """One of several sets; what it leaves out it takes from `evaluate`, and how rows are read from `model.data`."""
 
     path: Paths
     """Paths, as in score.input."""
@@ -109,11 +111,16 @@ def _as_set(given: Any) -> Any:
     return {"path": given} if isinstance(given, str | list) else given
 
 
+def _completed(given: Any, inherited: dict[str, Any]) -> Any:
+    one = _as_set(given)
+    return completed(one, inherited)[0] if isinstance(one, dict) else one
+
+
 def _paths_or_sets(given: Any) -> str:
     return "sets" if isinstance(given, dict) else "paths"
 
 
-EvaluatedSets = dict[str, Annotated[EvaluatedSet, BeforeValidator(_as_set)]]
+EvaluatedSets = dict[str, EvaluatedSet]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -124,7 +131,8 @@ class EvaluateSettings:
         Annotated[Paths, Tag("paths")] | Annotated[EvaluatedSets, Tag("sets")], Discriminator(_paths_or_sets)
     ]
     """Paths, as in score.input, of pairs or of rows of RewardBench, RewardBench 2 or RM-Bench. Or several sets by name,
-    each a path or a section of path, split, subset, revision and kind; each has a folder of results."""
+    each a path or a section of path, split, subset, revision, kind and keys of model.data that say how rows are read;
+    each has a folder of results."""
     output: str
     """Folder: scored.jsonl, results.json and results.md."""
     split: str = "train"
@@ -152,14 +160,20 @@ class EvaluateRun(ScoreRun):
         sets = given.get("evaluate", {}).get("input") if isinstance(given, dict) else None
         if not isinstance(sets, dict):
             return given
+        data = keys_of(given.get("model", {}).get("data")) or {}
         if isinstance(sets.get("path"), str | list):  # one set, as a section
-            one = {key: value for key, value in sets.items() if key != "path"} | {"input": sets["path"]}
+            rows = {key: value for key, value in sets.items() if key in _OF_ROWS}
+            one = {key: value for key, value in sets.items() if key not in ("path", *rows)} | {"input": sets["path"]}
             scored = {key: value for key, value in one.items() if key != "kind"}
-            return given | {"evaluate": given["evaluate"] | one, "score": given["score"] | scored}
-        first: Any = next(iter(sets.values()), [])
-        path = first.get("path") if isinstance(first, dict) else first
+            model = given.get("model", {}) | {"data": data | rows} if rows else given.get("model", {})
+            return given | {"model": model, "evaluate": given["evaluate"] | one, "score": given["score"] | scored}
+        inherited = {key: value for key, value in data.items() if key in _OF_ROWS}
+        sets = {name: _completed(one, inherited) for name, one in sets.items()}
+        first: Any = next(iter(sets.values()), None)
+        path = first.get("path") if isinstance(first, dict) else None
         is_path = bool(path) and isinstance(path, str | list)
-        return given | {"score": given["score"] | {"input": path if is_path else "unknown"}}  # evaluate.input tells why
+        scored = given["score"] | {"input": path if is_path else "unknown"}  # evaluate.input tells why
+        return given | {"evaluate": given["evaluate"] | {"input": sets}, "score": scored}
 
     def one_by_one(self) -> dict[str, EvaluateRun]:
         """Give a run for each set, by name; a single one has no name."""
@@ -171,9 +185,10 @@ class EvaluateRun(ScoreRun):
         whole = self.evaluate
         output = f"{whole.output}/{name}"
         source = {key: getattr(one, key) or getattr(whole, key) for key in ("split", "subset", "revision")}
+        data = replace(self.model.data, **{key: getattr(one, key) for key in _OF_ROWS})
         evaluate = replace(whole, input=one.path, output=output, kind=one.kind or whole.kind, **source)
         score = replace(self.score, input=one.path, output=f"{output}/scored.jsonl", **source)
-        return replace(self, evaluate=evaluate, score=score)
+        return replace(self, model=replace(self.model, data=data), evaluate=evaluate, score=score)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

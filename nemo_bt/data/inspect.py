@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from nemo_bt.batching.packing import group_pairs, plan_streams
 from nemo_bt.batching.sampling import Ints, pairs_of_step
+from nemo_bt.config.data import DataSettings
 from nemo_bt.config.model import Settings
-from nemo_bt.data.store.load import load_sets, within_positions
+from nemo_bt.data.store.load import check_overlap, load_sets, within_positions
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
@@ -41,6 +43,25 @@ def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet
     if pretrained and model.max_position_embeddings is None:
         settings = within_positions(settings, positions_of(pretrained.hf_config))
     return load_sets(settings, tokenizer, True, terminal), tokenizer
+
+
+def without_limits(settings: Settings) -> Settings:
+    """Give settings with which `open_sets` opens also what is bad or too long beyond the limits of model.data."""
+    data = replace(settings.model.data, max_bad_fraction=1.0, max_drop_fraction=1.0)
+    return replace(settings, model=replace(settings.model, data=data))
+
+
+def check_limits(sets: Mapping[str, PairSet], data: DataSettings) -> None:
+    """Check what `without_limits` has left out.
+
+    Raises:
+        UserError: a source is over the limits, or too much of a validation set is in the training data.
+    """
+    for name, pairs in sets.items():
+        for source, drop_report in zip(pairs.sources, pairs.accounts, strict=True):
+            drop_report.check(name if len(pairs.sources) == 1 else f"{name} {source.name}", data)
+        if name != "train" and "train" in sets:
+            check_overlap(sets["train"], pairs, data.max_bad_fraction)
 
 
 def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: Terminal) -> None:

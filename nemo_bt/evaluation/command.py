@@ -42,7 +42,7 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
     if without > len(rows):
         raise UserError(
             f"{scored}: {without:,} of {len(rows) + without:,} rows have no reward, for the reasons above. What is "
-            "left says little of the model: set how rows are read (model.data.*) as the training did, or mend the file."
+            "left says little of the model: set how rows are read (model.data.*), or mend the file."
         )
     kind = kind_of(rows) if run.evaluate.kind == "auto" else run.evaluate.kind
     results: dict[str, Any] = {"model": model, "rows": len(rows), "rows_without_reward": without} | measure(rows, kind)

@@ -18,3 +18,14 @@ def write_facts(context: Path, hf_config: HfConfig, facts: dict[str, Any]) -> No
     """Write both files into `context/` of a .nemo; `facts` can be JSON."""
     for name, data in ((HF_CONFIG, hf_config), (FACTS, facts)):
         (context / name).write_text(json.dumps(data, indent=2) + "\n")
+
+
+def read_facts(context: Path) -> dict[str, Any]:
+    """Read what `write_facts` was given as `facts`; none where nobody has trained yet, or NeMo wrote the file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no JSON object.
+    """
+    file = context / FACTS
+    return dict(json.loads(file.read_text())) if file.exists() else {}

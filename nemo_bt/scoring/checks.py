@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from nemo_bt.config.score import ScoreRun
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import check_length
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
 from nemo_bt.scoring.parts import Parts
+from nemo_bt.scoring.text_settings import as_trained
 from nemo_bt.training.layout_checks import check_parallel
 
+_Run = TypeVar("_Run", bound=ScoreRun)
 
-def check_score(run: ScoreRun) -> tuple[PretrainedSource, Parts]:
-    """Check everything that needs no rows, and give where the model comes from, and the output.
+
+def check_score(run: _Run) -> tuple[_Run, PretrainedSource, Parts]:
+    """Check everything that needs no rows; give the run as its model was trained, where that comes from, the output.
 
     Raises:
         UserError: settings cannot work together; the first such case is named.
@@ -30,4 +35,5 @@ def check_score(run: ScoreRun) -> tuple[PretrainedSource, Parts]:
         raise UserError(f"score.output: expected a name that ends in .jsonl, got {parts.output}.")
     if parts.output.exists() and not run.needs:
         raise UserError(f"score.output: {parts.output} is there already. Choose another name, or remove it.")
-    return pretrained, parts
+    model = replace(run.model, data=as_trained(run.model.data, pretrained))
+    return replace(run, model=model), pretrained, parts

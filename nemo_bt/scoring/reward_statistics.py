@@ -6,14 +6,13 @@ have the scale that reinforcement learning expects.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.nemo_metadata import FACTS
+from nemo_bt.pretrained.nemo_metadata import read_facts
 from nemo_bt.pretrained.resolve import PretrainedSource
 
 KEY = "reward_statistics"
@@ -82,9 +81,8 @@ def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
     Raises:
         UserError: the statistics are not as nemo_bt writes them.
     """
-    file = pretrained.nemo_file.context / FACTS if pretrained.nemo_file else None
     try:
-        facts: dict[str, Any] = json.loads(file.read_text()) if file and file.exists() else {}
+        facts = read_facts(pretrained.nemo_file.context) if pretrained.nemo_file else {}
         if facts:
             return reward_statistics(facts["validation"])
         found = pretrained.hf_config.get(KEY)

@@ -31,6 +31,7 @@ from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_p
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
 from nemo_bt.scoring.model import open_alone, open_trained
 from nemo_bt.scoring.reward_statistics import RewardStatistics, needed_statistics
+from nemo_bt.scoring.text_settings import as_trained
 
 if TYPE_CHECKING:
     from nemo_bt.scoring.engine import Engine
@@ -101,9 +102,9 @@ class RewardScorer:
             max_position_embeddings: these positions; None is what its config.json names.
             tokenizer: a folder; None is the model's own.
             pad_token: pad token of a tokenizer that has none, or auto.
-            chat_template: a value of model.data.chat_template; None is the tokenizer's.
-            chat_template_kwargs: variables for the template.
-            chat_template_date: the day, as 2024-07-26, that a template which asks for today's gets.
+            chat_template: a value of model.data.chat_template; None is what the model was trained with.
+            chat_template_kwargs: variables for the template; none are those of its training.
+            chat_template_date: the day, as 2024-07-26, that a template which asks for today's gets; None as above.
             normalize: whether rewards get the mean 0 and deviation 1 that they had on the last validation.
 
         Raises:
@@ -118,7 +119,7 @@ class RewardScorer:
             chat_template_kwargs=dict(chat_template_kwargs),
             chat_template_date=chat_template_date,
         )
-        renderer = load_renderer(loaded, text)
+        renderer = load_renderer(loaded, as_trained(text, pretrained))
         renderer.check_date()
         limit = _limit(pretrained, longest_tokens)
         statistics = needed_statistics(pretrained, "normalize=True") if normalize else None

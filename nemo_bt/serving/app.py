@@ -29,8 +29,9 @@ _Asked = TypeVar("_Asked", bound=BaseModel)
 class _Service:
     """A scorer behind limits."""
 
-    def __init__(self, scorer: RewardScorer, settings: ServeSettings, token: str | None) -> None:
+    def __init__(self, scorer: RewardScorer, settings: ServeSettings, model: str, token: str | None) -> None:
         self.scorer = scorer
+        self.model = model
         self.settings = settings
         self.token = token
         self.metrics = Metrics(lambda: self.batcher.waiting_tokens)
@@ -64,6 +65,9 @@ class _Service:
         """Check the request, read it, and answer in time."""
         _check_token(request, self.token)
         asked = await _read(request, kind, self.settings)
+        named = getattr(asked, "model", None)
+        if named not in (None, "", self.model):
+            raise HTTPException(404, f"model: expected {self.model}, or none, got {named}")
         limit_s = self.settings.answer_timeout_s
         try:
             return await asyncio.wait_for(use(asked), limit_s)
@@ -143,7 +147,7 @@ def build_app(scorer: RewardScorer, settings: ServeSettings, model: str, token: 
         model: name of the model in answers.
         token: token that requests have to bear; None where they need none.
     """
-    service = _Service(scorer, settings, token)
+    service = _Service(scorer, settings, model, token)
     app = FastAPI(title="nemo_bt", lifespan=service.lifespan, docs_url=None, redoc_url=None)
     app.middleware("http")(service.count)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nemo_bt.checkpoint.best import best_checkpoint
 from nemo_bt.checkpoint.find import saved_checkpoints
-from nemo_bt.config.data import RowSettings, SourceSettings, TextSettings
+from nemo_bt.config.data import RowSettings, SourceSettings
 from nemo_bt.config.job import DeviceSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.config.score import ScoredModelSettings
@@ -71,7 +71,7 @@ def _commands(settings: Settings, sets: Mapping[str, PairSet], model: Path) -> l
     sources = [source for some in settings.model.data.validation.values() for source in some]
     formats = [part.format for name, pairs in sets.items() if name != "train" for part in pairs.sources]
     if len(sources) == 1 and all(name in FORMATS and FORMATS[name].lines == 1 for name in formats):
-        reading = _reading(settings, sources[0])
+        reading = _reading(sources[0])
         if reading is not None:
             path = sources[0].path
             inputs = [f"evaluate.input={path[0] if len(path) == 1 else _typed(path)}"]
@@ -89,12 +89,14 @@ def _layout(settings: Settings) -> list[str]:
     return layout + [f"trainer.{name}={v}" for name, v in trainer.items() if v != getattr(DeviceSettings, name)]
 
 
-def _reading(settings: Settings, source: SourceSettings) -> list[str] | None:
-    """Write how a source is read and rendered where that is not the default; None where a command line cannot."""
-    data, plain = settings.model.data, TextSettings()
+def _reading(source: SourceSettings) -> list[str] | None:
+    """Write how a source is read where that is not the default; None where a command line cannot.
+
+    How the model renders texts stays with it (nemo_bt/scoring/text_settings.py).
+    """
+    plain = RowSettings()
     rows = {field.name: getattr(source, field.name) for field in fields(RowSettings)}
-    rendering = {name: getattr(data, name) for name in ("chat_template", "chat_template_kwargs", "chat_template_date")}
-    values = {name: value for name, value in (rows | rendering).items() if value != getattr(plain, name)}
+    values = {name: value for name, value in rows.items() if value != getattr(plain, name)}
     amount = (source.fraction, source.repeat, source.count)
     if any(amount) or not all(isinstance(value, str | bool | list) for value in values.values()):
         return None

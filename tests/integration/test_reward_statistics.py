@@ -13,7 +13,14 @@ from nemo_bt.errors import UserError
 from nemo_bt.metrics import means
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.pretrained.resolve import find_pretrained
-from nemo_bt.scoring.reward_statistics import KEY, RewardStatistics, needed_statistics, reward_statistics, statistics_of
+from nemo_bt.scoring.reward_statistics import (
+    KEY,
+    RewardStatistics,
+    as_config,
+    needed_statistics,
+    reward_statistics,
+    statistics_of,
+)
 from tests.support.preferences import messages
 from tests.support.reference import alone
 from tests.support.runs import metrics, nemo_bt
@@ -82,7 +89,7 @@ def test_those_of_the_model_that_a_run_started_from_do_not_stay(tmp_path: Path) 
     old, new = ({"mean": number, "std": 1.0, "responses": 2, "step": 1} for number in (1.0, 2.0))
     hf_config = {"model_type": "llama", KEY: old}
     for statistics, expected in ((None, None), (RewardStatistics(**new), new)):
-        write_config(tmp_path, hf_config, 0, torch.float32, statistics)
+        write_config(tmp_path, hf_config, 0, torch.float32, as_config(statistics))
         assert json.loads((tmp_path / "config.json").read_text()).get(KEY) == expected
 
 

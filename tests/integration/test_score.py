@@ -180,7 +180,7 @@ def test_rows_of_another_shape_are_told_before_any_is_scored(tmp_path: Path, mod
     file.write_text(json.dumps({"prompt": "a", "chosen": ["b"], "rejected": ["c", "d"]}) + "\n")
     given = [f"model.restore_from_path={model}", f"evaluate.input={file}", f"evaluate.output={tmp_path / 'out'}"]
     run = load_settings_of(EvaluateRun, "evaluate", given)
-    pretrained, _ = check_score(run)
+    run, pretrained, _ = check_score(run)
     with pytest.raises(UserError, match=r"rows have 1 right and 2 wrong answers"):
         check_shape(run, pretrained)
     check_shape(load_settings_of(EvaluateRun, "evaluate", [*given, "evaluate.kind=pairs"]), pretrained)
@@ -192,7 +192,7 @@ def test_tables_of_other_columns_do_not_become_one(tmp_path: Path, model: Path) 
     given = [f"model.restore_from_path={model}", f"score.input={tmp_path}/*.parquet"]
     run = load_settings_of(ScoreRun, "score", [*given, f"score.output={tmp_path / 'out.parquet'}"])
     with pytest.raises(UserError, match=r"b.parquet: its columns are not those of .*a.parquet"):
-        open_rows(run, *check_score(run))
+        open_rows(*check_score(run))
 
 
 @pytest.mark.parametrize(

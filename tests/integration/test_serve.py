@@ -90,6 +90,8 @@ def test_every_route_gives_transformers_rewards(
     scored = post(server, "/score", {"model": "small", "text_1": prompt, "text_2": [response, response]}).json()
     assert [one["score"] for one in scored["data"]] == pytest.approx([expected[0]] * 2, abs=1e-5)
     assert (scored["object"], scored["data"][1]["index"], scored["data"][1]["object"]) == ("list", 1, "score")
+    other = post(server, "/v1/score", {"model": "other", "text_1": prompt, "text_2": response})
+    assert (other.status_code, other.json()) == (404, {"detail": "model: expected small, or none, got other"})
     classified = post(server, "/classify", {"messages": rows[0], "user": "x"}).json()
     assert classified["data"] == [
         {"index": 0, "label": "LABEL_0", "num_classes": 1, "probs": [scored["data"][0]["score"]]}

@@ -49,7 +49,7 @@ def main() -> None:
             judge(one["overrides"], Path(one["judged"]))
             continue
         run = load_settings_of(ScoreRun, "score", one["overrides"])
-        pretrained, parts = check_score(run)
+        run, pretrained, parts = check_score(run)
         parts.folder.mkdir(parents=True, exist_ok=True)
         terminal = Terminal(sys.stdout if current_rank() == 0 else None)
         assert score(run, pretrained, parts, terminal, current_rank(), StopRequest(None, ends_on_sigterm=False))

@@ -28,14 +28,17 @@ def run(capsys: Any, dataset: Path, *argv: str) -> tuple[int, str, str]:
 
 def test_build_prints_the_account(dataset: Path, capsys: Any, tmp_path: Path) -> None:
     status, out, _ = run(capsys, dataset, "build", f"model.data.cache_dir={tmp_path}")
-    assert (status, out) == (0, "train: 100 of 100 pairs\nheld_out: 37 of 37 pairs\n")
+    told = "chat template: of the tokenizer; a prompt of plain text becomes a turn of it"
+    assert (status, out) == (0, f"{told}\ntrain: 100 of 100 pairs\nheld_out: 37 of 37 pairs\n")
+    status, out, _ = run(capsys, dataset, "build", f"model.data.cache_dir={tmp_path}", "model.data.chat_template=none")
+    assert out.startswith("no chat template: texts stay as they are\n")
     assert len(list(tmp_path.glob("*/tokens.arrow"))) == 2
 
 
 def test_show_marks_the_scored_token_between_overrides_and_options(dataset: Path, capsys: Any) -> None:
     status, out, _ = run(capsys, dataset, "show", "model.encoder_seq_length=512", "--pairs", "1")
     assert status == 0
-    lines = out.splitlines()[2:]
+    lines = out.splitlines()[3:]
     assert lines[0].startswith(f"── train · random · {dataset / 'random.parquet'} row 0 · margin 0.")
     assert lines[1].startswith("shared, ")
     assert "tokens: <|bos|>user: " in lines[1]
@@ -61,6 +64,20 @@ def test_stats_count_and_draw(dataset: Path, tokenizer: Any, capsys: Any, tmp_pa
     assert picture.stat().st_size > 10_000
     status, _, err = run(capsys, dataset, "stats", "--picture", str(tmp_path / "no" / "x.png"))
     assert (status, "--picture" in err) == (2, True)
+
+
+def test_stats_show_what_is_over_a_limit_and_then_refuse_it(dataset: Path, capsys: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "chosen": "b " * n, "rejected": "c"} for n in (1, 2, 3, 900)]
+    given = [f"model.tokenizer.type={dataset / 'tokenizer'}", f"model.data.train={write(tmp_path / 'f.jsonl', rows)}"]
+    given += [f"model.data.validation={tmp_path / 'f.jsonl'}", "model.encoder_seq_length=256"]
+    for action, is_shown in (("stats", True), ("build", False)):
+        assert cli.run(["data", action, *given, f"model.data.cache_dir={tmp_path}"]) == 2
+        out, err = capsys.readouterr()
+        assert ("pair in a stream" in out) == is_shown
+        assert "train: 3 of 4 pairs; dropped 1 longer than model.encoder_seq_length=256. Expected at most model" in err
+    roomy = [*given, f"model.data.cache_dir={tmp_path}", "model.data.max_drop_fraction=1"]
+    assert cli.run(["data", "stats", *roomy]) == 2
+    assert "validation f: 3 of 3 pairs have an answer that is also in the training data" in capsys.readouterr().err
 
 
 def test_mistakes_end_with_status_2(dataset: Path, capsys: Any) -> None:

@@ -37,6 +37,18 @@ def test_several_sets_are_runs_of_their_own() -> None:
     assert (alone.score.split, alone.score.output) == ("test", "out/scored.jsonl")
 
 
+def test_a_set_may_say_how_its_own_rows_are_read() -> None:
+    typed = ["evaluate.input.a={path: a.jsonl, prompt_key: question, join: ' '}", "evaluate.input.b=b.jsonl"]
+    runs = runs_of(*typed, "model.data.system_key=system", "model.data.ignore_columns=[x]").one_by_one()
+    read = {name: (one.source.prompt_key, one.source.join, one.source.system_key) for name, one in runs.items()}
+    assert read == {"a": ("question", " ", "system"), "b": ("prompt", None, "system")}
+    assert runs["a"].source.ignore_columns == runs["b"].model.data.ignore_columns == ["x"]
+    alone = runs_of("evaluate.input={path: a, prompt_key: question}", "model.data.system_key=system")
+    assert (alone.source.prompt_key, alone.source.system_key, alone.evaluate.input) == ("question", "system", ["a"])
+    with pytest.raises(UserError, match=r"^model\.data\.answers_hold_prompt: [^\n]*$"):
+        runs_of(*typed, "model.data.answers_hold_prompt=x")
+
+
 def test_every_right_answer_is_paired_with_every_wrong_one() -> None:
     rows = [Scored([2.0, 0.0], [1.0, 3.0], {"subset": "a"}, ([9, 2], [4, 4])), Scored([1.0], [0.0], {"subset": "b"})]
     results = measure(rows, "pairs")

@@ -97,7 +97,7 @@ def test_scoring_gives_no_reward_beyond_them(
 ) -> None:
     needed = [f"model.restore_from_path={model}", "score.input=x.jsonl", f"score.output={tmp_path / 'y.jsonl'}"]
     run = load_settings_of(ScoreRun, "score", [*needed, *overrides])
-    pretrained, _ = check_score(run)
+    _, pretrained, _ = check_score(run)
     allowed = length_limit(run.model.encoder_seq_length, positions_of(pretrained.hf_config))
     assert allowed.tokens == limit
     texts = [[Text("tea " * n, "a")] for n in (1, 600)]

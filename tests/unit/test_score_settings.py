@@ -15,6 +15,11 @@ def test_each_value_that_scoring_needs_is_named() -> None:
         load_settings_of(EvaluateRun, "evaluate", ["evaluate.output=x"])
     with pytest.raises(UserError, match=r"^score\.input: expected [^\n]*\nscore\.output: expected a value, got none"):
         load_settings_of(ScoreRun, "score")
+    told = (
+        "evaluate.input: expected a value, got none. Give evaluate.input=...\nunknown key evaluate.inputs. Did you mean"
+    )
+    with pytest.raises(UserError, match=f"^{told} evaluate.input"):
+        load_settings_of(EvaluateRun, "evaluate", ["evaluate.inputs=x", "evaluate.output=y"])
 
 
 @pytest.mark.parametrize("typed", ["model.optim.lr=1", "model.peft.peft_scheme=lora", "exp_manager.name=x"])

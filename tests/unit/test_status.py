@@ -117,10 +117,12 @@ def test_the_best_checkpoint_is_marked_and_an_ended_run_has_no_time_left(tmp_pat
     assert best is not None
     assert (best.path.name, best.metric, best.value) == ("reward-step2.nemo", "val/a/accuracy", 0.9)
     started = {"event": "started", "time": "now", "step": 0, "of_steps": 8, "host": "h", "pid": 1, "ranks": 1}
-    for ending, is_left in (({"event": "ended", "stopped_by": "SIGINT"}, False), (None, True)):
+    for ending, is_left in (({"event": "ended", "stopped_by": "SIGINT", "step": 7}, False), (None, True)):
         events = [started, *([ending] if ending else [])]
         (tmp_path / EVENTS).write_text("".join(json.dumps(event) + "\n" for event in events))
         text = status(tmp_path)
         assert ("left 0:00:18" in text) == is_left
+        measured = "of 8 loss 0.5000 accuracy 0.800"
+        assert (f"step 6 {measured}; left" if is_left else f"step 7 {measured} at step 6") in text
         assert "without a manifest, best: val/a/accuracy 0.9000" in text
         assert text.count("best:") == 1

@@ -143,6 +143,8 @@ def _matching(path: str, setting: str, split: str) -> list[DataFile]:
         if is_folder and (saved := saved_folder(Path(inner), path, setting, split)):
             return [DataFile(str(saved), path, file_system, parts_of(saved))]
         found = [] if is_folder else sorted(match for match in file_system.glob(inner) if file_system.isfile(match))
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(f"{setting}: {path} cannot be looked up ({error}).") from error
     if not found:
@@ -213,14 +215,12 @@ def digest_of(files: Sequence[DataFile], memory: Path) -> str:
     Args:
         memory: folder for the remembered digests.
     """
-    each = [_digest(file, memory) for file in files]
-    return hashlib.sha256("\n".join(each).encode()).hexdigest()
+    return hashlib.sha256("\n".join(_digest(file, memory) for file in files).encode()).hexdigest()
 
 
 def _digest(file: DataFile, memory: Path) -> str:
     if not file.is_local:
-        about = file.file_system.info(file.path)
-        known_by = [about[name] for name in _REMOTE_DIGESTS if about.get(name)]
+        known_by = file.changed
         return f"{file.name} {known_by[0]}" if known_by else _digest_of_contents(file)
     if file.parts:
         parts = [DataFile(path, path, file.file_system) for path in file.parts]

@@ -20,6 +20,7 @@ from nemo_bt.data.store.mixture import make_epoch, num_wanted
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
+from nemo_bt.data.tokenize.templates import told
 from nemo_bt.data.tokenize.tokenizer import AUTO, digest_of_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
@@ -46,6 +47,7 @@ def load_sets(
     if settings.model.tokenizer.pad_token == AUTO:
         terminal.line(f"pad token: {tokenizer.pad_token} (model.tokenizer.pad_token=auto)")
     renderer = load_renderer(tokenizer, data)
+    terminal.line(told(data.chat_template, renderer.chat))
     digest = digest_of_tokenizer(tokenizer)
     wanted = ({"train": data.train} if with_train else {}) | (data.validation if with_validation else {})
     sets: dict[str, PairSet] = {}

@@ -42,6 +42,13 @@ def pick_template(tokenizer: Any, wanted: str | None) -> str | None:
     )
 
 
+def told(wanted: str | None, is_chat: bool) -> str:
+    """Say which template renders, and what that means for texts."""
+    if not is_chat:
+        return "no chat template: texts stay as they are"
+    return f"chat template: {wanted or 'of the tokenizer'}; a prompt of plain text becomes a turn of it"
+
+
 def template_for_tools(tokenizer: Any, wanted: str | None) -> str | None:
     """Give the template that transformers takes where there are tools, for a tokenizer that has several."""
     own = tokenizer.chat_template
