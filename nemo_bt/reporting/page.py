@@ -28,7 +28,8 @@ def worst_pairs(judged: JudgedSet, conversations: Sequence[Sides]) -> list[dict[
         rewards = judged.rewards.given_E2[entry].tolist()
         texts = [[{"who": who, "said": _cut(said)} for who, said in as_texts(side)] for side in conversations[entry]]
         shared = list(takewhile(lambda both: both[0] == both[1], zip(*(turns[:-1] for turns in texts), strict=False)))
-        start = " ".join(texts[0][0]["said"].split())
+        asked = texts[0][max(0, len(texts[0]) - 2)]  # the turn before the response, not a system message that all have
+        start = " ".join(asked["said"].split())
         found.append(
             {
                 "margin": rewards[0] - rewards[1],

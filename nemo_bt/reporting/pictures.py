@@ -71,7 +71,7 @@ def draw_curves(panel: Panel) -> Figure:
     figure, axes = _blank(panel.title, "optimizer steps", panel.unit)
     for series in panel.series:
         marker = "o" if len(series.steps) < 30 else None
-        axes.plot(series.steps, series.values, label=_short(series.label), linewidth=1.6, marker=marker, markersize=5)
+        axes.plot(series.steps, series.values, label=_short(series.label), linewidth=1.6, marker=marker, markersize=6)
     axes.locator_params(axis="x", integer=True)
     _legend(figure, axes)
     return figure
@@ -102,7 +102,7 @@ def draw_calibration(calibration: Mapping[str, Any]) -> Figure:
     axes.plot([0.5, 1], [0.5, 1], color=_NEUTRAL, linewidth=1, linestyle="--", label="confidence = accuracy")
     confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
     axes.plot(confidence, accuracy, color=_CHOSEN, linewidth=1.2, label=f"ECE {calibration['ece']:.4f}")
-    axes.scatter(confidence, accuracy, [12 + 100 * one["pairs"] / most for one in bins], color=_CHOSEN, zorder=3)
+    axes.scatter(confidence, accuracy, [24 + 100 * one["pairs"] / most for one in bins], color=_CHOSEN, zorder=3)
     axes.set(xlim=(0.48, 1.02), ylim=(min(0.45, min(accuracy) - 0.05), 1.05))
     _legend(figure, axes)
     return figure
@@ -113,7 +113,7 @@ def draw_lengths(correlation: Mapping[str, float | None], reward_E2: Floats, cha
     figure, axes = _blank("Reward and length", "characters of the response", "reward")
     for side, label, colour in ((0, "chosen", _CHOSEN), (1, "rejected", _REJECTED)):
         points = (characters_E2[:_MOST_POINTS, side], reward_E2[:_MOST_POINTS, side])
-        axes.scatter(*points, s=7, alpha=0.45, linewidths=0, color=colour, rasterized=True)
+        axes.scatter(*points, s=14, alpha=0.45, linewidths=0, color=colour, rasterized=True)
         axes.scatter([], [], s=30, linewidths=0, color=colour, label=label)  # large enough to see in a legend
     axes.locator_params(axis="x", integer=True)
     known = {name: value for name, value in correlation.items() if value is not None}

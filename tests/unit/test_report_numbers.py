@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from nemo_bt.data.formats.responses import Chat, Text
 from nemo_bt.evaluation.accuracy import tally
 from nemo_bt.reporting.curves import panels_of
 from nemo_bt.reporting.numbers import (
@@ -16,6 +17,7 @@ from nemo_bt.reporting.numbers import (
     swap_test,
     worst_of,
 )
+from nemo_bt.reporting.page import worst_pairs
 from tests.support.judged import judged
 
 
@@ -72,6 +74,15 @@ def test_a_pair_that_an_epoch_has_twice_is_shown_once() -> None:
     twice = judged(np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 2.0], [3.0, 0.0]]))
     assert worst_of(replace(twice, where=["a", "b", "b", "c"])) == [1, 0, 3]
     assert worst_of(twice) == [1, 2, 0, 3]
+
+
+def test_a_worst_pair_is_called_by_the_turn_that_is_answered() -> None:
+    said = [("system", "Be short."), ("user", "First?"), ("assistant", "One."), ("user", "Second?\n Now.")]
+    turns = [{"role": role, "content": content} for role, content in said]
+    two, three = (Chat([*turns, {"role": "assistant", "content": answer}]) for answer in ("two", "three"))
+    for both, start in (((two, three), "Second? Now."), ((Text("", "two"), Text("", "three")), "two")):
+        (found,) = worst_pairs(judged(np.array([[0.0, 1.0]])), [both])
+        assert found["start"] == start
 
 
 def test_correlations_are_those_of_all_responses() -> None:
