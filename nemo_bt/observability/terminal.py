@@ -154,7 +154,8 @@ class Terminal:
         return self._bar is not None
 
     def start(self, done: int, total: int, unit: str = "step") -> None:
-        """Show the bar, if this is a real terminal."""
+        """Show the bar, in the place of another one, if this is a real terminal."""
+        self.stop()
         if self.console and self.console.is_terminal:
             columns = (
                 progress.TextColumn(unit),

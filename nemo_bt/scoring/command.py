@@ -37,6 +37,7 @@ from nemo_bt.scoring.reading import Part, open_files, read_parts
 from nemo_bt.scoring.reward_statistics import needed_statistics
 from nemo_bt.scoring.rows import Reward, RowReader
 from nemo_bt.scoring.text_settings import described
+from nemo_bt.training.loading_bar import with_bar
 from nemo_bt.training.steps.plan import layout_rules
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def score(
         terminal.line(f"{parts.output}: scored already")
         return True
     given = engine
-    engine = given or open_for(run, initial)
+    engine = given or open_for(run, with_bar(initial, run.model, terminal))
     number = engine.largest(parts.begin(identity) if rank == 0 else 0)
     if number:
         terminal.line(f"{number:,} parts are there already: {parts.folder}")

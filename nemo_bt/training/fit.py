@@ -14,7 +14,9 @@ from nemo_bt.launching.signals import StopRequest
 from nemo_bt.loss import LossFn
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.trackers import build_loggers, tell_start
+from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.training.environment import software
+from nemo_bt.training.loading_bar import with_bar
 from nemo_bt.training.nemo_import import import_nemo
 from nemo_bt.training.prepare import Prepared
 
@@ -73,9 +75,8 @@ def fit(
     )
     trainer = build_trainer(settings, prepared.total_steps, on_gpu, around.ordered)
     folder = str(prepared.tokenizer_folder)
-    model = build_model(
-        settings, prepared.architecture, prepared.initial_weights, folder, prepared.total_steps, loss_fn
-    )
+    initial = _with_bar(settings, prepared, terminal)
+    model = build_model(settings, prepared.architecture, initial, folder, prepared.total_steps, loss_fn)
     trainer.strategy.terminal = terminal
     trainer.strategy.is_trusted = settings.exp_manager.trust_checkpoint
     trainer.fit(model, data, ckpt_path=str(prepared.resume_from) if prepared.resume_from else None)
@@ -102,7 +103,8 @@ def validate(
     validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
     trainer = build_trainer(settings, 1, on_gpu, [validation])
     folder = str(prepared.tokenizer_folder)
-    model = build_model(settings, prepared.architecture, prepared.initial_weights, folder, 1, loss_fn)
+    initial = _with_bar(settings, prepared, terminal)
+    model = build_model(settings, prepared.architecture, initial, folder, 1, loss_fn)
     trainer.validate(model, data, verbose=False)
     log.close("success")
     _leave()
@@ -113,6 +115,11 @@ def _import_nemo(on_gpu: bool, terminal: Terminal) -> None:
     if "nemo.lightning" not in sys.modules:
         terminal.line("importing libraries, then building the model and loading its weights")
     import_nemo(on_gpu)
+
+
+def _with_bar(settings: Settings, prepared: Prepared, terminal: Terminal) -> InitialWeights | None:
+    initial = prepared.initial_weights
+    return with_bar(initial, settings.model, terminal) if initial else None
 
 
 def _loggers(settings: Settings, prepared: Prepared) -> list[Any]:
