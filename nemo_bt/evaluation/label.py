@@ -10,18 +10,24 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
 from nemo_bt.config.data import RowSettings
 from nemo_bt.config.score import LabelRun, LabelSettings
+from nemo_bt.data.formats.format import Format
 from nemo_bt.data.formats.parse import answers_at
+from nemo_bt.data.formats.prompts import prompt_at
 from nemo_bt.data.formats.table import FORMATS
-from nemo_bt.data.formats.values import value_at
+from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
 from nemo_bt.files import beside
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.scoring.rows import reader_of
+
+_FIRST_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Sample:
     """One response with its reward.
 
     Args:
-        prompt: digest of what tells prompts apart: prompt_id, where there is one, and the prompt.
+        prompt: digest of what tells prompts apart: prompt_id, where there is one, the prompt and its tools.
         reward: reward of the response.
         offset: bytes of the file of scored rows before its row.
         position: index of the response in the row's list; None where the row has no list.
@@ -67,15 +73,17 @@ def label(run: LabelRun, terminal: Terminal) -> None:
     keys = run.source
     count = 0
     with scored.open("rb") as rows, beside(output) as unfinished, unfinished.open("w") as written:
-        samples = list(_samples(rows, keys, run.score.column))
+        first: list[Any] = [json.loads(line) for line in islice(rows, _FIRST_ROWS)]
+        form = FORMATS[reader_of(str(scored), first, keys, True, run.score.column).form]
+        rows.seek(0)
+        samples = list(_samples(rows, form, keys, run.score.column))
 
         def response(sample: Sample) -> tuple[dict[str, Any], Any]:
             rows.seek(sample.offset)
             row = json.loads(rows.readline())
-            shape = FORMATS["response" if sample.position is None else "completions"]
-            return row, answers_at(row, shape, keys)[sample.position or 0]
+            return _asked(row, form, keys), answers_at(row, form, keys)[sample.position or 0]
 
-        for item in _feedback(samples, settings, response, keys):
+        for item in _feedback(samples, settings, response):
             written.write(json.dumps(item) + "\n")
             count += 1
         if not count:
@@ -83,40 +91,48 @@ def label(run: LabelRun, terminal: Terminal) -> None:
     terminal.line(f"{output}: {count:,} rows of {settings.feedback} feedback from {len(samples):,} samples")
 
 
-def _samples(rows: Iterable[bytes], keys: RowSettings, column: str) -> Iterator[Sample]:
+def _samples(rows: Iterable[bytes], form: Format, keys: RowSettings, column: str) -> Iterator[Sample]:
     """Give the responses that have a reward."""
     offset = 0
     for line in rows:
         row = json.loads(line)
         is_list = isinstance(row[column], list)
-        for position, reward in enumerate(row[column] if is_list else [row[column]]):
-            if reward is not None:
-                asked = json.dumps([row.get("prompt_id"), prompt_of(row, keys)], sort_keys=True)
-                prompt = hashlib.sha256(asked.encode()).hexdigest()[:32]
-                yield Sample(prompt, reward, offset, position if is_list else None)
+        rewards = row[column] if is_list else [row[column]]
+        if any(reward is not None for reward in rewards):
+            asked = json.dumps(_asked(row, form, keys), sort_keys=True)
+            prompt = hashlib.sha256(asked.encode()).hexdigest()[:32]
+            for position, reward in enumerate(rewards):
+                if reward is not None:
+                    yield Sample(prompt, reward, offset, position if is_list else None)
         offset += len(line)
 
 
-def prompt_of(row: dict[str, Any], keys: RowSettings) -> Any:
-    """Give a row's prompt as it was rendered: with the system message of its own column, where there is one."""
-    prompt = value_at(row, keys.prompt_key)
-    system = keys.system_key and row.get(keys.system_key)
-    if system and isinstance(prompt, str):
-        return [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-    return prompt
+def _asked(row: dict[str, Any], form: Format, keys: RowSettings) -> dict[str, Any]:
+    """Give a row's prompt as it was rendered, with its system message and tools, and prompt_id where it has one."""
+    try:
+        found = prompt_at(row, form, keys)
+    except RowError as error:
+        raise UserError(
+            f"label.input: a scored row has {error.detail}, which the first rows have. Label files of other columns "
+            "apart."
+        ) from error
+    prompt: Any = found.said
+    if found.system:
+        said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
+        prompt = [{"role": "system", "content": found.system}, *said]
+    told = {"prompt_id": row["prompt_id"]} if "prompt_id" in row else {}
+    return told | {"prompt": prompt} | ({"tools": found.tools} if found.tools else {})
 
 
-def _feedback(
-    samples: Sequence[Sample], settings: LabelSettings, response: Any, keys: RowSettings
-) -> Iterator[dict[str, Any]]:
+def _feedback(samples: Sequence[Sample], settings: LabelSettings, response: Any) -> Iterator[dict[str, Any]]:
     if settings.feedback == "pairwise":
         draw = random.Random(settings.seed)
         for a, b in chosen_pairs(samples, settings.pairs, settings.min_margin, draw):
             if draw.random() < 0.5:
                 a, b = b, a
-            row, output_a = response(a)
+            asked, output_a = response(a)
             _, output_b = response(b)
-            yield _named(row, keys) | {
+            yield asked | {
                 "output_A": output_a,
                 "output_B": output_b,
                 "label": int(a.reward > b.reward),
@@ -128,15 +144,11 @@ def _feedback(
         return
     limit = threshold_of([sample.reward for sample in samples], settings.threshold)
     for sample in samples:
-        row, output = response(sample)
-        item = _named(row, keys) | {"output": output, "reward": sample.reward}
+        asked, output = response(sample)
+        item = asked | {"output": output, "reward": sample.reward}
         if settings.feedback == "binary":
             item["label"] = int(sample.reward >= limit)
         yield item | {"type": f"{settings.feedback}_feedback"}
-
-
-def _named(row: dict[str, Any], keys: RowSettings) -> dict[str, Any]:
-    return ({"prompt_id": row["prompt_id"]} if "prompt_id" in row else {}) | {"prompt": prompt_of(row, keys)}
 
 
 def threshold_of(rewards: Sequence[float], wanted: str | float) -> float:

@@ -30,6 +30,7 @@ class RowReader:
         is_list: whether a column has a list of rewards in each row.
         kind: text, messages, response, completions (of one prompt), or pair.
         facts: columns with one value for the whole file, which its name tells.
+        form: key of FORMATS.
     """
 
     sides: Sides
@@ -37,6 +38,7 @@ class RowReader:
     is_list: bool
     kind: str
     facts: dict[str, str] = field(default_factory=dict)
+    form: str = ""
 
     @property
     def described(self) -> str:
@@ -86,11 +88,13 @@ def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column:
     if first.given is None:
         kind = kind_of(form)
         is_list = kind == "completions"
-        return RowReader(lambda row: _each(parsed(row, 0, form, keys, chat), is_list), [column], is_list, kind)
+        return RowReader(
+            lambda row: _each(parsed(row, 0, form, keys, chat), is_list), [column], is_list, kind, form=form
+        )
     found = columns_seen(rows)
     sides = [keys.named(name) for name in (FORMATS[form].first, FORMATS[form].second) if name]
     is_list = any(kind_of_value(found.get(name)) in ("texts", "conversations") for name in sides)
-    return RowReader(lambda row: _pair(parsed(row, 0, form, keys, chat), is_list), names, is_list, "pair")
+    return RowReader(lambda row: _pair(parsed(row, 0, form, keys, chat), is_list), names, is_list, "pair", form=form)
 
 
 def kind_of(form: str) -> str:

@@ -146,6 +146,30 @@ def test_completions_with_fields_and_rows_without_a_prompt(tmp_path: Path) -> No
     assert {row["output_A"], row["output_B"]} == {"Yes.", "No."}
 
 
+def test_prompts_are_found_where_the_rows_have_them(tmp_path: Path) -> None:
+    """NeMo-RL's context, a system message before messages, and tools; answers of two prompts make no pair."""
+    answers = [{"completion": messages("", text)[1:], "rank": rank} for rank, text in enumerate(("Yes.", "No."))]
+    rows = [
+        {"context": messages(asked, "")[:1], "completions": answers, "reward": [reward, None]}
+        for asked, reward in (("Tea?", 1.0), ("Milk?", 2.0), ("Tea?", 3.0))
+    ]
+    (row,) = labelled(tmp_path, rows)
+    assert (row["prompt"], row["reward_difference"]) == (messages("Tea?", "")[:1], 2.0)
+    (tmp_path / "feedback.jsonl").unlink()
+    tools = [{"type": "function", "function": {"name": "kettle"}}]
+    rows = [{"prompt": messages("Tea?", "")[:1], "system": "Be kind.", "tools": tools, "response": f"{n}", "reward": n}
+            for n in (1.0, 2.0)]  # fmt: skip
+    (row,) = labelled(tmp_path, rows, system_key="system")
+    assert row["prompt"] == [{"role": "system", "content": "Be kind."}, *messages("Tea?", "")[:1]]
+    assert row["tools"] == tools
+    reader = reader_of("rows", [row], SourceSettings(path="rows.jsonl"), True, "reward")
+    (side,), _ = reader.sides(row)
+    assert side == Chat([*row["prompt"], {"role": "assistant", "content": "2.0"}], tools)
+    (tmp_path / "feedback.jsonl").unlink()
+    with pytest.raises(UserError, match=r"a scored row has no 'prompt', .* Label files of other columns apart"):
+        labelled(tmp_path, [*SINGLE, {"question": "Tea?", "response": "Yes.", "reward": 1.0}])
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
