@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
+from nemo_bt.data.tokenize.text_settings import TEXT_SETTINGS, text_settings_of
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.pretrained.hf_config import HfConfig
 from nemo_bt.pretrained.resolve import PretrainedSource
 from nemo_bt.scoring.reward_statistics import KEY, as_config, statistics_of
-from nemo_bt.scoring.text_settings import TEXT_SETTINGS, text_settings_of
 
 _LABEL = "reward"
 _LEFT_OUT = ("auto_map", KEY, TEXT_SETTINGS)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nemo_bt.data.tokenize.text_settings import TEXT_SETTINGS as KEPT
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
@@ -75,8 +76,9 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     tokenizer = load_tokenizer(str(folder), args.pad_token, ("--tokenizer", "--pad-token"))
     check_vocabulary(pretrained.architecture, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
     export = AsHf(initial.source, pretrained.architecture)
-    card = model_card(initial, export, tokenizer.chat_template is not None, args.push_to_hub or args.output.name)
     told = told_of_model(pretrained)
+    is_chat = tokenizer.chat_template is not None and not {"chat_template", "input_template"} & {*told.get(KEPT, {})}
+    card = model_card(initial, export, is_chat, args.push_to_hub or args.output.name)
     with written_whole(args.output) as unfinished:
         with megabytes(terminal, initial.source.infos) as progress:
             write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)

@@ -156,12 +156,13 @@ def _score(args: argparse.Namespace) -> int:
     from nemo_bt.observability.terminal import Terminal
     from nemo_bt.scoring.command import open_for, score
     from nemo_bt.scoring.model import open_trained
+    from nemo_bt.training.loading_bar import with_bar
 
     def work(terminal: Terminal, rank: int) -> int:
         for one, *_ in checked.values() if args.command == "evaluate" else ():
             check_shape(one, pretrained)
         results = {}
-        engine = open_for(run, open_trained(pretrained)) if len(runs) > 1 else None
+        engine = open_for(run, with_bar(open_trained(pretrained), run.model, terminal)) if len(runs) > 1 else None
         for name, (one, _, parts) in checked.items():
             is_done = score(one, pretrained, parts, terminal, rank, request, engine)
             if not is_done:

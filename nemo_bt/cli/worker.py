@@ -49,6 +49,8 @@ def run_as_rank(
         if not had_log and not leaves_log:
             _remove(log, made)
         return 2
+    finally:
+        terminal.stop()
 
 
 def _missing(folder: Path) -> list[Path]:

@@ -102,7 +102,8 @@ class RowSettings:
     them."""
     join: Annotated[str, AfterValidator(_check_line_ends)] | None = None
     """What stands between a prompt and an answer that nothing renders: a space, a line end, or "" for nothing. null
-    takes them as they are where one of them has white space there, and refuses the row where none has."""
+    takes them as they are where one of them has white space there, and refuses the row where none has. For scoring it
+    is what the model was trained with."""
     pairs: PairRules = field(default_factory=PairRules)
     custom_cls: CustomClass = field(default_factory=CustomClass)
 
@@ -171,7 +172,8 @@ class TextSettings(RowSettings):
     """How rows are read, rendered and put into streams."""
 
     chat_template: str | None = None
-    """null: the tokenizer's. A name of its templates, a name of conf/chat_template, a file, or none: plain text."""
+    """null: the tokenizer's, and for scoring what the model was trained with. A name of its templates (default), a name
+    of conf/chat_template, a file, or none: plain text."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables for the template."""
     chat_template_date: str | None = None

@@ -72,11 +72,16 @@ def load_settings_of(
     try:
         found = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        told = [line for line in explain(error, kind).splitlines() if line.partition(":")[0] not in missing]
+        told = [line for line in explain(error, kind).splitlines() if not _is_about(line.partition(":")[0], missing)]
         raise UserError("\n".join([*wrong, *told])) from error
     if wrong:
         raise UserError("\n".join(wrong))
     return found
+
+
+def _is_about(key: str, missing: Sequence[str]) -> bool:
+    """Tell whether a key is one of those, or a section that has one of them."""
+    return any(one == key or one.startswith(f"{key}.") for one in missing)
 
 
 def _to_be_given(values: Any, key: str = "") -> Iterator[str]:

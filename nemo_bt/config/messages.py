@@ -20,7 +20,7 @@ _NO_SECTION = ("dataclass_type", "dict_type", "model_type", "model_attributes_ty
 _OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 _ALIKE = 0.6
 """Share of letters that a name and its misspelling have in common, as difflib counts it."""
-_OF_SOURCE = re.compile(r"model\.data\.(train|validation\.[^.[]+)\[\d+\]\.|evaluate\.input\.\w+\.")
+_OF_SOURCE = re.compile(r"model\.data\.(train|validation\.[^.[]+)\[\d+\]\.|evaluate\.input\.[^.[]+\.")
 
 
 def explain(error: ValidationError, kind: type) -> str:

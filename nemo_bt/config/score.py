@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.data import Paths, RowSettings, SourceSettings, TextSettings
@@ -120,7 +120,7 @@ def _paths_or_sets(given: Any) -> str:
     return "sets" if isinstance(given, dict) else "paths"
 
 
-EvaluatedSets = dict[str, EvaluatedSet]
+EvaluatedSets = dict[str, Annotated[EvaluatedSet, BeforeValidator(_as_set)]]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -160,13 +160,14 @@ class EvaluateRun(ScoreRun):
         sets = given.get("evaluate", {}).get("input") if isinstance(given, dict) else None
         if not isinstance(sets, dict):
             return given
-        data = keys_of(given.get("model", {}).get("data")) or {}
+        model = keys_of(given.get("model")) or {}
+        data = keys_of(model.get("data")) or {}
         if isinstance(sets.get("path"), str | list):  # one set, as a section
             rows = {key: value for key, value in sets.items() if key in _OF_ROWS}
             one = {key: value for key, value in sets.items() if key not in ("path", *rows)} | {"input": sets["path"]}
             scored = {key: value for key, value in one.items() if key != "kind"}
-            model = given.get("model", {}) | {"data": data | rows} if rows else given.get("model", {})
-            return given | {"model": model, "evaluate": given["evaluate"] | one, "score": given["score"] | scored}
+            read = {"model": model | {"data": data | rows}} if rows else {}
+            return given | read | {"evaluate": given["evaluate"] | one, "score": given["score"] | scored}
         inherited = {key: value for key, value in data.items() if key in _OF_ROWS}
         sets = {name: _completed(one, inherited) for name, one in sets.items()}
         first: Any = next(iter(sets.values()), None)

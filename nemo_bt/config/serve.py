@@ -23,7 +23,7 @@ class ServeSettings:
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port; 0 takes one that is free."""
     model_name: str | None = None
-    """Name of the model in answers; null is its path."""
+    """Name of the model in answers; null is its path. A request that names another one is refused (404)."""
     token_variable: str | None = None
     """Environment variable with a token that requests have to bear; null asks for none."""
     max_request_bytes: PositiveInt = 16 * 2**20

@@ -118,8 +118,9 @@ def _asked(row: dict[str, Any], form: Format, keys: RowSettings) -> dict[str, An
         ) from error
     prompt: Any = found.said
     if found.system:
-        said = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
-        prompt = [{"role": "system", "content": found.system}, *said]
+        said = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}] if prompt else []
+        has_its_own = bool(said) and said[0]["role"] == "system"
+        prompt = said if has_its_own else [{"role": "system", "content": found.system}, *said]
     told = {"prompt_id": row["prompt_id"]} if "prompt_id" in row else {}
     return told | {"prompt": prompt} | ({"tools": found.tools} if found.tools else {})
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from nemo_bt.config.score import ScoreRun
+from nemo_bt.data.tokenize.text_settings import as_trained
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import check_length
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
 from nemo_bt.scoring.parts import Parts
-from nemo_bt.scoring.text_settings import as_trained
 from nemo_bt.training.layout_checks import check_parallel
 
 _Run = TypeVar("_Run", bound=ScoreRun)

@@ -22,7 +22,7 @@ from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import column_types
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
-from nemo_bt.data.tokenize.templates import told
+from nemo_bt.data.tokenize.text_settings import described
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer, tokenizer_files
 from nemo_bt.errors import UserError
 from nemo_bt.launching.local import answering
@@ -36,7 +36,6 @@ from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part, open_files, read_parts
 from nemo_bt.scoring.reward_statistics import needed_statistics
 from nemo_bt.scoring.rows import Reward, RowReader
-from nemo_bt.scoring.text_settings import described
 from nemo_bt.training.loading_bar import with_bar
 from nemo_bt.training.steps.plan import layout_rules
 
@@ -66,7 +65,7 @@ def score(
     renderer, files = open_rows(run, pretrained, parts)
     initial = open_trained(pretrained)
     terminal.line(initial.description)
-    for line in [told(run.model.data.chat_template, renderer.chat), *described(run.model.data, pretrained)]:
+    for line in described(run.model.data, pretrained, renderer.chat):
         terminal.line(line)
     statistics = needed_statistics(initial.pretrained, "score.normalize=true") if run.score.normalize else None
     limit = length_limit(run.model.encoder_seq_length, positions_of(pretrained.hf_config))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from nemo_bt.config.job import ParallelSettings
+from nemo_bt.config.length import LengthLimit
 from nemo_bt.config.score import ScoredModelSettings
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
+from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
 from nemo_bt.training.nemo_import import import_nemo
@@ -33,6 +36,14 @@ def open_trained(pretrained: PretrainedSource) -> InitialWeights:
 def digest_of_head(initial: InitialWeights) -> str:
     """Give a digest that changes with every step of training."""
     return hashlib.sha256(initial.source.read(HEAD).double().numpy().tobytes()).hexdigest()[:16]
+
+
+def longest_conversation(pretrained: PretrainedSource, longest_tokens: int | None) -> LengthLimit:
+    """Say how long a conversation may be: as told, and no longer than the model's positions."""
+    own = int(min(pretrained.architecture.longest_tokens, positions_of(pretrained.hf_config) or sys.maxsize))
+    if longest_tokens and longest_tokens <= own:
+        return LengthLimit(longest_tokens, f"the limit of {longest_tokens} tokens")
+    return LengthLimit(own, f"the {own} positions of the model (set max_position_embeddings if it takes more)")
 
 
 def open_alone(initial: InitialWeights, precision: str, on_gpu: bool) -> Engine:

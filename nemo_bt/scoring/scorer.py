@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
@@ -21,17 +21,17 @@ from nemo_bt.config.job import DeviceSettings
 from nemo_bt.config.length import LengthLimit
 from nemo_bt.config.messages import explain
 from nemo_bt.data.formats.parse import whole
-from nemo_bt.data.formats.responses import Messages, Side
+from nemo_bt.data.formats.prompts import Prompt, answered
+from nemo_bt.data.formats.responses import Messages, Side, Text
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
+from nemo_bt.data.tokenize.text_settings import as_trained
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.hf_config import positions_of
-from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
+from nemo_bt.pretrained.resolve import find_pretrained, with_positions
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
-from nemo_bt.scoring.model import open_alone, open_trained
+from nemo_bt.scoring.model import longest_conversation, open_alone, open_trained
 from nemo_bt.scoring.reward_statistics import RewardStatistics, needed_statistics
-from nemo_bt.scoring.text_settings import as_trained
 
 if TYPE_CHECKING:
     from nemo_bt.scoring.engine import Engine
@@ -72,6 +72,8 @@ class RewardScorer:
     rules: StreamRules
     limit: LengthLimit
     statistics: RewardStatistics | None = None
+    text: TextSettings = field(default_factory=TextSettings)
+    """How the model was given texts: what was said here, else as in its training."""
 
     @classmethod
     def from_pretrained(
@@ -119,23 +121,24 @@ class RewardScorer:
             chat_template_kwargs=dict(chat_template_kwargs),
             chat_template_date=chat_template_date,
         )
-        renderer = load_renderer(loaded, as_trained(text, pretrained))
+        text = as_trained(text, pretrained)
+        renderer = load_renderer(loaded, text)
         renderer.check_date()
-        limit = _limit(pretrained, longest_tokens)
+        limit = longest_conversation(pretrained, longest_tokens)
         statistics = needed_statistics(pretrained, "normalize=True") if normalize else None
         on_gpu = runs_on_gpu(device)
         if cls.live:
             raise UserError("a RewardScorer is open in this process, which holds one at a time. Close it first.")
         engine = open_alone(open_trained(pretrained), precision, on_gpu)
         budget = tokens_per_stream or (8192 if on_gpu else 2048)
-        scorer = cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), limit, statistics)
+        scorer = cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), limit, statistics, text)
         cls.live.add(scorer)
         return scorer
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
             f"RewardScorer has no attribute '{name}'. It has score(conversation), score_batch(conversations), "
-            "compare(a, b), tokenise(conversations), score_tokens(tokens) and close()."
+            "compare(a, b), conversation(prompt, response), tokenise(conversations), score_tokens(tokens) and close()."
         )
 
     def score(self, conversation: Conversation) -> float:
@@ -154,6 +157,18 @@ class RewardScorer:
         if isinstance(conversations, str):
             raise ValueError("score_batch takes a list of conversations, got one text. Give it to score.")
         return self.score_tokens(self.tokenise(conversations))
+
+    def conversation(self, prompt: str, response: str) -> Conversation:
+        """Put a response behind a prompt, as the model's training put such texts together.
+
+        Raises:
+            ValueError: no template renders them, and nothing says what stands between them.
+        """
+        try:
+            side = answered(Prompt(prompt, None, None), response, self.renderer.chat, self.text)
+        except RowError as bad:
+            raise ValueError(f"the prompt {prompt[:40]!r} cannot be answered: {bad.reason}, {bad.detail}") from None
+        return side.prompt + side.response if isinstance(side, Text) else side.messages
 
     def tokenise(self, conversations: Sequence[Conversation], keeps: int | None = None) -> Tokens:
         """Turn conversations into token ids. Any thread may call it; it raises what `score` raises.
@@ -224,13 +239,6 @@ class RewardScorer:
 
 def _is_ids(conversation: Sequence[Any]) -> bool:
     return isinstance(conversation, list) and bool(conversation) and all(type(token) is int for token in conversation)
-
-
-def _limit(pretrained: PretrainedSource, longest_tokens: int | None) -> LengthLimit:
-    own = int(min(pretrained.architecture.longest_tokens, positions_of(pretrained.hf_config) or sys.maxsize))
-    if longest_tokens and longest_tokens <= own:
-        return LengthLimit(longest_tokens, f"the limit of {longest_tokens} tokens")
-    return LengthLimit(own, f"the {own} positions of the model (set max_position_embeddings if it takes more)")
 
 
 def _device(accelerator: str, precision: str) -> DeviceSettings:

@@ -104,12 +104,13 @@ async def _pool(service: _Service, model: str, asked: protocol.ClassifyRequest) 
 
 
 async def _score(service: _Service, model: str, asked: protocol.ScoreRequest) -> Any:
-    found = await service.rewards(protocol.of_score(asked), asked.truncate_prompt_tokens)
+    conversations = [service.scorer.conversation(*one) for one in protocol.of_score(asked)]
+    found = await service.rewards(conversations, asked.truncate_prompt_tokens)
     return protocol.score_answer(model, *found)
 
 
 async def _rerank(service: _Service, model: str, asked: protocol.RerankRequest) -> Any:
-    conversations = [protocol.answered(asked.query, document) for document in asked.documents]
+    conversations = [service.scorer.conversation(asked.query, document) for document in asked.documents]
     found = await service.rewards(conversations, asked.truncate_prompt_tokens)
     return protocol.rerank_answer(model, asked, *found)
 

@@ -70,6 +70,8 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
         terminal.line(f"{model} at http://{host}:{port}: /reward, /classify, /score, /health, /metrics")
         if not scorer.renderer.chat:
             terminal.line("no chat template: requests give whole texts; messages need model.data.chat_template")
+        if scorer.text.join is not None or scorer.text.input_template:
+            terminal.line("/score and /rerank put prompt and response together as the training did")
         app = build_app(scorer, settings, settings.model_name or model, token)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)  # while uvicorn runs, its own stand here; then it raises the signal

@@ -95,8 +95,8 @@ def of_classify(request: ClassifyRequest) -> list[Conversation]:
     return [given] if is_one else list(given)
 
 
-def of_score(request: ScoreRequest) -> list[Conversation]:
-    """Put each response behind its prompt.
+def of_score(request: ScoreRequest) -> list[tuple[str, str]]:
+    """Give each response with its prompt.
 
     Raises:
         ValueError: there are neither one prompt nor as many prompts as responses.
@@ -112,12 +112,7 @@ def of_score(request: ScoreRequest) -> list[Conversation]:
         prompts = prompts * len(responses)
     if len(prompts) != len(responses):
         raise ValueError(f"text_1 has {len(prompts)} texts, text_2 {len(responses)}: expected one prompt, or as many")
-    return [answered(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-
-
-def answered(prompt: str, response: str) -> Conversation:
-    """Put a response behind a prompt."""
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    return list(zip(prompts, responses, strict=True))
 
 
 def classify_answer(model: str, rewards: list[float], num_tokens: int) -> dict[str, Any]:

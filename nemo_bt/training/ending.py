@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -72,13 +72,20 @@ def _commands(settings: Settings, sets: Mapping[str, PairSet], model: Path) -> l
     formats = [part.format for name, pairs in sets.items() if name != "train" for part in pairs.sources]
     if len(sources) == 1 and all(name in FORMATS and FORMATS[name].lines == 1 for name in formats):
         reading = _reading(sources[0])
-        if reading is not None:
+        if reading is not None and not _is_read_otherwise(sources[0], settings.model.data.train):
             path = sources[0].path
             inputs = [f"evaluate.input={path[0] if len(path) == 1 else _typed(path)}"]
             inputs += [f"evaluate.output={log_dir / 'evaluation'}"]
             evaluate = ["nemo-bt", "evaluate", f"model.restore_from_path={model}", *inputs, *reading]
             commands.append([*evaluate, *_layout(settings)])
     return [*commands, ["nemo-bt", "report", str(log_dir)]]
+
+
+def _is_read_otherwise(source: SourceSettings, train: Sequence[SourceSettings]) -> bool:
+    """Tell whether evaluation would put texts together as the training did, and the run's validation did not."""
+    kept = [{getattr(one, name) for one in train} for name in ("join", "input_template")]
+    is_kept = any(len(values) == 1 and values != {None} for values in kept)
+    return source.join is None and source.input_template is None and is_kept
 
 
 def _layout(settings: Settings) -> list[str]:
@@ -92,7 +99,7 @@ def _layout(settings: Settings) -> list[str]:
 def _reading(source: SourceSettings) -> list[str] | None:
     """Write how a source is read where that is not the default; None where a command line cannot.
 
-    How the model renders texts stays with it (nemo_bt/scoring/text_settings.py).
+    How the model renders texts stays with it (nemo_bt/data/tokenize/text_settings.py).
     """
     plain = RowSettings()
     rows = {field.name: getattr(source, field.name) for field in fields(RowSettings)}

@@ -11,6 +11,7 @@ from nemo_bt.checkpoint.find import check_same_data, check_same_plan, checkpoint
 from nemo_bt.config.model import LoraSettings, Settings
 from nemo_bt.data.store.load import load_sets, within_positions
 from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.tokenize.text_settings import unlike
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
@@ -70,6 +71,10 @@ def prepare(
     initial = open_weights(weights, settings.trainer.seed) if weights else None
     if initial:
         terminal.line(initial.description)
+    if pretrained:
+        validation = (source for some in model.data.validation.values() for source in some)
+        for line in unlike(model.data, [*([] if only_validates else model.data.train), *validation], pretrained):
+            terminal.line(line)
     if initial and model.peft.lora:
         terminal.line(trained_parameters(initial.source.infos, model.peft.lora))
     validates = bool(settings.trainer.limit_val_batches)

@@ -31,7 +31,7 @@ def test_build_prints_the_account(dataset: Path, capsys: Any, tmp_path: Path) ->
     told = "chat template: of the tokenizer; a prompt of plain text becomes a turn of it"
     assert (status, out) == (0, f"{told}\ntrain: 100 of 100 pairs\nheld_out: 37 of 37 pairs\n")
     status, out, _ = run(capsys, dataset, "build", f"model.data.cache_dir={tmp_path}", "model.data.chat_template=none")
-    assert out.startswith("no chat template: texts stay as they are\n")
+    assert out.startswith("no chat template: texts are not rendered\n")
     assert len(list(tmp_path.glob("*/tokens.arrow"))) == 2
 
 

@@ -50,6 +50,7 @@ def test_evaluate_reads_the_pairs_as_the_run_did(tmp_path: Path, overrides: list
         ["model.data.validation={a: a.csv, b: b.csv}"],
         ["model.data.validation.v={path: v.csv, count: 9}"],
         ["model.data.validation=v.csv", "model.data.pairs.min_margin=1"],
+        ["model.data.train={path: a.csv, join: ' '}", "model.data.validation=v.csv"],  # the model keeps the join
     ],
 )
 def test_where_a_command_line_cannot_say_it_evaluate_is_left_out(tmp_path: Path, overrides: list[str]) -> None:

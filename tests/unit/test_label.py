@@ -162,6 +162,10 @@ def test_prompts_are_found_where_the_rows_have_them(tmp_path: Path) -> None:
     (row,) = labelled(tmp_path, rows, system_key="system")
     assert row["prompt"] == [{"role": "system", "content": "Be kind."}, *messages("Tea?", "")[:1]]
     assert row["tools"] == tools
+    own = [{"role": "system", "content": "Be kind."}, *messages("Tea?", "")[:1]]
+    (tmp_path / "feedback.jsonl").unlink()
+    (again,) = labelled(tmp_path, [one | {"prompt": own} for one in rows], system_key="system")
+    assert again["prompt"] == own
     reader = reader_of("rows", [row], SourceSettings(path="rows.jsonl"), True, "reward")
     (side,), _ = reader.sides(row)
     assert side == Chat([*row["prompt"], {"role": "assistant", "content": "2.0"}], tools)

@@ -20,6 +20,8 @@ def test_each_value_that_scoring_needs_is_named() -> None:
     )
     with pytest.raises(UserError, match=f"^{told} evaluate.input"):
         load_settings_of(EvaluateRun, "evaluate", ["evaluate.inputs=x", "evaluate.output=y"])
+    with pytest.raises(UserError, match=r"^evaluate\.input: expected a value, got none\. Give evaluate\.input=\.\.\.$"):
+        load_settings_of(EvaluateRun, "evaluate", ["score.input=x", "evaluate.output=y"])
 
 
 @pytest.mark.parametrize("typed", ["model.optim.lr=1", "model.peft.peft_scheme=lora", "exp_manager.name=x"])

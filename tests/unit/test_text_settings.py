@@ -12,12 +12,12 @@ from nemo_bt.config.load import load_settings, load_settings_of
 from nemo_bt.config.score import ScoreRun
 from nemo_bt.converters.export_files import told_of_model, write_config
 from nemo_bt.data.formats.responses import Text
+from nemo_bt.data.tokenize.text_settings import described, text_settings_of, unlike
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.checks import check_score
 from nemo_bt.scoring.rows import row_reader
-from nemo_bt.scoring.text_settings import described, text_settings_of
 from tests.support.hf_models import save
 
 ROW = {"prompt": "Tea?", "chosen": "Yes.", "rejected": "No."}
@@ -57,6 +57,11 @@ def scored(model: Path, *overrides: str) -> ScoreRun:
         (["model.data.chat_template=chatml"], [], {"chat_template": None}),  # the tokenizer has it
         (["model.data.chat_template_kwargs={deep: false}"], [], {"chat_template_kwargs": {"deep": False}}),
         (["model.data.chat_template_date=2024-07-26"], [], {"chat_template_date": "2024-07-26"}),
+        (
+            ["model.data.chat_template=none", "model.data.chat_template_date=2024-07-26"],
+            ["model.data.chat_template=default"],
+            {"chat_template": "default", "chat_template_date": None},
+        ),
     ],
 )
 def test_scoring_gives_texts_as_the_training_did(
@@ -77,9 +82,36 @@ def test_a_row_that_needs_it_is_read(tmp_path: Path, config: dict[str, Any]) -> 
     run = scored(model)
     (chosen,), (rejected,) = row_reader("x", [ROW], run.source, False, "reward").sides(ROW)
     assert (chosen, rejected) == (Text("Tea? ", "Yes."), Text("Tea? ", "No."))
-    assert described(run.model.data, find_pretrained(str(model))) == ['as in training: model.data.join=" "']
+    assert described(run.model.data, find_pretrained(str(model)), True) == [
+        "chat template: of the tokenizer; a prompt of plain text becomes a turn of it",
+        'as in training: model.data.join=" "',
+    ]
     own = scored(model, "model.data.join=' - '")
-    assert described(own.model.data, find_pretrained(str(model))) == []
+    assert described(own.model.data, find_pretrained(str(model)), False) == ["no chat template: texts are not rendered"]
+
+
+def test_what_the_sources_had_in_several_ways_is_told(tmp_path: Path, config: dict[str, Any]) -> None:
+    model = find_pretrained(str(trained(tmp_path / "model.nemo", config, TWO_SOURCES)))
+    data = scored(model.path).model.data
+    assert described(data, model, False)[1:] == [
+        "the sources of the training differ in model.data.join; nothing is set here"
+    ]
+
+
+def test_a_run_that_starts_from_it_is_told_what_it_has_not(tmp_path: Path, config: dict[str, Any]) -> None:
+    model = find_pretrained(str(trained(tmp_path / "model.nemo", config, "model.data.join=' '")))
+    for given, is_told in (([], True), (["model.data.join=' '"], False)):
+        data = load_settings("train", ["model=llama_4x256", "model.data.train=b.jsonl", *given]).model.data
+        line = f'{model.given} was trained with model.data.join=" ", this run is not'
+        assert unlike(data, data.train, model) == ([line] if is_told else [])
+
+
+def test_facts_of_a_very_old_version_say_nothing(tmp_path: Path, config: dict[str, Any]) -> None:
+    old: list[dict[str, Any]] = [{"step": 1}, {"settings": {"model": {"data": {"train": ["a.jsonl"]}}}}]
+    for facts in old:
+        (tmp_path / "context").mkdir(exist_ok=True)
+        write_facts(tmp_path / "context", config, facts)
+        assert text_settings_of(find_pretrained(str(tmp_path))) == {}
 
 
 @pytest.mark.parametrize(
@@ -87,5 +119,5 @@ def test_a_row_that_needs_it_is_read(tmp_path: Path, config: dict[str, Any]) -> 
 )
 def test_what_nobody_has_written_so_is_refused_by_name(tmp_path: Path, config: dict[str, Any], found: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"text_settings": found}))
-    with pytest.raises(UserError, match="its text_settings are not as nemo_bt writes them"):
+    with pytest.raises(UserError, match=r"text_settings of config\.json is not as nemo_bt writes it .* Mend it there"):
         text_settings_of(find_pretrained(str(tmp_path)))

@@ -47,9 +47,10 @@ def load_sets(
     if settings.model.tokenizer.pad_token == AUTO:
         terminal.line(f"pad token: {tokenizer.pad_token} (model.tokenizer.pad_token=auto)")
     renderer = load_renderer(tokenizer, data)
-    terminal.line(told(data.chat_template, renderer.chat))
     digest = digest_of_tokenizer(tokenizer)
     wanted = ({"train": data.train} if with_train else {}) | (data.validation if with_validation else {})
+    has_input_template = any(source.input_template for sources in wanted.values() for source in sources)
+    terminal.line(told(data.chat_template, renderer.chat, has_input_template))
     sets: dict[str, PairSet] = {}
     for name, sources in wanted.items():
         cached = []

@@ -1,7 +1,8 @@
 """Messages -> text -> token ids.
 
 Read `tokenizer` (loading one, and its padding token), `chat_template` (messages -> text -> ids), `templates` (where
-one comes from), `shared_prefix` (texts that begin alike are tokenised once).
+one comes from), `shared_prefix` (texts that begin alike are tokenised once), `text_settings` (how a model was given
+texts).
 
 May import `data.formats`, `data.read` and what is below them.
 """

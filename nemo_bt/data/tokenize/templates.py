@@ -42,11 +42,12 @@ def pick_template(tokenizer: Any, wanted: str | None) -> str | None:
     )
 
 
-def told(wanted: str | None, is_chat: bool) -> str:
+def told(wanted: str | None, is_chat: bool, has_input_template: bool) -> str:
     """Say which template renders, and what that means for texts."""
     if not is_chat:
-        return "no chat template: texts stay as they are"
-    return f"chat template: {wanted or 'of the tokenizer'}; a prompt of plain text becomes a turn of it"
+        return "no chat template: texts are not rendered"
+    becomes = "is put into input_template instead" if has_input_template else "becomes a turn of it"
+    return f"chat template: {wanted or 'of the tokenizer'}; a prompt of plain text {becomes}"
 
 
 def template_for_tools(tokenizer: Any, wanted: str | None) -> str | None:

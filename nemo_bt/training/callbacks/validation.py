@@ -66,6 +66,11 @@ class Validation(pl.Callback):
         if self._is_due(trainer.global_step):
             trainer.val_check_batch = 1
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the bar of loading weights away, where there is no training whose bar has taken its place."""
+        if not trainer.training and trainer.state.fn == "validate":
+            self.terminal.stop()
+
     def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Log every validation set."""
         names = list(trainer.datamodule.validation)
