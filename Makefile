@@ -7,10 +7,12 @@ INSTALLED := $(VENV)/installed
 QUICKSTART := runs/quickstart
 
 DATA ?= data
+INTEROP := $(HOME)/.cache/nemo_bt/interop
+ENVIRONMENTS := $(patsubst tests/interop/requirements/%.txt,$(INTEROP)/%/ready,$(wildcard tests/interop/requirements/*.txt))
 REWARDBENCH := $(HOME)/.cache/nemo_bt/rewardbench/bin/rewardbench
 IN_PROCESSES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: install quickstart docs gpu-setup models test test-real test-fast test-gpu test-slurm bench bench-gpu format lock clean
+.PHONY: install quickstart docs gpu-setup models test test-real test-fast test-gpu test-interop test-slurm bench bench-gpu format lock clean
 
 $(INSTALLED): pyproject.toml .requirements.lock
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
@@ -58,6 +60,15 @@ $(REWARDBENCH): tests/real/rewardbench.txt
 # environment. Under 15 minutes on two cores.
 test-real: models $(REWARDBENCH)
 	OMP_NUM_THREADS=1 NEMO_BT_TEST_REAL=1 $(BIN)/pytest --capture=no --junitxml=runs/test-real.xml tests/real
+
+$(INTEROP)/%/ready: tests/interop/requirements/%.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+# Other projects' programs, each in an environment of its own: some minutes, and the first time some more and 10 GB.
+test-interop: $(INSTALLED) $(ENVIRONMENTS)
+	OMP_NUM_THREADS=1 NEMO_BT_TEST_INTEROP=1 $(BIN)/pytest tests/interop
 
 # What only a GPU shows; NEMO_BT_TEST_GPU=cpu runs what it can of it on a CPU. Some minutes.
 test-gpu: $(INSTALLED)

@@ -12,8 +12,9 @@ import torch
 
 from nemo_bt.data.tokenize.text_settings import TEXT_SETTINGS, text_settings_of
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
-from nemo_bt.pretrained.hf_config import HfConfig
+from nemo_bt.pretrained.hf_config import HfConfig, complete
 from nemo_bt.pretrained.resolve import PretrainedSource
+from nemo_bt.pretrained.rope_parameters import rope_parameters_of
 from nemo_bt.scoring.reward_statistics import KEY, as_config, statistics_of
 
 _LABEL = "reward"
@@ -31,6 +32,8 @@ def write_config(
 ) -> None:
     """Write config.json: the fields of `hf_config`, the head (one label, a regression), and the padding token.
 
+    RoPE stands there as transformers 4.57 and as transformers 5 read it.
+
     transformers reads the reward at the last token that is not `pad_token_id`; `of_model` is from `told_of_model`.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
@@ -43,6 +46,7 @@ def write_config(
         "problem_type": "regression",
         "torch_dtype" if "torch_dtype" in config else "dtype": str(dtype).removeprefix("torch."),
     }
+    config.setdefault("rope_parameters", rope_parameters_of(complete(hf_config)))
     config |= of_model
     if len(config.get("id2label") or {}) != 1:
         config |= {"id2label": {"0": _LABEL}, "label2id": {_LABEL: 0}}

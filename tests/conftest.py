@@ -16,9 +16,10 @@ hypothesis.settings.register_profile("explore", max_examples=1000, **same)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
-TIERS = ("integration", "gpu", "real", "unit")
+TIERS = ("integration", "gpu", "real", "interop", "unit")
 
-collect_ignore = [] if os.environ.get("NEMO_BT_TEST_REAL") else ["real"]  # make test-real
+ON_REQUEST = {"real": "NEMO_BT_TEST_REAL", "interop": "NEMO_BT_TEST_INTEROP"}
+collect_ignore = [tier for tier, asked in ON_REQUEST.items() if not os.environ.get(asked)]  # make test-real, ...
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups

@@ -1,6 +1,7 @@
 """What transformers 5 calls rope_parameters, also in the fields of transformers 4.57, which passes over the name.
 
-Where 4.57 has saved such a configuration again, rope_parameters stand beside its own defaults: they are right.
+An export has both, so that either version reads it by its own. Where 4.57 has saved a configuration of 5 again,
+rope_parameters stand beside its own defaults: they are right.
 """
 
 from __future__ import annotations
@@ -38,6 +39,19 @@ def with_rope_fields(config: dict[str, Any], where: str) -> dict[str, Any]:
             f"with a rope_theta of its own, got {local!r}."
         )
     return config | {name: value for name, value in fields.items() if value is not None or name == "rope_scaling"}
+
+
+def rope_parameters_of(config: Any) -> dict[str, Any]:
+    """Give rope_parameters of a configuration of transformers 4.57, with its defaults where config.json is silent."""
+    scaling = {name: value for name, value in (getattr(config, "rope_scaling", None) or {}).items() if name != "type"}
+    full = {"rope_type": _kind(getattr(config, "rope_scaling", None) or {}), "rope_theta": config.rope_theta} | scaling
+    if getattr(config, "partial_rotary_factor", None) is not None:
+        full["partial_rotary_factor"] = config.partial_rotary_factor
+    if full["rope_type"] == "longrope":
+        full["original_max_position_embeddings"] = config.original_max_position_embeddings
+    if config.model_type != _LOCAL:
+        return full
+    return {_FULL: full, _SLIDING: {"rope_type": "default", "rope_theta": config.rope_local_base_freq}}
 
 
 def _fields(full: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The routes: /reward, /classify, /score, /health, /metrics."""
+"""The routes: /reward, those of the clients of vLLM, SGLang, OpenRLHF and slime, /health, /metrics."""
 
 from __future__ import annotations
 
@@ -103,6 +103,11 @@ async def _pool(service: _Service, model: str, asked: protocol.ClassifyRequest) 
     return protocol.pooling_answer(model, *found)
 
 
+async def _embed(service: _Service, model: str, asked: protocol.EmbeddingRequest) -> Any:
+    found = await service.rewards(protocol.texts_of(asked.input), asked.truncate_prompt_tokens)
+    return protocol.embedding_answer(asked, model, *found)
+
+
 async def _score(service: _Service, model: str, asked: protocol.ScoreRequest) -> Any:
     conversations = [service.scorer.conversation(*one) for one in protocol.of_score(asked)]
     found = await service.rewards(conversations, asked.truncate_prompt_tokens)
@@ -120,13 +125,20 @@ async def _get_reward(service: _Service, model: str, asked: protocol.RemoteReque
     return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
 
+async def _of_sample(service: _Service, model: str, asked: protocol.SampleRequest) -> Any:
+    rewards, _ = await service.rewards([protocol.of_sample(asked)])
+    return rewards[0]
+
+
 _POSTS: tuple[tuple[tuple[str, ...], type[Any], Callable[..., Awaitable[Any]]], ...] = (
     (("/reward",), protocol.RewardRequest, _reward),
     (("/classify", "/v1/classify"), protocol.ClassifyRequest, _classify),
     (("/pooling", "/v1/pooling"), protocol.ClassifyRequest, _pool),
     (("/score", "/v1/score"), protocol.ScoreRequest, _score),
     (("/rerank", "/v1/rerank", "/v2/rerank"), protocol.RerankRequest, _rerank),
+    (("/v1/embeddings",), protocol.EmbeddingRequest, _embed),
     (("/get_reward",), protocol.RemoteRequest, _get_reward),
+    (("/remote_rm",), protocol.SampleRequest, _of_sample),
 )
 """Paths, what is asked there, and what answers it."""
 _ROUTES = {*(path for paths, *_ in _POSTS for path in paths), "/v1/models", "/version", "/health", "/metrics"}

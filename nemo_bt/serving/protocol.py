@@ -1,14 +1,17 @@
-"""Requests and answers of the routes: one of our own, vLLM's, and OpenRLHF's.
+"""Requests and answers of the routes: one of our own, vLLM's, SGLang's, OpenRLHF's and slime's.
 
 Source: vLLM 0.11, entrypoints/openai/protocol.py: the requests for classification, pooling, scores and reranking, and
-their responses; OpenRLHF 0.8, cli/serve_rm.py.
+their responses; SGLang 0.5, entrypoints/openai/serving_embedding.py; OpenRLHF 0.11, cli/serve_rm.py and
+utils/agent.py; slime, rollout/rm_hub.
 """
 
 from __future__ import annotations
 
+import base64
+import struct
 import time
 import uuid
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -72,6 +75,20 @@ class RemoteRequest(BaseModel):
     query: list[str] = Field(min_length=1)
 
 
+class EmbeddingRequest(OneInput):
+    """POST /v1/embeddings: as SGLang serves a reward model, texts as they are or token ids."""
+
+    input: str | list[int] | list[str] | list[list[int]]
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class SampleRequest(BaseModel):
+    """POST /remote_rm: slime's sample. The label is ignored."""
+
+    prompt: str | list[Message]
+    response: str
+
+
 def plain(given: Given) -> Conversation:
     """Give a conversation as the scorer takes it."""
     turns: list[Any] = list(given) if not isinstance(given, str) else []
@@ -90,9 +107,20 @@ def of_classify(request: ClassifyRequest) -> list[Conversation]:
         raise ValueError("expected input or messages, and not both")
     if request.messages is not None:
         return [plain(request.messages)]
-    given: Any = request.input
+    return texts_of(request.input)
+
+
+def texts_of(given: Any) -> list[Conversation]:
+    """Take one text, or its token ids, for a list of one."""
     is_one = isinstance(given, str) or (bool(given) and isinstance(given[0], int))
     return [given] if is_one else list(given)
+
+
+def of_sample(request: SampleRequest) -> Conversation:
+    """Put the response of a sample behind its prompt; a text was rendered before, as the policy has read it."""
+    if isinstance(request.prompt, str):
+        return request.prompt + request.response
+    return [*plain(request.prompt), {"role": "assistant", "content": request.response}]
 
 
 def of_score(request: ScoreRequest) -> list[tuple[str, str]]:
@@ -128,6 +156,21 @@ def pooling_answer(model: str, rewards: list[float], num_tokens: int) -> dict[st
     """Answer as vLLM does for a model that pools a text to one number."""
     data = [{"index": index, "object": "pooling", "data": [reward]} for index, reward in enumerate(rewards)]
     return _answer("pool", model, data, num_tokens)
+
+
+def embedding_answer(request: EmbeddingRequest, model: str, rewards: list[float], num_tokens: int) -> dict[str, Any]:
+    """Answer as SGLang does for a reward model: the reward is the only number of the embedding."""
+    data = [
+        {"object": "embedding", "index": index, "embedding": _encoded(reward, request.encoding_format)}
+        for index, reward in enumerate(rewards)
+    ]
+    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens, "completion_tokens": 0}
+    return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+def _encoded(reward: float, encoding_format: str) -> list[float] | str:
+    """Give the reward in a list, or as the bytes of one, float32 with the lowest byte first."""
+    return [reward] if encoding_format == "float" else base64.b64encode(struct.pack("<f", reward)).decode()
 
 
 def score_answer(model: str, rewards: list[float], num_tokens: int) -> dict[str, Any]:

@@ -1,11 +1,13 @@
 """The server as its clients find it: right, wrong, huge, slow and gone ones."""
 
 import asyncio
+import base64
 import json
 import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -120,6 +122,15 @@ def test_clients_of_vllm_and_openrlhf_are_answered(
     assert {one["document"]["text"]: one["relevance_score"] for one in ranked}[response] == pytest.approx(
         expected[0], abs=1e-5
     )
+    for body in ({"input": text}, {"input": [ids, ids]}, {"input": text, "encoding_format": "base64"}):
+        found = post(server, "/v1/embeddings", body).json()
+        (embedding, *_) = (one["embedding"] for one in found["data"])
+        packed = struct.unpack("<f", base64.b64decode(embedding)) if isinstance(embedding, str) else embedding
+        assert list(packed) == pytest.approx(expected[:1], abs=1e-5)
+        assert (found["object"], found["data"][-1]["index"]) == ("list", len(found["data"]) - 1)
+    before = text[: text.rindex(response)]
+    for body in ({"prompt": rows[0][:1], "response": response}, {"prompt": before, "response": text[len(before) :]}):
+        assert post(server, "/remote_rm", body | {"label": None}).json() == pytest.approx(expected[0], abs=1e-5)
     remote = post(server, "/get_reward", {"query": [text], "prompts": [prompt], "labels": [None]}).json()
     assert remote["rewards"] == remote["scores"] == pytest.approx(expected[:1], abs=1e-5)
     long = post(server, "/classify", {"input": "word " * 700 + text, "truncate_prompt_tokens": len(ids)}).json()

@@ -12,6 +12,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, same_rotation
 from nemo_bt.pretrained.check import one_label
 from nemo_bt.pretrained.hf_config import read_hf_config
+from nemo_bt.pretrained.rope_parameters import rope_parameters_of
 from tests.support.hf_models import hf_config_of, save
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
@@ -89,6 +90,8 @@ def test_both_versions_are_one_model(case: str, tmp_path: Path) -> None:
     saved = json.loads((tmp_path / "config.json").read_text())
     again = read(saved, tmp_path)
     assert saved["rope_theta"] == (1e6 if kind == "gemma3_text" else 1e4)
+    filled = {"original_max_position_embeddings": 512} if case == "yarn" else {}
+    assert filled | rope_parameters_of(expected.completed) == new
     for other in (found, again):
         assert same_rotation(other, expected)
         assert (other.rotary_fraction, other.rope_type) == (expected.rotary_fraction, expected.rope_type)

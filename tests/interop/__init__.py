@@ -1,0 +1,5 @@
+"""Programs of others, each in an environment of its own: what they save is read here, what is exported is read there.
+
+`requirements` has the environments, which `make test-interop` makes; `environment` finds them; `foreign` has what runs
+in them, without a line of nemo_bt.
+"""
