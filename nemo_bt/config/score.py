@@ -88,7 +88,7 @@ def _check_input(given: Any, info: ValidationInfo) -> Any:
     return given
 
 
-EvaluationKind = Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_bench"]
+EvaluationKind = Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_bench", "judgebench", "rmb"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

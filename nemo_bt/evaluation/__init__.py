@@ -1,7 +1,8 @@
 """What rewards say about a model: accuracies on pairs and published benchmarks, and feedback made from rewards.
 
-Read `command` (nemo-bt evaluate), `measure` (rows -> accuracies), `rewardbench`, `rewardbench2` and `rm_bench` (their
-sections and weights), `label` (nemo-bt label), `accuracy` (shares and how sure they are), `tables`.
+Read `command` (nemo-bt evaluate), `measure` (rows -> accuracies), `rewardbench`, `rewardbench2`, `rm_bench`,
+`judgebench` and `rmb` (their sections and weights), `label` (nemo-bt label), `accuracy` (shares and how sure they are),
+`tables`.
 
 May import `scoring` and what is below it.
 """

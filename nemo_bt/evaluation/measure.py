@@ -9,11 +9,11 @@ from typing import Any
 from nemo_bt.data.formats.responses import response_of
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
-from nemo_bt.evaluation import rewardbench, rewardbench2, rm_bench
+from nemo_bt.evaluation import judgebench, rewardbench, rewardbench2, rm_bench, rmb
 from nemo_bt.evaluation.accuracy import Scored, Tally, by_key, tally
 from nemo_bt.scoring.rows import RowReader
 
-_NAMES = ("id", "subset", "domain", "source", "num_correct")
+_NAMES = ("id", "subset", "domain", "source", "language", "num_correct", "category_path")
 _RATIOS = (0.5, 0.8, 1.25, 2.0)
 
 
@@ -70,6 +70,10 @@ def kind_of(rows: Sequence[Scored]) -> str:
         UserError: rows have several answers on a side, as two benchmarks have, and nothing else tells which it is; or
             some rows are a benchmark's, and others are not.
     """
+    if all(rmb.is_path(row.names.get("category_path", "")) for row in rows):
+        return "rmb"
+    if all(row.names.get("source", "").startswith(judgebench.CATEGORIES) for row in rows):
+        return "judgebench"
     if all(len(row.chosen) == len(row.rejected) == 1 for row in rows):
         subsets = {row.names.get("subset") for row in rows}
         others = sorted(str(name) for name in subsets - rewardbench.SUBSETS)
@@ -109,13 +113,14 @@ def measure(rows: Sequence[Scored], kind: str) -> dict[str, Any]:
         UserError: the rows are not of that kind.
     """
     measures = {"pairs": _pairs, "rewardbench": _rewardbench, "rewardbench2": _rewardbench2, "rm_bench": _rm_bench}
+    measures |= {"judgebench": _judgebench, "rmb": _rmb}
     return {"kind": kind} | measures[kind](rows)
 
 
 def _pairs(rows: Sequence[Scored]) -> dict[str, Any]:
     overall = _of_all(rows)
     found: dict[str, Any] = {"score": overall["overall"]["accuracy"]} | overall
-    for name in ("subset", "source"):
+    for name in ("subset", "source", "language"):
         if any(name in row.names for row in rows):
             found[f"by_{name}"] = _plain(_by_name(rows, name))
     return found
@@ -153,12 +158,44 @@ def _rewardbench(rows: Sequence[Scored]) -> dict[str, Any]:
             f"evaluate.kind=rewardbench: expected subsets of it in the column subset, got {', '.join(unknown[:5])}."
         )
     sections = rewardbench.section_scores(subsets)
+    languages = {row.names["language"] for row in rows if "language" in row.names}
+    by_language = {
+        language: rewardbench.total_score(rewardbench.section_scores(_by_name(own, "subset")))
+        for language in sorted(languages)
+        if (own := [row for row in rows if row.names.get("language") == language])
+    }
     return {
-        "score": rewardbench.total_score(sections),
+        "score": fmean(by_language.values()) if by_language else rewardbench.total_score(sections),
+        **({"languages": by_language} if by_language else {}),
         "sections": sections,
         "missing_subsets": sorted(rewardbench.SUBSETS - subsets.keys()),
         "by_subset": _plain(subsets),
     } | _of_all(rows)
+
+
+def _judgebench(rows: Sequence[Scored]) -> dict[str, Any]:
+    unknown = sorted({row.names.get("source", "none") for row in rows})
+    unknown = [name for name in unknown if not name.startswith(judgebench.CATEGORIES)]
+    if unknown:
+        raise UserError(
+            f"evaluate.kind=judgebench: expected a source that begins with {', '.join(judgebench.CATEGORIES)}, got "
+            f"{', '.join(unknown[:5])}."
+        )
+    found = judgebench.scores(rows)
+    averages = {name: found.pop(name) for name in ("micro", "macro")}
+    return {"score": averages["micro"], "averages": averages, "sections": found} | _of_all(rows)
+
+
+def _rmb(rows: Sequence[Scored]) -> dict[str, Any]:
+    unknown = sorted({row.names.get("category_path", "none") for row in rows})
+    unknown = [name for name in unknown if not rmb.is_path(name)]
+    if unknown:
+        raise UserError(
+            f"evaluate.kind=rmb: expected a category_path that begins with {' or '.join(rmb.SETS)}, got "
+            f"{', '.join(unknown[:5])}."
+        )
+    sections = rmb.scores(rows)
+    return {"score": fmean(sections.values()), "sections": sections}
 
 
 def _rewardbench2(rows: Sequence[Scored]) -> dict[str, Any]:

@@ -7,7 +7,12 @@ from typing import Any, TypeAlias
 
 Table: TypeAlias = tuple[Sequence[str], list[list[str]]]
 """Names of the columns, and the rows."""
-_BY = {"by_subset": "subset", "by_source": "source", "by_length": "chosen over rejected characters"}
+_BY = {
+    "by_subset": "subset",
+    "by_source": "source",
+    "by_language": "language",
+    "by_length": "chosen over rejected characters",
+}
 
 
 def tables_of(results: dict[str, Any]) -> list[Table]:
@@ -20,6 +25,10 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
     if "sections" in results:
         rows = [[name, f"{score:.4f}"] for name, score in (*results["sections"].items(), ("score", results["score"]))]
         found.append((("section", "score"), rows))
+    for name in ("languages", "averages"):
+        if name in results:
+            rows = [[one, f"{score:.4f}"] for one, score in results[name].items()]
+            found.append(((name.removesuffix("s"), "score"), rows))
     if "domains" in results:
         levels = ("easy", "normal", "hard", "average")
         rows = [[name, *(f"{of[level]:.4f}" for level in levels)] for name, of in results["domains"].items()]

@@ -92,8 +92,10 @@ def reader_of(file: str, rows: list[Row], keys: RowSettings, chat: bool, column:
             lambda row: _each(parsed(row, 0, form, keys, chat), is_list), [column], is_list, kind, form=form
         )
     found = columns_seen(rows)
-    sides = [keys.named(name) for name in (FORMATS[form].first, FORMATS[form].second) if name]
-    is_list = any(kind_of_value(found.get(name)) in ("texts", "conversations") for name in sides)
+    shape = FORMATS[form]
+    sides = [keys.named(name) for name in (shape.first, shape.second) if name]
+    has_lists = any(kind_of_value(found.get(name)) in ("texts", "conversations") for name in sides)
+    is_list = has_lists or bool(shape.second and shape.response)
     return RowReader(lambda row: _pair(parsed(row, 0, form, keys, chat), is_list), names, is_list, "pair", form=form)
 
 

@@ -35,6 +35,26 @@ ONE_PAIR = {
     "prompt and whole messages": [
         {"prompt": USER, "chosen": messages(USER, CHOSEN), "rejected": messages(USER, REJECTED)}
     ],
+    "judgebench": [
+        {"question": USER, "response_A": REJECTED, "response_B": CHOSEN, "label": "B>A", "source": "mmlu-pro-law"}
+    ],
+    "rmb": [
+        {
+            "conversation_input": [TURN | {"language": "English"}],
+            "chosen": {"llm_name": "a", "answer": CHOSEN},
+            "reject": {"llm_name": "b", "answer": REJECTED},
+            "category_path": "Pairwise_set/Helpfulness/Chat/Discussion",
+        }
+    ],
+    "rmb_best_of_n": [
+        {
+            "conversation_input": [TURN],
+            "bon_best": {"llm_name": "a", "answer": CHOSEN},
+            "loser_list": [{"llm_name": "b", "answer": REJECTED}],
+            "bon_uid": "1",
+            "category_path": "BoN_set/Helpfulness/Chat/Discussion",
+        }
+    ],
     "helpsteer3": [helpsteer3(-2, (True, False))],
     "helpsteer3 with the label beside": [helpsteer3(-2, (True, False), beside=True)],
     "helpsteer3 as JSON texts": [{key: json.dumps(v) for key, v in helpsteer3(-2, (True, False)).items()}],

@@ -128,7 +128,7 @@ def _fits(form: Format, columns: dict[str, Any], keys: RowSettings, scores: bool
         return False  # what can be scored without scores is read so
     needed = [form.first, form.second, form.strength, form.conversation, form.answers]
     needed.append(form.verdict.column if form.verdict else "")
-    if not form.answers:
+    if not form.answers and not form.second:
         needed.append(form.response)
     if form.has_scores and not form.answers and not any(name in columns for name in score_columns(keys)):
         return False
@@ -150,8 +150,8 @@ def columns_of(names: Iterable[str], keys: RowSettings) -> list[str] | None:
 def columns_named(form: Format) -> list[str]:
     """List the columns that a format names itself, paths included, the prompt first."""
     names = [form.system, *form.prompt, form.history, form.conversation, form.first, form.second, form.answers]
-    names += [form.response if not form.answers else "", form.strength, form.verdict.column if form.verdict else ""]
-    names += [*(form.scores or ()), *(form.only or ())[:1]]
+    names += [form.response if not (form.answers or form.second) else "", form.strength]
+    names += [form.verdict.column if form.verdict else "", *(form.scores or ()), *(form.only or ())[:1]]
     return [name for name in names if name]
 
 

@@ -100,7 +100,10 @@ def _sides(row: Row, form: Format, keys: RowSettings, chat: bool) -> tuple[list[
         chosen: list[Side] = [answered(prompt, messages[-1], chat, keys)]
     else:
         chosen = [_side(prompt, answer, first, form, keys, chat) for answer in several(value_at(row, first))]
-    return chosen, [_side(prompt, answer, second, form, keys, chat) for answer in several(value_at(row, second))]
+    others = several(value_at(row, second))
+    if form.response:
+        others = [value_at(entry, form.response) for entry in list_at(row, second) if isinstance(entry, dict)]
+    return chosen, [_side(prompt, answer, second, form, keys, chat) for answer in others]
 
 
 def _side(prompt: Prompt, answer: Any, key: str, form: Format, keys: RowSettings, chat: bool) -> Side:

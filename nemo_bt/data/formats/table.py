@@ -50,6 +50,18 @@ FORMATS: dict[str, Format] = {
         prompt=("prompt",), first="response_1", second="response_2",
         verdict=Verdict("winner", ("model_a",), ("model_b",), ("tie", "tie (bothbad)", "both_bad", "bothbad")),
     ),
+    "judgebench": Format(
+        "ScalerLab/JudgeBench", prompt=("question",), first="response_A", second="response_B",
+        verdict=Verdict("label", first=("A>B",), second=("B>A",)),
+    ),
+    "rmb": Format(
+        "Zhou-Zoey/RMB-Reward-Model-Benchmark, pairs",
+        prompt=("conversation_input",), first="chosen.answer", second="reject.answer",
+    ),
+    "rmb_best_of_n": Format(
+        "Zhou-Zoey/RMB-Reward-Model-Benchmark, best of n",
+        prompt=("conversation_input",), first="bon_best.answer", second="loser_list", response="answer",
+    ),
     "summarize": Format(
         "openai/summarize_from_feedback, comparisons",
         prompt=("info.title", "info.post", "info.article"), first="summaries.0.text", second="summaries.1.text",
