@@ -88,7 +88,8 @@ def _check_input(given: Any, info: ValidationInfo) -> Any:
     return given
 
 
-EvaluationKind = Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_bench", "judgebench", "rmb"]
+BEST_OF_N = "best_of_n"
+EvaluationKind = Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_bench", "judgebench", "rmb", "best_of_n"]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -143,6 +144,9 @@ class EvaluateSettings:
     """Commit, branch or tag of a data set of the hub."""
     kind: EvaluationKind = "auto"
     """auto decides by the rows."""
+    label_key: str | None = None
+    """For single answers, or lists of completions: the column, or field of completions, that says how good each is, as
+    1 or 0 for right or wrong. null: the first of correct, is_correct, label, labels, scores and score that is there."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -150,7 +154,7 @@ class EvaluateRun(ScoreRun):
     """A model at its layout, and its evaluation."""
 
     evaluate: Annotated[EvaluateSettings, AfterValidator(_check_input)]
-    needs: ClassVar[tuple[str, ...]] = ("pair",)
+    needs: ClassVar[tuple[str, ...]] = ("pair", "completions", "response")
     told_by_name: ClassVar[tuple[str, tuple[str, ...]]] = ("domain", ("chat", "math", "code", "safety"))
 
     @model_validator(mode="before")

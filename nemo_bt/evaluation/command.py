@@ -8,9 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.config.score import EvaluateRun
+from nemo_bt.config.score import BEST_OF_N, EvaluateRun
+from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import read_chunks
 from nemo_bt.errors import UserError
+from nemo_bt.evaluation.best_of_n import best_of_n, label_key_of, labelled
 from nemo_bt.evaluation.measure import kind_of, measure, scored_rows, unscored_rows
 from nemo_bt.evaluation.tables import as_markdown, tables_of
 from nemo_bt.files import write_atomically
@@ -35,22 +37,28 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
     """
     scored = Path(run.score.output)
     source = run.source
-    reader = reader_of(str(scored), list(islice(_rows(scored), _FIRST_ROWS)), source, True, run.score.column)
-    rows, without = scored_rows(_rows(scored), reader)
-    if not rows:
-        raise UserError(f"{scored}: none of {without:,} rows has its rewards.")
-    if without > len(rows):
-        raise UserError(
-            f"{scored}: {without:,} of {len(rows) + without:,} rows have no reward, for the reasons above. What is "
-            "left says little of the model: set how rows are read (model.data.*), or mend the file."
-        )
-    kind = kind_of(rows) if run.evaluate.kind == "auto" else run.evaluate.kind
-    results: dict[str, Any] = {"model": model, "rows": len(rows), "rows_without_reward": without} | measure(rows, kind)
+    first = list(islice(_rows(scored), _FIRST_ROWS))
+    reader = reader_of(str(scored), first, source, True, run.score.column)
+    num_rows = sum(1 for _ in _rows(scored))
+    if reader.kind == "pair":
+        pairs, without = scored_rows(_rows(scored), reader)
+        _check_scored(scored, num_rows, without)
+        kind = kind_of(pairs) if run.evaluate.kind == "auto" else run.evaluate.kind
+        measured = measure(pairs, kind)
+    else:
+        key = label_key_of(first, reader, run.evaluate.label_key)
+        groups, without = labelled(_rows(scored), reader, key)
+        _check_scored(scored, num_rows, without)
+        kind = BEST_OF_N
+        measured = {"kind": kind} | best_of_n(groups, key)
+    results: dict[str, Any] = {"model": model, "rows": num_rows - without, "rows_without_reward": without} | measured
     folder = Path(run.evaluate.output)
     tables = tables_of(results)
     folder.mkdir(parents=True, exist_ok=True)
     facts = [f"model: {model}", f"kind: {kind}", f"score: {results['score']:.4f}"]
-    facts.append(f"rows: {len(rows):,}, {without:,} without a reward")
+    facts.append(f"rows: {num_rows - without:,}, {without:,} without a reward")
+    if "labels" in results:
+        facts.append(f"prompts: {results['prompts']:,}; labels: {results['labels']}")
     if "longer_wins" in results:
         facts.append(f"the rule “the longer answer wins”: {results['longer_wins']:.4f}")
     if results.get("missing_subsets"):
@@ -65,24 +73,42 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
     return results
 
 
+def _check_scored(scored: Path, num_rows: int, without: int) -> None:
+    """Check that most rows have their rewards."""
+    if without == num_rows:
+        raise UserError(f"{scored}: none of {without:,} rows has its rewards.")
+    if 2 * without > num_rows:
+        raise UserError(
+            f"{scored}: {without:,} of {num_rows:,} rows have no reward, for the reasons above. What is "
+            "left says little of the model: set how rows are read (model.data.*), or mend the file."
+        )
+
+
 def check_shape(run: EvaluateRun, pretrained: PretrainedSource) -> None:
     """Check, before any row is scored, that the rows are of the benchmark that they are taken for.
 
     Raises:
         UserError: they are not, or cannot be read.
     """
-    if run.evaluate.kind == "pairs":
-        return
+    wanted = run.evaluate.kind
     _, files = open_rows(run, pretrained, Parts(Path(run.score.output)))
-    rows = [
-        one
-        for reader, file in files
-        for chunk in read_chunks(file, None, None)
-        for one in unscored_rows((row for row in chunk.rows() if isinstance(row, dict)), reader)
-    ]
-    kind = kind_of(rows) if rows and run.evaluate.kind == "auto" else run.evaluate.kind
-    if rows and kind != "pairs":
-        measure(rows, kind)
+    has_pairs = files[0][0].kind == "pair"
+    if wanted != "auto" and has_pairs == (wanted == BEST_OF_N):
+        expected, found = ("pairs", "single answers")[:: -1 if has_pairs else 1]
+        raise UserError(f"evaluate.kind={wanted}: expected rows of {expected}, found {found}.")
+    if not has_pairs:
+        for reader, file in files:
+            rows = list(_rows_of(file))
+            labelled(rows, reader, label_key_of(rows[:_FIRST_ROWS], reader, run.evaluate.label_key))
+    elif wanted != "pairs":
+        pairs = [one for reader, file in files for one in unscored_rows(_rows_of(file), reader)]
+        kind = kind_of(pairs) if pairs and wanted == "auto" else wanted
+        if pairs and kind != "pairs":
+            measure(pairs, kind)
+
+
+def _rows_of(file: DataFile) -> Iterator[dict[str, Any]]:
+    return (row for chunk in read_chunks(file, None, None) for row in chunk.rows() if isinstance(row, dict))
 
 
 def write_together(run: EvaluateRun, found: dict[str, dict[str, Any]], terminal: Terminal) -> None:

@@ -18,13 +18,7 @@ _RATIOS = (0.5, 0.8, 1.25, 2.0)
 
 
 def scored_rows(rows: Iterable[dict[str, Any]], reader: RowReader) -> tuple[list[Scored], int]:
-    """Read the rows that have rewards, and count those that have none.
-
-    Raises:
-        UserError: the rows are no pairs.
-    """
-    if len(reader.columns) != 2:
-        raise UserError("nemo-bt evaluate: expected pairs, or lists of chosen and rejected answers, got single ones.")
+    """Read the rows of pairs that have rewards, and count those that have none."""
     found = []
     without = 0
     for row in rows:

@@ -25,6 +25,15 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
     if "sections" in results:
         rows = [[name, f"{score:.4f}"] for name, score in (*results["sections"].items(), ("score", results["score"]))]
         found.append((("section", "score"), rows))
+    if "curve" in results:
+        rows = [
+            [n, f"{of['mean']:.4f}", f"{of['low']:.4f} to {of['high']:.4f}", f"{of['best']:.4f}", f"{of['random']:.4f}"]
+            for n, of in results["curve"].items()
+        ]
+        found.append((("best of n", "label", "95 % interval", "best possible", "at random"), rows))
+        if "overall" in results:
+            rows = [_tally_row("better over worse answers", results["overall"])]
+            found.append((("pairs", "pairs", "accuracy", "95 % interval", "ties"), rows))
     for name in ("languages", "averages"):
         if name in results:
             rows = [[one, f"{score:.4f}"] for one, score in results[name].items()]

@@ -1,16 +1,20 @@
-"""JudgeBench, RMB and M-RewardBench equal their definitions, on rewards of which ties and right ones are known."""
+"""JudgeBench, RMB, M-RewardBench and best-of-n equal their definitions, on rewards that are known."""
 
 import random
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
 
+from nemo_bt.config.data import SourceSettings
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation.accuracy import Scored
+from nemo_bt.evaluation.best_of_n import best_of_n, expected_label, label_key_of, labelled
 from nemo_bt.evaluation.measure import measure
 from nemo_bt.evaluation.tables import leaderboard_row, tables_of
+from nemo_bt.scoring.rows import reader_of
 from tests.support.results import results_of
 
 
@@ -30,7 +34,7 @@ def test_judgebench_has_both_averages() -> None:
     assert found["sections"] == {"mmlu-pro": 1.0, "livebench-math": 0.5, "livecodebench": 0.0}
     assert found["averages"] == {"micro": pytest.approx(4 / 6), "macro": pytest.approx(0.5)}
     assert ("average", "score") in [columns for columns, _ in tables_of(found | {"model": "m"})]
-    with pytest.raises(UserError, match="expected a source that begins with mmlu-pro, .* got arena"):
+    with pytest.raises(UserError, match=r"expected a source that begins with mmlu-pro, .* got arena"):
         measure([Scored([1.0], [0.0], {"source": "arena"})], "judgebench")
 
 
@@ -74,3 +78,64 @@ def test_languages_have_a_score_each_and_their_mean() -> None:
     assert found["kind"] == "rewardbench"
     assert found["languages"] == {"deu_Latn": 0.25, "zho_Hans": 0.125}  # three of four sections are not there
     assert found["score"] == 0.1875
+
+
+def test_the_best_of_n_is_the_mean_over_all_draws() -> None:
+    draw = random.Random(2)
+    for _ in range(50):
+        keys = [float(draw.randrange(4)) for _ in range(draw.randint(1, 6))]
+        labels = [float(draw.randrange(2)) for _ in keys]
+        for n in range(1, len(keys) + 1):
+            means = []
+            for drawn in combinations(range(len(keys)), n):
+                highest = max(keys[i] for i in drawn)
+                means.append(np.mean([labels[i] for i in drawn if keys[i] == highest]))
+            assert expected_label(keys, labels, n) == pytest.approx(np.mean(means), abs=1e-12)
+    assert expected_label([1, 2, 3], [1, 0, 1], 2) == pytest.approx(2 / 3)
+
+
+PPE = {"prompt": "2 + 2?", "model_name": "m", "scores": [True, False, False, True], "question_id": 1} | {
+    f"response_{n}": text for n, text in enumerate(("4", "5", "6", "four"), start=1)
+}
+
+
+def read(rows: list[dict[str, Any]], key: str | None = None) -> dict[str, Any]:
+    reader = reader_of("rows", rows, SourceSettings(path="rows.jsonl"), True, "reward")
+    key = label_key_of(rows, reader, key)
+    groups, without = labelled(rows, reader, key)
+    return best_of_n(groups, key) | {"without": without, "kind": reader.kind}
+
+
+def test_labelled_answers_come_in_lists_in_columns_and_in_rows_of_their_own() -> None:
+    """Rewards 1, 3, 2, 0 with labels 1, 0, 0, 1: alone a half is right, of two a sixth, and of four none."""
+    expected = {"1": 0.5, "2": 1 / 6, "4": 0.0}
+    rewards = [1.0, 3.0, 2.0, 0.0]
+    lists = [{"prompt": "2 + 2?", "completions": ["4", "5", "6", "four"], "correct": [1, 0, 0, 1], "reward": rewards}]
+    fields = [{"response": text, "correct": good} for text, good in (("4", 1), ("5", 0), ("6", 0), ("four", 1))]
+    nested = [{"prompt": "2 + 2?", "completions": fields, "reward": rewards}]
+    single = [one | {"prompt": "2 + 2?", "reward": reward} for one, reward in zip(fields, rewards, strict=True)]
+    for rows in (lists, nested, single, [PPE | {"reward": rewards}]):
+        found = read(rows)
+        assert {n: of["mean"] for n, of in found["curve"].items()} == pytest.approx(expected)
+        assert [of["best"] for of in found["curve"].values()] == pytest.approx([0.5, 5 / 6, 1.0])
+        assert (found["score"], found["prompts"]) == (0.0, 1)
+        assert (found["overall"]["accuracy"], found["overall"]["pairs"]) == (0.0, 4)
+    pairs = read([PPE | {"reward": [1.0, 0.0, 2.0, 3.0], "sampled_conflict_pairs": [[0, 1], [2, 0]]}])["overall"]
+    assert (pairs["accuracy"], pairs["pairs"]) == (0.5, 2)
+    both = read([*lists, {**lists[0], "reward": [3.0, 0.0, 1.0, 2.0]}, {**lists[0], "reward": None}])
+    assert (both["prompts"], both["without"], both["score"]) == (2, 1, 0.5)
+    columns = [columns for columns, _ in tables_of(both | {"model": "m"})]
+    assert columns[0] == ("best of n", "label", "95 % interval", "best possible", "at random")
+
+
+@pytest.mark.parametrize(
+    ("row", "key", "message"),
+    [
+        ({"completions": ["a", "b"]}, None, r"called correct, is_correct, .*, found completions, prompt\. Set"),
+        ({"completions": ["a", "b"], "correct": [1]}, None, "'correct' has 1 labels for 2 answers"),
+        ({"completions": ["a", "b"], "good": ["x", "y"]}, "good", "some are no numbers"),
+    ],
+)
+def test_labels_that_cannot_be_used_are_named(row: dict[str, Any], key: str | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read([{"prompt": "p", "reward": [1.0, 0.0]} | row], key)

@@ -188,7 +188,7 @@ def test_rm_bench_names_levels_by_the_chosen_answers_style() -> None:
     assert scores["chat"] == {"easy": 1.0, "normal": 0.0, "hard": 0.0, "average": pytest.approx(1 / 3)}
 
 
-def test_rows_without_rewards_are_counted_and_single_answers_refused() -> None:
+def test_rows_without_rewards_are_counted() -> None:
     rows = [
         {"chosen": "aaaa", "rejected": "b", "reward_chosen": 1.0, "reward_rejected": 0.0, "source": "x"},
         {"chosen": "a", "rejected": "b", "reward_chosen": None, "reward_rejected": 0.0, "source": "y"},
@@ -198,8 +198,6 @@ def test_rows_without_rewards_are_counted_and_single_answers_refused() -> None:
     results = measure(found, "pairs")
     assert list(results["by_source"]) == ["x"]
     assert list(results["by_length"]) == ["2 and more"]
-    with pytest.raises(UserError, match="expected pairs"):
-        scored_rows(rows, reader_of("rows", [{"text": "a"}], SourceSettings(path="rows.jsonl"), True, "reward"))
 
 
 def test_results_are_tables_and_markdown() -> None:

@@ -157,5 +157,5 @@ def test_shards_may_have_one_name_or_be_empty(tmp_path: Path) -> None:
 def test_a_command_says_which_rows_it_can_use(tmp_path: Path) -> None:
     file = write_rows(tmp_path / "rows.jsonl", [{"text": "a"}])
     given = [f"evaluate.input={file}", f"evaluate.output={tmp_path / 'out'}"]
-    with pytest.raises(UserError, match=r"rows.jsonl: expected rows of pair, found text"):
+    with pytest.raises(UserError, match=r"rows.jsonl: expected rows of pair or completions or response, found text"):
         open_files(load_settings_of(EvaluateRun, "evaluate", given), chat=True)

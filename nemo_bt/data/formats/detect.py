@@ -144,7 +144,7 @@ def _fits(form: Format, columns: dict[str, Any], keys: RowSettings, scores: bool
 def columns_of(names: Iterable[str], keys: RowSettings) -> list[str] | None:
     """List the columns that the named formats read; None is all, where keys are paths into them."""
     columns = {column for name in names for column in _read(FORMATS[name], keys)}
-    return None if any("." in column for column in columns) else sorted(columns)
+    return None if any("." in column or "*" in column for column in columns) else sorted(columns)
 
 
 def columns_named(form: Format) -> list[str]:

@@ -1,7 +1,7 @@
 """The row formats of the field, an entry each: where they have the prompt, the responses, and what is known of these.
 
 A new format is a new entry of FORMATS. A name in <> is that of a setting: <prompt> stands for model.data.prompt_key.
-Names with dots are paths: `info.post`, `summaries.0.text`.
+Names with dots are paths, and a star stands for numbers: `info.post`, `summaries.0.text`, `response_*`.
 """
 
 from __future__ import annotations
@@ -109,6 +109,8 @@ FORMATS: dict[str, Format] = {
     "text": Format("whole texts", first="<chosen>", second="<rejected>", kinds=dict.fromkeys(_SIDES, ("text",))),
     "nemo_aligner": Format("NeMo-Aligner: a line with the chosen text, then one with the rejected",
                            conversation="text", lines=2, joins=True),
+    "ppe_best_of_k": Format("lmarena-ai/PPE-*-Best-of-K, responses to score", prompt=("prompt",),
+                            answers="response_*", kinds={"scores": ("list",)}),
     "completions": Format("responses to score", prompt=("<prompt>",), answers="<completions>", response="<response>"),
     "response": Format("a response to score", prompt=("<prompt>",), response="<response>"),
     "conversation": Format("messages to score", conversation="messages", kinds={"messages": ("messages",)}),

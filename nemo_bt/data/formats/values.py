@@ -16,8 +16,14 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 def value_at(row: dict[str, Any], key: str) -> Any:
-    """Find what is under a key, or under a path of keys and list positions with dots: `rating.0`, `answer.label`."""
+    """Find what is under a key, or under a path of keys and list positions with dots: `rating.0`, `answer.label`.
+
+    A key that ends in a star is the list of the columns that have a number there: `response_*`.
+    """
     value = row.get(key)
+    if value is None and key.endswith("*"):
+        numbers = sorted(int(name[len(key) - 1 :]) for name in row if _is_numbered(name, key[:-1]))
+        value = [row[f"{key[:-1]}{number}"] for number in numbers] or None
     if value is None and "." in key:
         value = row
         for part in key.split("."):
@@ -30,6 +36,11 @@ def value_at(row: dict[str, Any], key: str) -> Any:
     if value is None:
         raise RowError("missing", f"no '{key}'")
     return value
+
+
+def _is_numbered(name: str, start: str) -> bool:
+    number = name[len(start) :]
+    return name.startswith(start) and number.isdecimal() and str(int(number)) == number
 
 
 def has_value(row: dict[str, Any], key: str) -> bool:

@@ -1,0 +1,157 @@
+"""Best of n: how good the answer is that the model picks among n answers to a prompt whose quality is known.
+
+Source: Chen et al. 2021 (arXiv 2107.03374), section 2.1: the mean over all ways to draw n of a prompt's answers, here
+for the one with the highest reward.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+from nemo_bt.data.formats.responses import prompt_of
+from nemo_bt.data.formats.values import has_value, list_at, value_at
+from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.errors import UserError
+from nemo_bt.evaluation.accuracy import tally
+from nemo_bt.scoring.rows import RowReader
+
+LABEL_KEYS = ("correct", "is_correct", "label", "labels", "scores", "score")
+"""Columns, or fields of completions, in which labels are looked for."""
+SIZES = (1, 2, 4, 8, 16, 32)
+_PAIRS = "sampled_conflict_pairs"
+"""PPE's column with the pairs that its accuracy counts, by position."""
+
+
+@dataclass
+class Labelled:
+    """Answers to one prompt.
+
+    Args:
+        rewards: what the model says.
+        labels: what is known, higher is better: 1 and 0 for right and wrong.
+        pairs: positions of the answers to compare; None is all.
+    """
+
+    rewards: list[float] = field(default_factory=list)
+    labels: list[float] = field(default_factory=list)
+    pairs: list[tuple[int, int]] | None = None
+
+
+def label_key_of(rows: Sequence[dict[str, Any]], reader: RowReader, given: str | None) -> str:
+    """Find the column of labels.
+
+    Args:
+        rows: some rows.
+        given: its name, where the user has said it.
+
+    Raises:
+        UserError: there is none.
+    """
+    for key in [given] if given else LABEL_KEYS:
+        if any(key in row or any(key in one for one in _entries(row)) for row in rows):
+            return key
+    has = sorted({name for row in rows for name in row} - set(reader.columns))
+    expected = given or ", ".join(LABEL_KEYS)
+    raise UserError(
+        "nemo-bt evaluate: rows of single answers need to say how good each is: expected a column or a field of "
+        f"completions called {expected}, found {', '.join(has)}. Set evaluate.label_key, or give pairs."
+    )
+
+
+def _entries(row: dict[str, Any]) -> list[dict[str, Any]]:
+    lists = [value for value in row.values() if isinstance(value, list)]
+    return [one for value in lists for one in value if isinstance(one, dict)]
+
+
+def labelled(rows: Iterable[dict[str, Any]], reader: RowReader, label_key: str) -> tuple[list[Labelled], int]:
+    """Put the answers to each prompt together, and count the rows that have no reward; rows may have none yet.
+
+    Raises:
+        UserError: a row has another number of labels than of answers, or a label is no number.
+    """
+    found: dict[str, Labelled] = {}
+    without = 0
+    for number, row in enumerate(rows):
+        try:
+            (sides,) = reader.sides(row)
+        except RowError:
+            without += 1
+            continue
+        rewards = row.get(reader.columns[0], [0.0] * len(sides) if reader.is_list else 0.0)
+        rewards = rewards if isinstance(rewards, list) else [rewards]
+        if None in rewards or not rewards:
+            without += 1
+            continue
+        group = found.setdefault(str(number) if reader.is_list else repr(prompt_of(sides[0])), Labelled())
+        group.rewards += rewards
+        group.labels += _labels(row, reader, label_key, len(sides))
+        group.pairs = [(int(i), int(j)) for i, j in row[_PAIRS]] if row.get(_PAIRS) else None
+    return list(found.values()), without
+
+
+def _labels(row: dict[str, Any], reader: RowReader, key: str, num_answers: int) -> list[float]:
+    try:
+        if not reader.is_list:
+            values = [value_at(row, key)]
+        elif has_value(row, key):
+            values = list_at(row, key)
+        else:
+            values = [value_at(one, key) for one in _entries(row)]
+        if len(values) != num_answers or not all(isinstance(value, int | float) for value in values):
+            found = f"'{key}' has {len(values)} labels for {num_answers} answers, or some are no numbers"
+            raise RowError("type", found)
+        return [float(value) for value in values]
+    except RowError as error:
+        raise UserError(f"evaluate.label_key={key}: a row is not usable: {error.detail}.") from error
+
+
+def expected_label(keys: Sequence[float], labels: Sequence[float], n: int) -> float:
+    """Give the mean label of the answer with the highest key among n, over all ways to draw n of them.
+
+    Answers with equal keys are taken with equal chance. Of keys 1, 2, 3 with labels 1, 0, 1 two are drawn in three
+    ways, of which one has the label 0 on top: 2/3.
+    """
+    by_key: dict[float, list[float]] = {}
+    for key, label in zip(keys, labels, strict=True):
+        by_key.setdefault(key, []).append(label)
+    mean = 0.0
+    below = 0
+    for key in sorted(by_key):
+        upto = below + len(by_key[key])
+        mean += fmean(by_key[key]) * (math.comb(upto, n) - math.comb(below, n)) / math.comb(len(keys), n)
+        below = upto
+    return mean
+
+
+def best_of_n(groups: Sequence[Labelled], label_key: str) -> dict[str, Any]:
+    """Compute the curve, and the accuracy of pairs of answers to one prompt whose labels differ.
+
+    Returns:
+        `score` is the mean label at the largest n that every prompt has answers for; `curve` has for each n the `mean`
+        with its 95 % interval over prompts, and what the `best` and a `random` choice would give.
+    """
+    fewest = min(len(group.rewards) for group in groups)
+    curve = {}
+    for n in [n for n in SIZES if n <= fewest]:
+        means = [expected_label(group.rewards, group.labels, n) for group in groups]
+        best = fmean(expected_label(group.labels, group.labels, n) for group in groups)
+        spread = NormalDist().inv_cdf(0.975) * stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+        mean = fmean(means)
+        random = fmean(fmean(group.labels) for group in groups)
+        curve[str(n)] = {"mean": mean, "low": mean - spread, "high": mean + spread, "best": best, "random": random}
+    pairs = tally(pair for group in groups for pair in _differing(group))
+    found = {"score": curve[max(curve, key=int)]["mean"], "labels": label_key, "prompts": len(groups), "curve": curve}
+    return found | ({"overall": pairs.to_json()} if pairs.total else {})
+
+
+def _differing(group: Labelled) -> Iterable[tuple[float, float]]:
+    """Give the rewards of better and worse of each pair whose labels differ."""
+    for i, j in group.pairs if group.pairs is not None else combinations(range(len(group.labels)), 2):
+        if group.labels[i] != group.labels[j]:
+            better, worse = (i, j) if group.labels[i] > group.labels[j] else (j, i)
+            yield group.rewards[better], group.rewards[worse]
