@@ -3,13 +3,11 @@
 import asyncio
 import base64
 import json
-import os
 import re
 import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,9 +24,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.serving.command import check_serve
 from tests.support.hf_models import save
 from tests.support.reference import alone
-
-TOKEN = "a secret"
-HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+from tests.support.serving import HEADERS, TOKEN, serving
 
 
 @pytest.fixture(scope="module")
@@ -38,33 +34,9 @@ def model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Address and process; ended by SIGTERM."""
-    command = [sys.executable, "-m", "nemo_bt", "serve", f"model.restore_from_path={model}", "serve.port=0"]
-    command += ["trainer.accelerator=cpu", "serve.token_variable=TOKEN_OF_TEST", "serve.read_timeout_s=1"]
-    command += ["serve.max_request_bytes=200000", "serve.model_name=small", "model.encoder_seq_length=300"]
-    env = os.environ | {"TOKEN_OF_TEST": TOKEN}
-    with (model.parent / "stderr.txt").open("w") as stderr:
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True)
-    assert process.stdout
-    for line in process.stdout:
-        found = re.search(r"at (http://127.0.0.1:\d+):", line)
-        if found:
-            break
-    else:
-        raise AssertionError(f"no server: {process.wait()}")
-    address = found[1]
-    deadline_s = time.monotonic() + 20
-    while True:
-        try:
-            httpx.get(f"{address}/health")
-            break
-        except httpx.ConnectError:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
-    yield address, process
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+    limits = ("serve.read_timeout_s=1", "serve.max_request_bytes=200000")
+    with serving(model, "serve.token_variable=TOKEN_OF_TEST", *limits) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +64,6 @@ def test_every_route_gives_transformers_rewards(
     scored = post(server, "/score", {"model": "small", "text_1": prompt, "text_2": [response, response]}).json()
     assert [one["score"] for one in scored["data"]] == pytest.approx([expected[0]] * 2, abs=1e-5)
     assert (scored["object"], scored["data"][1]["index"], scored["data"][1]["object"]) == ("list", 1, "score")
-    other = post(server, "/v1/score", {"model": "other", "text_1": prompt, "text_2": response})
-    assert (other.status_code, other.json()) == (404, {"detail": "model: expected small, or none, got other"})
     classified = post(server, "/classify", {"messages": rows[0], "user": "x"}).json()
     assert classified["data"] == [
         {"index": 0, "label": "LABEL_0", "num_classes": 1, "probs": [scored["data"][0]["score"]]}
@@ -177,6 +147,7 @@ def test_many_clients_at_once_get_their_own_rewards(
         ("/classify", {}, 422, "expected input or messages"),
         ("/classify", {"input": []}, 422, "at least one conversation"),
         ("/score", {"text_1": ["a", "b"], "text_2": ["c", "d", "e"]}, 422, "text_1 has 2 texts, text_2 3"),
+        ("/v1/score", {"model": "other", "text_1": "a", "text_2": "b"}, 404, "expected small, or none, got other"),
         ("/nowhere", {}, 404, "Not Found"),
     ],
 )

@@ -1,0 +1,46 @@
+"""A server of its own process, on a port that is free."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+TOKEN = "a secret"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@contextmanager
+def serving(model: Path, *overrides: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Address and process; ended by SIGTERM. TOKEN_OF_TEST is a variable with TOKEN."""
+    command = [sys.executable, "-m", "nemo_bt", "serve", f"model.restore_from_path={model}", "serve.port=0"]
+    command += ["trainer.accelerator=cpu", "serve.model_name=small", "model.encoder_seq_length=300", *overrides]
+    env = os.environ | {"TOKEN_OF_TEST": TOKEN}
+    with (model.parent / "stderr.txt").open("w") as stderr:
+        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=stderr, text=True)
+    assert process.stdout
+    for line in process.stdout:
+        found = re.search(r"at (http://127.0.0.1:\d+):", line)
+        if found:
+            break
+    else:
+        raise AssertionError(f"no server: {process.wait()}")
+    address = found[1]
+    deadline_s = time.monotonic() + 20
+    while True:
+        try:
+            httpx.get(f"{address}/health")
+            break
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+    yield address, process
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
