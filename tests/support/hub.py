@@ -1,0 +1,147 @@
+"""A hub on loopback that speaks what huggingface_hub asks of one: repositories, commits, large files, downloads."""
+
+import base64
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+
+TOKEN = "hf_of_test"
+
+
+@dataclass
+class Hub:
+    """What the hub has.
+
+    Attributes:
+        address: what HF_ENDPOINT is to be.
+        repos: repository -> path -> contents; `datasets/` stands before a data set's name.
+        fails: repository -> the step of an upload that fails, with its status.
+        asked: methods and paths of all requests.
+    """
+
+    address: str
+    repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    fails: dict[str, tuple[str, int]] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    large: dict[str, bytes] = field(default_factory=dict)
+
+    def commit_of(self, repo: str) -> str:
+        """The name of its newest commit: a digest of all files."""
+        files = sorted((path, hashlib.sha1(data).hexdigest()) for path, data in self.repos[repo].items())
+        return hashlib.sha1(json.dumps([repo, files]).encode()).hexdigest()
+
+    def check(self, repo: str, step: str) -> None:
+        failing, status = self.fails.get(repo, ("", 0))
+        if failing == step:
+            raise HTTPException(status, f"{step} of {repo} is refused")
+
+
+def _app(hub: Hub) -> FastAPI:
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def note(request: Request, handle: Any) -> Response:
+        hub.asked.append(f"{request.method} {request.url.path}")
+        open_to_all = request.url.path.startswith("/lfs/")
+        if not open_to_all and request.headers.get("authorization") != f"Bearer {TOKEN}":
+            return Response(status_code=401)
+        answer: Response = await handle(request)
+        return answer
+
+    @app.get("/api/whoami-v2")
+    async def whoami() -> Any:
+        return {"type": "user", "name": "tester", "auth": {"type": "access_token"}}
+
+    @app.post("/api/repos/create")
+    async def create(request: Request) -> Any:
+        asked = await request.json()
+        repo = f"{asked['organization']}/{asked['name']}"
+        if repo in hub.repos:
+            raise HTTPException(409, "You already created this model repo")
+        hub.check(repo, "create")
+        hub.repos[repo] = {}
+        return {"url": f"{hub.address}/{repo}"}
+
+    @app.post("/api/models/{org}/{name}/preupload/{revision}")
+    async def preupload(org: str, name: str, request: Request) -> Any:
+        files = (await request.json())["files"]
+        modes = {True: "lfs", False: "regular"}
+        return {
+            "files": [
+                {
+                    "path": file["path"],
+                    "uploadMode": modes[file["path"].endswith(".safetensors")],
+                    "shouldIgnore": False,
+                }
+                for file in files
+            ]
+        }
+
+    @app.post("/{org}/{name}.git/info/lfs/objects/batch")
+    async def batch(org: str, name: str, request: Request) -> Any:
+        hub.check(f"{org}/{name}", "upload")
+        objects = (await request.json())["objects"]
+        actions = [{"upload": {"href": f"{hub.address}/lfs/{one['oid']}"}} for one in objects]
+        return {
+            "transfer": "basic",
+            "objects": [one | {"actions": action} for one, action in zip(objects, actions, strict=True)],
+        }
+
+    @app.put("/lfs/{oid}")
+    async def put(oid: str, request: Request) -> Any:
+        data = await request.body()
+        assert hashlib.sha256(data).hexdigest() == oid
+        hub.large[oid] = data
+        return {}
+
+    @app.post("/api/models/{org}/{name}/commit/{revision}")
+    async def commit(org: str, name: str, request: Request) -> Any:
+        repo = f"{org}/{name}"
+        hub.check(repo, "commit")
+        lines = [json.loads(line) for line in (await request.body()).splitlines()]
+        for value in [line["value"] for line in lines if line["key"] == "file"]:
+            hub.repos[repo][value["path"]] = base64.b64decode(value["content"])
+        for value in [line["value"] for line in lines if line["key"] == "lfsFile"]:
+            hub.repos[repo][value["path"]] = hub.large[value["oid"]]
+        oid = hub.commit_of(repo)
+        return {"commitUrl": f"{hub.address}/{repo}/commit/{oid}", "commitOid": oid, "success": True}
+
+    @app.get("/api/models/{org}/{name}/revision/{revision}")
+    async def info(org: str, name: str, revision: str) -> Any:
+        repo = f"{org}/{name}"
+        if repo not in hub.repos or revision not in ("main", hub.commit_of(repo)):
+            raise HTTPException(404, headers={"X-Error-Code": "RepoNotFound"})
+        siblings = [{"rfilename": path} for path in hub.repos[repo]]
+        return {"_id": "1", "id": repo, "sha": hub.commit_of(repo), "private": True, "siblings": siblings}
+
+    @app.api_route("/{org}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+    async def resolve(org: str, name: str, path: str) -> Any:
+        data = hub.repos.get(f"{org}/{name}", {}).get(path)
+        if data is None:
+            raise HTTPException(404, headers={"X-Error-Code": "EntryNotFound"})
+        headers = {"X-Repo-Commit": hub.commit_of(f"{org}/{name}"), "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
+        return Response(data, headers=headers | {"Content-Length": str(len(data))})
+
+    return app
+
+
+@contextmanager
+def serving_hub() -> Iterator[Hub]:
+    """A hub in a thread, on a port that is free."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    hub = Hub(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    server = uvicorn.Server(uvicorn.Config(_app(hub), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield hub
+    server.should_exit = True
+    thread.join(20)
