@@ -19,6 +19,7 @@ from nemo_bt.batching.sampling import Ints
 from nemo_bt.evaluation.accuracy import by_key, tally
 from nemo_bt.evaluation.measure import length_bucket
 from nemo_bt.reporting.rewards import SetRewards
+from nemo_bt.reporting.robustness import robustness
 
 NUM_WORST = 20
 _CONFIDENCE_BINS = 10
@@ -90,6 +91,7 @@ def numbers_of(judged: JudgedSet, precision: str) -> dict[str, Any]:
         "swapped": swap_test(reward_E2, judged.rewards.swapped_E2[kept], precision),
         "prompt_only": part_test(judged.rewards.prompt_E2, judged.rewards.known_E),
         "response_only": part_test(judged.rewards.response_E2, judged.rewards.known_E),
+        "robustness": robustness(given_E2, judged.rewards.changed_E2, judged.where),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +24,7 @@ from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import Renderer
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.reporting.conversations import Sides, prompt_only, response_only
+from nemo_bt.reporting.robustness import MOST_PAIRS, changed_sides
 from nemo_bt.scoring.batch import StreamRules, compute, plan, tokenise
 from nemo_bt.training.steps.plan import build_streams, layout_rules, plan_step
 
@@ -45,6 +46,7 @@ class SetRewards:
         prompt_E2: rewards of the prompts alone.
         response_E2: rewards of the responses alone.
         known_E: whether it is known where the responses start.
+        changed_E2: rewards after each change that should not matter, by its name; NaN where it touches nothing.
     """
 
     given_E2: Floats
@@ -52,6 +54,7 @@ class SetRewards:
     prompt_E2: Floats
     response_E2: Floats
     known_E: npt.NDArray[np.bool_]
+    changed_E2: Mapping[str, Floats] = field(default_factory=dict)
 
 
 def rewards_of(
@@ -71,14 +74,26 @@ def rewards_of(
     given_N2 = pair_rewards(engine, pairs, numbers, settings, renderer.pad_id, swapped=False)
     took_s = time.monotonic() - start_s
     if took_s > _LONG_S:
-        terminal.line(f"{pairs.name}: as validated, in {took_s:.0f} s; swapped and in parts takes twice as long again")
+        terminal.line(f"{pairs.name}: as validated, in {took_s:.0f} s; swapped, in parts and changed takes longer")
     return SetRewards(
         given_N2[entry_E],
         pair_rewards(engine, pairs, numbers, settings, renderer.pad_id, swapped=True)[entry_E],
         part_rewards(engine, prompts, settings, renderer)[entry_E],
         part_rewards(engine, responses, settings, renderer)[entry_E],
         np.array([None not in sides for sides in prompts])[entry_E],
+        {name: changed_N2[entry_E] for name, changed_N2 in _changed(engine, used, settings, renderer).items()},
     )
+
+
+def _changed(engine: Engine, used: Sequence[Sides], settings: Settings, renderer: Renderer) -> dict[str, Floats]:
+    """Compute the rewards, [N, 2], after each change, of the first pairs that it touches."""
+    changed: dict[str, list[Sequence[Side | None]]] = {}
+    for number, sides in enumerate(used):
+        for name, after in changed_sides(sides).items():
+            touched = changed.setdefault(name, [(None, None)] * len(used))
+            if sum(one[0] is not None for one in touched) < MOST_PAIRS:
+                touched[number] = after
+    return {name: part_rewards(engine, parts, settings, renderer) for name, parts in changed.items()}
 
 
 def pair_rewards(
