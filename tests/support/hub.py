@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 
 TOKEN = "hf_of_test"
 
@@ -56,6 +56,15 @@ def _app(hub: Hub) -> FastAPI:
         answer: Response = await handle(request)
         return answer
 
+    app.include_router(_repositories(hub))
+    app.include_router(_large_files(hub))
+    app.include_router(_downloads(hub))
+    return app
+
+
+def _repositories(hub: Hub) -> APIRouter:
+    app = APIRouter()
+
     @app.get("/api/whoami-v2")
     async def whoami() -> Any:
         return {"type": "user", "name": "tester", "auth": {"type": "access_token"}}
@@ -85,6 +94,24 @@ def _app(hub: Hub) -> FastAPI:
             ]
         }
 
+    @app.post("/api/models/{org}/{name}/commit/{revision}")
+    async def commit(org: str, name: str, request: Request) -> Any:
+        repo = f"{org}/{name}"
+        hub.check(repo, "commit")
+        lines = [json.loads(line) for line in (await request.body()).splitlines()]
+        for value in [line["value"] for line in lines if line["key"] == "file"]:
+            hub.repos[repo][value["path"]] = base64.b64decode(value["content"])
+        for value in [line["value"] for line in lines if line["key"] == "lfsFile"]:
+            hub.repos[repo][value["path"]] = hub.large[value["oid"]]
+        oid = hub.commit_of(repo)
+        return {"commitUrl": f"{hub.address}/{repo}/commit/{oid}", "commitOid": oid, "success": True}
+
+    return app
+
+
+def _large_files(hub: Hub) -> APIRouter:
+    app = APIRouter()
+
     @app.post("/{org}/{name}.git/info/lfs/objects/batch")
     async def batch(org: str, name: str, request: Request) -> Any:
         hub.check(f"{org}/{name}", "upload")
@@ -102,17 +129,11 @@ def _app(hub: Hub) -> FastAPI:
         hub.large[oid] = data
         return {}
 
-    @app.post("/api/models/{org}/{name}/commit/{revision}")
-    async def commit(org: str, name: str, request: Request) -> Any:
-        repo = f"{org}/{name}"
-        hub.check(repo, "commit")
-        lines = [json.loads(line) for line in (await request.body()).splitlines()]
-        for value in [line["value"] for line in lines if line["key"] == "file"]:
-            hub.repos[repo][value["path"]] = base64.b64decode(value["content"])
-        for value in [line["value"] for line in lines if line["key"] == "lfsFile"]:
-            hub.repos[repo][value["path"]] = hub.large[value["oid"]]
-        oid = hub.commit_of(repo)
-        return {"commitUrl": f"{hub.address}/{repo}/commit/{oid}", "commitOid": oid, "success": True}
+    return app
+
+
+def _downloads(hub: Hub) -> APIRouter:
+    app = APIRouter()
 
     @app.get("/api/models/{org}/{name}/revision/{revision}")
     async def info(org: str, name: str, revision: str) -> Any:
