@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nemo_bt.data.tokenize.text_settings import TEXT_SETTINGS as KEPT
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
@@ -19,6 +20,7 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import InitialWeights, find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import write_shards
+from nemo_bt.pretrained.torch_dist import TorchDist
 from nemo_bt.training.checks import check_vocabulary
 
 from .export_files import told_of_model, write_config, write_tokenizer
@@ -27,6 +29,7 @@ from .model_card import model_card
 from .options import export_options
 from .output import DTYPES, run, run_here, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
+from .peft_adapter import check_adapters, write_adapters
 from .progress import megabytes, summary
 
 _NO_CAUSAL_LM = (
@@ -75,8 +78,25 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     folder = args.tokenizer or pretrained.tokenizer
     tokenizer = load_tokenizer(str(folder), args.pad_token, ("--tokenizer", "--pad-token"))
     check_vocabulary(pretrained.architecture, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
-    export = AsHf(initial.source, pretrained.architecture)
     told = told_of_model(pretrained)
+    if args.adapters:
+        _write_adapters(args, initial, tokenizer, folder, told, terminal)
+    else:
+        _write_model(args, initial, tokenizer, folder, told, terminal)
+    if args.push_to_hub:
+        terminal.line(f"uploaded to {push(args.output, args.push_to_hub, args.private)}")
+
+
+def _write_model(
+    args: argparse.Namespace,
+    initial: InitialWeights,
+    tokenizer: Any,
+    folder: Path,
+    told: Mapping[str, Any],
+    terminal: Terminal,
+) -> None:
+    pretrained = initial.pretrained
+    export = AsHf(initial.source, pretrained.architecture)
     is_chat = tokenizer.chat_template is not None and not {"chat_template", "input_template"} & {*told.get(KEPT, {})}
     card = model_card(initial, export, is_chat, args.push_to_hub or args.output.name)
     with written_whole(args.output) as unfinished:
@@ -90,8 +110,33 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         if not args.no_check:
             check = f"largest difference {check_parity(unfinished, initial):.1e}, tolerance {TOLERANCE:.0e}"
     terminal.facts(summary(initial, args.output, check))
-    if args.push_to_hub:
-        terminal.line(f"uploaded to {push(args.output, args.push_to_hub, args.private)}")
+
+
+def _write_adapters(
+    args: argparse.Namespace,
+    initial: InitialWeights,
+    tokenizer: Any,
+    folder: Path,
+    told: Mapping[str, Any],
+    terminal: Terminal,
+) -> None:
+    """Write the adapters alone, as PEFT's folder, with the tokenizer."""
+    pretrained = initial.pretrained
+    adapters = check_adapters(pretrained)
+    assert pretrained.nemo_file
+    trained = TorchDist(pretrained.nemo_file.open_weights, str(pretrained.path))
+    with written_whole(args.output) as unfinished:
+        write_adapters(unfinished, adapters, trained, pretrained.architecture)
+        write_tokenizer(tokenizer, folder, unfinished)
+        check = "not compared (--no-check)"
+        if not args.no_check:
+            written = find_pretrained(str(unfinished))
+            check = f"largest difference {check_parity(unfinished, initial, written):.1e}, tolerance {TOLERANCE:.0e}"
+    size = sum(info.num_bytes for info in trained.infos.values())
+    rows = [("adapters of", adapters.base), ("rank", str(adapters.adapter_dim)), ("weights", f"{size / 1e6:,.1f} MB")]
+    terminal.facts([*rows, ("rewards", check), ("written", str(args.output))])
+    if told:
+        terminal.line(f"PEFT's folder has no place for {', '.join(told)}: say them where the adapters are used")
 
 
 def _open(args: argparse.Namespace) -> InitialWeights:
@@ -99,6 +144,8 @@ def _open(args: argparse.Namespace) -> InitialWeights:
         raise UserError(_NO_CAUSAL_LM)
     if not 0 < args.max_shard_gb < math.inf:
         raise UserError(f"--max-shard-gb: expected more than 0, got {args.max_shard_gb}.")
+    if args.adapters and args.dtype:
+        raise UserError("--adapters keeps their dtype: the weights of the base are not in the folder. Leave --dtype out.")
     if args.push_to_hub:
         check_upload(args.push_to_hub)
     pretrained = find_pretrained(args.input, key="--input")

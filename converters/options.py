@@ -23,6 +23,7 @@ def export_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer folder; without it, the one in the .nemo")
     parser.add_argument("--pad-token", help="a token of the vocabulary to pad with, where the tokenizer names none")
     parser.add_argument("--max-shard-gb", type=float, default=1.0, help="largest safetensors file; held in memory")
+    parser.add_argument("--adapters", action="store_true", help="of a run with adapters: these alone, as PEFT's folder")
     parser.add_argument("--push-to-hub", metavar="REPO", help="upload to organisation/model afterwards")
     parser.add_argument("--private", action="store_true", help="a repository that --push-to-hub makes is private")
     parser.add_argument("--to-causal-lm", action="store_true", help=argparse.SUPPRESS)

@@ -20,6 +20,7 @@ from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder
 from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource, whole
 
 PEFT_CONFIG = "adapter_config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
 _A = ".lora_A.weight"
 _B = ".lora_B.weight"
 _PREFIX = "base_model.model."
@@ -46,6 +47,11 @@ class PeftConfig:
     """The factor on B A is alpha / sqrt(r), else alpha / r."""
     is_reward_model: bool
     """The adapters were trained for a sequence classifier."""
+
+
+def of_peft(name: str) -> str:
+    """Give PEFT's name of a tensor of the base model, or of an adapter on it."""
+    return _PREFIX + name
 
 
 def is_peft_folder(folder: Path) -> bool:
@@ -98,7 +104,7 @@ class PeftFolder:
     def __init__(self, folder: Path, config: PeftConfig, base: TensorSource) -> None:
         self.base = base
         self.config = config
-        self.saved = SafetensorsFolder(folder, "adapter_model.safetensors")
+        self.saved = SafetensorsFolder(folder, PEFT_WEIGHTS)
         self.keys = {key.removeprefix(_PREFIX): key for key in self.saved.infos}
         self.adapted: set[str] = set()
         self.infos = dict(base.infos)

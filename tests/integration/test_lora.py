@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
@@ -169,6 +170,18 @@ def test_the_merge_adds_scaled_products_and_changes_nothing_else(logs: Logs, mer
             assert torch.equal(merged.get_parameter(weight), base[weight])
     assert torch.equal(merged.model.embed_tokens.weight, base["model.embed_tokens.weight"])
     assert torch.equal(merged.score.weight, tensors[f"module.{HEAD}"])
+
+
+@pytest.mark.runs(ONE)
+def test_peft_loads_the_adapters_alone(logs: Logs, merged: Any) -> None:
+    argv = ("--input", checkpoint(logs / ONE, STEPS), "--output", logs.folder / "adapters", "--adapters")
+    result = convert("nemo_to_hf", *argv)
+    assert result.returncode == 0, result.stderr
+    assert "largest difference" in result.stdout
+    base = AutoModelForSequenceClassification.from_pretrained(logs.folder / "base", num_labels=1)
+    found = PeftModel.from_pretrained(base, logs.folder / "adapters").merge_and_unload().state_dict()
+    for name, tensor in merged.state_dict().items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
 
 
 @pytest.mark.runs(ONE)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from nemo_bt.converters.peft_adapter import check_adapters, write_adapters
 from nemo_bt.errors import UserError
+from nemo_bt.pretrained.adapters import Adapters, WithAdapters, digest, trained_shapes
+from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.names import HF_HEAD
 from nemo_bt.pretrained.resolve import find_pretrained, hf_tensors, open_weights
+from nemo_bt.pretrained.source import Region, TensorInfo
 from tests.support.hf_models import save
 
 CASES: dict[str, dict[str, Any]] = {
@@ -185,3 +190,48 @@ def test_files_that_cannot_be_read_are_refused(copied: Path) -> None:
         (copied / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
         with pytest.raises(UserError, match=message):
             find_pretrained(str(copied))
+
+
+class Tensors:
+    """Tensors of Megatron's names, in memory."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.tensors = tensors
+        self.infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+
+    def read(self, name: str, region: Region = ()) -> torch.Tensor:
+        return self.tensors[name][region or ...]
+
+
+@pytest.mark.parametrize("shape", ["qwen3", "phi3", "nemotron"])
+@torch.no_grad()
+def test_adapters_of_a_run_are_peft_s_own_and_come_back(shape: str, tmp_path: Path) -> None:
+    """PEFT's merged model has the weights of the merged checkpoint; and so has what is read again."""
+    base = save(shape, tmp_path / "base", classifier=False)
+    pretrained = find_pretrained(str(base))
+    initial = open_weights(pretrained, head_seed=1)
+    modules = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
+    draw = torch.Generator().manual_seed(2)
+    shapes = trained_shapes(initial.source.infos, modules, 4)
+    trained = Tensors({name: torch.randn(size, generator=draw) / 10 for name, size in shapes.items()})
+    adapters = Adapters(str(base), modules, 4, 6.0, digest(initial.source))
+    merged = AsHf(WithAdapters(initial.source, trained, adapters, "x"), pretrained.architecture)
+    expected = dict(merged.tensors())
+    (tmp_path / "written").mkdir()
+    write_adapters(tmp_path / "written", adapters, trained, pretrained.architecture)
+    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1)
+    found = PeftModel.from_pretrained(model, tmp_path / "written").merge_and_unload().state_dict()
+    again = hf_tensors(find_pretrained(str(tmp_path / "written")))
+    assert found.keys() == expected.keys() == again.infos.keys() - {"lm_head.weight"}
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, rtol=0, atol=1e-6), name
+        assert torch.allclose(again.read(name), tensor, rtol=0, atol=1e-6), name
+
+
+def test_only_adapters_on_a_folder_can_be_written_for_peft(made: Path) -> None:
+    with pytest.raises(UserError, match=r"--adapters: .*base has no adapters\. Leave it out"):
+        check_adapters(find_pretrained(str(made / "base")))
+    of_nemo = replace(find_pretrained(str(made / "base")), nemo_file=object())
+    adapters = Adapters("base.nemo", ("linear_qkv",), 4, 6.0, "")
+    with pytest.raises(UserError, match=r"they belong to base\.nemo, and PEFT needs a Hugging Face folder"):
+        check_adapters(replace(find_pretrained(str(made / "base")), adapters=adapters, base=of_nemo))
