@@ -64,6 +64,7 @@ test-real: models $(REWARDBENCH)
 $(INTEROP)/%/ready: tests/interop/requirements/%.txt
 	$(PYTHON) -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	if [ -f $(<:.txt=.alone) ]; then $(@D)/bin/pip install --quiet --no-deps --requirement $(<:.txt=.alone); fi
 	touch $@
 
 # Other projects' programs, each in an environment of its own: some minutes, and the first time some more and 10 GB.

@@ -1,0 +1,74 @@
+"""Programs that use a reward model, unchanged: each loads an export, or asks the server, and finds its rewards."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import torch
+
+from nemo_bt.scoring.scorer import RewardScorer
+from tests.interop.environment import ask
+from tests.support.hf_models import save
+from tests.support.preferences import messages
+from tests.support.runs import convert
+from tests.support.serving import serving
+
+CONVERSATIONS = [[random.Random(seed).randrange(4, 340) for _ in range(length)] for seed, length in ((1, 5), (2, 60))]
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """An export in bf16, as OpenRLHF loads models, that went through both converters."""
+    folder = tmp_path_factory.mktemp("programs")
+    save("qwen3", folder / "hf", dtype=torch.bfloat16, tokenizer=tokenizer)
+    for name, source, target in (("hf_to_nemo", "hf", "rm.nemo"), ("nemo_to_hf", "rm.nemo", "exported")):
+        result = convert(name, "--input", folder / source, "--output", folder / target)
+        assert result.returncode == 0, result.stderr
+    return folder / "exported"
+
+
+def rewards_of(folder: Path, conversations: list[Any]) -> list[float]:
+    with RewardScorer.from_pretrained(folder, accelerator="cpu") as scorer:
+        return scorer.score_batch(conversations)
+
+
+def test_openrlhf_loads_an_export_as_its_reward_model(exported: Path, tmp_path: Path) -> None:
+    found = ask("openrlhf", "openrlhf_model", {"folder": str(exported), "conversations": CONVERSATIONS}, tmp_path)
+    assert found == pytest.approx(rewards_of(exported, CONVERSATIONS), abs=TOLERANCE)
+
+
+def test_trl_goes_on_from_an_export_and_comes_back(exported: Path, tmp_path: Path) -> None:
+    pairs = [{"prompt": f"Tea {n}?", "chosen": f"Yes, {n}.", "rejected": "No."} for n in range(8)]
+    pairs = [{"chosen": messages(p["prompt"], p["chosen"]), "rejected": messages(p["prompt"], "No.")} for p in pairs]
+    task = {"folder": str(exported), "output": str(tmp_path / "trained"), "pairs": pairs}
+    found = ask("trl", "trl_training", task | {"conversations": CONVERSATIONS}, tmp_path)
+    before = rewards_of(exported, CONVERSATIONS)
+    after = rewards_of(tmp_path / "trained", CONVERSATIONS)
+    assert found == {"before": pytest.approx(before, abs=TOLERANCE), "after": pytest.approx(after, abs=TOLERANCE)}
+    assert max(abs(a - b) for a, b in zip(before, after, strict=True)) > 1e-3
+
+
+def test_clients_of_the_server_get_its_rewards(exported: Path, tokenizer: Any, tmp_path: Path) -> None:
+    """OpenRLHF by its own code; verl and slime by the bytes that theirs send."""
+    conversation = messages("Tea?", "Yes, please.")
+    text = tokenizer.apply_chat_template(conversation, tokenize=False)
+    (expected,) = rewards_of(exported, [conversation])
+    with serving(exported) as (address, _):
+        task = {"url": f"{address}/get_reward", "queries": [text], "prompts": ["Tea?"], "labels": [None]}
+        (answer,) = ask("openrlhf", "openrlhf_client", task, tmp_path)
+        assert answer["rewards"] == answer["scores"] == pytest.approx([expected], abs=TOLERANCE)
+        bare = text.removeprefix(tokenizer.bos_token or "")
+        body = {"model": "small", "input": bare, "use_activation": False}
+        found = httpx.post(f"{address}/classify", content=json.dumps(body).encode(), timeout=60).json()
+        assert found["data"][-1]["probs"][-1] == pytest.approx(expected, abs=TOLERANCE)
+        found = httpx.post(f"{address}/v1/embeddings", json={"model": "small", "input": bare}, timeout=60).json()
+        assert found["data"][-1]["embedding"][-1] == pytest.approx(expected, abs=TOLERANCE)
+        before = text[: text.index("Yes, please.")]
+        body = {"prompt": before, "response": text.removeprefix(before), "label": None}
+        assert httpx.post(f"{address}/remote_rm", json=body, timeout=60).json() == pytest.approx(
+            expected, abs=TOLERANCE
+        )
