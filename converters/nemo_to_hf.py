@@ -145,7 +145,9 @@ def _open(args: argparse.Namespace) -> InitialWeights:
     if not 0 < args.max_shard_gb < math.inf:
         raise UserError(f"--max-shard-gb: expected more than 0, got {args.max_shard_gb}.")
     if args.adapters and args.dtype:
-        raise UserError("--adapters keeps their dtype: the weights of the base are not in the folder. Leave --dtype out.")
+        raise UserError(
+            "--adapters keeps their dtype: the weights of the base are not in the folder. Leave --dtype out."
+        )
     if args.push_to_hub:
         check_upload(args.push_to_hub)
     pretrained = find_pretrained(args.input, key="--input")

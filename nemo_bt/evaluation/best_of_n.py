@@ -13,7 +13,9 @@ from itertools import combinations
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
+from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.responses import prompt_of
+from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.formats.values import has_value, list_at, value_at
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
@@ -42,18 +44,19 @@ class Labelled:
     pairs: list[tuple[int, int]] | None = None
 
 
-def label_key_of(rows: Sequence[dict[str, Any]], reader: RowReader, given: str | None) -> str:
+def label_key_of(rows: Sequence[dict[str, Any]], reader: RowReader, keys: RowSettings, given: str | None) -> str:
     """Find the column of labels.
 
     Args:
         rows: some rows.
+        keys: names of the columns that are read.
         given: its name, where the user has said it.
 
     Raises:
         UserError: there is none.
     """
     for key in [given] if given else LABEL_KEYS:
-        if any(key in row or any(key in one for one in _entries(row)) for row in rows):
+        if any(key in row or any(key in one for one in _entries(row, reader, keys)) for row in rows):
             return key
     has = sorted({name for row in rows for name in row} - set(reader.columns))
     expected = given or ", ".join(LABEL_KEYS)
@@ -63,12 +66,16 @@ def label_key_of(rows: Sequence[dict[str, Any]], reader: RowReader, given: str |
     )
 
 
-def _entries(row: dict[str, Any]) -> list[dict[str, Any]]:
-    lists = [value for value in row.values() if isinstance(value, list)]
-    return [one for value in lists for one in value if isinstance(one, dict)]
+def _entries(row: dict[str, Any], reader: RowReader, keys: RowSettings) -> list[dict[str, Any]]:
+    """Give the completions of a row that are objects."""
+    name = keys.named(FORMATS[reader.form].answers)
+    found = value_at(row, name) if name and has_value(row, name) else []
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
-def labelled(rows: Iterable[dict[str, Any]], reader: RowReader, label_key: str) -> tuple[list[Labelled], int]:
+def labelled(
+    rows: Iterable[dict[str, Any]], reader: RowReader, keys: RowSettings, label_key: str
+) -> tuple[list[Labelled], int]:
     """Put the answers to each prompt together, and count the rows that have no reward; rows may have none yet.
 
     Raises:
@@ -89,19 +96,19 @@ def labelled(rows: Iterable[dict[str, Any]], reader: RowReader, label_key: str) 
             continue
         group = found.setdefault(str(number) if reader.is_list else repr(prompt_of(sides[0])), Labelled())
         group.rewards += rewards
-        group.labels += _labels(row, reader, label_key, len(sides))
+        group.labels += _labels(row, reader, keys, label_key, len(sides))
         group.pairs = [(int(i), int(j)) for i, j in row[_PAIRS]] if row.get(_PAIRS) else None
     return list(found.values()), without
 
 
-def _labels(row: dict[str, Any], reader: RowReader, key: str, num_answers: int) -> list[float]:
+def _labels(row: dict[str, Any], reader: RowReader, keys: RowSettings, key: str, num_answers: int) -> list[float]:
     try:
         if not reader.is_list:
             values = [value_at(row, key)]
         elif has_value(row, key):
             values = list_at(row, key)
         else:
-            values = [value_at(one, key) for one in _entries(row)]
+            values = [value_at(one, key) for one in _entries(row, reader, keys)]
         if len(values) != num_answers or not all(isinstance(value, int | float) for value in values):
             found = f"'{key}' has {len(values)} labels for {num_answers} answers, or some are no numbers"
             raise RowError("type", found)
@@ -132,18 +139,25 @@ def best_of_n(groups: Sequence[Labelled], label_key: str) -> dict[str, Any]:
     """Compute the curve, and the accuracy of pairs of answers to one prompt whose labels differ.
 
     Returns:
-        `score` is the mean label at the largest n that every prompt has answers for; `curve` has for each n the `mean`
-        with its 95 % interval over prompts, and what the `best` and a `random` choice would give.
+        `curve` has for each n the `mean` label over the `prompts` with n answers or more, its 95 % interval (None for a
+        single prompt), and what the `best` and a `random` choice would give. `score` is the mean at the largest n that
+        half of the prompts have.
     """
-    fewest = min(len(group.rewards) for group in groups)
     curve = {}
-    for n in [n for n in SIZES if n <= fewest]:
-        means = [expected_label(group.rewards, group.labels, n) for group in groups]
-        best = fmean(expected_label(group.labels, group.labels, n) for group in groups)
-        spread = NormalDist().inv_cdf(0.975) * stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
-        mean = fmean(means)
-        random = fmean(fmean(group.labels) for group in groups)
-        curve[str(n)] = {"mean": mean, "low": mean - spread, "high": mean + spread, "best": best, "random": random}
+    for n in SIZES:
+        enough = [group for group in groups if len(group.rewards) >= n]
+        if 2 * len(enough) < len(groups):
+            break
+        means = [expected_label(group.rewards, group.labels, n) for group in enough]
+        half = NormalDist().inv_cdf(0.975) * stdev(means) / math.sqrt(len(means)) if len(means) > 1 else None
+        curve[str(n)] = {
+            "mean": fmean(means),
+            "low": None if half is None else fmean(means) - half,
+            "high": None if half is None else fmean(means) + half,
+            "best": fmean(expected_label(group.labels, group.labels, n) for group in enough),
+            "random": fmean(fmean(group.labels) for group in enough),
+            "prompts": len(enough),
+        }
     pairs = tally(pair for group in groups for pair in _differing(group))
     found = {"score": curve[max(curve, key=int)]["mean"], "labels": label_key, "prompts": len(groups), "curve": curve}
     return found | ({"overall": pairs.to_json()} if pairs.total else {})

@@ -13,7 +13,8 @@ from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import read_chunks
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation.best_of_n import best_of_n, label_key_of, labelled
-from nemo_bt.evaluation.measure import kind_of, measure, scored_rows, unscored_rows
+from nemo_bt.evaluation.kind import kind_of
+from nemo_bt.evaluation.measure import measure, scored_rows, unscored_rows
 from nemo_bt.evaluation.tables import as_markdown, tables_of
 from nemo_bt.files import write_atomically
 from nemo_bt.observability.terminal import Terminal
@@ -37,7 +38,7 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
     """
     scored = Path(run.score.output)
     source = run.source
-    first = list(islice(_rows(scored), _FIRST_ROWS))
+    first: list[Any] = list(islice(_rows(scored), _FIRST_ROWS))
     reader = reader_of(str(scored), first, source, True, run.score.column)
     num_rows = sum(1 for _ in _rows(scored))
     if reader.kind == "pair":
@@ -46,8 +47,8 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
         kind = kind_of(pairs) if run.evaluate.kind == "auto" else run.evaluate.kind
         measured = measure(pairs, kind)
     else:
-        key = label_key_of(first, reader, run.evaluate.label_key)
-        groups, without = labelled(_rows(scored), reader, key)
+        key = label_key_of(first, reader, source, run.evaluate.label_key)
+        groups, without = labelled(_rows(scored), reader, source, key)
         _check_scored(scored, num_rows, without)
         kind = BEST_OF_N
         measured = {"kind": kind} | best_of_n(groups, key)
@@ -99,7 +100,8 @@ def check_shape(run: EvaluateRun, pretrained: PretrainedSource) -> None:
     if not has_pairs:
         for reader, file in files:
             rows = list(_rows_of(file))
-            labelled(rows, reader, label_key_of(rows[:_FIRST_ROWS], reader, run.evaluate.label_key))
+            key = label_key_of(rows[:_FIRST_ROWS], reader, run.source, run.evaluate.label_key)
+            labelled(rows, reader, run.source, key)
     elif wanted != "pairs":
         pairs = [one for reader, file in files for one in unscored_rows(_rows_of(file), reader)]
         kind = kind_of(pairs) if pairs and wanted == "auto" else wanted

@@ -9,8 +9,9 @@ from typing import Any
 from nemo_bt.data.formats.responses import response_of
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
-from nemo_bt.evaluation import judgebench, rewardbench, rewardbench2, rm_bench, rmb
+from nemo_bt.evaluation import judgebench, m_rewardbench, rewardbench, rewardbench2, rm_bench, rmb
 from nemo_bt.evaluation.accuracy import Scored, Tally, by_key, tally
+from nemo_bt.evaluation.kind import subset_column
 from nemo_bt.scoring.rows import RowReader
 
 _NAMES = ("id", "subset", "domain", "source", "language", "num_correct", "category_path")
@@ -55,41 +56,6 @@ def unscored_rows(rows: Iterable[Any], reader: RowReader) -> list[Scored]:
         told = row | reader.facts
         found.append(Scored(chosen, rejected, {name: str(told[name]) for name in _NAMES if told.get(name) is not None}))
     return found
-
-
-def kind_of(rows: Sequence[Scored]) -> str:
-    """Tell which benchmark rows belong to by what it alone has; pairs where they belong to none.
-
-    Raises:
-        UserError: rows have several answers on a side, as two benchmarks have, and nothing else tells which it is; or
-            some rows are a benchmark's, and others are not.
-    """
-    if all(rmb.is_path(row.names.get("category_path", "")) for row in rows):
-        return "rmb"
-    if all(row.names.get("source", "").startswith(judgebench.CATEGORIES) for row in rows):
-        return "judgebench"
-    if all(len(row.chosen) == len(row.rejected) == 1 for row in rows):
-        subsets = {row.names.get("subset") for row in rows}
-        others = sorted(str(name) for name in subsets - rewardbench.SUBSETS)
-        if others and subsets & rewardbench.SUBSETS:
-            raise UserError(
-                f"{len(subsets & rewardbench.SUBSETS)} subsets are RewardBench's, {', '.join(others[:5])} "
-                f"{'is' if len(others) == 1 else 'are'} not. Take other rows out, or set evaluate.kind=pairs."
-            )
-        return "pairs" if others else "rewardbench"
-    if all("num_correct" in row.names for row in rows):
-        return "rewardbench2"
-    if all(len(row.chosen) == len(row.rejected) == rm_bench.STYLES for row in rows):
-        return "rm_bench"
-    subsets = {row.names.get("subset", "").lower() for row in rows}
-    if subsets <= {subset.lower() for subset in rewardbench2.SUBSETS}:
-        return "rewardbench2"
-    counts = sorted({(len(row.chosen), len(row.rejected)) for row in rows})
-    raise UserError(
-        f"rows have {' or '.join(f'{right} right and {wrong} wrong' for right, wrong in counts[:3])} answers. "
-        "RewardBench 2 has a column num_correct, RM-Bench three of each. Set evaluate.kind to rewardbench2 or "
-        "rm_bench, or to pairs for every right answer with every wrong one."
-    )
 
 
 def measure(rows: Sequence[Scored], kind: str) -> dict[str, Any]:
@@ -145,26 +111,38 @@ def _plain(tallies: dict[str, Tally]) -> dict[str, Any]:
 
 
 def _rewardbench(rows: Sequence[Scored]) -> dict[str, Any]:
-    subsets = _by_name(rows, "subset")
+    column = subset_column(rows)
+    subsets = _by_name(rows, column)
     unknown = sorted(set(subsets) - rewardbench.SUBSETS)
     if unknown:
         raise UserError(
             f"evaluate.kind=rewardbench: expected subsets of it in the column subset, got {', '.join(unknown[:5])}."
         )
+    if all("language" in row.names for row in rows):
+        return _languages(rows, column) | {"by_subset": _plain(subsets)} | _of_all(rows)
     sections = rewardbench.section_scores(subsets)
-    languages = {row.names["language"] for row in rows if "language" in row.names}
-    by_language = {
-        language: rewardbench.total_score(rewardbench.section_scores(_by_name(own, "subset")))
-        for language in sorted(languages)
-        if (own := [row for row in rows if row.names.get("language") == language])
-    }
     return {
-        "score": fmean(by_language.values()) if by_language else rewardbench.total_score(sections),
-        **({"languages": by_language} if by_language else {}),
+        "score": rewardbench.total_score(sections),
         "sections": sections,
         "missing_subsets": sorted(rewardbench.SUBSETS - subsets.keys()),
         "by_subset": _plain(subsets),
     } | _of_all(rows)
+
+
+def _languages(rows: Sequence[Scored], column: str) -> dict[str, Any]:
+    """Give each language's score and their mean; the sections are the languages' means."""
+    scores = {}
+    sections: dict[str, list[float]] = {}
+    missing = []
+    for language in sorted({row.names["language"] for row in rows}):
+        subsets = _by_name([row for row in rows if row.names["language"] == language], column)
+        missing += [f"{language} {subset}" for subset in sorted(rewardbench.SUBSETS - subsets.keys())]
+        own = rewardbench.section_scores(subsets, m_rewardbench.WEIGHTS)
+        scores[language] = rewardbench.total_score(own)
+        for section, score in own.items():
+            sections.setdefault(section, []).append(score)
+    found = {"score": fmean(scores.values()), "languages": scores, "missing_subsets": missing}
+    return found | {"sections": {section: fmean(of) for section, of in sections.items()}}
 
 
 def _judgebench(rows: Sequence[Scored]) -> dict[str, Any]:

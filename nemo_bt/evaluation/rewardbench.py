@@ -46,13 +46,15 @@ SECTIONS = {
 SUBSETS = {subset for subsets in SECTIONS.values() for subset in subsets}
 
 
-def section_scores(subsets: Mapping[str, Tally]) -> dict[str, float]:
+def section_scores(
+    subsets: Mapping[str, Tally], of_section: Mapping[str, Mapping[str, int]] = SECTIONS
+) -> dict[str, float]:
     """Give each section's score: the weighted mean of the accuracies of its subsets; 0 where it has none.
 
-    Subsets that are missing are left out. A tie counts as wrong.
+    Subsets that are missing are left out. A tie counts as wrong. `of_section` has the weights.
     """
     scores = {}
-    for section, weights in SECTIONS.items():
+    for section, weights in of_section.items():
         there = {subset: weight for subset, weight in weights.items() if subset in subsets}
         total = sum(subsets[subset].accuracy * weight for subset, weight in there.items())
         scores[section] = total / sum(there.values()) if there else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 Table: TypeAlias = tuple[Sequence[str], list[list[str]]]
@@ -27,10 +27,10 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
         found.append((("section", "score"), rows))
     if "curve" in results:
         rows = [
-            [n, f"{of['mean']:.4f}", f"{of['low']:.4f} to {of['high']:.4f}", f"{of['best']:.4f}", f"{of['random']:.4f}"]
+            [n, f"{of['prompts']:,}", f"{of['mean']:.4f}", _interval(of), f"{of['best']:.4f}", f"{of['random']:.4f}"]
             for n, of in results["curve"].items()
         ]
-        found.append((("best of n", "label", "95 % interval", "best possible", "at random"), rows))
+        found.append((("best of n", "prompts", "label", "95 % interval", "best possible", "at random"), rows))
         if "overall" in results:
             rows = [_tally_row("better over worse answers", results["overall"])]
             found.append((("pairs", "pairs", "accuracy", "95 % interval", "ties"), rows))
@@ -63,8 +63,11 @@ def leaderboard_row(results: dict[str, Any]) -> dict[str, str]:
 
 
 def _tally_row(name: str, tally: dict[str, float]) -> list[str]:
-    interval = f"{tally['low']:.4f} to {tally['high']:.4f}"
-    return [name, f"{tally['pairs']:,}", f"{tally['accuracy']:.4f}", interval, f"{tally['ties']:,}"]
+    return [name, f"{tally['pairs']:,}", f"{tally['accuracy']:.4f}", _interval(tally), f"{tally['ties']:,}"]
+
+
+def _interval(of: Mapping[str, float | None]) -> str:
+    return "unknown" if of["low"] is None else f"{of['low']:.4f} to {of['high']:.4f}"
 
 
 def as_markdown(title: str, facts: Sequence[str], tables: Sequence[Table]) -> str:

@@ -38,7 +38,22 @@ def with_rope_fields(config: dict[str, Any], where: str) -> dict[str, Any]:
             f"{where}: rope_parameters of {_SLIDING}: expected those of {_FULL}, or for {_LOCAL} rope_type 'default' "
             f"with a rope_theta of its own, got {local!r}."
         )
+    edited = config.get("rope_scaling")
+    if edited and _kinds(edited) != _kinds(fields["rope_scaling"] or {}):
+        raise UserError(
+            f"{where}: rope_scaling {edited!r} and rope_parameters {given!r} are not the same. transformers 5 reads "
+            "the latter, 4.57 the former: change both, or take rope_parameters out."
+        )
     return config | {name: value for name, value in fields.items() if value is not None or name == "rope_scaling"}
+
+
+def _kinds(scaling: dict[str, Any]) -> dict[str, Any]:
+    """Give a scaling under one name for its kind, and without what has a field of its own."""
+    own = ("type", "rope_type", "rope_theta", "partial_rotary_factor")
+    values = {name: value for name, value in scaling.items() if name not in own and value is not None}
+    if _kind(scaling) == "longrope":
+        values.pop("original_max_position_embeddings", None)
+    return values | {"rope_type": _kind(scaling)}
 
 
 def rope_parameters_of(config: Any) -> dict[str, Any]:
@@ -48,7 +63,8 @@ def rope_parameters_of(config: Any) -> dict[str, Any]:
     if getattr(config, "partial_rotary_factor", None) is not None:
         full["partial_rotary_factor"] = config.partial_rotary_factor
     if full["rope_type"] == "longrope":
-        full["original_max_position_embeddings"] = config.original_max_position_embeddings
+        original = getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings
+        full.setdefault("original_max_position_embeddings", original)
     if config.model_type != _LOCAL:
         return full
     return {_FULL: full, _SLIDING: {"rope_type": "default", "rope_theta": config.rope_local_base_freq}}

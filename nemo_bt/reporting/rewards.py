@@ -7,6 +7,7 @@ rejected.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -88,11 +89,11 @@ def rewards_of(
 def _changed(engine: Engine, used: Sequence[Sides], settings: Settings, renderer: Renderer) -> dict[str, Floats]:
     """Compute the rewards, [N, 2], after each change, of the first pairs that it touches."""
     changed: dict[str, list[Sequence[Side | None]]] = {}
+    num_touched = Counter[str]()
     for number, sides in enumerate(used):
-        for name, after in changed_sides(sides).items():
-            touched = changed.setdefault(name, [(None, None)] * len(used))
-            if sum(one[0] is not None for one in touched) < MOST_PAIRS:
-                touched[number] = after
+        for name, after in changed_sides(sides, {name for name, n in num_touched.items() if n >= MOST_PAIRS}).items():
+            changed.setdefault(name, [(None, None)] * len(used))[number] = after
+            num_touched[name] += 1
     return {name: part_rewards(engine, parts, settings, renderer) for name, parts in changed.items()}
 
 

@@ -5,7 +5,7 @@ Shape suffixes: E = entries of the set's epoch; 2 = chosen, rejected.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +21,13 @@ MOST_PAIRS = 512
 _WORST = 3
 
 
-def changed_sides(sides: Sequence[Side]) -> dict[str, list[Side]]:
+def changed_sides(sides: Sequence[Side], without: Container[str] = ()) -> dict[str, list[Side]]:
     """Give the conversations of a pair after each change that touches one of them, by the change's name."""
     found: dict[str, list[Side]] = {}
-    for name, change in OF_RESPONSE.items():
-        found[name] = [_with_response(side, change) for side in sides]
-    for name, change in OF_PROMPT.items():
-        found[name] = [_with_prompt(side, change) for side in sides]
+    for changes, put in ((OF_RESPONSE, _with_response), (OF_PROMPT, _with_prompt)):
+        for name, change in changes.items():
+            if name not in without:
+                found[name] = [put(side, change) for side in sides]
     return {name: changed for name, changed in found.items() if changed != list(sides)}
 
 

@@ -16,7 +16,7 @@ from tests.support.preferences import messages
 from tests.support.runs import convert
 from tests.support.serving import serving
 
-CONVERSATIONS = [[random.Random(seed).randrange(4, 340) for _ in range(length)] for seed, length in ((1, 5), (2, 60))]
+CONVERSATIONS = [random.Random(length).choices(range(4, 340), k=length) for length in (5, 60)]
 TOLERANCE = 1e-5
 
 

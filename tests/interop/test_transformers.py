@@ -14,9 +14,7 @@ from tests.support.hf_models import SHAPES, hf_config_of
 
 VERSIONS = ("transformers4", "transformers5")
 NUMBERS = {shape: f"shape{number}" for number, shape in enumerate(SHAPES)}
-CONVERSATIONS = [
-    [random.Random(seed).randrange(4, 350) for _ in range(length)] for seed, length in enumerate((3, 40, 70))
-]
+CONVERSATIONS = [random.Random(length).choices(range(4, 340), k=length) for length in (3, 40, 70)]
 TOLERANCE = 1e-5
 """Largest difference of two rewards in fp32."""
 

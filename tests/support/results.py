@@ -3,7 +3,8 @@
 from typing import Any
 
 from nemo_bt.config.data import SourceSettings
-from nemo_bt.evaluation.measure import kind_of, measure, scored_rows
+from nemo_bt.evaluation.kind import kind_of
+from nemo_bt.evaluation.measure import measure, scored_rows
 from nemo_bt.scoring.rows import reader_of
 
 

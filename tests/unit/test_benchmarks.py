@@ -10,8 +10,10 @@ import pytest
 
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.errors import UserError
+from nemo_bt.evaluation import rewardbench
 from nemo_bt.evaluation.accuracy import Scored
 from nemo_bt.evaluation.best_of_n import best_of_n, expected_label, label_key_of, labelled
+from nemo_bt.evaluation.kind import kind_of
 from nemo_bt.evaluation.measure import measure
 from nemo_bt.evaluation.tables import leaderboard_row, tables_of
 from nemo_bt.scoring.rows import reader_of
@@ -40,12 +42,12 @@ def test_judgebench_has_both_averages() -> None:
 
 def rmb(path: str, chosen: float, rejected: Sequence[float]) -> dict[str, Any]:
     asked = {"conversation_input": [{"role": "user", "content": "q"}], "category_path": path}
+    rewards = {"reward_chosen": [chosen], "reward_rejected": list(rejected)}
     if path.startswith("Pairwise"):
-        row = {"chosen": {"answer": "good"}, "reject": {"answer": "bad"}}
-        return asked | row | {"reward_chosen": chosen, "reward_rejected": rejected[0]}
+        return asked | {"chosen": {"answer": "good"}, "reject": {"answer": "bad"}} | rewards
     others = [{"llm_name": "m", "answer": f"bad {n}"} for n in range(len(rejected))]
     row = {"bon_best": {"answer": "good"}, "loser_list": others}
-    return asked | row | {"reward_chosen": [chosen], "reward_rejected": list(rejected)}
+    return asked | row | rewards
 
 
 def test_rmb_asks_for_the_best_of_all() -> None:
@@ -67,17 +69,43 @@ def test_rmb_asks_for_the_best_of_all() -> None:
         measure([Scored([1.0], [0.0], {"category_path": "x"})], "rmb")
 
 
+def rows_in_english() -> list[dict[str, Any]]:
+    rewards = {"reward_chosen": 1.0, "reward_rejected": 0.0}
+    return [
+        {"prompt": "p", "chosen": "c", "rejected": "r", "subset": subset} | rewards for subset in rewardbench.SUBSETS
+    ]
+
+
 def test_languages_have_a_score_each_and_their_mean() -> None:
+    """M-RewardBench's own weights: of Chat Hard 76 of 407 prompts are llmbar-natural, in English 100 of 456."""
     rows = [
-        {"prompt": "p", "chosen": "c", "rejected": "r", "subset": "hep-go", "language": language}
-        | {"reward_chosen": 1.0, "reward_rejected": rejected}
-        for language, wrong in (("deu_Latn", 0), ("zho_Hans", 2))
-        for rejected in [2.0] * wrong + [0.0] * (4 - wrong)
+        {"prompt": "p", "chosen": "c", "rejected": "r", "source": subset, "language": language}
+        | {"reward_chosen": 1.0, "reward_rejected": 0.0 if subset != wrong else 2.0}
+        for language, wrong in (("deu_Latn", ""), ("zho_Hans", "llmbar-natural"))
+        for subset in sorted(rewardbench.SUBSETS)
     ]
     found = results_of(rows)
     assert found["kind"] == "rewardbench"
-    assert found["languages"] == {"deu_Latn": 0.25, "zho_Hans": 0.125}  # three of four sections are not there
-    assert found["score"] == 0.1875
+    hard = 1 - 76 / (35 + 76 + 124 + 87 + 42 + 43)
+    assert found["languages"] == {"deu_Latn": 1.0, "zho_Hans": pytest.approx((3 + hard) / 4)}
+    assert found["score"] == pytest.approx((1 + (3 + hard) / 4) / 2)
+    assert found["sections"]["Chat Hard"] == pytest.approx((1 + hard) / 2)
+    assert found["missing_subsets"] == []
+    some = [row | ({"language": "go"} if row["subset"] == "hep-go" else {}) for row in rows_in_english()]
+    assert "languages" not in results_of(some)
+    assert results_of(rows[:-1])["missing_subsets"] == [f"zho_Hans {rows[-1]['source']}"]
+
+
+@pytest.mark.parametrize(
+    ("names", "whose"),
+    [
+        ([{"source": "mmlu-pro-law"}, {"source": "mine"}], "source are JudgeBench's, mine is not"),
+        ([{"category_path": "BoN_set/Helpfulness/Chat"}, {}], "category_path are RMB's, none is not"),
+    ],
+)
+def test_rows_that_are_half_a_benchmarks_are_refused(names: list[dict[str, str]], whose: str) -> None:
+    with pytest.raises(UserError, match=rf"1 values of {whose}\. .* evaluate\.kind=pairs"):
+        kind_of([Scored([1.0], [0.0], of) for of in names])
 
 
 def test_the_best_of_n_is_the_mean_over_all_draws() -> None:
@@ -101,8 +129,9 @@ PPE = {"prompt": "2 + 2?", "model_name": "m", "scores": [True, False, False, Tru
 
 def read(rows: list[dict[str, Any]], key: str | None = None) -> dict[str, Any]:
     reader = reader_of("rows", rows, SourceSettings(path="rows.jsonl"), True, "reward")
-    key = label_key_of(rows, reader, key)
-    groups, without = labelled(rows, reader, key)
+    settings = SourceSettings(path="rows.jsonl")
+    key = label_key_of(rows, reader, settings, key)
+    groups, without = labelled(rows, reader, settings, key)
     return best_of_n(groups, key) | {"without": without, "kind": reader.kind}
 
 
@@ -122,10 +151,15 @@ def test_labelled_answers_come_in_lists_in_columns_and_in_rows_of_their_own() ->
         assert (found["overall"]["accuracy"], found["overall"]["pairs"]) == (0.0, 4)
     pairs = read([PPE | {"reward": [1.0, 0.0, 2.0, 3.0], "sampled_conflict_pairs": [[0, 1], [2, 0]]}])["overall"]
     assert (pairs["accuracy"], pairs["pairs"]) == (0.5, 2)
+    asked = [{"role": "user", "content": "2 + 2?"}]
+    assert read([nested[0] | {"prompt": asked}])["score"] == 0.0  # its messages are no completions
+    short = read([*lists, {**lists[0], "completions": ["4"], "correct": [1], "reward": [1.0]}, *lists])
+    assert {n: of["prompts"] for n, of in short["curve"].items()} == {"1": 3, "2": 2, "4": 2}
+    assert read(lists)["curve"]["1"]["low"] is None
     both = read([*lists, {**lists[0], "reward": [3.0, 0.0, 1.0, 2.0]}, {**lists[0], "reward": None}])
     assert (both["prompts"], both["without"], both["score"]) == (2, 1, 0.5)
     columns = [columns for columns, _ in tables_of(both | {"model": "m"})]
-    assert columns[0] == ("best of n", "label", "95 % interval", "best possible", "at random")
+    assert columns[0] == ("best of n", "prompts", "label", "95 % interval", "best possible", "at random")
 
 
 @pytest.mark.parametrize(

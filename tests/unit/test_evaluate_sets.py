@@ -10,7 +10,8 @@ from nemo_bt.config.score import EvaluateRun
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation.accuracy import Scored
 from nemo_bt.evaluation.command import evaluate
-from nemo_bt.evaluation.measure import kind_of, measure
+from nemo_bt.evaluation.kind import kind_of
+from nemo_bt.evaluation.measure import measure
 from nemo_bt.observability.terminal import Terminal
 
 
@@ -58,7 +59,7 @@ def test_every_right_answer_is_paired_with_every_wrong_one() -> None:
 
 def test_rows_that_are_half_a_benchmarks_are_refused() -> None:
     rows = [Scored([1.0], [0.0], {"subset": name}) for name in ("hep-go", "math-prm", "chat")]
-    with pytest.raises(UserError, match=r"2 subsets are RewardBench's, chat is not\. .* evaluate\.kind=pairs"):
+    with pytest.raises(UserError, match=r"2 values of subset are RewardBench's, chat is not\. .* evaluate\.kind=pairs"):
         kind_of(rows)
     assert kind_of(rows[:2]) == "rewardbench"
     assert kind_of(rows[2:]) == "pairs"

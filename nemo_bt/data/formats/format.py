@@ -44,7 +44,8 @@ class Format:
         scores: columns of the scores of the two.
         conversation: column of a whole conversation, whose last turn is the response; with `second` it is the chosen.
         answers: column of a list of responses to the prompt.
-        response: column of a single response, or field of `answers`, or of the entries of `second`.
+        response: column of a single response, or field of `answers`, or of the entries of `first` and
+            `second`.
         has_scores: whether responses have scores or ranks, as the settings name them; those without can only be scored.
         in_order: whether the first of `answers` is the chosen one.
         lines: neighbouring rows that make one prompt's responses, the best first.

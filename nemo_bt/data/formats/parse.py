@@ -99,11 +99,19 @@ def _sides(row: Row, form: Format, keys: RowSettings, chat: bool) -> tuple[list[
         prompt = Prompt(messages[:-1], prompt.system, prompt.tools)
         chosen: list[Side] = [answered(prompt, messages[-1], chat, keys)]
     else:
-        chosen = [_side(prompt, answer, first, form, keys, chat) for answer in several(value_at(row, first))]
-    others = several(value_at(row, second))
-    if form.response:
-        others = [value_at(entry, form.response) for entry in list_at(row, second) if isinstance(entry, dict)]
-    return chosen, [_side(prompt, answer, second, form, keys, chat) for answer in others]
+        chosen = [_side(prompt, answer, first, form, keys, chat) for answer in _answers(row, first, form)]
+    return chosen, [_side(prompt, answer, second, form, keys, chat) for answer in _answers(row, second, form)]
+
+
+def _answers(row: Row, key: str, form: Format) -> list[Any]:
+    """Give the responses of a side: one or several, each of which may be a field of an object."""
+    value = value_at(row, key)
+    if not form.response or form.conversation:
+        return several(value)
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise RowError("type", f"'{key}' has entries that are no objects with '{form.response}'")
+    return [value_at(entry, form.response) for entry in entries]
 
 
 def _side(prompt: Prompt, answer: Any, key: str, form: Format, keys: RowSettings, chat: bool) -> Side:

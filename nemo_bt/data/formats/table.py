@@ -56,11 +56,11 @@ FORMATS: dict[str, Format] = {
     ),
     "rmb": Format(
         "Zhou-Zoey/RMB-Reward-Model-Benchmark, pairs",
-        prompt=("conversation_input",), first="chosen.answer", second="reject.answer",
+        prompt=("conversation_input",), first="chosen", second="reject", response="answer",
     ),
     "rmb_best_of_n": Format(
         "Zhou-Zoey/RMB-Reward-Model-Benchmark, best of n",
-        prompt=("conversation_input",), first="bon_best.answer", second="loser_list", response="answer",
+        prompt=("conversation_input",), first="bon_best", second="loser_list", response="answer",
     ),
     "summarize": Format(
         "openai/summarize_from_feedback, comparisons",

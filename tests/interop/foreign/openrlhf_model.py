@@ -5,6 +5,7 @@ It imports flash_attn for packed samples, which has no wheel for CPUs; an empty 
 
 import json
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,7 @@ import torch
 
 for name in ("flash_attn", "flash_attn.bert_padding", "flash_attn.utils", "flash_attn.utils.distributed"):
     module = sys.modules[name] = ModuleType(name)
+    module.__spec__ = ModuleSpec(name, None)
     for function in ("index_first_axis", "pad_input", "rearrange", "unpad_input", "all_gather"):
         setattr(module, function, None)
 
