@@ -37,7 +37,8 @@ def push(folder: Path, repo: str, private: bool) -> str:
     api = HfApi()
     try:
         api.create_repo(repo, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Reward model from nemo_bt"))
+        commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Reward model from nemo_bt")
+        return commit.commit_url
     except _ERRORS as error:
         raise UserError(
             f"--push-to-hub {repo} failed: {first_line(error)} The export is whole in {folder}; upload it from there."

@@ -36,14 +36,21 @@ def hub() -> Iterator[Hub]:
 
 
 def env_of(hub: Hub, home: Path, token: str = TOKEN) -> dict[str, str]:
-    return os.environ | {"HF_ENDPOINT": hub.address, "HF_TOKEN": token, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    return os.environ | {
+        "HF_ENDPOINT": hub.address,
+        "HF_TOKEN": token,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
 
 
 def pushed(hub: Hub, home: Path, folder: Path, *repos: str, token: str = TOKEN) -> dict[str, str]:
     argv = [sys.executable, "-c", _PUSH, str(folder), *repos]
     result = subprocess.run(
-        argv, env=env_of(hub, home, token), cwd=REPO, capture_output=True, text=True, timeout=120, check=True
+        argv, env=env_of(hub, home, token), cwd=REPO, capture_output=True, text=True, timeout=120, check=False
     )
+    assert result.returncode == 0, result.stderr
     return dict(json.loads(result.stdout.splitlines()[-1]))
 
 

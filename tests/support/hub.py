@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
+import yaml
 from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
 
 TOKEN = "hf_of_test"
 
@@ -74,10 +76,16 @@ def _repositories(hub: Hub) -> APIRouter:
         asked = await request.json()
         repo = f"{asked['organization']}/{asked['name']}"
         if repo in hub.repos:
-            raise HTTPException(409, "You already created this model repo")
+            return JSONResponse({"error": "You already created this repo", "url": f"{hub.address}/{repo}"}, 409)
         hub.check(repo, "create")
         hub.repos[repo] = {}
         return {"url": f"{hub.address}/{repo}"}
+
+    @app.post("/api/validate-yaml")
+    async def validate(request: Request) -> Any:
+        """The card's head, as the hub looks at it before a commit."""
+        head = yaml.safe_load((await request.json())["content"].split("---")[1])
+        return {"errors": [] if "library_name" in head else [{"message": "no library_name"}], "warnings": []}
 
     @app.post("/api/models/{org}/{name}/preupload/{revision}")
     async def preupload(org: str, name: str, request: Request) -> Any:
