@@ -33,8 +33,18 @@ _COMPUTED_ONLY_AS = {
     "mlp_only_layers": [],
 }
 """Fields with one value that the layers compute; another would be another model."""
+_READ_ELSEWHERE = {"head_dim", "rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"}
+"""Fields that are read where transformers' defaults do not have them."""
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu2")
 _REFUSED = {"quantization_config": "use the original weights"}
+_NAMES_OF_5 = {"qwen3_moe": {"num_local_experts": "num_experts"}}
+"""Family -> name that transformers 5 writes -> name that 4.57 reads."""
+_COMPUTES = {
+    *("attention", "attn", "bias", "expert", "experts", "multiplier", "norm", "qk", "residual", "rope", "rotary"),
+    *("scale", "scaling", "softcap", "softcapping", "temperature", "window"),
+}
+"""Words in the names of fields that change what a model computes."""
+_COMPUTES_NOTHING = {"_attn_implementation", "_attn_implementation_autoset", "attn_implementation"}
 
 
 def read_hf_config(file: Path) -> HfConfig:
@@ -45,7 +55,20 @@ def read_hf_config(file: Path) -> HfConfig:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file}: expected a Hugging Face configuration with model_type, got {error!r}.") from error
     _check_family(model_type, str(file))
-    return with_rope_fields(config, str(file))
+    return _with_own_names(with_rope_fields(config, str(file)), str(file))
+
+
+def _with_own_names(config: HfConfig, where: str) -> HfConfig:
+    """Add the names that 4.57 reads, where transformers 5 has written others."""
+    added = {}
+    for name, own in _NAMES_OF_5.get(config["model_type"], {}).items():
+        if name in config and config.get(own, config[name]) != config[name]:
+            raise UserError(
+                f"{where}: {name}={config[name]} and {own}={config[own]} are one field. Take one of them out."
+            )
+        if name in config:
+            added[own] = config[name]
+    return config | added
 
 
 def given_hf_config(model: ModelSettings) -> HfConfig:
@@ -129,6 +152,13 @@ def complete(hf_config: HfConfig) -> Any:
             f"config.json: expected a norm epsilon and a pad_token_id below vocab_size={config.vocab_size}, got "
             f"{norm_epsilon(config)!r} and {config.pad_token_id}."
         )
+    unknown = hf_config.keys() - type(config)().to_dict().keys() - _READ_ELSEWHERE
+    for name in sorted(unknown - _COMPUTES_NOTHING - _NAMES_OF_5.get(hf_config["model_type"], {}).keys()):
+        if hf_config[name] and _COMPUTES & set(name.lower().split("_")):
+            raise UserError(
+                f"config.json: {name}={hf_config[name]!r} is not known to a {hf_config['model_type']} here, and its "
+                "name says that it changes what the model computes. If it does not, take it out."
+            )
     for name, allowed in _COMPUTED_ONLY_AS.items():
         found = getattr(config, name, allowed)
         if found not in (allowed, None):

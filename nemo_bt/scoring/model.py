@@ -49,7 +49,8 @@ def longest_conversation(pretrained: PretrainedSource, longest_tokens: int | Non
 def open_alone(initial: InitialWeights, precision: str, on_gpu: bool) -> Engine:
     """Open the whole model in this process, whatever job it is in; `open_engine` describes the arguments."""
     model = ScoredModelSettings()
-    return open_engine(initial, model, model.encoder_seq_length, precision, on_gpu, is_alone=True)
+    longest_tokens = int(min(model.encoder_seq_length, initial.pretrained.architecture.longest_tokens))
+    return open_engine(initial, model, longest_tokens, precision, on_gpu, is_alone=True)
 
 
 def open_engine(

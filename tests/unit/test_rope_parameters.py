@@ -133,3 +133,43 @@ def test_transformers_gives_the_same_reward(case: str, tmp_path: Path) -> None:
 def test_what_has_no_older_name_is_refused(parameters: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         read(hf_config_of("qwen2") | {"rope_parameters": parameters}, tmp_path)
+
+
+def test_experts_are_counted_by_the_name_of_either_version(tmp_path: Path) -> None:
+    """transformers 5 writes num_local_experts, which 4.57 passes over: it would have its default of 128."""
+    config = hf_config_of("qwen3 moe")
+    new = {name: value for name, value in config.items() if name != "num_experts"}
+    assert read(new | {"num_local_experts": 4}, tmp_path).num_experts == read(config, tmp_path).num_experts == 4
+    with pytest.raises(UserError, match=r"num_local_experts=8 and num_experts=4 are one field"):
+        read(config | {"num_local_experts": 8}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "is_refused"),
+    [
+        ({"attention_multiplier": 0.5}, True),
+        ({"qk_layernorm_scale": 2.0}, True),
+        ({"use_qk_norm": True}, True),
+        ({"use_qk_norm": False}, False),
+        ({"is_llama_config": True, "unsloth_version": "2026"}, False),
+        ({"_attn_implementation_autoset": True}, False),
+    ],
+)
+def test_a_field_that_may_change_rewards_is_not_passed_over(
+    tmp_path: Path, field: dict[str, Any], is_refused: bool
+) -> None:
+    config = hf_config_of("qwen2") | field
+    if is_refused:
+        with pytest.raises(UserError, match=rf"config\.json: {next(iter(field))}=.* is not known to a qwen2 here"):
+            read(config, tmp_path)
+    else:
+        assert read(config, tmp_path).num_layers == 4
+
+
+def test_an_edited_rope_scaling_is_not_passed_over(tmp_path: Path) -> None:
+    """In an export, which has both: 4.57 reads the one, transformers 5 the other."""
+    expected = read(hf_config_of("qwen2"), tmp_path)
+    exported = hf_config_of("qwen2") | {"rope_parameters": rope_parameters_of(expected.completed)}
+    assert same_rotation(read(exported, tmp_path), expected)
+    with pytest.raises(UserError, match=r"rope_scaling .*'yarn'.* and rope_parameters .* are not the same"):
+        read(exported | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, tmp_path)
