@@ -69,7 +69,7 @@ $(INTEROP)/%/ready: tests/interop/requirements/%.txt
 
 # Other projects' programs, each in an environment of its own: some minutes, and the first time some more and 10 GB.
 test-interop: $(INSTALLED) $(ENVIRONMENTS)
-	OMP_NUM_THREADS=1 NEMO_BT_TEST_INTEROP=1 $(BIN)/pytest tests/interop
+	OMP_NUM_THREADS=1 NEMO_BT_TEST_INTEROP=1 $(BIN)/pytest --junitxml=runs/test-interop.xml tests/interop
 
 # What only a GPU shows; NEMO_BT_TEST_GPU=cpu runs what it can of it on a CPU. Some minutes.
 test-gpu: $(INSTALLED)

@@ -36,12 +36,15 @@ def rewards_of(folder: Path, conversations: list[Any]) -> list[float]:
         return scorer.score_batch(conversations)
 
 
-def test_openrlhf_loads_an_export_as_its_reward_model(exported: Path, tmp_path: Path) -> None:
+def test_openrlhf_loads_an_export_as_its_reward_model(exported: Path, tmp_path: Path, record_property: Any) -> None:
+    record_property("program", "OpenRLHF | openrlhf:openrlhf | loads an export as its reward model")
     found = ask("openrlhf", "openrlhf_model", {"folder": str(exported), "conversations": CONVERSATIONS}, tmp_path)
     assert found == pytest.approx(rewards_of(exported, CONVERSATIONS), abs=TOLERANCE)
 
 
-def test_trl_goes_on_from_an_export_and_comes_back(exported: Path, tmp_path: Path) -> None:
+def test_trl_goes_on_from_an_export_and_comes_back(exported: Path, tmp_path: Path, record_property: Any) -> None:
+    what = "RewardTrainer trains on from an export; what it saves has its rewards here"
+    record_property("program", f"TRL | trl:trl | {what}")
     pairs = [{"prompt": f"Tea {n}?", "chosen": f"Yes, {n}.", "rejected": "No."} for n in range(8)]
     pairs = [{"chosen": messages(p["prompt"], p["chosen"]), "rejected": messages(p["prompt"], "No.")} for p in pairs]
     task = {"folder": str(exported), "output": str(tmp_path / "trained"), "pairs": pairs}
@@ -52,8 +55,17 @@ def test_trl_goes_on_from_an_export_and_comes_back(exported: Path, tmp_path: Pat
     assert max(abs(a - b) for a, b in zip(before, after, strict=True)) > 1e-3
 
 
-def test_clients_of_the_server_get_its_rewards(exported: Path, tokenizer: Any, tmp_path: Path) -> None:
+def test_clients_of_the_server_get_its_rewards(
+    exported: Path, tokenizer: Any, tmp_path: Path, record_property: Any
+) -> None:
     """OpenRLHF by its own code; verl and slime by the bytes that theirs send."""
+    for told in (
+        "OpenRLHF | openrlhf:openrlhf | asks /get_reward, by its client's code",
+        "verl | 0.9.1 | asks /classify as its reward loop does with vLLM, by the bytes",
+        "verl | 0.9.1 | asks /v1/embeddings as its reward loop does with SGLang, by the bytes",
+        "slime | of rollout/rm_hub in 2026 | asks /remote_rm, by the bytes",
+    ):
+        record_property("program", told)
     conversation = messages("Tea?", "Yes, please.")
     text = tokenizer.apply_chat_template(conversation, tokenize=False)
     (expected,) = rewards_of(exported, [conversation])

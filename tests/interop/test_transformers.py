@@ -45,8 +45,10 @@ def exported(saved: tuple[Path, dict[str, list[float]]]) -> dict[str, Path]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_folder_of_either_version_has_its_rewards_here(
-    saved: tuple[Path, dict[str, list[float]]], shape: str
+    saved: tuple[Path, dict[str, list[float]]], shape: str, record_property: Any, request: pytest.FixtureRequest
 ) -> None:
+    version = request.node.callspec.params["saved"]
+    record_property("program", f"transformers | {version}:transformers | saves a folder, which has its rewards here")
     folder, rewards = saved
     path = folder / NUMBERS[shape]
     with RewardScorer.from_pretrained(path, accelerator="cpu") as scorer:
@@ -56,8 +58,15 @@ def test_a_folder_of_either_version_has_its_rewards_here(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_an_export_has_the_same_rewards_in_either_version(
-    saved: tuple[Path, dict[str, list[float]]], exported: dict[str, Path], version: str
+    saved: tuple[Path, dict[str, list[float]]],
+    exported: dict[str, Path],
+    version: str,
+    record_property: Any,
+    request: pytest.FixtureRequest,
 ) -> None:
+    by = request.node.callspec.params["saved"]
+    what = f"loads exports of what {by} saved, with their rewards ({len(SHAPES)} shapes)"
+    record_property("program", f"transformers | {version}:transformers | {what}")
     folder, rewards = saved
     task = {"folders": [str(path) for path in exported.values()], "conversations": CONVERSATIONS}
     found = ask(version, "classifiers", task, folder)["rewards"]
