@@ -34,6 +34,7 @@ _COMPUTED_ONLY_AS = {
 }
 """Fields with one value that the layers compute; another would be another model."""
 _READ_ELSEWHERE = {"head_dim", "rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"}
+_READ_ELSEWHERE |= {"rms_norm_eps", "norm_eps"}
 """Fields that are read where transformers' defaults do not have them."""
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu2")
 _REFUSED = {"quantization_config": "use the original weights"}

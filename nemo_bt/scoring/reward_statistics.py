@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.nemo_metadata import read_facts
+from nemo_bt.pretrained.nemo_metadata import FACTS, read_facts
 from nemo_bt.pretrained.resolve import PretrainedSource
 
 KEY = "reward_statistics"
@@ -81,6 +81,7 @@ def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
     Raises:
         UserError: the statistics are not as nemo_bt writes them.
     """
+    facts: dict[str, Any] = {}
     try:
         facts = read_facts(pretrained.nemo_file.context) if pretrained.nemo_file else {}
         if facts:
@@ -88,9 +89,8 @@ def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
         found = pretrained.hf_config.get(KEY)
         return RewardStatistics(**found) if found else None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{pretrained.given}: its {KEY} are not as nemo_bt writes them ({error!r}). Remove them."
-        ) from error
+        what = f"context/{FACTS} is not as nemo_bt writes it" if facts else f"its {KEY} are not as nemo_bt writes them"
+        raise UserError(f"{pretrained.given}: {what} ({error!r}). Remove {'it' if facts else 'them'}.") from error
 
 
 def needed_statistics(pretrained: PretrainedSource, setting: str) -> RewardStatistics:

@@ -220,7 +220,7 @@ def test_facts_of_another_shape_are_refused_before_the_work(packed: tuple[Path, 
         tar.extractall(nemo)
     (nemo / "context" / "training.json").write_text('{"step": 3}')
     message = refused(nemo_to_hf, "--input", nemo, "--output", tmp_path / "out", "--no-check")
-    assert "context/training.json is not as nemo_bt writes it (KeyError('settings'))" in message
+    assert "context/training.json is not as nemo_bt writes it (KeyError('validation'))" in message
     assert [path.name for path in tmp_path.iterdir()] == ["x.nemo"]
 
 

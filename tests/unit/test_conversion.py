@@ -17,6 +17,7 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import architecture_of, check_length
 from nemo_bt.pretrained.fused import PACKED_QKV, QKV, HeadShape
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights, with_head_row
+from nemo_bt.pretrained.rope_parameters import rope_parameters_of
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder, write_shards
 from nemo_bt.scoring.scorer import RewardScorer
 from tests.support.converted import replace_tensors, several_labels, tensors, to_hf, to_nemo
@@ -59,6 +60,7 @@ def test_there_and_back_is_equal_bit_for_bit(shape: str, dtype: torch.dtype, tmp
     assert {name: after[name] for name in after.keys() - before.keys()} == {
         "num_labels": 1,
         "problem_type": "regression",
+        "rope_parameters": rope_parameters_of(pretrained.architecture.completed),
     }
 
 
@@ -192,7 +194,7 @@ def test_shards_that_are_cut_short_absent_or_pickled_are_refused(folder: Path) -
         ({"rope_scaling": {"rope_type": "new"}}, "transformers refuses it: KeyError('new')"),
         ({"rope_scaling": "linear"}, "transformers refuses it"),
         (
-            {"rope_parameters": {"rope_theta": 5e5, "rope_type": "yarn"}},
+            {"rope_scaling": None, "rope_parameters": {"rope_theta": 5e5, "rope_type": "yarn"}},
             "Missing required keys in `rope_scaling` for 'rope_type'='yarn'",
         ),
         ({"quantization_config": {"bits": 4}}, "quantization_config is not supported: use the original weights"),

@@ -11,7 +11,6 @@ from pydantic import ValidationError
 from nemo_bt.scoring.batch import Tokens
 from nemo_bt.serving.batcher import Batcher, Full
 from nemo_bt.serving.protocol import ClassifyRequest, RewardRequest, ScoreRequest, of_classify, of_score
-from tests.support.preferences import messages
 
 
 def tokens_of(*lengths: int) -> Tokens:
@@ -51,9 +50,9 @@ def test_what_waits_is_computed_together_within_the_budget() -> None:
 
 
 def test_requests_become_conversations() -> None:
-    assert of_score(ScoreRequest(text_1=["a", "b"], text_2=["c", "d"])) == [messages("a", "c"), messages("b", "d")]
+    assert of_score(ScoreRequest(text_1=["a", "b"], text_2=["c", "d"])) == [("a", "c"), ("b", "d")]
     asked = ScoreRequest(queries="a", documents=["c", "d"])
-    assert of_score(asked) == [messages("a", "c"), messages("a", "d")]
+    assert of_score(asked) == [("a", "c"), ("a", "d")]
     with pytest.raises(ValueError, match="expected text_1 and text_2, or queries and documents"):
         of_score(ScoreRequest(text_1="a", documents="b"))
     assert of_classify(ClassifyRequest(input=["a", "b"], truncate_prompt_tokens=3)) == ["a", "b"]
