@@ -75,6 +75,9 @@ def test_stats_show_what_is_over_a_limit_and_then_refuse_it(dataset: Path, capsy
         out, err = capsys.readouterr()
         assert ("pair in a stream" in out) == is_shown
         assert "train: 3 of 4 pairs; dropped 1 longer than model.encoder_seq_length=256. Expected at most model" in err
+    none = [given[0], f"model.data.train={write(tmp_path / 'long.jsonl', rows[-1:])}", *given[3:]]
+    assert cli.run(["data", "stats", *none, f"model.data.cache_dir={tmp_path}"]) == 2
+    assert f"The first:\n  {tmp_path / 'long.jsonl'} row 0: 921 tokens" in capsys.readouterr().err
     roomy = [*given, f"model.data.cache_dir={tmp_path}", "model.data.max_drop_fraction=1"]
     assert cli.run(["data", "stats", *roomy]) == 2
     assert "validation f: 3 of 3 pairs have an answer that is also in the training data" in capsys.readouterr().err

@@ -7,6 +7,7 @@ rule of `model.data.pairs` left it out. The first two have limits that stop a ru
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,15 +163,20 @@ class DropReport:
             count = sum(counts.values())
             limit = getattr(data, key)
             if count > limit * self.num_pairs:
-                most = max(counts, key=lambda reason: counts[reason])
-                advice = _ADVICE.get(most, "Mend the data, or raise the limit.")
                 raise UserError(
                     f"{self.describe(name)}. Expected at most model.data.{key}={limit:g} of the pairs, found "
-                    f"{count / self.num_pairs:.3g}. {advice} The first:\n  "
-                    + "\n  ".join(f"{example} ({self._text(most)})" for example in self.examples.get(most, []))
+                    f"{count / self.num_pairs:.3g}. {self._advice(counts)}"
                 )
         if not self.num_kept:
             raise UserError(
                 f"{self.describe(name)}. The source yields nothing: mend the rows, loosen the limits and "
-                "model.data.pairs, or take it out."
+                f"model.data.pairs, or take it out. {self._advice(self.dropped)}".rstrip()
             )
+
+    def _advice(self, counts: Mapping[str, int]) -> str:
+        """Say what helps against the reason that dropped most, and show the first three rows that it dropped."""
+        if not any(counts.values()):
+            return ""
+        most = max(counts, key=lambda reason: counts[reason])
+        examples = "\n  ".join(f"{example} ({self._text(most)})" for example in self.examples.get(most, []))
+        return f"{_ADVICE.get(most, 'Mend the data, or raise the limit.')} The first:\n  {examples}"
