@@ -9,12 +9,16 @@ import httpx
 import pytest
 import torch
 
+from nemo_bt.converters.peft_adapter import write_adapters
+from nemo_bt.pretrained.adapters import Adapters, digest, trained_shapes
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.scoring.scorer import RewardScorer
 from tests.interop.environment import ask
 from tests.support.hf_models import save
 from tests.support.preferences import messages
 from tests.support.runs import convert
 from tests.support.serving import serving
+from tests.support.tensors import Tensors
 
 CONVERSATIONS = [random.Random(length).choices(range(4, 340), k=length) for length in (5, 60)]
 TOLERANCE = 1e-5
@@ -84,3 +88,33 @@ def test_clients_of_the_server_get_its_rewards(
         assert httpx.post(f"{address}/remote_rm", json=body, timeout=60).json() == pytest.approx(
             expected, abs=TOLERANCE
         )
+
+
+@pytest.mark.parametrize("version", ["transformers4", "transformers5"])
+def test_a_pipeline_gives_rendered_texts_their_rewards(
+    exported: Path, tokenizer: Any, tmp_path: Path, version: str, record_property: Any
+) -> None:
+    record_property("program", f"transformers | {version}:transformers | pipeline gives rendered texts their rewards")
+    dialogs = [messages("Tea?", "Yes, please."), messages("Milk?", "No.")]
+    rendered = [tokenizer.apply_chat_template(dialog, tokenize=False) for dialog in dialogs]
+    texts = [text.removeprefix(tokenizer.bos_token) for text in rendered]  # the pipeline puts a BOS in front itself
+    found = ask(version, "pipelines", {"folder": str(exported), "texts": texts}, tmp_path)
+    assert found == pytest.approx(rewards_of(exported, dialogs), abs=TOLERANCE)
+
+
+def test_peft_puts_adapters_on_their_base(tmp_path: Path, tokenizer: Any, record_property: Any) -> None:
+    record_property("program", "PEFT | trl:peft | loads exported adapters on their base")
+    base = save("qwen3", tmp_path / "base", classifier=False, tokenizer=tokenizer)
+    pretrained = find_pretrained(str(base))
+    source = open_weights(pretrained, head_seed=1).source
+    modules = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
+    draw = torch.Generator().manual_seed(2)
+    shapes = trained_shapes(source.infos, modules, 4)
+    trained = Tensors({name: torch.randn(size, generator=draw) / 10 for name, size in shapes.items()})
+    (tmp_path / "adapters").mkdir()
+    write_adapters(
+        tmp_path / "adapters", Adapters(str(base), modules, 4, 6.0, digest(source)), trained, pretrained.architecture
+    )
+    task = {"folder": str(tmp_path / "adapters"), "conversations": CONVERSATIONS}
+    found = ask("trl", "peft_model", task, tmp_path)
+    assert found == pytest.approx(rewards_of(tmp_path / "adapters", CONVERSATIONS), abs=TOLERANCE)

@@ -18,8 +18,8 @@ from nemo_bt.pretrained.adapters import Adapters, WithAdapters, digest, trained_
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.names import HF_HEAD
 from nemo_bt.pretrained.resolve import find_pretrained, hf_tensors, open_weights
-from nemo_bt.pretrained.source import Region, TensorInfo
 from tests.support.hf_models import save
+from tests.support.tensors import Tensors
 
 CASES: dict[str, dict[str, Any]] = {
     "attention": {"target_modules": ["q_proj", "v_proj"]},
@@ -190,17 +190,6 @@ def test_files_that_cannot_be_read_are_refused(copied: Path) -> None:
         (copied / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}))
         with pytest.raises(UserError, match=message):
             find_pretrained(str(copied))
-
-
-class Tensors:
-    """Tensors of Megatron's names, in memory."""
-
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.tensors = tensors
-        self.infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-
-    def read(self, name: str, region: Region = ()) -> torch.Tensor:
-        return self.tensors[name][region or ...]
 
 
 @pytest.mark.parametrize("shape", ["qwen3", "phi3", "nemotron"])
