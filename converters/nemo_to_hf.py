@@ -18,7 +18,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.convert import AsHf
-from nemo_bt.pretrained.resolve import InitialWeights, find_pretrained, open_weights
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import write_shards
 from nemo_bt.pretrained.torch_dist import TorchDist
 from nemo_bt.training.checks import check_vocabulary
@@ -106,9 +106,7 @@ def _write_model(
         write_config(unfinished, pretrained.hf_config, tokenizer.pad_token_id, dtype, told)
         write_tokenizer(tokenizer, folder, unfinished)
         (unfinished / "README.md").write_text(card)
-        check = "not compared (--no-check)"
-        if not args.no_check:
-            check = f"largest difference {check_parity(unfinished, initial):.1e}, tolerance {TOLERANCE:.0e}"
+        check = _compared(args, unfinished, initial, None)
     terminal.facts(summary(initial, args.output, check))
 
 
@@ -128,15 +126,19 @@ def _write_adapters(
     with written_whole(args.output) as unfinished:
         write_adapters(unfinished, adapters, trained, pretrained.architecture)
         write_tokenizer(tokenizer, folder, unfinished)
-        check = "not compared (--no-check)"
-        if not args.no_check:
-            written = find_pretrained(str(unfinished))
-            check = f"largest difference {check_parity(unfinished, initial, written):.1e}, tolerance {TOLERANCE:.0e}"
+        check = _compared(args, unfinished, initial, find_pretrained(str(unfinished)))
     size = sum(info.num_bytes for info in trained.infos.values())
     rows = [("adapters of", adapters.base), ("rank", str(adapters.adapter_dim)), ("weights", f"{size / 1e6:,.1f} MB")]
     terminal.facts([*rows, ("rewards", check), ("written", str(args.output))])
     if told:
         terminal.line(f"PEFT's folder has no place for {', '.join(told)}: say them where the adapters are used")
+
+
+def _compared(args: argparse.Namespace, folder: Path, initial: InitialWeights, written: PretrainedSource | None) -> str:
+    """Compare the rewards, unless that is not wanted, and say how far they are apart."""
+    if args.no_check:
+        return "not compared (--no-check)"
+    return f"largest difference {check_parity(folder, initial, written):.1e}, tolerance {TOLERANCE:.0e}"
 
 
 def _open(args: argparse.Namespace) -> InitialWeights:

@@ -40,7 +40,8 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
     source = run.source
     first: list[Any] = list(islice(_rows(scored), _FIRST_ROWS))
     reader = reader_of(str(scored), first, source, True, run.score.column)
-    num_rows = sum(1 for _ in _rows(scored))
+    with scored.open("rb") as lines:
+        num_rows = sum(1 for _ in lines)
     if reader.kind == "pair":
         pairs, without = scored_rows(_rows(scored), reader)
         _check_scored(scored, num_rows, without)

@@ -9,7 +9,7 @@ from nemo_bt.config.model import ModelSettings
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.names import EMBEDDING
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
-from nemo_bt.training.loading_bar import with_bar
+from nemo_bt.training.loading_bar import ShownReads, with_bar
 from tests.support.hf_models import save
 
 
@@ -33,5 +33,6 @@ def test_every_read_moves_the_bar_and_the_next_one_takes_its_place(tmp_path: Pat
         terminal.stop()
         assert ("MB of weights" in screen.getvalue()) == is_shown
         total_bytes = sum(info.num_bytes for info in initial.source.infos.values())
-        assert shown.source.total_bytes == total_bytes // 2  # type: ignore[attr-defined]
-        assert shown.source.done_bytes == initial.source.infos[EMBEDDING].num_bytes  # type: ignore[attr-defined]
+        assert isinstance(shown.source, ShownReads)
+        assert shown.source.total_bytes == total_bytes // 2
+        assert shown.source.done_bytes == initial.source.infos[EMBEDDING].num_bytes
