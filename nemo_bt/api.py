@@ -34,6 +34,7 @@ from nemo_bt.observability.terminal import Terminal
 if TYPE_CHECKING:
     from nemo_bt.loss import LossFn
     from nemo_bt.planning.search import Planned, Rejected
+    from nemo_bt.pretrained.resolve import PretrainedSource
     from nemo_bt.training.fit import Outcome
 
 
@@ -135,6 +136,7 @@ def score(settings: ScoreRun) -> Path:
 def evaluate(settings: EvaluateRun) -> dict[str, Any]:
     """Score pairs or a benchmark, measure the accuracy, and give the contents of results.json."""
     from nemo_bt.evaluation.command import evaluate as measure
+    from nemo_bt.evaluation.leaderboard import write_leaderboard
 
     _expect(settings, EvaluateRun, "evaluate")
     if isinstance(settings.evaluate.input, dict):
@@ -142,7 +144,10 @@ def evaluate(settings: EvaluateRun) -> dict[str, Any]:
             f"evaluate.input: expected one set, got {', '.join(settings.evaluate.input)}. Call it for each."
         )
 
-    _scored(settings, measure)
+    def finish(run: EvaluateRun, pretrained: PretrainedSource, terminal: Terminal) -> None:
+        write_leaderboard(run, pretrained, measure(run, pretrained.given, terminal), terminal)
+
+    _scored(settings, finish)
     results: dict[str, Any] = json.loads((Path(settings.evaluate.output) / "results.json").read_text())
     return results
 
@@ -186,8 +191,8 @@ def plan(settings: PlanRun) -> list[Planned | Rejected]:
     return try_layouts(settings, Terminal(sys.stdout))
 
 
-def _scored(given: ScoreRun, finish: Callable[[Any, str, Terminal], Any] | None = None) -> None:
-    """Score every row, and do what follows on rank 0 with the run, its model's name and the terminal."""
+def _scored(given: ScoreRun, finish: Callable[[Any, PretrainedSource, Terminal], Any] | None = None) -> None:
+    """Score every row, and do what follows on rank 0 with the run, its model and the terminal."""
     from nemo_bt.scoring.checks import check_score
     from nemo_bt.scoring.command import score as score_here
 
@@ -197,7 +202,7 @@ def _scored(given: ScoreRun, finish: Callable[[Any, str, Terminal], Any] | None 
         request = StopRequest(limit_s=None, ends_on_sigterm=local.started_here())
         is_done = score_here(run, pretrained, parts, terminal, rank, request)
         if is_done and rank == 0 and finish:
-            finish(run, pretrained.given, terminal)
+            finish(run, pretrained, terminal)
         return is_done
 
     if not run_job(run, parts.folder, work):

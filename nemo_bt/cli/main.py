@@ -153,6 +153,7 @@ def _score(args: argparse.Namespace) -> int:
     from nemo_bt.cli.worker import run_as_rank
     from nemo_bt.evaluation.command import check_shape, evaluate, write_together
     from nemo_bt.evaluation.label import label
+    from nemo_bt.evaluation.leaderboard import write_leaderboard
     from nemo_bt.observability.terminal import Terminal
     from nemo_bt.scoring.command import open_for, score
     from nemo_bt.scoring.model import open_trained
@@ -169,6 +170,7 @@ def _score(args: argparse.Namespace) -> int:
                 break
             if rank == 0 and args.command == "evaluate":
                 results[name] = evaluate(one, pretrained.given, terminal)
+                write_leaderboard(one, pretrained, results[name], terminal)
         if engine:
             engine.close()
         if is_done and len(results) > 1:
@@ -186,7 +188,7 @@ def _report(args: argparse.Namespace) -> int:
     """Run nemo-bt report: start the ranks, or be one."""
     from nemo_bt.reporting.settings import load_run, with_model
 
-    run = load_run(args.log_dir, args.overrides)
+    run = load_run(args.log_dir, args.overrides, args.results)
     run = run if args.without_model else with_model(run, args.checkpoint)
     if run.pretrained and launch.is_to_start(run.settings):
         found = [] if args.checkpoint else ["--checkpoint", str(run.pretrained.path)]  # all ranks take the same one

@@ -89,7 +89,12 @@ def _check_input(given: Any, info: ValidationInfo) -> Any:
 
 
 BEST_OF_N = "best_of_n"
-EvaluationKind = Literal["auto", "pairs", "rewardbench", "rewardbench2", "rm_bench", "judgebench", "rmb", "best_of_n"]
+REWARDMATH = "rewardmath"
+OF_ANSWERS = (BEST_OF_N, REWARDMATH)
+"""Kinds of rows of answers whose quality is known; all others are of pairs."""
+EvaluationKind = Literal[
+    "auto", "pairs", "rewardbench", "rewardbench2", "rm_bench", "judgebench", "rmb", "best_of_n", "rewardmath"
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -131,11 +136,12 @@ class EvaluateSettings:
     input: Annotated[
         Annotated[Paths, Tag("paths")] | Annotated[EvaluatedSets, Tag("sets")], Discriminator(_paths_or_sets)
     ]
-    """Paths, as in score.input, of pairs or of rows of RewardBench, RewardBench 2 or RM-Bench. Or several sets by name,
-    each a path or a section of path, split, subset, revision, kind and keys of model.data that say how rows are read;
-    each has a folder of results."""
+    """Paths, as in score.input, of pairs, of a benchmark's rows, or of answers whose quality is known. Or several sets
+    by name, each a path or a section of path, split, subset, revision, kind and keys of model.data that say how rows
+    are read; each has a folder of results."""
     output: str
-    """Folder: scored.jsonl, results.json and results.md."""
+    """Folder: scored.jsonl, results.json and results.md; of RewardBench and RewardBench 2 eval-set and eval-set-scores
+    too, as their programs write them."""
     split: str = "train"
     """Part of a data set of the hub."""
     subset: str | None = None

@@ -15,14 +15,16 @@ from typing import Any
 
 from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.responses import prompt_of
+from nemo_bt.data.formats.rewardmath import SCORES
 from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.formats.values import has_value, list_at, value_at
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
+from nemo_bt.evaluation import rewardmath
 from nemo_bt.evaluation.accuracy import tally
 from nemo_bt.scoring.rows import RowReader
 
-LABEL_KEYS = ("correct", "is_correct", "label", "labels", "scores", "score")
+LABEL_KEYS = ("correct", "is_correct", "label", "labels", "scores", "score", rewardmath.LABEL)
 """Columns, or fields of completions, in which labels are looked for."""
 SIZES = (1, 2, 4, 8, 16, 32)
 _PAIRS = "sampled_conflict_pairs"
@@ -42,6 +44,12 @@ class Labelled:
     rewards: list[float] = field(default_factory=list)
     labels: list[float] = field(default_factory=list)
     pairs: list[tuple[int, int]] | None = None
+
+    @property
+    def sides(self) -> tuple[list[float], list[float]]:
+        """Rewards of the answers that are right, and of those that are wrong."""
+        by_label = list(zip(self.rewards, self.labels, strict=True))
+        return [reward for reward, label in by_label if label > 0], [reward for reward, label in by_label if label <= 0]
 
 
 def label_key_of(rows: Sequence[dict[str, Any]], reader: RowReader, keys: RowSettings, given: str | None) -> str:
@@ -105,6 +113,7 @@ def _labels(row: dict[str, Any], reader: RowReader, keys: RowSettings, key: str,
     try:
         if not reader.is_list:
             values = [value_at(row, key)]
+            values = [SCORES[value] if key == rewardmath.LABEL and value in SCORES else value for value in values]
         elif has_value(row, key):
             values = list_at(row, key)
         else:

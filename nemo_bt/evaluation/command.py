@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.config.score import BEST_OF_N, EvaluateRun
+from nemo_bt.config.score import BEST_OF_N, OF_ANSWERS, REWARDMATH, EvaluateRun
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import read_chunks
 from nemo_bt.errors import UserError
-from nemo_bt.evaluation.best_of_n import best_of_n, label_key_of, labelled
+from nemo_bt.evaluation import rewardmath
+from nemo_bt.evaluation.best_of_n import Labelled, best_of_n, label_key_of, labelled
 from nemo_bt.evaluation.kind import kind_of
 from nemo_bt.evaluation.measure import measure, scored_rows, unscored_rows
 from nemo_bt.evaluation.tables import as_markdown, tables_of
@@ -21,7 +22,7 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.resolve import PretrainedSource
 from nemo_bt.scoring.command import open_rows
 from nemo_bt.scoring.parts import Parts
-from nemo_bt.scoring.rows import reader_of
+from nemo_bt.scoring.rows import RowReader, reader_of
 
 _FIRST_ROWS = 512
 
@@ -37,42 +38,58 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
         UserError: the rows are no pairs, or none has rewards.
     """
     scored = Path(run.score.output)
-    source = run.source
-    first: list[Any] = list(islice(_rows(scored), _FIRST_ROWS))
-    reader = reader_of(str(scored), first, source, True, run.score.column)
+    reader, first = scored_reader(run)
     with scored.open("rb") as lines:
         num_rows = sum(1 for _ in lines)
     if reader.kind == "pair":
-        pairs, without = scored_rows(_rows(scored), reader)
+        pairs, without = scored_rows(rows_in(scored), reader)
         _check_scored(scored, num_rows, without)
-        kind = kind_of(pairs) if run.evaluate.kind == "auto" else run.evaluate.kind
-        measured = measure(pairs, kind)
+        measured = measure(pairs, kind_of(pairs) if run.evaluate.kind == "auto" else run.evaluate.kind)
     else:
-        key = label_key_of(first, reader, source, run.evaluate.label_key)
-        groups, without = labelled(_rows(scored), reader, source, key)
+        key = label_key_of(first, reader, run.source, run.evaluate.label_key)
+        groups, without = labelled(rows_in(scored), reader, run.source, key)
         _check_scored(scored, num_rows, without)
-        kind = BEST_OF_N
-        measured = {"kind": kind} | best_of_n(groups, key)
+        measured = _of_answers(groups, key, run.evaluate.kind)
     results: dict[str, Any] = {"model": model, "rows": num_rows - without, "rows_without_reward": without} | measured
     folder = Path(run.evaluate.output)
     tables = tables_of(results)
     folder.mkdir(parents=True, exist_ok=True)
-    facts = [f"model: {model}", f"kind: {kind}", f"score: {results['score']:.4f}"]
-    facts.append(f"rows: {num_rows - without:,}, {without:,} without a reward")
-    if "labels" in results:
-        facts.append(f"prompts: {results['prompts']:,}; labels: {results['labels']}")
-    if "longer_wins" in results:
-        facts.append(f"the rule “the longer answer wins”: {results['longer_wins']:.4f}")
-    if results.get("missing_subsets"):
-        facts.append(f"subsets that are not there: {', '.join(results['missing_subsets'])}")
+    facts = _facts(results)
+    title = f"{results['kind']}: {', '.join(run.source.path)}"
     write_atomically(folder / "results.json", json.dumps(results, indent=1) + "\n")
-    write_atomically(folder / "results.md", as_markdown(f"{kind}: {', '.join(source.path)}", facts, tables))
+    write_atomically(folder / "results.md", as_markdown(title, facts, tables))
     for columns, cells in tables:
         terminal.table(columns, cells)
     for fact in facts[1:]:
         terminal.line(fact)
     terminal.line(f"results: {folder}/results.json and results.md")
     return results
+
+
+def scored_reader(run: EvaluateRun) -> tuple[RowReader, list[dict[str, Any]]]:
+    """Tell how the scored rows of a run are read, and give the first of them."""
+    first: list[Any] = list(islice(rows_in(Path(run.score.output)), _FIRST_ROWS))
+    return reader_of(run.score.output, first, run.source, True, run.score.column), first
+
+
+def _of_answers(groups: Sequence[Labelled], label_key: str, kind: str) -> dict[str, Any]:
+    found = {"kind": BEST_OF_N} | best_of_n(groups, label_key)
+    if kind != REWARDMATH and (kind, label_key) != ("auto", rewardmath.LABEL):
+        return found
+    averages = rewardmath.scores([group.sides for group in groups])
+    return found | {"kind": REWARDMATH, "score": averages["accuracy"], "averages": averages}
+
+
+def _facts(results: dict[str, Any]) -> list[str]:
+    facts = [f"model: {results['model']}", f"kind: {results['kind']}", f"score: {results['score']:.4f}"]
+    facts.append(f"rows: {results['rows']:,}, {results['rows_without_reward']:,} without a reward")
+    if "labels" in results:
+        facts.append(f"prompts: {results['prompts']:,}; labels: {results['labels']}")
+    if "longer_wins" in results:
+        facts.append(f"the rule “the longer answer wins”: {results['longer_wins']:.4f}")
+    if results.get("missing_subsets"):
+        facts.append(f"subsets that are not there: {', '.join(results['missing_subsets'])}")
+    return facts
 
 
 def _check_scored(scored: Path, num_rows: int, without: int) -> None:
@@ -95,7 +112,7 @@ def check_shape(run: EvaluateRun, pretrained: PretrainedSource) -> None:
     wanted = run.evaluate.kind
     _, files = open_rows(run, pretrained, Parts(Path(run.score.output)))
     has_pairs = files[0][0].kind == "pair"
-    if wanted != "auto" and has_pairs == (wanted == BEST_OF_N):
+    if wanted != "auto" and has_pairs == (wanted in OF_ANSWERS):
         expected, found = ("pairs", "single answers")[:: -1 if has_pairs else 1]
         raise UserError(f"evaluate.kind={wanted}: expected rows of {expected}, found {found}.")
     if not has_pairs:
@@ -126,6 +143,7 @@ def write_together(run: EvaluateRun, found: dict[str, dict[str, Any]], terminal:
     terminal.line(f"results of all: {folder}/results.json and results.md")
 
 
-def _rows(file: Path) -> Iterator[dict[str, Any]]:
+def rows_in(file: Path) -> Iterator[dict[str, Any]]:
+    """Give the rows of a file that has been scored."""
     with file.open() as lines:
         yield from map(json.loads, lines)

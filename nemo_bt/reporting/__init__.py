@@ -2,7 +2,7 @@
 
 Read `command` (nemo-bt report), `settings` (which run, found and checked), `rewards` (the model's rewards of every
 pair), `numbers` (calibration, correlations), `robustness` (rewards after the changes of `transforms`), `curves`,
-`pictures`, `facts`, `conversations`, `page`; `verdict` (the one sentence).
+`evaluated` (results of nemo-bt evaluate), `pictures`, `facts`, `conversations`, `page`; `verdict` (the one sentence).
 
 May import `evaluation`, `scoring` and what is below them.
 """

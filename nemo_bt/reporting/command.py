@@ -29,6 +29,7 @@ from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.reporting.conversations import Sides, conversations_of
 from nemo_bt.reporting.curves import panels_of
+from nemo_bt.reporting.evaluated import pictures_of_results, shown
 from nemo_bt.reporting.facts import facts_of
 from nemo_bt.reporting.numbers import JudgedSet, numbers_of
 from nemo_bt.reporting.page import render, worst_pairs
@@ -117,11 +118,17 @@ def _write(
         numbers = numbers | {"verdict": verdict(numbers)}
         sets.append({"name": of_set.name, "numbers": numbers, "pictures": drawn, "worst": worst})
         plain[of_set.name] = numbers | {"worst": worst}
+    evaluated = []
+    for stem, (name, results) in zip(file_stems(list(run.evaluated)), run.evaluated.items(), strict=True):
+        figures = {f"evaluated-{stem}-{what}": figure for what, figure in pictures_of_results(results).items()}
+        pictures |= figures
+        evaluated.append({"name": name, "pictures": figures} | shown(results))
     facts = facts_of(run, initial, records)
     step = run.step or max((record["step"] for record in records), default=0)
     title = f"{run.was.exp_manager.name}: {run.log_dir.resolve().name}"
-    page = render(title, dict(facts).get("checkpoint", f"step {step:,}"), curves, sets, facts)
+    page = render(title, dict(facts).get("checkpoint", f"step {step:,}"), curves, sets, evaluated, facts)
     report = {"step": step, "facts": dict(facts), "curves": [asdict(panel) for panel in panels], "validation": plain}
+    report |= {"evaluated": run.evaluated} if run.evaluated else {}
     files = {f"{name}.png": _png(figure) for name, figure in pictures.items()}
     files |= {"report.json": f"{json.dumps(report, indent=1)}\n".encode(), "report.html": page.encode()}
     folder = run.log_dir / "report"

@@ -51,9 +51,19 @@ def _cut(said: str) -> str:
 
 
 def render(
-    title: str, subtitle: str, curves: Mapping[str, Figure], sets: Sequence[dict[str, Any]], facts: Facts
+    title: str,
+    subtitle: str,
+    curves: Mapping[str, Figure],
+    sets: Sequence[dict[str, Any]],
+    evaluated: Sequence[dict[str, Any]],
+    facts: Facts,
 ) -> str:
-    """Render the page; a validation set has `name`, `numbers`, `pictures` by name, and `worst` pairs."""
+    """Render the page.
+
+    Args:
+        sets: validation sets, each with `name`, `numbers`, `pictures` by name, and `worst` pairs.
+        evaluated: results of evaluations, each with `name`, `pictures`, and what `shown` gives.
+    """
     from jinja2 import Environment
 
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -64,6 +74,7 @@ def render(
         subtitle=subtitle,
         curves=_embedded(curves),
         sets=[one | {"pictures": _embedded(one["pictures"])} for one in sets],
+        evaluated=[one | {"pictures": _embedded(one["pictures"])} for one in evaluated],
         facts=facts,
     )
 

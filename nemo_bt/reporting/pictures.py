@@ -140,6 +140,29 @@ def draw_tallies(
     return figure
 
 
+def draw_best_of_n(curve: Mapping[str, Mapping[str, Any]], label: str) -> Figure:
+    """Draw the mean label of the answer that the model picks among n, beside the best and a random choice."""
+    figure, axes = _blank("Best of n", "answers to choose from, n", f"mean label: {_short(label)}")
+    sizes = [int(n) for n in curve]
+    for key, name, colour, style in (
+        ("best", "best possible", _NEUTRAL, "--"),
+        ("mean", "the model's choice", _CHOSEN, "-"),
+        ("random", "a random choice", _NEUTRAL, ":"),
+    ):
+        marker = "o" if key == "mean" else None
+        values = [of[key] for of in curve.values()]
+        axes.plot(sizes, values, style, color=colour, label=name, linewidth=1.6, marker=marker, markersize=6)
+    known = {int(n): of for n, of in curve.items() if of["low"] is not None}
+    if known:
+        low, high = ([of[key] for of in known.values()] for key in ("low", "high"))
+        axes.fill_between(list(known), low, high, color=_CHOSEN, alpha=0.15, linewidth=0, label="95 % interval")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [str(n) for n in sizes])
+    axes.minorticks_off()
+    _legend(figure, axes)
+    return figure
+
+
 def _blank(title: str, x: str, y: str, rows: int = 0) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 

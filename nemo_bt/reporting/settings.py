@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nemo_bt.checkpoint.find import checkpoint_to_resume, is_named_by_step, step_of
@@ -14,6 +14,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.pretrained.architecture import check_length
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
+from nemo_bt.reporting.evaluated import Results, read_results
 from nemo_bt.training.layout_checks import check_parallel
 
 
@@ -25,11 +26,13 @@ class ReportRun:
         settings: settings of the report: the run's with overrides, and the folder where its log is now.
         was: settings of the run as it was.
         pretrained: checkpoint whose model is looked at; None where the report has only what was logged.
+        evaluated: results of nemo-bt evaluate that are shown too, by name.
     """
 
     settings: Settings
     was: Settings
     pretrained: PretrainedSource | None = None
+    evaluated: Mapping[str, Results] = field(default_factory=dict)
 
     @property
     def log_dir(self) -> Path:
@@ -43,15 +46,16 @@ class ReportRun:
         return step_of(path) if path and is_named_by_step(path) else None
 
 
-def load_run(log_dir: Path, overrides: Sequence[str]) -> ReportRun:
+def load_run(log_dir: Path, overrides: Sequence[str], results: Sequence[Path] = ()) -> ReportRun:
     """Load the run that wrote into a log directory, wherever that lies now.
 
     Args:
         log_dir: folder with the run's config.yaml.
         overrides: changes of it for the report: another layout, a path that has moved.
+        results: folders of nemo-bt evaluate.
 
     Raises:
-        UserError: no run has written there, or an override cannot be used.
+        UserError: no run has written there, or an override or a folder of results cannot be used.
     """
     for name in ("config.yaml", METRICS):
         if not (log_dir / name).exists():
@@ -63,7 +67,8 @@ def load_run(log_dir: Path, overrides: Sequence[str]) -> ReportRun:
     settings = load_settings("config", overrides, str(log_dir))
     model = replace(settings.model, virtual_pipeline_model_parallel_size=None)
     exp_manager = replace(settings.exp_manager, explicit_log_dir=str(log_dir))
-    return ReportRun(replace(settings, exp_manager=exp_manager, model=model), was)
+    settings = replace(settings, exp_manager=exp_manager, model=model)
+    return ReportRun(settings, was, evaluated=read_results(results))
 
 
 def with_model(run: ReportRun, checkpoint: Path | None) -> ReportRun:

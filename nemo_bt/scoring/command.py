@@ -141,6 +141,12 @@ def _one_ahead(items: Iterator[tuple[Part, Batch]]) -> Iterator[tuple[Part, Batc
             yield item
 
 
+def renderer_of(run: ScoreRun, pretrained: PretrainedSource) -> Renderer:
+    """Load the model's tokenizer with its template."""
+    tokenizer = load_tokenizer(run.model.tokenizer.type or str(pretrained.tokenizer), run.model.tokenizer.pad_token)
+    return load_renderer(tokenizer, run.model.data)
+
+
 def open_rows(
     run: ScoreRun, pretrained: PretrainedSource, parts: Parts
 ) -> tuple[Renderer, list[tuple[RowReader, DataFile]]]:
@@ -149,8 +155,7 @@ def open_rows(
     Raises:
         UserError: the tokenizer cannot be used; rows cannot be scored, or their rewards do not fit this output.
     """
-    tokenizer = load_tokenizer(run.model.tokenizer.type or str(pretrained.tokenizer), run.model.tokenizer.pad_token)
-    renderer = load_renderer(tokenizer, run.model.data)
+    renderer = renderer_of(run, pretrained)
     files = open_files(run, renderer.chat)
     if parts.is_table:
         columns = [list(column_types(file).items()) for _, file in files]

@@ -211,7 +211,7 @@ def test_texts_are_texts(tmp_path: Path) -> None:
     numbers |= {"calibration": {"ece": 0.1}, "swapped": swapped, "prompt_only": {"tally": None, "refused": 0}}
     numbers["response_only"] = {"tally": tally, "refused": 3}
     of_set = {"name": "a<b", "numbers": numbers, "pictures": {}, "worst": [worst]}
-    page = render("<run>", "", {}, [of_set], [("fact", "<b>")])
+    page = render("<run>", "", {}, [of_set], [], [("fact", "<b>")])
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "Fails" in page

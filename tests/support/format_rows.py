@@ -55,6 +55,10 @@ ONE_PAIR = {
             "category_path": "BoN_set/Helpfulness/Chat/Discussion",
         }
     ],
+    "rewardmath": [
+        {"problem": USER, "eval_solution": [text], "solution_type": kind, "answer": "1600", "problem_id": 0}
+        for text, kind in ((REJECTED, "rejected"), (CHOSEN, "chosen"))
+    ],
     "helpsteer3": [helpsteer3(-2, (True, False))],
     "helpsteer3 with the label beside": [helpsteer3(-2, (True, False), beside=True)],
     "helpsteer3 as JSON texts": [{key: json.dumps(v) for key, v in helpsteer3(-2, (True, False)).items()}],

@@ -1,21 +1,28 @@
 """JudgeBench, RMB, M-RewardBench and best-of-n equal their definitions, on rewards that are known."""
 
+import json
 import random
 from collections.abc import Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nemo_bt.config.data import SourceSettings
+from nemo_bt.config.load import load_settings_of
+from nemo_bt.config.score import EvaluateRun
+from nemo_bt.data.formats.responses import response_of
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardbench
 from nemo_bt.evaluation.accuracy import Scored
 from nemo_bt.evaluation.best_of_n import best_of_n, expected_label, label_key_of, labelled
+from nemo_bt.evaluation.command import evaluate
 from nemo_bt.evaluation.kind import kind_of
 from nemo_bt.evaluation.measure import measure
 from nemo_bt.evaluation.tables import leaderboard_row, tables_of
+from nemo_bt.observability.terminal import Terminal
 from nemo_bt.scoring.rows import reader_of
 from tests.support.results import results_of
 
@@ -160,6 +167,47 @@ def test_labelled_answers_come_in_lists_in_columns_and_in_rows_of_their_own() ->
     assert (both["prompts"], both["without"], both["score"]) == (2, 1, 0.5)
     columns = [columns for columns, _ in tables_of(both | {"model": "m"})]
     assert columns[0] == ("best of n", "prompts", "label", "95 % interval", "best possible", "at random")
+
+
+def solutions(problem: int, right: float, wrong: Sequence[float]) -> list[dict[str, Any]]:
+    asked = {"problem": f"{problem} + 1?", "problem_id": problem, "answer": "1"}
+    kinds = ["chosen", *["rejected"] * len(wrong)]
+    return [
+        asked | {"eval_solution": ["First.", f"Then {n}."], "solution_type": kind, "reward": reward}
+        for n, (kind, reward) in enumerate(zip(kinds, (right, *wrong), strict=True))
+    ]
+
+
+def test_rewardmath_wants_the_right_solution_before_all_wrong_ones(tmp_path: Path) -> None:
+    """Places of the right one: 1, 3 behind a tie, 2 behind one that is better, 1 again."""
+    given = [(3.0, [1.0, 2.0]), (2.0, [3.0, 2.0, 1.0]), (0.0, [1.0, -1.0]), (5.0, [4.0])]
+    rows = [row for n, (right, wrong) in enumerate(given) for row in solutions(n, right, wrong)]
+    found = evaluated(rows[:-1] + solutions(3, 5.0, [5.0])[1:], tmp_path)
+    averages = {"accuracy": 1 / 4, "accuracy_with_ties": 2 / 4, "mrr": (1 + 1 / 3 + 1 / 2 + 1 / 2) / 4}
+    assert (found["kind"], found["averages"], found["score"]) == ("rewardmath", pytest.approx(averages), 1 / 4)
+    assert (found["prompts"], found["labels"], found["curve"]["1"]["prompts"]) == (4, "solution_type", 4)
+    reader = reader_of("rows", rows, SourceSettings(path="rows.jsonl"), True, "reward")
+    (side,) = reader.sides(rows[0])[0]
+    assert response_of(side) == "First.\nThen 0."
+    with pytest.raises(UserError, match="1 of 2 problems have no solution that is chosen, or none that is rejected"):
+        evaluated([*rows[:3], *solutions(7, 1.0, [])], tmp_path)
+    labels = [row | {"solution_type": row["solution_type"] == "chosen"} for row in rows]
+    assert evaluated([*map(as_response, labels)], tmp_path, "solution_type")["averages"]["mrr"] > 0.5
+
+
+def as_response(row: dict[str, Any]) -> dict[str, Any]:
+    return {"prompt": row["problem"], "response": row["eval_solution"][1]} | {
+        name: row[name] for name in ("solution_type", "reward")
+    }
+
+
+def evaluated(rows: list[dict[str, Any]], folder: Path, label_key: str | None = None) -> dict[str, Any]:
+    """What nemo-bt evaluate makes of rows that are scored."""
+    given = ["evaluate.input=a.jsonl", f"evaluate.output={folder}"] + (
+        [f"evaluate.label_key={label_key}"] * bool(label_key)
+    )
+    (folder / "scored.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return evaluate(load_settings_of(EvaluateRun, "evaluate", given), "m", Terminal(None))
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_rows_that_are_half_a_benchmarks_are_refused() -> None:
             "evaluate.input.a.path: expected a value, got none. Give evaluate.input.a.path=...\n"
             "unknown key evaluate.input.a.pth. Did you mean evaluate.input.a.path?\n"
             "evaluate.input.b.kind: expected auto, pairs, rewardbench, rewardbench2, rm_bench, judgebench, rmb, "
-            "best_of_n or null, got rb.",
+            "best_of_n, rewardmath or null, got rb.",
         ),
         (
             "{a: [], b: 3}",

@@ -11,7 +11,14 @@ from matplotlib.text import Text
 from nemo_bt.evaluation.accuracy import Tally, tally
 from nemo_bt.reporting.curves import Panel, Series, panels_of
 from nemo_bt.reporting.numbers import calibration, numbers_of
-from nemo_bt.reporting.pictures import draw_curves, draw_tallies, file_stems, pictures_of_run, pictures_of_set
+from nemo_bt.reporting.pictures import (
+    draw_best_of_n,
+    draw_curves,
+    draw_tallies,
+    file_stems,
+    pictures_of_run,
+    pictures_of_set,
+)
 from tests.support.judged import judged
 
 RECORDS = [
@@ -26,7 +33,30 @@ RECORDS = [
     }
     for step in range(1, 40)
 ]
-UNITS = ("nats", "fraction", "reward", "steps", "per step", "tokens", "pairs", "characters", "confidence", "source")
+CURVE = {
+    str(2**n): {
+        "mean": 0.5 + n / 20,
+        "low": None if n == 5 else 0.4,
+        "high": 0.8,
+        "best": 1 - 0.5 / 2**n,
+        "random": 0.5,
+    }
+    for n in range(6)
+}
+UNITS = (
+    "label",
+    "answers",
+    "nats",
+    "fraction",
+    "reward",
+    "steps",
+    "per step",
+    "tokens",
+    "pairs",
+    "characters",
+    "confidence",
+    "source",
+)
 
 
 def pictures() -> dict[str, Figure]:
@@ -35,7 +65,10 @@ def pictures() -> dict[str, Figure]:
     numbers = numbers_of(of_set, "32")
     names = {f"a source with a long name, number {i}": one for i, one in enumerate(numbers["by_source"].values())}
     numbers["by_source"] = names | {f"s{i}": one for i, one in enumerate(numbers["by_length"].values())}
-    return pictures_of_run(panels_of(RECORDS)) | pictures_of_set(numbers, of_set.rewards.given_E2, of_set.characters_E2)
+    found = pictures_of_run(panels_of(RECORDS)) | pictures_of_set(
+        numbers, of_set.rewards.given_E2, of_set.characters_E2
+    )
+    return found | {"best-of-n": draw_best_of_n(CURVE, "a column of labels with a long name")}
 
 
 PICTURES = pictures()
@@ -113,6 +146,16 @@ def test_lines_are_the_logged_numbers() -> None:
         assert list(line.get_xdata()) == [record["step"] for record in RECORDS]
         assert list(line.get_ydata()) == [record[key] for record in RECORDS]
     assert len(lines["loss"]) == len(lines["rewards"]) == 2
+
+
+def test_the_curve_of_the_best_of_n_has_every_size() -> None:
+    lines = PICTURES["best-of-n"].axes[0].get_lines()
+    drawn = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in lines}
+    sizes = [1, 2, 4, 8, 16, 32]
+    keys = {"best possible": "best", "the model's choice": "mean", "a random choice": "random"}
+    assert drawn == {name: (sizes, [of[key] for of in CURVE.values()]) for name, key in keys.items()}
+    (band,) = PICTURES["best-of-n"].axes[0].collections
+    assert set(band.get_paths()[0].vertices[:, 0]) == {1, 2, 4, 8, 16}  # where the interval is known
 
 
 def test_bars_and_points_are_the_rewards() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from nemo_bt.data.formats.format import Format, Verdict
 from nemo_bt.data.formats.helpsteer3 import helpsteer3
+from nemo_bt.data.formats.rewardmath import SCORES, rewardmath
 
 _ANSWER = ("text", "transcript", "messages", "texts", "conversations")
 _SIDES = {"<chosen>": _ANSWER, "<rejected>": _ANSWER}
@@ -61,6 +62,11 @@ FORMATS: dict[str, Format] = {
     "rmb_best_of_n": Format(
         "Zhou-Zoey/RMB-Reward-Model-Benchmark, best of n",
         prompt=("conversation_input",), first="bon_best", second="loser_list", response="answer",
+    ),
+    "rewardmath": Format(
+        "RewardMATH/RewardMATH, a solution a row",
+        prompt=("problem",), response="eval_solution", kinds={"eval_solution": ("texts",)}, joins=True,
+        verdict=Verdict("solution_type", *((kind,) for kind in SCORES)), parse=rewardmath,
     ),
     "summarize": Format(
         "openai/summarize_from_feedback, comparisons",
