@@ -20,7 +20,6 @@ from nemo_bt.config.model import Settings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.config.score import EvaluateRun, LabelRun, ScoreRun
 from nemo_bt.config.serve import ServeRun
-from nemo_bt.data.formats.detect import columns_named
 from nemo_bt.data.formats.table import FORMATS
 
 FOLDER = Path(__file__).parent / "reference"
@@ -66,7 +65,7 @@ def formats_page() -> str:
     lines = [_FORMATS]
     for name, form in FORMATS.items():
         keys = SourceSettings(path=["rows.jsonl"])
-        columns = [f"`{keys.named(column)}`" for column in columns_named(form) if keys.named(column)]
+        columns = [f"`{keys.named(column)}`" for column in form.columns if keys.named(column)]
         lines.append(f"| `{name}` | {form.of} | {', '.join(columns)} |")
     return "\n".join(lines) + "\n"
 

@@ -14,13 +14,14 @@ from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.score import EvaluateRun
 from nemo_bt.data.formats.responses import response_of
+from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardbench
 from nemo_bt.evaluation.accuracy import Scored
 from nemo_bt.evaluation.best_of_n import best_of_n, expected_label, label_key_of, labelled
 from nemo_bt.evaluation.command import evaluate
 from nemo_bt.evaluation.kind import kind_of
-from nemo_bt.evaluation.measure import measure
+from nemo_bt.evaluation.measure import measure, scored_rows
 from nemo_bt.evaluation.tables import leaderboard_row, tables_of
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.scoring.rows import reader_of
@@ -74,6 +75,23 @@ def test_rmb_asks_for_the_best_of_all() -> None:
     assert leaderboard_row(pairs) == {"score": "50.0", "Harmlessness Pairwise_set": "50.0"}
     with pytest.raises(UserError, match="category_path that begins with BoN_set or Pairwise_set, got x"):
         measure([Scored([1.0], [0.0], {"category_path": "x"})], "rmb")
+
+
+@pytest.mark.parametrize("seen", [2, 1])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_rmb_of_both_kinds_in_one_file_is_read_row_by_row(turn: int, seen: int) -> None:
+    """Also where the rows that tell the format are of one kind alone, in either order."""
+    paths = ("Pairwise_set/Helpfulness/Chat", "BoN_set/Helpfulness/Chat")
+    rows = [rmb(paths[0], 1.0, [0.0]), rmb(paths[1], 1.0, [0.0, 2.0])][::turn]
+    reader = reader_of("rows", [*rows[:seen]], SourceSettings(path="rows.jsonl"), True, "reward")
+    found, without = scored_rows(rows, reader)
+    assert (without, kind_of(found), sorted(len(row.lengths[1]) for row in found)) == (0, "rmb", [1, 2])
+    expected = {"Helpfulness BoN_set": 0.0, "Helpfulness Pairwise_set": 1.0}
+    assert measure(found, "rmb")["sections"] == expected
+    neither = {"conversation_input": [{"role": "user", "content": "q"}], "category_path": paths[0]}
+    for row, what in ((neither, r"no '(chosen|bon_best)'"), (rmb(paths[1], 1.0, []), "'loser_list' is empty")):
+        with pytest.raises(RowError, match=what):
+            reader.sides(row)
 
 
 def rows_in_english() -> list[dict[str, Any]]:

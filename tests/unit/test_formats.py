@@ -42,6 +42,18 @@ def test_a_row_of_each_format_becomes_the_same_ids(tmp_path: Path, tokenizer: An
         assert len(pairs.epoch) == 1
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_rows_of_both_kinds_of_rmb_train_together(tmp_path: Path, tokenizer: Any, suffix: str, turn: int) -> None:
+    rows = [*ONE_PAIR["rmb"], *ONE_PAIR["rmb_best_of_n"]][::turn]
+    if suffix == ".parquet":
+        rows = [dict.fromkeys(rows[0] | rows[1]) | row for row in rows]
+    pairs = open_set(write(tmp_path / f"rows{suffix}", rows), tokenizer)
+    assert len(pairs.epoch) == 2
+    for number in range(2):
+        assert [ids.tolist() for ids in conversations(pairs, number)] == expected(tokenizer, "rmb")
+
+
 PLAIN = {
     "hh": [f"<|bos|>{HH} {side}<|end|>" for side in (CHOSEN, REJECTED)],
     "prompt": [f"<|bos|>{USER}{side}<|end|>" for side in (CHOSEN, REJECTED)],

@@ -147,18 +147,12 @@ def columns_of(names: Iterable[str], keys: RowSettings) -> list[str] | None:
     return None if any("." in column or "*" in column for column in columns) else sorted(columns)
 
 
-def columns_named(form: Format) -> list[str]:
-    """List the columns that a format names itself, paths included, the prompt first."""
-    names = [form.system, *form.prompt, form.history, form.conversation, form.first, form.second, form.answers]
-    names += [form.response if not (form.answers or form.second) else "", form.strength]
-    names += [form.verdict.column if form.verdict else "", *(form.scores or ()), *(form.only or ())[:1]]
-    return [name for name in names if name]
-
-
 def _read(form: Format, keys: RowSettings) -> set[str]:
     """Name the columns that are read from the rows of a format."""
     own = [keys.margin_key, keys.weight_key, *score_columns(keys)] if form.is_preference else []
-    return {name for name in (*map(keys.named, columns_named(form)), *own, keys.tools_key) if name}
+    shapes = [form, form.others] if form.others else [form]
+    columns = [keys.named(column) for shape in shapes for column in shape.columns]
+    return {name for name in (*columns, *own, keys.tools_key) if name}
 
 
 def _check_keys(name: str, columns: Mapping[str, Any], keys: RowSettings, types: Mapping[str, str] | None) -> None:

@@ -54,6 +54,7 @@ class Format:
         kinds: column -> kinds of value (nemo_bt.data.formats.detect) that tell this format from others.
         only: column and value that every row has to have.
         parse: a function that reads the row in the place of the columns.
+        others: the shape of rows that have no `first` and may stand between those that do.
     """
 
     of: str
@@ -76,6 +77,15 @@ class Format:
     kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     only: tuple[str, Any] | None = None
     parse: Callable[[Row, int, RowSettings, bool], PromptGroup] | None = None
+    others: Format | None = None
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that it names itself, paths included, the prompt first."""
+        names = [self.system, *self.prompt, self.history, self.conversation, self.first, self.second, self.answers]
+        names += [self.response if not (self.answers or self.second) else "", self.strength]
+        names += [self.verdict.column if self.verdict else "", *(self.scores or ()), *(self.only or ())[:1]]
+        return [name for name in names if name]
 
     @property
     def is_preference(self) -> bool:

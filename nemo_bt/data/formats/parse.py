@@ -30,6 +30,8 @@ def parse(row: Row, number: int, form: Format, keys: RowSettings, chat: bool) ->
         raise RowError("type", f"{form.only[0]} is {row.get(form.only[0])!r}, expected {form.only[1]}")
     if form.parse:
         return form.parse(row, number, keys, chat)
+    if form.others and not has_value(row, keys.named(form.first)) and has_value(row, keys.named(form.others.first)):
+        return parse(row, number, form.others, keys, chat)
     if form.second:
         return _compared(row, number, form, keys, chat)
     if form.conversation:
@@ -109,6 +111,8 @@ def _answers(row: Row, key: str, form: Format) -> list[Any]:
     if not form.response or form.conversation:
         return several(value)
     entries = value if isinstance(value, list) else [value]
+    if not entries:
+        raise RowError("missing", f"'{key}' is empty")
     if not all(isinstance(entry, dict) for entry in entries):
         raise RowError("type", f"'{key}' has entries that are no objects with '{form.response}'")
     return [value_at(entry, form.response) for entry in entries]

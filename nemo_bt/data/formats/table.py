@@ -6,12 +6,22 @@ Names with dots are paths, and a star stands for numbers: `info.post`, `summarie
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nemo_bt.data.formats.format import Format, Verdict
 from nemo_bt.data.formats.helpsteer3 import helpsteer3
 from nemo_bt.data.formats.rewardmath import SCORES, rewardmath
 
 _ANSWER = ("text", "transcript", "messages", "texts", "conversations")
 _SIDES = {"<chosen>": _ANSWER, "<rejected>": _ANSWER}
+_RMB = Format(
+    "Zhou-Zoey/RMB-Reward-Model-Benchmark, pairs; rows of its best of n may stand between them",
+    prompt=("conversation_input",), first="chosen", second="reject", response="answer",
+)  # fmt: skip
+_RMB_BEST_OF_N = Format(
+    "Zhou-Zoey/RMB-Reward-Model-Benchmark, best of n; rows of its pairs may stand between them",
+    prompt=("conversation_input",), first="bon_best", second="loser_list", response="answer",
+)  # fmt: skip
 
 FORMATS: dict[str, Format] = {
     "helpsteer3": Format(
@@ -55,14 +65,8 @@ FORMATS: dict[str, Format] = {
         "ScalerLab/JudgeBench", prompt=("question",), first="response_A", second="response_B",
         verdict=Verdict("label", first=("A>B",), second=("B>A",)),
     ),
-    "rmb": Format(
-        "Zhou-Zoey/RMB-Reward-Model-Benchmark, pairs",
-        prompt=("conversation_input",), first="chosen", second="reject", response="answer",
-    ),
-    "rmb_best_of_n": Format(
-        "Zhou-Zoey/RMB-Reward-Model-Benchmark, best of n",
-        prompt=("conversation_input",), first="bon_best", second="loser_list", response="answer",
-    ),
+    "rmb": replace(_RMB, others=_RMB_BEST_OF_N),
+    "rmb_best_of_n": replace(_RMB_BEST_OF_N, others=_RMB),
     "rewardmath": Format(
         "RewardMATH/RewardMATH, a solution a row",
         prompt=("problem",), response="eval_solution", kinds={"eval_solution": ("texts",)}, joins=True,
