@@ -1,7 +1,6 @@
 """A real hub server on loopback: exports go up whole or not at all, and come down as what they were."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.hub import TOKEN, Hub, serving_hub
+from tests.support.hub import TOKEN, Hub, env_of, serving_hub
 from tests.support.runs import REPO
 
 _PUSH = """
@@ -33,16 +32,6 @@ print(json.dumps(found))
 def hub() -> Iterator[Hub]:
     with serving_hub() as served:
         yield served
-
-
-def env_of(hub: Hub, home: Path, token: str = TOKEN) -> dict[str, str]:
-    return os.environ | {
-        "HF_ENDPOINT": hub.address,
-        "HF_TOKEN": token,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_OFFLINE": "0",
-    }
 
 
 def pushed(hub: Hub, home: Path, folder: Path, *repos: str, token: str = TOKEN) -> dict[str, str]:

@@ -3,11 +3,13 @@
 import base64
 import hashlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -24,7 +26,8 @@ class Hub:
 
     Attributes:
         address: what HF_ENDPOINT is to be.
-        repos: repository -> path -> contents; `datasets/` stands before a data set's name.
+        repos: repository -> path -> contents; `datasets/` stands before a data set's name, `@` and a tag behind
+            the name of what a repository had earlier.
         fails: repository -> the step of an upload that fails, with its status.
         asked: methods and paths of all requests.
     """
@@ -39,6 +42,16 @@ class Hub:
         """The name of its newest commit: a digest of all files."""
         files = sorted((path, hashlib.sha1(data).hexdigest()) for path, data in self.repos[repo].items())
         return hashlib.sha1(json.dumps([repo, files]).encode()).hexdigest()
+
+    def files_at(self, repo: str, revision: str) -> tuple[str, dict[str, bytes]]:
+        """The commit that a revision names, and its files."""
+        tags = {key.partition("@")[2] or "main": key for key in self.repos if key.partition("@")[0] == repo}
+        if not tags:
+            raise HTTPException(404, headers={"X-Error-Code": "RepoNotFound"})
+        for tag, key in tags.items():
+            if revision in (tag, self.commit_of(key)):
+                return self.commit_of(key), self.repos[key]
+        raise HTTPException(404, headers={"X-Error-Code": "RevisionNotFound"})
 
     def check(self, repo: str, step: str) -> None:
         failing, status = self.fails.get(repo, ("", 0))
@@ -141,25 +154,71 @@ def _large_files(hub: Hub) -> APIRouter:
 
 
 def _downloads(hub: Hub) -> APIRouter:
+    """What a client reads, of models and of data sets."""
     app = APIRouter()
 
-    @app.get("/api/models/{org}/{name}/revision/{revision}")
-    async def info(org: str, name: str, revision: str) -> Any:
-        repo = f"{org}/{name}"
-        if repo not in hub.repos or revision not in ("main", hub.commit_of(repo)):
-            raise HTTPException(404, headers={"X-Error-Code": "RepoNotFound"})
-        siblings = [{"rfilename": path} for path in hub.repos[repo]]
-        return {"_id": "1", "id": repo, "sha": hub.commit_of(repo), "private": True, "siblings": siblings}
+    @app.get("/api/{kind}/{org}/{name}/revision/{revision}")
+    async def info(kind: str, org: str, name: str, revision: str) -> Any:
+        commit, files = hub.files_at(_repo(kind, org, name), revision)
+        siblings = [{"rfilename": path} for path in files]
+        return {"_id": "1", "id": f"{org}/{name}", "sha": commit, "private": True, "siblings": siblings}
+
+    @app.get("/api/{kind}/{org}/{name}")
+    async def newest(kind: str, org: str, name: str) -> Any:
+        return await info(kind, org, name, "main")
+
+    @app.get("/api/datasets/{org}/{name}/tree/{revision}")
+    @app.get("/api/datasets/{org}/{name}/tree/{revision}/{folder:path}")
+    async def tree(org: str, name: str, revision: str, folder: str = "", recursive: bool = False) -> Any:
+        _, files = hub.files_at(_repo("datasets", org, name), revision)
+        found = _entries(files)
+        inside = [one for one in found if one["path"].startswith(f"{folder}/" if folder else "")]
+        if folder and not inside:
+            raise HTTPException(404, headers={"X-Error-Code": "EntryNotFound"})
+        depth = folder.count("/") + 1 if folder else 0
+        return [one for one in inside if recursive or one["path"].count("/") == depth]
+
+    @app.post("/api/datasets/{org}/{name}/paths-info/{revision}")
+    async def paths_info(org: str, name: str, revision: str, request: Request) -> Any:
+        _, files = hub.files_at(_repo("datasets", org, name), revision)
+        asked = set((await request.form()).getlist("paths"))
+        return [one for one in _entries(files) if one["path"] in asked]
 
     @app.api_route("/{org}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
-    async def resolve(org: str, name: str, path: str) -> Any:
-        data = hub.repos.get(f"{org}/{name}", {}).get(path)
-        if data is None:
+    @app.api_route("/{kind}/{org}/{name}/resolve/{revision}/{path:path}", methods=["GET", "HEAD"])
+    async def resolve(org: str, name: str, revision: str, path: str, kind: str = "models") -> Any:
+        commit, files = hub.files_at(_repo(kind, org, name), revision)
+        if path not in files:
             raise HTTPException(404, headers={"X-Error-Code": "EntryNotFound"})
-        headers = {"X-Repo-Commit": hub.commit_of(f"{org}/{name}"), "ETag": f'"{hashlib.sha1(data).hexdigest()}"'}
-        return Response(data, headers=headers | {"Content-Length": str(len(data))})
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha1(files[path]).hexdigest()}"'}
+        return Response(files[path], headers=headers | {"Content-Length": str(len(files[path]))})
 
     return app
+
+
+def _repo(kind: str, org: str, name: str) -> str:
+    return f"{'' if kind == 'models' else f'{kind}/'}{org}/{name}"
+
+
+def _entries(files: dict[str, bytes]) -> list[dict[str, Any]]:
+    """Folders and files as the hub lists them."""
+    folders = {path.rpartition("/")[0] for path in files} - {""}
+    found = [{"type": "directory", "path": path, "oid": hashlib.sha1(path.encode()).hexdigest()} for path in folders]
+    return found + [
+        {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        for path, data in files.items()
+    ]
+
+
+def env_of(hub: Hub, home: Path, token: str = TOKEN) -> dict[str, str]:
+    """Variables of a process that takes this hub for the only one; what it fetches lies in `home`."""
+    return os.environ | {
+        "HF_ENDPOINT": hub.address,
+        "HF_TOKEN": token,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from nemo_bt.config.data import SourceSettings
+from nemo_bt.data.read.hub import arrow_files
 from nemo_bt.data.read.saved import check_alone, parts_of, saved_folder
 from nemo_bt.errors import UserError
 from nemo_bt.files import write_atomically
@@ -128,7 +129,11 @@ def find_files(source: SourceSettings, setting: str) -> list[DataFile]:
     """
     files: dict[str, DataFile] = {}
     for path in source.path:
-        found = _hub_files(path, source) if _is_hub_id(path) else _matching(path, setting, source.split)
+        if _is_hub_id(path):
+            local, _ = _file_system("/", path)
+            found = [DataFile(name, name, local) for name in arrow_files(path, source)]
+        else:
+            found = _matching(path, setting, source.split)
         files |= {file.identity: file for file in found}
     return list(files.values())
 
@@ -183,26 +188,6 @@ def _is_hub_id(path: str) -> bool:
     parts = path.split("/")
     looks_like = len(parts) == 2 and all(parts) and not any(char in path for char in "*?[:~")
     return looks_like and Path(path).suffix not in {*_KINDS, *_COMPRESSIONS} and not Path(path).exists()
-
-
-def _hub_files(path: str, source: SourceSettings) -> list[DataFile]:
-    """Find the Arrow files that `datasets` makes of a data set of the hub, in its own cache."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-
-    if "[" in source.split:
-        raise UserError(
-            f"{path}: split {source.split} is a part of one. Give the whole split, and a fraction or count."
-        )
-    try:
-        data_set = load_dataset(path, source.subset, split=source.split, revision=source.revision)
-    except (OSError, ValueError, DatasetsError) as error:  # the hub's own errors are OSErrors
-        raise UserError(
-            f"{path}: no such file, and as a data set of the hub it cannot be had: {error}. Mend the path, or set "
-            "split, subset and revision of the source."
-        ) from error
-    file_system, _ = _file_system("/", path)
-    return [DataFile(part["filename"], part["filename"], file_system) for part in data_set.cache_files]
 
 
 def digest_of(files: Sequence[DataFile], memory: Path) -> str:
