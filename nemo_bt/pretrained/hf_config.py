@@ -41,8 +41,8 @@ _REFUSED = {"quantization_config": "use the original weights"}
 _NAMES_OF_5 = {"qwen3_moe": {"num_local_experts": "num_experts"}}
 """Family -> name that transformers 5 writes -> name that 4.57 reads."""
 _COMPUTES = {
-    *("attention", "attn", "bias", "expert", "experts", "multiplier", "norm", "qk", "residual", "rope", "rotary"),
-    *("scale", "scaling", "softcap", "softcapping", "temperature", "window"),
+    *("alibi", "attention", "attn", "bias", "clip", "expert", "experts", "multiplier", "norm", "qk", "qkv", "residual"),
+    *("rope", "rotary", "scale", "scaling", "sinks", "softcap", "softcapping", "temperature", "window"),
 }
 """Words in the names of fields that change what a model computes."""
 _COMPUTES_NOTHING = {"_attn_implementation", "_attn_implementation_autoset", "attn_implementation"}

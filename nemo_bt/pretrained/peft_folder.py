@@ -32,6 +32,7 @@ _CHANGES_NOTHING = (
 """Fields that are read here, or say what the tensors' names and shapes say too."""
 _ONLY = {"bias": ("none",), "init_lora_weights": (True, False, "gaussian", "orthogonal")}
 """Values of others that leave W + scale * B A as it is. Source: peft/tuners/lora/config.py, LoraConfig."""
+_MEND_BASE = f"Set base_model_name_or_path in {PEFT_CONFIG} to the model that they were trained on."
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class PeftConfig:
     """The factor on B A is alpha / sqrt(r), else alpha / r."""
     is_reward_model: bool
     """The adapters were trained for a sequence classifier."""
+    targets: tuple[str, ...] = ()
+    """Ends of the names of layers that all have adapters; none where the names alone do not say which have."""
 
 
 def of_peft(name: str) -> str:
@@ -70,6 +73,7 @@ def read_peft_config(folder: Path) -> PeftConfig:
             alpha=float(found["lora_alpha"]),
             is_rank_stabilised=bool(found.get("use_rslora")),
             is_reward_model=found.get("task_type") == "SEQ_CLS",
+            targets=_targets(found),
         )
         refused = {name: value for name, value in found.items() if not _is_computed(name, value)}
         refused |= {} if found["peft_type"] == "LORA" else {"peft_type": found["peft_type"]}
@@ -77,6 +81,8 @@ def read_peft_config(folder: Path) -> PeftConfig:
         raise UserError(
             f"{file}: expected peft_type, base_model_name_or_path and lora_alpha of PEFT's LoRA, got {error!r}."
         ) from error
+    if not config.base:
+        raise UserError(f"{file}: base_model_name_or_path: expected a path or a hub id, got none. {_MEND_BASE}")
     if refused:
         name, value = next(iter(refused.items()))
         raise UserError(
@@ -84,6 +90,12 @@ def read_peft_config(folder: Path) -> PeftConfig:
             "model with its tokenizer, and give that folder."
         )
     return config
+
+
+def _targets(found: dict[str, object]) -> tuple[str, ...]:
+    named = found.get("target_modules")
+    chosen = found.get("layers_to_transform") is not None or found.get("exclude_modules")
+    return tuple(map(str, named)) if isinstance(named, list) and not chosen else ()
 
 
 def _is_computed(name: str, value: object) -> bool:
@@ -98,7 +110,7 @@ class PeftFolder:
         base: tensors of the base model.
 
     Raises:
-        UserError: a tensor of the folder belongs to nothing in the base model, or does not fit it.
+        UserError: a tensor of the folder belongs to nothing in the base model, or does not fit it, or one is missing.
     """
 
     def __init__(self, folder: Path, config: PeftConfig, base: TensorSource) -> None:
@@ -115,9 +127,10 @@ class PeftFolder:
             elif name in base.infos or name == HF_HEAD:
                 self.infos[name] = self.saved.infos[key]
             else:
-                raise UserError(f"{folder}: {key} belongs to nothing in the base model {config.base}.")
-        for name in self.adapted:
+                raise UserError(f"{folder}: {key} belongs to nothing in the base model {config.base}. {_MEND_BASE}")
+        for name in sorted(self.adapted):
             self._check_fit(name, folder)
+        self._check_all(folder)
         for info in self.saved.infos.values():
             self.infos = {
                 name: TensorInfo(old.shape, torch.promote_types(old.dtype, info.dtype))
@@ -148,5 +161,16 @@ class PeftFolder:
         if not (of_base and a and len(a) == len(of_base) == 2 and a[1:] == of_base[1:] and b == (of_base[0], a[0])):
             raise UserError(
                 f"{folder}: adapters of {name}: expected (rows, columns) in the base model {self.config.base}, "
-                f"(r, columns) in lora_A and (rows, r) in lora_B, found {of_base}, {a} and {b}."
+                f"(r, columns) in lora_A and (rows, r) in lora_B, found {of_base}, {a} and {b}. {_MEND_BASE}"
+            )
+
+    def _check_all(self, folder: Path) -> None:
+        """Check that a base model of more layers is not taken for that of the training."""
+        ends = tuple(f".{target}.weight" for target in self.config.targets)
+        without = [name for name in self.base.infos if ".layers." in name and name.endswith(ends)]
+        without = sorted(set(without) - self.adapted) if ends else []
+        if without:
+            raise UserError(
+                f"{folder}: expected adapters of every {', '.join(self.config.targets)} (target_modules) in the base "
+                f"model {self.config.base}, found none of {without[0]}. {_MEND_BASE}"
             )

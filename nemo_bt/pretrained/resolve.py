@@ -60,7 +60,10 @@ class PretrainedSource:
     @cached_property
     def architecture(self) -> Architecture:
         """What the model is, found out when first asked for: a model that nobody can compute has a tokenizer too."""
-        return architecture_of(self.hf_config)
+        try:
+            return architecture_of(self.hf_config)
+        except UserError as error:
+            raise UserError(f"{self.given}: {error}") from error
 
 
 @dataclass(frozen=True)

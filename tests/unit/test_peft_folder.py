@@ -177,6 +177,25 @@ def test_tensors_that_do_not_fit_are_refused(name: str, value: Any, message: str
         open_weights(find_pretrained(str(path.parent)), 0)
 
 
+@pytest.mark.parametrize(
+    ("base", "told"),
+    [
+        ("longer", r"expected adapters of every q_proj \(target_modules\) in the base model longer, found none of "),
+        (None, r"adapter_config\.json: base_model_name_or_path: expected a path or a hub id, got none\."),
+    ],
+)
+def test_another_base_than_that_of_the_training_is_refused(base: str | None, told: str, copied: Path) -> None:
+    save("qwen3", copied.parent / "longer", classifier=False, num_hidden_layers=6)
+    file = copied / "adapter_config.json"
+    config = json.loads(file.read_text()) | {"base_model_name_or_path": base}
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"{told}.*Set base_model_name_or_path in adapter_config\.json to the model"):
+        open_weights(find_pretrained(str(copied)), 0)
+    if base:  # where the settings leave layers out, it may be their model
+        file.write_text(json.dumps(config | {"layers_to_transform": [0, 1, 2, 3]}))
+        assert open_weights(find_pretrained(str(copied)), 0).has_head
+
+
 def test_files_that_cannot_be_read_are_refused(copied: Path) -> None:
     (copied / WEIGHTS).rename(copied / "adapter_model.bin")
     with pytest.raises(UserError, match=r"expected adapter_model\.safetensors .*pickles, which can run code"):

@@ -151,6 +151,7 @@ def test_experts_are_counted_by_the_name_of_either_version(tmp_path: Path) -> No
         ({"attention_multiplier": 0.5}, True),
         ({"qk_layernorm_scale": 2.0}, True),
         ({"use_qk_norm": True}, True),
+        ({"clip_qkv": 8.0}, True),
         ({"use_qk_norm": False}, False),
         ({"is_llama_config": True, "unsloth_version": "2026"}, False),
         ({"_attn_implementation_autoset": True}, False),

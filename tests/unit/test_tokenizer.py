@@ -2,10 +2,12 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from nemo_bt.data.synthetic import THINGS, make_pairs
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
@@ -60,6 +62,32 @@ def test_tokenizers_of_transformers_5_load(tmp_path: Path, tokenizer: Any) -> No
         found = load_tokenizer(str(folder), None)
         assert found("a b")["input_ids"] == tokenizer("a b")["input_ids"]
         assert found.chat_template == tokenizer.chat_template
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("NoSuchTokenizer", "got NoSuchTokenizer. Set it to PreTrainedTokenizerFast"),
+        (
+            "MistralCommonBackend",
+            "got MistralCommonBackend, which transformers 5 has. Set it to PreTrainedTokenizerFast",
+        ),
+    ],
+)
+def test_a_class_that_this_transformers_has_not_is_named(tmp_path: Path, tokenizer: Any, name: str, told: str) -> None:
+    folder = Path(saved(tokenizer, tmp_path))
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))
+    expected = f"tokenizer_config.json: tokenizer_class: expected a class of transformers {transformers.__version__}, "
+    with pytest.raises(UserError, match=re.escape(expected + told)):
+        load_tokenizer(str(folder), None)
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # as the message says
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert load_tokenizer(str(folder), None)("a b")["input_ids"] == tokenizer("a b")["input_ids"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"Save the tokenizer with tokenizer\.json beside it"):
+        load_tokenizer(str(folder), None)
 
 
 def test_a_pad_token_that_is_eos_is_refused(tmp_path: Path, tokenizer: Any) -> None:

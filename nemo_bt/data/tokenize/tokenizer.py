@@ -16,6 +16,8 @@ AUTO = "auto"
 """Pad token that asks for the first unused one."""
 _CONFIG = "tokenizer_config.json"
 _SHOWN = 8
+_CLASSES_OF_5 = ("PythonBackend", "SentencePieceBackend", "MistralCommonBackend")
+"""Beside TokenizersBackend, which is PreTrainedTokenizerFast here."""
 _KEPT_FREE = re.compile("reserved|unused|control_|SPECIAL_")
 _OF_TURNS = re.compile("im_start|im_end|header|turn|eot|eom|role|system|user|assistant|INST")
 _FILES = (
@@ -84,7 +86,25 @@ def _opened(folder: Path) -> Any:
         kept |= {"extra_special_tokens": {}, "additional_special_tokens": config["extra_special_tokens"]}
     if config.get("tokenizer_class") == "TokenizersBackend":
         return PreTrainedTokenizerFast.from_pretrained(folder, **kept)
+    if "auto_map" not in config:
+        _check_class(config.get("tokenizer_class"), folder)
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kept)
+
+
+def _check_class(name: Any, folder: Path) -> None:
+    """Check that the installed transformers has the class that a tokenizer names, if it names one."""
+    import transformers
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    if name is None or any(tokenizer_class_from_name(f"{name}{end}") for end in ("", "Fast")):
+        return
+    of_5 = ", which transformers 5 has" if name in _CLASSES_OF_5 else ""
+    has_fast = (folder / "tokenizer.json").is_file()
+    mend = "Set it to PreTrainedTokenizerFast: its tokenizer.json says all that it does"
+    raise UserError(
+        f"{folder / _CONFIG}: tokenizer_class: expected a class of transformers {transformers.__version__}, got "
+        f"{name}{of_5}. {mend if has_fast else 'Save the tokenizer with tokenizer.json beside it'}."
+    )
 
 
 def digest_of_tokenizer(tokenizer: Any) -> str:
