@@ -50,6 +50,10 @@ class ClassifyRequest(OneInput):
 
     input: str | list[int] | list[str] | list[list[int]] | None = None
     messages: list[Message] | None = None
+    tools: list[Any] | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool = False
 
 
 class ScoreRequest(OneInput):
@@ -101,8 +105,13 @@ def of_classify(request: ClassifyRequest) -> list[Conversation]:
     """Give the conversations of a request.
 
     Raises:
-        ValueError: the request has neither input nor messages, or both.
+        ValueError: the request has neither input nor messages, or both; or it wants messages rendered otherwise.
     """
+    for name in ("tools", "chat_template", "chat_template_kwargs", "add_generation_prompt"):
+        if request.messages is not None and getattr(request, name):
+            raise ValueError(
+                f"{name}: expected none: messages are rendered as the model's training did. Render them, and send input"
+            )
     if (request.input is None) == (request.messages is None):
         raise ValueError("expected input or messages, and not both")
     if request.messages is not None:
