@@ -127,6 +127,17 @@ def test_the_command_says_what_it_found(report: tuple[Path, dict[str, Any], str]
     assert facts["scored at"] == "2 ranks, TP 2, precision 32"
 
 
+def test_the_page_has_the_changes_that_should_not_matter(report: tuple[Path, dict[str, Any], str]) -> None:
+    found, page = report[1]["validation"]["held_out"]["robustness"], (report[0] / "report.html").read_text()
+    table = page.partition("<h3>Changes that should not matter</h3>")[2].partition("</table>")[0]
+    rows = [re.findall(r"<td>(.*?)</td>", row, re.DOTALL) for row in table.split("<tr>")[2:]]
+    assert {name: (pairs, before, after) for name, pairs, before, after, *_ in rows} == {
+        name: (f"{test['pairs']:,}", f"{test['accuracy']:.4f}", f"{test['accuracy_after']:.4f}")
+        for name, test in found.items()
+    }
+    assert "a polite sentence before the prompt" in found
+
+
 def test_the_page_needs_nothing_else(report: tuple[Path, dict[str, Any], str]) -> None:
     page = (report[0] / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:)|url\(|<script|@import", page)

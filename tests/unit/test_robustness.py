@@ -1,5 +1,6 @@
 """Changes that should not matter: what each makes of a text, and what the report counts."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from nemo_bt.data.formats.responses import Chat, Text
 from nemo_bt.reporting import transforms
+from nemo_bt.reporting.page import render
 from nemo_bt.reporting.robustness import changed_sides, robustness
 from tests.support.preferences import messages
 
@@ -67,3 +69,22 @@ def test_what_a_change_does_is_counted() -> None:
         "moved": pytest.approx((1 + 1 + 0.5 + 0) / 4),
         "worst": [{"where": "row 0", "margin": 1.0, "margin_after": -1.0}],
     }
+
+
+def test_the_page_has_a_row_for_each_change() -> None:
+    given, after = np.array([[1.0, 0.0], [2.0, 1.0]]), np.array([[0.0, 1.0], [2.5, 1.0]])
+    found = robustness(given, {"a polite sentence": after, "none": np.full((2, 2), np.nan)}, ["row 0", "row 1"])
+    tally = {"accuracy": 0.5, "low": 0.1, "high": 0.9, "ties": 0, "pairs": 2}
+    swapped = {"accuracy": 0.5, "expected": 0.5, "not_turned": 0, "largest_difference": 0.0, "holds": True}
+    numbers = {"pairs": 2, "pairs_without_reward": 0, "overall": tally, "longer_wins": 0.5, "margin": 0.1}
+    numbers |= {"calibration": {"ece": 0.1}, "swapped": swapped, "prompt_only": {"tally": tally, "refused": 0}}
+    numbers |= {"response_only": {"tally": tally, "refused": 0}}
+    for of_set, is_there in ((numbers | {"robustness": found}, True), (numbers | {"robustness": {}}, False)):
+        page = render("run", "", {}, [{"name": "s", "numbers": of_set, "pictures": {}, "worst": []}], [])
+        assert ("<h3>Changes that should not matter</h3>" in page) == is_there
+        cells = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)]
+        rows = [row for row in cells if row[:3] == ["a", "polite", "sentence"]]
+        assert rows == (
+            [["a", "polite", "sentence", "2", "1.0000", "0.5000", "50.0", "%", "0.625"]] if is_there else []
+        )
+        assert ("a polite sentence: row 0, margin +1.000 to -1.000." in page) == is_there
