@@ -15,10 +15,11 @@ from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.pretrained.hf_config import HfConfig, complete
 from nemo_bt.pretrained.resolve import PretrainedSource
 from nemo_bt.pretrained.rope_parameters import rope_parameters_of
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD
 from nemo_bt.scoring.reward_statistics import KEY, as_config, statistics_of
 
 _LABEL = "reward"
-_LEFT_OUT = ("auto_map", KEY, TEXT_SETTINGS)
+_LEFT_OUT = ("auto_map", KEY, TEXT_SETTINGS, TRAINED_HEAD)
 """Fields that are not exported: they name code, or describe the model that this one was trained from."""
 _MODEL_INPUTS = ["input_ids", "attention_mask"]
 

@@ -21,6 +21,7 @@ from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained, open_weights
 from nemo_bt.pretrained.safetensors_folder import write_shards
 from nemo_bt.pretrained.torch_dist import TorchDist
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of
 from nemo_bt.training.checks import check_vocabulary
 
 from .export_files import told_of_model, write_config, write_tokenizer
@@ -103,7 +104,8 @@ def _write_model(
         with megabytes(terminal, initial.source.infos) as progress:
             write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)
         dtype = next(iter(export.infos.values())).dtype
-        write_config(unfinished, pretrained.hf_config, tokenizer.pad_token_id, dtype, told)
+        of_model = {**told, TRAINED_HEAD: digest_of(initial)} if told else {}
+        write_config(unfinished, pretrained.hf_config, tokenizer.pad_token_id, dtype, of_model)
         write_tokenizer(tokenizer, folder, unfinished)
         (unfinished / "README.md").write_text(card)
         check = _compared(args, unfinished, initial, None)

@@ -30,11 +30,12 @@ from nemo_bt.launching.signals import StopRequest, reason_of, tell_stopped
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
+from nemo_bt.pretrained.trained_head import was_trained_on
 from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part, open_files, read_parts
-from nemo_bt.scoring.reward_statistics import needed_statistics
+from nemo_bt.scoring.reward_statistics import own_statistics
 from nemo_bt.scoring.rows import Reward, RowReader
 from nemo_bt.training.loading_bar import with_bar
 from nemo_bt.training.steps.plan import layout_rules
@@ -65,9 +66,9 @@ def score(
     renderer, files = open_rows(run, pretrained, parts)
     initial = open_trained(pretrained)
     terminal.line(initial.description)
-    for line in described(run.model.data, pretrained, renderer.chat):
+    for line in described(run.model.data, pretrained, renderer.chat, was_trained_on(initial)):
         terminal.line(line)
-    statistics = needed_statistics(initial.pretrained, "score.normalize=true") if run.score.normalize else None
+    statistics = own_statistics(initial, "score.normalize=true") if run.score.normalize else None
     limit = length_limit(run.model.encoder_seq_length, positions_of(pretrained.hf_config))
     identity = _identity(run, initial, files, renderer, limit)
     if parts.is_done(identity):

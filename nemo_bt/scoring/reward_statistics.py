@@ -13,7 +13,8 @@ from typing import Any
 
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.nemo_metadata import FACTS, read_facts
-from nemo_bt.pretrained.resolve import PretrainedSource
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, was_trained_on
 
 KEY = "reward_statistics"
 """Key in the config.json of an export."""
@@ -104,6 +105,21 @@ def needed_statistics(pretrained: PretrainedSource, setting: str) -> RewardStati
         raise UserError(
             f"{setting}: {pretrained.given} has no {KEY}: none came with it, or it was saved before a validation with "
             "finite rewards. Leave it out, or train with model.data.validation."
+        )
+    return found
+
+
+def own_statistics(initial: InitialWeights, setting: str) -> RewardStatistics:
+    """Give the statistics of the rewards that these weights give; `setting` asks for them.
+
+    Raises:
+        UserError: the model has none, or was trained on since they were measured.
+    """
+    found = needed_statistics(initial.pretrained, setting)
+    if was_trained_on(initial):
+        raise UserError(
+            f"{setting}: {initial.pretrained.given} was trained on since its {KEY} were measured: it has adapters, or "
+            f"another head than {TRAINED_HEAD} of config.json. Leave it out."
         )
     return found
 

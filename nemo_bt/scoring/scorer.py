@@ -31,7 +31,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.pretrained.resolve import find_pretrained, with_positions
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
 from nemo_bt.scoring.model import longest_conversation, open_alone, open_trained
-from nemo_bt.scoring.reward_statistics import RewardStatistics, needed_statistics
+from nemo_bt.scoring.reward_statistics import RewardStatistics, own_statistics
 
 if TYPE_CHECKING:
     from nemo_bt.scoring.engine import Engine
@@ -125,11 +125,12 @@ class RewardScorer:
         renderer = load_renderer(loaded, text)
         renderer.check_date()
         limit = longest_conversation(pretrained, longest_tokens)
-        statistics = needed_statistics(pretrained, "normalize=True") if normalize else None
+        initial = open_trained(pretrained)
+        statistics = own_statistics(initial, "normalize=True") if normalize else None
         on_gpu = runs_on_gpu(device)
         if cls.live:
             raise UserError("a RewardScorer is open in this process, which holds one at a time. Close it first.")
-        engine = open_alone(open_trained(pretrained), precision, on_gpu)
+        engine = open_alone(initial, precision, on_gpu)
         budget = tokens_per_stream or (8192 if on_gpu else 2048)
         scorer = cls(renderer, engine, StreamRules(budget, 1, 1, engine.hidden_size), limit, statistics, text)
         cls.live.add(scorer)

@@ -39,6 +39,10 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
 
     import uvicorn
 
+    from nemo_bt.data.tokenize.text_settings import described
+    from nemo_bt.pretrained.resolve import find_pretrained
+    from nemo_bt.pretrained.trained_head import was_trained_on
+    from nemo_bt.scoring.model import open_trained
     from nemo_bt.scoring.scorer import RewardScorer
     from nemo_bt.serving.app import build_app
 
@@ -70,6 +74,10 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
         terminal.line(f"{model} at http://{host}:{port}: /reward, /classify, /score, /health, /metrics")
         if not scorer.renderer.chat:
             terminal.line("no chat template: requests give whole texts; messages need model.data.chat_template")
+        pretrained = find_pretrained(model)
+        is_later = was_trained_on(open_trained(pretrained))
+        for line in described(scorer.text, pretrained, scorer.renderer.chat, is_later)[1:]:
+            terminal.line(line)
         if scorer.text.join is not None or scorer.text.input_template:
             terminal.line("/score and /rerank put prompt and response together as the training did")
         app = build_app(scorer, settings, settings.model_name or model, token)

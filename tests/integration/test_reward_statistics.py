@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from converters.export_files import write_config
 from nemo_bt.errors import UserError
 from nemo_bt.metrics import means
 from nemo_bt.pretrained.nemo_metadata import write_facts
-from nemo_bt.pretrained.resolve import find_pretrained
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of
 from nemo_bt.scoring.reward_statistics import (
     KEY,
     RewardStatistics,
     as_config,
     needed_statistics,
+    own_statistics,
     reward_statistics,
     statistics_of,
 )
@@ -110,6 +113,22 @@ def test_score_normalizes_by_them(exported: Path, tmp_path: Path, tokenizer: Any
     scale, plain = needed_statistics(find_pretrained(str(exported)), "here"), alone(exported, rows, tokenizer)
     assert found == pytest.approx([(reward - scale.mean) / scale.std for reward in plain], abs=1e-4)
     assert abs(scale.mean) + abs(scale.std - 1) > 0.01  # else nothing would be seen
+
+
+def test_those_of_a_head_that_was_trained_on_are_refused(exported: Path, tmp_path: Path) -> None:
+    """By any program that writes the fields of config.json again."""
+    before = open_weights(find_pretrained(str(exported)), 0)
+    assert json.loads((exported / "config.json").read_text())[TRAINED_HEAD] == digest_of(before)
+    assert own_statistics(before, "--normalize") == statistics_of(before.pretrained)
+    model = AutoModelForSequenceClassification.from_pretrained(exported, dtype=torch.float32)
+    model.save_pretrained(tmp_path / "same")
+    assert own_statistics(open_weights(find_pretrained(str(tmp_path / "same")), 0), "--normalize")
+    model.score.weight.data += 1e-4
+    model.save_pretrained(tmp_path / "later")
+    with pytest.raises(
+        UserError, match=r"--normalize: .*later was trained on since its reward_statistics were measured"
+    ):
+        own_statistics(open_weights(find_pretrained(str(tmp_path / "later")), 0), "--normalize")
 
 
 def test_a_model_without_them_is_named(base: Path) -> None:

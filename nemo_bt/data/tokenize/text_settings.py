@@ -17,6 +17,7 @@ from nemo_bt.pretrained.resolve import PretrainedSource
 
 TEXT_SETTINGS = "text_settings"
 """Key in the config.json of an export."""
+_IN_CONFIG = f"{TEXT_SETTINGS} of config.json"
 _BETWEEN = ("join", "input_template")
 """Of each source, and two ways to one thing: who sets one of them sets both."""
 _OF_TEMPLATE = ("chat_template", "chat_template_kwargs", "chat_template_date")
@@ -40,7 +41,7 @@ def text_settings_of(pretrained: PretrainedSource) -> dict[str, Any]:
         given = TextSettings(**{name: value for name, value in found.items() if value is not None})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
-        where = f"context/{FACTS}" if pretrained.nemo_file else f"{TEXT_SETTINGS} of config.json"
+        where = f"context/{FACTS}" if pretrained.nemo_file else _IN_CONFIG
         raise UserError(f"{pretrained.given}: {where} is not as nemo_bt writes it ({what}). Mend it there.") from error
     return _changed(given)
 
@@ -76,13 +77,24 @@ def as_trained(data: TextSettings, pretrained: PretrainedSource) -> TextSettings
     return replace(data, **{name: value for name, value in trained.items() if name not in taken})
 
 
-def described(data: TextSettings, pretrained: PretrainedSource, is_chat: bool) -> list[str]:
-    """Say how texts are given: the template, then what is as the training had it, and what it had in several ways."""
+def described(data: TextSettings, pretrained: PretrainedSource, is_chat: bool, trained_on: bool = False) -> list[str]:
+    """Say how texts are given: the template, then what is as the training had it, and what it had in several ways.
+
+    Args:
+        trained_on: whether the weights are those of a later training, of which nothing is known
+            (nemo_bt.pretrained.trained_head).
+    """
     trained = text_settings_of(pretrained)
     same = _written({name: value for name, value in trained.items() if getattr(data, name) == value})
     several = ", ".join(f"model.data.{name}" for name in differing_of(pretrained) if getattr(data, name) is None)
     lines = [told(data.chat_template, is_chat, data.input_template is not None)]
-    lines += [f"as in training: {same}"] if same else []
+    own = _trained_data(pretrained) is not None
+    lines += [f"as in training{'' if own else f' ({_IN_CONFIG})'}: {same}"] if same else []
+    if same and trained_on:
+        lines.append(
+            f"{pretrained.given} was trained on since {_IN_CONFIG} was written, maybe with texts given otherwise; "
+            "model.data.join='' and model.data.chat_template=default take it back"
+        )
     return lines + ([f"the sources of the training differ in {several}; nothing is set here"] if several else [])
 
 
