@@ -1,4 +1,4 @@
-"""config.json and the tokenizer of an export: as they came, with what a reward model has to say on top."""
+"""The folder of an export: weights, config.json and tokenizer as they came, and what a reward model has to say."""
 
 from __future__ import annotations
 
@@ -12,16 +12,59 @@ import torch
 
 from nemo_bt.data.tokenize.text_settings import TEXT_SETTINGS, text_settings_of
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.hf_config import HfConfig, complete
-from nemo_bt.pretrained.resolve import PretrainedSource
+from nemo_bt.pretrained.mean import AVERAGED_FROM, as_averaged, averaged_from
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.pretrained.rope_parameters import rope_parameters_of
-from nemo_bt.pretrained.trained_head import TRAINED_HEAD
+from nemo_bt.pretrained.safetensors_folder import write_shards
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of
 from nemo_bt.scoring.reward_statistics import KEY, as_config, statistics_of
 
+from .model_card import model_card
+from .progress import megabytes
+
 _LABEL = "reward"
-_LEFT_OUT = ("auto_map", KEY, TEXT_SETTINGS, TRAINED_HEAD)
+_LEFT_OUT = ("auto_map", KEY, TEXT_SETTINGS, TRAINED_HEAD, AVERAGED_FROM)
 """Fields that are not exported: they name code, or describe the model that this one was trained from."""
 _MODEL_INPUTS = ["input_ids", "attention_mask"]
+
+
+def write_folder(
+    folder: Path,
+    initial: InitialWeights,
+    tokenizer: Any,
+    tokenizer_folder: Path,
+    name: str,
+    max_shard_bytes: int,
+    terminal: Terminal,
+) -> None:
+    """Write everything that a folder for AutoModelForSequenceClassification has, tensor by tensor, with a bar.
+
+    Args:
+        folder: one that exists.
+        initial: the model.
+        tokenizer: was loaded from `tokenizer_folder`, and has a pad token.
+        name: what users load the model by, for README.md.
+        max_shard_bytes: size of a safetensors file, which is held in memory.
+
+    Raises:
+        UserError: what the model says of itself is not as nemo_bt writes it; nothing has been written then.
+    """
+    pretrained = initial.pretrained
+    told = told_of_model(pretrained)
+    export = AsHf(initial.source, pretrained.architecture)
+    is_chat = tokenizer.chat_template is not None
+    is_chat = is_chat and not {"chat_template", "input_template"} & {*told.get(TEXT_SETTINGS, {})}
+    card = model_card(initial, export, is_chat, name)
+    with megabytes(terminal, export.infos) as progress:
+        write_shards(folder, export.infos, export.tensors(), max_shard_bytes, progress)
+    dtype = next(iter(export.infos.values())).dtype
+    of_model = {**told, TRAINED_HEAD: digest_of(initial)} if told else {}
+    write_config(folder, pretrained.hf_config, tokenizer.pad_token_id, dtype, of_model)
+    write_tokenizer(tokenizer, tokenizer_folder, folder)
+    (folder / "README.md").write_text(card)
 
 
 def write_config(
@@ -57,7 +100,8 @@ def write_config(
 def told_of_model(pretrained: PretrainedSource) -> dict[str, Any]:
     """Give what config.json says of a model beside its architecture, for scoring."""
     texts = text_settings_of(pretrained)
-    return as_config(statistics_of(pretrained)) | ({TEXT_SETTINGS: texts} if texts else {})
+    told = as_config(statistics_of(pretrained)) | as_averaged(averaged_from(pretrained))
+    return told | ({TEXT_SETTINGS: texts} if texts else {})
 
 
 def write_tokenizer(tokenizer: Any, source: Path, folder: Path) -> None:

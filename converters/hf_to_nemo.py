@@ -6,27 +6,22 @@ python -m converters.hf_to_nemo --input DIR --output X.nemo
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_bt.data.tokenize.tokenizer import tokenizer_files
 from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.architecture import Architecture
-from nemo_bt.pretrained.convert import Conversion
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_file import pack
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights, with_head_row
-from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 
-from .megatron import describe
+from .megatron import write_nemo
 from .options import import_options
 from .output import DTYPES, run, run_here, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
-from .progress import megabytes, summary
+from .progress import summary
 
 
 def main() -> None:
@@ -74,9 +69,7 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         check_memory(initial.source)
     with written_whole(args.output, "packed" if args.pack else "nemo") as unfinished:
         nemo = unfinished / "nemo"
-        with megabytes(terminal, initial.source.infos) as progress:
-            write_torch_dist(nemo / "weights", initial.source, Conversion(pretrained.architecture).depth, progress)
-        _write_context(nemo, pretrained.tokenizer, pretrained.architecture)
+        write_nemo(nemo, initial.source, pretrained.architecture, pretrained.tokenizer, terminal)
         check = "not compared (--no-check)"
         if not args.no_check:
             written = open_weights(find_pretrained(str(nemo)), args.seed)
@@ -86,17 +79,6 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         if args.pack:
             pack(nemo, unfinished / "packed")
     terminal.facts(summary(initial, args.output, check))
-
-
-def _write_context(folder: Path, tokenizer: Path, architecture: Architecture) -> None:
-    files = tokenizer_files(tokenizer)
-    staged = folder / "tokenizer"  # NeMo copies a folder into context/ under its own name
-    for file in files:
-        (staged / file.relative_to(tokenizer)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, staged / file.relative_to(tokenizer))
-    describe(folder / "context", architecture, staged if files else None)
-    if files:
-        shutil.rmtree(staged)
 
 
 if __name__ == "__main__":

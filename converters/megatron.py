@@ -1,19 +1,51 @@
-"""The `context/` of a .nemo whose model nobody has trained yet."""
+"""A .nemo whose model nobody has trained yet: its weights, and the `context/` that NeMo and nemo_bt read."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from nemo_bt.config.model import LossSettings
+from nemo_bt.data.tokenize.tokenizer import tokenizer_files
+from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import Architecture
+from nemo_bt.pretrained.convert import Conversion
 from nemo_bt.pretrained.nemo_metadata import write_facts
+from nemo_bt.pretrained.source import TensorSource
+from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 from nemo_bt.training.nemo_import import import_nemo
+
+from .progress import megabytes
 
 _SEQ_LENGTH = 4096
 
 
-def describe(context: Path, architecture: Architecture, tokenizer: Path | None) -> None:
-    """Write `context/` of a .nemo that nobody has trained yet; the tokenizer's folder has to be named "tokenizer"."""
+def write_nemo(
+    folder: Path, source: TensorSource, architecture: Architecture, tokenizer: Path, terminal: Terminal
+) -> None:
+    """Write a .nemo directory, tensor by tensor, with a bar.
+
+    Args:
+        folder: one that does not exist, in one that does.
+        source: Megatron's tensors, with the head.
+        architecture: its `hf_config` is what stays with the weights.
+        tokenizer: a folder that may have a tokenizer's files.
+        terminal: where the bar is shown.
+    """
+    with megabytes(terminal, source.infos) as progress:
+        write_torch_dist(folder / "weights", source, Conversion(architecture).depth, progress)
+    files = tokenizer_files(tokenizer)
+    staged = folder / "tokenizer"  # NeMo copies a folder into context/ under its own name
+    for file in files:
+        (staged / file.relative_to(tokenizer)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, staged / file.relative_to(tokenizer))
+    _describe(folder / "context", architecture, staged if files else None)
+    if files:
+        shutil.rmtree(staged)
+
+
+def _describe(context: Path, architecture: Architecture, tokenizer: Path | None) -> None:
+    """Write `context/`; the tokenizer's folder has to be named "tokenizer"."""
     import_nemo(on_gpu=False)
     import nemo.lightning as nl
     from nemo.collections.common.tokenizers import AutoTokenizer

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nemo_bt.data.tokenize.text_settings import text_settings_of
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.convert import AsHf
+from nemo_bt.pretrained.mean import averaged_from
 from nemo_bt.pretrained.nemo_metadata import FACTS
 from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.scoring.reward_statistics import KEY, reward_statistics
@@ -40,7 +43,7 @@ with torch.no_grad():
 `pipeline("text-classification", "{name}", function_to_apply="none")(text{special})` gives the same.
 {training}"""
 
-
+_OF_MODELS = "These weights are the mean of those of other models, summed in fp32 and rounded once:"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@\w+")
 """A run writes down the commit that was found."""
 _CONVERSATION = """messages = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]
@@ -60,34 +63,44 @@ def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, n
     Raises:
         UserError: the .nemo's training.json is not as nemo_bt writes it.
     """
-    file = initial.pretrained.nemo_file.context / FACTS if initial.pretrained.nemo_file else None
+    pretrained = initial.pretrained
+    file = pretrained.nemo_file.context / FACTS if pretrained.nemo_file else None
+    texts, averages = text_settings_of(pretrained), _averages(averaged_from(pretrained))
     try:
         facts = json.loads(file.read_text()) if file and file.exists() else {}
-        training = _training(facts) if facts else ""
+        training = _training(facts) if facts else averages
         metadata = _metadata(facts, name)
+        texts = next(iter(facts["settings"]["model"]["data"]["train"]), {}) if facts else texts
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{initial.pretrained.path}: context/{FACTS} is not as nemo_bt writes it ({error!r}). Remove it: the model "
+            f"{pretrained.path}: context/{FACTS} is not as nemo_bt writes it ({error!r}). Remove it: the model "
             "card then tells nothing of the training."
         ) from error
     return _CARD.format(
         metadata=yaml.safe_dump(metadata, sort_keys=False),
         name=name,
-        family=initial.pretrained.hf_config["model_type"],
+        family=pretrained.hf_config["model_type"],
         parameters=sum(info.num_elements for info in export.infos.values()),
-        rendering=_CONVERSATION if has_chat_template else _PLAIN_TEXT.format(text=_text(facts)),
+        rendering=_CONVERSATION if has_chat_template else _PLAIN_TEXT.format(text=_text(texts)),
         special=", add_special_tokens=False" if has_chat_template else "",
         training=training,
     )
 
 
-def _text(facts: dict[str, Any]) -> str:
+def _text(source: Mapping[str, Any]) -> str:
     """Write how prompt and answer became a text, in Python."""
-    sources = facts["settings"]["model"]["data"]["train"] if facts else []
-    template, join = (sources[0].get(key) if sources else None for key in ("input_template", "join"))
+    template, join = source.get("input_template"), source.get("join")
     if template:
         return f'{json.dumps(template)}.replace("{{}}", prompt) + answer'
     return f"prompt + {json.dumps(join)} + answer" if join else "prompt + answer"
+
+
+def _averages(parts: Sequence[tuple[str, float]]) -> str:
+    """Say which models a mean is of; nothing without models."""
+    if not parts:
+        return ""
+    rows = "".join(f"| `{model}` | {weight:.6g} |\n" for model, weight in parts)
+    return f"\n## Average\n\n{_OF_MODELS}\n\n| model | weight |\n|---|---|\n{rows}"
 
 
 def _metadata(facts: dict[str, Any], name: str) -> dict[str, Any]:

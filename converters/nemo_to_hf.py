@@ -8,30 +8,25 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.data.tokenize.text_settings import TEXT_SETTINGS as KEPT
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained, open_weights
-from nemo_bt.pretrained.safetensors_folder import write_shards
 from nemo_bt.pretrained.torch_dist import TorchDist
-from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of
 from nemo_bt.training.checks import check_vocabulary
 
-from .export_files import told_of_model, write_config, write_tokenizer
+from .export_files import told_of_model, write_folder, write_tokenizer
 from .hub import check_upload, push
-from .model_card import model_card
 from .options import export_options
 from .output import DTYPES, run, run_here, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
 from .peft_adapter import check_adapters, write_adapters
-from .progress import megabytes, summary
+from .progress import summary
 
 _NO_CAUSAL_LM = (
     "--to-causal-lm: a reward model has no language-model head: it was removed when training started, so no causal "
@@ -79,46 +74,26 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     folder = args.tokenizer or pretrained.tokenizer
     tokenizer = load_tokenizer(str(folder), args.pad_token, ("--tokenizer", "--pad-token"))
     check_vocabulary(pretrained.architecture, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
-    told = told_of_model(pretrained)
     if args.adapters:
-        _write_adapters(args, initial, tokenizer, folder, told, terminal)
+        _write_adapters(args, initial, tokenizer, folder, terminal)
     else:
-        _write_model(args, initial, tokenizer, folder, told, terminal)
+        _write_model(args, initial, tokenizer, folder, terminal)
     if args.push_to_hub:
         terminal.line(f"uploaded to {push(args.output, args.push_to_hub, args.private)}")
 
 
 def _write_model(
-    args: argparse.Namespace,
-    initial: InitialWeights,
-    tokenizer: Any,
-    folder: Path,
-    told: Mapping[str, Any],
-    terminal: Terminal,
+    args: argparse.Namespace, initial: InitialWeights, tokenizer: Any, folder: Path, terminal: Terminal
 ) -> None:
-    pretrained = initial.pretrained
-    export = AsHf(initial.source, pretrained.architecture)
-    is_chat = tokenizer.chat_template is not None and not {"chat_template", "input_template"} & {*told.get(KEPT, {})}
-    card = model_card(initial, export, is_chat, args.push_to_hub or args.output.name)
     with written_whole(args.output) as unfinished:
-        with megabytes(terminal, initial.source.infos) as progress:
-            write_shards(unfinished, export.infos, export.tensors(), int(args.max_shard_gb * 1e9), progress)
-        dtype = next(iter(export.infos.values())).dtype
-        of_model = {**told, TRAINED_HEAD: digest_of(initial)} if told else {}
-        write_config(unfinished, pretrained.hf_config, tokenizer.pad_token_id, dtype, of_model)
-        write_tokenizer(tokenizer, folder, unfinished)
-        (unfinished / "README.md").write_text(card)
+        name = args.push_to_hub or args.output.name
+        write_folder(unfinished, initial, tokenizer, folder, name, int(args.max_shard_gb * 1e9), terminal)
         check = _compared(args, unfinished, initial, None)
     terminal.facts(summary(initial, args.output, check))
 
 
 def _write_adapters(
-    args: argparse.Namespace,
-    initial: InitialWeights,
-    tokenizer: Any,
-    folder: Path,
-    told: Mapping[str, Any],
-    terminal: Terminal,
+    args: argparse.Namespace, initial: InitialWeights, tokenizer: Any, folder: Path, terminal: Terminal
 ) -> None:
     """Write the adapters alone, as PEFT's folder, with the tokenizer."""
     pretrained = initial.pretrained
@@ -132,6 +107,7 @@ def _write_adapters(
     size = sum(info.num_bytes for info in trained.infos.values())
     rows = [("adapters of", adapters.base), ("rank", str(adapters.adapter_dim)), ("weights", f"{size / 1e6:,.1f} MB")]
     terminal.facts([*rows, ("rewards", check), ("written", str(args.output))])
+    told = told_of_model(pretrained)
     if told:
         terminal.line(f"PEFT's folder has no place for {', '.join(told)}: say them where the adapters are used")
 

@@ -1,9 +1,11 @@
-"""The options of both converters: it imports nothing, so that help waits for nothing."""
+"""The options of the converters: it imports nothing, so that help waits for nothing."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+_PAD_TOKEN = "a token of the vocabulary to pad with, where the tokenizer names none"
 
 
 def import_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -21,7 +23,7 @@ def export_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--input", required=True, help="a .nemo directory or file")
     parser.add_argument("--output", required=True, type=Path, help="the folder to write")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer folder; without it, the one in the .nemo")
-    parser.add_argument("--pad-token", help="a token of the vocabulary to pad with, where the tokenizer names none")
+    parser.add_argument("--pad-token", help=_PAD_TOKEN)
     parser.add_argument("--max-shard-gb", type=float, default=1.0, help="largest safetensors file; held in memory")
     parser.add_argument("--adapters", action="store_true", help="of a run with adapters: these alone, as PEFT's folder")
     parser.add_argument("--push-to-hub", metavar="REPO", help="upload to organisation/model afterwards")
@@ -30,8 +32,26 @@ def export_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return _common(parser)
 
 
+def average_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the options of average."""
+    models = "Hugging Face folders, models of the hub, or .nemo; with --last the log directory of a run"
+    parser.add_argument("models", nargs="+", metavar="model", help=models)
+    parser.add_argument("--output", required=True, type=Path, help="the .nemo to write, or else a Hugging Face folder")
+    parser.add_argument(
+        "--weights", nargs="+", type=float, metavar="W", help="one a model, with a sum of 1; without them all are alike"
+    )
+    parser.add_argument("--last", type=int, metavar="N", help="average the last N whole checkpoints of one run")
+    parser.add_argument("--pad-token", help=_PAD_TOKEN)
+    return _with_dtype(parser)
+
+
 def _common(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser = _with_dtype(parser)
+    parser.add_argument("--no-check", action="store_true", help="do not compare the rewards of the two models")
+    return parser
+
+
+def _with_dtype(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     dtypes = ("bf16", "fp16", "fp32")
     parser.add_argument("--dtype", choices=dtypes, help="cast the weights; without it every tensor keeps its dtype")
-    parser.add_argument("--no-check", action="store_true", help="do not compare the rewards of the two models")
     return parser

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nemo_bt.config.plan import PlanRun
     from nemo_bt.config.run import ExpManagerSettings, TrainerSettings
     from nemo_bt.config.score import EvaluateRun, LabelRun, ScoreRun
+    from nemo_bt.converters.average import average
     from nemo_bt.converters.hf_to_nemo import hf_to_nemo
     from nemo_bt.converters.nemo_to_hf import nemo_to_hf
     from nemo_bt.errors import UserError
@@ -42,6 +43,7 @@ _MODULES = {
     ),
     "nemo_bt.converters.hf_to_nemo": ("hf_to_nemo",),
     "nemo_bt.converters.nemo_to_hf": ("nemo_to_hf",),
+    "nemo_bt.converters.average": ("average",),
     "nemo_bt.config.model": ("Settings", "ModelSettings", "LossSettings"),
     "nemo_bt.config.run": ("TrainerSettings", "ExpManagerSettings"),
     "nemo_bt.config.score": ("ScoreRun", "EvaluateRun", "LabelRun"),
@@ -58,6 +60,7 @@ _ELSEWHERE = {
     "predict": "score", "test": "evaluate", "eval": "evaluate", "load": "RewardScorer", "pipeline": "RewardScorer",
     "from_pretrained": "RewardScorer", "AutoModel": "RewardScorer", "export": "nemo_to_hf", "convert": "nemo_to_hf",
     "import_ckpt": "hf_to_nemo", "export_ckpt": "nemo_to_hf", "compose": "load_settings", "Config": "load_settings",
+    "soup": "average", "merge": "average",
 }  # fmt: skip
 """What other libraries call it -> the name here."""
 _ON_NEMO = ("RewardModel", "PairDataModule")

@@ -97,6 +97,30 @@ def checkpoint_to_resume(folder: Path, resume_if_exists: bool) -> Path | None:
     return None
 
 
+def last_whole(log_dir: Path, count: int) -> tuple[list[Path], list[str]]:
+    """Find the newest `count` checkpoints of a run, oldest first, and say which newer ones are damaged.
+
+    Damage is what shows without reading weights.
+
+    Raises:
+        UserError: the run has fewer.
+    """
+    whole: list[Path] = []
+    damaged = []
+    for checkpoint in reversed(saved_checkpoints(log_dir / "checkpoints")):
+        reason = plain_damage(checkpoint)
+        if reason:
+            damaged.append(f"{checkpoint} is damaged: {reason}")
+        else:
+            whole.insert(0, checkpoint)
+        if len(whole) == count:
+            return whole, damaged
+    raise UserError(
+        f"{log_dir}: expected {count} whole checkpoints, found {'; '.join([str(len(whole)), *damaged])}. "
+        "exp_manager.checkpoint_callback_params.save_last_n says how many a run keeps."
+    )
+
+
 def none_whole(found: list[str]) -> str:
     """Give the message for a folder in which every checkpoint is damaged."""
     return (

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from nemo_bt.cli.examples import EXAMPLES
 from nemo_bt.config.foreign_names import SAME_VALUE, renamed
-from nemo_bt.converters.options import export_options, import_options
+from nemo_bt.converters.options import average_options, export_options, import_options
 
 _OVERRIDES = "Overrides are key=value, as Hydra's: nemo-bt help settings [word] lists them."
 TOPICS = ("settings", "configs")
@@ -79,6 +79,7 @@ def _add_of_models(commands: Any) -> None:
     _with_settings(_add(commands, "serve", "a scoring server"), "serve")
     export_options(_add(commands, "export", "a .nemo -> a Hugging Face folder for transformers"))
     import_options(_add(commands, "import", "a Hugging Face folder -> a reward .nemo"))
+    average_options(_add(commands, "average", "the mean of reward models, or of a run's last checkpoints"))
     fetch = _add(commands, "fetch", "bring models and data of the hub to a cache, for nodes without a network")
     kinds = ("train", "score", "evaluate", "label", "serve")
     fetch.add_argument("--for", dest="kind", choices=kinds, default="train", help="whose settings these are")

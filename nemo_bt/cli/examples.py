@@ -26,6 +26,10 @@ EXAMPLES = {
     "label": ("nemo-bt label model.restore_from_path=reward.nemo label.input=samples.jsonl label.output=pairs.jsonl",),
     "export": ("nemo-bt export --input runs/mine/checkpoints/reward-step500.nemo --output my-rm",),
     "import": ("nemo-bt import --input Qwen/Qwen2.5-0.5B-Instruct --output start.nemo",),
+    "average": (
+        "nemo-bt average runs/mine --last 3 --output mean.nemo",
+        "nemo-bt average a.nemo b.nemo c.nemo --weights 0.5 0.3 0.2 --output mean",
+    ),
     "report": ("nemo-bt report runs/mine",),
     "serve": ("nemo-bt serve model.restore_from_path=reward.nemo serve.port=5556",),
     "check-nodes": ("srun --ntasks-per-node=1 nemo-bt check-nodes --config-name recipe/rlhflow_llama3_8b",),

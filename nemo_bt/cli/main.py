@@ -32,7 +32,8 @@ def run(argv: Sequence[str]) -> int:
     args = parse(argv)
     run = {"check-nodes": _check_nodes, "data": _data, "plan": _plan, "status": _status, "train": train}
     run |= {"validate": validate, "score": _score, "evaluate": _score, "label": _score, "serve": _serve}
-    run |= {"report": _report, "export": _convert, "import": _convert, "help": _help, "fetch": _fetch}
+    run |= {"report": _report, "export": _convert, "import": _convert, "average": _convert, "help": _help}
+    run |= {"fetch": _fetch}
     try:
         return _show_configuration(args) if getattr(args, "cfg", False) else run[args.command](args)
     except UserError as error:
@@ -72,12 +73,12 @@ def _fetch(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    """Run nemo-bt export or import."""
-    from nemo_bt.converters import hf_to_nemo, nemo_to_hf
+    """Run nemo-bt export, import or average."""
+    from nemo_bt.converters import average, hf_to_nemo, nemo_to_hf
     from nemo_bt.converters.output import run
 
-    convert = nemo_to_hf.convert if args.command == "export" else hf_to_nemo.convert
-    run(lambda terminal: convert(args, terminal))
+    command = {"export": nemo_to_hf, "import": hf_to_nemo, "average": average}[args.command]
+    run(lambda terminal: command.convert(args, terminal))
     return 0
 
 

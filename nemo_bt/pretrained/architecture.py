@@ -5,6 +5,7 @@ Weights, model, FLOPs, planner and checks read it. The configuration itself trav
 
 from __future__ import annotations
 
+import itertools
 import math
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from nemo_bt.pretrained.fused import HeadShape
 from nemo_bt.pretrained.hf_config import HfConfig, complete, norm_epsilon, rope_type
 
 _ROPE_BY_LENGTH = ("longrope", "dynamic")
+_COMPUTES_NO_REWARD = ("hf_config", "completed", "family", "init_std", "rotary_frequencies")
+"""Fields that models of one architecture need not share, and those that `first_difference` compares otherwise."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,20 @@ def same_rotation(one: Architecture, other: Architecture) -> bool:
     pairs = zip(one.rotary_frequencies, other.rotary_frequencies, strict=True)
     alike = all(torch.equal(mine, theirs) for mine, theirs in pairs)
     return alike and (one.rotary_factor, one.longest_tokens) == (other.rotary_factor, other.longest_tokens)
+
+
+def first_difference(one: Architecture, other: Architecture) -> tuple[str, Any, Any] | None:
+    """Name the first field in which two models would compute something else, with its two values."""
+    families = (one.hf_config["model_type"], other.hf_config["model_type"])
+    fields = {name: (value, vars(other)[name]) for name, value in vars(one).items() if name not in _COMPUTES_NO_REWARD}
+    for name, (mine, theirs) in ({"model_type": families} | fields).items():
+        if mine != theirs:
+            return name, mine, theirs
+    frequencies = (torch.cat(model.rotary_frequencies).tolist() for model in (one, other))
+    for number, (mine, theirs) in enumerate(itertools.zip_longest(*frequencies)):
+        if mine != theirs:
+            return f"rotary_frequencies[{number}]", mine, theirs
+    return None
 
 
 def padded_vocab(vocab_size: int) -> int:

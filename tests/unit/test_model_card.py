@@ -52,7 +52,7 @@ def test_the_hub_is_told_the_base_model_and_the_last_validation(origin: str | No
     ],
 )
 def test_how_prompt_and_answer_became_a_text_is_told(source: dict[str, str], text: str) -> None:
-    told = _text({"settings": {"model": {"data": {"train": [source]}}}})
+    told = _text(source)
     assert told == text
     joined = source.get("input_template", "{}").replace("{}", "ask") + source.get("join", "") + "say"
     assert eval(told, {"prompt": "ask", "answer": "say"}) == joined
