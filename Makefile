@@ -9,7 +9,7 @@ QUICKSTART := runs/quickstart
 DATA ?= data
 INTEROP := $(HOME)/.cache/nemo_bt/interop
 ENVIRONMENTS := $(patsubst tests/interop/requirements/%.txt,$(INTEROP)/%/ready,$(wildcard tests/interop/requirements/*.txt))
-REWARDBENCH := $(HOME)/.cache/nemo_bt/rewardbench/bin/rewardbench
+REWARDBENCH := $(INTEROP)/rewardbench/ready
 IN_PROCESSES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 .PHONY: install quickstart docs gpu-setup models test test-real test-fast test-gpu test-interop test-slurm bench bench-gpu format lock clean
@@ -50,11 +50,6 @@ test: $(INSTALLED)
 # What neither starts processes nor imports NeMo: about a minute.
 test-fast: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_PROCESSES) tests/unit
-
-$(REWARDBENCH): tests/real/rewardbench.txt
-	$(PYTHON) -m venv --clear $(@D)/..
-	$(@D)/pip install --quiet --disable-pip-version-check --requirement $<
-	touch $@
 
 # SmolLM2-135M and Gemma 3 270M, trained, exported and compared with transformers; rewardbench's command in its own
 # environment. Under 15 minutes on two cores.
