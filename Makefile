@@ -63,6 +63,7 @@ $(INTEROP)/%/ready: tests/interop/requirements/%.txt
 	touch $@
 
 # Other projects' programs, each in an environment of its own: some minutes, and the first time some more and 10 GB.
+# RM_BENCH=folder names a checkout of RM-Bench, whose scripts are no package.
 test-interop: $(INSTALLED) $(ENVIRONMENTS)
 	OMP_NUM_THREADS=1 NEMO_BT_TEST_INTEROP=1 $(BIN)/pytest --junitxml=runs/test-interop.xml tests/interop
 
