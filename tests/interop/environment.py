@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
 
 
 def python_of(environment: str) -> Path:
-    """The Python of an environment of `requirements`."""
+    """The Python of an environment of `requirements`; that of `nemo` is this one, with NeMo as it is installed here."""
+    if environment == "nemo":
+        return Path(sys.executable)
     python = ENVIRONMENTS / environment / "bin" / "python"
     assert python.is_file(), f"{python} is not there: make test-interop makes it"
     return python
