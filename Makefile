@@ -62,7 +62,7 @@ $(INTEROP)/%/ready: tests/interop/requirements/%.txt
 	if [ -f $(<:.txt=.alone) ]; then $(@D)/bin/pip install --quiet --no-deps --requirement $(<:.txt=.alone); fi
 	touch $@
 
-# Other projects' programs, each in an environment of its own: some minutes, and the first time some more and 10 GB.
+# Other projects' programs, each in an environment of its own: about ten minutes, and the first time as many more and 12 GB.
 # RM_BENCH=folder names a checkout of RM-Bench, whose scripts are no package.
 test-interop: $(INSTALLED) $(ENVIRONMENTS)
 	OMP_NUM_THREADS=1 NEMO_BT_TEST_INTEROP=1 $(BIN)/pytest --junitxml=runs/test-interop.xml tests/interop

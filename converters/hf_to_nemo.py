@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nemo_bt.data.tokenize.tokenizer import tokenizer_files
+from nemo_bt.data.tokenize.tokenizer import copy_tokenizer, tokenizer_files
 from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal
@@ -91,9 +91,7 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
 def _write_context(folder: Path, tokenizer: Path, architecture: Architecture) -> None:
     files = tokenizer_files(tokenizer)
     staged = folder / "tokenizer"  # NeMo copies a folder into context/ under its own name
-    for file in files:
-        (staged / file.relative_to(tokenizer)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, staged / file.relative_to(tokenizer))
+    copy_tokenizer(tokenizer, staged)
     describe(folder / "context", architecture, staged if files else None)
     if files:
         shutil.rmtree(staged)
