@@ -9,7 +9,7 @@ QUICKSTART := runs/quickstart
 DATA ?= data
 INTEROP := $(HOME)/.cache/nemo_bt/interop
 ENVIRONMENTS := $(patsubst tests/interop/requirements/%.txt,$(INTEROP)/%/ready,$(wildcard tests/interop/requirements/*.txt))
-REWARDBENCH := $(HOME)/.cache/nemo_bt/rewardbench/bin/rewardbench
+REWARDBENCH := $(INTEROP)/rewardbench/ready
 IN_PROCESSES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
 .PHONY: install quickstart docs gpu-setup models test test-real test-fast test-gpu test-interop test-slurm bench bench-gpu format lock clean
@@ -51,11 +51,6 @@ test: $(INSTALLED)
 test-fast: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_PROCESSES) tests/unit
 
-$(REWARDBENCH): tests/real/rewardbench.txt
-	$(PYTHON) -m venv --clear $(@D)/..
-	$(@D)/pip install --quiet --disable-pip-version-check --requirement $<
-	touch $@
-
 # SmolLM2-135M and Gemma 3 270M, trained, exported and compared with transformers; rewardbench's command in its own
 # environment. Under 15 minutes on two cores.
 test-real: models $(REWARDBENCH)
@@ -67,7 +62,8 @@ $(INTEROP)/%/ready: tests/interop/requirements/%.txt
 	if [ -f $(<:.txt=.alone) ]; then $(@D)/bin/pip install --quiet --no-deps --requirement $(<:.txt=.alone); fi
 	touch $@
 
-# Other projects' programs, each in an environment of its own: some minutes, and the first time some more and 10 GB.
+# Other projects' programs, each in an environment of its own: about ten minutes, and the first time as many more and 12 GB.
+# RM_BENCH=folder names a checkout of RM-Bench, whose scripts are no package.
 test-interop: $(INSTALLED) $(ENVIRONMENTS)
 	OMP_NUM_THREADS=1 NEMO_BT_TEST_INTEROP=1 $(BIN)/pytest --junitxml=runs/test-interop.xml tests/interop
 

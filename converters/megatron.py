@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from nemo_bt.config.model import LossSettings
-from nemo_bt.data.tokenize.tokenizer import tokenizer_files
+from nemo_bt.data.tokenize.tokenizer import copy_tokenizer, tokenizer_files
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import Conversion
@@ -36,9 +36,7 @@ def write_nemo(
         write_torch_dist(folder / "weights", source, Conversion(architecture).depth, progress)
     files = tokenizer_files(tokenizer)
     staged = folder / "tokenizer"  # NeMo copies a folder into context/ under its own name
-    for file in files:
-        (staged / file.relative_to(tokenizer)).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, staged / file.relative_to(tokenizer))
+    copy_tokenizer(tokenizer, staged)
     _describe(folder / "context", architecture, staged if files else None)
     if files:
         shutil.rmtree(staged)

@@ -13,6 +13,7 @@ import fiddle as fdl
 import nemo.collections.llm.gpt.model.base as nemo_gpt
 import torch
 from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel
 from megatron.core.transformer.moe import moe_layer
 from nemo.collections import llm
 from nemo.lightning.megatron_parallel import MegatronLossReduction
@@ -138,7 +139,12 @@ class RewardModel(llm.GPTModel):
             add_adapters(self.module, self.lora, self.adapter_seed)
 
     def sharded_state_dict(self, prefix: str = "", metadata: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Give what a checkpoint has of this rank: everything, or what training with adapters changes."""
+        """Give what a checkpoint has of this rank: everything, or what training with adapters changes.
+
+        Names begin with "module.", as those of NeMo's models do: in training Megatron's wrapper says so.
+        """
+        if not isinstance(self.module, DistributedDataParallel):
+            prefix += "module."
         sharded = without_extra_state(self.module.sharded_state_dict(prefix=prefix, metadata=metadata))
         return trained_part(sharded) if self.lora else sharded
 

@@ -87,15 +87,12 @@ def test_rewards_equal_transformers(shape: str, one_rank: None, converted: dict[
 def test_megatron_itself_loads_what_was_written(shape: str, one_rank: None, converted: dict[str, Path]) -> None:
     from megatron.core import dist_checkpointing
 
-    module = reward_model(converted[shape]).module
+    model = reward_model(converted[shape])
+    module = model.module
     expected = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
     for parameter in module.parameters():
         parameter.data.zero_()
-    state = module.sharded_state_dict(prefix="module.")
-    loaded = dist_checkpointing.load(
-        {name: tensor for name, tensor in state.items() if "_extra_state" not in name},
-        str(converted[shape] / "weights"),
-    )
+    loaded = dist_checkpointing.load(model.sharded_state_dict(), str(converted[shape] / "weights"))
     assert {name: torch.equal(loaded[f"module.{name}"], tensor) for name, tensor in expected.items()} == dict.fromkeys(
         expected, True
     )

@@ -87,10 +87,10 @@ def test_a_checkpoint_of_either_loads_into_the_other(
 
     saved = reward_model(folders[shape], saves_with_engine)
     loaded = reward_model(folders[shape], not saves_with_engine, initial=False)
-    dist_checkpointing.save(saved.sharded_state_dict(prefix="module."), str(tmp_path))
+    dist_checkpointing.save(saved.sharded_state_dict(), str(tmp_path))
     for parameter in loaded.module.parameters():
         parameter.data.zero_()
-    state = dist_checkpointing.load(loaded.sharded_state_dict(prefix="module."), str(tmp_path))
+    state = dist_checkpointing.load(loaded.sharded_state_dict(), str(tmp_path))
     loaded.load_state_dict(state, strict=True)
     assert different(entries(loaded), entries(saved)) == []
     state.pop("module.output_layer.weight")

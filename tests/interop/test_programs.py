@@ -1,7 +1,6 @@
 """Programs that use a reward model, unchanged: each loads an export, or asks the server, and finds its rewards."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,12 @@ import torch
 from nemo_bt.converters.peft_adapter import write_adapters
 from nemo_bt.pretrained.adapters import Adapters, digest, trained_shapes
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
-from nemo_bt.scoring.scorer import RewardScorer
 from tests.interop.environment import ask
+from tests.interop.ours import CONVERSATIONS, TOLERANCE, rewards_of
 from tests.support.hf_models import save
 from tests.support.preferences import messages
-from tests.support.runs import convert
 from tests.support.serving import serving
 from tests.support.tensors import Tensors
-
-CONVERSATIONS = [random.Random(length).choices(range(4, 340), k=length) for length in (5, 60)]
-TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
-    """An export in bf16, as OpenRLHF loads models, that went through both converters."""
-    folder = tmp_path_factory.mktemp("programs")
-    save("qwen3", folder / "hf", dtype=torch.bfloat16, tokenizer=tokenizer)
-    for name, source, target in (("hf_to_nemo", "hf", "rm.nemo"), ("nemo_to_hf", "rm.nemo", "exported")):
-        result = convert(name, "--input", folder / source, "--output", folder / target)
-        assert result.returncode == 0, result.stderr
-    return folder / "exported"
-
-
-def rewards_of(folder: Path, conversations: list[Any]) -> list[float]:
-    with RewardScorer.from_pretrained(folder, accelerator="cpu") as scorer:
-        return scorer.score_batch(conversations)
 
 
 def test_openrlhf_loads_an_export_as_its_reward_model(exported: Path, tmp_path: Path, record_property: Any) -> None:

@@ -7,16 +7,14 @@ from typing import Any
 import pytest
 
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
-from nemo_bt.scoring.scorer import RewardScorer
 from tests.interop.environment import ask
+from tests.interop.ours import TOLERANCE, rewards_of
 from tests.support.converted import to_hf, to_nemo
 from tests.support.hf_models import SHAPES, hf_config_of
 
 VERSIONS = ("transformers4", "transformers5")
 NUMBERS = {shape: f"shape{number}" for number, shape in enumerate(SHAPES)}
 CONVERSATIONS = [random.Random(length).choices(range(4, 340), k=length) for length in (3, 40, 70)]
-TOLERANCE = 1e-5
-"""Largest difference of two rewards in fp32."""
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
@@ -51,9 +49,7 @@ def test_a_folder_of_either_version_has_its_rewards_here(
     record_property("program", f"transformers | {version}:transformers | saves a folder, which has its rewards here")
     folder, rewards = saved
     path = folder / NUMBERS[shape]
-    with RewardScorer.from_pretrained(path, accelerator="cpu") as scorer:
-        found: Any = scorer.score_batch(CONVERSATIONS)
-    assert found == pytest.approx(rewards[str(path)], abs=TOLERANCE)
+    assert rewards_of(path, CONVERSATIONS) == pytest.approx(rewards[str(path)], abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

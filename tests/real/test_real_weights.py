@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from transformers import pipeline
 
+from tests.interop.environment import run
 from tests.support.converted import tensors
 from tests.support.layouts import checkpoint
 from tests.support.real_weights import Real
@@ -22,8 +22,6 @@ from tests.support.sources import write
 from tests.support.token_truth import true_ids
 
 DATA = Path(os.environ.get("NEMO_BT_REAL_DATA") or Path(__file__).parents[3] / "shared" / "data") / "hh_train.parquet"
-REWARDBENCH = Path(os.environ.get("NEMO_BT_REWARDBENCH", "~/.cache/nemo_bt/rewardbench/bin/rewardbench")).expanduser()
-"""The command of the package of that name, in an environment of its own: it wants another transformers."""
 LAYOUTS = {"one rank": (), "TP3": ("tensor", 3), "PP2": ("pipeline", 2)}
 BATCH = 8
 STEPS, KEPT = 4, 2
@@ -199,8 +197,6 @@ def test_the_export_gives_its_rewards_in_transformers_pipeline(
 def test_rewardbenchs_own_command_counts_as_evaluate_does(
     real: Real, exported: Path, file: str, tmp_path: Path
 ) -> None:
-    if not REWARDBENCH.is_file():
-        pytest.skip(f"no {REWARDBENCH}: make test-real installs it")
     if not real.model.name.startswith("SmolLM2"):
         pytest.skip("the transformers of rewardbench 0.1.4 has no classifier of Gemma 3's text model")
     result = nemo_bt(
@@ -213,14 +209,10 @@ def test_rewardbenchs_own_command_counts_as_evaluate_does(
     )
     assert result.returncode == 0, result.stdout + result.stderr
     overall = json.loads((tmp_path / "ours" / "results.json").read_text())["overall"]
-    command = [REWARDBENCH.with_name("python"), Path(__file__).with_name("rewardbench_on_cpu.py")]
-    command += [f"--model={exported}", f"--dataset={file}", "--load_json", "--not_quantized"]
-    command += ["--torch_dtype=float32", "--max_length=1024", "--batch_size=4", f"--output_dir={tmp_path}"]
-    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "WANDB_MODE": "disabled"}
-    theirs = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | offline, capture_output=True, text=True, timeout=600
-    )
-    found = re.search(r"Results: ([\d.]+), on (\d+) prompts", theirs.stdout)
-    assert found, theirs.stdout[-2000:] + theirs.stderr[-2000:]
+    argv = [f"--model={exported}", f"--dataset={file}", "--load_json", "--not_quantized", "--torch_dtype=float32"]
+    argv += ["--max_length=1024", "--batch_size=4", f"--output_dir={tmp_path}"]
+    printed = run("rewardbench", "without_cuda", "rewardbench.rewardbench", *argv, folder=tmp_path)
+    found = re.search(r"Results: ([\d.]+), on (\d+) prompts", printed)
+    assert found, printed[-2000:]
     print(f"{real.model.name}: rewardbench counts {found[1]} of {found[2]} pairs, evaluate {overall['accuracy']}")
     assert (float(found[1]), int(found[2])) == (overall["accuracy"], overall["pairs"])

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import transformers
+from transformers import AutoTokenizer
 
 from nemo_bt.data.synthetic import THINGS, make_pairs
-from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from nemo_bt.data.tokenize.tokenizer import keep_tokenizer, load_tokenizer
 from nemo_bt.errors import UserError
 
 
@@ -62,6 +63,12 @@ def test_tokenizers_of_transformers_5_load(tmp_path: Path, tokenizer: Any) -> No
         found = load_tokenizer(str(folder), None)
         assert found("a b")["input_ids"] == tokenizer("a b")["input_ids"]
         assert found.chat_template == tokenizer.chat_template
+        keep_tokenizer(found, folder, tmp_path / "kept")  # NeMo opens what a run and a converter keep
+        kept = AutoTokenizer.from_pretrained(tmp_path / "kept")
+        assert (kept("a b")["input_ids"], kept.all_special_tokens) == (
+            found("a b")["input_ids"],
+            found.all_special_tokens,
+        )
 
 
 @pytest.mark.parametrize(

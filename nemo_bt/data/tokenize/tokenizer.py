@@ -161,7 +161,7 @@ def _advice(option: str, unused: list[str]) -> str:
 
 
 def keep_tokenizer(tokenizer: Any, folder: Path, target: Path, new_template: bool = False) -> None:
-    """Put a tokenizer into `target`: its own files byte for byte, or saved anew where a part of it was chosen here.
+    """Put a tokenizer into `target`: its own files, or saved anew where a part of it was chosen here.
 
     Args:
         folder: where it was loaded from.
@@ -172,10 +172,27 @@ def keep_tokenizer(tokenizer: Any, folder: Path, target: Path, new_template: boo
     if new_template or (own["content"] if isinstance(own, dict) else own) != tokenizer.pad_token:
         tokenizer.save_pretrained(target)
         return
-    target.mkdir(exist_ok=True)
+    copy_tokenizer(folder, target)
+
+
+def copy_tokenizer(folder: Path, target: Path) -> None:
+    """Copy a tokenizer byte for byte, but for names of transformers 5, which become those that version 4 knows too."""
     for file in tokenizer_files(folder):
-        (target / file.relative_to(folder)).parent.mkdir(exist_ok=True)
+        (target / file.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target / file.relative_to(folder))
+    config = json.loads((folder / _CONFIG).read_text()) if (folder / _CONFIG).is_file() else {}
+    if (as_both_read := _as_both_read(config)) != config:
+        (target / _CONFIG).write_text(json.dumps(as_both_read, indent=2, ensure_ascii=False) + "\n")
+
+
+def _as_both_read(config: dict[str, Any]) -> dict[str, Any]:
+    """Give tokenizer_config.json as both versions of transformers read it."""
+    read = dict(config)
+    if read.get("tokenizer_class") == "TokenizersBackend":
+        read["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(read.get("extra_special_tokens"), list):  # version 5's name for additional_special_tokens
+        read["additional_special_tokens"] = read.pop("extra_special_tokens")
+    return read
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
