@@ -15,7 +15,7 @@ from benchmarks.gpu_streams import real_groups, streams_of, without_sharing
 from benchmarks.results_file import Figure
 from benchmarks.small_llama import Size, hf_config_of
 from nemo_bt.batching.stream import PairStream, TokenGroup
-from nemo_bt.config.model import LossSettings
+from nemo_bt.config.loss import LossSettings
 from nemo_bt.pretrained.architecture import architecture_of
 from nemo_bt.pretrained.resolve import find_pretrained
 from nemo_bt.scoring.model import open_alone, open_trained
@@ -95,7 +95,7 @@ def _steps(module: Any, streams: list[PairStream], host: Host) -> None:
     for stream in streams:
         stream = stream.to(host.device)
         reward_C = module(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
-        chosen_P, rejected_P = reward_C[stream.pairs_P2].unbind(1)
+        chosen_P, rejected_P = reward_C[stream.sides_PK].unbind(1)
         (-torch.nn.functional.logsigmoid(chosen_P - rejected_P)).sum().backward()
     for parameter in module.parameters():
         parameter.grad = None

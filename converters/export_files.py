@@ -14,7 +14,7 @@ from nemo_bt.data.tokenize.text_settings import TEXT_SETTINGS, text_settings_of
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.convert import AsHf
-from nemo_bt.pretrained.hf_config import HfConfig, complete
+from nemo_bt.pretrained.hf_config import HfConfig, attribute_weights, complete
 from nemo_bt.pretrained.mean import AVERAGED_FROM, as_averaged, averaged_from
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.pretrained.rope_parameters import rope_parameters_of
@@ -26,7 +26,7 @@ from .model_card import model_card
 from .progress import megabytes
 
 _LABEL = "reward"
-_LEFT_OUT = ("auto_map", KEY, TEXT_SETTINGS, TRAINED_HEAD, AVERAGED_FROM)
+_LEFT_OUT = ("auto_map", KEY, TEXT_SETTINGS, TRAINED_HEAD, AVERAGED_FROM, "id2label", "label2id")
 """Fields that are not exported: they name code, or describe the model that this one was trained from."""
 _MODEL_INPUTS = ["input_ids", "attention_mask"]
 
@@ -74,7 +74,7 @@ def write_config(
     dtype: torch.dtype,
     of_model: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Write config.json: the fields of `hf_config`, the head (one label, a regression), and the padding token.
+    """Write config.json: the fields of `hf_config`, the head (one label, or one an attribute), and the padding token.
 
     RoPE stands there as transformers 4.57 and as transformers 5 read it.
 
@@ -83,17 +83,20 @@ def write_config(
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
 
     config = {name: value for name, value in hf_config.items() if name not in _LEFT_OUT}
+    own = hf_config.get("id2label")
+    is_one = isinstance(own, dict) and len(own) == 1
+    names = list(attribute_weights(hf_config)) or (list(own.values()) if own and is_one else [_LABEL])
     config |= {
         "architectures": [CLASSES[hf_config["model_type"]]],
-        "num_labels": 1,
+        "num_labels": len(names),
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
         "pad_token_id": pad_token_id,
         "problem_type": "regression",
         "torch_dtype" if "torch_dtype" in config else "dtype": str(dtype).removeprefix("torch."),
     }
     config.setdefault("rope_parameters", rope_parameters_of(complete(hf_config)))
     config |= of_model
-    if len(config.get("id2label") or {}) != 1:
-        config |= {"id2label": {"0": _LABEL}, "label2id": {_LABEL: 0}}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from nemo_bt.config.model import LossSettings
+from nemo_bt.config.loss import LossSettings
 from nemo_bt.data.tokenize.tokenizer import copy_tokenizer, tokenizer_files
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import Architecture

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from nemo_bt.config.loss import LossSettings
 from nemo_bt.data.tokenize.text_settings import text_settings_of
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.convert import AsHf
@@ -148,7 +150,7 @@ def _training(facts: dict[str, Any]) -> str:
         "",
         "## Training",
         "",
-        "-log sigmoid(r_chosen - r_rejected)" + _terms(model["loss"]) + ".",
+        _terms(model["loss"]) + ".",
         "",
         "| | |",
         "|---|---|",
@@ -168,11 +170,15 @@ def _adapters(peft: dict[str, Any]) -> dict[str, str]:
 
 
 def _terms(loss: dict[str, Any]) -> str:
+    """Say which loss it was, with the terms that were on."""
+    plain = asdict(LossSettings())
+    kind = loss.get("kind", plain["kind"])
+    formula = "-log sigmoid(r_chosen - r_rejected)" if kind == plain["kind"] else f"The loss was {kind}"
     own = loss.get("custom_fn", {}).get("name")
     if own:
-        return f", in whose place stood the function {own}"
-    on = [f"{name}={value}" for name, value in loss.items() if value and name != "custom_fn"]
-    return f", with {', '.join(on)}" if on else ""
+        return f"{formula}, in whose place stood the function {own}"
+    on = [f"{k}={value}" for k, value in loss.items() if k not in ("custom_fn", "kind") and value != plain.get(k)]
+    return f"{formula}, with {', '.join(on)}" if on else formula
 
 
 def _evaluation(validation: dict[str, float]) -> list[str]:

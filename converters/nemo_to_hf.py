@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.attributes import check_names, combined, given_weights, with_attributes
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained, open_weights
 from nemo_bt.pretrained.torch_dist import TorchDist
 from nemo_bt.training.checks import check_vocabulary
@@ -140,7 +142,21 @@ def _open(args: argparse.Namespace) -> InitialWeights:
         )
     if not args.no_check:
         check_memory(initial.source)
-    return initial
+    return _weighted(args, initial)
+
+
+def _weighted(args: argparse.Namespace, initial: InitialWeights) -> InitialWeights:
+    """Give a model with attributes the weights that are asked for, or make one reward of them."""
+    own = initial.pretrained.architecture.attributes
+    weights = given_weights(args.attribute_weights) if args.attribute_weights else own
+    if args.combined:
+        return combined(initial, weights)
+    if not args.attribute_weights:
+        return initial
+    if not own:
+        raise UserError(f"--attribute-weights: {args.input} has no attributes: its reward is one.")
+    check_names(own, weights)
+    return replace(initial, pretrained=with_attributes(initial.pretrained, {name: weights[name] for name in own}))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ def export_options(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument("--pad-token", help=_PAD_TOKEN)
     parser.add_argument("--max-shard-gb", type=float, default=1.0, help="largest safetensors file; held in memory")
     parser.add_argument("--adapters", action="store_true", help="of a run with adapters: these alone, as PEFT's folder")
+    parser.add_argument("--combined", action="store_true", help="of a model with attributes: one reward, their sum")
+    parser.add_argument("--attribute-weights", metavar="NAME=W,.. or FILE", help="in the place of the model's own")
     parser.add_argument("--push-to-hub", metavar="REPO", help="upload to organisation/model afterwards")
     parser.add_argument("--private", action="store_true", help="a repository that --push-to-hub makes is private")
     parser.add_argument("--to-causal-lm", action="store_true", help=argparse.SUPPRESS)

@@ -15,7 +15,7 @@ from torch import Tensor
 from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.pretrained.architecture import Architecture, architecture_of
-from nemo_bt.pretrained.check import one_label
+from nemo_bt.pretrained.check import with_labels
 from nemo_bt.pretrained.hf_config import read_hf_config
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, hf_tensors
 from nemo_bt.pretrained.source import TensorSource
@@ -108,7 +108,7 @@ def _transformers_rewards(
 ) -> Tensor:
     from transformers import AutoModelForSequenceClassification
 
-    options: dict[str, Any] = {"config": one_label(pretrained.architecture)} if pretrained else {"num_labels": 1}
+    options: dict[str, Any] = {"config": with_labels(pretrained.architecture)} if pretrained else {}
     options |= {"attn_implementation": "eager", "local_files_only": True, "trust_remote_code": False}
     base = pretrained.base if pretrained else None
     is_changed = pretrained is not None and (base is not None or pretrained.head_row is not None)
@@ -128,7 +128,7 @@ def _transformers_rewards(
     for group in groups:
         for side in group.continuations:
             ids = torch.from_numpy(np.concatenate([group.prefix, side]).astype(np.int64))
-            rewards.append(model(input_ids=ids[None]).logits[0, 0])
+            rewards.append(model(input_ids=ids[None]).logits[0])
     return torch.stack(rewards)
 
 
@@ -141,6 +141,6 @@ def _put(model: Any, source: TensorSource) -> None:
 
 def _megatron_rewards(groups: list[TokenGroup], initial: InitialWeights) -> Tensor:
     engine = open_alone(initial, "32", on_gpu=False)
-    (reward_C,) = engine.rewards([build_stream(groups, pad_id=0)])
+    (reward_CR,) = engine.all_rewards([build_stream(groups, pad_id=0)])
     engine.close()
-    return reward_C
+    return reward_CR[:, 1:] if engine.attributes else reward_CR

@@ -35,6 +35,11 @@ def check_adapters(pretrained: PretrainedSource) -> Adapters:
             f"--adapters: they belong to {pretrained.adapters.base}, and PEFT needs a Hugging Face folder. Leave it "
             "out: the export has both merged."
         )
+    if pretrained.architecture.attributes:
+        raise UserError(
+            f"--adapters: {pretrained.given} has attributes, for which PEFT's folder has no place. Leave it out: the "
+            "export has them."
+        )
     return pretrained.adapters
 
 

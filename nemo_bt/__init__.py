@@ -9,8 +9,8 @@
 Importing this package imports nothing else: each name below is imported when it is first used.
 
 Read `api`, `training` and `loss` first. From the ground up, each importing those before it: `errors`, `files`,
-`metrics`, `batching`, `cpu`, `config` (its files are in `conf`), `loss`, `launching`, `pretrained`, `flops`,
-`observability`, `model`, `data`, `checkpoint`, `training`, `planning`, `scoring`, `evaluation`, `serving`,
+`metrics`, `batching`, `cpu`, `config` (its files are in `conf`), `loss`, `losses`, `launching`, `pretrained`,
+`flops`, `observability`, `model`, `data`, `checkpoint`, `training`, `planning`, `scoring`, `evaluation`, `serving`,
 `reporting`, `cli`, `api`; `converters` beside them. `__main__`, `quickstart` and `gpu_setup` are programs.
 """
 
@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nemo_bt.api import evaluate, label, launch, load_settings, plan, report, score, train, validate
-    from nemo_bt.config.model import LossSettings, ModelSettings, Settings
+    from nemo_bt.config.loss import LossSettings
+    from nemo_bt.config.model import ModelSettings, Settings
     from nemo_bt.config.plan import PlanRun
     from nemo_bt.config.run import ExpManagerSettings, TrainerSettings
     from nemo_bt.config.score import EvaluateRun, LabelRun, ScoreRun
@@ -44,7 +45,8 @@ _MODULES = {
     "nemo_bt.converters.hf_to_nemo": ("hf_to_nemo",),
     "nemo_bt.converters.nemo_to_hf": ("nemo_to_hf",),
     "nemo_bt.converters.average": ("average",),
-    "nemo_bt.config.model": ("Settings", "ModelSettings", "LossSettings"),
+    "nemo_bt.config.model": ("Settings", "ModelSettings"),
+    "nemo_bt.config.loss": ("LossSettings",),
     "nemo_bt.config.run": ("TrainerSettings", "ExpManagerSettings"),
     "nemo_bt.config.score": ("ScoreRun", "EvaluateRun", "LabelRun"),
     "nemo_bt.config.plan": ("PlanRun",),

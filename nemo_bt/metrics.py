@@ -13,9 +13,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-SUMS = ("pairs", "loss", "accuracy", "ties", "reward_chosen", "reward_rejected", "margin", "reward_squares")
+SUMS = ("pairs", "loss", "accuracy", "ties", "reward_chosen", "reward_rejected", "margin", "reward_squares", "ordered")
 """What the first positions of a sums vector count; `margin` is reward_chosen - reward_rejected, and `reward_squares`
-reward_chosen^2 + reward_rejected^2. Behind them stands, for each bin, how many pairs have a margin in it."""
+reward_chosen^2 + reward_rejected^2. `ordered` counts those of which the data says what is better: all pairs but ties.
+Where the loss takes lists, `pairs` counts lists; chosen is the best of one and rejected the worst, and a list adds to
+`accuracy` and `ties` the share of its ordered pairs. Behind them stands, for each bin, how many have a margin in it."""
 _POSITIVE = tuple(0.01 * 1.3**power for power in range(36))  # up to 97
 MARGIN_LIMITS = (*(-limit for limit in reversed(_POSITIVE)), 0.0, *_POSITIVE)
 """Limits between bins of the margin, narrow around 0, where a run starts, and wide far from it. A limit belongs to the
@@ -48,11 +50,38 @@ def pair_sums(
         rejected_P,
         margin_P,
         chosen_P**2 + rejected_P**2,
+        torch.ones_like(chosen_P),
     )
     sums_SM = torch.zeros(num_sources, NUM_SUMS, dtype=torch.float64, device=chosen_P.device)
     sums_SM[:, : len(SUMS)].index_add_(0, source_P, torch.stack(columns, dim=1))
     bin_P = torch.bucketize(margin_P, _limits(chosen_P.device), right=True)
     sums_SM.view(-1).index_add_(0, source_P * NUM_SUMS + len(SUMS) + bin_P, torch.ones_like(margin_P))
+    return sums_SM
+
+
+def with_order(sums_SM: Tensor, reward_PK: Tensor, better_PKK: Tensor, source_P: Tensor) -> Tensor:
+    """Count what is right by an order of one's own, in the place of the first side before the second.
+
+    Args:
+        sums_SM: what `pair_sums` gives.
+        reward_PK: rewards of the sides of pairs or lists, [P, K].
+        better_PKK: whether side i is better than side j, [P, i, j], bool; a tie is better in neither direction.
+        source_P: number of the source of each, [P].
+
+    Returns:
+        The sums with `accuracy`, `ties` and `ordered` anew. A list of three of which two pairs of three are in order
+        adds 2/3.
+    """
+    reward_PK = reward_PK.detach().double()
+    difference_PKK = reward_PK[:, :, None] - reward_PK[:, None, :]
+    num_P = better_PKK.sum((1, 2))
+    each = num_P.clamp(min=1)
+    right_P = ((difference_PKK > 0) & better_PKK).sum((1, 2)) / each
+    ties_P = ((difference_PKK == 0) & better_PKK).sum((1, 2)) / each
+    columns = {"accuracy": right_P, "ties": ties_P, "ordered": (num_P > 0).double()}
+    for name, values_P in columns.items():
+        column_S = torch.zeros(len(sums_SM), dtype=torch.float64, device=sums_SM.device)
+        sums_SM[:, SUMS.index(name)] = column_S.index_add(0, source_P, values_P.double())
     return sums_SM
 
 
@@ -75,7 +104,9 @@ def means(sums_M: Sequence[float]) -> dict[str, float]:
     if num_pairs < 1:
         raise ValueError(f"a mean needs at least one pair, got sums over {num_pairs} pairs")
     named = dict(zip(SUMS[1:], sums_M[1 : len(SUMS)], strict=True))
+    num_ordered = named.pop("ordered")
     values = {name: total if name == "ties" else total / num_pairs for name, total in named.items()}
+    values["accuracy"] = named["accuracy"] / num_ordered if num_ordered else math.nan
     mean = (values["reward_chosen"] + values["reward_rejected"]) / 2
     mean_square = values.pop("reward_squares") / 2
     variance = mean_square - mean**2

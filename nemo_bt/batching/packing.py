@@ -2,7 +2,9 @@
 
 Everything here is a pure function of the step's pairs: any rank computes the same plan.
 
-Shape suffixes: P = pairs of a step, B = groups of them, C = continuations.
+A pair is a list of two sides; where the loss takes lists, what is said of pairs here holds of them.
+
+Shape suffixes: P = pairs of a step, K = sides of the longest, B = groups of pairs, C = continuations.
 """
 
 from __future__ import annotations
@@ -50,19 +52,19 @@ class PairSizes:
 
 @dataclass(frozen=True)
 class PairParts:
-    """Where the parts of a step's pairs lie, [P] each; equal places are the same tokens.
+    """Where the parts of a step's pairs or lists lie, [P] each; equal places are the same tokens.
 
     Args:
         prompt: number of the prompt; pairs of one have the same prefix.
         prefix_tokens: tokens that both sides share.
-        start_P2: place of the chosen and of the rejected continuation.
-        tokens_P2: their lengths.
+        start_PK: place of each side's continuation; -1 where a comparison has fewer than K sides.
+        tokens_PK: their lengths; 0 there.
     """
 
     prompt: Ints
     prefix_tokens: Ints
-    start_P2: Ints
-    tokens_P2: Ints
+    start_PK: Ints
+    tokens_PK: Ints
 
 
 def group_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tuple[Streams, PairSizes]:
@@ -83,7 +85,7 @@ def group_pairs(parts: PairParts, budget_tokens: int, hidden_size: int) -> tuple
     heads = np.array([group[0] for group in groups])
     owner_C, kept_C = _continuations(parts, groups)
     prefix_B = parts.prefix_tokens[heads].astype(np.int64)
-    tokens_C = parts.tokens_P2.reshape(-1)[kept_C].astype(np.int64)
+    tokens_C = parts.tokens_PK.reshape(-1)[kept_C].astype(np.int64)
     attended_C = _causal(tokens_C) + prefix_B[owner_C] * tokens_C  # each token of a continuation reads the prefix too
     tokens_B = prefix_B + np.bincount(owner_C, tokens_C, len(groups)).astype(np.int64)
     attended_B = _causal(prefix_B) + np.bincount(owner_C, attended_C, len(groups)).astype(np.int64)
@@ -97,12 +99,14 @@ def _causal(tokens: Ints) -> Ints:
 
 def _continuations(parts: PairParts, groups: Streams) -> tuple[Ints, Ints]:
     """Give the group of each continuation that is computed, and its position among all sides of all pairs."""
+    most = parts.start_PK.shape[1]
+    num_sides = (parts.start_PK >= 0).sum(1).tolist()
     owner = []
     kept = []
     for number, group in enumerate(groups):
-        sides = [side for pair in group for side in (2 * pair, 2 * pair + 1)]
+        sides = [pair * most + k for pair in group for k in range(num_sides[pair])]
         if len(group) > 1:
-            sides = list({int(parts.start_P2.flat[side]): side for side in sides}.values())
+            sides = list({int(parts.start_PK.flat[side]): side for side in sides}.values())
         owner += [number] * len(sides)
         kept += sides
     return np.array(owner), np.array(kept)
@@ -116,7 +120,8 @@ def _within(parts: PairParts, pairs: list[int], budget_tokens: int) -> Streams:
     seen: set[int] = set()
     room = -1
     for pair in pairs:
-        sides = dict(zip(parts.start_P2[pair].tolist(), parts.tokens_P2[pair].tolist(), strict=True))
+        sides = dict(zip(parts.start_PK[pair].tolist(), parts.tokens_PK[pair].tolist(), strict=True))
+        sides.pop(-1, None)
         new = {start: tokens for start, tokens in sides.items() if start not in seen}
         if not groups or sum(new.values()) > room:
             groups.append([])

@@ -1,17 +1,20 @@
 """The pair stream: a micro-batch as one run of tokens, each prompt once, no padding between sequences.
 
-A group is one prefix and K continuations, laid out `prefix | continuation 1 | ... | continuation K`. A preference
-pair names two of them; a group of K can hold up to K (K - 1) / 2. Every continuation starts at position len(prefix)
-and attends to the prefix and to itself, so it is computed exactly as if it stood alone behind the prompt.
+A group is one prefix and continuations of it, laid out `prefix | continuation 1 | continuation 2 | ...`. A comparison
+names those that the loss sees together: two for a pair, K for a list; a continuation may be in several. Every
+continuation starts at position len(prefix) and attends to the prefix and to itself, so it is computed exactly as if it
+stood alone behind the prompt.
 
-Shape suffixes: T = tokens in the stream, C = continuations, P = pairs. Pure torch and numpy.
+Shape suffixes: T = tokens in the stream, C = continuations, P = comparisons, K = sides of the longest of them,
+A = attributes. Pure torch and numpy.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,24 +25,29 @@ Ids: TypeAlias = npt.NDArray[np.int32]
 """Token ids, [n]."""
 
 
-class Pair(NamedTuple):
-    """A preference between two continuations of a group.
+class Comparison(NamedTuple):
+    """Continuations of a group that the loss sees together.
 
     Args:
-        chosen: position among the continuations.
-        rejected: position among the continuations.
+        sides: positions among the continuations, at least one; of a pair the chosen and the rejected one, of a list the
+            best first.
+        scores: what is known of each side, higher is better; none where the rows only say which is chosen.
         margin: strength of the preference.
+        preference: probability that the first of a pair is better.
         weight: factor on its loss.
         source: number of the source of data that it comes from.
-        number: the pair's own in its set.
+        number: the comparison's own in its set.
+        attributes: a value of each attribute for each side, NaN where it is not known; none where there are none.
     """
 
-    chosen: int = 0
-    rejected: int = 1
+    sides: tuple[int, ...] = (0, 1)
+    scores: tuple[float, ...] = ()
     margin: float = 0.0
+    preference: float = 1.0
     weight: float = 1.0
     source: int = 0
     number: int = 0
+    attributes: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,12 +57,12 @@ class TokenGroup:
     Args:
         prefix: [n]; plain packing has an empty one.
         continuations: K arrays of at least one token each; a continuation is scored at its last token.
-        pairs: preferences between them; none where they are only scored.
+        comparisons: what the loss sees of them; none where they are only scored.
     """
 
     prefix: Ids
     continuations: tuple[Ids, ...]
-    pairs: tuple[Pair, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -69,46 +77,51 @@ class PairStream:
     Args:
         tokens_1T: token ids, [1, T], int64.
         positions_1T: position of each token in its own sequence, [1, T], int64.
-        segments_C5: (prefix start, prefix end, start, end, pairs) of each continuation in the stream, [C, 5], int32, on
-            the CPU: which attention calls to make, and in how many pairs the continuation is. A continuation with
-            start == prefix end is the first of its group and answers for the prefix's own rows too. Its last token is
-            the scored one.
-        pairs_P2: chosen and rejected continuation of each pair, [P, 2], int64.
+        segments_C5: (prefix start, prefix end, start, end, comparisons) of each continuation in the stream, [C, 5],
+            int32, on the CPU: which attention calls to make, and in how many comparisons the continuation is. A
+            continuation with start == prefix end is the first of its group and answers for the prefix's own rows too.
+            Its last token is the scored one.
+        sides_PK: continuations of each comparison, [P, K], int64; -1 where it has fewer than K. Pairs have K = 2.
+        score_PK: what is known of each side, [P, K], float32; NaN where nothing is.
         margin_P: [P], float32.
+        preference_P: probability that the first side is better, [P], float32; None where all are certain.
         weight_P: [P], float32.
         source_P: [P], int64.
-        number_P: number of each pair in its set, [P], int64, on the CPU.
+        number_P: number of each comparison in its set, [P], int64, on the CPU.
         num_real_tokens: tokens that belong to a group; the rest of T is padding.
         num_sources: sources of data that its set has.
+        attribute_PKA: values of the attributes, [P, K, A], float32; NaN where one is not known. None without any.
+        is_plain: whether all are pairs whose first side is the better one, without a tie or a doubt.
     """
 
     tokens_1T: Tensor
     positions_1T: Tensor
     segments_C5: Tensor
-    pairs_P2: Tensor
+    sides_PK: Tensor
+    score_PK: Tensor
     margin_P: Tensor
+    preference_P: Tensor | None
     weight_P: Tensor
     source_P: Tensor
     number_P: Tensor
     num_real_tokens: int
     num_sources: int = 1
+    attribute_PKA: Tensor | None = None
+    is_plain: bool = True
 
     @property
-    def num_pairs(self) -> int:
-        """Preference pairs in the stream."""
+    def num_comparisons(self) -> int:
+        """Comparisons in the stream."""
         return len(self.margin_P)
 
     def to(self, device: torch.device) -> PairStream:
         """Give the stream with its tensors on `device`; segments and numbers stay where they are."""
-        return replace(
-            self,
-            tokens_1T=to_device(self.tokens_1T, device),
-            positions_1T=to_device(self.positions_1T, device),
-            pairs_P2=to_device(self.pairs_P2, device),
-            margin_P=to_device(self.margin_P, device),
-            weight_P=to_device(self.weight_P, device),
-            source_P=to_device(self.source_P, device),
-        )
+        on_host = ("segments_C5", "number_P")
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in on_host}
+        moved: dict[str, Any] = {
+            n: to_device(value, device) for n, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 def to_device(x: Tensor, device: torch.device) -> Tensor:
@@ -130,15 +143,15 @@ def build_stream(groups: Sequence[TokenGroup], pad_id: int, multiple_of: int = 1
     """Lay groups out as one stream.
 
     Args:
-        groups: laid out in order; none give a stream of padding, worth nothing, for a rank that has no pair left.
+        groups: laid out in order; none give a stream of padding, worth nothing, for a rank that has none left.
         pad_id: token that fills the end; filled positions belong to no segment and change no reward.
         multiple_of: T is rounded up to a multiple of this, so that ranks can share it.
-        num_sources: sources of data that the pairs' set has.
+        num_sources: sources of data that the set has.
     """
     tokens: list[Ids] = []
     positions: list[Ids] = []
     segments: list[tuple[int, int, int, int]] = []
-    pairs: list[Pair] = []
+    comparisons: list[Comparison] = []
     end = 0
     for group in groups:
         prefix_start = end
@@ -147,7 +160,7 @@ def build_stream(groups: Sequence[TokenGroup], pad_id: int, multiple_of: int = 1
         positions.append(np.arange(len(group.prefix)))
         end = prefix_end
         first = len(segments)
-        pairs += [pair._replace(chosen=first + pair.chosen, rejected=first + pair.rejected) for pair in group.pairs]
+        comparisons += [one._replace(sides=tuple(first + side for side in one.sides)) for one in group.comparisons]
         for continuation in group.continuations:
             start = end
             end += len(continuation)
@@ -157,19 +170,42 @@ def build_stream(groups: Sequence[TokenGroup], pad_id: int, multiple_of: int = 1
     num_filling = -end % multiple_of if end else multiple_of
     tokens.append(np.full(num_filling, pad_id, dtype=np.int32))
     positions.append(np.zeros(num_filling, dtype=np.int32))
-    num_pairs_C = np.bincount([side for pair in pairs for side in pair[:2]], minlength=len(segments))
+    num_uses_C = np.bincount([side for one in comparisons for side in one.sides], minlength=len(segments))
     segments_C5 = torch.tensor(
-        [(*segment, n) for segment, n in zip(segments, num_pairs_C.tolist(), strict=True)], dtype=torch.int32
+        [(*segment, n) for segment, n in zip(segments, num_uses_C.tolist(), strict=True)], dtype=torch.int32
     ).reshape(-1, 5)
+    most = max((len(one.sides) for one in comparisons), default=2)
+    sides = [one.sides + (-1,) * (most - len(one.sides)) for one in comparisons]
+    scores = [one.scores + (math.nan,) * (most - len(one.scores)) for one in comparisons]
+    preference_P = torch.tensor([one.preference for one in comparisons], dtype=torch.float32)
     return PairStream(
         tokens_1T=torch.from_numpy(np.concatenate(tokens).astype(np.int64))[None],
         positions_1T=torch.from_numpy(np.concatenate(positions).astype(np.int64))[None],
         segments_C5=segments_C5,
-        pairs_P2=torch.tensor([pair[:2] for pair in pairs], dtype=torch.int64).reshape(-1, 2),
-        margin_P=torch.tensor([pair.margin for pair in pairs], dtype=torch.float32),
-        weight_P=torch.tensor([pair.weight for pair in pairs], dtype=torch.float32),
-        source_P=torch.tensor([pair.source for pair in pairs], dtype=torch.int64),
-        number_P=torch.tensor([pair.number for pair in pairs], dtype=torch.int64),
+        sides_PK=torch.tensor(sides, dtype=torch.int64).reshape(-1, most),
+        score_PK=torch.tensor(scores, dtype=torch.float32).reshape(-1, most),
+        margin_P=torch.tensor([one.margin for one in comparisons], dtype=torch.float32),
+        preference_P=None if (preference_P == 1).all() else preference_P,
+        weight_P=torch.tensor([one.weight for one in comparisons], dtype=torch.float32),
+        source_P=torch.tensor([one.source for one in comparisons], dtype=torch.int64),
+        number_P=torch.tensor([one.number for one in comparisons], dtype=torch.int64),
         num_real_tokens=end,
         num_sources=num_sources,
+        attribute_PKA=_attributes(comparisons, most),
+        is_plain=all(map(_is_plain, comparisons)),
     )
+
+
+def _is_plain(one: Comparison) -> bool:
+    is_tied = len(one.scores) == 2 and one.scores[0] <= one.scores[1]  # no NaN is
+    return len(one.sides) == 2 and one.preference == 1 and not is_tied
+
+
+def _attributes(comparisons: Sequence[Comparison], most: int) -> Tensor | None:
+    """Give the values of attributes, [P, K, A]; None where no comparison has any."""
+    num_attributes = max((len(values) for one in comparisons for values in one.attributes), default=0)
+    if not num_attributes:
+        return None
+    unknown = ((math.nan,) * num_attributes,)
+    values = [one.attributes + unknown * (most - len(one.attributes)) for one in comparisons]
+    return torch.tensor(values, dtype=torch.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nemo_bt.config.model import CustomFunction
+from nemo_bt.config.loss import CustomFunction
 from nemo_bt.errors import UserError
 
 

@@ -58,6 +58,9 @@ class PairRules:
     """Smallest difference of the scores of a pair, or margin of a row without scores."""
     min_ratio: FromZero = 0.0
     """Smallest ratio of the chosen score to the rejected one, for scores above 0; 0 asks for none."""
+    keep_ties: bool = False
+    """Keep pairs whose scores are equal, or that the rows call ties; for Bradley-Terry their preference is 0.5. Losses
+    with ties of their own (rao_kupper, davidson) always keep them."""
     seed: Seed = 0
     """Decides the random choices."""
 
@@ -88,6 +91,11 @@ class RowSettings:
     """List column or field with ranks, 1 the best; used where no scores are."""
     margin_key: str | None = "margin"
     """Column with the strength of a preference; null, or absent from the file: the difference of scores, or 0."""
+    preference_key: str | None = None
+    """Column with the probability, 0 to 1, that the chosen response is the better one; null: 1."""
+    attribute_keys: dict[str, str] = field(default_factory=dict)
+    """Attribute of model.reward_head.attributes -> its column, or field of completions, dots for fields of fields; one
+    that is not here has its own name."""
     weight_key: str | None = "weight"
     """Column with a factor on the loss of a pair; null or absent: 1."""
     tools_key: str | None = "tools"

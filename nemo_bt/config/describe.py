@@ -92,7 +92,7 @@ def _values(kind: Any) -> str:
         return ("list" if get_origin(inner) is list else "section") + or_null
     if inner is bool:
         return "true or false"
-    names = {int: "integer", float: "number", str: "text", list: "list", dict: "section"}
+    names = {int: "integer", float: "number", str: "text", list: "list", dict: "section", bool: "true or false"}
     parts = [inner] if inner in names else get_args(inner)
     plain = map(without_none, parts)
     name = " or ".join(names[get_origin(part) or part] for part in plain)

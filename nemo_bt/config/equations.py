@@ -6,9 +6,11 @@ Those that need the model's sizes are in `parallelism` and `fp8`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib.util import find_spec
 
-from nemo_bt.config.data import DataSettings
+from nemo_bt.config.data import DataSettings, PairRules, SourceSettings
+from nemo_bt.config.loss import LossSettings
 from nemo_bt.config.model import LoraSettings, Settings
 from nemo_bt.errors import UserError
 
@@ -38,10 +40,7 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         )
     if sched.min_lr > lr:
         yield f"model.optim.sched.min_lr: expected 0 to lr={lr}, got {sched.min_lr}."
-    loss = settings.model.loss
-    for term in loss.terms:
-        if loss.custom_fn.name:
-            yield f"model.loss.{term}: {loss.custom_fn.name} is the loss and does not read it. Unset it."
+    yield from _wrong_loss(settings)
     peft = settings.model.peft
     if peft.peft_scheme is None and peft.lora_tuning != LoraSettings():
         yield "model.peft.lora_tuning: nothing is adapted. Set model.peft.peft_scheme=lora, or leave it out."
@@ -53,6 +52,54 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield from _wrong_metric("exp_manager.early_stopping_callback_params.monitor", stopping.monitor, settings)
     if exp.create_swanlab_logger and not find_spec("swanlab"):
         yield "exp_manager.create_swanlab_logger=true: install it with pip install 'nemo_bt[swanlab]'."
+
+
+_READ_BY = {
+    "bradley_terry": ("margin", "scale", "label_smoothing", "center_rewards_coefficient"),
+    "hinge": ("margin", "hinge_margin"),
+    "rao_kupper": ("tie",),
+    "davidson": ("tie",),
+    "plackett_luce": (),
+    "regression": ("regression_error",),
+}
+"""Kind of loss -> the terms that it reads; all but a regression take a regression term beside."""
+
+
+def _wrong_loss(settings: Settings) -> Iterator[str]:
+    """Say which terms, and which rules of the data, the loss does not read."""
+    loss = settings.model.loss
+    read = {"kind", *_READ_BY[loss.kind]}
+    if loss.kind != "regression":
+        read |= {"regression_coefficient"} | ({"regression_error"} if loss.regression_coefficient else set())
+    for term in loss.terms:
+        if loss.custom_fn.name and term != "kind":
+            yield f"model.loss.{term}: {loss.custom_fn.name} is the loss and does not read it. Unset it."
+        elif term not in read:
+            readers = [kind for kind, terms in _READ_BY.items() if term in terms] or ["a ranking loss"]
+            yield f"model.loss.{term}: model.loss.kind={loss.kind} does not read it, {' or '.join(readers)} does."
+    if loss.kind == "hinge" and loss.margin and "hinge_margin" in loss.terms:
+        yield "model.loss.margin and model.loss.hinge_margin are both set: both are the lead that is wanted. Unset one."
+    if settings.model.reward_head.attributes and loss.kind != "regression" and not loss.regression_coefficient:
+        yield (
+            f"model.reward_head.attributes: model.loss.kind={loss.kind} trains no attribute. Set "
+            "model.loss.kind=regression, or model.loss.regression_coefficient for both."
+        )
+    data = settings.model.data
+    sources = [source for some in (data.train, *data.validation.values()) for source in some]
+    for key in dict.fromkeys(found for source in sources for found in _unread_rules(source, loss)):
+        yield f"model.data.{key}: model.loss.kind={loss.kind} does not read it. Unset it, or choose another loss."
+
+
+def _unread_rules(source: SourceSettings, loss: LossSettings) -> Iterator[str]:
+    """Name the rules of a source that are set and that the loss does not read."""
+    plain = PairRules()
+    if loss.takes != "pairs":
+        names = [one.name for one in fields(PairRules)]
+        yield from (f"pairs.{name}" for name in names if getattr(source.pairs, name) != getattr(plain, name))
+    elif loss.kind == "hinge" and source.pairs.keep_ties:
+        yield "pairs.keep_ties"
+    if source.preference_key and loss.kind != "bradley_terry" and not loss.custom_fn.name:
+        yield "preference_key"
 
 
 def _wrong_metric(key: str, metric: str | None, settings: Settings) -> Iterator[str]:

@@ -6,59 +6,20 @@ YAML only says what differs. A key that is not listed here, or a value outside o
 
 from __future__ import annotations
 
-from dataclasses import field, fields
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.data import DataSettings
 from nemo_bt.config.fields import STRICT, Above0, AtLeast0, AtLeast1, FromZero
 from nemo_bt.config.job import DeviceSettings, EncoderSeqLength, ParallelSettings, PositiveInt, TokenizerSettings
+from nemo_bt.config.loss import LossSettings, RewardHeadSettings
 from nemo_bt.config.optim import OptimSettings
 from nemo_bt.config.run import ExpManagerSettings, TrainerSettings
 
 Fp8Recipe = Literal["delayed", "tensorwise", "blockwise", "mxfp8"]
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class CustomFunction:
-    """A function of one's own, by file and name: checkpoints keep the two texts."""
-
-    path: str | None = None
-    """Python file."""
-    name: str | None = None
-    """Function in it."""
-    source: str | None = None
-    """SHA-256 of the file, or of the function's own text, which the run writes; empty for a partial or a closure."""
-
-    @model_validator(mode="after")
-    def _check_both(self) -> CustomFunction:
-        if bool(self.name) != bool(self.path or self.source is not None):
-            raise ValueError("expected both path and name, or neither")
-        return self
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT)
-class LossSettings:
-    """Terms around -log sigmoid(r_chosen - r_rejected); formulas in nemo_bt.loss."""
-
-    margin: bool = False
-    """Subtract the row's margin from the reward difference."""
-    scale: bool = False
-    """Multiply a pair's loss by the row's margin (its strength)."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
-    """Probability that a label is wrong."""
-    center_rewards_coefficient: FromZero = 0.0
-    """Factor on (r_chosen + r_rejected)^2."""
-    custom_fn: CustomFunction = field(default_factory=CustomFunction)
-    """A loss of one's own in the place of all of the above; its contract is `nemo_bt.loss.LossFn`."""
-
-    @property
-    def terms(self) -> dict[str, Any]:
-        """The terms that are on, by name."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "custom_fn"}
-        return {name: value for name, value in values.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -152,9 +113,10 @@ class ModelSettings(ParallelSettings):
     num_layers_at_end_in_bf16: AtLeast0 = 1
     """Last layers that stay in bf16 then."""
     global_batch_size: PositiveInt = 64
-    """Pairs per optimizer step, over all ranks."""
+    """Pairs per optimizer step, over all ranks; lists, or prompts, where the loss takes these."""
     peft: PeftSettings = field(default_factory=PeftSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
+    reward_head: RewardHeadSettings = field(default_factory=RewardHeadSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     data: DataSettings = field(default_factory=DataSettings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,18 +14,21 @@ from nemo_bt.batching.packing import group_pairs, plan_streams
 from nemo_bt.batching.sampling import Ints, pairs_of_step
 from nemo_bt.config.data import DataSettings
 from nemo_bt.config.model import Settings
-from nemo_bt.data.store.load import check_overlap, load_sets, within_positions
+from nemo_bt.data.pairs.checks import side_name
+from nemo_bt.data.store.load import as_the_model, check_overlap, load_sets
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.files import beside
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.hf_config import positions_of
-from nemo_bt.pretrained.resolve import HUB_FILES_BESIDE_WEIGHTS, find_pretrained
+from nemo_bt.pretrained.attributes import with_attributes
+from nemo_bt.pretrained.resolve import HUB_FILES_BESIDE_WEIGHTS, find_pretrained, with_positions
 
 _PERCENTILES = (50, 90, 95, 99, 100)
 _PLANNED_STEPS = 8
 _HIDDEN_SIZE = 4096
+_PREFIX = "shared prefix"
+_IN_A_STREAM = "pair in a stream"
 
 
 def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet], Any]:
@@ -40,8 +44,11 @@ def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet
     pretrained = find_pretrained(given, hub_files=HUB_FILES_BESIDE_WEIGHTS) if given else None
     folder = pretrained.tokenizer if pretrained and not model.tokenizer.type else Path(str(model.tokenizer.type))
     tokenizer = load_tokenizer(str(folder), model.tokenizer.pad_token)
-    if pretrained and model.max_position_embeddings is None:
-        settings = within_positions(settings, positions_of(pretrained.hf_config))
+    if pretrained:
+        changed = with_positions(
+            with_attributes(pretrained, model.reward_head.weight_of), model.max_position_embeddings
+        )
+        settings = as_the_model(settings, changed.hf_config)
     return load_sets(settings, tokenizer, True, terminal), tokenizer
 
 
@@ -69,15 +76,16 @@ def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: 
     for name, pairs in sets.items():
         for pair in pairs.epoch.pair_E[:num_pairs].tolist():
             (group,) = pairs.groups([pair])
-            chosen, rejected, margin, weight, source, _ = group.pairs[0]
-            terminal.line(
-                f"── {name} · {pairs.source_names[source]} · {pairs.where(pair)} · "
-                f"margin {margin:g} · weight {weight:g}"
-            )
+            (one,) = group.comparisons
+            told = f"margin {one.margin:g} · weight {one.weight:g}"
+            told += f" · preference {one.preference:g}" if one.preference != 1 else ""
+            terminal.line(f"── {name} · {pairs.source_names[one.source]} · {pairs.where(pair)} · {told}")
             terminal.line(f"shared, {len(group.prefix)} tokens: {tokenizer.decode(group.prefix)}")
-            for label, position in (("chosen", chosen), ("rejected", rejected)):
+            for number, (position, score) in enumerate(zip(one.sides, one.scores, strict=True)):
                 ids = group.continuations[position]
                 scored = f"⟦{tokenizer.decode(ids[-1:])}⟧"
+                label = side_name(number, len(one.sides))
+                label += f", score {score:g}" if len(one.sides) != 2 and not math.isnan(score) else ""
                 terminal.line(f"{label}, {len(ids)} tokens: {tokenizer.decode(ids[:-1])}{scored}")
 
 
@@ -101,9 +109,9 @@ def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path | None,
             for part, values in lengths.items()
         ]
         terminal.table(columns, table)
-        both = sum(lengths[side].sum() for side in ("chosen", "rejected"))
-        stream = lengths["pair in a stream"].sum()
-        terminal.line(f"  shared prefixes save {1 - stream / both:.1%} of the tokens of chosen and rejected")
+        whole = sum(values.sum() for part, values in lengths.items() if part not in (_PREFIX, _IN_A_STREAM))
+        stream = lengths[_IN_A_STREAM].sum()
+        terminal.line(f"  shared prefixes save {1 - stream / whole:.1%} of the tokens of all responses")
         filled, num_streams = packing_estimate(pairs, settings)
         terminal.line(
             f"  a step of {settings.model.global_batch_size} pairs fills {num_streams:.1f} streams of "
@@ -115,17 +123,17 @@ def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path | None,
 
 
 def lengths_of(pairs: PairSet) -> dict[str, Ints]:
-    """Count the tokens of every entry of an epoch: what both sides share, each side whole, the pair in a stream."""
+    """Count the tokens of every entry of an epoch: what its sides share, each side whole, all in a stream."""
     entries = pairs.epoch.pair_E
-    prefix, chosen, rejected = (
-        pairs.column(f"{part}_tokens", entries).astype(np.int64) for part in ("prefix", "chosen", "rejected")
-    )
-    return {
-        "shared prefix": prefix,
-        "chosen": prefix + chosen,
-        "rejected": prefix + rejected,
-        "pair in a stream": prefix + chosen + rejected,
-    }
+    prefix = pairs.column("prefix_tokens", entries).astype(np.int64)
+    num_sides = pairs.column("num_sides", entries)
+    tokens_EK = pairs.sides("tokens", entries, 0).astype(np.int64)
+    if (num_sides == 2).all():
+        sides = {"chosen": prefix + tokens_EK[:, 0], "rejected": prefix + tokens_EK[:, 1]}
+    else:
+        is_there_EK = np.arange(tokens_EK.shape[1]) < num_sides[:, None]
+        sides = {"a response": (prefix[:, None] + tokens_EK)[is_there_EK]}
+    return {_PREFIX: prefix} | sides | {_IN_A_STREAM: prefix + tokens_EK.sum(1)}
 
 
 def packing_estimate(pairs: PairSet, settings: Settings) -> tuple[float, float]:

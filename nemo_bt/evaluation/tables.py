@@ -38,6 +38,12 @@ def tables_of(results: dict[str, Any]) -> list[Table]:
         if name in results:
             rows = [[one, f"{score:.4f}"] for one, score in results[name].items()]
             found.append(((name.removesuffix("s"), "score"), rows))
+    if "attributes" in results:
+        rows = [
+            [*_tally_row(name, of)[:4], "unknown" if of["fitted_weight"] is None else f"{of['fitted_weight']:+.4f}"]
+            for name, of in results["attributes"].items()
+        ]
+        found.append((("attribute", "pairs", "accuracy", "95 % interval", "weight fitted on these pairs"), rows))
     if "domains" in results:
         levels = ("easy", "normal", "hard", "average")
         rows = [[name, *(f"{of[level]:.4f}" for level in levels)] for name, of in results["domains"].items()]

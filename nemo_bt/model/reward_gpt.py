@@ -2,7 +2,7 @@
 
 Shape suffixes: T = tokens in the stream, t = T / CP of them on this rank, s = t / TP under sequence parallelism and t
 without, H = hidden size, C = continuations (the scored sequences), c = those whose scored token this context-parallel
-rank holds, rounded up to a multiple of TP under sequence parallelism.
+rank holds, rounded up to a multiple of TP under sequence parallelism, A = attributes.
 """
 
 from __future__ import annotations
@@ -24,22 +24,26 @@ from torch import Tensor
 from nemo_bt.model.attention.context_parallel import held_here, own_rows, rewards_of_all
 from nemo_bt.model.attention.module import keeps_only_scored_tokens, take_scored_rows
 from nemo_bt.model.rotary import RotaryAngles
+from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.head import new_head
 
 
 class RewardHead(MegatronModule):
-    """reward = w . h at the scored positions, without bias, in fp32.
+    """reward = w . h at the scored positions, without bias, in fp32; one for each attribute where there are some.
 
-    `new_head` draws the weight, [1, H]; it is whole on every tensor-parallel rank of the last pipeline stage.
+    `new_head` draws the weight, [1, H] or [A, H]; it is whole on every tensor-parallel rank of the last pipeline stage.
     """
 
     def __init__(self, input_size: int, output_size: int, *, config: TransformerConfig, **_: Any) -> None:
         super().__init__(config=config)
         self.sequence_parallel = config.sequence_parallel
-        weight: Any = torch.empty(1, input_size, dtype=config.params_dtype, device=torch.cuda.current_device())
+        architecture: Architecture = config.architecture
+        self.has_attributes = bool(architecture.attributes)
+        num_rows = architecture.num_head_rows
+        weight: Any = torch.empty(num_rows, input_size, dtype=config.params_dtype, device=torch.cuda.current_device())
         weight = torch.nn.Parameter(weight)
         if config.perform_initialization:
-            weight.data.copy_(new_head(input_size))
+            weight.data.copy_(new_head(input_size, num_rows=num_rows))
         weight.sequence_parallel = config.sequence_parallel  # its ranks score their own tokens: gradients are summed
         self.weight = weight
 
@@ -50,15 +54,18 @@ class RewardHead(MegatronModule):
             hidden_c1H: output of the last norm, [c, 1, H], or c / TP of it under sequence parallelism.
 
         Returns:
-            [c], float32. Under sequence parallelism each rank projects the rows that it holds and the results
-            are summed over TP: nothing of size H is sent.
+            [c], float32, or [c, A]. Under sequence parallelism each rank projects the rows that it holds and the
+            results are summed over TP: nothing of size H is sent.
         """
-        reward_c = hidden_c1H[:, 0].float() @ self.weight[0].float()
+        weight = self.weight.float()
+        reward_c = hidden_c1H[:, 0].float() @ (weight.T if self.has_attributes else weight[0])
         if self.sequence_parallel:
             world_size = parallel_state.get_tensor_model_parallel_world_size()
             before = len(reward_c) * parallel_state.get_tensor_model_parallel_rank()
             after = len(reward_c) * (world_size - 1) - before
-            reward_c = tensor_parallel.reduce_from_tensor_model_parallel_region(F.pad(reward_c, (before, after)))
+            reward_c = tensor_parallel.reduce_from_tensor_model_parallel_region(
+                F.pad(reward_c, (0, 0) * (reward_c.ndim - 1) + (before, after))
+            )
         return reward_c
 
     def sharded_state_dict(
@@ -85,7 +92,7 @@ class RewardGPT(gpt_model.GPTModel):
         Each context-parallel rank takes its rows of the stream, a `PairStream`'s, and has the rewards of all.
 
         Returns:
-            [C] float32 on the last stage, else [s, 1, H].
+            [C] float32 on the last stage, or [C, A] with attributes, else [s, 1, H].
         """
         tokens_1t = own_rows(tokens_1T)
         positions_1t = own_rows(positions_1T)

@@ -1,6 +1,7 @@
 """The NeMo model: a GPT configuration of NeMo with a reward head, trained on pair streams.
 
-Shape suffixes: C = continuations, P = pairs, S = sources of data, M = sums of nemo_bt.metrics.
+Shape suffixes: C = continuations, P = comparisons (pairs or lists), K = sides of the longest, S = sources of data,
+M = sums of nemo_bt.metrics.
 """
 
 from __future__ import annotations
@@ -20,9 +21,12 @@ from nemo.lightning.megatron_parallel import MegatronLossReduction
 from torch import Tensor
 
 from nemo_bt.batching.stream import PairStream
-from nemo_bt.config.model import LoraSettings, LossSettings
-from nemo_bt.loss import LossFn, loss_function
-from nemo_bt.metrics import pair_sums
+from nemo_bt.config.loss import LossSettings
+from nemo_bt.config.model import LoraSettings
+from nemo_bt.loss import LossFn
+from nemo_bt.losses.choose import loss_function
+from nemo_bt.losses.comparisons import ComparisonLoss, Comparisons
+from nemo_bt.metrics import pair_sums, with_order
 from nemo_bt.model.balance import BalancedRouter
 from nemo_bt.model.config import RewardConfig
 from nemo_bt.model.load import load_weights
@@ -37,43 +41,77 @@ _NOT_WRITTEN = ("initial_weights", "loss_fn", "adapter_seed")
 
 
 class PairLossReduction(MegatronLossReduction):
-    """Loss of a micro-batch as (sum, pairs, metric sums); Megatron divides the gradient by all pairs of the step.
+    """Loss of a micro-batch as (sum, comparisons, metric sums); Megatron divides the gradient by all of the step.
 
     Args:
-        loss_fn: gives each pair's loss.
+        loss_fn: gives each comparison's loss.
         losses: list that keeps the losses of each stream, [P] each, detached; None keeps none.
+        weights: weight of each attribute in the reward that ranks; none where the model gives one reward.
     """
 
-    def __init__(self, loss_fn: LossFn, losses: list[Tensor] | None = None) -> None:
+    def __init__(
+        self, loss_fn: ComparisonLoss, losses: list[Tensor] | None = None, weights: Sequence[float] = ()
+    ) -> None:
         super().__init__()
+        self.weights = weights
         self.loss_fn = loss_fn
         self.losses = losses
 
     def forward(self, batch: PairStream, reward_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score the pairs of one stream.
+        """Score the comparisons of one stream.
 
         Every context-parallel rank has all rewards: the first counts the pairs, and Megatron adds the gradients up.
 
         Args:
             batch: the stream, which NeMo hands over through `setup`.
-            reward_C: rewards, [C], float32; a continuation may be in several pairs.
+            reward_C: rewards, [C], float32, or [C, A]; a continuation may be in several comparisons.
 
         Returns:
-            Loss sum in nats, number of pairs (int32), and the sums of nemo_bt.metrics, [S, M].
+            Loss sum in nats, number of comparisons (int32), and the sums of nemo_bt.metrics, [S, M].
         """
-        chosen_P, rejected_P = reward_C[batch.pairs_P2].unbind(1)
-        loss_P = self.loss_fn(chosen_P, rejected_P, batch.margin_P, batch.weight_P)
+        given = rewarded(batch, reward_C, self.weights)
+        loss_P = self.loss_fn(given)
         if self.losses is not None:
             self.losses.append(loss_P.detach())
             loss_P = loss_P * torch.where(loss_P.isfinite(), 1.0, math.nan)  # the gradient is NaN too
-        counted = batch.num_pairs if parallel_state.get_context_parallel_rank() == 0 else 0
-        num_pairs = torch.full((), counted, dtype=torch.int, device=loss_P.device)
-        return loss_P.sum(), num_pairs, pair_sums(loss_P, chosen_P, rejected_P, batch.source_P, batch.num_sources)
+        counted = batch.num_comparisons if parallel_state.get_context_parallel_rank() == 0 else 0
+        num_comparisons = torch.full((), counted, dtype=torch.int, device=loss_P.device)
+        sums_SM = pair_sums(loss_P, given.chosen, given.rejected, batch.source_P, batch.num_sources)
+        if not batch.is_plain:
+            sums_SM = with_order(sums_SM, given.reward_PK, given.better, batch.source_P)
+        return loss_P.sum(), num_comparisons, sums_SM
 
     def reduce(self, losses_reduced_per_micro_batch: Sequence[Tensor]) -> Tensor:
         """Give the mean loss over this rank's micro-batches; what is logged comes from the sums instead."""
         sums_M = torch.stack(list(losses_reduced_per_micro_batch)).sum((0, 1))
         return (sums_M[1] / sums_M[0].clamp(min=1)).float()
+
+
+def rewarded(batch: PairStream, reward: Tensor, weights: Sequence[float]) -> Comparisons:
+    """Put the rewards of a stream's continuations to the comparisons that they are in.
+
+    Args:
+        reward: [C], or [C, A] with attributes.
+        weights: weight of each attribute in the reward that ranks.
+    """
+    sides_PK, is_there_PK = batch.sides_PK, None
+    if sides_PK.shape[1] != 2:
+        is_there_PK = sides_PK >= 0
+        sides_PK = sides_PK.clamp(min=0)
+    reward_PKA = None
+    if weights:
+        reward_PKA = reward[sides_PK]
+        reward = combine(reward, weights)
+    reward_PK = reward[sides_PK]
+    if is_there_PK is not None:
+        reward_PK = torch.where(is_there_PK, reward_PK, 0.0)
+    known = (batch.score_PK, batch.margin_P, batch.preference_P, batch.weight_P)
+    return Comparisons(reward_PK, is_there_PK, *known, reward_PKA, batch.attribute_PKA)
+
+
+def combine(reward_CA: Tensor, weights: Sequence[float]) -> Tensor:
+    """Give the weighted sum of attributes, [C]."""
+    return reward_CA @ reward_CA.new_tensor(weights)
 
 
 class RewardModel(llm.GPTModel):
@@ -169,16 +207,20 @@ class RewardModel(llm.GPTModel):
         """Give the next stream, on this rank's device."""
         return next(dataloader_iter).to(torch.device(torch.cuda.current_device()))
 
+    @property
+    def _weights(self) -> list[float]:
+        return list(self.config.architecture.attributes.values())
+
     def forward_step(self, batch: PairStream) -> Tensor:
-        """Give rewards, [C], on the last pipeline stage; hidden states on the others."""
+        """Give rewards, [C] or [C, A], on the last pipeline stage; hidden states on the others."""
         return self.module(batch.tokens_1T, batch.positions_1T, batch.segments_C5)
 
     @property
     def training_loss_reduction(self) -> PairLossReduction:
         """Loss that NeMo calls for each training micro-batch."""
-        return PairLossReduction(self.loss_fn, self.step_losses)
+        return PairLossReduction(self.loss_fn, self.step_losses, self._weights)
 
     @property
     def validation_loss_reduction(self) -> PairLossReduction:
         """Loss that NeMo calls for each validation micro-batch."""
-        return PairLossReduction(self.loss_fn)
+        return PairLossReduction(self.loss_fn, weights=self._weights)

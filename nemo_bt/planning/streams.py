@@ -92,8 +92,8 @@ def drawn_pairs(lengths: LengthSettings, settings: Settings) -> Pairs:
         return PairParts(
             prompt=numbers[:size],
             prefix_tokens=prefix_P,
-            start_P2=numbers.reshape(size, 2),
-            tokens_P2=np.stack([chosen_P, rejected_P], axis=1),
+            start_PK=numbers.reshape(size, 2),
+            tokens_PK=np.stack([chosen_P, rejected_P], axis=1),
         )
 
     return Pairs(parts_of_step, lengths.num_pairs)

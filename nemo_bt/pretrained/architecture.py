@@ -17,7 +17,7 @@ from torch import Tensor
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.families import FAMILIES, Family
 from nemo_bt.pretrained.fused import HeadShape
-from nemo_bt.pretrained.hf_config import HfConfig, complete, norm_epsilon, rope_type
+from nemo_bt.pretrained.hf_config import HfConfig, attribute_weights, complete, norm_epsilon, rope_type
 
 _ROPE_BY_LENGTH = ("longrope", "dynamic")
 _COMPUTES_NO_REWARD = ("hf_config", "completed", "family", "init_std", "rotary_frequencies")
@@ -90,6 +90,16 @@ class Architecture:
     def num_experts(self) -> int:
         """Number of experts, 0 without them."""
         return self.experts.num_experts if self.experts else 0
+
+    @property
+    def attributes(self) -> dict[str, float]:
+        """Attributes that the head's rows give, with their weights in the reward; none where it gives one reward."""
+        return attribute_weights(self.hf_config)
+
+    @property
+    def num_head_rows(self) -> int:
+        """Rows of the reward head."""
+        return len(self.attributes) or 1
 
     @property
     def topk(self) -> int:

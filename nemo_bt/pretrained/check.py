@@ -18,11 +18,11 @@ _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
 """Buffers that old folders have; they follow from the configuration."""
 
 
-def one_label(architecture: Architecture) -> Any:
-    """Give transformers' configuration of an architecture, with one label; it may be changed."""
+def with_labels(architecture: Architecture) -> Any:
+    """Give transformers' configuration of an architecture, with a label for each row of its head; it may be changed."""
     config = deepcopy(architecture.completed)
     config.num_hidden_layers = architecture.num_layers
-    config.num_labels = 1
+    config.num_labels = architecture.num_head_rows
     return config
 
 
@@ -32,7 +32,7 @@ def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     from transformers import AutoModelForSequenceClassification
 
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(one_label(architecture))
+        model = AutoModelForSequenceClassification.from_config(with_labels(architecture))
     return {name: TensorInfo(tuple(tensor.shape), torch.float32) for name, tensor in model.state_dict().items()}
 
 
@@ -46,7 +46,7 @@ def check_hf_tensors(infos: dict[str, TensorInfo], architecture: Architecture, w
     }
     expected = expected_tensors(architecture)
     rows = ours[HF_HEAD].shape[0] if HF_HEAD in ours else 1
-    if rows > 1 and ours[HF_HEAD].shape[1:] == expected[HF_HEAD].shape[1:]:
+    if rows > 1 == architecture.num_head_rows and ours[HF_HEAD].shape[1:] == expected[HF_HEAD].shape[1:]:
         labels = architecture.hf_config.get("id2label")
         names = f" ({', '.join(map(str, labels.values()))})" if isinstance(labels, dict) and len(labels) == rows else ""
         raise UserError(
@@ -84,7 +84,7 @@ def _compare(infos: dict[str, TensorInfo], expected: dict[str, TensorInfo], wher
         raise UserError(f"{where}: {_some(missing)} missing; expected {len(expected)} tensors, found {len(infos)}.")
     if unknown:
         raise UserError(
-            f"{where}: {_some(unknown)} not known to this architecture with one label. Nothing is dropped in silence: "
+            f"{where}: {_some(unknown)} not known to this architecture with one head. Nothing is dropped in silence: "
             "remove what does not belong, or name the architecture that has it in config.json."
         )
     for name, info in infos.items():

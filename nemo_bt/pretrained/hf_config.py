@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from nemo_bt.pretrained.rope_parameters import with_rope_fields
 HfConfig = dict[str, Any]
 """config.json of a Hugging Face folder, as it came, and what its rope_parameters say in the fields of 4.57."""
 
+ATTRIBUTES = "reward_attributes"
+"""Field of this project: the attributes that the head's rows give, each with its weight in the reward."""
 _SIZES = (
     "num_hidden_layers",
     "hidden_size",
@@ -70,6 +73,19 @@ def _with_own_names(config: HfConfig, where: str) -> HfConfig:
         if name in config:
             added[own] = config[name]
     return config | added
+
+
+def attribute_weights(hf_config: HfConfig, where: str = "config.json") -> dict[str, float]:
+    """Read the attributes of a model's head, with their weights in the reward; none where it gives one reward.
+
+    Raises:
+        UserError: the field is something else.
+    """
+    found = hf_config.get(ATTRIBUTES) or {}
+    is_right = isinstance(found, dict) and all(isinstance(w, int | float) and math.isfinite(w) for w in found.values())
+    if not is_right:
+        raise UserError(f"{where}: {ATTRIBUTES}: expected a weight for each attribute, got {found}.")
+    return {str(name): float(weight) for name, weight in found.items()}
 
 
 def given_hf_config(model: ModelSettings) -> HfConfig:

@@ -206,7 +206,7 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     if pretrained.is_reward_model and not has_head:
         raise UserError(f"{name}: a reward model without its head. A new one would be untrained: find the whole model.")
     if not has_head:
-        source = WithNewHead(source, architecture.hidden_size, head_seed)
+        source = WithNewHead(source, architecture.hidden_size, head_seed, architecture.num_head_rows)
     what = "reward model" if has_head else "base model"
     file = ".nemo" if pretrained.nemo_file else "Hugging Face folder"
     kind = f"{what} ({pretrained.hf_config['model_type']}, {file})"

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,10 @@ import numpy as np
 
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.config.device import runs_on_gpu
+from nemo_bt.config.loss import LossSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.data.formats.responses import response_of
-from nemo_bt.data.store.load import load_sets, within_positions
+from nemo_bt.data.store.load import as_the_model, load_sets
 from nemo_bt.data.tokenize.chat_template import load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
@@ -25,7 +26,6 @@ from nemo_bt.observability.events import read_lines
 from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.trackers import build_loggers, log_pictures
-from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.reporting.conversations import Sides, conversations_of
 from nemo_bt.reporting.curves import panels_of
@@ -66,7 +66,8 @@ def judge_run(
     run: ReportRun, pretrained: PretrainedSource, terminal: Terminal
 ) -> tuple[InitialWeights, list[tuple[JudgedSet, list[Sides]]]]:
     """Open the model and give, on every rank, its weights and each validation set with rewards and conversations."""
-    settings = within_positions(run.settings, positions_of(pretrained.hf_config))
+    settings = as_the_model(run.settings, pretrained.hf_config)
+    settings = replace(settings, model=replace(settings.model, loss=LossSettings()))  # a report is about pairs
     initial = open_trained(pretrained)
     terminal.line(initial.description)
     tokenizer = load_tokenizer(str(pretrained.tokenizer), settings.model.tokenizer.pad_token)

@@ -60,7 +60,7 @@ def conversations_of(
 def _decoded(pairs: PairSet, number: int, renderer: Renderer) -> Sides:
     """Decode a pair that came as token ids; nobody knows where its responses start."""
     (group,) = pairs.groups([number])
-    whole = [np.concatenate([group.prefix, group.continuations[place]]) for place in group.pairs[0][:2]]
+    whole = [np.concatenate([group.prefix, group.continuations[place]]) for place in group.comparisons[0].sides]
     chosen, rejected = (Text("", renderer.tokenizer.decode(ids, skip_special_tokens=True)) for ids in whole)
     return chosen, rejected
 

@@ -119,7 +119,7 @@ def pair_rewards(
         found = engine.rewards(streams)
         if is_counted():
             for stream, reward_C in zip(streams, found, strict=True):
-                reward_N2[np.searchsorted(numbers, stream.number_P.numpy())] = reward_C[stream.pairs_P2]
+                reward_N2[np.searchsorted(numbers, stream.number_P.numpy())] = reward_C[stream.sides_PK]
     return np.asarray(engine.sum_of_ranks(reward_N2).double().numpy())
 
 

@@ -1,6 +1,6 @@
 """Conversations -> streams for every rank -> their rewards, in their order.
 
-Shape suffixes: C = continuations of a stream, D = distinct conversations.
+Shape suffixes: C = continuations of a stream, D = distinct conversations, R = the reward and each attribute.
 """
 
 from __future__ import annotations
@@ -137,18 +137,23 @@ def plan(tokens: Tokens, rules: StreamRules) -> Batch:
 
 def compute(batch: Batch, engine: Engine, pad_id: int, multiple_of: int) -> list[float | None]:
     """Give the rewards of a batch's conversations to every rank, which calls it; None where there is no finite one."""
+    return [None if one is None else one[0] for one in compute_all(batch, engine, pad_id, multiple_of)]
+
+
+def compute_all(batch: Batch, engine: Engine, pad_id: int, multiple_of: int) -> list[list[float] | None]:
+    """Give the reward of each conversation, and behind it its attributes, as `compute` does."""
     from megatron.core import parallel_state
 
     from nemo_bt.scoring.engine import is_counted
 
     own = batch.ranks[parallel_state.get_data_parallel_rank()]
     streams = [build_stream([batch.groups[group] for group in stream], pad_id, multiple_of) for stream in own]
-    reward_D = torch.zeros(sum(map(len, batch.members)), dtype=torch.float32)
-    found = engine.rewards(streams)
+    reward_DR = torch.zeros(sum(map(len, batch.members)), 1 + len(engine.attributes), dtype=torch.float32)
+    found = engine.all_rewards(streams)
     if is_counted():
-        for stream, reward_C in zip(own, found, strict=True):
+        for stream, reward_CR in zip(own, found, strict=True):
             places = [place for group in stream for place in batch.members[group]]
-            reward_D[places] = reward_C
-    rewards = engine.sum_of_ranks(reward_D).tolist()
-    values = [value if math.isfinite(value) else None for value in rewards]
+            reward_DR[places] = reward_CR
+    rewards = engine.sum_of_ranks(reward_DR).tolist()
+    values = [of_one if all(map(math.isfinite, of_one)) else None for of_one in rewards]
     return [None if place is None else values[place] for place in batch.place]

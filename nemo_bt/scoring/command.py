@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,6 @@ from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
 
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.config.device import runs_on_gpu
@@ -31,7 +30,8 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.pretrained.trained_head import was_trained_on
-from nemo_bt.scoring.batch import Batch, StreamRules, compute, plan, tokenise
+from nemo_bt.scoring.batch import Batch, StreamRules, compute_all, plan, tokenise
+from nemo_bt.scoring.columns import write_part
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part, open_files, read_parts
@@ -88,11 +88,14 @@ def score(
     request.listen(is_training=True, answer_to=answering(terminal.errors, rank))
     with closing(progress), naming_disk_errors(parts.folder, "Make room, and the same command goes on."):
         for part, batch in _one_ahead(planned):
-            rewards = compute(batch, engine, renderer.pad_id, rules.multiple_of)
+            found = compute_all(batch, engine, renderer.pad_id, rules.multiple_of)
+            rewards = [None if one is None else one[0] for one in found]
             rewards = [one if one is None or not statistics else statistics.normalize(one) for one in rewards]
             _count(part, batch, rewards)
             if rank == 0:
-                _write(parts, number, part, rewards)
+                rows_of = zip(engine.attributes, itertools.count(1), strict=False)
+                attributes = {name: [None if one is None else one[i] for one in found] for name, i in rows_of}
+                write_part(parts, number, part, rewards, attributes)
             number += 1
             progress.show(part, batch)
             stopped_by = engine.largest(request.code())
@@ -193,21 +196,6 @@ def _identity(
         "chat template": renderer.described(),
         "tokenizer": tokenizer,
     }
-
-
-def _write(parts: Parts, number: int, part: Part, rewards: list[Reward]) -> None:
-    values = part.values(rewards)
-    if not parts.is_table:
-        rows = [row | value for row, value in zip(part.rows, values, strict=True)]
-        parts.write_lines(number, rows, part.drop_report)
-        return
-    tables = [pa.ipc.open_stream(chunk.payload).read_all() for _, chunk in part.chunks]
-    table = pa.concat_tables(tables, promote_options="default")
-    reader, _ = part.chunks[0]
-    kind = pa.list_(pa.float64()) if reader.is_list else pa.float64()
-    for name in reader.columns:
-        table = table.append_column(name, pa.array([value[name] for value in values], kind))
-    parts.write_table(number, table, part.drop_report)
 
 
 def _count(part: Part, batch: Batch, rewards: list[Reward]) -> None:

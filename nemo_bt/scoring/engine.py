@@ -11,9 +11,9 @@ from torch import Tensor
 
 from nemo_bt.batching.stream import PairStream
 from nemo_bt.config.job import ParallelSettings
-from nemo_bt.config.model import LossSettings
+from nemo_bt.config.loss import LossSettings
 from nemo_bt.model.config import reward_config
-from nemo_bt.model.reward_model import RewardModel
+from nemo_bt.model.reward_model import RewardModel, combine
 from nemo_bt.pretrained.resolve import InitialWeights
 
 
@@ -49,6 +49,7 @@ class Engine:
             bf16=dtype == torch.bfloat16,
             perform_initialization=False,  # every weight is read
         )
+        self.attributes = initial.pretrained.architecture.attributes
         reward_model = RewardModel(config, LossSettings())
         reward_model.initial_weights = initial
         reward_model._trainer = None
@@ -58,16 +59,28 @@ class Engine:
         self._num_sharing = layout.tensor_model_parallel_size if layout.sequence_parallel else 1
         self.hidden_size: int = config.hidden_size
 
-    @torch.inference_mode()
     def rewards(self, streams: Sequence[PairStream]) -> list[Tensor]:
-        """Give the rewards of each stream's continuations, [C] float32, on the last pipeline stage; else none.
+        """Give the rewards of each stream's continuations, [C] float32, as `all_rewards` does."""
+        return [found_CR[:, 0] for found_CR in self.all_rewards(streams)]
+
+    @torch.inference_mode()
+    def all_rewards(self, streams: Sequence[PairStream]) -> list[Tensor]:
+        """Give the reward and the attributes of each stream's continuations, on the last pipeline stage; else none.
 
         Every rank of a model calls it with the same streams. A stage works on the next stream while the stage behind it
         works on this one.
+
+        Returns:
+            [C, 1 + A] float32 each: the reward, then the attributes that the model has.
         """
         device = torch.device(torch.cuda.current_device())
         found = [self._forward(stream.to(device)) for stream in streams]
-        return [reward_C.cpu() for reward_C in found if reward_C is not None]
+        return [self._combined(reward).cpu() for reward in found if reward is not None]
+
+    def _combined(self, reward: Tensor) -> Tensor:
+        if not self.attributes:
+            return reward[:, None]
+        return torch.cat([combine(reward, list(self.attributes.values()))[:, None], reward], dim=1)
 
     def largest(self, number: int) -> int:
         """Give the largest number of all ranks; every rank calls it."""

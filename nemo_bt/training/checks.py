@@ -14,9 +14,11 @@ from nemo_bt.config.equations import check_data, check_equations, check_validati
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.config.parallelism import divides
 from nemo_bt.errors import UserError
-from nemo_bt.loss import LossFn, loss_function
+from nemo_bt.loss import LossFn
+from nemo_bt.losses.choose import loss_function
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, check_length, padded_vocab
-from nemo_bt.pretrained.hf_config import given_hf_config, scratch_hf_config
+from nemo_bt.pretrained.attributes import with_attributes
+from nemo_bt.pretrained.hf_config import ATTRIBUTES, given_hf_config, scratch_hf_config
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
 from nemo_bt.training.layout_checks import check_layout
 
@@ -49,6 +51,7 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | No
     pretrained = None
     if resume_from or given:
         pretrained = with_positions(find_pretrained(str(resume_from or given)), settings.model.max_position_embeddings)
+        pretrained = with_attributes(pretrained, settings.model.reward_head.weight_of)
     architecture = run_architecture(settings, pretrained, num_tokens=1)
     check_layout(settings, architecture)
     _check_adapters(settings.model, architecture)
@@ -109,11 +112,12 @@ def run_architecture(settings: Settings, pretrained: PretrainedSource | None, nu
     if pretrained:
         check_length(pretrained.architecture, model.encoder_seq_length)
         return pretrained.architecture
+    attributes = {ATTRIBUTES: model.reward_head.weight_of} if model.reward_head.attributes else {}
     if model.hf_config:
         both = [f"model.{name}" for name, value in given.items() if value is not None and name != "hf_config"]
         if both:
             raise UserError(f"{', '.join(both)} and model.hf_config are both set; hf_config has them: remove them.")
-        architecture = architecture_of(given_hf_config(model))
+        architecture = architecture_of(given_hf_config(model) | attributes)
         check_length(architecture, model.encoder_seq_length)
         return architecture
     missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
@@ -124,7 +128,7 @@ def run_architecture(settings: Settings, pretrained: PretrainedSource | None, nu
         )
     if model.kv_channels is None:
         divides(2 * given["num_attention_heads"], "num_attention_heads x 2", given["hidden_size"], "hidden_size")
-    return architecture_of(scratch_hf_config(model, model.vocab_size or padded_vocab(num_tokens)))
+    return architecture_of(scratch_hf_config(model, model.vocab_size or padded_vocab(num_tokens)) | attributes)
 
 
 def check_vocabulary(architecture: Architecture, token_id: int, whose: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from nemo_bt.batching.sampling import num_steps
 from nemo_bt.checkpoint.find import check_same_data, check_same_plan, checkpoint_to_resume
 from nemo_bt.config.model import LoraSettings, Settings
-from nemo_bt.data.store.load import load_sets, within_positions
+from nemo_bt.data.store.load import as_the_model, load_sets
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.text_settings import unlike
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
@@ -17,7 +17,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.adapters import Adapters, check_base, digest, trained_parameters
 from nemo_bt.pretrained.architecture import Architecture
-from nemo_bt.pretrained.hf_config import positions_of
+from nemo_bt.pretrained.attributes import with_attributes
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
 from nemo_bt.training.checks import check_vocabulary, run_architecture
 
@@ -68,6 +68,7 @@ def prepare(
     check_vocabulary(architecture, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
     # A checkpoint of adapters needs its base model.
     weights = pretrained.base if resume_from and pretrained else pretrained
+    weights = weights and with_attributes(weights, architecture.attributes)
     initial = open_weights(weights, settings.trainer.seed) if weights else None
     if initial:
         terminal.line(initial.description)
@@ -78,7 +79,7 @@ def prepare(
     if initial and model.peft.lora:
         terminal.line(trained_parameters(initial.source.infos, model.peft.lora))
     validates = bool(settings.trainer.limit_val_batches)
-    within = within_positions(settings, positions_of(architecture.hf_config))
+    within = as_the_model(settings, architecture.hf_config)
     sets = load_sets(within, tokenizer, validates, terminal, with_train=not only_validates)
     if not only_validates:
         tell_unused_margins(settings, sets["train"], terminal)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
-from nemo_bt.batching.stream import Pair, build_stream
-from nemo_bt.config.model import LossSettings
+from nemo_bt.batching.stream import Comparison, build_stream
+from nemo_bt.config.loss import LossSettings
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from tests.support.hf_models import build
@@ -26,7 +26,9 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, tmp_path: Path
     from nemo_bt.model.reward_model import RewardModel
 
     groups = random_groups(3, shared=True, seed=5)
-    groups[0] = replace(groups[0], pairs=(Pair(1, 0), Pair(1, 2)))  # one in two pairs; elsewhere one in none
+    groups[0] = replace(
+        groups[0], comparisons=(Comparison((1, 0)), Comparison((1, 2)))
+    )  # one in two pairs; elsewhere one in none
     hf = build(shape)
     hf.save_pretrained(tmp_path / "hf")
     pretrained = find_pretrained(str(tmp_path / "hf"))
@@ -36,7 +38,7 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, tmp_path: Path
     model.configure_model()
     stream = build_stream(groups, pad_id=0, multiple_of=64)
     reward_C = model.module.train()(stream.tokens_1T, stream.positions_1T, stream.segments_C5)
-    chosen_P, rejected_P = reward_C[stream.pairs_P2].unbind(1)
+    chosen_P, rejected_P = reward_C[stream.sides_PK].unbind(1)
     (-F.logsigmoid(chosen_P - rejected_P)).sum().backward()
 
     total = torch.zeros(())
@@ -49,7 +51,7 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, tmp_path: Path
             each = [load_balancing_loss_func((layer,), 4, top_k=2) / 2 for layer in out.router_logits]
             assert len(each) == 4
             balances.append(sum(each))
-        for pair in group.pairs:
+        for pair in group.comparisons:
             total = total - F.logsigmoid(rewards[pair.chosen] - rewards[pair.rejected])
             total = total + COEFFICIENT * (balances[pair.chosen] + balances[pair.rejected]) / 2
     total.backward()

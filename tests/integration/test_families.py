@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nemo_bt.batching.stream import build_stream
-from nemo_bt.config.model import LossSettings
+from nemo_bt.config.loss import LossSettings
 from nemo_bt.planning.activations import StreamRows, part_units
 from nemo_bt.pretrained.architecture import architecture_of
 from nemo_bt.pretrained.convert import AsHf

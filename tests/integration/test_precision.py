@@ -13,7 +13,7 @@ import torch
 from nemo_bt.batching.stream import build_stream
 from nemo_bt.config.device import check_device
 from nemo_bt.config.fp8 import check_gpu, fp8_options, row_multiple
-from nemo_bt.config.model import LossSettings
+from nemo_bt.config.loss import LossSettings
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.training.checks import check_settings

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_bt.config.model import LoraSettings, LossSettings
+from nemo_bt.config.loss import LossSettings
+from nemo_bt.config.model import LoraSettings
 from nemo_bt.model.attention.segments import AttentionRule
 from nemo_bt.model.attention.varlen import Sequences, fused_kernel
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights

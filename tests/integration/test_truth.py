@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_bt.batching.stream import Pair, TokenGroup, build_stream
-from nemo_bt.config.model import LossSettings
-from nemo_bt.loss import loss_function
+from nemo_bt.batching.stream import Comparison, TokenGroup, build_stream
+from nemo_bt.config.loss import LossSettings
+from nemo_bt.losses.choose import loss_function
 from nemo_bt.pretrained.architecture import architecture_of
 from tests.support.random_groups import VOCAB, random_groups, sequences
 from tests.support.reference import hf_names, llama, padded_rewards
@@ -72,7 +72,9 @@ def test_loss_and_every_gradient_equal_transformers(
     (loss_sum / num_pairs).backward()
     hf = padded_rewards(reference, sequences(groups))
     by_group = hf.view(-1, num_continuations)
-    gaps = [by_group[i, pair.chosen] - by_group[i, pair.rejected] for i, g in enumerate(groups) for pair in g.pairs]
+    gaps = [
+        by_group[i, pair.sides[0]] - by_group[i, pair.sides[1]] for i, g in enumerate(groups) for pair in g.comparisons
+    ]
     expected_loss = -torch.nn.functional.logsigmoid(torch.stack(gaps)).mean()
     expected_loss.backward()
     assert (loss_sum / num_pairs).item() == pytest.approx(expected_loss.item(), rel=1e-5)
@@ -113,7 +115,7 @@ def test_margins_reach_the_loss_of_their_pair(model: Any) -> None:
     from nemo_bt.model.reward_model import PairLossReduction
 
     groups = random_groups(2, shared=True)
-    groups = [replace(group, pairs=(Pair(0, 1, margin=0.3 * i),)) for i, group in enumerate(groups)]
+    groups = [replace(group, comparisons=(Comparison((0, 1), margin=0.3 * i),)) for i, group in enumerate(groups)]
     reduction = PairLossReduction(loss_function(LossSettings(margin=True)))
     reduction.setup(build_stream(groups, pad_id=0))
     reward = torch.randn(12)

@@ -4,10 +4,15 @@ import random
 
 import numpy as np
 
-from nemo_bt.batching.stream import Pair, TokenGroup
+from nemo_bt.batching.stream import Comparison, TokenGroup
 
 VOCAB = 128
-PAIRS = {1: (), 2: (Pair(0, 1),), 3: (Pair(0, 2),), 4: (Pair(0, 1), Pair(3, 2), Pair(0, 2))}
+PAIRS = {
+    1: (),
+    2: (Comparison((0, 1)),),
+    3: (Comparison((0, 2)),),
+    4: (Comparison((0, 1)), Comparison((3, 2)), Comparison((0, 2))),
+}
 
 
 def random_groups(num_continuations: int, shared: bool, seed: int = 0) -> list[TokenGroup]:

@@ -37,7 +37,7 @@ def main() -> None:
     from megatron.core import parallel_state, tensor_parallel
 
     from nemo_bt.batching.stream import TokenGroup, build_stream
-    from nemo_bt.config.model import LossSettings
+    from nemo_bt.config.loss import LossSettings
     from nemo_bt.model.config import reward_config
     from nemo_bt.model.reward_model import RewardModel
     from nemo_bt.pretrained.resolve import find_pretrained, open_weights

@@ -55,7 +55,7 @@ def open_set(path: str, tokenizer: Any, /, *overrides: str, **source: Any) -> Pa
 def conversations(pairs: PairSet, pair: int) -> list[np.ndarray]:
     """Ids of the chosen and the rejected conversation of a pair, whole."""
     (group,) = pairs.groups([pair])
-    return [np.concatenate([group.prefix, group.continuations[side]]) for side in group.pairs[0][:2]]
+    return [np.concatenate([group.prefix, group.continuations[side]]) for side in group.comparisons[0].sides]
 
 
 def texts(pairs: PairSet, tokenizer: Any) -> list[tuple[str, str]]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from nemo_bt import api
 from nemo_bt.cli.main import run
 from nemo_bt.config.custom import describe, load_object
-from nemo_bt.config.model import CustomFunction, Settings
+from nemo_bt.config.loss import CustomFunction
+from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import StopRequest
 from nemo_bt.observability.events import read_events, telling_failure

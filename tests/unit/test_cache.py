@@ -115,13 +115,15 @@ def test_tokens_and_columns_are_mapped_and_any_program_can_read_them(
     tmp_path: Path, tokenizer: Any, cache: Path
 ) -> None:
     (source,) = open_set(write(tmp_path / "f.jsonl", [GOOD]), tokenizer).sources
-    for values in (source.tokens, *source.columns.values()):
+    for values in (source.tokens, *source.columns.values(), *source.sides.values()):
         assert not values.flags.owndata
         assert not values.flags.writeable
     table = pa.ipc.open_file(str(source.folder / "pairs.arrow")).read_all().to_pylist()
     tokens = pa.ipc.open_file(str(source.folder / "tokens.arrow")).read_all()["token"].to_numpy()
+    sides = pa.ipc.open_file(str(source.folder / "sides.arrow")).read_all().to_pylist()
     (row,) = table
-    start, size = row["rejected_start"], row["rejected_tokens"]
+    assert (row["first_side"], row["num_sides"], len(sides)) == (0, 2, 2)
+    start, size = sides[1]["start"], sides[1]["tokens"]
     assert tokenizer.decode(tokens[start : start + size]).endswith("milk.<|end|>")
     about = json.loads((source.folder / "account.json").read_text())
     assert (about["format"], about["account"]["num_kept"]) == ("messages", 1)

@@ -66,13 +66,13 @@ def test_at_most_so_many_pairs_of_a_prompt() -> None:
 
 
 def test_the_margin_is_what_the_row_says_or_the_difference_of_scores() -> None:
-    assert margin_of(Preference(0, 1, 0, scores=(3, 1))) == 2
-    assert margin_of(Preference(0, 1, 0, margin=0.5, scores=(3, 1))) == 0.5
-    assert margin_of(Preference(0, 1, 0)) == 0
+    assert margin_of(Preference((0, 1), 0, scores=(3, 1))) == 2
+    assert margin_of(Preference((0, 1), 0, margin=0.5, scores=(3, 1))) == 0.5
+    assert margin_of(Preference((0, 1), 0)) == 0
 
 
 def test_a_given_pair_is_left_out_by_its_own_margin_where_it_has_no_scores() -> None:
-    found = PromptGroup([Text("q", "a"), Text("q", "b")], [0, 0], given=[Preference(0, 1, 0, margin=0.5)])
+    found = PromptGroup([Text("q", "a"), Text("q", "b")], [0, 0], given=[Preference((0, 1), 0, margin=0.5)])
     assert pairs_of(found, min_margin=1) == ([], {"margin": 1})
     assert pairs_of(found, min_margin=0.5) == ([(0, 1)], {})
 
@@ -89,7 +89,7 @@ def test_named_pairs_keep_what_is_theirs_when_rows_are_joined(tmp_path: Path, to
         assert pairs.column("weight", range(3)).tolist() == [2, 3, 4]
         assert pairs.column("row", range(3)).tolist() == [0, 1, 2]
         (group,) = pairs.groups(range(3))
-        assert [pair[:2] for pair in group.pairs] == [(0, 1), (0, 2), (1, 2)]
+        assert [pair.sides for pair in group.comparisons] == [(0, 1), (0, 2), (1, 2)]
 
 
 @pytest.mark.parametrize("name", ["hh", "messages", "preference"])

@@ -26,7 +26,7 @@ def test_a_class_that_yields_messages(tmp_path: Path, tokenizer: Any) -> None:
     assert texts(pairs, tokenizer)[2] == tuple(
         f"<|bos|>user: q 2<|end|>assistant: {answer}<|end|>" for answer in ("good", "poor")
     )
-    assert pairs.groups([0])[0].pairs[0].margin == 4
+    assert pairs.groups([0])[0].comparisons[0].margin == 4
     assert pairs.where(1).endswith("row 1")
 
 
@@ -147,7 +147,7 @@ def test_ids_have_to_be_ids_and_keep_to_the_length(tmp_path: Path, tokenizer: An
     limits = ("model.data.max_bad_fraction=1", "model.data.max_drop_fraction=1")
     pairs = open_set(file, tokenizer, short, *limits, **custom(module, "OddIds"))
     assert dropped(pairs) == {"type": 2, "long": 1}
-    assert pairs.groups([0])[0].pairs[0][2:4] == (0.5, 2.0)
+    assert pairs.groups([0])[0].comparisons[0][2:5] == (0.5, 1.0, 2.0)
     with pytest.raises(UserError, match=r"item 3: 7 tokens, expected at most model\.encoder_seq_length=5"):
         open_set(file, tokenizer, short, "model.data.length_policy=error", *limits, **custom(module, "OddIds"))
 

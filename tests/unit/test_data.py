@@ -23,16 +23,16 @@ def sides(chosen: Any, rejected: Any = None) -> dict[str, Any]:
 def test_sizes_and_tokens_agree(dataset: Path, tokenizer: Any) -> None:
     pairs = open_set(str(dataset / "random.parquet"), tokenizer)
     parts = pairs.parts(range(100))
-    assert (parts.prefix_tokens + parts.tokens_P2.sum(1)).tolist() == [
+    assert (parts.prefix_tokens + parts.tokens_PK.sum(1)).tolist() == [
         pairs.groups([i])[0].num_tokens for i in range(100)
     ]
-    assert parts.prefix_tokens.sum() + parts.tokens_P2.sum() == len(pairs.sources[0].tokens)
+    assert parts.prefix_tokens.sum() + parts.tokens_PK.sum() == len(pairs.sources[0].tokens)
 
 
 def test_margins_and_sides_stay_with_their_row(dataset: Path, tokenizer: Any) -> None:
     pairs = open_set(str(dataset / "random.parquet"), tokenizer)
     for i, row in enumerate(pq.read_table(dataset / "random.parquet").to_pylist()):
-        assert pairs.groups([i])[0].pairs[0].margin == pytest.approx(row["margin"])
+        assert pairs.groups([i])[0].comparisons[0].margin == pytest.approx(row["margin"])
         for side, ids in zip(("chosen", "rejected"), conversations(pairs, i), strict=True):
             assert tokenizer.decode(ids).endswith(row[side][1]["content"] + "<|end|>")
         assert pairs.where(i) == f"{dataset / 'random.parquet'} row {i}"

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -86,12 +87,14 @@ def check(found: Encoded, renderer: Renderer) -> None:
     assert (
         drop_report.num_kept == len(found.columns["row"]) == drop_report.num_pairs - sum(drop_report.dropped.values())
     )
-    for side in ("chosen", "rejected"):
-        assert (found.columns[f"{side}_tokens"] >= 1).all()
-        ends = found.columns[f"{side}_start"] + found.columns[f"{side}_tokens"]
-        assert (found.tokens[ends - 1] == renderer.tokenizer.eos_token_id).all()
-        assert (found.columns["prefix_tokens"] + found.columns[f"{side}_tokens"] <= 512).all()
-    assert (found.columns["chosen_hash"] != found.columns["rejected_hash"]).all()
+    sides = found.sides
+    assert (sides["tokens"] >= 1).all()
+    assert (found.tokens[sides["start"] + sides["tokens"] - 1] == renderer.tokenizer.eos_token_id).all()
+    num_sides = found.columns["num_sides"]
+    assert (np.repeat(found.columns["prefix_tokens"], num_sides) + sides["tokens"] <= 512).all()
+    assert found.columns["first_side"].tolist() == (num_sides.cumsum() - num_sides).tolist()
+    for first, count in zip(found.columns["first_side"].tolist(), num_sides.tolist(), strict=True):
+        assert len({*sides["hash"][first : first + count].tolist()}) == count
     assert (found.columns["weight"] >= 0).all()
 
 

@@ -38,7 +38,7 @@ def test_a_row_of_each_format_becomes_the_same_ids(tmp_path: Path, tokenizer: An
         pairs = open_set(write(tmp_path / f"rows{suffix}", ONE_PAIR[name]), tokenizer)
         assert pairs.sources[0].format == name.split()[0]
         assert [ids.tolist() for ids in conversations(pairs, 0)] == expected(tokenizer, name)
-        assert pairs.groups([0])[0].pairs[0].margin == MARGINS.get(name, 0)
+        assert pairs.groups([0])[0].comparisons[0].margin == MARGINS.get(name, 0)
         assert len(pairs.epoch) == 1
 
 
@@ -73,7 +73,7 @@ def test_columns_can_have_other_names_and_be_paths(tmp_path: Path, tokenizer: An
     file = write(tmp_path / "rows.parquet", rows)
     pairs = open_set(file, tokenizer, format="prompt", margin_key="by", weight_key="w", **keys)
     assert [ids.tolist() for ids in conversations(pairs, 0)] == expected(tokenizer, "prompt")
-    assert pairs.groups([0])[0].pairs[0][2:4] == (0.25, 2.0)
+    assert pairs.groups([0])[0].comparisons[0][2:5] == (0.25, 1.0, 2.0)
 
 
 def test_a_system_column_comes_first(tmp_path: Path, tokenizer: Any) -> None:
@@ -133,10 +133,10 @@ def test_responses_of_one_prompt_share_it(tmp_path: Path, tokenizer: Any) -> Non
     rules = {"mode": "all_pairs"}
     pairs = open_set(write(tmp_path / "rows.parquet", rows), tokenizer, pairs=rules)
     (group,) = pairs.groups(range(6))
-    assert (len(group.continuations), len(group.pairs)) == (4, 6)
+    assert (len(group.continuations), len(group.comparisons)) == (4, 6)
     assert tokenizer.decode(group.prefix) == f"<|bos|>user: {USER}<|end|>assistant:"
     assert [tokenizer.decode(c) for c in group.continuations] == [f" {c}<|end|>" for c in ("a b", "c d", "e f", "g h")]
-    assert {(pair.chosen, pair.rejected) for pair in group.pairs} == {(i, j) for i in range(4) for j in range(i + 1, 4)}
+    assert {pair.sides for pair in group.comparisons} == {(i, j) for i in range(4) for j in range(i + 1, 4)}
     stored = sum(len(ids) for ids in (group.prefix, *group.continuations))
     assert len(pairs.sources[0].tokens) == stored
     assert np.unique(pairs.column("prompt", range(6))).tolist() == [0]

@@ -8,9 +8,10 @@ import torch
 
 from nemo_bt.config.equations import check_equations
 from nemo_bt.config.load import load_settings
-from nemo_bt.config.model import CustomFunction, LossSettings
+from nemo_bt.config.loss import CustomFunction, LossSettings
 from nemo_bt.errors import UserError
-from nemo_bt.loss import LossFn, bradley_terry_loss, check_loss_function, loss_function
+from nemo_bt.loss import LossFn, bradley_terry_loss
+from nemo_bt.losses.choose import check_loss_function, loss_function
 
 PLAIN = LossSettings()
 

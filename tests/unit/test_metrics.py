@@ -1,5 +1,7 @@
 """Sums and means against counting by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from nemo_bt.metrics import (
     means,
     means_by_source,
     pair_sums,
+    with_order,
 )
 from tests.support.sums import sums_of
 
@@ -42,6 +45,7 @@ def test_sums_count_right_pairs_and_ties_apart() -> None:
             "reward_rejected": 3.5,
             "margin": 0.0,
             "reward_squares": 4 + 1 + 1 + 1 + 0.25 + 2.25,
+            "ordered": 3,
         }
     )
 
@@ -79,3 +83,21 @@ def test_ties_stay_a_count() -> None:
 def test_a_mean_over_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one pair, got sums over 0"):
         means([0.0] * NUM_SUMS)
+
+
+def test_lists_add_the_share_of_their_ordered_pairs_and_ties_of_the_data_add_nothing() -> None:
+    reward_PK = torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 5.0], [0.0, 0.0, 0.0]])
+    better_PKK = torch.zeros(3, 3, 3, dtype=torch.bool)
+    better_PKK[0, [0, 0, 1], [1, 2, 2]] = True  # 3 > 1, 3 > 2, and 1 before 2
+    better_PKK[1, 0, 1] = True  # equal rewards
+    source_P = torch.tensor([0, 1, 1])
+    sums_SM = pair_sums(torch.ones(3), reward_PK[:, 0], reward_PK[:, 2], source_P, num_sources=2)
+    first, second = with_order(sums_SM, reward_PK, better_PKK, source_P).tolist()
+    names = dict(zip(SUMS, first, strict=False)), dict(zip(SUMS, second, strict=False))
+    assert [(one["accuracy"], one["ties"], one["ordered"]) for one in names] == [
+        (pytest.approx(2 / 3), 0, 1),
+        (0, 1, 1),
+    ]
+    assert [one["pairs"] for one in names] == [1, 2]
+    assert means(second)["accuracy"] == 0.0
+    assert math.isnan(means([*second[: SUMS.index("ordered")], 0.0, *second[len(SUMS) :]])["accuracy"])

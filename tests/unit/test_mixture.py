@@ -86,11 +86,11 @@ def test_a_mixture_has_its_amounts_weights_and_names(tmp_path: Path, tokenizer: 
     assert (sorted(found[:10]), found[10:20], sorted(found[20:])) == ([0] * 5 + [1] * 5, [2] * 10, [0] * 7 + [1] * 3)
     assert train.source_names == ["a", "b", "third"]
     groups = train.groups(train.epoch.pair_E)
-    weights = {(pair.source, pair.weight) for group in groups for pair in group.pairs}
+    weights = {(pair.source, pair.weight) for group in groups for pair in group.comparisons}
     assert weights == {(0, 0.25), (1, 1.0), (2, 1.0)}
     stream = build_stream(groups, pad_id=0, num_sources=3)
     assert np.bincount(stream.source_P).tolist() == [5, 20, 3]
-    assert stream.num_pairs == len(train.epoch) == 28
+    assert stream.num_comparisons == len(train.epoch) == 28
 
 
 def test_pairs_are_numbered_through_the_sources(tmp_path: Path, tokenizer: Any) -> None:
@@ -99,7 +99,7 @@ def test_pairs_are_numbered_through_the_sources(tmp_path: Path, tokenizer: Any) 
         assert text in tokenizer.decode(conversations(train, number)[0])
         assert train.where(number).endswith(f"{text[0]}.jsonl row {text[2]}")
     parts = train.parts([0, 10])
-    assert parts.start_P2[0].tolist() != parts.start_P2[1].tolist()
+    assert parts.start_PK[0].tolist() != parts.start_PK[1].tolist()
     assert len(set(parts.prompt.tolist())) == 2
 
 
@@ -124,7 +124,7 @@ def test_a_step_of_responses_to_one_prompt_holds_it_once(tmp_path: Path, tokeniz
     assert sorted(map(len, groups)) == [3, 3, 3, 3]
     for group, tokens in zip(groups, sizes.tokens.tolist(), strict=True):
         (group,) = train.groups(numbers[group])
-        assert (group.num_tokens, len(group.continuations), len(group.pairs)) == (tokens, 3, 3)
+        assert (group.num_tokens, len(group.continuations), len(group.comparisons)) == (tokens, 3, 3)
 
 
 def test_a_source_that_yields_nothing_is_named(tmp_path: Path, tokenizer: Any) -> None:

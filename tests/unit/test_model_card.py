@@ -8,15 +8,19 @@ import yaml
 from huggingface_hub import ModelCard
 
 from converters.model_card import _adapters, _metadata, _terms, _text
-from nemo_bt.config.model import LossSettings, PeftSettings
+from nemo_bt.config.loss import LossSettings
+from nemo_bt.config.model import PeftSettings
+
+BRADLEY_TERRY = "-log sigmoid(r_chosen - r_rejected)"
 
 
 @pytest.mark.parametrize(
     ("loss", "told"),
     [
-        ({}, ""),
-        ({"margin": True, "label_smoothing": 0.1}, ", with margin=True, label_smoothing=0.1"),
-        ({"custom_fn": {"path": "a.py", "name": "hinge"}}, ", in whose place stood the function hinge"),
+        ({}, BRADLEY_TERRY),
+        ({"margin": True, "label_smoothing": 0.1}, f"{BRADLEY_TERRY}, with margin=True, label_smoothing=0.1"),
+        ({"custom_fn": {"path": "a.py", "name": "hinge"}}, f"{BRADLEY_TERRY}, in whose place stood the function hinge"),
+        ({"kind": "davidson", "tie": 0.5}, "The loss was davidson, with tie=0.5"),
     ],
 )
 def test_only_terms_that_were_on_are_told(loss: dict[str, Any], told: str) -> None:

@@ -27,7 +27,7 @@ def test_drawn_lengths_have_the_quantiles_that_were_given() -> None:
     lengths = settings.plan.lengths
     parts = drawn_pairs(lengths, settings).parts_of_step(0)
     for quantile, tokens in zip(lengths.quantiles, lengths.response_tokens, strict=True):
-        below = (parts.tokens_P2 <= round(tokens)).mean()
+        below = (parts.tokens_PK <= round(tokens)).mean()
         assert below == pytest.approx(quantile, abs=0.02)
 
 
@@ -38,7 +38,7 @@ def test_every_pair_of_a_step_is_in_one_stream_of_one_rank() -> None:
     ranks = streams_of_step(settings, pairs, 3, hidden_size=4096)
     loads = [load for streams in ranks for load in streams]
     assert len(ranks) == 4
-    assert sum(load.num_tokens for load in loads) == parts.prefix_tokens.sum() + parts.tokens_P2.sum()
+    assert sum(load.num_tokens for load in loads) == parts.prefix_tokens.sum() + parts.tokens_PK.sum()
     assert sum(load.rows.continuations for load in loads) == 2 * settings.model.global_batch_size
     assert all(load.rows.tokens % 16 == 0 and load.rows.tokens >= load.num_tokens for load in loads)
 
@@ -119,8 +119,8 @@ def test_a_kernel_keeps_the_prefix_once_for_each_later_continuation() -> None:
     parts = PairParts(
         prompt=np.zeros(4, dtype=np.int64),
         prefix_tokens=np.full(4, 300),
-        start_P2=numbers,
-        tokens_P2=np.full((4, 2), 20),
+        start_PK=numbers,
+        tokens_PK=np.full((4, 2), 20),
     )
     ((stream,),) = streams_of_step(settings, Pairs(lambda _: parts, 4), 0, hidden_size=4096)
     assert stream.num_tokens == 300 + 8 * 20

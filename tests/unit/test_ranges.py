@@ -32,8 +32,8 @@ def test_numbers_of_a_model_have_ranges(bound: str, name: str) -> None:
 
 @pytest.mark.parametrize("kind", [PlanRun, EvaluateRun, LabelRun, ServeRun, SourceSettings])
 def test_every_number_has_a_range(kind: type[Any]) -> None:
-    """But for weights of scores and a threshold of rewards, which may be any; steps have a check of their own."""
-    free = {"score_key", "threshold", "max_steps"}
+    """But for weights of scores and a threshold of rewards, which may be any; some have a check of their own."""
+    free = {"score_key", "threshold", "max_steps", "scale"}
     assert {name for name, field in numbers_of(kind) if range_of(field) == "a number"} <= free
 
 

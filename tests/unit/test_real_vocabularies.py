@@ -52,7 +52,7 @@ def test_a_small_file_is_kept_whole(model: str, tmp_path: Path) -> None:
     pairs = open_set(write(tmp_path / "rows.jsonl", rows), tokenizer, f"model.data.chat_template_date={DAY}")
     assert (dropped(pairs), sum(map(len, pairs.sources))) == ({}, 4)
     (group,) = pairs.groups([0])
-    kept = [[*group.prefix.tolist(), *group.continuations[side].tolist()] for side in group.pairs[0][:2]]
+    kept = [[*group.prefix.tolist(), *group.continuations[side].tolist()] for side in group.comparisons[0].sides]
     assert kept == [true_ids(tokenizer, rows[0][side], BY_NAME[model].adds_bos) for side in ("chosen", "rejected")]
 
 

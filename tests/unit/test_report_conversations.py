@@ -103,7 +103,7 @@ def test_exchanged_streams_have_the_same_pairs_the_other_way_round(dataset: Path
     for stream, swapped in zip(*both, strict=True):
         sides = [_continuations(one) for one in (stream, swapped)]
         assert swapped.number_P.tolist() == stream.number_P.tolist()
-        for (a, b), (c, d) in zip(stream.pairs_P2.tolist(), swapped.pairs_P2.tolist(), strict=True):
+        for (a, b), (c, d) in zip(stream.sides_PK.tolist(), swapped.sides_PK.tolist(), strict=True):
             assert np.array_equal(sides[0][a], sides[1][c])
             assert np.array_equal(sides[0][b], sides[1][d])
             assert (a < b) != (c < d)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nemo_bt.batching.stream import Pair, TokenGroup, build_stream, shared_prefix
+from nemo_bt.batching.stream import Comparison, TokenGroup, build_stream, shared_prefix
 
 
 def ids(*values: int) -> np.ndarray:
@@ -11,10 +11,10 @@ def ids(*values: int) -> np.ndarray:
 
 
 def test_stream_of_a_pair_and_a_ranked_group() -> None:
-    pair = TokenGroup(ids(1, 2), (ids(3, 4), ids(5)), (Pair(1, 0, margin=0.5, weight=2.0, source=1),))
-    ranked = TokenGroup(ids(6), (ids(7), ids(8), ids(9, 10)), (Pair(0, 2), Pair(2, 1)))
+    pair = TokenGroup(ids(1, 2), (ids(3, 4), ids(5)), (Comparison((1, 0), margin=0.5, weight=2.0, source=1),))
+    ranked = TokenGroup(ids(6), (ids(7), ids(8), ids(9, 10)), (Comparison((0, 2)), Comparison((2, 1))))
     stream = build_stream([pair, ranked], pad_id=0)
-    assert stream.pairs_P2.tolist() == [[1, 0], [2, 4], [4, 3]]
+    assert stream.sides_PK.tolist() == [[1, 0], [2, 4], [4, 3]]
     assert stream.tokens_1T.tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]]
     assert stream.positions_1T.tolist() == [[0, 1, 2, 3, 2, 0, 1, 1, 1, 2]]
     assert stream.segments_C5.tolist() == [
@@ -23,7 +23,7 @@ def test_stream_of_a_pair_and_a_ranked_group() -> None:
     assert stream.margin_P.tolist() == [0.5, 0.0, 0.0]
     assert stream.weight_P.tolist() == [2.0, 1.0, 1.0]
     assert stream.source_P.tolist() == [1, 0, 0]
-    assert (stream.num_pairs, stream.num_real_tokens, pair.num_tokens) == (3, 10, 5)
+    assert (stream.num_comparisons, stream.num_real_tokens, pair.num_tokens) == (3, 10, 5)
 
 
 def test_empty_prefix_is_plain_packing() -> None:
@@ -42,7 +42,7 @@ def test_length_is_rounded_up_with_filling_that_belongs_to_nothing() -> None:
 def test_a_rank_without_pairs_gets_a_stream_worth_nothing() -> None:
     stream = build_stream([], pad_id=9, multiple_of=2)
     assert stream.tokens_1T.tolist() == [[9, 9]]
-    assert (stream.num_pairs, len(stream.segments_C5), stream.num_real_tokens) == (0, 0, 0)
+    assert (stream.num_comparisons, len(stream.segments_C5), stream.num_real_tokens) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def columns_of(names: Iterable[str], keys: RowSettings) -> list[str] | None:
 
 def _read(form: Format, keys: RowSettings) -> set[str]:
     """Name the columns that are read from the rows of a format."""
-    own = [keys.margin_key, keys.weight_key, *score_columns(keys)] if form.is_preference else []
+    own = [keys.margin_key, keys.weight_key, keys.preference_key, *score_columns(keys)] if form.is_preference else []
     shapes = [form, form.others] if form.others else [form]
     columns = [keys.named(column) for shape in shapes for column in shape.columns]
     return {name for name in (*columns, *own, keys.tools_key) if name}

@@ -13,7 +13,14 @@ from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.format import Format, Row, Verdict
 from nemo_bt.data.formats.prompts import Prompt, answered, in_context, prompt_at
 from nemo_bt.data.formats.responses import Chat, Preference, PromptGroup, Side, Text
-from nemo_bt.data.formats.scores import given_scores, not_negative, score_columns, score_of
+from nemo_bt.data.formats.scores import (
+    attributes_of,
+    given_scores,
+    not_negative,
+    preference_of,
+    score_columns,
+    score_of,
+)
 from nemo_bt.data.formats.turns import as_conversation, as_messages, text_side, turns_in, whole_text
 from nemo_bt.data.formats.values import has_value, list_at, number_at, value_at
 from nemo_bt.data.read.drop_report import RowError
@@ -37,15 +44,22 @@ def parse(row: Row, number: int, form: Format, keys: RowSettings, chat: bool) ->
     if form.conversation:
         side = in_context(whole(value_at(row, form.conversation), form.conversation, chat), prompt_at(row, form, keys))
         scores = [float(-(number % form.lines))] if form.lines > 1 else []
-        return PromptGroup([side], [number], scores, [0.0], [1.0])
+        return PromptGroup([side], [number], scores, margins=[0.0], weights=[1.0])
     sides = responses(row, form, keys, chat)
     if form.in_order:
         return pairs_of(row, number, keys, sides[:1], sides[1:])
     if not form.has_scores:
         return PromptGroup(sides, [number] * len(sides))
-    scores = _scores(row, form, keys, len(sides))
+    holders = _holders(row, form, keys, len(sides))
     margins = [not_negative(row, keys.margin_key)] * len(sides)
-    return PromptGroup(sides, [number] * len(sides), scores, margins, [weight_of(row, keys)] * len(sides))
+    return PromptGroup(
+        sides,
+        [number] * len(sides),
+        scores=[score_of(holder, keys) for holder in holders],
+        attributes=[attributes_of(holder, keys) for holder in holders],
+        margins=margins,
+        weights=[weight_of(row, keys)] * len(sides),
+    )
 
 
 def whole(value: Any, key: str, chat: bool) -> Side:
@@ -143,8 +157,9 @@ def pairs_of(
     """Make a pair of every chosen side with every rejected one; `scores` are those of chosen and rejected."""
     margin = not_negative(row, keys.margin_key)
     weight = weight_of(row, keys)
+    preference = preference_of(row, keys)
     given = [
-        Preference(i, len(chosen) + j, number, margin, weight, scores)
+        Preference((i, len(chosen) + j), number, margin, weight, scores, preference)
         for i in range(len(chosen))
         for j in range(len(rejected))
     ]
@@ -176,22 +191,22 @@ def _first_is_better(row: Row, verdict: Verdict, keys: RowSettings) -> bool | No
     raise RowError("type", f"'{column}' is {value!r}, expected {expected}")
 
 
-def _scores(row: Row, form: Format, keys: RowSettings, num_responses: int) -> list[float]:
-    """Give a score for each response: from the row itself, from the entries of its list, or from lists beside it."""
+def _holders(row: Row, form: Format, keys: RowSettings, num_responses: int) -> list[Row]:
+    """Give what has the scores of each response: the row itself, an entry of its list, or its part of lists beside."""
     if not form.answers:
-        return [score_of(row, keys)]
+        return [row]
     entries = list_at(row, keys.named(form.answers))
     if entries and all(isinstance(entry, dict) and "role" not in entry for entry in entries):
-        return [score_of(entry, keys) for entry in entries]
+        return entries
     holders: list[Row] = [{} for _ in range(num_responses)]
-    for name in score_columns(keys):
+    for name in (*score_columns(keys), *keys.attribute_keys.values()):
         values = row.get(name)
         if isinstance(values, list):
             if len(values) != num_responses:
                 raise RowError("type", f"'{name}' has {len(values)} values for {num_responses} completions")
             for holder, value in zip(holders, values, strict=True):
                 holder[name] = value
-    return [score_of(holder, keys) for holder in holders]
+    return holders
 
 
 def weight_of(row: Row, keys: RowSettings) -> float:

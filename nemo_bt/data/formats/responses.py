@@ -35,28 +35,33 @@ Side: TypeAlias = Text | Chat
 
 
 class Preference(NamedTuple):
-    """A pair of sides, by their positions.
+    """Sides that the loss sees together, by their positions in `PromptGroup.sides`: a pair, or a list.
 
     Args:
-        chosen: position in `PromptGroup.sides`.
-        rejected: position in `PromptGroup.sides`.
+        sides: of a pair the chosen and the rejected one, of a list the best first.
         row: number in the file.
         margin: strength; None where nothing is known about it.
         weight: factor on the loss.
-        scores: those of chosen and rejected, where they have any.
+        scores: those of the sides, where they have any.
+        preference: probability that the first of a pair is better.
     """
 
-    chosen: int
-    rejected: int
+    sides: tuple[int, ...]
     row: int
     margin: float | None = None
     weight: float = 1.0
-    scores: tuple[float, float] | None = None
+    scores: tuple[float, ...] | None = None
+    preference: float = 1.0
 
     @property
-    def sides(self) -> tuple[int, int]:
-        """Positions of chosen and rejected."""
-        return self.chosen, self.rejected
+    def chosen(self) -> int:
+        """Position of the first side."""
+        return self.sides[0]
+
+    @property
+    def rejected(self) -> int:
+        """Position of the last side."""
+        return self.sides[-1]
 
 
 @dataclass
@@ -70,6 +75,7 @@ class PromptGroup:
         margins: strength of a preference for each, where the row has one.
         weights: factor on the loss of pairs in which each is chosen.
         given: pairs that the rows name; None leaves it to `model.data.pairs`.
+        attributes: values of the attributes of each, NaN where one is not known; empty where none are read.
         compares_whole: whether conversations are compared whose earlier answers may differ too, as in an arena.
     """
 
@@ -79,6 +85,7 @@ class PromptGroup:
     margins: list[float | None] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
     given: list[Preference] | None = None
+    attributes: list[tuple[float, ...]] = field(default_factory=list)
     compares_whole: bool = False
 
     def same_prompt(self, other: PromptGroup) -> bool:
@@ -92,7 +99,7 @@ class PromptGroup:
     def add(self, other: PromptGroup) -> None:
         """Take in the responses of a further row with the same prompt; a named one that is there already stays one."""
         if self.given is None or other.given is None:
-            for name in ("sides", "rows", "scores", "margins", "weights"):
+            for name in ("sides", "rows", "scores", "attributes", "margins", "weights"):
                 getattr(self, name).extend(getattr(other, name))
             return
         place = []
@@ -101,7 +108,7 @@ class PromptGroup:
                 self.sides.append(side)
                 self.rows.append(row)
             place.append(self.sides.index(side))
-        self.given += [pair._replace(chosen=place[pair.chosen], rejected=place[pair.rejected]) for pair in other.given]
+        self.given += [pair._replace(sides=tuple(place[side] for side in pair.sides)) for pair in other.given]
 
 
 def response_of(side: Side) -> str:

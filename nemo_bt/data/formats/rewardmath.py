@@ -22,9 +22,9 @@ def rewardmath(row: Row, number: int, keys: RowSettings, chat: bool) -> PromptGr
     Source: Kim et al. 2024 (arXiv 2410.01729); src/prompts.py of kimsh0507/RewardMATH_official, for classifiers.
     """
     kind = value_at(row, "solution_type")
-    if kind not in SCORES:
+    if not isinstance(kind, str) or kind not in SCORES:
         raise RowError("type", f"'solution_type' is {kind!r}, expected {' or '.join(SCORES)}")
     solution = "\n".join(as_text(step, "eval_solution") for step in list_at(row, "eval_solution"))
     side = answered(prompt_at(row, _PROMPT, keys), solution, chat, keys)
     margin = not_negative(row, keys.margin_key) or 0.0  # the scores are names, and their difference says nothing
-    return PromptGroup([side], [number], [SCORES[kind]], [margin], [weight_of(row, keys)])
+    return PromptGroup([side], [number], [SCORES[kind]], margins=[margin], weights=[weight_of(row, keys)])

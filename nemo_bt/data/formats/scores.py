@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nemo_bt.config.data import RowSettings
@@ -11,13 +12,14 @@ from nemo_bt.errors import UserError
 
 
 def score_columns(keys: RowSettings) -> list[str]:
-    """List the names under which scores and ranks are looked for."""
+    """List the names under which scores, ranks and attributes are looked for."""
     names = [keys.score_key] if isinstance(keys.score_key, str) else list(keys.score_key)
-    return [name for key in (*names, keys.rank_key) for name in (key, f"{key}s")]
+    scores = [name for key in (*names, keys.rank_key) for name in (key, f"{key}s")]
+    return [*scores, *(key.split(".")[0] for key in keys.attribute_keys.values())]
 
 
 def score_of(holder: dict[str, Any], keys: RowSettings) -> float:
-    """Give a score, the weighted mean of several, or minus a rank: higher is better."""
+    """Give a score, the weighted mean of several, the mean of the attributes, or minus a rank: higher is better."""
     if isinstance(keys.score_key, dict):
         total = sum(weight * number_at(holder, key) for key, weight in keys.score_key.items())
         return total / sum(abs(weight) for weight in keys.score_key.values())
@@ -29,7 +31,25 @@ def score_of(holder: dict[str, Any], keys: RowSettings) -> float:
     for name in (keys.score_key, f"{keys.score_key}s"):
         if has_value(holder, name):
             return number_at(holder, name)
+    if keys.attribute_keys and not has_value(holder, keys.rank_key):
+        known = [value for value in attributes_of(holder, keys) if not math.isnan(value)]
+        return sum(known) / len(known) if known else math.nan
     return -number_at(holder, keys.rank_key if has_value(holder, keys.rank_key) else f"{keys.rank_key}s")
+
+
+def attributes_of(holder: dict[str, Any], keys: RowSettings) -> tuple[float, ...]:
+    """Give the value of each attribute; NaN where it is not there."""
+    return tuple(number_at(holder, key) if has_value(holder, key) else math.nan for key in keys.attribute_keys.values())
+
+
+def preference_of(row: dict[str, Any], keys: RowSettings) -> float:
+    """Read the probability that the chosen one is better; 1 where no column is named."""
+    if keys.preference_key is None:
+        return 1.0
+    number = number_at(row, keys.preference_key)
+    if not 0 <= number <= 1:
+        raise RowError("type", f"'{keys.preference_key}' is {number:g}, expected a probability, 0 to 1")
+    return number
 
 
 def given_scores(row: dict[str, Any], keys: RowSettings) -> tuple[float, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import Any, TypeAlias
@@ -17,17 +18,23 @@ Finding: TypeAlias = tuple[str, str]
 
 
 def wrong_text(group: PromptGroup, pair: Preference) -> Finding | None:
-    """Find what is wrong with a pair as read: an empty response, prompts that differ, the same response twice."""
+    """Find what is wrong with a pair or list as read: an empty response, prompts that differ, a response twice."""
     sides = [group.sides[side] for side in pair.sides]
-    for side, name in zip(sides, ("chosen", "rejected"), strict=True):
+    for number, side in enumerate(sides):
         if not response_of(side).strip():
-            return "empty", name
+            return "empty", side_name(number, len(sides))
     prompts = [_asked(prompt_of(side), group.compares_whole) for side in sides]
-    if prompts[0] != prompts[1]:
-        return "prompts", " and ".join(_end_of(prompt) for prompt in prompts)
-    if response_of(sides[0]) == response_of(sides[1]) and prompt_of(sides[0]) == prompt_of(sides[1]):
-        return "identical", ""
-    return None
+    other = next((prompt for prompt in prompts if prompt != prompts[0]), None)
+    if other is not None:
+        return "prompts", " and ".join(_end_of(prompt) for prompt in (prompts[0], other))
+    said = [(response_of(side), prompt_of(side)) for side in sides]
+    is_twice = any(one == another for one, another in itertools.combinations(said, 2))
+    return ("identical", "") if is_twice else None
+
+
+def side_name(number: int, num_sides: int) -> str:
+    """Name a side of a pair, chosen or rejected, or of a list: `response 3 of 4`."""
+    return ("chosen", "rejected")[number] if num_sides == 2 else f"response {number + 1} of {num_sides}"
 
 
 def _asked(prompt: str | Chat, compares_whole: bool) -> str | Chat:
@@ -90,22 +97,22 @@ def _names(functions: Any) -> list[str]:
 
 
 def wrong_tokens(renderer: Renderer, ids: list[Ids], is_ended: list[bool], start: str = "") -> Finding | None:
-    """Find what is wrong with a pair's token ids: BOS missing or doubled, ends that differ, the scored token a pad.
+    """Find what is wrong with the ids of a pair or list: BOS missing or doubled, ends that differ, a pad scored.
 
     Args:
         renderer: has made them.
-        ids: chosen and rejected; the same ids twice are wrong too.
+        ids: those of each side; the same ids twice are wrong too.
         is_ended: whether each ends in a special token, white space aside. Where a template writes no end, responses
             end as they do.
         start: what they begin with, for the message.
     """
-    chosen, rejected = ids
     if any(len(side) == 0 or renderer.wrong_bos(side) for side in ids):
         return "bos", f"{start[:60]!r}"
-    if chosen[-1] != rejected[-1] and any(is_ended):
-        return "terminal", f"{chosen[-1]} and {rejected[-1]}"
-    if renderer.pad_id in (chosen[-1], rejected[-1]):
+    ends = list(dict.fromkeys(int(side[-1]) for side in ids))
+    if len(ends) > 1 and any(is_ended):
+        return "terminal", " and ".join(map(str, ends[:2]))
+    if renderer.pad_id in ends:
         return "pad", f"id {renderer.pad_id}"
-    if np.array_equal(chosen, rejected):
+    if any(np.array_equal(one, another) for one, another in itertools.combinations(ids, 2)):
         return "identical", "the same token ids"
     return None

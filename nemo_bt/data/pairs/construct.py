@@ -1,4 +1,4 @@
-"""Scored responses to one prompt -> pairs, by the rules of model.data.pairs. What a rule leaves out is counted."""
+"""Scored responses to one prompt -> pairs, by the rules of model.data.pairs, or a list. What is left out is counted."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def make_pairs(group: PromptGroup, rules: PairRules) -> tuple[list[Preference], 
 
     Candidates are the pairs that the rows name; else, with the best response b and K in all:
     best_vs_worst gives (b, worst), best_vs_random (b, one of the K - 1 others), all_pairs every two of the K.
-    A candidate is left out when its responses are the same, its scores are equal, their difference (or the row's own
-    margin, where there are no scores) is below `min_margin` or their ratio below `min_ratio`; of the rest at most
-    `max_pairs_per_prompt` stay, drawn at random.
+    A candidate is left out when its responses are the same, its scores are equal (unless ties are kept), their
+    difference (or the row's own margin, where there are no scores) is below `min_margin` or their ratio below
+    `min_ratio`; of the rest at most `max_pairs_per_prompt` stay, drawn at random.
 
     Args:
         group: has K responses with scores, or with pairs that are given.
@@ -34,7 +34,9 @@ def make_pairs(group: PromptGroup, rules: PairRules) -> tuple[list[Preference], 
     pairs = []
     for pair in candidates:
         reason = _left_out(group, pair, rules)
-        if reason:
+        if reason == "tie" and rules.keep_ties:
+            pairs.append(pair._replace(preference=0.5))
+        elif reason:
             dropped[reason] += 1
         else:
             pairs.append(pair)
@@ -65,7 +67,8 @@ def _candidates(group: PromptGroup, rules: PairRules) -> list[Preference]:
 
 def _scored(group: PromptGroup, chosen: int, rejected: int) -> Preference:
     scores = group.scores[chosen], group.scores[rejected]
-    return Preference(chosen, rejected, group.rows[chosen], group.margins[chosen], group.weights[chosen], scores)
+    sides = (chosen, rejected)
+    return Preference(sides, group.rows[chosen], group.margins[chosen], group.weights[chosen], scores)
 
 
 def _left_out(group: PromptGroup, pair: Preference, rules: PairRules) -> str:
@@ -83,8 +86,37 @@ def _left_out(group: PromptGroup, pair: Preference, rules: PairRules) -> str:
     return ""
 
 
+def make_lists(group: PromptGroup, least: int) -> tuple[list[Preference], Counter[str]]:
+    """Make one list of all responses of a prompt, the best first; pairs that the rows name stay pairs.
+
+    Args:
+        group: has K responses with scores, or with pairs that are given.
+        least: fewest responses of a list: 2 where they are compared, 1 where each has a value of its own.
+
+    Returns:
+        The list, or none, and how many responses were left out as the same, as single or as all tied. Scores 1, 3, 3
+        give one list of 3 with a tie in it.
+    """
+    if group.given is not None:
+        return group.given, Counter()
+    order = sorted(range(len(group.sides)), key=lambda i: -group.scores[i])
+    by_response: dict[str, int] = {}
+    for i in order:
+        by_response.setdefault(response_of(group.sides[i]), i)
+    different = list(by_response.values())
+    dropped = Counter({"same": len(order) - len(different)})
+    scores = tuple(group.scores[i] for i in different)
+    if len(different) < least:
+        return [], dropped + Counter(single=1)
+    if least > 1 and len(set(scores)) == 1:
+        return [], dropped + Counter(tie=1)
+    best = different[0]
+    found = Preference(tuple(different), group.rows[best], group.margins[best], group.weights[best], scores)
+    return [found], dropped
+
+
 def margin_of(pair: Preference) -> float:
     """Give the strength of a preference: what the row says, else the difference of scores, else 0."""
     if pair.margin is not None:
         return pair.margin
-    return pair.scores[0] - pair.scores[1] if pair.scores else 0.0
+    return pair.scores[0] - pair.scores[-1] if pair.scores else 0.0

@@ -97,6 +97,7 @@ class DropReport:
         examples: the first three of each reason in BAD and LENGTH, with file and row.
         unread: columns that the format does not read.
         limit: what pairs that are too long are longer than.
+        unit: what is counted: pairs, lists, or prompts where each answer has a value of its own.
     """
 
     num_rows: int = 0
@@ -107,6 +108,7 @@ class DropReport:
     examples: dict[str, list[str]] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     limit: str = "model.encoder_seq_length"
+    unit: str = "pairs"
 
     @property
     def num_pairs(self) -> int:
@@ -143,7 +145,7 @@ class DropReport:
         reasons = "".join(f"; dropped {count:,} {reason}" for reason, count in self.counted())
         cut = f"; cut {self.num_truncated:,} prompts from the left" if self.num_truncated else ""
         unread = f"; not read: {', '.join(self.unread)}" if self.unread else ""
-        return f"{name}: {self.num_kept:,} of {self.num_pairs:,} pairs{reasons}{cut}{unread}"
+        return f"{name}: {self.num_kept:,} of {self.num_pairs:,} {self.unit}{reasons}{cut}{unread}"
 
     def counted(self) -> list[tuple[str, int]]:
         """List every reason that occurred, in words, with its count."""

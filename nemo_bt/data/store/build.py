@@ -24,7 +24,7 @@ from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import column_types, read_chunks, sample_rows
 from nemo_bt.data.store.encode import encode, encode_ids
-from nemo_bt.data.store.records import COLUMNS, Encoded
+from nemo_bt.data.store.records import COLUMNS, Encoded, side_columns
 from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.data.store.workers import WorkerEnded, Workers
 from nemo_bt.errors import UserError
@@ -33,6 +33,7 @@ from nemo_bt.observability.terminal import Terminal
 
 TOKENS = "tokens.arrow"
 PAIRS = "pairs.arrow"
+RESPONSES = "sides.arrow"
 ACCOUNT = "account.json"
 _SMALL_CHUNKS = 4
 _MB = 1_000_000
@@ -47,7 +48,8 @@ def build(
     """Write the cache of one source into an empty folder.
 
     Args:
-        folder: exists; gets tokens.arrow (one column of ids), pairs.arrow (COLUMNS) and account.json.
+        folder: exists; gets tokens.arrow (one column of ids), pairs.arrow (COLUMNS), sides.arrow (SIDES and attributes)
+            and account.json.
         spec: has the format that the source asks for, `auto` included.
         terminal: gets a bar of bytes read.
         facts: what the cache is made from, for account.json.
@@ -56,9 +58,9 @@ def build(
         UserError: a file cannot be read as it is named, formats differ, or a worker was ended.
     """
     spec, chunks, unread = chunks_of(files, spec)
-    drop_report = DropReport(unread=unread)
+    drop_report = DropReport(unread=unread, unit="prompts" if spec.takes == "answers" else spec.takes)
     num_bytes = sum(file.num_bytes for file in files)
-    writer = _Writer(folder)
+    writer = _Writer(folder, len(spec.attributes))
     try:
         for done_bytes, encoded in _encoded(chunks, spec, num_workers):
             if not drop_report.num_rows:  # the bar has a thread: it starts when all workers are forked
@@ -170,13 +172,16 @@ class _Writer:
     One batch is one run of memory when it is mapped: any pair is a slice of it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, num_attributes: int) -> None:
         self.folder = folder
+        self.sides = side_columns(num_attributes)
         self.num_tokens = 0
         self.num_prompts = 0
         self.num_pairs = 0
+        self.num_sides = 0
         self.largest_id = 0
-        self._raw: dict[str, BinaryIO] = {name: self._path(name).open("wb") for name in ("token", *COLUMNS)}
+        names = ("token", *COLUMNS, *self.sides)
+        self._raw: dict[str, BinaryIO] = {name: self._path(name).open("wb") for name in names}
 
     def write(self, encoded: Encoded) -> None:
         """Append a chunk.
@@ -188,14 +193,16 @@ class _Writer:
             self._append(encoded)
 
     def _append(self, encoded: Encoded) -> None:
-        shifts = {name: self.num_tokens for name in COLUMNS if name.endswith("_start")} | {"prompt": self.num_prompts}
+        shifts = {"prefix_start": self.num_tokens, "start": self.num_tokens}
+        shifts |= {"prompt": self.num_prompts, "first_side": self.num_sides}
         self._raw["token"].write(encoded.tokens.astype(np.int32).tobytes())
-        for name, values in encoded.columns.items():
+        for name, values in (encoded.columns | encoded.sides).items():
             self._raw[name].write((values + values.dtype.type(shifts[name]) if name in shifts else values).tobytes())
         self.largest_id = max(self.largest_id, int(encoded.tokens.max(initial=0)))
         self.num_tokens += len(encoded.tokens)
         self.num_prompts += encoded.num_prompts
         self.num_pairs += len(encoded.columns["row"])
+        self.num_sides += len(encoded.sides["start"])
 
     def close(self) -> None:
         """Write the Arrow files, to the disk itself."""
@@ -204,6 +211,7 @@ class _Writer:
                 raw.close()
             self._arrow(TOKENS, {"token": np.int32})
             self._arrow(PAIRS, COLUMNS)
+            self._arrow(RESPONSES, self.sides)
 
     def describe(self, plain: dict[str, Any]) -> None:
         """Write account.json, to the disk itself."""

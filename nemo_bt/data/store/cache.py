@@ -26,13 +26,13 @@ from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.custom import digest_of_class
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile, digest_of, find_files
-from nemo_bt.data.store.build import ACCOUNT, PAIRS, TOKENS, build, writing_to
+from nemo_bt.data.store.build import ACCOUNT, PAIRS, RESPONSES, TOKENS, build, writing_to
 from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.errors import UserError
 from nemo_bt.files import new_folder, unfinished_folder
 from nemo_bt.observability.terminal import Terminal
 
-_LAYOUT = 5
+_LAYOUT = 6
 """Version of the cache's files and of what rows become; raised whenever either changes."""
 _PATIENCE_S = 10.0
 
@@ -44,6 +44,7 @@ class CachedSource:
     Args:
         tokens: every prompt with its responses, end to end, memory-mapped, [T], int32.
         columns: nemo_bt.data.store.records.COLUMNS, memory-mapped, [N] each.
+        sides: nemo_bt.data.store.records.SIDES, and attributes, memory-mapped.
         files: names of its files, which the column `file` counts.
         made_from: everything that its tokens depend on.
         weight: factor on the loss of its pairs.
@@ -53,6 +54,7 @@ class CachedSource:
     folder: Path
     tokens: Ids
     columns: dict[str, Any]
+    sides: dict[str, Any]
     drop_report: DropReport
     files: list[str]
     format: str
@@ -121,6 +123,8 @@ def _facts(spec: EncodingSpec, files: list[DataFile], tokenizer_digest: str, fol
         "rendering": spec.renderer.described(),
         "max_length": spec.limit.tokens,
         "length_policy": spec.length_policy,
+        "takes": spec.takes,
+        "attributes": list(spec.attributes),
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
     }
 
@@ -172,6 +176,7 @@ def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSour
         about = json.loads((folder / ACCOUNT).read_text())
         tokens = _mapped(folder / TOKENS)["token"]
         columns = _mapped(folder / PAIRS)
+        sides = _mapped(folder / RESPONSES)
     except (OSError, ValueError, pa.ArrowException):
         return None
     drop_report = DropReport.from_json(about["account"] | {"limit": spec.limit.words})
@@ -184,6 +189,7 @@ def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSour
         folder=folder,
         tokens=tokens,
         columns=columns,
+        sides=sides,
         drop_report=drop_report,
         files=names,
         format=about["format"],

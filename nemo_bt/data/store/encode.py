@@ -11,11 +11,11 @@ from nemo_bt.data.formats.line_pairs import has_lost_track
 from nemo_bt.data.formats.responses import Preference, PromptGroup, Text, response_of
 from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.pairs.checks import Finding, lost_part, stray_bos, wrong_text, wrong_tokens
-from nemo_bt.data.pairs.construct import make_pairs, margin_of
+from nemo_bt.data.pairs.construct import make_lists, make_pairs, margin_of
 from nemo_bt.data.pairs.truncate import cut_prompt
 from nemo_bt.data.read.chunk import Chunk
 from nemo_bt.data.read.drop_report import DropReport, RowError
-from nemo_bt.data.store.records import Encoded, Layout, PairFacts
+from nemo_bt.data.store.records import Encoded, Facts, Layout
 from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.data.tokenize.chat_template import Renderer
 from nemo_bt.errors import UserError
@@ -50,7 +50,7 @@ def encode(chunk: Chunk, file_number: int, spec: EncodingSpec) -> Encoded:
             that was empty so far holds a part of the conversation which the format does not read.
     """
     drop_report = DropReport(num_rows=chunk.num_rows)
-    layout = Layout(file_number)
+    layout = Layout(file_number, len(spec.attributes))
     for group, pairs, sequences in usable_pairs(chunk, spec, drop_report):
         layout.add([_facts(group, pair) for pair in pairs], sequences)
     return layout.encoded(drop_report)
@@ -96,7 +96,7 @@ def encode_ids(chunk: Chunk, file_number: int, spec: EncodingSpec) -> Encoded:
     """Check pairs that a class of one's own has tokenised: rows are (chosen ids, rejected ids)."""
     drop_report = DropReport(num_rows=chunk.num_rows)
     renderer = spec.renderer
-    layout = Layout(file_number)
+    layout = Layout(file_number, len(spec.attributes))
     for number, row in enumerate(chunk.rows(), start=chunk.first_row):
         where = f"{chunk.file} item {number}"
         if isinstance(row, RowError):
@@ -112,14 +112,24 @@ def encode_ids(chunk: Chunk, file_number: int, spec: EncodingSpec) -> Encoded:
         if finding:
             drop_report.drop(finding[0], where, finding[1])
         else:
-            facts = PairFacts(0, 1, row["margin"], row["weight"], number, len(ids[0]) > len(ids[1]))
+            is_longer = len(ids[0]) > len(ids[1])
+            facts = Facts((0, 1), number, is_longer, margin=row["margin"], weight=row["weight"])
             layout.add([facts], dict(enumerate(ids)))
     return layout.encoded(drop_report)
 
 
-def _facts(group: PromptGroup, pair: Preference) -> PairFacts:
-    better, worse = (len(response_of(group.sides[side])) for side in pair.sides)
-    return PairFacts(*pair.sides, margin_of(pair), pair.weight, pair.row, better > worse)
+def _facts(group: PromptGroup, pair: Preference) -> Facts:
+    first, last = (len(response_of(group.sides[side])) for side in (pair.chosen, pair.rejected))
+    return Facts(
+        sides=pair.sides,
+        row=pair.row,
+        is_longer=first > last,
+        margin=margin_of(pair),
+        preference=pair.preference,
+        weight=pair.weight,
+        scores=pair.scores or (),
+        attributes=tuple(group.attributes[side] for side in pair.sides) if group.attributes else (),
+    )
 
 
 def _parse(chunk: Chunk, spec: EncodingSpec, drop_report: DropReport) -> list[PromptGroup]:
@@ -156,7 +166,10 @@ def _construct(group: PromptGroup, file: str, spec: EncodingSpec, drop_report: D
     if FORMATS[spec.format].lines > len(group.sides) > 0:
         drop_report.drop("unpaired", f"{file} row {group.rows[0]}", repr(response_of(group.sides[0])[:60]))
         return prompt
-    prompt.pairs, left_out = make_pairs(group, spec.source.pairs)
+    if spec.takes == "pairs":
+        prompt.pairs, left_out = make_pairs(group, spec.source.pairs)
+    else:
+        prompt.pairs, left_out = make_lists(group, least=2 if spec.takes == "lists" else 1)
     for reason, count in left_out.items():
         drop_report.drop(reason, times=count)
     prompt.keep([wrong_text(group, pair) for pair in prompt.pairs])

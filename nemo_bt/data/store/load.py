@@ -13,17 +13,20 @@ import numpy as np
 from nemo_bt.batching.sampling import Ints
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.length import length_limit
+from nemo_bt.config.loss import WITH_TIES, RewardHeadSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.store.cache import CachedSource, cache_folder, open_source
 from nemo_bt.data.store.mixture import make_epoch, num_wanted
 from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.data.store.signal import check_signal
 from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
 from nemo_bt.data.tokenize.templates import told
 from nemo_bt.data.tokenize.tokenizer import AUTO, digest_of_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.hf_config import HfConfig, attribute_weights, positions_of
 
 
 def load_sets(
@@ -36,7 +39,7 @@ def load_sets(
     """Load the training set, under "train", and the validation sets.
 
     Args:
-        settings: settings whose model.max_position_embeddings `within_positions` has set.
+        settings: settings that `as_the_model` has completed.
         tokenizer: gets the chat template that the settings name.
         terminal: gets a line for each source.
 
@@ -67,16 +70,24 @@ def load_sets(
     return sets
 
 
-def within_positions(settings: Settings, num_positions: int | None) -> Settings:
-    """Give the settings with the positions that the model has, where it is known how many."""
-    return replace(settings, model=replace(settings.model, max_position_embeddings=num_positions))
+def as_the_model(settings: Settings, hf_config: HfConfig) -> Settings:
+    """Give the settings with what the model decides: its positions, where it has a limit, and its attributes."""
+    weights = attribute_weights(hf_config)
+    head = RewardHeadSettings(attributes=list(weights), weights=list(weights.values()) or None)
+    positions = positions_of(hf_config)
+    return replace(settings, model=replace(settings.model, max_position_embeddings=positions, reward_head=head))
 
 
 def encoding_spec(settings: Settings, source: SourceSettings, renderer: Renderer) -> EncodingSpec:
     """Say how the rows of a source become tokens."""
     model = settings.model
     limit = length_limit(model.encoder_seq_length, model.max_position_embeddings)
-    return EncodingSpec(renderer, source, source.format, limit, model.data.length_policy)
+    keys = {name: source.attribute_keys.get(name, name) for name in model.reward_head.attributes}
+    source = replace(source, attribute_keys=keys)
+    if model.loss.kind in WITH_TIES:
+        source = replace(source, pairs=replace(source.pairs, keep_ties=True))
+    read = (model.data.length_policy, model.loss.takes, tuple(keys.values()))
+    return EncodingSpec(renderer, source, source.format, limit, *read)
 
 
 def mix(
@@ -94,7 +105,7 @@ def mix(
     wanted = []
     first = 0
     for source, part in zip(sources, cached, strict=True):
-        _check_margins(name, part, settings, terminal)
+        check_signal(name, part, settings, terminal)
         drop_report, kept = _within_budget(part, data.tokens_per_micro_batch)
         called = name if len(sources) == 1 else f"{name} {part.name}"
         drop_report.check(called, data)
@@ -113,21 +124,11 @@ def mix(
     return PairSet(name, list(cached), accounts, make_epoch(pairs, prompts, wanted, settings.trainer.seed))
 
 
-def _check_margins(name: str, part: CachedSource, settings: Settings, terminal: Terminal) -> None:
-    terms = [f"model.loss.{term}" for term in ("margin", "scale") if getattr(settings.model.loss, term)]
-    if terms and len(part) and not part.columns["margin"].any():
-        if name != "train" and terms == ["model.loss.margin"]:
-            terminal.line(f"{name}: no pair has a margin; its loss is without one")
-            return
-        raise UserError(
-            f"{terms[0]}=true: no pair of {part.name} has a margin. Set model.data.margin_key to a column of numbers, "
-            "or turn it off."
-        )
-
-
 def _within_budget(part: CachedSource, budget_tokens: int) -> tuple[DropReport, Ints]:
     drop_report = deepcopy(part.drop_report)
-    total = sum(part.columns[f"{what}_tokens"].astype(np.int64) for what in ("prefix", "chosen", "rejected"))
+    first = part.columns["first_side"]
+    responses = np.add.reduceat(part.sides["tokens"], first, dtype=np.int64) if len(part) else first
+    total = part.columns["prefix_tokens"] + responses
     over = np.flatnonzero(total > budget_tokens)
     for pair in over.tolist():
         drop_report.drop("budget", part.where(pair), f"{total[pair]} tokens")
@@ -142,13 +143,11 @@ def check_overlap(train: PairSet, validation: PairSet, max_fraction: float) -> i
     Raises:
         UserError: they are more than `max_fraction` of the set's pairs.
     """
-    seen = np.concatenate([s.columns[f"{side}_hash"] for s in train.sources for side in ("chosen", "rejected")])
-    seen.sort()
+    seen = np.unique(np.concatenate([source.sides["hash"] for source in train.sources]))
     used = np.unique(validation.epoch.pair_E)
-    found = np.zeros(len(used), dtype=bool)
-    for side in ("chosen", "rejected"):
-        hashes = validation.column(f"{side}_hash", used)
-        found |= seen[np.searchsorted(seen, hashes).clip(max=len(seen) - 1)] == hashes
+    hashes = validation.sides("hash", used, seen[0])
+    is_there = validation.column("num_sides", used)[:, None] > np.arange(hashes.shape[1])
+    found = ((seen[np.searchsorted(seen, hashes).clip(max=len(seen) - 1)] == hashes) & is_there).any(axis=1)
     count = int(found.sum())
     if count > max_fraction * len(used):
         first = "\n  ".join(validation.where(pair) for pair in used[found][:3].tolist())

@@ -1,6 +1,8 @@
 """Cached sources -> PairSet: the pairs of a data set, by number, as slices of memory-mapped files.
 
-Shape suffixes: N = pairs of a source, P = pairs asked for.
+Where the loss takes lists, what is called a pair here is a list.
+
+Shape suffixes: N = pairs of a source, P = pairs asked for, K = sides of the longest of these.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ import numpy as np
 
 from nemo_bt.batching.packing import PairParts
 from nemo_bt.batching.sampling import Epoch, Ints
-from nemo_bt.batching.stream import Ids, Pair, TokenGroup
+from nemo_bt.batching.stream import Comparison, Ids, TokenGroup
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.store.cache import CachedSource
+from nemo_bt.data.store.records import ATTRIBUTE
 
 
 @dataclass(frozen=True)
@@ -62,16 +65,38 @@ class PairSet:
             values[source_P == number] = self.sources[number].columns[name][pair_P[source_P == number]]
         return values
 
+    def _side(self, source: int, pair_P: Ints, name: str, missing: Any) -> Any:
+        """Read a column of SIDES for pairs of one source, [P, K]; `missing` stands where one has fewer than K sides."""
+        part = self.sources[source]
+        num_sides_P = part.columns["num_sides"][pair_P]
+        k = np.arange(num_sides_P.max(initial=2))
+        is_there_PK = k < num_sides_P[:, None]
+        at_PK = np.where(is_there_PK, part.columns["first_side"][pair_P][:, None] + k, 0)
+        return np.where(is_there_PK, part.sides[name][at_PK], missing)
+
+    def sides(self, name: str, pairs: Sequence[int] | Ints, missing: Any) -> Any:
+        """Read one column of nemo_bt.data.store.records.SIDES for each side of the given pairs, [P, K].
+
+        Args:
+            missing: stands where a list has fewer sides than the longest, K; pairs have two.
+        """
+        source_P, pair_P = self._located(pairs)
+        most = int(self.column("num_sides", pairs).max(initial=2))
+        values = np.full((len(pair_P), most), missing, dtype=self.sources[0].sides[name].dtype)
+        for number in np.unique(source_P).tolist():
+            found = self._side(number, pair_P[source_P == number], name, missing)
+            values[source_P == number, : found.shape[1]] = found
+        return values
+
     def parts(self, pairs: Sequence[int] | Ints) -> PairParts:
         """Tell where the parts of pairs lie; those of different sources never lie in the same place."""
         apart = self._located(pairs)[0] << 48
-        starts = [self.column(f"{side}_start", pairs) + apart for side in ("chosen", "rejected")]
-        tokens = [self.column(f"{side}_tokens", pairs) for side in ("chosen", "rejected")]
+        start_PK = self.sides("start", pairs, -1)
         return PairParts(
             prompt=self.column("prompt", pairs) + apart,
             prefix_tokens=self.column("prefix_tokens", pairs),
-            start_P2=np.stack(starts, axis=1),
-            tokens_P2=np.stack(tokens, axis=1),
+            start_PK=np.where(start_PK < 0, -1, start_PK + apart[:, None]),
+            tokens_PK=self.sides("tokens", pairs, 0),
         )
 
     def groups(self, pairs: Sequence[int] | Ints) -> list[TokenGroup]:
@@ -86,19 +111,34 @@ class PairSet:
         first = sum(map(len, self.sources[:number]))
         place: dict[int, int] = {}
         continuations: list[Ids] = []
-        named: list[Pair] = []
+        comparisons: list[Comparison] = []
         for pair in pairs:
-            sides = []
-            for side in ("chosen", "rejected"):
-                start, tokens = (int(source.columns[f"{side}_{what}"][pair]) for what in ("start", "tokens"))
+            first_side, num_sides = (int(source.columns[name][pair]) for name in ("first_side", "num_sides"))
+            stored = {
+                name: values[first_side : first_side + num_sides].tolist() for name, values in source.sides.items()
+            }
+            for start, tokens in zip(stored["start"], stored["tokens"], strict=True):
                 if start not in place:
                     place[start] = len(continuations)
                     continuations.append(source.tokens[start : start + tokens])
-                sides.append(place[start])
-            margin, weight = (float(source.columns[name][pair]) for name in ("margin", "weight"))
-            named.append(Pair(sides[0], sides[1], margin, weight * source.weight, number, first + pair))
+            margin, preference, weight = (
+                float(source.columns[name][pair]) for name in ("margin", "preference", "weight")
+            )
+            attributes = [values for name, values in stored.items() if name.startswith(ATTRIBUTE)]
+            comparisons.append(
+                Comparison(
+                    sides=tuple(place[start] for start in stored["start"]),
+                    scores=tuple(stored["score"]),
+                    margin=margin,
+                    preference=preference,
+                    weight=weight * source.weight,
+                    source=number,
+                    number=first + pair,
+                    attributes=tuple(zip(*attributes, strict=True)),
+                )
+            )
         start, tokens = (int(source.columns[f"prefix_{what}"][pairs[0]]) for what in ("start", "tokens"))
-        return TokenGroup(source.tokens[start : start + tokens], tuple(continuations), tuple(named))
+        return TokenGroup(source.tokens[start : start + tokens], tuple(continuations), tuple(comparisons))
 
     @property
     def largest_id(self) -> int:

@@ -25,6 +25,8 @@ class EncodingSpec:
         format: key of FORMATS.
         limit: longest conversation.
         length_policy: drop, truncate_prompt_left or error.
+        takes: pairs, lists or answers, as model.loss.kind asks.
+        attributes: columns, or fields of completions, that have them.
         judged: columns that are read, or of which the first rows have shown that they may be left out; any other is
             looked at where it first holds something. None where the rows come from a class of one's own.
     """
@@ -34,6 +36,8 @@ class EncodingSpec:
     format: str
     limit: LengthLimit
     length_policy: str
+    takes: str = "pairs"
+    attributes: tuple[str, ...] = ()
     judged: frozenset[str] | None = None
 
     @property

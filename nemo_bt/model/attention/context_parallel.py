@@ -46,7 +46,7 @@ def keys_and_values_of_all(key_tGD: Tensor, value_tGD: Tensor) -> tuple[Tensor, 
 
 
 def rewards_of_all(reward_c: Tensor, segments_C5: Tensor, shard: ContextShard) -> Tensor:
-    """Sum over context-parallel ranks, so that each has the rewards of all continuations, [C].
+    """Sum over context-parallel ranks, so that each has the rewards of all continuations, [C] or [C, A].
 
     The backward pass hands each rank the gradients of its own: the loss is the same everywhere and counts once.
 
@@ -58,7 +58,7 @@ def rewards_of_all(reward_c: Tensor, segments_C5: Tensor, shard: ContextShard) -
     if parallel_state.get_context_parallel_world_size() == 1:
         return reward_c[: len(numbers)]
     index = to_device(torch.tensor(numbers, dtype=torch.int64), reward_c.device)
-    reward_C = reward_c.new_zeros(len(segments_C5)).index_copy(0, index, reward_c[: len(numbers)])
+    reward_C = reward_c.new_zeros(len(segments_C5), *reward_c.shape[1:]).index_copy(0, index, reward_c[: len(numbers)])
     return tensor_parallel.reduce_from_tensor_model_parallel_region(
         reward_C, group=parallel_state.get_context_parallel_group()
     )

@@ -74,8 +74,8 @@ def build_streams(
 
 def _swapped(group: TokenGroup) -> TokenGroup:
     last = len(group.continuations) - 1
-    pairs = tuple(pair._replace(chosen=last - pair.chosen, rejected=last - pair.rejected) for pair in group.pairs)
-    return replace(group, continuations=group.continuations[::-1], pairs=pairs)
+    comparisons = tuple(one._replace(sides=tuple(last - side for side in one.sides)) for one in group.comparisons)
+    return replace(group, continuations=group.continuations[::-1], comparisons=comparisons)
 
 
 class LayoutRules(NamedTuple):

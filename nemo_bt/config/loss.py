@@ -1,0 +1,121 @@
+"""model.loss and model.reward_head: what the data says, which loss learns it, and what the head gives."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from nemo_bt.config.fields import STRICT, Above0, FromZero
+
+LossKind = Literal["bradley_terry", "hinge", "rao_kupper", "davidson", "plackett_luce", "regression"]
+TAKES: dict[str, str] = {"plackett_luce": "lists", "regression": "answers"}
+"""Kind of loss -> what its comparisons are: lists of two answers or more, or answers with a value each; else pairs."""
+WITH_TIES = ("rao_kupper", "davidson")
+
+
+def strength_map(scale: dict[str, float]) -> dict[float, float]:
+    """Read the strengths of a map, which YAML and JSON may have as texts."""
+    return {float(strength): factor for strength, factor in scale.items()}
+
+
+def _as_texts(scale: Any) -> Any:
+    return {str(strength): factor for strength, factor in scale.items()} if isinstance(scale, dict) else scale
+
+
+def _check_strengths(scale: Any) -> Any:
+    if isinstance(scale, dict):
+        try:
+            strength_map(scale)
+        except ValueError as error:
+            raise ValueError("expected numbers for strengths") from error
+        if not scale:
+            raise ValueError("expected a factor for each strength")
+    return scale
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CustomFunction:
+    """A function of one's own, by file and name: checkpoints keep the two texts."""
+
+    path: str | None = None
+    """Python file."""
+    name: str | None = None
+    """Function in it."""
+    source: str | None = None
+    """SHA-256 of the file, or of the function's own text, which the run writes; empty for a partial or a closure."""
+
+    @model_validator(mode="after")
+    def _check_both(self) -> CustomFunction:
+        if bool(self.name) != bool(self.path or self.source is not None):
+            raise ValueError("expected both path and name, or neither")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LossSettings:
+    """Which loss, and its terms; formulas in nemo_bt.loss and nemo_bt.losses."""
+
+    kind: LossKind = "bradley_terry"
+    """bradley_terry: pairs; with preference_key soft labels. hinge: pairs. rao_kupper, davidson: pairs and ties.
+    plackett_luce: all ranked answers to a prompt as one list. regression: answers with a score or attributes each."""
+    margin: bool = False
+    """Subtract the row's margin from the reward difference; for hinge it is the lead that is wanted."""
+    scale: Annotated[bool | dict[str, FromZero], BeforeValidator(_as_texts), AfterValidator(_check_strengths)] = False
+    """Multiply a pair's loss by the row's margin (its strength), or by what a map has for it: {1: 1, 2: 3, 3: 10}."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """Probability that a label is wrong."""
+    center_rewards_coefficient: FromZero = 0.0
+    """Factor on (r_chosen + r_rejected)^2."""
+    hinge_margin: Above0 = 1.0
+    """Lead of the chosen response from which there is no loss, in reward units."""
+    tie: Above0 = 1.0
+    """Rao-Kupper's threshold in reward units (ln of their theta), or Davidson's v."""
+    regression_coefficient: FromZero = 0.0
+    """Factor on a regression loss beside a ranking one, for data that has scores or attributes."""
+    regression_error: Literal["mse", "bce"] = "mse"
+    """Error of a regression: squared, or binary cross-entropy for values in [0, 1]."""
+    custom_fn: CustomFunction = field(default_factory=CustomFunction)
+    """A loss of one's own in the place of all of the above but kind, which says what it gets; its contract is
+    `nemo_bt.loss.LossFn`."""
+
+    @property
+    def takes(self) -> str:
+        """What comparisons are: pairs, lists or answers."""
+        return TAKES.get(self.kind, "pairs")
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """The terms that are on, by name."""
+        plain = LossSettings()
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "custom_fn"}
+        return {name: value for name, value in values.items() if value != getattr(plain, name)}
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class RewardHeadSettings:
+    """What the head gives: one reward, or one for each attribute."""
+
+    attributes: list[str] = field(default_factory=list)
+    """Names of attributes, one row of the head each, which model.data.attribute_keys finds in the data; none: one
+    reward. A model that has attributes keeps them."""
+    weights: list[float] | None = None
+    """Weight of each attribute in the reward that ranks; null: all alike, summing to 1."""
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> RewardHeadSettings:
+        if len({*self.attributes}) < len(self.attributes) or not all(self.attributes):
+            raise ValueError("attributes: expected names, each once")
+        if self.weights is not None and len(self.weights) != len(self.attributes):
+            raise ValueError(f"weights: expected one for each of {len(self.attributes)} attributes")
+        if self.weights is not None and not any(self.weights):
+            raise ValueError("weights: expected one other than 0")
+        return self
+
+    @property
+    def weight_of(self) -> dict[str, float]:
+        """The weight of each attribute, by name."""
+        number = len(self.attributes)
+        return dict(zip(self.attributes, self.weights or [1 / number] * number, strict=True)) if number else {}

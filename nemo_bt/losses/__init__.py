@@ -1,0 +1,7 @@
+"""Losses beside Bradley-Terry's (nemo_bt.loss): one of each signal that preference data has.
+
+Read `comparisons` (what a loss is given), then `plackett_luce` (ranked lists), `ties`, `hinge` and `regression`;
+`choose` (settings -> the loss of a run).
+
+May import `config` and `errors`, and `nemo_bt.loss`.
+"""

@@ -1,0 +1,75 @@
+"""Attributes of a reward head: the settings' put to a model, and a model with one reward out of one with several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from nemo_bt.errors import UserError
+from nemo_bt.pretrained.head import WithCombinedHead
+from nemo_bt.pretrained.hf_config import ATTRIBUTES
+from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
+
+
+def with_attributes(pretrained: PretrainedSource, weights: Mapping[str, float]) -> PretrainedSource:
+    """Give a base model whose new head has these attributes; a model that has them gets these weights.
+
+    Raises:
+        UserError: the model has other attributes, or a head with one reward.
+    """
+    if not weights:
+        return pretrained
+    own = pretrained.architecture.attributes
+    if own and list(own) != list(weights):
+        raise UserError(
+            f"model.reward_head.attributes: expected those of {pretrained.given}, {', '.join(own)}, got "
+            f"{', '.join(weights)}. Leave the setting out to keep them."
+        )
+    if pretrained.is_reward_model and not own:
+        raise UserError(
+            f"model.reward_head.attributes: {pretrained.given} is a reward model with one reward, and its head has no "
+            "row for them. Start from a base model."
+        )
+    return replace(pretrained, hf_config=pretrained.hf_config | {ATTRIBUTES: dict(weights)})
+
+
+def combined(initial: InitialWeights, weights: Mapping[str, float]) -> InitialWeights:
+    """Give the same model with one reward: the weighted sum of its attributes, exact as the head is linear.
+
+    Raises:
+        UserError: the model has no attributes, or others.
+    """
+    own = initial.pretrained.architecture.attributes
+    if not own:
+        raise UserError(f"{initial.pretrained.given}: expected a model with attributes, found one reward.")
+    check_names(own, weights)
+    config = {name: value for name, value in initial.pretrained.hf_config.items() if name != ATTRIBUTES}
+    pretrained = replace(initial.pretrained, hf_config=config)
+    return replace(initial, pretrained=pretrained, source=WithCombinedHead(initial.source, [weights[n] for n in own]))
+
+
+def check_names(own: Mapping[str, float], weights: Mapping[str, float]) -> None:
+    """Check that there is a weight for each attribute of a model, and for no other."""
+    if set(own) != set(weights):
+        raise UserError(f"expected a weight for each of {', '.join(own)}, got {', '.join(weights) or 'none'}.")
+
+
+def given_weights(given: str) -> dict[str, float]:
+    """Read weights as a user gives them: `helpfulness=0.7,verbosity=-0.2`, or results.json of an evaluation.
+
+    Raises:
+        UserError: they are neither.
+    """
+    try:
+        if given.endswith(".json"):
+            read = json.loads(Path(given).read_text())["attributes"]
+            return {name: float(of["fitted_weight"]) for name, of in read.items()}
+        pairs = [one.split("=") for one in given.split(",")]
+        return {name.strip(): float(weight) for name, weight in pairs}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"attribute weights: expected name=weight,name=weight or results.json of an evaluation by attributes, got "
+            f"{given} ({error!r})."
+        ) from error

@@ -1,0 +1,94 @@
+"""A model with attributes: exported with a label for each, and as one reward; scored; and what its weights are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from tests.integration import test_signal_layouts
+from tests.integration.test_signal_layouts import ATTRIBUTES, STEPS, WEIGHTS
+from tests.support.launches import Logs
+from tests.support.layouts import checkpoint
+from tests.support.preferences import messages
+from tests.support.runs import convert, nemo_bt
+from tests.support.sources import write
+
+planned_runs = test_signal_layouts.planned_runs
+PAIRS = [(messages(f"Tea {n}?", f"Yes, {n}."), messages(f"Tea {n}?", "No.")) for n in range(6)]
+
+
+@torch.no_grad()
+def rewards_of(folder: Path, conversations: list[Any], tokenizer: Any) -> torch.Tensor:
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    texts = [tokenizer.apply_chat_template(one, tokenize=False) for one in conversations]
+    return torch.cat([model(**tokenizer(t, add_special_tokens=False, return_tensors="pt")).logits for t in texts])
+
+
+def exported(source: Path, output: Path, *options: str) -> Path:
+    result = convert("nemo_to_hf", "--input", source, "--output", output, *options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "tolerance 1e-04" in result.stdout
+    return output
+
+
+@pytest.mark.runs("attributes")
+def test_exports_have_a_label_each_or_one_reward(logs: Logs, tmp_path: Path, tokenizer: Any) -> None:
+    trained = checkpoint(logs / "attributes", STEPS)
+    folder = exported(trained, tmp_path / "labels")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["num_labels"], config["id2label"]) == (2, dict(zip("01", ATTRIBUTES, strict=True)))
+    assert config["reward_attributes"] == dict(zip(ATTRIBUTES, WEIGHTS, strict=True))
+    conversations = [side for pair in PAIRS for side in pair]
+    reward_CA = rewards_of(folder, conversations, tokenizer)
+    assert reward_CA.shape == (12, 2)
+
+    one = exported(trained, tmp_path / "one", "--combined")
+    config = json.loads((one / "config.json").read_text())
+    assert (config["num_labels"], "reward_attributes" in config) == (1, False)
+    combined_C1 = rewards_of(one, conversations, tokenizer)
+    torch.testing.assert_close(combined_C1[:, 0], reward_CA @ torch.tensor(WEIGHTS), atol=1e-6, rtol=1e-5)
+
+    other = exported(trained, tmp_path / "other", "--combined", "--attribute-weights", "verbosity=2,helpfulness=1")
+    expected = reward_CA @ torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(rewards_of(other, conversations, tokenizer)[:, 0], expected, atol=1e-6, rtol=1e-5)
+
+    back = convert("hf_to_nemo", "--input", folder, "--output", tmp_path / "back.nemo")
+    assert back.returncode == 0, back.stderr
+    again = exported(tmp_path / "back.nemo", tmp_path / "again")
+    assert torch.equal(rewards_of(again, conversations, tokenizer), reward_CA)
+
+    rows = [{"prompt": chosen[0]["content"], "chosen": chosen[1]["content"], "rejected": rejected[1]["content"]}
+            for chosen, rejected in PAIRS]  # fmt: skip
+    given = f"evaluate.input={write(tmp_path / 'pairs.jsonl', rows)}"
+    result = nemo_bt("evaluate", f"model.restore_from_path={folder}", given, f"evaluate.output={tmp_path / 'results'}",
+                     "trainer.accelerator=cpu", "model.encoder_seq_length=512")  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    scored = [json.loads(line) for line in (tmp_path / "results" / "scored.jsonl").read_text().splitlines()]
+    found = [[row[f"reward_{side}"], *(row[f"reward_{side}_{name}"] for name in ATTRIBUTES)]
+             for row in scored for side in ("chosen", "rejected")]  # fmt: skip
+    expected_CR = torch.cat([combined_C1, reward_CA], dim=1)
+    torch.testing.assert_close(torch.tensor(found), expected_CR, atol=1e-5, rtol=1e-5)
+    results = json.loads((tmp_path / "results" / "results.json").read_text())["attributes"]
+    right = (reward_CA[0::2] > reward_CA[1::2]).float().mean(0).tolist()
+    assert [results[name]["accuracy"] for name in ATTRIBUTES] == pytest.approx(right)
+    assert all(name in result.stdout for name in ATTRIBUTES)
+
+
+@pytest.mark.runs("attributes", "lists")
+def test_what_does_not_fit_is_refused(logs: Logs, tmp_path: Path) -> None:
+    for run, options, told in (
+        ("lists", ["--combined"], "expected a model with attributes, found one reward"),
+        (
+            "attributes",
+            ["--combined", "--attribute-weights", "x=1"],
+            "a weight for each of helpfulness, verbosity, got x",
+        ),
+        ("attributes", ["--attribute-weights", "helpfulness"], "expected name=weight,name=weight or results.json"),
+    ):
+        source = checkpoint(logs / run, STEPS)
+        result = convert("nemo_to_hf", "--input", source, "--output", tmp_path / "out", *options)
+        assert (result.returncode, told in result.stderr) == (2, True), result.stderr
+        assert "Traceback" not in result.stderr

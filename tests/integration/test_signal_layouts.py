@@ -1,0 +1,199 @@
+"""Lists, attributes, ties, soft labels and scores train alike at every layout, and as plain PyTorch says."""
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.model import Settings
+from nemo_bt.data.store.load import load_sets
+from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.observability.terminal import Terminal
+from tests.support import plain_losses
+from tests.support.launches import Logs
+from tests.support.layouts import CP2, PP2, SMALL_LLAMA, SMALL_STREAMS, SP, TOLERANCE, TP2, checkpoint, common
+from tests.support.plain_losses import One
+from tests.support.reference import hf_names, llama, unstacked
+from tests.support.runs import Run, full_tensors, metrics, relative_difference
+from tests.support.sources import write
+
+STEPS = 4
+ATTRIBUTES = ("helpfulness", "verbosity")
+WEIGHTS = (0.75, -0.25)
+SIGNALS: dict[str, list[str]] = {
+    "lists": ["model.loss.kind=plackett_luce"],
+    "attributes": [
+        "model.loss.kind=regression",
+        f"model.reward_head.attributes=[{','.join(ATTRIBUTES)}]",
+        f"model.reward_head.weights=[{','.join(map(str, WEIGHTS))}]",
+    ],
+    "scores": ["model.loss.kind=regression", "model.loss.regression_error=bce"],
+    "davidson": ["model.loss.kind=davidson", "model.loss.tie=0.7"],
+    "rao_kupper": ["model.loss.kind=rao_kupper", "model.loss.tie=0.7"],
+    "soft labels": ["model.data.preference_key=preference", "model.loss.label_smoothing=0.05"],
+    "strengths": ["model.loss.scale={1: 1, 2: 3, 3: 10}"],
+    "hinge": ["model.loss.kind=hinge", "model.loss.hinge_margin=0.5"],
+    "lists and scores": ["model.loss.kind=plackett_luce", "model.loss.regression_coefficient=0.3"],
+}
+FILES = {"soft labels": "pairs", "strengths": "pairs", "hinge": "pairs", "davidson": "ties", "rao_kupper": "ties"}
+"""Signal -> the file that it is trained on; lists where it has no other."""
+LAYOUTS: dict[int, dict[str, list[str]]] = {
+    1: {"small streams": SMALL_STREAMS},
+    2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "CP2": CP2, "DP2": []},
+}
+AT_ALL_LAYOUTS = ("lists", "attributes")
+ELSEWHERE = [f"{signal}: {layout}" for signal in AT_ALL_LAYOUTS for named in LAYOUTS.values() for layout in named]
+
+
+def rows_of(kind: str) -> list[dict[str, Any]]:
+    """Prompts with two to five answers, with scores from 0 to 1 and attributes, of which some are not known."""
+    draw = random.Random(5)
+    words = ["tea", "some milk", "rice and soup with peas", "a plum", "nothing at all"]
+    rows: list[dict[str, Any]] = []
+    for i in range(60):
+        asked = [{"role": "user", "content": f"What of {i}?"}]
+        texts = [f"{word} {i}" for word in draw.sample(words, draw.randint(2, 5) if kind == "lists" else 2)]
+        answers = [[{"role": "assistant", "content": text}] for text in texts]
+        if kind == "lists":
+            scores = [draw.randrange(5) / 4 for _ in answers]
+            known = [draw.choice([None, *range(5)]) for _ in answers[1:]]
+            entries = [
+                {"response": answer, "score": score, "helpfulness": helpfulness, "verbosity": draw.randrange(5)}
+                for answer, score, helpfulness in zip(answers, scores, [3, *known], strict=True)
+            ]
+            rows.append({"prompt": asked, "completions": entries})
+        elif kind == "ties":
+            winner = draw.choice(["model_a", "model_b", "tie"])
+            sides = [[*asked, *answer] for answer in answers]
+            rows.append({"conversation_a": sides[0], "conversation_b": sides[1], "winner": winner})
+        else:
+            row = {"prompt": asked, "chosen": answers[0], "rejected": answers[1]}
+            rows.append(row | {"preference": draw.choice([1, 0.8, 0.5, 0.1]), "margin": draw.randint(1, 3)})
+    return rows
+
+
+def planned_runs(dataset: Path, folder: Path) -> dict[int, list[Run]]:
+    files = {kind: write(folder / f"{kind}.jsonl", rows_of(kind)) for kind in ("lists", "pairs", "ties")}
+    plan: dict[int, list[Run]] = {1: [], 2: []}
+
+    def run(name: str, signal: str, num_ranks: int, extra: Sequence[str]) -> Run:
+        data = [f"model.data.train={files[FILES.get(signal, 'lists')]}", "trainer.limit_val_batches=0"]
+        return Run([*common(dataset, folder / name, num_ranks), *data, *SIGNALS[signal], *extra])
+
+    for start, signal in (("initial", "lists"), ("initial attributes", "attributes")):
+        plan[1].append(run(start, signal, 1, [*SMALL_LLAMA, "trainer.max_steps=1"]))
+    for signal in SIGNALS:
+        own = "initial attributes" if signal == "attributes" else "initial"
+        starts = [f"model.restore_from_path={checkpoint(folder / own, 1)}", f"trainer.max_steps={STEPS}"]
+        plan[1].append(run(signal, signal, 1, starts))
+        for num_ranks, layouts in LAYOUTS.items() if signal in AT_ALL_LAYOUTS else ():
+            plan[num_ranks] += [
+                run(f"{signal}: {name}", signal, num_ranks, [*starts, *extra]) for name, extra in layouts.items()
+            ]
+    return plan
+
+
+CLOSE = {"rel": TOLERANCE}
+MEAN = {"rel": 1e-4, "abs": 1e-5}
+EXPECTED = {"loss": CLOSE, "grad_norm": CLOSE, "accuracy": CLOSE, "reward_chosen": MEAN, "margin": MEAN}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+@pytest.mark.runs(*AT_ALL_LAYOUTS)
+def test_losses_and_weights_equal_one_ranks(logs: Logs, name: str) -> None:
+    one = name.split(":")[0]
+    for key, tolerances in EXPECTED.items():
+        expected, found = (metrics(logs / log_dir, f"train/{key}") for log_dir in (one, name))
+        assert len(expected) == STEPS
+        assert found == pytest.approx(expected, **tolerances), key
+    expected_weights, found_weights = (full_tensors(checkpoint(logs / log_dir, STEPS)) for log_dir in (one, name))
+    differences = [relative_difference(found_weights[key], value) for key, value in expected_weights.items()]
+    assert max(differences) < TOLERANCE
+
+
+LOSSES: dict[str, Callable[[One], Tensor]] = {
+    "lists": plain_losses.plackett_luce,
+    "attributes": partial(plain_losses.regression, error="mse"),
+    "scores": partial(plain_losses.regression, error="bce"),
+    "davidson": partial(plain_losses.davidson, v=0.7),
+    "rao_kupper": partial(plain_losses.rao_kupper, theta=2.718281828459045**0.7),
+    "soft labels": partial(plain_losses.bradley_terry, label_smoothing=0.05),
+    "strengths": partial(plain_losses.scaled, factors={1.0: 1.0, 2.0: 3.0, 3.0: 10.0}),
+    "hinge": partial(plain_losses.hinge, lead=0.5),
+    "lists and scores": lambda one: plain_losses.plackett_luce(one) + 0.3 * plain_losses.regression(one, error="mse"),
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.runs("initial", "initial attributes")
+def test_losses_equal_a_plain_pytorch_loop_over_transformers(
+    logs: Logs, dataset: Path, tokenizer: Any, name: str
+) -> None:
+    settings = load_settings("config", [], str(logs / name))
+    rows = [json.loads(line) for line in Path(settings.model.data.train[0].path[0]).read_text().splitlines()]
+    train = load_sets(settings, tokenizer, False, Terminal(None))["train"]
+    expected = plain_loop(logs, settings, train, tokenizer, rows, LOSSES[name])
+    assert metrics(logs / name, "train/loss") == pytest.approx(expected, abs=2e-5)
+    assert len({round(loss, 4) for loss in expected}) == STEPS
+
+
+def plain_loop(
+    logs: Logs,
+    settings: Settings,
+    train: PairSet,
+    tokenizer: Any,
+    rows: list[dict[str, Any]],
+    loss_of: Callable[[One], Tensor],
+) -> list[float]:
+    """Train transformers' model on the same comparisons a step, one after the other, with torch's AdamW."""
+    has_attributes = bool(settings.model.reward_head.attributes)
+    hf = llama(384, layers=4, hidden=64, ffn=160, heads=4, groups=2)
+    weights = unstacked(full_tensors(checkpoint(logs / ("initial attributes" if has_attributes else "initial"), 1)))
+    if has_attributes:
+        hf.score = torch.nn.Linear(64, 2, bias=False)
+    hf.load_state_dict(hf_names(weights, hf.config))
+    matrices, vectors = ([p for p in hf.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
+    losses = []
+    for step in range(STEPS):
+        numbers = pairs_of_step(1234, step, 16, train.epoch).tolist()
+        ones = [compared(hf, train, number, tokenizer, rows, has_attributes) for number in numbers]
+        loss = torch.stack([loss_of(one) for one in ones]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def compared(
+    hf: Any, train: PairSet, number: int, tokenizer: Any, rows: list[dict[str, Any]], has_attributes: bool
+) -> One:
+    """A comparison of the set with the rewards of transformers, and with what its row says."""
+    row = rows[int(train.where(number).rsplit(" ", 1)[1])]
+    (group,) = train.groups([number])
+    ids = [[*group.prefix.tolist(), *group.continuations[side].tolist()] for side in group.comparisons[0].sides]
+    found = [hf.score(hf.model(input_ids=torch.tensor([one])).last_hidden_state)[0, -1] for one in ids]
+    rewards = [values[0] for values in found]
+    if "completions" in row:
+        ends = [f"{entry['response'][0]['content']}{tokenizer.eos_token}" for entry in row["completions"]]
+        at = [next(n for n, end in enumerate(ends) if tokenizer.decode(one).endswith(end)) for one in ids]
+        assert sorted(at) == list(range(len(ends)))
+        entries = [row["completions"][n] for n in at]
+        scores = [entry["score"] for entry in entries]
+        assert scores == sorted(scores, reverse=True)
+        values = [[entry[name] for name in ATTRIBUTES] for entry in entries]
+        return One(rewards, scores, attribute_rewards=found, attributes=values if has_attributes else None)
+    if "winner" in row:
+        return One(rewards, preference=0.5 if row["winner"] == "tie" else 1.0)
+    return One(rewards, preference=row["preference"], margin=float(row["margin"]))
