@@ -34,6 +34,11 @@ def write_part(
     parts.write_table(number, table, part.drop_report)
 
 
+def column(found: Sequence[Sequence[float] | None], at: int) -> list[Reward]:
+    """Take the reward (0) or an attribute (from 1) of each conversation; None where it has none."""
+    return [None if one is None else one[at] for one in found]
+
+
 def attribute_column(column: str, attribute: str) -> str:
     """Name the column of an attribute: reward_chosen is reward_chosen_helpfulness of it."""
     return f"{column}_{attribute}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.pretrained.trained_head import was_trained_on
 from nemo_bt.scoring.batch import Batch, StreamRules, compute_all, plan, tokenise
-from nemo_bt.scoring.columns import write_part
+from nemo_bt.scoring.columns import column, write_part
 from nemo_bt.scoring.model import digest_of_head, open_engine, open_trained
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part, open_files, read_parts
@@ -89,12 +88,10 @@ def score(
     with closing(progress), naming_disk_errors(parts.folder, "Make room, and the same command goes on."):
         for part, batch in _one_ahead(planned):
             found = compute_all(batch, engine, renderer.pad_id, rules.multiple_of)
-            rewards = [None if one is None else one[0] for one in found]
-            rewards = [one if one is None or not statistics else statistics.normalize(one) for one in rewards]
+            rewards = [one if one is None or not statistics else statistics.normalize(one) for one in column(found, 0)]
             _count(part, batch, rewards)
             if rank == 0:
-                rows_of = zip(engine.attributes, itertools.count(1), strict=False)
-                attributes = {name: [None if one is None else one[i] for one in found] for name, i in rows_of}
+                attributes = {name: column(found, at) for at, name in enumerate(engine.attributes, start=1)}
                 write_part(parts, number, part, rewards, attributes)
             number += 1
             progress.show(part, batch)
@@ -192,6 +189,7 @@ def _identity(
         "score.normalize": run.score.normalize,
         "score.rows_per_part": run.score.rows_per_part,
         "model.restore_from_path": [initial.pretrained.given, digest_of_head(initial)],
+        "attributes": initial.pretrained.architecture.attributes,
         "model.encoder_seq_length": limit.tokens,
         "chat template": renderer.described(),
         "tokenizer": tokenizer,

@@ -8,15 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from tests.integration import test_signal_layouts
-from tests.integration.test_signal_layouts import ATTRIBUTES, STEPS, WEIGHTS
 from tests.support.launches import Logs
 from tests.support.layouts import checkpoint
 from tests.support.preferences import messages
 from tests.support.runs import convert, nemo_bt
+from tests.support.signals import ATTRIBUTES, STEPS, WEIGHTS, runs_of_all_signals
 from tests.support.sources import write
 
-planned_runs = test_signal_layouts.planned_runs
+planned_runs = runs_of_all_signals
 PAIRS = [(messages(f"Tea {n}?", f"Yes, {n}."), messages(f"Tea {n}?", "No.")) for n in range(6)]
 
 

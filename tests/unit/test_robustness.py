@@ -80,7 +80,7 @@ def test_the_page_has_a_row_for_each_change() -> None:
     numbers |= {"calibration": {"ece": 0.1}, "swapped": swapped, "prompt_only": {"tally": tally, "refused": 0}}
     numbers |= {"response_only": {"tally": tally, "refused": 0}}
     for of_set, is_there in ((numbers | {"robustness": found}, True), (numbers | {"robustness": {}}, False)):
-        page = render("run", "", {}, [{"name": "s", "numbers": of_set, "pictures": {}, "worst": []}], [])
+        page = render("run", "", {}, [{"name": "s", "numbers": of_set, "pictures": {}, "worst": []}], [], [])
         assert ("<h3>Changes that should not matter</h3>" in page) == is_there
         cells = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>.*?</tr>", page, re.DOTALL)]
         rows = [row for row in cells if row[:3] == ["a", "polite", "sentence"]]

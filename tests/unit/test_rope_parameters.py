@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, same_rotation
-from nemo_bt.pretrained.check import one_label
+from nemo_bt.pretrained.check import with_labels
 from nemo_bt.pretrained.hf_config import read_hf_config
 from nemo_bt.pretrained.rope_parameters import rope_parameters_of
 from tests.support.hf_models import hf_config_of, save
@@ -110,7 +110,7 @@ def test_transformers_gives_the_same_reward(case: str, tmp_path: Path) -> None:
     for changed in (old, dict.fromkeys(OLD) | {"rope_parameters": new}):
         named = {name: value for name, value in (config | changed).items() if value is not None}
         architecture = read(named, folder)
-        model: Any = AutoModelForSequenceClassification.from_pretrained(folder, config=one_label(architecture))
+        model: Any = AutoModelForSequenceClassification.from_pretrained(folder, config=with_labels(architecture))
         rewards.append(model(torch.arange(1, 60)[None]).logits[0, 0])
         own: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
         rewards.append(own(torch.arange(1, 60)[None]).logits[0, 0])

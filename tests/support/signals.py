@@ -1,0 +1,85 @@
+"""Runs with every signal that a loss can learn, at the layouts that have to give one rank's losses."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.support.layouts import CP2, PP2, SMALL_LLAMA, SMALL_STREAMS, SP, TP2, checkpoint, common
+from tests.support.runs import Run
+from tests.support.sources import write
+
+STEPS = 4
+ATTRIBUTES = ("helpfulness", "verbosity")
+WEIGHTS = (0.75, -0.25)
+SIGNALS: dict[str, list[str]] = {
+    "lists": ["model.loss.kind=plackett_luce"],
+    "attributes": [
+        "model.loss.kind=regression",
+        f"model.reward_head.attributes=[{','.join(ATTRIBUTES)}]",
+        f"model.reward_head.weights=[{','.join(map(str, WEIGHTS))}]",
+    ],
+    "scores": ["model.loss.kind=regression", "model.loss.regression_error=bce"],
+    "davidson": ["model.loss.kind=davidson", "model.loss.tie=0.7"],
+    "rao_kupper": ["model.loss.kind=rao_kupper", "model.loss.tie=0.7"],
+    "soft labels": ["model.data.preference_key=preference", "model.loss.label_smoothing=0.05"],
+    "strengths": ["model.loss.scale={1: 1, 2: 3, 3: 10}"],
+    "hinge": ["model.loss.kind=hinge", "model.loss.hinge_margin=0.5"],
+    "lists and scores": ["model.loss.kind=plackett_luce", "model.loss.regression_coefficient=0.3"],
+}
+FILES = {"soft labels": "pairs", "strengths": "pairs", "hinge": "pairs", "davidson": "ties", "rao_kupper": "ties"}
+"""Signal -> the file that it is trained on; lists where it has no other."""
+LAYOUTS: dict[int, dict[str, list[str]]] = {
+    1: {"small streams": SMALL_STREAMS},
+    2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "CP2": CP2, "DP2": []},
+}
+AT_ALL_LAYOUTS = ("lists", "attributes")
+ELSEWHERE = [f"{signal}: {layout}" for signal in AT_ALL_LAYOUTS for named in LAYOUTS.values() for layout in named]
+
+
+def rows_of(kind: str) -> list[dict[str, Any]]:
+    """Prompts with two to five answers, with scores from 0 to 1 and attributes, of which some are not known."""
+    draw = random.Random(5)
+    words = ["tea", "some milk", "rice and soup with peas", "a plum", "nothing at all"]
+    rows: list[dict[str, Any]] = []
+    for i in range(60):
+        asked = [{"role": "user", "content": f"What of {i}?"}]
+        texts = [f"{word} {i}" for word in draw.sample(words, draw.randint(2, 5) if kind == "lists" else 2)]
+        answers = [[{"role": "assistant", "content": text}] for text in texts]
+        if kind == "lists":
+            scores = [draw.randrange(5) / 4 for _ in answers]
+            known = [draw.choice([None, *range(5)]) for _ in answers[1:]]
+            entries = [
+                {"response": answer, "score": score, "helpfulness": helpfulness, "verbosity": draw.randrange(5)}
+                for answer, score, helpfulness in zip(answers, scores, [3, *known], strict=True)
+            ]
+            rows.append({"prompt": asked, "completions": entries})
+        elif kind == "ties":
+            winner = draw.choice(["model_a", "model_b", "tie"])
+            sides = [[*asked, *answer] for answer in answers]
+            rows.append({"conversation_a": sides[0], "conversation_b": sides[1], "winner": winner})
+        else:
+            row = {"prompt": asked, "chosen": answers[0], "rejected": answers[1]}
+            rows.append(row | {"preference": draw.choice([1, 0.8, 0.5, 0.1]), "margin": draw.randint(1, 3)})
+    return rows
+
+
+def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
+    files = {kind: write(folder / f"{kind}.jsonl", rows_of(kind)) for kind in ("lists", "pairs", "ties")}
+    plan: dict[int, list[Run]] = {1: [], 2: []}
+
+    def run(name: str, signal: str, num_ranks: int, extra: Sequence[str]) -> Run:
+        data = [f"model.data.train={files[FILES.get(signal, 'lists')]}", "trainer.limit_val_batches=0"]
+        return Run([*common(dataset, folder / name, num_ranks), *data, *SIGNALS[signal], *extra])
+
+    for start, signal in (("initial", "lists"), ("initial attributes", "attributes")):
+        plan[1].append(run(start, signal, 1, [*SMALL_LLAMA, "trainer.max_steps=1"]))
+    for signal in SIGNALS:
+        own = "initial attributes" if signal == "attributes" else "initial"
+        starts = [f"model.restore_from_path={checkpoint(folder / own, 1)}", f"trainer.max_steps={STEPS}"]
+        plan[1].append(run(signal, signal, 1, starts))
+        for num_ranks, layouts in LAYOUTS.items() if signal in AT_ALL_LAYOUTS else ():
+            plan[num_ranks] += [
+                run(f"{signal}: {name}", signal, num_ranks, [*starts, *extra]) for name, extra in layouts.items()
+            ]
+    return plan
