@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field, fields
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.fields import STRICT, Above0, FromZero
@@ -21,19 +21,20 @@ def strength_map(scale: dict[str, float]) -> dict[float, float]:
     return {float(strength): factor for strength, factor in scale.items()}
 
 
-def _as_texts(scale: Any) -> Any:
-    return {str(strength): factor for strength, factor in scale.items()} if isinstance(scale, dict) else scale
-
-
-def _check_strengths(scale: Any) -> Any:
-    if isinstance(scale, dict):
-        try:
-            strength_map(scale)
-        except ValueError as error:
-            raise ValueError("expected numbers for strengths") from error
-        if not scale:
-            raise ValueError("expected a factor for each strength")
-    return scale
+def _check_scale(scale: Any) -> Any:
+    """Check a map of strengths, and give its strengths as texts, which every file can have as keys."""
+    if isinstance(scale, bool):
+        return scale
+    if not isinstance(scale, dict) or not scale:
+        raise ValueError("expected true, false, or a map with a factor for each strength")
+    texts = {str(strength): factor for strength, factor in scale.items()}
+    try:
+        strength_map(texts)
+    except ValueError as error:
+        raise ValueError("expected numbers for strengths") from error
+    if not all(isinstance(factor, int | float) and factor >= 0 for factor in scale.values()):
+        raise ValueError("expected a factor of 0 or more for each strength")
+    return texts
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -63,7 +64,7 @@ class LossSettings:
     plackett_luce: all ranked answers to a prompt as one list. regression: answers with a score or attributes each."""
     margin: bool = False
     """Subtract the row's margin from the reward difference; for hinge it is the lead that is wanted."""
-    scale: Annotated[bool | dict[str, FromZero], BeforeValidator(_as_texts), AfterValidator(_check_strengths)] = False
+    scale: Annotated[bool | dict[str, FromZero], BeforeValidator(_check_scale)] = False
     """Multiply a pair's loss by the row's margin (its strength), or by what a map has for it: {1: 1, 2: 3, 3: 10}."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Probability that a label is wrong."""

@@ -210,8 +210,9 @@ class LabelSettings:
     """Paths, as in score.input, of rows with a prompt and a response, or with a list of completions."""
     output: str
     """A .jsonl; the scored samples stay beside it, as <output>.scored.jsonl."""
-    feedback: Literal["pairwise", "binary", "scalar"] = "pairwise"
-    """What a row of the output says."""
+    feedback: Literal["pairwise", "ranked", "binary", "scalar"] = "pairwise"
+    """What a row of the output says: which of two is better; all answers to a prompt, the best first, with their
+    rewards; good or bad; or the reward."""
     pairs: Literal["random", "max", "min"] = "random"
     """With pairwise: random (each sample in one pair at most), max (best with worst), or min (the two that differ
     least, by min_margin or more)."""

@@ -143,6 +143,15 @@ def _feedback(samples: Sequence[Sample], settings: LabelSettings, response: Any)
                 "type": "pairwise_feedback",
             }
         return
+    if settings.feedback == "ranked":
+        for group in by_prompt(samples):
+            ordered = sorted(group, key=lambda sample: -sample.reward)
+            answers = [response(sample) for sample in ordered]
+            if len(ordered) > 1:
+                outputs = [output for _, output in answers]
+                scores = [sample.reward for sample in ordered]
+                yield answers[0][0] | {"completions": outputs, "scores": scores, "type": "ranked_feedback"}
+        return
     limit = threshold_of([sample.reward for sample in samples], settings.threshold)
     for sample in samples:
         asked, output = response(sample)
@@ -161,6 +170,14 @@ def threshold_of(rewards: Sequence[float], wanted: str | float) -> float:
     return median(rewards) if wanted == "median" else float(wanted)
 
 
+def by_prompt(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Put the samples of each prompt together, in the order of the prompts' first ones."""
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.prompt, []).append(sample)
+    return list(groups.values())
+
+
 def chosen_pairs(
     samples: Sequence[Sample], mode: str, min_margin: float, draw: random.Random
 ) -> Iterator[tuple[Sample, Sample]]:
@@ -168,10 +185,7 @@ def chosen_pairs(
 
     `mode` is random, max or min; `draw` is used by random alone.
     """
-    by_prompt: dict[str, list[Sample]] = {}
-    for sample in samples:
-        by_prompt.setdefault(sample.prompt, []).append(sample)
-    for group in by_prompt.values():
+    for group in by_prompt(samples):
         if mode == "random":
             draw.shuffle(group)
             candidates = list(zip(group[0::2], group[1::2], strict=False))

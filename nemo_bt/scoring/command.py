@@ -79,10 +79,8 @@ def score(
     if number:
         terminal.line(f"{number:,} parts are there already: {parts.folder}")
     rules = _rules(run, engine)
-    planned = (
-        (part, plan(tokenise(part.conversations, renderer, limit), rules))
-        for part in read_parts(files, run.score.rows_per_part, first=number)
-    )
+    of_run = read_parts(files, run.score.rows_per_part, first=number)
+    planned = ((part, plan(tokenise(part.conversations, renderer, limit), rules)) for part in of_run)
     progress = _Progress(terminal, sum(file.num_bytes for _, file in files))
     request.listen(is_training=True, answer_to=answering(terminal.errors, rank))
     with closing(progress), naming_disk_errors(parts.folder, "Make room, and the same command goes on."):

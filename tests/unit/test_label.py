@@ -16,6 +16,7 @@ from nemo_bt.evaluation.label import Sample, check_label, chosen_pairs, label, t
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.scoring.rows import reader_of
 from tests.support.preferences import messages
+from tests.support.sources import open_set, write
 
 REWARDS = {"a": [0.0, 1.0, 4.0, 9.0], "b": [2.0, 2.0], "c": [5.0], "d": [1.0, 1.5, 3.0]}
 SAMPLES = [Sample(prompt, reward, 0, None) for prompt, rewards in REWARDS.items() for reward in rewards]
@@ -53,6 +54,7 @@ def test_thresholds() -> None:
 
 def labelled(tmp_path: Path, rows: list[dict[str, Any]], **options: Any) -> list[dict[str, Any]]:
     """Feedback from rows that are scored already."""
+    tmp_path.mkdir(exist_ok=True)
     output = tmp_path / "feedback.jsonl"
     given = [f"{'model.data' if name == 'system_key' else 'label'}.{name}={value}" for name, value in options.items()]
     run = load_settings_of(LabelRun, "label", ["label.input=unused", f"label.output={output}", *given])
@@ -74,6 +76,17 @@ def test_pairs_are_what_training_reads(tmp_path: Path) -> None:
     assert row["label"] == (row["output_A"] == "Yes, très bien.")
     reader = reader_of("rows", [row], SourceSettings(path="rows.jsonl"), True, "reward")
     assert reader.sides(row) == [[Chat(messages("Tea?", "Yes, très bien."))], [Chat(messages("Tea?", "No."))]]
+
+
+def test_ranked_feedback_has_all_answers_of_a_prompt_the_best_first(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [*LISTS, {"prompt": "Milk?", "completions": ["No."], "reward": [1.0]}]
+    (row,) = labelled(tmp_path, rows, feedback="ranked")
+    assert (row["completions"], row["scores"], row["prompt_id"]) == (["Yes.", "Hm.", "No."], [2.0, 0.5, -1.0], 7)
+    lists = open_set(write(tmp_path / "ranked.jsonl", [row]), tokenizer, "model.loss.kind=plackett_luce")
+    (group,) = lists.groups([0])
+    assert group.comparisons[0].scores == (2.0, 0.5, -1.0)
+    (single,) = labelled(tmp_path / "again", SINGLE, feedback="ranked")
+    assert single["completions"] == ["Yes, très bien.", "No."]
 
 
 def test_which_comes_first_is_drawn(tmp_path: Path) -> None:
@@ -177,7 +190,7 @@ def test_prompts_are_found_where_the_rows_have_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("label.feedback=good", "label.feedback: expected one of pairwise, binary, scalar"),
+        ("label.feedback=good", "label.feedback: expected one of pairwise, ranked, binary, scalar"),
         ("label.pairs=all", "label.pairs: expected"),
         ("label.threshold=most", "label.threshold: expected mean, median or a number, got most"),
         ("label.output=out.csv", "label.output: expected a name that ends in .jsonl"),
