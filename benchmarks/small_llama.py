@@ -117,7 +117,7 @@ def write_token_pairs(pairs: PairSet, batch_pairs: int, num_steps: int, seed: in
         for group in pairs.groups(pairs_of_step(seed, step, batch_pairs, pairs.epoch)):
             tokens[-1] += group.num_tokens
             for pair in group.comparisons:
-                chosen, rejected = (group.prefix.tolist() + group.continuations[i].tolist() for i in pair[:2])
+                chosen, rejected = (group.prefix.tolist() + group.continuations[i].tolist() for i in pair.sides)
                 sides.append({"chosen_ids": chosen, "rejected_ids": rejected})
     pq.write_table(pa.Table.from_pylist(sides), file)
     return tokens

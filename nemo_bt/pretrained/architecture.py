@@ -17,7 +17,7 @@ from torch import Tensor
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.families import FAMILIES, Family
 from nemo_bt.pretrained.fused import HeadShape
-from nemo_bt.pretrained.hf_config import HfConfig, attribute_weights, complete, norm_epsilon, rope_type
+from nemo_bt.pretrained.hf_config import ATTRIBUTES, HfConfig, attribute_weights, complete, norm_epsilon, rope_type
 
 _ROPE_BY_LENGTH = ("longrope", "dynamic")
 _COMPUTES_NO_REWARD = ("hf_config", "completed", "family", "init_std", "rotary_frequencies")
@@ -189,9 +189,10 @@ def same_rotation(one: Architecture, other: Architecture) -> bool:
 
 def first_difference(one: Architecture, other: Architecture) -> tuple[str, Any, Any] | None:
     """Name the first field in which two models would compute something else, with its two values."""
-    families = (one.hf_config["model_type"], other.hf_config["model_type"])
+    named = {"model_type": (one.hf_config["model_type"], other.hf_config["model_type"])}
+    named[ATTRIBUTES] = (one.attributes, other.attributes)
     fields = {name: (value, vars(other)[name]) for name, value in vars(one).items() if name not in _COMPUTES_NO_REWARD}
-    for name, (mine, theirs) in ({"model_type": families} | fields).items():
+    for name, (mine, theirs) in (named | fields).items():
         if mine != theirs:
             return name, mine, theirs
     frequencies = (torch.cat(model.rotary_frequencies).tolist() for model in (one, other))
