@@ -34,7 +34,9 @@ def without_sharing(groups: list[TokenGroup]) -> list[TokenGroup]:
     """Give each side a prompt of its own."""
     return [
         TokenGroup(
-            group.prefix[:0], tuple(np.concatenate([group.prefix, side]) for side in group.continuations), group.pairs
+            group.prefix[:0],
+            tuple(np.concatenate([group.prefix, side]) for side in group.continuations),
+            group.comparisons,
         )
         for group in groups
     ]

@@ -122,9 +122,9 @@ def training(data: Path, num_pairs: int, model: Path, run: Path) -> tuple[list[s
         f"model.optim.lr={_LR}",
     ]
     pairs = small_llama.open_pairs([*overrides, f"model.data.tokens_per_micro_batch={_ANY_LENGTH_TOKENS}"], model)
-    (source,) = pairs.sources
-    parts = [source.columns[f"{what}_tokens"].astype(int) for what in ("prefix", "chosen", "rejected")]
-    stream_tokens = -(-int(sum(parts).max()) // 256) * 256
+    every = range(sum(map(len, pairs.sources)))
+    parts = pairs.parts(every)
+    stream_tokens = -(-int((parts.prefix_tokens + parts.tokens_PK.sum(axis=1)).max()) // 256) * 256
     return [*overrides, f"model.data.tokens_per_micro_batch={stream_tokens}"], pairs, stream_tokens
 
 

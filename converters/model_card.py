@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,9 +26,7 @@ _CARD = """---
 
 # {name}
 
-A reward model ({family}, {parameters:,} parameters) that gives a text one number: the higher, the better the last
-answer. Two answers to the same prompt are compared by the difference of their rewards,
-`P(a over b) = sigmoid(r_a - r_b)`; a reward on its own has no scale.
+A reward model ({family}, {parameters:,} parameters) {meaning}
 
 ## Use
 
@@ -39,12 +38,20 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 model = AutoModelForSequenceClassification.from_pretrained("{name}")
 {rendering}
 with torch.no_grad():
-    reward = model(**tokenizer(text, return_tensors="pt"{special})).logits[0, 0]
+    reward = model(**tokenizer(text, return_tensors="pt"{special})).logits{reward}
 ```
 
-`pipeline("text-classification", "{name}", function_to_apply="none")(text{special})` gives the same.
+`pipeline("text-classification", "{name}", function_to_apply="none"{every})(text{special})` gives {same}.
 {training}"""
 
+_ONE = """that gives a text one number: the higher, the better the last
+answer. Two answers to the same prompt are compared by the difference of their rewards; a reward on its own has no
+scale."""
+_PROBABILITY = " `P(a over b) = sigmoid(r_a - r_b)`."
+_SEVERAL = """that gives a text {number} numbers, one for each of {names}. Their
+sum with the weights {weights} is the reward by which answers to the same prompt are ranked."""
+
+_BRADLEY_TERRY = "bradley_terry"
 _OF_MODELS = "These weights are the mean of those of other models, summed in fp32 and rounded once:"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@\w+")
 """A run writes down the commit that was found."""
@@ -78,7 +85,13 @@ def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, n
             f"{pretrained.path}: context/{FACTS} is not as nemo_bt writes it ({error!r}). Remove it: the model "
             "card then tells nothing of the training."
         ) from error
+    attributes = pretrained.architecture.attributes
+    kind = facts["settings"]["model"]["loss"].get("kind", _BRADLEY_TERRY) if facts else None
     return _CARD.format(
+        meaning=_meaning(attributes) + (_PROBABILITY if kind == _BRADLEY_TERRY and not attributes else ""),
+        reward=f"[0] @ torch.tensor({list(attributes.values())})" if attributes else "[0, 0]",
+        every=", top_k=None" if attributes else "",
+        same="the attributes by name" if attributes else "the same",
         metadata=yaml.safe_dump(metadata, sort_keys=False),
         name=name,
         family=pretrained.hf_config["model_type"],
@@ -87,6 +100,13 @@ def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, n
         special=", add_special_tokens=False" if has_chat_template else "",
         training=training,
     )
+
+
+def _meaning(attributes: Mapping[str, float]) -> str:
+    if not attributes:
+        return _ONE
+    weights = ", ".join(f"{weight:g}" for weight in attributes.values())
+    return _SEVERAL.format(number=len(attributes), names=", ".join(attributes), weights=weights)
 
 
 def _text(source: Mapping[str, Any]) -> str:
@@ -111,11 +131,13 @@ def _metadata(facts: dict[str, Any], name: str) -> dict[str, Any]:
     origin = facts["settings"]["model"]["restore_from_path"] if facts else None
     if origin and _HUB_ID.fullmatch(origin) and not Path(origin).exists():
         found["base_model"] = origin.split("@")[0]
-    found["tags"] = ["reward-model", "bradley-terry", "nemo_bt"]
+    kind = facts["settings"]["model"].get("loss", {}).get("kind", _BRADLEY_TERRY) if facts else _BRADLEY_TERRY
+    found["tags"] = ["reward-model", kind.replace("_", "-"), "nemo_bt"]
     keys = [key.split("/") for key in facts.get("validation", {})]
     accuracies = {
         key[1]: facts["validation"]["/".join(key)] for key in keys if len(key) == 3 and key[::2] == ["val", "accuracy"]
     }
+    accuracies = {name: accuracy for name, accuracy in accuracies.items() if math.isfinite(accuracy)}
     if accuracies:
         found["model-index"] = [{"name": name, "results": [_result(*of) for of in accuracies.items()]}]
     return found

@@ -145,7 +145,8 @@ def evaluate(settings: EvaluateRun) -> dict[str, Any]:
         )
 
     def finish(run: EvaluateRun, pretrained: PretrainedSource, terminal: Terminal) -> None:
-        write_leaderboard(run, pretrained, measure(run, pretrained.given, terminal), terminal)
+        results = measure(run, pretrained.given, terminal, [*pretrained.architecture.attributes])
+        write_leaderboard(run, pretrained, results, terminal)
 
     _scored(settings, finish)
     results: dict[str, Any] = json.loads((Path(settings.evaluate.output) / "results.json").read_text())

@@ -13,11 +13,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-SUMS = ("pairs", "loss", "accuracy", "ties", "reward_chosen", "reward_rejected", "margin", "reward_squares", "ordered")
+SUMS = (
+    *("pairs", "loss", "accuracy", "ties", "reward_chosen", "reward_rejected", "margin", "reward_squares", "ordered"),
+    "tie",
+)
 """What the first positions of a sums vector count; `margin` is reward_chosen - reward_rejected, and `reward_squares`
 reward_chosen^2 + reward_rejected^2. `ordered` counts those of which the data says what is better: all pairs but ties.
 Where the loss takes lists, `pairs` counts lists; chosen is the best of one and rejected the worst, and a list adds to
-`accuracy` and `ties` the share of its ordered pairs. Behind them stands, for each bin, how many have a margin in it."""
+`accuracy` and `ties` the share of its ordered pairs. `tie` adds up the learnt parameter of ties, 0 without. Behind them
+stands, for each bin, how many have a margin in it."""
 _POSITIVE = tuple(0.01 * 1.3**power for power in range(36))  # up to 97
 MARGIN_LIMITS = (*(-limit for limit in reversed(_POSITIVE)), 0.0, *_POSITIVE)
 """Limits between bins of the margin, narrow around 0, where a run starts, and wide far from it. A limit belongs to the
@@ -51,6 +55,7 @@ def pair_sums(
         margin_P,
         chosen_P**2 + rejected_P**2,
         torch.ones_like(chosen_P),
+        torch.zeros_like(chosen_P),
     )
     sums_SM = torch.zeros(num_sources, NUM_SUMS, dtype=torch.float64, device=chosen_P.device)
     sums_SM[:, : len(SUMS)].index_add_(0, source_P, torch.stack(columns, dim=1))
@@ -104,12 +109,13 @@ def means(sums_M: Sequence[float]) -> dict[str, float]:
     if num_pairs < 1:
         raise ValueError(f"a mean needs at least one pair, got sums over {num_pairs} pairs")
     named = dict(zip(SUMS[1:], sums_M[1 : len(SUMS)], strict=True))
-    num_ordered = named.pop("ordered")
+    num_ordered, tie = named.pop("ordered"), named.pop("tie")
     values = {name: total if name == "ties" else total / num_pairs for name, total in named.items()}
     values["accuracy"] = named["accuracy"] / num_ordered if num_ordered else math.nan
     mean = (values["reward_chosen"] + values["reward_rejected"]) / 2
     mean_square = values.pop("reward_squares") / 2
     variance = mean_square - mean**2
+    values |= {"tie": tie / num_pairs} if tie else {}
     return values | {"reward_std": math.sqrt(0.0 if variance < 0 else variance)}  # NaN stays NaN
 
 

@@ -92,6 +92,7 @@ class PairStream:
         num_sources: sources of data that its set has.
         attribute_PKA: values of the attributes, [P, K, A], float32; NaN where one is not known. None without any.
         is_plain: whether all are pairs whose first side is the better one, without a tie or a doubt.
+        is_ragged: whether one has fewer than K sides.
     """
 
     tokens_1T: Tensor
@@ -108,6 +109,7 @@ class PairStream:
     num_sources: int = 1
     attribute_PKA: Tensor | None = None
     is_plain: bool = True
+    is_ragged: bool = False
 
     @property
     def num_comparisons(self) -> int:
@@ -193,6 +195,7 @@ def build_stream(groups: Sequence[TokenGroup], pad_id: int, multiple_of: int = 1
         num_sources=num_sources,
         attribute_PKA=_attributes(comparisons, most),
         is_plain=all(map(_is_plain, comparisons)),
+        is_ragged=any(len(one.sides) < most for one in comparisons),
     )
 
 

@@ -40,6 +40,8 @@ _PLAN = (
     "model.encoder_seq_length",
     "model.tokenizer.type",
     "model.peft",
+    "model.reward_head",
+    "model.loss.kind",
     "model.loss.custom_fn.name",
     "model.loss.custom_fn.source",
     "model.optim.name",
@@ -148,11 +150,11 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
             "own (a partial, a closure, an object). Go on with a function of a file."
         )
     before = OmegaConf.load(config_file)
-    now = OmegaConf.create(asdict(settings))
+    now, plain = (OmegaConf.create(asdict(one)) for one in (settings, Settings()))
     for plan_key in _PLAN:
-        key, old, new = _where_they_differ(
-            plan_key, _plain(OmegaConf.select(before, plan_key)), _plain(OmegaConf.select(now, plan_key))
-        )
+        was = _plain(OmegaConf.select(before, plan_key))
+        was = _plain(OmegaConf.select(plain, plan_key)) if was is None else was  # an earlier version had no such key
+        key, old, new = _where_they_differ(plan_key, was, _plain(OmegaConf.select(now, plan_key)))
         pinned = key == _ORIGIN and str(old).startswith(f"{new}@")  # config.yaml has the hub's revision
         if old != new and not pinned:
             raise UserError(

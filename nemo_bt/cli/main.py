@@ -170,7 +170,7 @@ def _score(args: argparse.Namespace) -> int:
             if not is_done:
                 break
             if rank == 0 and args.command == "evaluate":
-                results[name] = evaluate(one, pretrained.given, terminal)
+                results[name] = evaluate(one, pretrained.given, terminal, [*pretrained.architecture.attributes])
                 write_leaderboard(one, pretrained, results[name], terminal)
         if engine:
             engine.close()

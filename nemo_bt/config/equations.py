@@ -57,8 +57,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 _READ_BY = {
     "bradley_terry": ("margin", "scale", "label_smoothing", "center_rewards_coefficient"),
     "hinge": ("margin", "hinge_margin"),
-    "rao_kupper": ("tie",),
-    "davidson": ("tie",),
+    "rao_kupper": ("tie", "learn_tie"),
+    "davidson": ("tie", "learn_tie"),
     "plackett_luce": (),
     "regression": ("regression_error",),
 }
@@ -79,11 +79,6 @@ def _wrong_loss(settings: Settings) -> Iterator[str]:
             yield f"model.loss.{term}: model.loss.kind={loss.kind} does not read it, {' or '.join(readers)} does."
     if loss.kind == "hinge" and loss.margin and "hinge_margin" in loss.terms:
         yield "model.loss.margin and model.loss.hinge_margin are both set: both are the lead that is wanted. Unset one."
-    if settings.model.reward_head.attributes and loss.kind != "regression" and not loss.regression_coefficient:
-        yield (
-            f"model.reward_head.attributes: model.loss.kind={loss.kind} trains no attribute. Set "
-            "model.loss.kind=regression, or model.loss.regression_coefficient for both."
-        )
     data = settings.model.data
     sources = [source for some in (data.train, *data.validation.values()) for source in some]
     for key in dict.fromkeys(found for source in sources for found in _unread_rules(source, loss)):

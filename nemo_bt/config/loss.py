@@ -29,9 +29,10 @@ def _check_scale(scale: Any) -> Any:
         raise ValueError("expected true, false, or a map with a factor for each strength")
     texts = {str(strength): factor for strength, factor in scale.items()}
     try:
-        strength_map(texts)
+        if len(strength_map(texts)) < len(texts):
+            raise ValueError("a strength is there twice")
     except ValueError as error:
-        raise ValueError("expected numbers for strengths") from error
+        raise ValueError("expected numbers for strengths, each once") from error
     if not all(isinstance(factor, int | float) and factor >= 0 for factor in scale.values()):
         raise ValueError("expected a factor of 0 or more for each strength")
     return texts
@@ -74,6 +75,8 @@ class LossSettings:
     """Lead of the chosen response from which there is no loss, in reward units."""
     tie: Above0 = 1.0
     """Rao-Kupper's threshold in reward units (ln of their theta), or Davidson's v."""
+    learn_tie: bool = False
+    """Train that parameter with the model, from the value above; a run logs it as tie, and exports leave it out."""
     regression_coefficient: FromZero = 0.0
     """Factor on a regression loss beside a ranking one, for data that has scores or attributes."""
     regression_error: Literal["mse", "bce"] = "mse"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from nemo_bt.batching.packing import Floats
 from nemo_bt.evaluation.accuracy import tally
-from nemo_bt.scoring.columns import attribute_column
+from nemo_bt.scoring.rows import attribute_column
 
 _FEWEST = 2
 
 
-def by_attribute(rows: Sequence[dict[str, Any]], columns: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
+def by_attribute(rows: Iterable[dict[str, Any]], columns: Sequence[str], names: Sequence[str]) -> dict[str, Any]:
     """Measure each attribute, and fit weights on the pairs.
 
     The weights are those of a logistic regression without an intercept of which answer is better on the differences of
@@ -29,25 +30,18 @@ def by_attribute(rows: Sequence[dict[str, Any]], columns: Sequence[str], names: 
     Returns:
         By attribute: its tally, and `fitted_weight`, None where there are too few pairs to fit.
     """
-    found = {name: _pairs(rows, columns, name) for name in names}
-    weights = fitted_weights(np.stack([pair_P2[:, 0] - pair_P2[:, 1] for pair_P2 in found.values()], axis=1))
+    pairs: list[list[tuple[float, float]]] = [[] for _ in names]
+    for row in rows:
+        own = [[_listed(row.get(attribute_column(column, name))) for column in columns] for name in names]
+        if any(value is None for sides in own for side in sides for value in side):
+            continue
+        for found, (better, worse) in zip(pairs, own, strict=True):
+            found += list(product(better, worse))
+    weights = fitted_weights(np.array([[a - b for a, b in found] for found in pairs], dtype=np.float64).T)
     return {
-        name: tally([(a, b) for a, b in pair_P2.tolist()]).to_json() | {"fitted_weight": weight}
-        for (name, pair_P2), weight in zip(found.items(), weights, strict=True)
+        name: tally(found).to_json() | {"fitted_weight": weight}
+        for name, found, weight in zip(names, pairs, weights, strict=True)
     }
-
-
-def attributes_in(row: dict[str, Any], columns: Sequence[str]) -> list[str]:
-    """Name the attributes of which a scored row has columns, beside those of its rewards."""
-    start = attribute_column(columns[0], "")
-    return [name.removeprefix(start) for name in row if name.startswith(start)]
-
-
-def _pairs(rows: Sequence[dict[str, Any]], columns: Sequence[str], name: str) -> Floats:
-    chosen, rejected = (attribute_column(column, name) for column in columns)
-    kept = [row for row in rows if row.get(chosen) is not None and row.get(rejected) is not None]
-    pairs = [(better, worse) for row in kept for better in _listed(row[chosen]) for worse in _listed(row[rejected])]
-    return np.array(pairs, dtype=np.float64).reshape(-1, 2)
 
 
 def _listed(value: Any) -> list[Any]:

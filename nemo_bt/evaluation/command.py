@@ -13,7 +13,7 @@ from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import read_chunks
 from nemo_bt.errors import UserError
 from nemo_bt.evaluation import rewardmath
-from nemo_bt.evaluation.attributes import attributes_in, by_attribute
+from nemo_bt.evaluation.attributes import by_attribute
 from nemo_bt.evaluation.best_of_n import Labelled, best_of_n, label_key_of, labelled
 from nemo_bt.evaluation.kind import kind_of
 from nemo_bt.evaluation.measure import measure, scored_rows, unscored_rows
@@ -28,12 +28,13 @@ from nemo_bt.scoring.rows import RowReader, reader_of
 _FIRST_ROWS = 512
 
 
-def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]:
+def evaluate(run: EvaluateRun, model: str, terminal: Terminal, attributes: Sequence[str] = ()) -> dict[str, Any]:
     """Measure what `nemo-bt score` has written for this run, and give the contents of results.json.
 
     Args:
         run: settings of a run whose score.output exists.
         model: name of the model, for the results.
+        attributes: those that the model has.
 
     Raises:
         UserError: the rows are no pairs, or none has rewards.
@@ -46,9 +47,8 @@ def evaluate(run: EvaluateRun, model: str, terminal: Terminal) -> dict[str, Any]
         pairs, without = scored_rows(rows_in(scored), reader)
         _check_scored(scored, num_rows, without)
         measured = measure(pairs, kind_of(pairs) if run.evaluate.kind == "auto" else run.evaluate.kind)
-        attributes = attributes_in(first[0], reader.columns)
         if attributes:
-            measured["attributes"] = by_attribute(list(rows_in(scored)), reader.columns, attributes)
+            measured["attributes"] = by_attribute(rows_in(scored), reader.columns, attributes)
     else:
         key = label_key_of(first, reader, run.source, run.evaluate.label_key)
         groups, without = labelled(rows_in(scored), reader, run.source, key)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nemo_bt.config.custom import load_object
 from nemo_bt.config.loss import LossSettings
-from nemo_bt.errors import UserError
 from nemo_bt.loss import LossFn, bradley_terry_loss
 from nemo_bt.losses.comparisons import ComparisonLoss, Comparisons
+from nemo_bt.losses.contract import check_loss_function, takes_comparisons
 from nemo_bt.losses.hinge import hinge_loss
 from nemo_bt.losses.plackett_luce import plackett_luce_loss
 from nemo_bt.losses.regression import regression_loss
 from nemo_bt.losses.ties import davidson_loss, rao_kupper_loss
 
 
-def loss_function(settings: LossSettings, loss_fn: LossFn | ComparisonLoss | None = None) -> ComparisonLoss:
+def loss_function(
+    settings: LossSettings,
+    loss_fn: LossFn | ComparisonLoss | None = None,
+    num_attributes: int = 0,
+    has_soft_labels: bool = False,
+) -> ComparisonLoss:
     """Choose the loss of a run: `loss_fn` from Python, one that the settings name, or one of this project's.
+
+    Args:
+        num_attributes: attributes of the head, which a function of one's own is tried with.
+        has_soft_labels: whether the data says how sure a preference is.
 
     Raises:
         UserError: the named function is not there; it, or the one given, does not keep to `LossFn` or `ComparisonLoss`.
@@ -35,7 +42,7 @@ def loss_function(settings: LossSettings, loss_fn: LossFn | ComparisonLoss | Non
         return partial(_mixed, ranking, settings)
     if loss_fn is None:
         loss_fn = load_object(named.path, str(named.name), "model.loss.custom_fn")
-    check_loss_function(loss_fn)
+    check_loss_function(loss_fn, settings.takes, num_attributes, has_soft_labels)
     given: Any = loss_fn
     return given if takes_comparisons(loss_fn) else partial(_of_pairs, given)
 
@@ -65,45 +72,3 @@ def _mixed(ranking: ComparisonLoss, settings: LossSettings, given: Comparisons) 
 
 def _of_pairs(loss_fn: Callable[..., Tensor], given: Comparisons) -> Tensor:
     return loss_fn(given.chosen, given.rejected, given.margin_P, given.weight_P)
-
-
-def takes_comparisons(loss_fn: Callable[..., Any]) -> bool:
-    """Tell whether a function has one argument without a default: the contract `ComparisonLoss`, not `LossFn`."""
-    try:
-        parameters = inspect.signature(loss_fn).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(one.kind in positional and one.default is one.empty for one in parameters) == 1
-
-
-def check_loss_function(loss_fn: LossFn | ComparisonLoss) -> None:
-    """Check a loss function by calling it on two pairs, and on none.
-
-    Raises:
-        UserError: it gives something else than its contract says.
-    """
-    for num_pairs in (2, 0):
-        reward_P = torch.linspace(1.0, -1.0, num_pairs, requires_grad=True) * 1  # no leaf, as in training
-        of_pairs = (reward_P, -reward_P, torch.zeros(num_pairs), torch.ones(num_pairs))
-        given: tuple[Any, ...] = of_pairs
-        takes = "fn(chosen_reward_P, rejected_reward_P, margin_P, weight_P), also without a pair"
-        if takes_comparisons(loss_fn):
-            reward_PK = torch.stack(of_pairs[:2], dim=1)
-            score_PK = torch.tensor([[1.0, 0.0]]).expand(num_pairs, 2)
-            given = (Comparisons(reward_PK, None, score_PK, of_pairs[2], None, of_pairs[3]),)
-            of_pairs = (reward_PK, *of_pairs[2:])  # type: ignore[assignment]
-            takes = "fn(given), with given.reward_PK and all that Comparisons has, also without a pair"
-        try:
-            loss_P = loss_fn(*given)
-        except (TypeError, ArithmeticError, LookupError, RuntimeError) as error:
-            if num_pairs and not isinstance(error, TypeError):
-                raise  # it shows its own line
-            raise UserError(f"loss function, with {num_pairs} pairs: {error}. Expected {takes}.") from error
-        if any(tensor._version for tensor in of_pairs):
-            raise UserError("loss function: expected its arguments left as they are, got one changed in place.")
-        found = f"{tuple(loss_P.shape)} of {loss_P.dtype}" if isinstance(loss_P, Tensor) else type(loss_P).__name__
-        if found != (wanted := f"({num_pairs},) of torch.float32"):
-            raise UserError(f"loss function: expected a loss for each of {num_pairs} pairs, {wanted}, got {found}.")
-        if not loss_P.requires_grad:
-            raise UserError("loss function: expected a loss that depends on the rewards, got one without a gradient.")

@@ -54,16 +54,19 @@ class Comparisons:
 
     @property
     def better(self) -> Tensor:
-        """Tell whether side i is better than side j, [P, i, j], bool: by the scores, else by their order."""
+        """Tell whether side i is better than side j, [P, i, j], bool.
+
+        Scores decide where a comparison has any, and a side without one is better and worse than none; else the order.
+        """
         place_K = torch.arange(self.reward_PK.shape[1], device=self.reward_PK.device)
         by_place_KK = place_K[:, None] < place_K
         if self.preference_P is not None:
             sign_P = torch.sign(self.preference_P - 0.5)[:, None, None]
             by_place_KK = torch.where(sign_P > 0, by_place_KK, by_place_KK.T & (sign_P < 0))
         score_PK = self.score_PK if self.preference_P is None else torch.full_like(self.score_PK, torch.nan)
-        is_scored_PKK = score_PK.isfinite()[:, :, None] & score_PK.isfinite()[:, None, :]
-        by_score_PKK = score_PK[:, :, None] > score_PK[:, None, :]
-        return torch.where(is_scored_PKK, by_score_PKK, by_place_KK) & self.both_there
+        is_scored_P = score_PK.isfinite().any(1)[:, None, None]
+        by_score_PKK = score_PK[:, :, None] > score_PK[:, None, :]  # no NaN is
+        return torch.where(is_scored_P, by_score_PKK, by_place_KK) & self.both_there
 
     @property
     def both_there(self) -> Tensor:

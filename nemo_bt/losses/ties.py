@@ -30,7 +30,7 @@ def rao_kupper_loss(given: Comparisons, tie: float) -> Tensor:
     """
     t = given.reward_PK.new_tensor(tie) if given.tie is None else given.tie
     first_P, second_P = _log_wins(given, t)
-    tie_P = first_P + second_P + torch.log(torch.expm1(2 * t))
+    tie_P = first_P + second_P + 2 * t + torch.log(-torch.expm1(-2 * t))  # e^2t - 1, which may be large
     return -given.weight_P * _of_outcome(given, first_P, second_P, tie_P)
 
 

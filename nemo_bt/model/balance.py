@@ -64,18 +64,18 @@ def members(segments_C5: Tensor, shard: ContextShard) -> Tensor:
 
 
 def balance_loss(score_CE: Tensor, count_CE: Tensor, segments_C5: Tensor, topk: int) -> Tensor:
-    """Sum, over pairs, the mean of E * sum_i f_i P_i of their two sequences.
+    """Sum, over comparisons, half of E * sum_i f_i P_i of each sequence: of a pair it is the mean of its two.
 
     f_i is the share of a sequence's choices that fall on expert i, and P_i the mean of its probability; an even choice
     and even probabilities give 1. Source: Fedus et al. 2021 (arXiv 2101.03961) eq. 4, for each sequence alone as in
-    DeepSeek-AI 2024 (arXiv 2412.19437) eq. 17.
+    DeepSeek-AI 2024 (arXiv 2412.19437) eq. 17. A list of K sequences weighs as K / 2 pairs.
 
     Args:
         score_CE: sums of probabilities over the rows of a sequence that this rank has, [C, E].
         count_CE: choices over all its rows, [C, E].
         topk: experts that a token chooses.
     """
-    prefix_start, prefix_end, start, end, num_pairs_C = to_device(segments_C5.long().T, score_CE.device)
+    prefix_start, prefix_end, start, end, num_uses_C = to_device(segments_C5.long().T, score_CE.device)
     length_C = prefix_end - prefix_start + end - start
     term_C = (score_CE * count_CE).sum(1) * score_CE.shape[1] / (topk * length_C.float() ** 2)
-    return (term_C * num_pairs_C).sum() / 2
+    return (term_C * num_uses_C).sum() / 2

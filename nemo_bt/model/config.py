@@ -65,6 +65,8 @@ class RewardConfig(llm.GPTConfig):
     """c in c * tanh(logit / c)."""
     embedding_scale: float = 1.0
     has_post_norms: bool = False
+    tie: float | None = None
+    """First value of the parameter of a loss with ties; None where it is not learnt."""
 
     @cached_property
     def architecture(self) -> Architecture:

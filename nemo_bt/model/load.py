@@ -9,7 +9,7 @@ import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
 
 from nemo_bt.model.reward_gpt import RewardGPT
-from nemo_bt.pretrained.names import EMBEDDING
+from nemo_bt.pretrained.names import EMBEDDING, LOG_TIE
 from nemo_bt.pretrained.resolve import InitialWeights
 
 
@@ -19,7 +19,7 @@ def load_weights(module: RewardGPT, initial: InitialWeights) -> None:
     apply_factories(sharded)
     with torch.no_grad():
         for tensor in leaves(sharded):
-            if isinstance(tensor, ShardedTensor):
+            if isinstance(tensor, ShardedTensor) and tensor.key != LOG_TIE:  # a new run starts from its settings
                 _copy(tensor, initial)
 
 

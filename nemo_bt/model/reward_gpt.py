@@ -46,6 +46,9 @@ class RewardHead(MegatronModule):
             weight.data.copy_(new_head(input_size, num_rows=num_rows))
         weight.sequence_parallel = config.sequence_parallel  # its ranks score their own tokens: gradients are summed
         self.weight = weight
+        if config.tie is not None:
+            first = torch.full((1,), config.tie, dtype=config.params_dtype, device=weight.device)
+            self.log_tie = torch.nn.Parameter(first.log())  # every rank has its whole gradient: nothing is summed
 
     def forward(self, hidden_c1H: Tensor) -> Tensor:
         """Give the rewards of the scored rows, the same on every tensor-parallel rank.

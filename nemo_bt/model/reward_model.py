@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import fiddle as fdl
@@ -26,7 +27,7 @@ from nemo_bt.config.model import LoraSettings
 from nemo_bt.loss import LossFn
 from nemo_bt.losses.choose import loss_function
 from nemo_bt.losses.comparisons import ComparisonLoss, Comparisons
-from nemo_bt.metrics import pair_sums, with_order
+from nemo_bt.metrics import SUMS, pair_sums, with_order
 from nemo_bt.model.balance import BalancedRouter
 from nemo_bt.model.config import RewardConfig
 from nemo_bt.model.load import load_weights
@@ -47,13 +48,19 @@ class PairLossReduction(MegatronLossReduction):
         loss_fn: gives each comparison's loss.
         losses: list that keeps the losses of each stream, [P] each, detached; None keeps none.
         weights: weight of each attribute in the reward that ranks; none where the model gives one reward.
+        log_tie: logarithm of the parameter of a loss with ties, [1], where it is learnt.
     """
 
     def __init__(
-        self, loss_fn: ComparisonLoss, losses: list[Tensor] | None = None, weights: Sequence[float] = ()
+        self,
+        loss_fn: ComparisonLoss,
+        losses: list[Tensor] | None = None,
+        weights: Sequence[float] = (),
+        log_tie: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.weights = weights
+        self.log_tie = log_tie
         self.loss_fn = loss_fn
         self.losses = losses
 
@@ -70,15 +77,21 @@ class PairLossReduction(MegatronLossReduction):
             Loss sum in nats, number of comparisons (int32), and the sums of nemo_bt.metrics, [S, M].
         """
         given = rewarded(batch, reward_C, self.weights)
+        is_first = parallel_state.get_context_parallel_rank() == 0
+        if self.log_tie is not None:  # ranks that share a stream compute the same loss: one has the gradient
+            tie = self.log_tie.float().exp().squeeze()
+            given = replace(given, tie=tie if is_first else tie.detach())
         loss_P = self.loss_fn(given)
         if self.losses is not None:
             self.losses.append(loss_P.detach())
             loss_P = loss_P * torch.where(loss_P.isfinite(), 1.0, math.nan)  # the gradient is NaN too
-        counted = batch.num_comparisons if parallel_state.get_context_parallel_rank() == 0 else 0
+        counted = batch.num_comparisons if is_first else 0
         num_comparisons = torch.full((), counted, dtype=torch.int, device=loss_P.device)
         sums_SM = pair_sums(loss_P, given.chosen, given.rejected, batch.source_P, batch.num_sources)
         if not batch.is_plain:
             sums_SM = with_order(sums_SM, given.reward_PK, given.better, batch.source_P)
+        if given.tie is not None:
+            sums_SM[:, SUMS.index("tie")] = sums_SM[:, 0] * given.tie.detach()
         return loss_P.sum(), num_comparisons, sums_SM
 
     def reduce(self, losses_reduced_per_micro_batch: Sequence[Tensor]) -> Tensor:
@@ -95,7 +108,7 @@ def rewarded(batch: PairStream, reward: Tensor, weights: Sequence[float]) -> Com
         weights: weight of each attribute in the reward that ranks.
     """
     sides_PK, is_there_PK = batch.sides_PK, None
-    if sides_PK.shape[1] != 2:
+    if batch.is_ragged:
         is_there_PK = sides_PK >= 0
         sides_PK = sides_PK.clamp(min=0)
     reward_PKA = None
@@ -141,7 +154,8 @@ class RewardModel(llm.GPTModel):
         adapter_seed: int = 0,
     ) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer)
-        self.loss_fn = loss_function(loss or LossSettings(), loss_fn)
+        num_attributes = len(config.architecture.attributes)
+        self.loss_fn = loss_function(loss or LossSettings(), loss_fn, num_attributes)
         self.initial_weights = initial_weights
         self.lora = lora
         self.adapter_seed = adapter_seed
@@ -211,6 +225,13 @@ class RewardModel(llm.GPTModel):
     def _weights(self) -> list[float]:
         return list(self.config.architecture.attributes.values())
 
+    @property
+    def _log_tie(self) -> Tensor | None:
+        inner: Any = self.module
+        while hasattr(inner, "module"):  # Megatron's wrappers
+            inner = inner.module
+        return getattr(getattr(inner, "output_layer", None), "log_tie", None)
+
     def forward_step(self, batch: PairStream) -> Tensor:
         """Give rewards, [C] or [C, A], on the last pipeline stage; hidden states on the others."""
         return self.module(batch.tokens_1T, batch.positions_1T, batch.segments_C5)
@@ -218,9 +239,9 @@ class RewardModel(llm.GPTModel):
     @property
     def training_loss_reduction(self) -> PairLossReduction:
         """Loss that NeMo calls for each training micro-batch."""
-        return PairLossReduction(self.loss_fn, self.step_losses, self._weights)
+        return PairLossReduction(self.loss_fn, self.step_losses, self._weights, self._log_tie)
 
     @property
     def validation_loss_reduction(self) -> PairLossReduction:
         """Loss that NeMo calls for each validation micro-batch."""
-        return PairLossReduction(self.loss_fn, weights=self._weights)
+        return PairLossReduction(self.loss_fn, weights=self._weights, log_tie=self._log_tie)

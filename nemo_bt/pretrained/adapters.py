@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nemo_bt.config.model import LoraSettings
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.names import HEAD, LOG_TIE
 from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource, whole
 
 A_WEIGHT = ".adapter.linear_in.weight"
@@ -88,7 +88,7 @@ def check_base(base: TensorSource, adapters: Adapters, where: str) -> None:
 
 def is_trained(name: str) -> bool:
     """Tell whether training with adapters changes a tensor: it changes the adapters and the head."""
-    return ".adapter." in name or name.endswith(HEAD)
+    return ".adapter." in name or name.endswith((HEAD, LOG_TIE))
 
 
 def trained_shapes(

@@ -190,7 +190,7 @@ def same_rotation(one: Architecture, other: Architecture) -> bool:
 def first_difference(one: Architecture, other: Architecture) -> tuple[str, Any, Any] | None:
     """Name the first field in which two models would compute something else, with its two values."""
     named = {"model_type": (one.hf_config["model_type"], other.hf_config["model_type"])}
-    named[ATTRIBUTES] = (one.attributes, other.attributes)
+    named[ATTRIBUTES] = (list(one.attributes.items()), list(other.attributes.items()))  # their order is that of rows
     fields = {name: (value, vars(other)[name]) for name, value in vars(one).items() if name not in _COMPUTES_NO_REWARD}
     for name, (mine, theirs) in (named | fields).items():
         if mine != theirs:

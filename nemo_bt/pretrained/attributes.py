@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,9 @@ def with_attributes(pretrained: PretrainedSource, weights: Mapping[str, float]) 
 
 
 def combined(initial: InitialWeights, weights: Mapping[str, float]) -> InitialWeights:
-    """Give the same model with one reward: the weighted sum of its attributes, exact as the head is linear.
+    """Give the same model with one reward: the weighted sum of its attributes, as the head is linear.
+
+    The sum of the rows is computed in fp64 and rounded once to the dtype of the head.
 
     Raises:
         UserError: the model has no attributes, or others.
@@ -65,9 +68,13 @@ def given_weights(given: str) -> dict[str, float]:
     try:
         if given.endswith(".json"):
             read = json.loads(Path(given).read_text())["attributes"]
-            return {name: float(of["fitted_weight"]) for name, of in read.items()}
-        pairs = [one.split("=") for one in given.split(",")]
-        return {name.strip(): float(weight) for name, weight in pairs}
+            weights = {name: float(of["fitted_weight"]) for name, of in read.items()}
+        else:
+            pairs = [one.split("=") for one in given.split(",")]
+            weights = {name.strip(): float(weight) for name, weight in pairs}
+        if not all(map(math.isfinite, weights.values())) or not any(weights.values()):
+            raise ValueError("weights are finite, and one is not 0")
+        return weights
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"attribute weights: expected name=weight,name=weight or results.json of an evaluation by attributes, got "

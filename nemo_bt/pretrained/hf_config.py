@@ -83,7 +83,7 @@ def attribute_weights(hf_config: HfConfig, where: str = "config.json") -> dict[s
     """
     found = hf_config.get(ATTRIBUTES) or {}
     is_right = isinstance(found, dict) and all(isinstance(w, int | float) and math.isfinite(w) for w in found.values())
-    if not is_right:
+    if not is_right or (found and not any(found.values())):
         raise UserError(f"{where}: {ATTRIBUTES}: expected a weight for each attribute, got {found}.")
     return {str(name): float(weight) for name, weight in found.items()}
 

@@ -12,6 +12,8 @@ from nemo_bt.pretrained.fused import COPY, GATE_UP, PACKED_QKV, QKV, Fusion
 
 EMBEDDING = "embedding.word_embeddings.weight"
 HEAD = "output_layer.weight"
+LOG_TIE = "output_layer.log_tie"
+"""Logarithm of the parameter of a loss with ties, where a run learns it; a model's rewards do not depend on it."""
 HF_HEAD = "score.weight"
 HF_LANGUAGE_MODEL_HEAD = "lm_head.weight"
 

@@ -18,7 +18,7 @@ from nemo_bt.pretrained.architecture import Architecture, architecture_of, same_
 from nemo_bt.pretrained.check import check_hf_tensors, check_megatron_tensors
 from nemo_bt.pretrained.convert import AsMegatron
 from nemo_bt.pretrained.head import WithHeadRow, WithNewHead
-from nemo_bt.pretrained.hf_config import HfConfig, read_hf_config
+from nemo_bt.pretrained.hf_config import ATTRIBUTES, HfConfig, read_hf_config
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.nemo_file import OF_NEMO_1, NemoFile
 from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
@@ -32,7 +32,7 @@ _OF_CHECKPOINT = re.compile(r"^(\.metadata|metadata\.json|common\.pt|__\d+_\d+\.
 _HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
 _HUB_NOT = ["consolidated*", "original/*", "*/*.safetensors"]
 """Other formats of the same weights."""
-_LABELS = ("num_labels", "id2label", "label2id", "problem_type")
+_LABELS = ("num_labels", "id2label", "label2id", "problem_type", ATTRIBUTES)
 HUB_FILES_BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 _HUB_FILES = (*HUB_FILES_BESIDE_WEIGHTS, "*.safetensors")
 

@@ -31,7 +31,7 @@ class Panel:
 
 
 _PANELS = (
-    ("loss", "Loss", "nats per pair", ("loss",)),
+    ("loss", "Loss", "nats per pair, or as the loss has it", ("loss",)),
     ("accuracy", "Accuracy", "fraction of pairs", ("accuracy",)),
     ("rewards", "Mean reward", "reward", ("reward_chosen", "reward_rejected")),
     ("margin", "Mean margin", "reward", ("margin",)),

@@ -51,14 +51,19 @@ def _training(settings: Settings) -> Facts:
     model = settings.model
     trainer = settings.trainer
     own = model.loss.custom_fn.name
-    terms = [f"{name} {value}" for name, value in model.loss.terms.items()]
-    loss = f"the function {own}" if own else ", ".join(["-log sigmoid(r_chosen - r_rejected)", *terms])
+    terms = [f"{name} {value}" for name, value in model.loss.terms.items() if name != "kind"]
+    is_plain = model.loss.kind == "bradley_terry"
+    formula = "-log sigmoid(r_chosen - r_rejected)" if is_plain else model.loss.kind
+    loss = f"the function {own}" if own else ", ".join([formula, *terms])
     sched = model.optim.sched
     data = {"training data": model.data.train} | {f"validation {k}": v for k, v in model.data.validation.items()}
     return [
         ("started from", Path(model.restore_from_path).name if model.restore_from_path else "random weights"),
         *((name, ", ".join(source.name for source in sources)) for name, sources in data.items()),
-        ("pairs of a step", f"{model.global_batch_size:,}"),
+        (
+            f"{'prompts' if model.loss.takes == 'answers' else model.loss.takes} of a step",
+            f"{model.global_batch_size:,}",
+        ),
         ("longest conversation", f"{model.encoder_seq_length:,} tokens"),
         ("loss", loss),
         ("learning rate", f"{model.optim.lr:g}, {sched.name}, weight decay {model.optim.weight_decay:g}"),

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from nemo_bt.scoring.parts import Parts
 from nemo_bt.scoring.reading import Part
-from nemo_bt.scoring.rows import Reward, RowReader
+from nemo_bt.scoring.rows import Reward
 
 
 def write_part(
@@ -18,7 +18,7 @@ def write_part(
     """Write a part with the rewards of its conversations, and a column of its own for each attribute."""
     values = part.values(rewards)
     for name, of_attribute in attributes.items():
-        own = replace(part, chunks=[(_of_attribute(reader, name), chunk) for reader, chunk in part.chunks])
+        own = replace(part, chunks=[(reader.of_attribute(name), chunk) for reader, chunk in part.chunks])
         values = [row | more for row, more in zip(values, own.values(of_attribute), strict=True)]
     if not parts.is_table:
         rows = [row | value for row, value in zip(part.rows, values, strict=True)]
@@ -28,7 +28,7 @@ def write_part(
     table = pa.concat_tables(tables, promote_options="default")
     reader, _ = part.chunks[0]
     kind = pa.list_(pa.float64()) if reader.is_list else pa.float64()
-    for column in [reader, *(_of_attribute(reader, name) for name in attributes)]:
+    for column in [reader, *(reader.of_attribute(name) for name in attributes)]:
         for name in column.columns:
             table = table.append_column(name, pa.array([value[name] for value in values], kind))
     parts.write_table(number, table, part.drop_report)
@@ -37,12 +37,3 @@ def write_part(
 def column(found: Sequence[Sequence[float] | None], at: int) -> list[Reward]:
     """Take the reward (0) or an attribute (from 1) of each conversation; None where it has none."""
     return [None if one is None else one[at] for one in found]
-
-
-def attribute_column(column: str, attribute: str) -> str:
-    """Name the column of an attribute: reward_chosen is reward_chosen_helpfulness of it."""
-    return f"{column}_{attribute}"
-
-
-def _of_attribute(reader: RowReader, attribute: str) -> RowReader:
-    return replace(reader, columns=[attribute_column(column, attribute) for column in reader.columns])

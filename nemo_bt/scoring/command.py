@@ -155,7 +155,7 @@ def open_rows(
         UserError: the tokenizer cannot be used; rows cannot be scored, or their rewards do not fit this output.
     """
     renderer = renderer_of(run, pretrained)
-    files = open_files(run, renderer.chat)
+    files = open_files(run, renderer.chat, list(pretrained.architecture.attributes))
     if parts.is_table:
         columns = [list(column_types(file).items()) for _, file in files]
         if not all(columns):

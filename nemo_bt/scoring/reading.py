@@ -60,18 +60,25 @@ class Part:
         ]
 
 
-def open_files(run: ScoreRun, chat: bool) -> list[tuple[RowReader, DataFile]]:
-    """Find the files to score, and how each is read; `chat` tells whether the tokenizer renders messages.
+def open_files(run: ScoreRun, chat: bool, attributes: Sequence[str] = ()) -> list[tuple[RowReader, DataFile]]:
+    """Find the files to score, and how each is read.
+
+    Args:
+        chat: whether the tokenizer renders messages.
+        attributes: those of the model, which get columns too.
 
     Raises:
         UserError: a file is missing, this command can score nothing in it, or two files need different columns.
     """
     source = run.source
-    files = [
-        (replace(row_reader(file.name, rows, source, chat, run.score.column), facts=_facts(run, file, rows)), file)
-        for file in find_files(source, "score.input")
-        if (rows := first_rows(file, None))
-    ]
+    files = []
+    for file in find_files(source, "score.input"):
+        rows = first_rows(file, None)
+        if rows:
+            reader = row_reader(file.name, rows, source, chat, run.score.column)
+            for name in attributes:
+                reader.of_attribute(name).check_new(file.name, columns_seen(rows))
+            files.append((replace(reader, facts=_facts(run, file, rows)), file))
     if not files:
         raise UserError(f"score.input: {', '.join(source.path)} has no rows.")
     (first, of_first), *others = files

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nemo_bt.config.loss import TAKES
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.nemo_metadata import FACTS, read_facts
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
@@ -79,6 +80,9 @@ def reward_statistics(validation: Mapping[str, float]) -> RewardStatistics | Non
 def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
     """Give the statistics that a model has, from the training that a .nemo comes from, else from its config.json.
 
+    A validation of lists measures the best and the worst answer alone, and attributes may get other weights: these
+    models have none.
+
     Raises:
         UserError: the statistics are not as nemo_bt writes them.
     """
@@ -86,7 +90,10 @@ def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
     try:
         facts = read_facts(pretrained.nemo_file.context) if pretrained.nemo_file else {}
         if facts:
-            return reward_statistics(facts["validation"])
+            model = facts["settings"]["model"] if "settings" in facts else {}
+            is_of_pairs = model.get("loss", {}).get("kind", "bradley_terry") not in TAKES
+            is_one = not model.get("reward_head", {}).get("attributes") and not pretrained.architecture.attributes
+            return reward_statistics(facts["validation"]) if is_of_pairs and is_one else None
         found = pretrained.hf_config.get(KEY)
         return RewardStatistics(**found) if found else None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -45,6 +45,10 @@ class RowReader:
         """Columns and their type, for a message."""
         return f"{' and '.join(self.columns)} of {'lists' if self.is_list else 'numbers'}"
 
+    def of_attribute(self, name: str) -> RowReader:
+        """Give a reader whose columns are those of an attribute."""
+        return replace(self, columns=[attribute_column(column, name) for column in self.columns])
+
     def check_new(self, where: str, columns: Container[str]) -> None:
         """Check that there is no such column already; `where` is for the message."""
         for name in self.columns:
@@ -58,6 +62,11 @@ class RowReader:
         return self.facts | {
             name: list(found) if self.is_list else found[0] for name, found in zip(self.columns, rewards, strict=True)
         }
+
+
+def attribute_column(column: str, attribute: str) -> str:
+    """Name the column of an attribute: reward_chosen is reward_chosen_helpfulness of it."""
+    return f"{column}_{attribute}"
 
 
 def row_reader(file: str, rows: list[Row], keys: RowSettings, chat: bool, column: str) -> RowReader:

@@ -44,18 +44,32 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | No
     if not settings.model.restore_from_path and not settings.model.tokenizer.type:
         raise UserError("model.tokenizer.type: expected a tokenizer folder, got null and no restore_from_path.")
     if loss_fn or settings.model.loss.custom_fn.name:
-        loss_function(settings.model.loss, loss_fn)
+        has_soft_labels = any(source.preference_key for source in settings.model.data.train)
+        loss_function(settings.model.loss, loss_fn, len(settings.model.reward_head.attributes), has_soft_labels)
     exp = settings.exp_manager
     given = settings.model.restore_from_path
     resume_from = checkpoint_to_resume(exp.log_dir / "checkpoints", exp.resume_if_exists)
     pretrained = None
     if resume_from or given:
         pretrained = with_positions(find_pretrained(str(resume_from or given)), settings.model.max_position_embeddings)
-        pretrained = with_attributes(pretrained, settings.model.reward_head.weight_of)
+    pretrained = _with_head(settings.model, pretrained)
     architecture = run_architecture(settings, pretrained, num_tokens=1)
     check_layout(settings, architecture)
     _check_adapters(settings.model, architecture)
     return pretrained
+
+
+def _with_head(model: ModelSettings, pretrained: PretrainedSource | None) -> PretrainedSource | None:
+    """Give the model with the attributes of the settings; a new head needs a loss that trains them."""
+    loss = model.loss
+    trains = loss.kind == "regression" or loss.regression_coefficient or loss.custom_fn.name
+    is_new = pretrained is None or not pretrained.architecture.attributes
+    if model.reward_head.attributes and is_new and not trains:
+        raise UserError(
+            f"model.reward_head.attributes: model.loss.kind={loss.kind} trains no attribute. Set "
+            "model.loss.kind=regression, or model.loss.regression_coefficient for both."
+        )
+    return pretrained and with_attributes(pretrained, model.reward_head.weight_of)
 
 
 def pinned(settings: Settings, pretrained: PretrainedSource | None) -> Settings:

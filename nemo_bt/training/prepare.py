@@ -104,7 +104,8 @@ def prepare(
 def tell_unused_margins(settings: Settings, train: PairSet, terminal: Terminal) -> None:
     """Say that pairs have margins, where no term of the loss reads them."""
     loss = settings.model.loss
-    if loss.margin or loss.scale or loss.custom_fn.name:
+    reads_none = loss.kind not in ("bradley_terry", "hinge")
+    if loss.margin or loss.scale or loss.custom_fn.name or reads_none:
         return
     names = [source.name for source in train.sources if source.columns["margin"].any()]
     if names:

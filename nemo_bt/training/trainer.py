@@ -59,6 +59,7 @@ def build_model(
         "recompute_granularity": granularity,
         "recompute_method": method,
         "recompute_num_layers": num_recomputed,
+        "tie": settings.model.loss.tie if settings.model.loss.learn_tie else None,
         "attention_backend": AttnBackend[settings.model.attention_backend],
         **fp8_options(settings.model),
     }

@@ -52,8 +52,9 @@ def test_gradients_equal_transformers(shape: str, one_rank: None, tmp_path: Path
             assert len(each) == 4
             balances.append(sum(each))
         for pair in group.comparisons:
-            total = total - F.logsigmoid(rewards[pair.chosen] - rewards[pair.rejected])
-            total = total + COEFFICIENT * (balances[pair.chosen] + balances[pair.rejected]) / 2
+            chosen, rejected = pair.sides
+            total = total - F.logsigmoid(rewards[chosen] - rewards[rejected])
+            total = total + COEFFICIENT * (balances[chosen] + balances[rejected]) / 2
     total.backward()
 
     found = dict(AsHf(InMemory(stacked_gradients(model)), pretrained.architecture).tensors())

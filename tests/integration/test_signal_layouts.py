@@ -1,6 +1,7 @@
 """Lists, attributes, ties, soft labels and scores train alike at every layout, and as plain PyTorch says."""
 
 import json
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ LOSSES: dict[str, Callable[[One], Tensor]] = {
     "attributes": partial(plain_losses.regression, error="mse"),
     "scores": partial(plain_losses.regression, error="bce"),
     "davidson": partial(plain_losses.davidson, v=0.7),
+    "learnt ties": plain_losses.davidson,
     "rao_kupper": partial(plain_losses.rao_kupper, theta=2.718281828459045**0.7),
     "soft labels": partial(plain_losses.bradley_terry, label_smoothing=0.05),
     "strengths": partial(plain_losses.scaled, factors={1.0: 1.0, 2.0: 3.0, 3.0: 10.0}),
@@ -85,6 +87,11 @@ def plain_loop(
         hf.score = torch.nn.Linear(64, 2, bias=False)
     hf.load_state_dict(hf_names(weights, hf.config))
     matrices, vectors = ([p for p in hf.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
+    log_tie = torch.nn.Parameter(torch.tensor([settings.model.loss.tie]).log())
+    if settings.model.loss.learn_tie:
+        vectors.append(log_tie)
+        of_tie = loss_of
+        loss_of = lambda one: of_tie(one, v=log_tie.exp()[0])  # noqa: E731 - as the others are
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
     losses = []
@@ -94,9 +101,14 @@ def plain_loop(
         loss = torch.stack([loss_of(one) for one in ones]).mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(hf.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_([*matrices, *vectors], 1.0)
         optimizer.step()
         losses.append(loss.item())
+    if settings.model.loss.learn_tie:
+        (learnt,) = full_tensors(checkpoint(logs / "learnt ties", STEPS))["output_layer.log_tie"].tolist()
+        assert learnt == pytest.approx(log_tie.item(), abs=1e-6)
+        assert abs(learnt - math.log(0.7)) > 1e-5
+        assert metrics(logs / "learnt ties", "train/tie")[0] == pytest.approx(0.7)
     return losses
 
 

@@ -22,18 +22,26 @@ SIGNALS: dict[str, list[str]] = {
     "scores": ["model.loss.kind=regression", "model.loss.regression_error=bce"],
     "davidson": ["model.loss.kind=davidson", "model.loss.tie=0.7"],
     "rao_kupper": ["model.loss.kind=rao_kupper", "model.loss.tie=0.7"],
+    "learnt ties": ["model.loss.kind=davidson", "model.loss.tie=0.7", "model.loss.learn_tie=true"],
     "soft labels": ["model.data.preference_key=preference", "model.loss.label_smoothing=0.05"],
     "strengths": ["model.loss.scale={1: 1, 2: 3, 3: 10}"],
     "hinge": ["model.loss.kind=hinge", "model.loss.hinge_margin=0.5"],
     "lists and scores": ["model.loss.kind=plackett_luce", "model.loss.regression_coefficient=0.3"],
 }
-FILES = {"soft labels": "pairs", "strengths": "pairs", "hinge": "pairs", "davidson": "ties", "rao_kupper": "ties"}
+FILES = {
+    "soft labels": "pairs",
+    "strengths": "pairs",
+    "hinge": "pairs",
+    "davidson": "ties",
+    "rao_kupper": "ties",
+    "learnt ties": "ties",
+}
 """Signal -> the file that it is trained on; lists where it has no other."""
 LAYOUTS: dict[int, dict[str, list[str]]] = {
     1: {"small streams": SMALL_STREAMS},
     2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "CP2": CP2, "DP2": []},
 }
-AT_ALL_LAYOUTS = ("lists", "attributes")
+AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties")
 ELSEWHERE = [f"{signal}: {layout}" for signal in AT_ALL_LAYOUTS for named in LAYOUTS.values() for layout in named]
 
 

@@ -11,7 +11,8 @@ from nemo_bt.config.load import load_settings
 from nemo_bt.config.loss import CustomFunction, LossSettings
 from nemo_bt.errors import UserError
 from nemo_bt.loss import LossFn, bradley_terry_loss
-from nemo_bt.losses.choose import check_loss_function, loss_function
+from nemo_bt.losses.choose import loss_function
+from nemo_bt.losses.contract import check_loss_function
 
 PLAIN = LossSettings()
 

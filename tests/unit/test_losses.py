@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from nemo_bt.config.loss import LossSettings
-from nemo_bt.losses.choose import check_loss_function, loss_function
+from nemo_bt.errors import UserError
+from nemo_bt.losses.choose import loss_function
 from nemo_bt.losses.comparisons import Comparisons
+from nemo_bt.losses.contract import check_loss_function
 
 NAN = math.nan
 
@@ -91,6 +93,8 @@ def test_ties_by_hand() -> None:
     tied = v / (math.exp(d / 2) + math.exp(-d / 2) + v)
     found = losses(given([[1.1, 0.0]], preference_P=[0.5]), kind="davidson", tie=v)
     assert found == [pytest.approx(-math.log(tied))]
+    wide = losses(given([[1.0, 0.0]], preference_P=[0.5]), kind="rao_kupper", tie=50.0)
+    assert wide == [pytest.approx(0.0, abs=1e-6)]  # at theta = e^50 nearly every pair is a tie
     far = losses(given([[1e4, -1e4], [-1e4, 1e4]], preference_P=[0.5, 1.0]), kind="davidson")
     assert all(map(math.isfinite, far))
 
@@ -162,9 +166,34 @@ def test_a_loss_of_ones_own_may_take_lists() -> None:
     assert loss_function(LossSettings(kind="plackett_luce"), spread)(lists).tolist() == [-2.0, -4.0]
 
 
+@pytest.mark.parametrize(
+    ("takes", "num_attributes", "has_soft_labels"), [("lists", 0, False), ("answers", 3, False), ("pairs", 0, True)]
+)
+def test_a_loss_of_ones_own_is_tried_on_what_it_will_get(
+    takes: str, num_attributes: int, has_soft_labels: bool
+) -> None:
+    seen = []
+
+    def loss(comparisons: Comparisons) -> torch.Tensor:
+        seen.append(comparisons)
+        return comparisons.reward_PK.sum(1)
+
+    check_loss_function(loss, takes, num_attributes, has_soft_labels)
+    first, none = seen
+    assert (first.reward_PK.shape, none.reward_PK.shape[0]) == ((2, 2 if takes == "pairs" else 3), 0)
+    assert (first.is_there_PK is not None) == (takes != "pairs")
+    assert (first.preference_P is not None) == has_soft_labels
+    assert first.attribute_PKA is None if not num_attributes else first.attribute_PKA.shape[2] == 3
+    if takes != "pairs" or has_soft_labels:
+        with pytest.raises(UserError, match="one of four arguments does not get"):
+            check_loss_function(lambda c, r, m, w: c - r, takes, num_attributes, has_soft_labels)
+
+
 def test_which_side_is_better() -> None:
     lists = given([[0.0] * 3, [0.0] * 2], [[1.0, 3.0, 3.0], [NAN, NAN]])
     better = [[(i, j) for i in range(3) for j in range(3) if one[i, j]] for one in lists.better]
     assert better == [[(1, 0), (2, 0)], [(0, 1)]]
+    (partly,) = given([[0.0] * 3], [[1.0, NAN, 0.0]]).better
+    assert partly.nonzero().tolist() == [[0, 2]]  # nothing is known of the one without a score
     pairs = given([[0.0, 0.0]] * 3, preference_P=[1.0, 0.3, 0.5])
     assert [one.nonzero().tolist() for one in pairs.better] == [[[0, 1]], [[1, 0]], []]

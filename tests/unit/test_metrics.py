@@ -46,6 +46,7 @@ def test_sums_count_right_pairs_and_ties_apart() -> None:
             "margin": 0.0,
             "reward_squares": 4 + 1 + 1 + 1 + 0.25 + 2.25,
             "ordered": 3,
+            "tie": 0,
         }
     )
 

@@ -50,6 +50,8 @@ def parse(row: Row, number: int, form: Format, keys: RowSettings, chat: bool) ->
         return pairs_of(row, number, keys, sides[:1], sides[1:])
     if not form.has_scores:
         return PromptGroup(sides, [number] * len(sides))
+    if keys.preference_key:
+        raise RowError("type", f"'{keys.preference_key}' is read for pairs that rows name, and these have scores")
     holders = _holders(row, form, keys, len(sides))
     margins = [not_negative(row, keys.margin_key)] * len(sides)
     return PromptGroup(

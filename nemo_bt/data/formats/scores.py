@@ -6,9 +6,12 @@ import math
 from typing import Any
 
 from nemo_bt.config.data import RowSettings
-from nemo_bt.data.formats.values import as_number, has_value, list_at, number_at
+from nemo_bt.data.formats.values import as_number, has_value, list_at, number_at, value_at
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
+
+_UNKNOWN = ("", "N/A", "n/a", "NaN", "nan", "None")
+"""How data sets write that an attribute is not known."""
 
 
 def score_columns(keys: RowSettings) -> list[str]:
@@ -19,7 +22,7 @@ def score_columns(keys: RowSettings) -> list[str]:
 
 
 def score_of(holder: dict[str, Any], keys: RowSettings) -> float:
-    """Give a score, the weighted mean of several, the mean of the attributes, or minus a rank: higher is better."""
+    """Give a score, the weighted mean of several, or minus a rank: higher is better; NaN where attributes are read."""
     if isinstance(keys.score_key, dict):
         total = sum(weight * number_at(holder, key) for key, weight in keys.score_key.items())
         return total / sum(abs(weight) for weight in keys.score_key.values())
@@ -32,14 +35,23 @@ def score_of(holder: dict[str, Any], keys: RowSettings) -> float:
         if has_value(holder, name):
             return number_at(holder, name)
     if keys.attribute_keys and not has_value(holder, keys.rank_key):
-        known = [value for value in attributes_of(holder, keys) if not math.isnan(value)]
-        return sum(known) / len(known) if known else math.nan
-    return -number_at(holder, keys.rank_key if has_value(holder, keys.rank_key) else f"{keys.rank_key}s")
+        return math.nan  # they decide, with their weights (nemo_bt.data.store.spec)
+    name = keys.rank_key if has_value(holder, keys.rank_key) else f"{keys.rank_key}s"
+    rank = number_at(holder, name)
+    if rank < 1:
+        raise RowError("type", f"'{name}' is {rank:g}, expected a rank of 1, the best, or more")
+    return -rank
 
 
 def attributes_of(holder: dict[str, Any], keys: RowSettings) -> tuple[float, ...]:
-    """Give the value of each attribute; NaN where it is not there."""
-    return tuple(number_at(holder, key) if has_value(holder, key) else math.nan for key in keys.attribute_keys.values())
+    """Give the value of each attribute; NaN where it is not there, or is said to be unknown."""
+    return tuple(_known(holder, key) for key in keys.attribute_keys.values())
+
+
+def _known(holder: dict[str, Any], key: str) -> float:
+    value = value_at(holder, key) if has_value(holder, key) else None
+    is_unknown = value is None or value in _UNKNOWN or (isinstance(value, float) and math.isnan(value))
+    return math.nan if is_unknown else as_number(value, key)
 
 
 def preference_of(row: dict[str, Any], keys: RowSettings) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 
 import numpy as np
@@ -54,7 +55,8 @@ def _random(group: PromptGroup, rules: PairRules) -> np.random.Generator:
 
 
 def _candidates(group: PromptGroup, rules: PairRules) -> list[Preference]:
-    order = sorted(range(len(group.sides)), key=lambda i: -group.scores[i])
+    scored = [i for i in range(len(group.sides)) if not math.isnan(group.scores[i])]
+    order = sorted(scored, key=lambda i: -group.scores[i])
     if len(order) < 2:
         return []
     if rules.mode == "all_pairs":
@@ -94,25 +96,32 @@ def make_lists(group: PromptGroup, least: int) -> tuple[list[Preference], Counte
         least: fewest responses of a list: 2 where they are compared, 1 where each has a value of its own.
 
     Returns:
-        The list, or none, and how many responses were left out as the same, as single or as all tied. Scores 1, 3, 3
-        give one list of 3 with a tie in it.
+        The list, or none; and what was left out: a response that says the same as an earlier one or that has no score
+        (where lists are compared), a list that is too short then, or of which all answers are tied. Scores 1, 3, 3 give
+        one list of 3 with a tie in it.
     """
     if group.given is not None:
-        return group.given, Counter()
-    order = sorted(range(len(group.sides)), key=lambda i: -group.scores[i])
+        kept = [pair for pair in group.given if not pair.scores or pair.scores[0] != pair.scores[-1]]
+        return kept, Counter(tie=len(group.given) - len(kept))
     by_response: dict[str, int] = {}
-    for i in order:
-        by_response.setdefault(response_of(group.sides[i]), i)
+    for i, side in enumerate(group.sides):
+        by_response.setdefault(response_of(side), i)
     different = list(by_response.values())
-    dropped = Counter({"same": len(order) - len(different)})
+    dropped = Counter(repeated=len(group.sides) - len(different))
+    if least > 1:
+        scored = [i for i in different if not math.isnan(group.scores[i])]
+        dropped += Counter(unscored=len(different) - len(scored))
+        different = scored
+    different.sort(key=lambda i: (math.isnan(group.scores[i]), -group.scores[i]))
     scores = tuple(group.scores[i] for i in different)
     if len(different) < least:
         return [], dropped + Counter(single=1)
     if least > 1 and len(set(scores)) == 1:
         return [], dropped + Counter(tie=1)
-    best = different[0]
-    found = Preference(tuple(different), group.rows[best], group.margins[best], group.weights[best], scores)
-    return [found], dropped
+    weight = sum(group.weights[i] for i in different) / len(different)
+    return [
+        Preference(tuple(different), group.rows[different[0]], group.margins[different[0]], weight, scores)
+    ], dropped
 
 
 def margin_of(pair: Preference) -> float:

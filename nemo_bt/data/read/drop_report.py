@@ -45,7 +45,12 @@ RULES = {
     "ratio": "below pairs.min_ratio",
     "cap": "over pairs.max_pairs_per_prompt",
 }
-_TEXTS = BAD | LENGTH | RULES
+ANSWERS = {
+    "repeated": "that say the same as another",
+    "unscored": "without a score",
+}
+"""Answers that are left out of lists, which stay without them: they are no pairs or lists themselves."""
+_TEXTS = BAD | LENGTH | RULES | ANSWERS
 _ADVICE = {
     "lost": "The rewards would not depend on what is left out: set model.data.chat_template to one that keeps it.",
     "template": "Mend the data, or set model.data.chat_template to one that takes such conversations.",
@@ -113,7 +118,7 @@ class DropReport:
     @property
     def num_pairs(self) -> int:
         """Pairs that the rows had: those kept and those dropped."""
-        return self.num_kept + sum(self.dropped.values())
+        return self.num_kept + sum(count for reason, count in self.dropped.items() if reason not in ANSWERS)
 
     def drop(self, reason: str, where: str = "", detail: str = "", times: int = 1) -> None:
         """Count pairs that are left out."""
@@ -142,7 +147,9 @@ class DropReport:
 
     def describe(self, name: str) -> str:
         """Say it in one line: `hh: 303 of 312 pairs; dropped 4 with an empty response; ...`."""
-        reasons = "".join(f"; dropped {count:,} {reason}" for reason, count in self.counted())
+        counted = [(self._text(key), key, self.dropped[key]) for key in _TEXTS if self.dropped[key]]
+        answers = dict.fromkeys(ANSWERS, " answers")
+        reasons = "".join(f"; dropped {count:,}{answers.get(key, '')} {text}" for text, key, count in counted)
         cut = f"; cut {self.num_truncated:,} prompts from the left" if self.num_truncated else ""
         unread = f"; not read: {', '.join(self.unread)}" if self.unread else ""
         return f"{name}: {self.num_kept:,} of {self.num_pairs:,} {self.unit}{reasons}{cut}{unread}"

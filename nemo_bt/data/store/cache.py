@@ -124,7 +124,7 @@ def _facts(spec: EncodingSpec, files: list[DataFile], tokenizer_digest: str, fol
         "max_length": spec.limit.tokens,
         "length_policy": spec.length_policy,
         "takes": spec.takes,
-        "attributes": list(spec.attributes),
+        "attributes": [list(spec.attributes), list(spec.weights)],
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
     }
 

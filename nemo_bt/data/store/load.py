@@ -82,11 +82,18 @@ def encoding_spec(settings: Settings, source: SourceSettings, renderer: Renderer
     """Say how the rows of a source become tokens."""
     model = settings.model
     limit = length_limit(model.encoder_seq_length, model.max_position_embeddings)
-    keys = {name: source.attribute_keys.get(name, name) for name in model.reward_head.attributes}
+    weights = model.reward_head.weight_of
+    unknown = ", ".join(source.attribute_keys.keys() - weights.keys())
+    if unknown:
+        known = ", ".join(weights) or "none"
+        raise UserError(
+            f"model.data.attribute_keys: {unknown}: expected names of model.reward_head.attributes, which are {known}."
+        )
+    keys = {name: source.attribute_keys.get(name, name) for name in weights}
     source = replace(source, attribute_keys=keys)
     if model.loss.kind in WITH_TIES:
         source = replace(source, pairs=replace(source.pairs, keep_ties=True))
-    read = (model.data.length_policy, model.loss.takes, tuple(keys.values()))
+    read = (model.data.length_policy, model.loss.takes, tuple(keys.values()), tuple(weights.values()))
     return EncodingSpec(renderer, source, source.format, limit, *read)
 
 
@@ -104,8 +111,8 @@ def mix(
     prompts = []
     wanted = []
     first = 0
+    check_signal(name, cached, settings, terminal)
     for source, part in zip(sources, cached, strict=True):
-        check_signal(name, part, settings, terminal)
         drop_report, kept = _within_budget(part, data.tokens_per_micro_batch)
         called = name if len(sources) == 1 else f"{name} {part.name}"
         drop_report.check(called, data)

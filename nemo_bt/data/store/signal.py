@@ -7,37 +7,36 @@ from typing import Any
 
 import numpy as np
 
-from nemo_bt.batching.sampling import Ints
 from nemo_bt.config.loss import WITH_TIES, LossSettings, strength_map
 from nemo_bt.config.model import Settings
+from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.store.cache import CachedSource
 from nemo_bt.data.store.records import ATTRIBUTE
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 
 
-def check_signal(name: str, part: CachedSource, settings: Settings, terminal: Terminal) -> None:
-    """Check that a source can feed the loss of the run, and say what the loss makes little use of.
+def check_signal(name: str, parts: Sequence[CachedSource], settings: Settings, terminal: Terminal) -> None:
+    """Check that the sources of a set can feed the loss of the run, and say what the loss makes little use of.
 
     Args:
         name: name of the set.
 
     Raises:
-        UserError: it lacks what the loss reads, or has values that the loss cannot take. Names the column that would
+        UserError: they lack what the loss reads, or have values that the loss cannot take. Names the column that would
             feed it.
     """
     loss = settings.model.loss
-    if not len(part) or loss.custom_fn.name:
-        return
-    _check_margins(name, part, loss, terminal)
-    if loss.kind in WITH_TIES and not (part.columns["preference"] == 0.5).any():
-        terminal.line(f"{name}: {part.name} has no ties, for which model.loss.kind={loss.kind} is made")
-    if loss.kind == "regression" or loss.regression_coefficient:
-        attributes = settings.model.reward_head.attributes
-        if attributes:
-            _check_attributes(name, part, attributes, loss, terminal)
-        else:
-            _check_range(part, part.sides["score"], "score", loss)
+    parts = [part for part in parts if len(part)]
+    attributes = settings.model.reward_head.attributes
+    if attributes:
+        _check_attributes(name, parts, attributes, loss, terminal)
+    for part in () if loss.custom_fn.name else parts:
+        _check_margins(name, part, loss, terminal)
+        if loss.kind in WITH_TIES and not (part.columns["preference"] == 0.5).any():
+            terminal.line(f"{name}: {part.name} has no ties, for which model.loss.kind={loss.kind} is made")
+        if not attributes and (loss.kind == "regression" or loss.regression_coefficient):
+            _check_values(part, loss)
 
 
 def _check_margins(name: str, part: CachedSource, loss: LossSettings, terminal: Terminal) -> None:
@@ -62,38 +61,51 @@ def _check_margins(name: str, part: CachedSource, loss: LossSettings, terminal: 
 
 
 def _check_attributes(
-    name: str, part: CachedSource, attributes: Sequence[str], loss: LossSettings, terminal: Terminal
+    name: str, parts: Sequence[CachedSource], attributes: Sequence[str], loss: LossSettings, terminal: Terminal
 ) -> None:
-    """Check that each attribute is known of some answers, and say of how many it is not."""
+    """Check that each attribute is known of some answers of a set, and say of how many it is not."""
     for number, attribute in enumerate(attributes):
-        values = part.sides[f"{ATTRIBUTE}{number}"]
-        num_unknown = int(np.isnan(values).sum())
-        if num_unknown == len(values):
+        column = f"{ATTRIBUTE}{number}"
+        if all(np.isnan(part.sides[column]).all() for part in parts):
+            of = ", ".join(part.name for part in parts)
             raise UserError(
-                f"model.reward_head.attributes: no answer of {part.name} has '{attribute}'. Set "
-                f"model.data.attribute_keys.{attribute} to its column, or field of completions, or take it out."
+                f"model.reward_head.attributes: no answer of {of} has '{attribute}'. Set "
+                f"model.data.attribute_keys.{attribute} to its column, or field of completions, of rows that have "
+                "answers with values each; or take it out."
             )
-        if num_unknown:
-            share = f"{num_unknown:,} of {len(values):,} answers"
-            terminal.line(f"{name}: {share} of {part.name} have no {attribute}; the loss leaves it out there")
-        _check_range(part, values[~np.isnan(values)], attribute, loss, np.flatnonzero(~np.isnan(values)))
+        for part in parts:
+            values = part.sides[column]
+            num_unknown = int(np.isnan(values).sum())
+            if num_unknown:
+                share = f"{num_unknown:,} of {len(values):,} answers"
+                terminal.line(f"{name}: {share} of {part.name} have no {attribute}; the loss leaves it out there")
+            _check_range(part, values, attribute, loss)
 
 
-def _check_range(part: CachedSource, values: Any, what: str, loss: LossSettings, at: Ints | None = None) -> None:
-    """Check that all values are known, and in the range of the loss; `at` has their places among all answers."""
-    unknown = np.flatnonzero(~np.isfinite(values))
+def _check_values(part: CachedSource, loss: LossSettings) -> None:
+    """Check that every answer has a score of its own; which of two is better, or a rank, is none."""
+    values = part.sides["score"]
+    form = FORMATS.get(part.format)
+    has_scores = form is not None and (form.has_scores or isinstance(part.made_from["rows"]["score_key"], list))
+    is_rank = has_scores and len(values) > 0 and bool((values <= -1).all())
+    unknown = np.flatnonzero(~np.isfinite(values)) if has_scores and not is_rank else np.arange(len(values))
     if len(unknown):
         raise UserError(
             f"model.loss.kind={loss.kind} with a regression: {len(unknown):,} of {len(values):,} answers of "
-            f"{part.name} have no score, the first in {_where(part, int(unknown[0]))}. Set model.data.score_key to a "
-            "column of numbers; for rows that name the chosen response, to the two columns of both scores."
+            f"{part.name} have no score of their own, the first in {_where(part, int(unknown[0]))}. Set "
+            "model.data.score_key to a column of numbers; for rows that name the chosen response, to the two columns "
+            "of both scores."
         )
+    _check_range(part, values, "score", loss)
+
+
+def _check_range(part: CachedSource, values: Any, what: str, loss: LossSettings) -> None:
     wrong = np.flatnonzero(((values < 0) | (values > 1)) & (loss.regression_error == "bce"))
     if len(wrong):
-        place = int(wrong[0] if at is None else at[wrong[0]])
+        at = int(wrong[0])
         raise UserError(
-            f"model.loss.regression_error=bce: expected values from 0 to 1, got {what} {values[wrong[0]]:g} in "
-            f"{_where(part, place)} ({len(wrong):,} in all). Scale the column, or take mse."
+            f"model.loss.regression_error=bce: expected values from 0 to 1, got {what} {values[at]:g} in "
+            f"{_where(part, at)} ({len(wrong):,} in all). Scale the column, or take mse."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from nemo_bt.config.data import SourceSettings
@@ -27,6 +28,7 @@ class EncodingSpec:
         length_policy: drop, truncate_prompt_left or error.
         takes: pairs, lists or answers, as model.loss.kind asks.
         attributes: columns, or fields of completions, that have them.
+        weights: weight of each in the score of an answer that the rows do not score themselves.
         judged: columns that are read, or of which the first rows have shown that they may be left out; any other is
             looked at where it first holds something. None where the rows come from a class of one's own.
     """
@@ -38,6 +40,7 @@ class EncodingSpec:
     length_policy: str
     takes: str = "pairs"
     attributes: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
     judged: frozenset[str] | None = None
 
     @property
@@ -67,4 +70,12 @@ class EncodingSpec:
         Raises:
             RowError: it cannot be used.
         """
-        return parsed(row, number, self.format, self.source, self.renderer.chat)
+        group = parsed(row, number, self.format, self.source, self.renderer.chat)
+        if self.attributes and group.attributes:
+            weighted = [
+                sum(w * v for w, v in zip(self.weights, values, strict=True)) for values in group.attributes
+            ]  # NaN where one is not known
+            group.scores = [
+                one if math.isnan(score) else score for one, score in zip(weighted, group.scores, strict=True)
+            ]
+        return group

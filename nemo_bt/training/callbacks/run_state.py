@@ -83,9 +83,9 @@ class RunState(pl.Callback):
 
 def _as_now(sums_M: list[float]) -> list[float]:
     """Fill up a source's sums: those that an earlier version did not count are unknown, and its bins are empty."""
-    if len(sums_M) == NUM_SUMS - 1:  # before ties were kept: every pair was ordered
+    if len(sums_M) == NUM_SUMS - 2:  # before ties were kept: every pair was ordered
         at = SUMS.index("ordered")
-        return [*sums_M[:at], sums_M[0], *sums_M[at:]]
+        return [*sums_M[:at], sums_M[0], 0.0, *sums_M[at:]]
     unknown = [math.nan] * (len(SUMS) - len(sums_M))
     return sums_M + unknown + [0.0] * (NUM_SUMS - len(sums_M) - len(unknown))
 
