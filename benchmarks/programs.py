@@ -17,9 +17,10 @@ _PAGE = _ROOT / "docs" / "reference" / "programs.md"
 _TRIED = Path("runs/test-interop.xml")
 _HEAD = """# Programs that were tried
 
-Each runs unchanged, by its own Python, in an environment of its own; rewards are compared in fp32, to 1e-5. What a test
-sends by the bytes of a client, and not by its code, says so. This page is written by `python -m benchmarks.programs`
-after `make test-interop`.
+Each is as it was published, and runs by its own Python in an environment of its own, or, where a row says here, in that
+of nemo_bt; rewards are compared in fp32, to 1e-5. A row says what was put in the place of a GPU or of a package that
+wants one, and what a test sends by the bytes of a client, and not by its code. This page is
+written by `python -m benchmarks.programs` after `make test-interop`.
 
 | program | version | what it does | result |
 |---|---|---|---|"""

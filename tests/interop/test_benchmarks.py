@@ -25,7 +25,7 @@ FILES = {
     "rm_bench": "total_dataset.json",
 }
 """Where rewardbench's loader of data sets finds them on this disk, by the names that they have on the hub."""
-WHAT = "{} gives evaluate's scores on rows of its form; calls of CUDA are left out"
+WHAT = "{} gives evaluate's scores on rows of its form; what names CUDA stays on the CPU"
 IN_FP32 = ("--model=exported", "--torch_dtype=float32", "--batch_size=4")
 
 
@@ -102,7 +102,7 @@ def test_rewardbenchs_command(folder: Path, ours: dict[str, Any], record_propert
 
 
 def test_rewardbench_2s_script(folder: Path, ours: dict[str, Any], record_property: Any) -> None:
-    record_property("program", f"RewardBench 2 | rewardbench:rewardbench | {WHAT.format('run_v2')}, also of ties")
+    record_property("program", f"RewardBench 2 | rewardbench:rewardbench | {WHAT.format('run_v2, with ties,')}")
     printed = run("rewardbench", "without_cuda", "scripts.run_v2", *IN_FP32, "--do_not_save", folder=folder)
     found = json.loads((folder / "results" / "eval-set-scores" / "exported.json").read_text())
     assert [reward for row in found["scores"] for (reward,) in row] == close(scored_by(folder / "ours", "rb2"))
@@ -112,8 +112,8 @@ def test_rewardbench_2s_script(folder: Path, ours: dict[str, Any], record_proper
 
 def test_rm_benchs_script(folder: Path, ours: dict[str, Any], record_property: Any) -> None:
     there = (RM_BENCH / "scripts" / "run_rm.py").is_file()
-    told = f"RM-Bench | {commit_of(RM_BENCH) if there else 'none'} | {WHAT.format('run_rm')}, with PyPI's rewardbench"
-    record_property("program", told)
+    what = WHAT.format("run_rm, on PyPI's rewardbench,")
+    record_property("program", f"RM-Bench | {commit_of(RM_BENCH) if there else 'none'} | {what}")
     if not there:
         pytest.skip("RM_BENCH names no checkout of THU-KEG/RM-Bench")
     module = f"scripts.run_rm={RM_BENCH / 'scripts'}"

@@ -53,8 +53,8 @@ def test_vllm_has_the_rewards_of_exports(exports: dict[str, Path], tmp_path: Pat
 
 def test_sglang_takes_exports_for_reward_models(exports: dict[str, Path], tmp_path: Path, record_property: Any) -> None:
     what = "takes exports of Llama, Qwen 2, Qwen 3 and Gemma 2 for reward models of its own, by their folders"
-    record_property("program", f"SGLang | engines:sglang | {what}; it loaded no weights and computed nothing")
-    what = "has no reward models of the other families: it takes their exports for models that write"
+    record_property("program", f"SGLang | engines:sglang | {what}; no weights, no forward, empty torchvision modules")
+    what = "has no reward models of the other families: their architectures resolve to TransformersForCausalLM"
     record_property("program", f"SGLang | engines:sglang | {what}")
     found = ask("engines", "sglang_config", {"folders": [str(path) for path in exports.values()]}, tmp_path)
     for shape, path in exports.items():

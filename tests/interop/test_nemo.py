@@ -47,8 +47,8 @@ def test_nemos_connector_loads_every_tensor(
     nemo: Path, tmp_path: Path, record_property: Any, request: pytest.FixtureRequest
 ) -> None:
     of = request.node.callspec.params["nemo"]
-    what = f"ModelConnector.nemo_load opens a .nemo of {of} with every weight and its tokenizer; the model is nemo_bt's"
-    record_property("program", f"{NEMO} | {what}")
+    what = f"ModelConnector.nemo_load opens a .nemo of {of} with every weight and its tokenizer"
+    record_property("program", f"{NEMO} | {what}; here, with nemo_bt's model and its CPU in CUDA's place")
     answer = ask("nemo", "nemo_connector", {"nemo": str(nemo), "tensors": str(tmp_path / "tensors.pt")}, tmp_path)
     assert answer == {"model": "RewardModel", "strategy": "MegatronStrategy", "words": 347}
     found = torch.load(tmp_path / "tensors.pt")
@@ -70,7 +70,8 @@ def test_nemos_own_model_has_its_rewards(
     what = (
         f"dist_checkpointing loads a .nemo of {of} into NeMo's own Qwen3Model, whose last hidden state times the head"
     )
-    record_property("program", f"{MEGATRON} | {what} is the reward; nothing of nemo_bt is imported")
+    without = "here, without nemo_bt, the CPU as current_device"
+    record_property("program", f"{MEGATRON} | {what} is the reward; {without}")
     hf_config = json.loads((nemo / "context" / "hf_config.json").read_text())
     fields = {
         "num_layers": hf_config["num_hidden_layers"],

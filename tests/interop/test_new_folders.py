@@ -33,7 +33,9 @@ def test_a_folder_of_transformers_5_is_trained_and_goes_back(
 ) -> None:
     what = "saves a folder with its tokenizer and a processor; two steps are trained here"
     record_property("program", f"transformers | transformers5:transformers | {what}, and it loads the export")
-    record_property("program", "transformers | transformers4:transformers | loads that export and its tokenizer")
+    record_property(
+        "program", "transformers | transformers4:transformers | loads what was trained from transformers5's"
+    )
     kinds = ("tokenizer_config.json", "processor_config.json")
     assert all((saved[shape] / name).is_file() for name in kinds)
     assert "TokenizersBackend" in (saved[shape] / kinds[0]).read_text()

@@ -20,7 +20,9 @@ from tests.support.tensors import Tensors
 
 
 def test_openrlhf_loads_an_export_as_its_reward_model(exported: Path, tmp_path: Path, record_property: Any) -> None:
-    record_property("program", "OpenRLHF | openrlhf:openrlhf | loads an export as its reward model")
+    record_property(
+        "program", "OpenRLHF | openrlhf:openrlhf | loads an export as its reward model; empty flash_attn modules"
+    )
     found = ask("openrlhf", "openrlhf_model", {"folder": str(exported), "conversations": CONVERSATIONS}, tmp_path)
     assert found == pytest.approx(rewards_of(exported, CONVERSATIONS), abs=TOLERANCE)
 
