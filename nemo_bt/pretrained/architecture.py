@@ -191,7 +191,8 @@ def first_difference(one: Architecture, other: Architecture) -> tuple[str, Any, 
     """Name the first field in which two models would compute something else, with its two values."""
     families = (one.hf_config["model_type"], other.hf_config["model_type"])
     fields = {name: (value, vars(other)[name]) for name, value in vars(one).items() if name not in _COMPUTES_NO_REWARD}
-    for name, (mine, theirs) in ({"model_type": families} | fields).items():
+    rows = tuple(", ".join(f"{name}={w:g}" for name, w in at.attributes.items()) or "none" for at in (one, other))
+    for name, (mine, theirs) in ({"model_type": families} | fields | {"reward_attributes": rows}).items():
         if mine != theirs:
             return name, mine, theirs
     frequencies = (torch.cat(model.rotary_frequencies).tolist() for model in (one, other))

@@ -106,13 +106,14 @@ def test_attributes_come_with_each_answer(tmp_path: Path, tokenizer: Any) -> Non
 
     rows = [{"prompt": "q", "completions": [
         {"response": "a", "annotations": {"helpfulness": {"Rating": "4"}}},
+        {"response": "c", "annotations": {"helpfulness": {"Rating": "N/A"}, "verbosity": {"Rating": "1"}}},
         {"response": "b", "annotations": {"helpfulness": {"Rating": "2"}, "verbosity": {"Rating": "1"}}},
     ]}]  # fmt: skip
     keys = {name: f"annotations.{name}.Rating" for name in ("helpfulness", "verbosity")}
     nested = open_set(write(tmp_path / "u.jsonl", rows), tokenizer, ANSWERS, head, attribute_keys=keys)
     (one,) = nested.groups([0])[0].comparisons
-    assert one.scores == (4.0, 1.5)
-    assert np.array_equal(one.attributes, [[4.0, math.nan], [2.0, 1.0]], equal_nan=True)
+    assert one.scores == (4.0, 1.5, 1.0)
+    assert np.array_equal(one.attributes, [[4.0, math.nan], [2.0, 1.0], [math.nan, 1.0]], equal_nan=True)
 
 
 FEW = [ranked(i, [1.0, 0.0], helpfulness=[3, 4]) for i in range(3)]

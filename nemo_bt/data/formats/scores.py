@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from nemo_bt.config.data import RowSettings
-from nemo_bt.data.formats.values import as_number, has_value, list_at, number_at
+from nemo_bt.data.formats.values import as_number, has_value, list_at, number_at, value_at
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
 
@@ -38,8 +38,11 @@ def score_of(holder: dict[str, Any], keys: RowSettings) -> float:
 
 
 def attributes_of(holder: dict[str, Any], keys: RowSettings) -> tuple[float, ...]:
-    """Give the value of each attribute; NaN where it is not there."""
-    return tuple(number_at(holder, key) if has_value(holder, key) else math.nan for key in keys.attribute_keys.values())
+    """Give the value of each attribute; NaN where it is not there, or "N/A", as UltraFeedback's ratings have it."""
+    return tuple(
+        number_at(holder, key) if has_value(holder, key) and value_at(holder, key) != "N/A" else math.nan
+        for key in keys.attribute_keys.values()
+    )
 
 
 def preference_of(row: dict[str, Any], keys: RowSettings) -> float:
