@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,8 +20,11 @@ from nemo_bt.losses.plackett_luce import plackett_luce_loss
 from nemo_bt.losses.regression import regression_loss
 from nemo_bt.losses.ties import davidson_loss, rao_kupper_loss
 
+AnyLoss: TypeAlias = LossFn | ComparisonLoss
+"""A loss of one's own: of pairs alone, or of all that the data says."""
 
-def loss_function(settings: LossSettings, loss_fn: LossFn | ComparisonLoss | None = None) -> ComparisonLoss:
+
+def loss_function(settings: LossSettings, loss_fn: AnyLoss | None = None) -> ComparisonLoss:
     """Choose the loss of a run: `loss_fn` from Python, one that the settings name, or one of this project's.
 
     Raises:
@@ -77,7 +80,7 @@ def takes_comparisons(loss_fn: Callable[..., Any]) -> bool:
     return sum(one.kind in positional and one.default is one.empty for one in parameters) == 1
 
 
-def check_loss_function(loss_fn: LossFn | ComparisonLoss) -> None:
+def check_loss_function(loss_fn: AnyLoss) -> None:
     """Check a loss function by calling it on two pairs, and on none.
 
     Raises:
