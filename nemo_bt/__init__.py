@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nemo_bt.converters.nemo_to_hf import nemo_to_hf
     from nemo_bt.errors import UserError
     from nemo_bt.loss import LossFn, bradley_terry_loss
+    from nemo_bt.losses.comparisons import ComparisonLoss, Comparisons
     from nemo_bt.model.reward_model import RewardModel
     from nemo_bt.scoring.scorer import RewardScorer
     from nemo_bt.training.steps.data_module import PairDataModule
@@ -52,6 +53,7 @@ _MODULES = {
     "nemo_bt.config.plan": ("PlanRun",),
     "nemo_bt.errors": ("UserError",),
     "nemo_bt.loss": ("bradley_terry_loss", "LossFn"),
+    "nemo_bt.losses.comparisons": ("Comparisons", "ComparisonLoss"),
     "nemo_bt.scoring.scorer": ("RewardScorer",),
     "nemo_bt.model.reward_model": ("RewardModel",),
     "nemo_bt.training.steps.data_module": ("PairDataModule",),

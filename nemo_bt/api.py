@@ -32,7 +32,7 @@ from nemo_bt.observability.events import telling_failure
 from nemo_bt.observability.terminal import Terminal
 
 if TYPE_CHECKING:
-    from nemo_bt.loss import LossFn
+    from nemo_bt.losses.choose import AnyLoss
     from nemo_bt.planning.search import Planned, Rejected
     from nemo_bt.pretrained.resolve import PretrainedSource
     from nemo_bt.training.fit import Outcome
@@ -62,12 +62,12 @@ def load_settings(
 
 
 @made_once
-def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Sequence[Any] = ()) -> Outcome:
+def train(settings: Settings, *, loss_fn: AnyLoss | None = None, callbacks: Sequence[Any] = ()) -> Outcome:
     """Train a reward model.
 
     Args:
         settings: from `load_settings("train", ...)`.
-        loss_fn: a loss of your own; its contract is `nemo_bt.loss.LossFn`.
+        loss_fn: a loss of your own; its contract is `nemo_bt.LossFn`, or `nemo_bt.ComparisonLoss`.
         callbacks: Lightning callbacks, called after the run's own.
 
     Returns:
@@ -92,7 +92,7 @@ def train(settings: Settings, *, loss_fn: LossFn | None = None, callbacks: Seque
 
 
 @made_once
-def validate(settings: Settings, *, loss_fn: LossFn | None = None) -> dict[str, float]:
+def validate(settings: Settings, *, loss_fn: AnyLoss | None = None) -> dict[str, float]:
     """Validate a model without training, and give metrics by name: val/<set>/loss, val/<set>/accuracy, ...
 
     Args:
@@ -210,7 +210,7 @@ def _scored(given: ScoreRun, finish: Callable[[Any, PretrainedSource, Terminal],
         raise KeyboardInterrupt(f"scoring was stopped; the same call goes on from {parts.folder}")
 
 
-def _named(settings: Settings, loss_fn: LossFn | None) -> Settings:
+def _named(settings: Settings, loss_fn: AnyLoss | None) -> Settings:
     """Write down which loss a run has, so that it cannot go on with another."""
     if loss_fn is None:
         return settings

@@ -83,7 +83,7 @@ class LossSettings:
     """Error of a regression: squared, or binary cross-entropy for values in [0, 1]."""
     custom_fn: CustomFunction = field(default_factory=CustomFunction)
     """A loss of one's own in the place of all of the above but kind, which says what it gets; its contract is
-    `nemo_bt.loss.LossFn`."""
+    `nemo_bt.LossFn`, or `nemo_bt.ComparisonLoss`."""
 
     @property
     def takes(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -18,10 +18,13 @@ from nemo_bt.losses.plackett_luce import plackett_luce_loss
 from nemo_bt.losses.regression import regression_loss
 from nemo_bt.losses.ties import davidson_loss, rao_kupper_loss
 
+AnyLoss: TypeAlias = LossFn | ComparisonLoss
+"""A loss of one's own: of pairs alone, or of all that the data says."""
+
 
 def loss_function(
     settings: LossSettings,
-    loss_fn: LossFn | ComparisonLoss | None = None,
+    loss_fn: AnyLoss | None = None,
     num_attributes: int = 0,
     has_soft_labels: bool = False,
 ) -> ComparisonLoss:

@@ -76,4 +76,9 @@ class Comparisons:
 
 
 ComparisonLoss: TypeAlias = Callable[[Comparisons], Tensor]
-"""Comparisons -> loss_P, [P], float32, nats. The step's loss is the sum over all comparisons over their number."""
+"""Comparisons -> loss_P, [P], float32, nats. The step's loss is the sum over all comparisons over their number.
+
+It is called as `nemo_bt.LossFn` is, once for each stream, and what holds there holds here: a stream may have no
+comparison, the loss of one depends on that one alone, its weight is the function's to apply, and nothing is changed in
+place.
+"""

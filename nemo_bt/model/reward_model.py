@@ -24,8 +24,7 @@ from torch import Tensor
 from nemo_bt.batching.stream import PairStream
 from nemo_bt.config.loss import LossSettings
 from nemo_bt.config.model import LoraSettings
-from nemo_bt.loss import LossFn
-from nemo_bt.losses.choose import loss_function
+from nemo_bt.losses.choose import AnyLoss, loss_function
 from nemo_bt.losses.comparisons import ComparisonLoss, Comparisons
 from nemo_bt.metrics import SUMS, pair_sums, with_order
 from nemo_bt.model.balance import BalancedRouter
@@ -150,7 +149,7 @@ class RewardModel(llm.GPTModel):
         lora: LoraSettings | None = None,
         *,
         initial_weights: InitialWeights | None = None,
-        loss_fn: LossFn | None = None,
+        loss_fn: AnyLoss | None = None,
         adapter_seed: int = 0,
     ) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer)

@@ -190,9 +190,9 @@ def same_rotation(one: Architecture, other: Architecture) -> bool:
 def first_difference(one: Architecture, other: Architecture) -> tuple[str, Any, Any] | None:
     """Name the first field in which two models would compute something else, with its two values."""
     named = {"model_type": (one.hf_config["model_type"], other.hf_config["model_type"])}
-    named[ATTRIBUTES] = (list(one.attributes.items()), list(other.attributes.items()))  # their order is that of rows
     fields = {name: (value, vars(other)[name]) for name, value in vars(one).items() if name not in _COMPUTES_NO_REWARD}
-    for name, (mine, theirs) in (named | fields).items():
+    rows = tuple(", ".join(f"{name}={w:g}" for name, w in at.attributes.items()) or "none" for at in (one, other))
+    for name, (mine, theirs) in (named | fields | {ATTRIBUTES: rows}).items():
         if mine != theirs:
             return name, mine, theirs
     frequencies = (torch.cat(model.rotary_frequencies).tolist() for model in (one, other))

@@ -14,8 +14,7 @@ from nemo_bt.config.equations import check_data, check_equations, check_validati
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.config.parallelism import divides
 from nemo_bt.errors import UserError
-from nemo_bt.loss import LossFn
-from nemo_bt.losses.choose import loss_function
+from nemo_bt.losses.choose import AnyLoss, loss_function
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, check_length, padded_vocab
 from nemo_bt.pretrained.attributes import with_attributes
 from nemo_bt.pretrained.hf_config import ATTRIBUTES, given_hf_config, scratch_hf_config
@@ -27,7 +26,7 @@ _ADAPTABLE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 
 
-def check_settings(settings: Settings, trains: bool = True, loss_fn: LossFn | None = None) -> PretrainedSource | None:
+def check_settings(settings: Settings, trains: bool = True, loss_fn: AnyLoss | None = None) -> PretrainedSource | None:
     """Check everything that needs no data, and give where the model comes from.
 
     That is the checkpoint that the run resumes from, else model.restore_from_path; None for a new model.

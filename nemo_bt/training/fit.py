@@ -11,7 +11,7 @@ from nemo_bt.checkpoint.find import step_of
 from nemo_bt.config.model import Settings
 from nemo_bt.flops import peak_flops
 from nemo_bt.launching.signals import StopRequest
-from nemo_bt.loss import LossFn
+from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.trackers import build_loggers, tell_start
 from nemo_bt.pretrained.resolve import InitialWeights
@@ -44,7 +44,7 @@ def fit(
     rank: int,
     request: StopRequest,
     callbacks: Sequence[Any],
-    loss_fn: LossFn | None = None,
+    loss_fn: AnyLoss | None = None,
 ) -> Outcome:
     """Train on this rank, together with all others, from the checkpoint that was found or from the start.
 
@@ -88,7 +88,7 @@ def fit(
 
 
 def validate(
-    settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal, loss_fn: LossFn | None = None
+    settings: Settings, prepared: Prepared, on_gpu: bool, terminal: Terminal, loss_fn: AnyLoss | None = None
 ) -> Outcome:
     """Validate on this rank, together with all others, without a step."""
     _import_nemo(on_gpu, terminal)

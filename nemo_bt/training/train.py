@@ -22,7 +22,7 @@ from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.files import write_atomically
 from nemo_bt.launching.signals import StopRequest, tell_stopped
-from nemo_bt.loss import LossFn
+from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.observability.events import append_event, read_events
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.resolve import PretrainedSource, check_plain
@@ -39,7 +39,7 @@ def train(
     rank: int,
     callbacks: Sequence[Any] = (),
     request: StopRequest | None = None,
-    loss_fn: LossFn | None = None,
+    loss_fn: AnyLoss | None = None,
 ) -> Outcome:
     """Train on this rank, together with all others.
 
@@ -84,7 +84,7 @@ def train(
 
 
 def validate_only(
-    settings: Settings, pretrained: PretrainedSource | None, terminal: Terminal, loss_fn: LossFn | None = None
+    settings: Settings, pretrained: PretrainedSource | None, terminal: Terminal, loss_fn: AnyLoss | None = None
 ) -> Outcome:
     """Validate a model on this rank, together with all others.
 

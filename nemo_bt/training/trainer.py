@@ -19,7 +19,7 @@ from nemo_bt.config.fp8 import fp8_options
 from nemo_bt.config.model import Settings
 from nemo_bt.config.optim import OptimSettings
 from nemo_bt.config.parallelism import recomputation
-from nemo_bt.loss import LossFn
+from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.pretrained.architecture import Architecture
@@ -37,7 +37,7 @@ def build_model(
     initial: InitialWeights | None,
     tokenizer_folder: str,
     num_steps: int,
-    loss_fn: LossFn | None = None,
+    loss_fn: AnyLoss | None = None,
 ) -> RewardModel:
     """Build the reward model without its weights, which NeMo allocates when the Trainer starts.
 

@@ -50,7 +50,7 @@ def test_a_term_of_the_loss(walk: Path) -> None:
         "import torch, nemo_bt\n"
         "from nemo_bt.config.load import load_settings\n"
         "from nemo_bt.loss import bradley_terry_loss\n"
-        "loss = load_settings('train', ['model.loss.hinge=2']).model.loss\n"
+        "loss = load_settings('train', ['model.loss.lead_coefficient=2']).model.loss\n"
         "chosen, rejected = torch.tensor([3.0, 1.0]), torch.tensor([0.0, 0.5])\n"
         "print(nemo_bt.__file__, *bradley_terry_loss(chosen, rejected, None, torch.ones(2), loss).tolist())\n"
     )
@@ -58,7 +58,9 @@ def test_a_term_of_the_loss(walk: Path) -> None:
     assert path == f"{walk}/nemo_bt/__init__.py"
     bare = [math.log1p(math.exp(-3.0)), math.log1p(math.exp(-0.5)) + 2 * 0.5]
     assert [float(loss) for loss in losses] == pytest.approx(bare, rel=1e-6)
-    assert "model.loss.hinge = 0.0  [number, 0 or more]" in python(walk, "-m", "nemo_bt", "help", "settings", "hinge")
+    assert "model.loss.lead_coefficient = 0.0  [number, 0 or more]" in python(
+        walk, "-m", "nemo_bt", "help", "settings", "lead"
+    )
 
 
 @pytest.mark.parametrize("walk", ["family"], indirect=True)

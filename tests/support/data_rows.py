@@ -22,11 +22,25 @@ def _shp(post: int, better: int, worse: int, number: int) -> dict[str, Any]:
 
 
 def _ultrafeedback(number: int, scores: tuple[float, ...]) -> dict[str, Any]:
+    rating = {"Rating": "4", "Rationale": "The text does what it was asked to do."}
+    beside = {
+        "principle": "helpfulness",
+        "custom_system_prompt": "As an assistant, be kind.",
+        "critique": "It is good.",
+    }
     completions = [
         {"model": "m", "response": f"answer {i}", "overall_score": 5.0 - s, "fine-grained_score": s}
+        | beside
+        | {"annotations": {"helpfulness": rating, "honesty": rating}}
         for i, s in enumerate(scores)
     ]
-    return {"source": "s", "instruction": f"instruction {number}", "completions": completions}
+    answers = {"correct_answers": ["None"], "incorrect_answers": ["None"]}
+    return {
+        "source": "s",
+        "instruction": f"instruction {number}",
+        "models": ["m"],
+        "completions": completions,
+    } | answers
 
 
 def _helpsteer(prompt: str, helpfulness: int, correctness: int, number: int) -> dict[str, Any]:
@@ -62,6 +76,18 @@ def _pair(number: int) -> dict[str, Any]:
     return {"chosen": messages(f"ask {number}", "good"), "rejected": messages(f"ask {number}", "bad")}
 
 
+def _vote(number: int, winner: str) -> dict[str, Any]:
+    """A battle of two turns, in which the earlier answers differ too."""
+    sides = {
+        f"conversation_{name}": [*messages(f"ask {number}", f"first {name}"), *messages("and then?", f"then {name}")]
+        for name in "ab"
+    }
+    models = {"question_id": f"q{number}", "model_a": "one", "model_b": "another"}
+    facts = {"turn": 2, "anony": True, "language": "English", "tstamp": 1.7e9, "is_code": False, "is_refusal": False}
+    tags = {"conv_metadata": {"sum_user_tokens": 9}, "dedup_tag": {"sampled": True}, "judge_hash": "a0b1"}
+    return models | {"winner": winner} | sides | facts | tags
+
+
 HH = "\n\nHuman: question {}\n\nAssistant: {}"
 
 ROWS: dict[str, list[dict[str, Any]]] = {
@@ -73,6 +99,10 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         *(_helpsteer("p1", *scores, i) for i, scores in enumerate([(4, 4), (1, 3), (3, 1), (1, 1)])),
         *(_helpsteer("p2", *scores, i) for i, scores in enumerate([(4, 2), (2, 4)])),
     ],
+    "helpsteer2": [
+        _helpsteer(f"q{prompt}", *scores, i) for prompt in "ab" for i, scores in enumerate([(4, 3), (1, 2)])
+    ],
+    "arena": [_vote(i, winner) for i, winner in enumerate(["model_a", "tie", "model_b", "tie (bothbad)"] * 2)],
     "capybara": [_capybara(1, 5, 3), _capybara(2, 4, 4)],
     "orca": [_orca(0, [9.0, 7.0]), _orca(1, [8.0, 8.0])],
     "safe_rlhf": [_safe(1, 0), _safe(2, 1)],

@@ -47,8 +47,13 @@ def refused(*argv: Any) -> str:
         ("qwen3", {"rms_norm_eps": 1e-5}, "norm_epsilon: expected 1e-06 as in {one}, found 1e-05."),
         ("qwen3", {"rope_theta": 5e5}, "rotary_frequencies[1]: expected 0.56234"),
         ("qwen3", {"num_key_value_heads": 4}, "heads: expected HeadShape(num_heads=4, num_groups=2, head_size=32)"),
+        (
+            "qwen3",
+            {"reward_attributes": {"humour": 0.5}},
+            "reward_attributes: expected none as in {one}, found humour=0.5.",
+        ),
     ],
-    ids=["family", "layers", "width", "epsilon", "rotation", "heads"],
+    ids=["family", "layers", "width", "epsilon", "rotation", "heads", "attributes"],
 )
 def test_the_first_field_in_which_architectures_differ_is_named(
     shape: str, changed: dict[str, Any], message: str, one: Path, tokenizer: Any, tmp_path: Path

@@ -43,7 +43,7 @@ def test_names_are_found_behind_any_section_and_with_dashes() -> None:
     assert renamed("trainer.rm.max_steps") == "trainer.max_steps"
     assert renamed("max_steps") is None
     assert renamed("exp_manager.ema.enable") == renamed("exp_manager.ema")
-    assert str(renamed("model.regression.num_attributes")).startswith("nothing: one reward is learnt")
+    assert renamed("model.regression.attribute_weights") == "model.reward_head.weights"
 
 
 def test_all_mistakes_are_told_at_once() -> None:
