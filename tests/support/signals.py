@@ -91,3 +91,9 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
                 run(f"{signal}: {name}", signal, num_ranks, [*starts, *extra]) for name, extra in layouts.items()
             ]
     return plan
+
+
+def ranked(number: int, scores: list[Any], texts: list[str] | None = None, **more: Any) -> dict[str, Any]:
+    """A row of answers to a prompt with their scores."""
+    texts = texts or [f"answer {i}" for i in range(len(scores))]
+    return {"prompt": f"q{number}", "completions": texts, "scores": scores} | more

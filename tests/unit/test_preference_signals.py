@@ -11,8 +11,6 @@ import pytest
 
 from nemo_bt.batching.stream import build_stream
 from nemo_bt.config.data import SourceSettings
-from nemo_bt.config.equations import check_equations
-from nemo_bt.config.load import load_settings
 from nemo_bt.data.inspect import lengths_of, show, stats
 from nemo_bt.data.store.load import load_sets
 from nemo_bt.data.store.pair_set import PairSet
@@ -20,16 +18,12 @@ from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from tests.support.data_rows import ROWS
 from tests.support.preferences import messages
+from tests.support.signals import ranked
 from tests.support.sources import dropped, open_set, settings_with, write
 
 LISTS = "model.loss.kind=plackett_luce"
 ANSWERS = "model.loss.kind=regression"
 HELPSTEER = "[helpfulness,verbosity]"
-
-
-def ranked(number: int, scores: list[Any], texts: list[str] | None = None, **more: Any) -> dict[str, Any]:
-    texts = texts or [f"answer {i}" for i in range(len(scores))]
-    return {"prompt": f"q{number}", "completions": texts, "scores": scores} | more
 
 
 def compared(pairs: PairSet, tokenizer: Any) -> list[list[tuple[str, float]]]:
@@ -162,71 +156,6 @@ def test_lists_of_one_and_of_two_in_one_stream_see_their_own_answers_alone(tmp_p
 def test_a_probability_of_rows_with_scores_is_refused(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(UserError, match="'p' is read for pairs that rows name, and these have scores"):
         open_set(write(tmp_path / "r.jsonl", [ranked(0, [1, 2], p=[0.1, 0.2])]), tokenizer, preference_key="p")
-
-
-FEW = [ranked(i, [1.0, 0.0], helpfulness=[3, 4]) for i in range(3)]
-NAMED = [{"prompt": "q", "chosen": "good", "rejected": "bad", "margin": 4}]
-
-
-@pytest.mark.parametrize(
-    ("rows", "overrides", "message"),
-    [
-        (NAMED, [ANSWERS], r"2 of 2 answers of rows have no score of their own, .* Set model\.data\.score_key"),
-        (NAMED, ["model.loss.regression_coefficient=1"], "have no score"),
-        ([{"prompt": "q", "response_1": "a", "response_2": "b", "preference_strength": -2}], [ANSWERS],
-         "2 of 2 answers of rows have no score of their own"),
-        ([{"prompt": "q", "completions": ["a", "b"], "ranks": [2, 1]}], [ANSWERS], "have no score of their own"),
-        ([{"prompt": "q", "completions": ["a", "b"], "ranks": [0, 1]}], [LISTS], "expected a rank of 1, the best"),
-        ([ranked(0, [2.0, 0.0])], [ANSWERS, "model.loss.regression_error=bce"], r"got score 2 in .* row 0 \(1 in all"),
-        (NAMED, ["model.loss.scale={1: 1, 2: 3}"], r"got 1, 2 and found 4 \(.*row 0; 1 pairs in all\)\. Add it"),
-        (FEW, [ANSWERS, "model.reward_head.attributes=[helpfulness,humour]"],
-         r"no answer of rows has 'humour'\. Set model\.data\.attribute_keys\.humour"),
-        ([ranked(0, [1])], [LISTS], r"0 of 1 lists; dropped 1 with no second response\. .* yields nothing"),
-        ([ranked(0, ["x", "y"])], [LISTS], r"'scores' is 'x', expected a number"),
-        ([ranked(0, [1, 2, 3], ["a", "b"])], [LISTS], r"has 3 values for 2 completions"),
-    ],
-)  # fmt: skip
-def test_what_cannot_feed_a_loss_is_refused(
-    tmp_path: Path, tokenizer: Any, rows: list[Any], overrides: list[str], message: str
-) -> None:
-    with pytest.raises(UserError, match=message):
-        open_set(write(tmp_path / "rows.jsonl", rows), tokenizer, *overrides)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ([LISTS, "model.loss.margin=true"], r"loss\.margin: model\.loss\.kind=plackett_luce does not read it, bradley"),
-        (["model.loss.tie=2"], r"loss\.tie: .*bradley_terry does not read it, rao_kupper or davidson does"),
-        ([ANSWERS, "model.loss.regression_coefficient=1"], r"regression_coefficient: .* a ranking loss does"),
-        (["model.loss.regression_error=bce"], r"regression_error: .* regression does"),
-        ([LISTS, "model.data.pairs.mode=all_pairs"], r"data\.pairs\.mode: model\.loss\.kind=plackett_luce does not"),
-        (["model.loss.kind=hinge", "model.data.pairs.keep_ties=true"], r"pairs\.keep_ties: model\.loss\.kind=hinge"),
-        (["model.loss.kind=davidson", "model.data.preference_key=p"], r"preference_key: model\.loss\.kind=davidson"),
-        (["model.loss.kind=hinge", "model.loss.margin=true", "model.loss.hinge_margin=2"], "both are the lead"),
-    ],
-)
-def test_what_a_loss_does_not_read_is_refused_by_name(overrides: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_equations(load_settings("train", ["model=llama_4x256", "model.data.train=a.parquet", *overrides]))
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("model.reward_head={attributes: [a, a]}", "expected names, each once"),
-        ("model.reward_head={attributes: [a, b], weights: [1]}", "expected one for each of 2 attributes"),
-        ("model.reward_head={attributes: [a], weights: [0]}", "expected one other than 0"),
-        ("model.loss.scale={x: 1}", "expected numbers for strengths"),
-        ("model.loss.scale={1: 1, '1.0': 2}", "expected numbers for strengths, each once"),
-        ("model.loss.scale={}", "or a map with a factor for each strength"),
-        ("model.loss.scale={1: -1}", "expected a factor of 0 or more for each strength"),
-        ("model.loss.kind=bt", "expected one of bradley_terry, hinge, rao_kupper"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(override: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        load_settings("train", [override])
 
 
 def test_missing_attributes_and_ties_are_counted(tmp_path: Path, tokenizer: Any, capsys: Any) -> None:

@@ -38,8 +38,8 @@ def score_of(holder: dict[str, Any], keys: RowSettings) -> float:
         return math.nan  # they decide, with their weights (nemo_bt.data.store.spec)
     name = keys.rank_key if has_value(holder, keys.rank_key) else f"{keys.rank_key}s"
     rank = number_at(holder, name)
-    if rank < 1:
-        raise RowError("type", f"'{name}' is {rank:g}, expected a rank of 1, the best, or more")
+    if rank < 0:
+        raise RowError("type", f"'{name}' is {rank:g}, expected a rank: 1 or 0 for the best, and more for others")
     return -rank
 
 

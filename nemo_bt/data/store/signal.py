@@ -87,7 +87,7 @@ def _check_values(part: CachedSource, loss: LossSettings) -> None:
     values = part.sides["score"]
     form = FORMATS.get(part.format)
     has_scores = form is not None and (form.has_scores or isinstance(part.made_from["rows"]["score_key"], list))
-    is_rank = has_scores and len(values) > 0 and bool((values <= -1).all())
+    is_rank = bool(((values <= 0) & (values == np.rint(values))).all())  # stored as their negatives
     unknown = np.flatnonzero(~np.isfinite(values)) if has_scores and not is_rank else np.arange(len(values))
     if len(unknown):
         raise UserError(
