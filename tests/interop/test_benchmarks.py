@@ -106,6 +106,11 @@ def test_rewardbench_2s_script(folder: Path, ours: dict[str, Any], record_proper
     printed = run("rewardbench", "without_cuda", "scripts.run_v2", *IN_FP32, "--do_not_save", folder=folder)
     found = json.loads((folder / "results" / "eval-set-scores" / "exported.json").read_text())
     assert [reward for row in found["scores"] for (reward,) in row] == close(scored_by(folder / "ours", "rb2"))
+    mine = json.loads((folder / "ours" / "rb2" / "eval-set-scores" / "exported.json").read_text())
+    assert mine.keys() == found.keys()
+    for name in ("id", "subset", "num_correct", "text", "chat_template", "model_type"):
+        assert mine[name] == found[name], name
+    assert mine["results"] == pytest.approx(found["results"])
     scores = dict(re.findall(r"^(\w+): (?:Overall score |\S+ \()([-\d.e]+)", printed, re.MULTILINE))
     assert {name: float(score) for name, score in scores.items()} == pytest.approx(ours["rb2"]["sections"])
 
