@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -137,7 +136,6 @@ def _metadata(facts: dict[str, Any], name: str) -> dict[str, Any]:
     accuracies = {
         key[1]: facts["validation"]["/".join(key)] for key in keys if len(key) == 3 and key[::2] == ["val", "accuracy"]
     }
-    accuracies = {name: accuracy for name, accuracy in accuracies.items() if math.isfinite(accuracy)}
     if accuracies:
         found["model-index"] = [{"name": name, "results": [_result(*of) for of in accuracies.items()]}]
     return found
@@ -212,9 +210,9 @@ def _evaluation(validation: dict[str, float]) -> list[str]:
     columns = ("accuracy", "loss", "margin", "ties")
     lines = ["", f"## Evaluation after step {validation['step']:,}", ""]
     lines += ["| set | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [
-        "| " + " | ".join([s, *(f"{values[f'val/{s}/{column}']:.4f}" for column in columns)]) + " |" for s in sets
-    ]
+    for one in sets:
+        found = [values.get(f"val/{one}/{column}") for column in columns]
+        lines.append("| " + " | ".join([one, *("" if value is None else f"{value:.4f}" for value in found)]) + " |")
     scale = reward_statistics(validation)
     if scale:
         lines += [

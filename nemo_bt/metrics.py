@@ -99,6 +99,8 @@ def _limits(device: torch.device) -> Tensor:
 def means(sums_M: Sequence[float]) -> dict[str, float]:
     """Take per-pair means by name (`ties` stays a count), and `reward_std`, the standard deviation of all rewards.
 
+    There is no `accuracy` where the data orders nothing, and no `tie` where none is learnt.
+
     Args:
         sums_M: sums in the order of `SUMS`, already added up over everything they should cover.
 
@@ -111,7 +113,9 @@ def means(sums_M: Sequence[float]) -> dict[str, float]:
     named = dict(zip(SUMS[1:], sums_M[1 : len(SUMS)], strict=True))
     num_ordered, tie = named.pop("ordered"), named.pop("tie")
     values = {name: total if name == "ties" else total / num_pairs for name, total in named.items()}
-    values["accuracy"] = named["accuracy"] / num_ordered if num_ordered else math.nan
+    values.pop("accuracy")
+    if num_ordered:  # else there are single answers or ties alone: nothing is right or wrong
+        values["accuracy"] = named["accuracy"] / num_ordered
     mean = (values["reward_chosen"] + values["reward_rejected"]) / 2
     mean_square = values.pop("reward_squares") / 2
     variance = mean_square - mean**2
@@ -135,5 +139,5 @@ def means_by_source(sums_SM: Sequence[Sequence[float]], names: Sequence[str]) ->
     record: dict[str, float] = {}
     for name, sums_M in by_name.items():
         values = means(sums_M) | {"pairs": sums_M[0]}
-        record |= {f"source/{name}/{key}": values[key] for key in ("loss", "accuracy", "pairs")}
+        record |= {f"source/{name}/{key}": values[key] for key in ("loss", "accuracy", "pairs") if key in values}
     return record

@@ -1,7 +1,5 @@
 """Sums and means against counting by hand."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -101,4 +99,8 @@ def test_lists_add_the_share_of_their_ordered_pairs_and_ties_of_the_data_add_not
     ]
     assert [one["pairs"] for one in names] == [1, 2]
     assert means(second)["accuracy"] == 0.0
-    assert math.isnan(means([*second[: SUMS.index("ordered")], 0.0, *second[len(SUMS) :]])["accuracy"])
+    unordered = [*second[: SUMS.index("ordered")], 0.0, 0.0, *second[len(SUMS) :]]
+    assert "accuracy" not in means(unordered)
+    assert means_by_source([second, unordered], ["a", "b"]).keys() == {
+        *(f"source/a/{key}" for key in ("loss", "accuracy", "pairs")), "source/b/loss", "source/b/pairs"
+    }  # fmt: skip

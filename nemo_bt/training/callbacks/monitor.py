@@ -112,7 +112,7 @@ class Monitor(pl.Callback):
         named = {f"train/{key}": value for key, value in values.items()}
         self.metrics_log.write(trainer, step, named, {"train/margins": margin_counts(sums_M)})
         left_s = (self.num_steps - step) * self._run_s / self._run_steps
-        note = f"loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}"
+        note = f"loss {values['loss']:.4f}" + (f"  accuracy {values['accuracy']:.3f}" if "accuracy" in values else "")
         self.terminal.line(
             f"step {step}/{self.num_steps}  {note}  margin {values['margin']:+.3f}  lr {values['lr']:.2e}  "
             f"{values['pairs_per_second']:.1f} pairs/s  {values['tokens_per_second']:,.0f} tokens/s  "

@@ -85,8 +85,9 @@ class Validation(pl.Callback):
             margins[f"val/{name}/margins"] = margin_counts(sums_M)
             by_source = means_by_source(sums_SM, trainer.datamodule.validation[name].source_names)
             record |= {f"val/{name}/{key}": value for key, value in (values | by_source).items()}
+            accuracy = f"accuracy {values['accuracy']:.4f}  " if "accuracy" in values else ""
             self.terminal.line(
-                f"  validation {name}: loss {values['loss']:.4f}  accuracy {values['accuracy']:.4f}  "
+                f"  validation {name}: loss {values['loss']:.4f}  {accuracy}"
                 f"margin {values['margin']:+.3f}  ties {values['ties']:.0f}  of {sums_M[0]:,.0f} pairs"
             )
         self.record = {"step": trainer.global_step} | record
