@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from pydantic import TypeAdapter, ValidationError
+
 from nemo_bt.config.fp8 import check_gpu
 from nemo_bt.config.job import DeviceSettings
+from nemo_bt.config.messages import explain
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
+
+
+def device_settings(accelerator: str, precision: str) -> DeviceSettings:
+    """Check what a program asks for.
+
+    Raises:
+        UserError: one of the two is not among the values of its setting.
+    """
+    try:
+        return TypeAdapter(DeviceSettings).validate_python({"accelerator": accelerator, "precision": precision})
+    except ValidationError as error:
+        raise UserError(explain(error, DeviceSettings)) from error
 
 
 def runs_on_gpu(trainer: DeviceSettings) -> bool:

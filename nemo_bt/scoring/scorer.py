@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 from weakref import WeakSet
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from nemo_bt.batching.stream import Ids
 from nemo_bt.config.data import TextSettings
-from nemo_bt.config.device import runs_on_gpu
-from nemo_bt.config.job import DeviceSettings
+from nemo_bt.config.device import device_settings, runs_on_gpu
 from nemo_bt.config.length import LengthLimit
-from nemo_bt.config.messages import explain
 from nemo_bt.data.formats.parse import whole
 from nemo_bt.data.formats.prompts import Prompt, answered
 from nemo_bt.data.formats.responses import Messages, Side, Text
@@ -29,7 +26,7 @@ from nemo_bt.data.tokenize.text_settings import as_trained
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.resolve import find_pretrained, with_positions
-from nemo_bt.scoring.batch import StreamRules, Tokens, compute, plan, tokenise
+from nemo_bt.scoring.batch import StreamRules, Tokens, compute_all, plan, tokenise
 from nemo_bt.scoring.model import longest_conversation, open_alone, open_trained
 from nemo_bt.scoring.reward_statistics import RewardStatistics, own_statistics
 
@@ -113,7 +110,7 @@ class RewardScorer:
             UserError: the model is missing, has no reward head or no statistics to normalize by, or its tokenizer
                 cannot be used.
         """
-        device = _device(accelerator, precision)
+        device = device_settings(accelerator, precision)
         pretrained = with_positions(find_pretrained(str(path), key="path"), max_position_embeddings)
         loaded = load_tokenizer(str(tokenizer or pretrained.tokenizer), pad_token, ("tokenizer", "pad_token"))
         text = TextSettings(
@@ -138,8 +135,8 @@ class RewardScorer:
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
-            f"RewardScorer has no attribute '{name}'. It has score(conversation), score_batch(conversations), "
-            "compare(a, b), conversation(prompt, response), tokenise(conversations), score_tokens(tokens) and close()."
+            f"RewardScorer has no '{name}'. It has score(conversation), score_batch(conversations), compare(a, b), "
+            "score_attributes(conversations), conversation(prompt, response), tokenise, score_tokens and close()."
         )
 
     def score(self, conversation: Conversation) -> float:
@@ -205,17 +202,28 @@ class RewardScorer:
         except RowError as bad:
             raise ValueError(f"conversation {number} cannot be scored: {bad.reason}, {bad.detail}") from None
 
+    def score_attributes(self, conversations: Sequence[Conversation]) -> list[dict[str, float]]:
+        """Give what a model with attributes says of each, by name; it raises what `score` raises."""
+        return [
+            dict(zip(self.engine.attributes, row[1:], strict=True))
+            for row in self.score_all(self.tokenise(conversations))
+        ]
+
     def score_tokens(self, tokens: Tokens) -> list[float]:
         """Give the rewards of what `tokenise` returned. Only one thread at a time may call it."""
+        return [reward for reward, *_ in self.score_all(tokens)]
+
+    def score_all(self, tokens: Tokens) -> list[list[float]]:
+        """Give the reward and the attributes of what `tokenise` returned, as `score_tokens` does."""
         if self not in self.live:
             raise ValueError("this scorer is closed: from_pretrained opens another")
         if not tokens.ids:
             return []
-        found = compute(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)
-        rewards = [reward for reward in found if reward is not None]
-        if len(rewards) < len(found):
+        found = compute_all(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)
+        rows = [row for row in found if row is not None]
+        if len(rows) < len(found):
             raise ValueError(f"conversation {found.index(None)} has a reward that is not a finite number")
-        return [self.statistics.normalize(reward) for reward in rewards] if self.statistics else rewards
+        return [[self.statistics.normalize(row[0]) if self.statistics else row[0], *row[1:]] for row in rows]
 
     def compare(self, a: Conversation, b: Conversation) -> Comparison:
         """Tell which of two conversations is better; it raises what `score` raises."""
@@ -240,11 +248,3 @@ class RewardScorer:
 
 def _is_ids(conversation: Sequence[Any]) -> bool:
     return isinstance(conversation, list) and bool(conversation) and all(type(token) is int for token in conversation)
-
-
-def _device(accelerator: str, precision: str) -> DeviceSettings:
-    values = {"accelerator": accelerator, "precision": precision}
-    try:
-        return TypeAdapter(DeviceSettings).validate_python(values)
-    except ValidationError as error:
-        raise UserError(explain(error, DeviceSettings)) from error

@@ -36,7 +36,7 @@ class _Service:
         self.token = token
         self.metrics = Metrics(lambda: self.batcher.waiting_tokens)
         budget = scorer.rules.budget_tokens
-        self.batcher = Batcher(scorer.score_tokens, budget, settings.max_waiting_tokens, self.metrics.report)
+        self.batcher = Batcher(scorer.score_all, budget, settings.max_waiting_tokens, self.metrics.report)
         self._tokenising = ThreadPoolExecutor(1, "tokenising")
 
     @asynccontextmanager
@@ -49,8 +49,13 @@ class _Service:
             await running
         self._tokenising.shutdown()
 
-    async def rewards(self, conversations: list[Conversation], keeps: int | None = None) -> tuple[list[float], int]:
-        """Give the rewards of conversations, and the number of their tokens; `keeps` is that of RewardScorer.tokenise.
+    async def all_rewards(
+        self, conversations: list[Conversation], keeps: int | None = None
+    ) -> tuple[list[list[float]], int]:
+        """Give the reward and the attributes of conversations, and the number of their tokens.
+
+        Args:
+            keeps: as RewardScorer.tokenise has it.
 
         Raises:
             ValueError: there is no conversation, or one cannot be scored.
@@ -60,6 +65,11 @@ class _Service:
         loop = asyncio.get_running_loop()
         tokens = await loop.run_in_executor(self._tokenising, self.scorer.tokenise, conversations, keeps)
         return await self.batcher.rewards(tokens), sum(map(len, tokens.ids))
+
+    async def rewards(self, conversations: list[Conversation], keeps: int | None = None) -> tuple[list[float], int]:
+        """Give rewards alone, as `all_rewards` does."""
+        rows, num_tokens = await self.all_rewards(conversations, keeps)
+        return [reward for reward, *_ in rows], num_tokens
 
     async def answer(self, request: Request, kind: type[_Asked], use: Callable[[_Asked], Awaitable[Any]]) -> Any:
         """Check the request, read it, and answer in time."""
@@ -89,8 +99,10 @@ class _Service:
 
 
 async def _reward(service: _Service, model: str, asked: protocol.RewardRequest) -> Any:
-    rewards, _ = await service.rewards([protocol.plain(one) for one in asked.conversations])
-    return {"model": model, "rewards": rewards}
+    rows, _ = await service.all_rewards([protocol.plain(one) for one in asked.conversations])
+    names = list(service.scorer.engine.attributes)
+    attributes = [dict(zip(names, values, strict=True)) for _, *values in rows]
+    return {"model": model, "rewards": [row[0] for row in rows]} | ({"attributes": attributes} if names else {})
 
 
 async def _classify(service: _Service, model: str, asked: protocol.ClassifyRequest) -> Any:

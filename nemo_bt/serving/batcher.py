@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nemo_bt.scoring.batch import Tokens
 
@@ -20,7 +20,7 @@ class Full(Exception):  # noqa: N818 - a state, not a mistake
 class _Waiting(NamedTuple):
     tokens: Tokens
     num_tokens: int
-    answer: asyncio.Future[list[float]]
+    answer: asyncio.Future[list[Any]]
 
 
 @dataclass(eq=False)
@@ -31,13 +31,13 @@ class Batcher:
     are the next batch.
 
     Args:
-        score: gives rewards of conversations, in their order; it is called in one thread, one call at a time.
+        score: gives what each conversation gets, in their order; it is called in one thread, one call at a time.
         tokens_per_batch: most tokens of a batch with several requests; a request is never cut.
         max_waiting_tokens: most tokens that may wait.
         report: is told the number of conversations and of tokens of each batch.
     """
 
-    score: Callable[[Tokens], list[float]]
+    score: Callable[[Tokens], list[Any]]
     tokens_per_batch: int
     max_waiting_tokens: int
     report: Callable[[int, int], None]
@@ -45,7 +45,7 @@ class Batcher:
     _queue: deque[_Waiting] = field(default_factory=deque, init=False)
     _has_some: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
-    async def rewards(self, tokens: Tokens) -> list[float]:
+    async def rewards(self, tokens: Tokens) -> list[Any]:
         """Give the rewards of one request, when a batch has computed them.
 
         Raises:
@@ -54,7 +54,7 @@ class Batcher:
         num_tokens = sum(map(len, tokens.ids))
         if self._queue and self.waiting_tokens + num_tokens > self.max_waiting_tokens:
             raise Full
-        answer: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(tokens, num_tokens, answer))
         self.waiting_tokens += num_tokens
         self._has_some.set()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -12,6 +13,7 @@ from tests.support.launches import Logs
 from tests.support.layouts import checkpoint
 from tests.support.preferences import messages
 from tests.support.runs import convert, nemo_bt
+from tests.support.serving import serving
 from tests.support.signals import ATTRIBUTES, STEPS, WEIGHTS, runs_of_all_signals
 from tests.support.sources import write
 
@@ -74,6 +76,14 @@ def test_exports_have_a_label_each_or_one_reward(logs: Logs, tmp_path: Path, tok
     right = (reward_CA[0::2] > reward_CA[1::2]).float().mean(0).tolist()
     assert [results[name]["accuracy"] for name in ATTRIBUTES] == pytest.approx(right)
     assert all(name in result.stdout for name in ATTRIBUTES)
+
+    with serving(folder) as (address, _):
+        body = {"conversations": conversations[:2]}
+        answer = httpx.post(f"{address}/reward", json=body, timeout=60).json()
+    expected_attributes = [dict(zip(ATTRIBUTES, values, strict=True)) for values in reward_CA[:2].tolist()]
+    for got, expected in zip(answer["attributes"], expected_attributes, strict=True):
+        assert got == pytest.approx(expected, abs=1e-5)
+    assert answer["rewards"] == pytest.approx(combined_C1[:2, 0].tolist(), abs=1e-5)
 
 
 @pytest.mark.runs("attributes", "lists")
