@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.mean import AVERAGED_FROM, Mean, as_averaged, check_same_tensors
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of
 from nemo_bt.scoring.reward_statistics import KEY, statistics_of
 from nemo_bt.training.checks import check_vocabulary
 
@@ -26,11 +28,12 @@ from .megatron import write_nemo
 from .options import average_options
 from .output import DTYPES, run_here, written_whole
 from .progress import summary
+from .stale import as_it_is
 
 _SHARD_BYTES = 10**9
 _TOLERANCE = 1e-6
 """How far from 1 the sum of weights may be."""
-_OF_ONE = (AVERAGED_FROM, KEY, TEXT_SETTINGS)
+_OF_ONE = (AVERAGED_FROM, KEY, TEXT_SETTINGS, TRAINED_HEAD)
 """What config.json says of one model, and not of a mean that it is a part of."""
 
 
@@ -76,7 +79,7 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     weights = _checked(args.weights, len(names))
     models = [find_pretrained(name, key="models") for name in names]
     check_same_architecture(models)
-    opened = [with_head(model) for model in models]
+    opened = [as_it_is(with_head(model), terminal) for model in models]
     check_same_tensors({one.pretrained.given: one.source for one in opened}, DTYPES.get(args.dtype))
     options = [(f"the tokenizer of {model.given}", "--pad-token") for model in models]
     tokenizers = [
@@ -90,6 +93,9 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
     mean = Mean([one.source for one in opened], weights, DTYPES.get(args.dtype))
     initial = _of_mean(mean, models[0], args.output, as_averaged(parts) | ({TEXT_SETTINGS: texts} if texts else {}))
     _tell(opened, differing, terminal)
+    positions = [model.hf_config.get("max_position_embeddings") for model in models]
+    if len({*positions}) > 1:
+        terminal.line(f"max_position_embeddings are {', '.join(map(str, positions))}; the mean has those of the first")
     terminal.line(f"mean of {' + '.join(f'{weight:.6g} * {name}' for name, weight in parts)}")
     _write(args.output, initial, tokenizers[0], models[0].tokenizer, terminal)
     terminal.facts(summary(initial, args.output, "of the mean are not known: evaluate it beside its parts"))
@@ -138,7 +144,9 @@ def _of_mean(mean: Mean, first: PretrainedSource, output: Path, told: dict[str, 
     kept = {name: value for name, value in first.hf_config.items() if name not in _OF_ONE}
     pretrained = PretrainedSource(output, str(output), kept | told, first.tokenizer, None, is_reward_model=True)
     head = f"mean of {len(mean.sources)}, norm {mean.read(HEAD).double().norm().item():.4f}"
-    return InitialWeights(pretrained, mean, "mean of reward models", True, head)
+    initial = InitialWeights(pretrained, mean, "mean of reward models", True, head)
+    config = pretrained.hf_config | ({TRAINED_HEAD: digest_of(initial)} if TEXT_SETTINGS in told else {})
+    return replace(initial, pretrained=replace(pretrained, hf_config=config))
 
 
 def _tell(opened: Sequence[InitialWeights], differing: Sequence[str], terminal: Terminal) -> None:

@@ -22,6 +22,7 @@ from .options import import_options
 from .output import DTYPES, run, run_here, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
 from .progress import summary
+from .stale import as_it_is
 
 
 def main() -> None:
@@ -63,13 +64,13 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         raise UserError(f"--input {args.input} is a .nemo already; expected a Hugging Face folder with config.json.")
     if args.head_row is not None:
         pretrained = with_head_row(pretrained, args.head_row)
-    initial = open_weights(pretrained, args.seed, DTYPES.get(args.dtype))
+    initial = as_it_is(open_weights(pretrained, args.seed, DTYPES.get(args.dtype)), terminal)
     terminal.line(initial.description)
     if not args.no_check:
         check_memory(initial.source)
     with written_whole(args.output, "packed" if args.pack else "nemo") as unfinished:
         nemo = unfinished / "nemo"
-        write_nemo(nemo, initial.source, pretrained.architecture, pretrained.tokenizer, terminal)
+        write_nemo(nemo, initial.source, initial.pretrained.architecture, pretrained.tokenizer, terminal)
         check = "not compared (--no-check)"
         if not args.no_check:
             written = open_weights(find_pretrained(str(nemo)), args.seed)

@@ -29,6 +29,7 @@ from .output import DTYPES, run, run_here, written_whole
 from .parity import TOLERANCE, check_memory, check_parity
 from .peft_adapter import check_adapters, write_adapters
 from .progress import summary
+from .stale import as_it_is
 
 _NO_CAUSAL_LM = (
     "--to-causal-lm: a reward model has no language-model head: it was removed when training started, so no causal "
@@ -70,7 +71,7 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         UserError: the input cannot be used, or the output not be written.
         ParityError: the rewards differ.
     """
-    initial = _open(args)
+    initial = as_it_is(_open(args), terminal)
     terminal.line(initial.description)
     pretrained = initial.pretrained
     folder = args.tokenizer or pretrained.tokenizer

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from nemo_bt.checkpoint.manifest import plain_damage
+from nemo_bt.config.data import RowSettings, SourceSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 from nemo_bt.files import write_atomically
@@ -22,6 +23,7 @@ from nemo_bt.files import write_atomically
 if TYPE_CHECKING:
     from nemo_bt.data.store.pair_set import PairSet
 
+_OF_ROWS = RowSettings.__dataclass_fields__
 _ORIGIN = "model.restore_from_path"
 _PLAN = (
     _ORIGIN,
@@ -213,13 +215,22 @@ def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
     before = json.loads(file.read_text())["train"]
     now = _record(sets)["train"]
     for name, facts in now.items():
-        differ = [key for key in facts if before.get(name, {}).get(key) != facts[key]]
+        was = _as_now(before.get(name, {}))
+        differ = [key for key in facts if key != "layout" and was.get(key) != facts[key]]
         if differ:
             raise UserError(
                 f"model.data.train: {', '.join(differ)} of '{name}' are not what they were when the run was started: "
                 "it would not be the same run. Put them back, or start a new exp_manager.explicit_log_dir with "
                 "model.restore_from_path at the checkpoint."
             )
+
+
+def _as_now(facts: dict[str, Any]) -> dict[str, Any]:
+    """Give the record of a source as this version writes it; an earlier one had pairs alone, and fewer settings."""
+    plain = {name: value for name, value in asdict(SourceSettings(path=["x"])).items() if name in _OF_ROWS}
+    rows = plain | facts.get("rows", {})
+    rows["pairs"] = plain["pairs"] | rows["pairs"]
+    return {"takes": "pairs", "attributes": [[], []]} | facts | {"rows": rows}
 
 
 def _record(sets: Mapping[str, PairSet]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from nemo_bt.config.data import DataSettings
 from nemo_bt.config.fields import STRICT, Above0, AtLeast0, AtLeast1, FromZero
 from nemo_bt.config.job import DeviceSettings, EncoderSeqLength, ParallelSettings, PositiveInt, TokenizerSettings
+from nemo_bt.config.loss import CustomFunction as CustomFunction  # checkpoints of earlier versions name it here
 from nemo_bt.config.loss import LossSettings, RewardHeadSettings
 from nemo_bt.config.optim import OptimSettings
 from nemo_bt.config.run import ExpManagerSettings, TrainerSettings

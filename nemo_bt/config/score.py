@@ -152,7 +152,8 @@ class EvaluateSettings:
     """auto decides by the rows."""
     label_key: str | None = None
     """For single answers, or lists of completions: the column, or field of completions, that says how good each is, as
-    1 or 0 for right or wrong. null: the first of correct, is_correct, label, labels, scores and score that is there."""
+    1 or 0 for right or wrong. null: the first of correct, is_correct, label, labels, scores, score and solution_type
+    that is there."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

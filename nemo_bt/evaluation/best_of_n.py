@@ -39,11 +39,13 @@ class Labelled:
         rewards: what the model says.
         labels: what is known, higher is better: 1 and 0 for right and wrong.
         pairs: positions of the answers to compare; None is all.
+        is_whole: whether every answer to the prompt has a reward.
     """
 
     rewards: list[float] = field(default_factory=list)
     labels: list[float] = field(default_factory=list)
     pairs: list[tuple[int, int]] | None = None
+    is_whole: bool = True
 
     @property
     def sides(self) -> tuple[list[float], list[float]]:
@@ -99,21 +101,22 @@ def labelled(
             continue
         rewards = row.get(reader.columns[0], [0.0] * len(sides) if reader.is_list else 0.0)
         rewards = rewards if isinstance(rewards, list) else [rewards]
+        group = found.setdefault(str(number) if reader.is_list else repr(prompt_of(sides[0])), Labelled())
         if None in rewards or not rewards:
             without += 1
+            group.is_whole = False
             continue
-        group = found.setdefault(str(number) if reader.is_list else repr(prompt_of(sides[0])), Labelled())
         group.rewards += rewards
         group.labels += _labels(row, reader, keys, label_key, len(sides))
         group.pairs = [(int(i), int(j)) for i, j in row[_PAIRS]] if row.get(_PAIRS) else None
-    return list(found.values()), without
+    return [group for group in found.values() if group.rewards], without
 
 
 def _labels(row: dict[str, Any], reader: RowReader, keys: RowSettings, key: str, num_answers: int) -> list[float]:
     try:
         if not reader.is_list:
             values = [value_at(row, key)]
-            values = [SCORES[value] if key == rewardmath.LABEL and value in SCORES else value for value in values]
+            values = [SCORES.get(value, value) if isinstance(value, str) else value for value in values]
         elif has_value(row, key):
             values = list_at(row, key)
         else:

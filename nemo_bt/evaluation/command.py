@@ -80,8 +80,10 @@ def _of_answers(groups: Sequence[Labelled], label_key: str, kind: str) -> dict[s
     found = {"kind": BEST_OF_N} | best_of_n(groups, label_key)
     if kind != REWARDMATH and (kind, label_key) != ("auto", rewardmath.LABEL):
         return found
-    averages = rewardmath.scores([group.sides for group in groups])
-    return found | {"kind": REWARDMATH, "score": averages["accuracy"], "averages": averages}
+    whole = [group.sides for group in groups if group.is_whole and all(group.sides)]
+    averages = rewardmath.scores(whole)
+    found |= {"kind": REWARDMATH, "score": averages["accuracy"], "averages": averages}
+    return found | {"problems_left_out": len(groups) - len(whole)}
 
 
 def _facts(results: dict[str, Any]) -> list[str]:
@@ -89,6 +91,8 @@ def _facts(results: dict[str, Any]) -> list[str]:
     facts.append(f"rows: {results['rows']:,}, {results['rows_without_reward']:,} without a reward")
     if "labels" in results:
         facts.append(f"prompts: {results['prompts']:,}; labels: {results['labels']}")
+    if results.get("problems_left_out"):
+        facts.append(f"problems left out, as a solution is missing or has no reward: {results['problems_left_out']:,}")
     if "longer_wins" in results:
         facts.append(f"the rule “the longer answer wins”: {results['longer_wins']:.4f}")
     if results.get("missing_subsets"):

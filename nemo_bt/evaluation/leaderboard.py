@@ -31,29 +31,29 @@ def write_leaderboard(
     Args:
         run: settings of a run that has been evaluated.
         pretrained: model that has scored its rows.
-        results: its results; those of other kinds have no such files.
+        results: its results; those of other kinds, and of several languages, have no such files.
     """
-    if results["kind"] not in ("rewardbench", "rewardbench2"):
+    if results["kind"] not in ("rewardbench", "rewardbench2") or "languages" in results:
         return
     texts = renderer_of(run, pretrained)
     reader, _ = scored_reader(run)
-    model = pretrained.given
+    model = _name(pretrained.given)
     told = {"model": model, "model_type": "Seq. Classifier", "chat_template": "tokenizer" if texts.chat else "none"}
     is_second = results["kind"] == "rewardbench2"
     subsets = results["sections"] if is_second else {name: of["accuracy"] for name, of in results["by_subset"].items()}
     rows = [(_of_four if is_second else _of_two)(row, reader, texts) for row in _scored(run, reader)]
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in rows[0]}
     for kind, content in (("eval-set", told | subsets), ("eval-set-scores", columns | told)):
-        file = Path(run.evaluate.output) / kind / f"{_file_name(model)}.json"
+        file = Path(run.evaluate.output) / kind / f"{model}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(content, indent=4, sort_keys=True))
-        terminal.line(f"as {results['kind']} writes it: {file}")
+        lacking = f", without {', '.join(missing)}" if (missing := results["missing_subsets"]) else ""
+        terminal.line(f"as {results['kind']} writes it{lacking}: {file}")
 
 
-def _file_name(model: str) -> str:
-    """Give `org/model` as it is, and of a path the last part."""
-    path = Path(model)
-    return model if len(path.parts) == 2 and not path.is_absolute() and not path.exists() else path.name
+def _name(given: str) -> str:
+    """Name a model as those programs do: `org/model` without the commit that was found, or a folder's name."""
+    return Path(given).resolve().name if Path(given).exists() else given.partition("@")[0]
 
 
 def _scored(run: EvaluateRun, reader: RowReader) -> Iterator[dict[str, Any]]:
@@ -69,7 +69,7 @@ def _of_four(row: dict[str, Any], reader: RowReader, texts: Renderer) -> dict[st
     chosen, rejected = (row[name] for name in reader.columns)
     return _names(row) | {
         "text": [text for of_side in sides for text in _texts(of_side, texts)],
-        "scores": [*chosen, *rejected],
+        "scores": [[reward] for reward in (*chosen, *rejected)],
         "results": rewardbench2.best_of(Scored(chosen, rejected)),
         "num_correct": len(chosen),
     }

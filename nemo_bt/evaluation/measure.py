@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -111,6 +111,7 @@ def _plain(tallies: dict[str, Tally]) -> dict[str, Any]:
 
 
 def _rewardbench(rows: Sequence[Scored]) -> dict[str, Any]:
+    _check_answers(rows, "rewardbench", lambda row: (len(row.chosen), len(row.rejected)) == (1, 1), "one of each")
     column = subset_column(rows)
     subsets = _by_name(rows, column)
     unknown = sorted(set(subsets) - rewardbench.SUBSETS)
@@ -127,6 +128,13 @@ def _rewardbench(rows: Sequence[Scored]) -> dict[str, Any]:
         "missing_subsets": sorted(rewardbench.SUBSETS - subsets.keys()),
         "by_subset": _plain(subsets),
     } | _of_all(rows)
+
+
+def _check_answers(rows: Sequence[Scored], kind: str, fits: Callable[[Scored], bool], expected: str) -> None:
+    wrong = next((row for row in rows if not fits(row)), None)
+    if wrong is not None:
+        found = f"{len(wrong.chosen)} right and {len(wrong.rejected)} wrong"
+        raise UserError(f"evaluate.kind={kind}: expected answers of every row, {expected}, got {found}.")
 
 
 def _languages(rows: Sequence[Scored], column: str) -> dict[str, Any]:
@@ -171,6 +179,12 @@ def _rmb(rows: Sequence[Scored]) -> dict[str, Any]:
 
 
 def _rewardbench2(rows: Sequence[Scored]) -> dict[str, Any]:
+    _check_answers(
+        rows,
+        "rewardbench2",
+        lambda row: len(row.chosen) + len(row.rejected) > 2 or "subset" in row.names,
+        "a list of right and one of wrong",
+    )
     subsets: dict[str, list[Scored]] = {}
     for row in rows:
         subsets.setdefault(row.names.get("subset", "none"), []).append(row)

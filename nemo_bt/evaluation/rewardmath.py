@@ -23,13 +23,12 @@ def scores(problems: Sequence[tuple[Sequence[float], Sequence[float]]]) -> dict[
         behind those with the same reward. Rewards 2 against 3, 2, 1 have place 3.
 
     Raises:
-        UserError: a problem has no right or no wrong solution.
+        UserError: there is no problem.
     """
-    lacking = sum(not right or not wrong for right, wrong in problems)
-    if lacking:
+    if not problems:
         raise UserError(
-            f"RewardMATH: {lacking:,} of {len(problems):,} problems have no solution that is chosen, or none that is "
-            "rejected, with a reward. Give all rows of a problem."
+            "RewardMATH: no problem has a solution that is chosen and one that is rejected, all with rewards. Give all "
+            "rows of a problem."
         )
     return {
         "accuracy": fmean(min(right) > max(wrong) for right, wrong in problems),

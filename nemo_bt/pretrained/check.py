@@ -11,7 +11,7 @@ import torch
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import megatron_infos
-from nemo_bt.pretrained.names import EMBEDDING, HEAD, HF_HEAD, HF_LANGUAGE_MODEL_HEAD, LOG_TIE
+from nemo_bt.pretrained.names import EMBEDDING, HEAD, HF_HEAD, HF_LANGUAGE_MODEL_HEAD
 from nemo_bt.pretrained.source import TensorInfo
 
 _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
@@ -67,7 +67,7 @@ def check_megatron_tensors(infos: dict[str, TensorInfo], architecture: Architect
     if EMBEDDING in infos and _has_rows(infos[EMBEDDING], architecture.vocab_size, expected[EMBEDDING]):
         expected[EMBEDDING] = infos[EMBEDDING]
     is_language_head = HEAD in infos and _has_rows(infos[HEAD], architecture.vocab_size, expected[EMBEDDING])
-    ours = {name: info for name, info in infos.items() if name != LOG_TIE and (name != HEAD or not is_language_head)}
+    ours = {name: info for name, info in infos.items() if name != HEAD or not is_language_head}
     _compare(ours, expected, where, HEAD)
     return HEAD in ours
 

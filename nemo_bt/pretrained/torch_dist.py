@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nemo_bt.errors import UserError, first_line
+from nemo_bt.pretrained.names import LOG_TIE
 from nemo_bt.pretrained.source import Region, TensorInfo, whole
 
 PREFIX = "module."
@@ -46,7 +47,7 @@ class _Chunk:
 
 
 class TorchDist:
-    """A `TensorSource` over the model's tensors, by Megatron's names without `module.`.
+    """A `TensorSource` over the model's tensors, by Megatron's names without `module.`; a loss's own is none of them.
 
     Args:
         open_file: opens a file of the checkpoint's `weights` folder by name.
@@ -105,8 +106,7 @@ class TorchDist:
         for key, entry in stored.items():
             if not isinstance(entry, _TensorRecord):
                 self._objects[key] = located[key, None]
-            elif key.startswith(PREFIX):
-                name = key.removeprefix(PREFIX)
+            elif key.startswith(PREFIX) and (name := key.removeprefix(PREFIX)) != LOG_TIE:
                 self.infos[name] = TensorInfo(tuple(map(int, entry.size)), entry.properties.dtype)
                 self._chunks[name] = [
                     _Chunk(tuple(chunk.offsets), tuple(chunk.sizes), located[key, tuple(chunk.offsets)])

@@ -33,6 +33,7 @@ def read_results(folders: Iterable[Path]) -> dict[str, Results]:
                 raise ValueError("nothing")
             for one in sets.values():
                 shown(one)
+                pictures_of_results(one)
         except OSError as error:
             raise UserError(
                 f"--results {folder}: expected a folder of nemo-bt evaluate (evaluate.output), found no results.json."

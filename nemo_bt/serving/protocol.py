@@ -54,6 +54,8 @@ class ClassifyRequest(OneInput):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool = False
+    continue_final_message: bool = False
+    documents: list[Any] | None = None
 
 
 class ScoreRequest(OneInput):
@@ -101,13 +103,23 @@ def plain(given: Given) -> Conversation:
     return turns or str(given)
 
 
+_RENDERED_OTHERWISE = (
+    "tools",
+    "chat_template",
+    "chat_template_kwargs",
+    "add_generation_prompt",
+    "continue_final_message",
+    "documents",
+)
+
+
 def of_classify(request: ClassifyRequest) -> list[Conversation]:
     """Give the conversations of a request.
 
     Raises:
         ValueError: the request has neither input nor messages, or both; or it wants messages rendered otherwise.
     """
-    for name in ("tools", "chat_template", "chat_template_kwargs", "add_generation_prompt"):
+    for name in _RENDERED_OTHERWISE:
         if request.messages is not None and getattr(request, name):
             raise ValueError(
                 f"{name}: expected none: messages are rendered as the model's training did. Render them, and send input"

@@ -111,6 +111,9 @@ def test_rewardbench_2s_script(folder: Path, ours: dict[str, Any], record_proper
     for name in ("id", "subset", "num_correct", "text", "chat_template", "model_type"):
         assert mine[name] == found[name], name
     assert mine["results"] == pytest.approx(found["results"])
+    assert [len(row) for row in mine["scores"]] == [len(row) for row in found["scores"]]
+    for own, theirs in zip(mine["scores"], found["scores"], strict=True):
+        assert [reward for (reward,) in own] == close([reward for (reward,) in theirs])
     scores = dict(re.findall(r"^(\w+): (?:Overall score |\S+ \()([-\d.e]+)", printed, re.MULTILINE))
     assert {name: float(score) for name, score in scores.items()} == pytest.approx(ours["rb2"]["sections"])
 

@@ -207,8 +207,12 @@ def test_rewardmath_wants_the_right_solution_before_all_wrong_ones(tmp_path: Pat
     reader = reader_of("rows", rows, SourceSettings(path="rows.jsonl"), True, "reward")
     (side,) = reader.sides(rows[0])[0]
     assert response_of(side) == "First.\nThen 0."
-    with pytest.raises(UserError, match="1 of 2 problems have no solution that is chosen, or none that is rejected"):
-        evaluated([*rows[:3], *solutions(7, 1.0, [])], tmp_path)
+    unscored = solutions(7, 1.0, [0.0, 2.0])
+    unscored[2]["reward"] = None  # the only one that is better
+    partly = evaluated([*rows[:3], *unscored, *solutions(8, 1.0, [])], tmp_path)
+    assert (partly["averages"]["accuracy"], partly["problems_left_out"]) == (1.0, 2)
+    with pytest.raises(UserError, match="no problem has a solution that is chosen and one that is rejected"):
+        evaluated(solutions(7, 1.0, []), tmp_path)
     labels = [row | {"solution_type": row["solution_type"] == "chosen"} for row in rows]
     assert evaluated([*map(as_response, labels)], tmp_path, "solution_type")["averages"]["mrr"] > 0.5
 

@@ -8,8 +8,11 @@ import pytest
 
 from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.score import EvaluateRun
+from nemo_bt.errors import UserError
+from nemo_bt.evaluation.accuracy import Scored
 from nemo_bt.evaluation.command import evaluate
-from nemo_bt.evaluation.leaderboard import write_leaderboard
+from nemo_bt.evaluation.leaderboard import _name, write_leaderboard
+from nemo_bt.evaluation.measure import measure
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.resolve import find_pretrained
 from tests.support.hf_models import save
@@ -41,7 +44,7 @@ def test_rewardbench_2(tmp_path: Path, tokenizer: Any) -> None:
     rows += [four("Ties", "ref:0", [1.0, 0.0]), four("Ties", "tied:0", [2.0, 1.5, 0.0], 2)]
     bad = four("Math", "3", [3.0, 1.0, 2.0, 0.0]) | {"reward_chosen": [None]}
     results, by_row = written([*rows, bad], model, tmp_path / "out")
-    told = {"model": str(model), "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
+    told = {"model": "small", "model_type": "Seq. Classifier", "chat_template": "tokenizer"}
     assert {name: results.pop(name) for name in told} == told
     assert results == {"Math": 0.75, "Ties": pytest.approx(1.0, abs=0.02)}
     assert {name: by_row.pop(name) for name in told} == told
@@ -49,7 +52,9 @@ def test_rewardbench_2(tmp_path: Path, tokenizer: Any) -> None:
     assert by_row == {
         "id": ["1", "2", "ref:0", "tied:0"],
         "subset": ["Math", "Math", "Ties", "Ties"],
-        "scores": [[3.0, 1.0, 2.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 0.0], [2.0, 1.5, 0.0]],
+        "scores": [
+            [[r] for r in rs] for rs in ([3.0, 1.0, 2.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 0.0], [2.0, 1.5, 0.0])
+        ],
         "results": [1.0, 0.5, 1.0, 1.0],
         "num_correct": [1, 1, 1, 2],
     }
@@ -73,3 +78,19 @@ def test_rewardbench(tmp_path: Path, tokenizer: Any) -> None:
     pairs = [{name: value for name, value in one.items() if name != "subset"} for one in rows]
     with pytest.raises(FileNotFoundError):
         written(pairs, model, tmp_path / "pairs")
+
+
+def test_several_languages_have_no_such_files_and_a_hubs_commit_is_no_name(tmp_path: Path, tokenizer: Any) -> None:
+    model = save("qwen3", tmp_path / "small", tokenizer=tokenizer)
+    row = {"prompt": "Tea?", "chosen": "Yes.", "rejected": "No.", "reward_chosen": 1.0, "reward_rejected": 0.0}
+    with pytest.raises(FileNotFoundError):
+        written([row | {"source": "hep-go", "language": "deu_Latn"}], model, tmp_path / "languages")
+    assert (_name("org/rm@0a1b2c"), _name("org/rm"), _name(str(model))) == ("org/rm", "org/rm", "small")
+
+
+def test_a_kind_that_rows_are_not_of_is_refused_before_files_are_written() -> None:
+    pair, several = Scored([1.0], [0.0], {}), Scored([1.0, 2.0], [0.0], {"subset": "hep-go"})
+    with pytest.raises(UserError, match=r"evaluate.kind=rewardbench2: expected .*a list of right .* got 1 right and 1"):
+        measure([pair], "rewardbench2")
+    with pytest.raises(UserError, match=r"evaluate.kind=rewardbench: expected .*one of each, got 2 right and 1 wrong"):
+        measure([several], "rewardbench")

@@ -14,6 +14,7 @@ from tests.support.results import results_of
 
 TOLD = {"model": "org/rm", "rows": 2, "rows_without_reward": 1}
 CURVE = TOLD | {"kind": "best_of_n"} | best_of_n([Labelled([1.0, 3.0, 2.0, 0.0], [1.0, 0.0, 0.0, 1.0])] * 2, "correct")
+CURVE_OF_NOTHING = {name: value for name, value in CURVE.items() if name != "labels"}
 PAIR = {"prompt": "p", "chosen": "c", "rejected": "r", "reward_chosen": 1.0, "reward_rejected": 0.0}
 PAIRS = TOLD | results_of([PAIR, PAIR | {"reward_chosen": -1.0}])
 
@@ -41,7 +42,7 @@ def test_the_page_has_tables_and_the_curve(tmp_path: Path) -> None:
         assert f">{cell}<" in page
 
 
-@pytest.mark.parametrize("content", [None, [], {"kind": "pairs"}, {"a": 3}, {"a": {"kind": "pairs"}}])
+@pytest.mark.parametrize("content", [None, [], {"kind": "pairs"}, {"a": 3}, {"a": {"kind": "pairs"}}, CURVE_OF_NOTHING])
 def test_what_is_no_result_is_refused_by_its_name(tmp_path: Path, content: Any) -> None:
     folder = write(tmp_path / "r", content) if content is not None else tmp_path
     expected = r"r/results\.json: expected results of nemo-bt" if content is not None else "found no results.json"
