@@ -222,7 +222,7 @@ def install(requirements: Sequence[str], tree: Path, python: str) -> None:
     Raises:
         UserError: pip cannot install them.
     """
-    options = ["--no-deps", "--no-compile", "--ignore-installed", "--target", str(tree)]
+    options = ["--no-deps", "--no-compile", "--ignore-installed", "--use-pep517", "--target", str(tree)]
     pip(["install", *options, *requirements], os.environ | {"PIP_PYTHON": shutil.which(python) or python})
     for script in sorted((tree / "bin").glob("*")):
         first, _, rest = script.read_bytes().partition(b"\n")

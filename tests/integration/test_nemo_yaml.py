@@ -144,11 +144,11 @@ def test_descriptions_of_something_else_are_refused(base: Path, config: Any) -> 
 def test_nemo_loads_the_context_that_the_converter_writes(one_rank: None, tmp_path: Path, tokenizer: Any) -> None:
     from nemo.lightning import io
 
-    from converters.megatron import describe
+    from converters.megatron import _describe
 
     pretrained = find_pretrained(str(save("gemma3", tmp_path / "hf")))
     tokenizer.save_pretrained(tmp_path / "tokenizer")
-    describe(tmp_path / "context", pretrained.architecture, tmp_path / "tokenizer")
+    _describe(tmp_path / "context", pretrained.architecture, tmp_path / "tokenizer")
     model = io.load_context(tmp_path / "context").model
     assert type(model).__name__ == "RewardModel"
     assert model.config.hf_config == pretrained.hf_config
