@@ -11,11 +11,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification
 
+from converters.stale import as_it_is
 from nemo_bt.config.data import TextSettings
 from nemo_bt.data.tokenize.text_settings import as_trained, described
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.mean import AVERAGED_FROM
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.pretrained.resolve import InitialWeights, find_pretrained, open_weights
 from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of, was_trained_on
+from nemo_bt.scoring.reward_statistics import KEY
 from tests.support.converted import to_nemo
 from tests.support.hf_models import save
 
@@ -87,3 +91,20 @@ def test_what_cannot_tell_says_nothing(export: Path, tmp_path: Path) -> None:
     assert was_trained_on(opened(nemo))
     write_facts(nemo / "context", config | {TRAINED_HEAD: "another"}, {"step": 1, "validation": {}})
     assert not was_trained_on(opened(nemo))
+
+
+def test_what_a_model_no_longer_is_is_left_out(export: Path, tmp_path: Path) -> None:
+    """Mean and deviation of rewards, and the parts of a mean, are of the head before; how texts were given stays."""
+    config = json.loads((export / "config.json").read_text())
+    config |= {KEY: {"mean": 1.0}, AVERAGED_FROM: [["a", 1.0]]}
+    same = shutil.copytree(export, tmp_path / "same")
+    (same / "config.json").write_text(json.dumps(config))
+    initial = opened(same)
+    assert as_it_is(initial, Terminal(None)) is initial
+    stepped(AutoModelForSequenceClassification.from_pretrained(same, dtype=torch.float32)).save_pretrained(
+        str(tmp_path / "later")
+    )
+    later = opened(tmp_path / "later")
+    kept = as_it_is(later, Terminal(None)).pretrained.hf_config
+    assert later.pretrained.hf_config.keys() - kept.keys() == {KEY, AVERAGED_FROM}
+    assert kept[TRAINED_HEAD] == config[TRAINED_HEAD] != digest_of(later)  # so that scoring goes on to warn
