@@ -17,13 +17,14 @@ from nemo_bt.config.model import Settings
 from nemo_bt.data.store.load import load_sets
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from tests.support import plain_losses
 from tests.support.launches import Logs
 from tests.support.layouts import TOLERANCE, checkpoint
 from tests.support.plain_losses import One
 from tests.support.reference import hf_names, llama, unstacked
 from tests.support.runs import full_tensors, metrics, relative_difference
-from tests.support.signals import AT_ALL_LAYOUTS, ATTRIBUTES, ELSEWHERE, SIGNALS, STEPS, runs_of_all_signals
+from tests.support.signals import ADAPTED, AT_ALL_LAYOUTS, ATTRIBUTES, ELSEWHERE, SIGNALS, STEPS, runs_of_all_signals
 
 planned_runs = runs_of_all_signals
 CLOSE = {"rel": TOLERANCE}
@@ -42,6 +43,15 @@ def test_losses_and_weights_equal_one_ranks(logs: Logs, name: str) -> None:
     expected_weights, found_weights = (full_tensors(checkpoint(logs / log_dir, STEPS)) for log_dir in (one, name))
     differences = [relative_difference(found_weights[key], value) for key, value in expected_weights.items()]
     assert max(differences) < TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "step"), [("learnt ties", STEPS), (ADAPTED, 1)])
+def test_a_learnt_tie_is_no_weight_of_the_model(logs: Logs, name: str, step: int) -> None:
+    path = checkpoint(logs / name, step)
+    assert any(key.endswith("log_tie") for key in full_tensors(path))
+    opened = open_weights(find_pretrained(str(path)), 0)
+    assert opened.has_head
+    assert not any("tie" in key for key in opened.source.infos)
 
 
 LOSSES: dict[str, Callable[[One], Tensor]] = {

@@ -41,6 +41,7 @@ LAYOUTS: dict[int, dict[str, list[str]]] = {
     1: {"small streams": SMALL_STREAMS},
     2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "CP2": CP2, "DP2": []},
 }
+ADAPTED = "learnt ties beside adapters"
 AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties")
 ELSEWHERE = [f"{signal}: {layout}" for signal in AT_ALL_LAYOUTS for named in LAYOUTS.values() for layout in named]
 
@@ -90,6 +91,8 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             plan[num_ranks] += [
                 run(f"{signal}: {name}", signal, num_ranks, [*starts, *extra]) for name, extra in layouts.items()
             ]
+    adapted = [f"model.restore_from_path={checkpoint(folder / 'initial', 1)}", "trainer.max_steps=1"]
+    plan[1].append(run(ADAPTED, "learnt ties", 1, [*adapted, "model.peft.peft_scheme=lora"]))
     return plan
 
 

@@ -65,6 +65,11 @@ def factory(number: int) -> Any:
     return lambda *_: number
 
 
+def test_checkpoints_of_earlier_versions_find_what_they_name() -> None:
+    """The context of a .nemo names classes by their modules; CustomFunction was in that of the settings."""
+    assert import_module("nemo_bt.config.model").CustomFunction is CustomFunction
+
+
 def test_a_loss_from_python_is_named_by_file_where_that_gives_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe(top) == CustomFunction(path=__file__, name="top")
     monkeypatch.setattr(top, "__module__", "__main__")
