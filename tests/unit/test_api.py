@@ -141,5 +141,7 @@ def test_a_name_that_is_not_there_leads_to_one_that_is(wrong: str, right: str | 
 
 def test_a_method_that_a_scorer_does_not_have_is_answered_with_those_it_has() -> None:
     scorer = RewardScorer.__new__(RewardScorer)
-    with pytest.raises(AttributeError, match=r"RewardScorer has no 'predict'\. It has score\(conversation\), score_batch"):
+    with pytest.raises(
+        AttributeError, match=r"RewardScorer has no 'predict'\. It has score\(conversation\), score_batch"
+    ):
         scorer.predict("text")
