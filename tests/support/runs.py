@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
@@ -69,16 +71,20 @@ def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int =
 
 
 def torchrun(num_ranks: int, module: str, spec: Path, timeout_s: int = 240) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module spec` as one launch of `num_ranks` processes."""
+    """Run `python -m module spec` as one launch of `num_ranks` processes. After `timeout_s` each prints its stacks."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    return subprocess.run(
-        [*command, "-m", module, str(spec)],
-        cwd=REPO,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
+    argv = [*command, "-m", module, str(spec)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    launcher = subprocess.Popen(argv, cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    late = ""
+    try:
+        stdout, stderr = launcher.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        late = f"not done after {timeout_s} s: the stacks of its threads are those of each rank then\n"
+        for rank in psutil.Process(launcher.pid).children(recursive=True):
+            rank.send_signal(signal.SIGABRT)
+        stdout, stderr = launcher.communicate(timeout=60)
+    return subprocess.CompletedProcess(argv, launcher.returncode, stdout, stderr + late)
 
 
 def free_port() -> int:
