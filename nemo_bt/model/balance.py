@@ -1,12 +1,19 @@
 """Balance of experts: an auxiliary loss of each sequence on its own, so that no packing or layout changes it.
 
-Shape suffixes: C = continuations, r = rows of the stream that this rank routes, E = experts.
+A sequence is a prefix and a continuation. Both are runs of rows, pieces, so that sums over them are segment sums: rows
+are added up once, whatever the number of continuations that share a prefix.
+
+Shape suffixes: C = continuations, S = pieces: prefixes and continuations, r = rows of the stream that this rank routes,
+E = experts.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from megatron.core import parallel_state
 from megatron.core.transformer.moe.moe_utils import compute_routing_scores_for_aux_loss
@@ -49,21 +56,60 @@ class BalancedRouter(TopKRouter):
         sharing = parallel_state.get_tensor_model_parallel_world_size() if self.config.sequence_parallel else 1
         first = len(chosen_rE) * (parallel_state.get_tensor_model_parallel_rank() if sharing > 1 else 0)
         shard = held_here(len(chosen_rE) * sharing)
-        member_Cr = to_device(members(self.segments_C5, shard)[:, first : first + len(chosen_rE)], score_rE.device)
-        count_CE = member_Cr @ chosen_rE.float()
+        pieces = pieces_of(self.segments_C5, shard, first, len(chosen_rE), score_rE.device)
+        count_CE = pieces.of_sequences(chosen_rE.float())
         torch.distributed.all_reduce(count_CE, group=self.tp_cp_group)
-        loss = balance_loss(member_Cr @ score_rE, count_CE, self.segments_C5, self.topk)
+        loss = balance_loss(pieces.of_sequences(score_rE), count_CE, pieces.weight_C, self.topk)
         return MoEAuxLossAutoScaler.apply(probs, coefficient * loss), routing_map
 
 
-def members(segments_C5: Tensor, shard: ContextShard) -> Tensor:
-    """Mark with 1 which rows of a context-parallel rank belong to which sequence, [C, t], float32."""
-    row_t = torch.cat([torch.arange(run.start, run.stop) for run in shard.runs])
-    prefix_start, prefix_end, start, end, _ = segments_C5.long().T[..., None]
-    return (((row_t >= prefix_start) & (row_t < prefix_end)) | ((row_t >= start) & (row_t < end))).float()
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of a stream, and this rank's rows of each.
+
+    Args:
+        rows_S: number of rows that this rank routes of each piece, and last of none, [S + 1], int64.
+        prefix_C: piece of the prefix of each continuation, [C], int64.
+        own_C: piece of the continuation itself, [C], int64.
+        weight_C: comparisons that the continuation is in, over the square of its sequence's tokens, [C], fp32.
+    """
+
+    rows_S: Tensor
+    prefix_C: Tensor
+    own_C: Tensor
+    weight_C: Tensor
+
+    def of_sequences(self, x_rE: Tensor) -> Tensor:
+        """Sum the rows of each prefix and its continuation, [C, E]; the order of a sum is always the same."""
+        sum_SE = torch.segment_reduce(x_rE, "sum", lengths=self.rows_S, axis=0, unsafe=True)
+        return sum_SE[self.prefix_C] + sum_SE[self.own_C]
 
 
-def balance_loss(score_CE: Tensor, count_CE: Tensor, segments_C5: Tensor, topk: int) -> Tensor:
+def pieces_of(segments_C5: Tensor, shard: ContextShard, first: int, num_rows: int, device: torch.device) -> Pieces:
+    """Find the pieces of a stream of which this rank routes `num_rows` from its own row `first` on.
+
+    All layers ask the same: the last answers are kept.
+    """
+    return _pieces_of(segments_C5.numpy().tobytes(), shard, first, num_rows, device)
+
+
+@lru_cache(maxsize=64)
+def _pieces_of(segments: bytes, shard: ContextShard, first: int, num_rows: int, device: torch.device) -> Pieces:
+    segments_C5 = np.frombuffer(segments, np.int32).reshape(-1, 5).astype(np.int64)
+    bounds, piece = np.unique(segments_C5[:, :4].reshape(-1, 2), axis=0, return_inverse=True)
+    start_S, end_S = bounds.T
+    held = np.concatenate([np.arange(run.start, run.stop) for run in shard.runs])[first : first + num_rows]
+    rows_S = np.searchsorted(held, end_S) - np.searchsorted(held, start_S)
+    assert np.array_equal(start_S[1:], end_S[:-1]), "the pieces of a stream touch, and its padding is at its end"
+    length_C = segments_C5[:, 1] - segments_C5[:, 0] + segments_C5[:, 3] - segments_C5[:, 2]
+    prefix_C, own_C = piece.reshape(-1, 2).T
+    arrays = (np.append(rows_S, num_rows - rows_S.sum()), prefix_C.copy(), own_C.copy())
+    weight_C = (segments_C5[:, 4] / np.maximum(1, length_C) ** 2).astype(np.float32)
+    with torch.inference_mode(False):  # a validation may ask first, and training go on with the answer
+        return Pieces(*(to_device(torch.from_numpy(array), device) for array in (*arrays, weight_C)))
+
+
+def balance_loss(score_CE: Tensor, count_CE: Tensor, weight_C: Tensor, topk: int) -> Tensor:
     """Sum, over comparisons, half of E * sum_i f_i P_i of each sequence: of a pair it is the mean of its two.
 
     f_i is the share of a sequence's choices that fall on expert i, and P_i the mean of its probability; an even choice
@@ -73,9 +119,7 @@ def balance_loss(score_CE: Tensor, count_CE: Tensor, segments_C5: Tensor, topk: 
     Args:
         score_CE: sums of probabilities over the rows of a sequence that this rank has, [C, E].
         count_CE: choices over all its rows, [C, E].
+        weight_C: `Pieces.weight_C`.
         topk: experts that a token chooses.
     """
-    prefix_start, prefix_end, start, end, num_uses_C = to_device(segments_C5.long().T, score_CE.device)
-    length_C = prefix_end - prefix_start + end - start
-    term_C = (score_CE * count_CE).sum(1) * score_CE.shape[1] / (topk * length_C.float() ** 2)
-    return (term_C * num_uses_C).sum() / 2
+    return ((score_CE * count_CE).sum(1) * weight_C).sum() * score_CE.shape[1] / (2 * topk)

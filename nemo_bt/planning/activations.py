@@ -226,6 +226,4 @@ class _Counts:
         rows = chosen * self._tp if self.model.sequence_parallel else chosen
         router = self._linear_with_norm(rows_here) + FP32_BYTES * rows_here * architecture.num_experts * 3
         permuted = self.dtype_bytes * rows * architecture.hidden_size + INDEX_BYTES * (2 * chosen)
-        balanced = self.rows.continuations if self.model.moe_aux_loss_coeff else 0
-        balance = FP32_BYTES * balanced * self.rows.held(self.model)
-        return router + permuted + self._activation(rows, more=1) + balance
+        return router + permuted + self._activation(rows, more=1)

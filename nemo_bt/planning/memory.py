@@ -8,7 +8,7 @@ from nemo_bt.config.model import Settings
 from nemo_bt.planning.activations import StreamRows, part_bytes, part_units, sequence_ranks
 from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.schedule import peak_bytes, rank_schedule
-from nemo_bt.planning.state import activation_bytes, state_bytes
+from nemo_bt.planning.state import activation_bytes, state_bytes, step_bytes
 from nemo_bt.planning.stream_traffic import StreamTraffic
 from nemo_bt.pretrained.architecture import Architecture
 
@@ -22,6 +22,7 @@ class RankMemory:
         optimizer: moments, and main copies of weights.
         activations: the most of them at any time.
         buffers: the largest message, in and out, and what the largest layer computes in its backward pass.
+        step: fp32 copies of moments while the optimizer steps; there are no activations and buffers then.
     """
 
     stage: int
@@ -30,11 +31,12 @@ class RankMemory:
     optimizer: int
     activations: int
     buffers: int
+    step: int
 
     @property
     def total(self) -> int:
-        """Sum of all parts."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.buffers
+        """The most at any time: in a backward pass, or while the optimizer steps."""
+        return self.weights + self.gradients + self.optimizer + max(self.activations + self.buffers, self.step)
 
 
 def rank_memory(
@@ -53,7 +55,8 @@ def rank_memory(
     messages = StreamTraffic(settings, architecture, rows)
     sent = [sent.size for part in range(len(parameters)) for sent in messages.of_part(stage, part)]
     buffers = 2 * max(sent, default=0) + _backward_bytes(settings, architecture, rows)
-    return RankMemory(stage, state.weights, state.gradients, state.optimizer, activations, buffers)
+    step = step_bytes(settings, parameters)
+    return RankMemory(stage, state.weights, state.gradients, state.optimizer, activations, buffers, step)
 
 
 def activations_peak(

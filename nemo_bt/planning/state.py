@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from nemo_bt.config.model import Settings
 from nemo_bt.planning.parameters import Parameter
+from nemo_bt.training.fused_adam import bounds
 
 FP32_BYTES = 4
 INDEX_BYTES = 8
@@ -81,12 +82,24 @@ def state_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_r
     """
     weights = gradients = optimizer = 0
     for buffer in buffers(settings, parts):
-        own = data_rank // (settings.model.expert_model_parallel_size if buffer.is_expert else 1) % buffer.ranks
         weights += buffer.weight_bytes
         gradients += buffer.gradient_bytes
-        kept = _kept(buffer, own) if buffer.is_shared else sum(buffer.sizes)
-        optimizer += kept * _state_bytes_per_element(settings)
+        kept = _kept(buffer, _own(settings, buffer, data_rank))
+        optimizer += sum(kept) * _state_bytes_per_element(settings)
     return StateBytes(weights, gradients, optimizer)
+
+
+def step_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_rank: int = 0) -> int:
+    """Count the fp32 copies of moments that the optimizer has at once, of moments that are stored in less.
+
+    Source: nemo_bt.training.fused_adam; transformer-engine 2.9, pytorch/optimizers/fused_adam.py.
+    """
+    optim = settings.model.optim
+    num_copied = sum(_DTYPE_BYTES[dtype] < FP32_BYTES for dtype in (optim.exp_avg_dtype, optim.exp_avg_sq_dtype))
+    if not num_copied:
+        return 0
+    sizes = [size for buffer in buffers(settings, parts) for size in _kept(buffer, _own(settings, buffer, data_rank))]
+    return num_copied * FP32_BYTES * max(sum(sizes[start:stop]) for start, stop in bounds(sizes))
 
 
 def activation_bytes(settings: Settings) -> int:
@@ -117,11 +130,18 @@ def buffer_places(sizes: Sequence[int], ranks: int | None) -> tuple[list[int], i
     return starts[::-1], end if ranks is None else _rounded_up(end, math.lcm(ranks, _BUFFER_MULTIPLE))
 
 
-def _kept(buffer: Buffer, rank: int) -> int:
-    """Count the elements of parameters in a rank's share of the buffer."""
+def _own(settings: Settings, buffer: Buffer, data_rank: int) -> int:
+    """Give the rank's number among those that share a buffer."""
+    return data_rank // (settings.model.expert_model_parallel_size if buffer.is_expert else 1) % buffer.ranks
+
+
+def _kept(buffer: Buffer, rank: int) -> list[int]:
+    """Count the elements of each parameter of which a rank keeps the state: all, or those in its share."""
+    if not buffer.is_shared:
+        return buffer.sizes
     each = buffer.end // buffer.ranks
     places = zip(buffer.starts, buffer.sizes, strict=True)
-    return sum(max(0, min(each * (rank + 1), start + size) - max(each * rank, start)) for start, size in places)
+    return [max(0, min(each * (rank + 1), start + size) - max(each * rank, start)) for start, size in places]
 
 
 def _state_bytes_per_element(settings: Settings) -> int:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import megatron.core.optimizer as megatron_optimizer
 import nemo.lightning as nl
 import torch
 
 from nemo_bt.checkpoint.find import none_whole, saved_checkpoints
 from nemo_bt.checkpoint.manifest import damage
+from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.errors import UserError
+from nemo_bt.model.reward_gpt import replaced
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.resolve import check_plain
+from nemo_bt.training.fused_adam import in_parts
 
 
 class CheckedStrategy(nl.MegatronStrategy):
@@ -30,6 +34,12 @@ class CheckedStrategy(nl.MegatronStrategy):
         """Start nothing where there is one rank: Lightning refuses its launcher in a notebook."""
         if self.num_nodes * self.num_processes > 1:
             super()._configure_launcher()
+
+    def setup_optimizers(self, trainer: Any) -> None:
+        """Build Megatron's optimizer, whose FusedAdam steps a parameter group in parts."""
+        adam = megatron_optimizer.Adam
+        with replaced(megatron_optimizer, "Adam", in_parts(adam) if has_transformer_engine() else adam):
+            super().setup_optimizers(trainer)
 
     def load_checkpoint(self, checkpoint_path: str | Path, selective_restore: bool = False) -> dict[str, Any]:
         """Load the newest checkpoint in the folder of `checkpoint_path` that is whole.
