@@ -18,7 +18,9 @@ PART_ELEMENTS = 2**26
 def in_parts(adam: type, most: int = PART_ELEMENTS) -> type:
     """Give a subclass of an Adam, which keeps `step` in the group as FusedAdam does, that steps a group in parts."""
 
-    class AdamInParts(adam):  # type: ignore[misc]
+    class AdamInParts(adam):
+        param_groups: list[dict[str, Any]]
+
         def step(self, closure: None = None, grad_scaler: Any = None) -> None:
             """Step each part as a group of its own, at the group's step."""
             assert closure is None, "Megatron gives none"
