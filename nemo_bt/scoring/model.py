@@ -15,6 +15,7 @@ from nemo_bt.launching import local as launch
 from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
+from nemo_bt.training.gpu_environment import set_gpu_environment
 from nemo_bt.training.nemo_import import import_nemo
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def open_engine(
         on_gpu: whether each rank has a GPU.
         is_alone: whether this process has the whole model, even if it is in a job.
     """
+    if on_gpu:
+        set_gpu_environment(layout)
     import_nemo(on_gpu)
     import torch
     from megatron.core import parallel_state

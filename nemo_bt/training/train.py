@@ -29,6 +29,7 @@ from nemo_bt.pretrained.resolve import PretrainedSource, check_plain
 from nemo_bt.training.ending import summarise, tell_next
 from nemo_bt.training.environment import software
 from nemo_bt.training.fit import Outcome, fit, validate
+from nemo_bt.training.gpu_environment import set_gpu_environment
 from nemo_bt.training.prepare import Prepared, prepare
 
 
@@ -54,6 +55,8 @@ def train(
         UserError: the model, the tokenizer or the data cannot be used as they are.
     """
     on_gpu = runs_on_gpu(settings.trainer)
+    if on_gpu:
+        set_gpu_environment(settings.model)
     check_device(settings, on_gpu)
     log_dir = settings.exp_manager.log_dir
     prepared = prepare(settings, pretrained, terminal)
@@ -94,6 +97,8 @@ def validate_only(
     if not (settings.model.data.validation and settings.trainer.limit_val_batches):
         raise UserError("model.data.validation: expected a set to validate on, got none.")
     on_gpu = runs_on_gpu(settings.trainer)
+    if on_gpu:
+        set_gpu_environment(settings.model)
     check_device(settings, on_gpu)
     prepared = prepare(settings, pretrained, terminal, only_validates=True)
     outcome = validate(settings, prepared, on_gpu, terminal, loss_fn)

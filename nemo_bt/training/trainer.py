@@ -53,6 +53,7 @@ def build_model(
         # Two pipeline ranks are each other's previous and next: if batched, their messages would be mistaken.
         "overlap_p2p_comm": is_interleaved,
         "batch_p2p_comm": not is_interleaved,
+        "batch_p2p_sync": False,  # the host would wait for the GPU after each message
         # Megatron's own linear layers, which adapters are, would need Apex for it.
         "gradient_accumulation_fusion": has_transformer_engine() and not settings.model.peft.lora,
         "moe_aux_loss_coeff": settings.model.moe_aux_loss_coeff,

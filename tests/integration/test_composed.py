@@ -15,12 +15,12 @@ ORDER = [
     "Watchdog.on_train_batch_start",
     "NonFiniteGuard.on_train_batch_start",
     "GracefulStop.on_train_batch_start",
-    "all_reduce 1",
     "CheckpointCallback.on_train_batch_start",
     "Monitor.on_train_batch_start",
     "Validation.on_train_batch_start",
     "PairSampler.on_megatron_step_start",
     "PairSampler.on_megatron_step_end",
+    "all_reduce 1",  # whether a rank was asked to end
     "all_reduce 1",  # of the gradient norm, in Megatron's optimizer
     "Watchdog.on_train_batch_end",
     "NonFiniteGuard.on_train_batch_end",

@@ -3,13 +3,14 @@
 One optimizer step, and the collectives that run in it:
 
 1. `on_train_batch_start`. `Watchdog` notes the time. `NonFiniteGuard` forgets the losses of the step before.
-   `GracefulStop` asks all ranks whether one was asked to end: an all-reduce of one number, over all ranks.
+   `GracefulStop` hears whether a rank was asked to end.
    `CheckpointCallback` saves where a save is due, or the run is to end: the weights are complete only here. `Monitor`
    starts its clock. `Validation` says that it is not its turn yet. Then `RewardModel` leaves the step out if the run is
    to end.
 2. The step itself, Megatron's. `PairSampler` hands over the streams of this rank. Each stream goes forward and
    backward, with the messages of tensor, context, expert and pipeline parallelism. Gradients are summed over data- and
-   context-parallel ranks, in one all-reduce or reduce-scatter for each bucket. The gradient norm is all-reduced.
+   context-parallel ranks, in one all-reduce or reduce-scatter for each bucket. `GracefulStop` asks all ranks
+   whether one was asked to end: an all-reduce of one number, over all ranks. The gradient norm is all-reduced.
    `NonFiniteGuard` sees it before a weight changes. With the distributed optimizer, weights are gathered.
 3. `on_train_batch_end`. `Watchdog` notes the time. `NonFiniteGuard` counts the step's sums, or leaves them out: only
    then all ranks gather the numbers of the pairs to blame. `Monitor` stops its clock, and on every n-th step logs: an

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from torch import Tensor
 
 from nemo_bt.launching.signals import StopRequest, reason_of
 
 WAITS_FOR_OTHERS = True
-"""A rank waits here for an all-reduce, whose result it reads from the GPU (nemo_bt.observability.failure)."""
+"""A rank waits here for an all-reduce (nemo_bt.observability.failure)."""
 
 
 class GracefulStop(pl.Callback):
-    """Has all ranks agree, before every step and every batch of a validation: one all-reduce of a number.
+    """Has all ranks agree, in every step and every batch of a validation: one all-reduce of a number.
+
+    Between two steps no rank waits for its GPU, so that the next step's work is there when a step's is done: a step
+    asks when its gradients are there, before the host waits for their norm, and what was asked is heard before the next
+    step.
 
     It comes before the callback that saves, which does so when `trainer.should_stop` is set. A validation that is
     broken off counts for nothing; the resumed run makes it again.
@@ -32,14 +38,18 @@ class GracefulStop(pl.Callback):
         self.request = request
         self.answer_to = answer_to
         self.reason: str | None = None
+        self._answer: Callable[[], int] = lambda: 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Take the signals over once more: Lightning has put its own handlers in the place of ours."""
         self.request.listen(is_training=True, answer_to=self.answer_to)
+        optimizer = trainer.optimizers[0].mcore_optimizer
+        optimizer.prepare_grads = self._asking(optimizer.prepare_grads, pl_module)
+        self._ask(pl_module)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Ask all ranks; if one was asked to end, RewardModel leaves the step out."""
-        self._ask_all(trainer, pl_module)
+        """Hear the ranks; if one was asked to end, RewardModel leaves the step out."""
+        self._hear(trainer)
 
     def on_validation_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Break the validation off, unless it is the last: behind that there is nothing to go on with.
@@ -49,16 +59,48 @@ class GracefulStop(pl.Callback):
         """
         if trainer.global_step == trainer.max_steps:
             return
-        self._ask_all(trainer, pl_module)
+        self._ask(pl_module)
+        self._hear(trainer)
         if self.reason:
             raise StopIteration
 
-    def _ask_all(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        code = torch.tensor(self.request.code(), device=pl_module.device)
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Ask once more: the next step hears it."""
+        self._ask(pl_module)
+
+    def _asking(self, prepare_grads: Callable[[], bool], pl_module: pl.LightningModule) -> Callable[[], bool]:
+        def asking() -> bool:
+            found = prepare_grads()
+            self._ask(pl_module)
+            return found
+
+        return asking
+
+    def _ask(self, pl_module: pl.LightningModule) -> None:
+        code = torch.full((), self.request.code(), device=pl_module.device)
         torch.distributed.all_reduce(code, torch.distributed.ReduceOp.MAX)
-        if code.item():
-            self.reason = reason_of(int(code.item()))
+        self._answer = on_host(code)
+
+    def _hear(self, trainer: pl.Trainer) -> None:
+        code = self._answer()
+        if code:
+            self.reason = reason_of(code)
             trainer.should_stop = True
+
+
+def on_host(number: Tensor) -> Callable[[], int]:
+    """Send a number to the host, and give a function that waits until it is there, and for nothing behind it."""
+    if number.device.type == "cpu":
+        return lambda: int(number)
+    found = torch.empty((), dtype=number.dtype, pin_memory=True).copy_(number, non_blocking=True)
+    is_there = torch.cuda.Event()
+    is_there.record()
+
+    def answer() -> int:
+        is_there.synchronize()
+        return int(found)
+
+    return answer
 
 
 class BestValidation(EarlyStopping):

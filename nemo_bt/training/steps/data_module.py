@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from nemo_bt.config.model import Settings
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.metrics import NUM_SUMS
 from nemo_bt.training.steps.plan import build_streams, plan_step
+
+_BUILDER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next step")
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,14 @@ class StepBatch:
 
 
 class StepDataset(Dataset[StepBatch]):
-    """Step number -> the streams of that step on this data-parallel rank."""
+    """Step number -> the streams of that step on this data-parallel rank.
 
-    def __init__(self, name: str, pairs: PairSet, settings: Settings, pad_id: int, hidden_size: int) -> None:
+    A step is a function of its number alone. While one runs, a thread plans and builds the next.
+    """
+
+    def __init__(
+        self, name: str, pairs: PairSet, settings: Settings, pad_id: int, hidden_size: int, num_steps: int
+    ) -> None:
         self.name = name
         self.pairs = pairs
         self.settings = settings
@@ -55,8 +63,17 @@ class StepDataset(Dataset[StepBatch]):
         self.hidden_size = hidden_size
         self.size = settings.model.global_batch_size
         self.batches = validation_batches(len(pairs.epoch), self.size) if name != "train" else []
+        self.num_steps = num_steps if name == "train" else len(self.batches)
+        self.ahead: tuple[int, Future[StepBatch]] | None = None
 
     def __getitem__(self, step: int) -> StepBatch:
+        ahead = self.ahead if self.ahead and self.ahead[0] == step else None
+        batch = ahead[1].result() if ahead else self.build(step)
+        self.ahead = (step + 1, _BUILDER.submit(self.build, step + 1)) if step + 1 < self.num_steps else None
+        return batch
+
+    def build(self, step: int) -> StepBatch:
+        """Plan a step and build this rank's streams of it."""
         if self.name == "train":
             pairs = pairs_of_step(self.settings.trainer.seed, step, self.size, self.pairs.epoch)
         else:
@@ -186,4 +203,4 @@ class PairDataModule(pl.LightningDataModule):
 
     def _dataset(self, name: str, pairs: PairSet) -> StepDataset:
         hidden_size = self.trainer.lightning_module.config.hidden_size
-        return StepDataset(name, pairs, self.settings, self.pad_id, hidden_size)
+        return StepDataset(name, pairs, self.settings, self.pad_id, hidden_size, self.num_steps)

@@ -1,0 +1,50 @@
+"""Environment that CUDA, NCCL and Transformer Engine read when they start: one place for every way to launch a run.
+
+Source: nemo/lightning/run/plugins.py, PerfEnvPlugin; megatron/core/model_parallel_config.py, tp_comm_overlap.
+"""
+
+from __future__ import annotations
+
+import os
+
+from nemo_bt.config.job import ParallelSettings
+
+_BLACKWELL = (10, 0)
+
+
+def gpu_environment(layout: ParallelSettings, capability: tuple[int, int] | None) -> dict[str, str]:
+    """Give the variables of a layout on a kind of GPU, by name.
+
+    Args:
+        capability: compute capability of the GPUs; None where it is not known.
+    """
+    found = {
+        "NVIDIA_TF32_OVERRIDE": "0",  # Transformer Engine asks cuBLAS for TF32 whenever matrices are fp32
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # streams of ever new lengths leave no holes
+        "TORCH_NCCL_HIGH_PRIORITY": "1",
+        "NVTE_FWD_LAYERNORM_SM_MARGIN": "16",  # multiprocessors that norms leave to messages
+        "NVTE_BWD_LAYERNORM_SM_MARGIN": "16",
+    }
+    if layout.tensor_model_parallel_size > 1 or layout.context_parallel_size > 1:
+        # Messages begin before the kernels that they overlap with only if kernels start in the order of the program.
+        found["CUDA_DEVICE_MAX_CONNECTIONS"] = "32" if capability and capability >= _BLACKWELL else "1"
+    if layout.pipeline_model_parallel_size > 1:
+        found["NCCL_P2P_NET_CHUNKSIZE"] = str(2 * 2**20)
+    return found
+
+
+def set_gpu_environment(layout: ParallelSettings) -> None:
+    """Set what nobody has set yet. CUDA must not have started: the driver is asked through NVML."""
+    for name, value in gpu_environment(layout, _capability()).items():
+        os.environ.setdefault(name, value)
+
+
+def _capability() -> tuple[int, int] | None:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(pynvml.nvmlDeviceGetHandleByIndex(0))
+        return int(major), int(minor)
+    except pynvml.NVMLError:  # some containers lack its library
+        return None

@@ -1,0 +1,36 @@
+"""What CUDA, NCCL and Transformer Engine are told before they start."""
+
+import os
+
+import pytest
+
+from nemo_bt.config.job import ParallelSettings
+from nemo_bt.training.gpu_environment import gpu_environment, set_gpu_environment
+
+HOPPER, BLACKWELL = (9, 0), (10, 0)
+
+
+@pytest.mark.parametrize("axis", ["tensor_model_parallel_size", "context_parallel_size"])
+def test_kernels_start_in_the_order_of_the_program_where_messages_overlap_with_them(axis: str) -> None:
+    layout = ParallelSettings(**{axis: 2})
+    name = "CUDA_DEVICE_MAX_CONNECTIONS"
+    assert name not in gpu_environment(ParallelSettings(), HOPPER)
+    assert gpu_environment(layout, HOPPER)[name] == gpu_environment(layout, None)[name] == "1"
+    assert gpu_environment(layout, BLACKWELL)[name] == "32"
+
+
+def test_messages_of_pipelines_go_in_large_pieces() -> None:
+    name = "NCCL_P2P_NET_CHUNKSIZE"
+    assert name not in gpu_environment(ParallelSettings(), HOPPER)
+    assert gpu_environment(ParallelSettings(pipeline_model_parallel_size=2), HOPPER)[name] == "2097152"
+
+
+def test_what_a_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in gpu_environment(ParallelSettings(tensor_model_parallel_size=2), HOPPER):
+        monkeypatch.setenv(name, "mine")  # what is set below is taken away again
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    set_gpu_environment(ParallelSettings(tensor_model_parallel_size=2))  # without a GPU too
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
