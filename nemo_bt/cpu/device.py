@@ -29,7 +29,7 @@ def install() -> None:
     _redirect_streams_and_memory()
     _redirect_random_state()
     _redirect_collectives()
-    _leave_out_extension()
+    leave_out_extension()
     import megatron.core.optimizer as megatron_optimizer
     import megatron.core.optimizer.clip_grads as clip_grads
     import megatron.core.optimizer.distrib_optimizer as distributed_optimizer
@@ -60,16 +60,16 @@ def install() -> None:
     clip_grads.l2_norm_impl = megatron_utils.local_multi_tensor_l2_norm
 
 
-def _leave_out_extension() -> None:
+def leave_out_extension() -> None:
     """Keep (M) core/inference/unified_memory.py:71 from compiling memory management for GPUs when it is imported.
 
-    With torch built for CUDA and no GPU, that takes a core 20 s and fails, in every process again. Megatron then goes
-    on without it, as it does here.
+    It serves the generation of text. With torch built for CUDA it takes a core 20 s, in every process again where there
+    is no GPU. Megatron goes on without it.
     """
     from torch.utils import cpp_extension
 
     def not_compiled(*_: Any, **__: Any) -> None:
-        raise RuntimeError("no GPU")
+        raise RuntimeError("it is not needed")
 
     load_inline = cpp_extension.load_inline
     cpp_extension.load_inline = not_compiled

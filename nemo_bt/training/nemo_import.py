@@ -13,6 +13,7 @@ def import_nemo(on_gpu: bool) -> None:
     from nemo_bt.cpu import device as cpu
 
     with _kept_from_collection():
+        cpu.leave_out_extension()
         if not on_gpu:
             cpu.install()
         import nemo_bt.training.trainer  # noqa: F401

@@ -28,6 +28,7 @@ from nemo_bt.training.callbacks.validation import NEVER
 from nemo_bt.training.lr_schedule import Schedule, options_of
 from nemo_bt.training.strategy import CheckedStrategy
 
+_PARAMETERS = {"32": torch.float32, "bf16-mixed": torch.bfloat16}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp8": torch.uint8}
 
 
@@ -110,7 +111,10 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         strategy=strategy,
         # The plugin writes its value over that of the strategy's ddp (megatron_strategy.py:499).
         plugins=nl.MegatronMixedPrecision(
-            precision=trainer.precision, grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32, **fp8_options(model)
+            precision=trainer.precision,
+            params_dtype=_PARAMETERS[trainer.precision],  # else fp32, and a copy in bf16 later
+            grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
+            **fp8_options(model),
         ),
         max_steps=num_steps,
         max_epochs=-1,
