@@ -45,6 +45,17 @@ def test_losses_and_weights_equal_one_ranks(logs: Logs, name: str) -> None:
     assert max(differences) < TOLERANCE
 
 
+@pytest.mark.parametrize("name", [name for name in ELSEWHERE if name.startswith("attributes")])
+@pytest.mark.runs("attributes")
+def test_what_is_measured_of_attributes_equals_one_ranks(logs: Logs, name: str) -> None:
+    for start, number in (("train", STEPS), ("val/held_out", 1)):
+        for key, tolerances in {"known": {"abs": 0}, "error": CLOSE, "reward": MEAN}.items():
+            for attribute in ATTRIBUTES:
+                of_both = [metrics(logs / one, f"{start}/attribute/{attribute}/{key}") for one in ("attributes", name)]
+                assert len(of_both[0]) == number
+                assert of_both[1] == pytest.approx(of_both[0], **tolerances), (start, attribute, key)
+
+
 @pytest.mark.parametrize(("name", "step"), [("learnt ties", STEPS), (ADAPTED, 1)])
 def test_a_learnt_tie_is_no_weight_of_the_model(logs: Logs, name: str, step: int) -> None:
     path = checkpoint(logs / name, step)
@@ -105,6 +116,7 @@ def plain_loop(
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
     losses = []
+    errors: list[list[float]] = []
     for step in range(STEPS):
         numbers = pairs_of_step(1234, step, 16, train.epoch).tolist()
         ones = [compared(hf, train, number, tokenizer, rows, has_attributes) for number in numbers]
@@ -114,6 +126,9 @@ def plain_loop(
         torch.nn.utils.clip_grad_norm_([*matrices, *vectors], 1.0)
         optimizer.step()
         losses.append(loss.item())
+        errors += [mean_errors(ones)] if has_attributes else []
+    for attribute, found in zip(ATTRIBUTES, zip(*errors, strict=True), strict=True) if has_attributes else ():
+        assert metrics(logs / "attributes", f"train/attribute/{attribute}/error") == pytest.approx(found, rel=1e-4)
     if settings.model.loss.learn_tie:
         stored = full_tensors(checkpoint(logs / "learnt ties", STEPS))
         (learnt,) = next(tensor for name, tensor in stored.items() if name.endswith("log_tie")).tolist()
@@ -121,6 +136,20 @@ def plain_loop(
         assert abs(learnt - math.log(0.7)) > 1e-5
         assert metrics(logs / "learnt ties", "train/tie")[0] == pytest.approx(0.7)
     return losses
+
+
+def mean_errors(ones: list[One]) -> list[float]:
+    """The mean squared error of each attribute over the answers of a step that have a value."""
+    of_each = []
+    for number in range(len(ATTRIBUTES)):
+        known = [
+            (rewards[number].item(), values[number])
+            for one in ones
+            for rewards, values in zip(one.attribute_rewards or [], one.attributes or [], strict=True)
+            if values[number] is not None
+        ]
+        of_each.append(sum((reward - float(value or 0)) ** 2 for reward, value in known) / len(known))
+    return of_each
 
 
 def compared(

@@ -42,16 +42,18 @@ LAYOUTS: dict[int, dict[str, list[str]]] = {
     2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "CP2": CP2, "DP2": []},
 }
 ADAPTED = "learnt ties beside adapters"
+VALIDATED = ("lists", "attributes")
+"""Signals whose runs have held-out lists."""
 AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties")
 ELSEWHERE = [f"{signal}: {layout}" for signal in AT_ALL_LAYOUTS for named in LAYOUTS.values() for layout in named]
 
 
-def rows_of(kind: str) -> list[dict[str, Any]]:
+def rows_of(kind: str, numbers: range = range(60)) -> list[dict[str, Any]]:
     """Prompts with two to five answers, with scores from 0 to 1 and attributes, of which some are not known."""
-    draw = random.Random(5)
+    draw = random.Random(5 + numbers[0])
     words = ["tea", "some milk", "rice and soup with peas", "a plum", "nothing at all"]
     rows: list[dict[str, Any]] = []
-    for i in range(60):
+    for i in numbers:
         asked = [{"role": "user", "content": f"What of {i}?"}]
         texts = [f"{word} {i}" for word in draw.sample(words, draw.randint(2, 5) if kind == "lists" else 2)]
         answers = [[{"role": "assistant", "content": text}] for text in texts]
@@ -75,10 +77,13 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
 
 def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     files = {kind: write(folder / f"{kind}.jsonl", rows_of(kind)) for kind in ("lists", "pairs", "ties")}
+    held_out = write(folder / "held_out.jsonl", rows_of("lists", range(100, 130)))
     plan: dict[int, list[Run]] = {1: [], 2: []}
 
     def run(name: str, signal: str, num_ranks: int, extra: Sequence[str]) -> Run:
-        data = [f"model.data.train={files[FILES.get(signal, 'lists')]}", "trainer.limit_val_batches=0"]
+        data = [f"model.data.train={files[FILES.get(signal, 'lists')]}"]
+        validates = signal in VALIDATED and name != "initial"
+        data.append(f"model.data.validation.held_out={held_out}" if validates else "trainer.limit_val_batches=0")
         return Run([*common(dataset, folder / name, num_ranks), *data, *SIGNALS[signal], *extra])
 
     for start, signal in (("initial", "lists"), ("initial attributes", "attributes")):

@@ -14,6 +14,7 @@ from tests.support.sources import open_set, write
 
 LISTS = "model.loss.kind=plackett_luce"
 ANSWERS = "model.loss.kind=regression"
+MONITORED = "exp_manager.checkpoint_callback_params={save_top_k: 1, monitor: val/v/attribute/humour/error, mode: min}"
 
 
 FEW = [ranked(i, [1.0, 0.0], helpfulness=[3, 4]) for i in range(3)]
@@ -56,11 +57,21 @@ def test_what_cannot_feed_a_loss_is_refused(
         (["model.loss.kind=hinge", "model.data.pairs.keep_ties=true"], r"pairs\.keep_ties: model\.loss\.kind=hinge"),
         (["model.loss.kind=davidson", "model.data.preference_key=p"], r"preference_key: model\.loss\.kind=davidson"),
         (["model.loss.kind=hinge", "model.loss.margin=true", "model.loss.hinge_margin=2"], "both are the lead"),
+        (
+            ["model.data.validation.v=b.parquet", "model.reward_head.attributes=[help]", MONITORED],
+            r"expected a metric of a validation set, val/v/attribute/help/error or val/v/attribute/help/reward",
+        ),
     ],
 )
 def test_what_a_loss_does_not_read_is_refused_by_name(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_equations(load_settings("train", ["model=llama_4x256", "model.data.train=a.parquet", *overrides]))
+
+
+@pytest.mark.parametrize("attributes", ["[humour]", "[]"])
+def test_an_attribute_that_a_head_has_can_be_monitored(attributes: str) -> None:
+    known = ["model.data.validation.v=b.parquet", f"model.reward_head.attributes={attributes}", MONITORED]
+    check_equations(load_settings("train", ["model=llama_4x256", "model.data.train=a.parquet", *known]))
 
 
 @pytest.mark.parametrize(
