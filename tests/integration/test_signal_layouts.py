@@ -24,7 +24,16 @@ from tests.support.layouts import TOLERANCE, checkpoint
 from tests.support.plain_losses import One
 from tests.support.reference import hf_names, llama, unstacked
 from tests.support.runs import full_tensors, metrics, relative_difference
-from tests.support.signals import ADAPTED, AT_ALL_LAYOUTS, ATTRIBUTES, ELSEWHERE, SIGNALS, STEPS, runs_of_all_signals
+from tests.support.signals import (
+    ADAPTED,
+    AT_ALL_LAYOUTS,
+    ATTRIBUTES,
+    ELSEWHERE,
+    SIGNALS,
+    STEPS,
+    WEIGHTS,
+    runs_of_all_signals,
+)
 
 planned_runs = runs_of_all_signals
 CLOSE = {"rel": TOLERANCE}
@@ -68,6 +77,9 @@ def test_a_learnt_tie_is_no_weight_of_the_model(logs: Logs, name: str, step: int
 LOSSES: dict[str, Callable[[One], Tensor]] = {
     "lists": plain_losses.plackett_luce,
     "attributes": partial(plain_losses.regression, error="mse"),
+    "pairs and attributes": lambda one: (
+        plain_losses.scaled(one, {1.0: 1.0, 2.0: 1.0, 3.0: 1.0}) + 0.3 * plain_losses.regression(one, error="mse")
+    ),
     "scores": partial(plain_losses.regression, error="bce"),
     "davidson": partial(plain_losses.davidson, v=0.7),
     "learnt ties": plain_losses.davidson,
@@ -128,7 +140,8 @@ def plain_loop(
         losses.append(loss.item())
         errors += [mean_errors(ones)] if has_attributes else []
     for attribute, found in zip(ATTRIBUTES, zip(*errors, strict=True), strict=True) if has_attributes else ():
-        assert metrics(logs / "attributes", f"train/attribute/{attribute}/error") == pytest.approx(found, rel=1e-4)
+        logged = metrics(settings.exp_manager.log_dir, f"train/attribute/{attribute}/error")
+        assert logged == pytest.approx(found, rel=1e-4)
     if settings.model.loss.learn_tie:
         stored = full_tensors(checkpoint(logs / "learnt ties", STEPS))
         (learnt,) = next(tensor for name, tensor in stored.items() if name.endswith("log_tie")).tolist()
@@ -160,7 +173,7 @@ def compared(
     (group,) = train.groups([number])
     ids = [[*group.prefix.tolist(), *group.continuations[side].tolist()] for side in group.comparisons[0].sides]
     found = [hf.score(hf.model(input_ids=torch.tensor([one])).last_hidden_state)[0, -1] for one in ids]
-    rewards = [values[0] for values in found]
+    rewards = [values @ torch.tensor(WEIGHTS) if has_attributes else values[0] for values in found]
     if "completions" in row:
         ends = [f"{entry['response'][0]['content']}{tokenizer.eos_token}" for entry in row["completions"]]
         at = [next(n for n, end in enumerate(ends) if tokenizer.decode(one).endswith(end)) for one in ids]
@@ -172,4 +185,6 @@ def compared(
         return One(rewards, scores, attribute_rewards=found, attributes=values if has_attributes else None)
     if "winner" in row:
         return One(rewards, preference=0.5 if row["winner"] == "tie" else 1.0)
-    return One(rewards, preference=row["preference"], margin=float(row["margin"]))
+    of_both = [[row["chosen_help"], row["verbosity"][0]], [row["rejected_help"], row["verbosity"][1]]]
+    attributes: Any = {"attribute_rewards": found, "attributes": of_both} if has_attributes else {}
+    return One(rewards, preference=row["preference"], margin=float(row["margin"]), **attributes)

@@ -12,12 +12,17 @@ from tests.support.sources import write
 STEPS = 4
 ATTRIBUTES = ("helpfulness", "verbosity")
 WEIGHTS = (0.75, -0.25)
+HEAD = [
+    f"model.reward_head.attributes=[{','.join(ATTRIBUTES)}]",
+    f"model.reward_head.weights=[{','.join(map(str, WEIGHTS))}]",
+]
 SIGNALS: dict[str, list[str]] = {
     "lists": ["model.loss.kind=plackett_luce"],
-    "attributes": [
-        "model.loss.kind=regression",
-        f"model.reward_head.attributes=[{','.join(ATTRIBUTES)}]",
-        f"model.reward_head.weights=[{','.join(map(str, WEIGHTS))}]",
+    "attributes": ["model.loss.kind=regression", *HEAD],
+    "pairs and attributes": [
+        "model.loss.regression_coefficient=0.3",
+        "model.data.attribute_keys.helpfulness=[chosen_help,rejected_help]",
+        *HEAD,
     ],
     "scores": ["model.loss.kind=regression", "model.loss.regression_error=bce"],
     "davidson": ["model.loss.kind=davidson", "model.loss.tie=0.7"],
@@ -29,6 +34,7 @@ SIGNALS: dict[str, list[str]] = {
     "lists and scores": ["model.loss.kind=plackett_luce", "model.loss.regression_coefficient=0.3"],
 }
 FILES = {
+    "pairs and attributes": "pairs",
     "soft labels": "pairs",
     "strengths": "pairs",
     "hinge": "pairs",
@@ -71,7 +77,9 @@ def rows_of(kind: str, numbers: range = range(60)) -> list[dict[str, Any]]:
             rows.append({"conversation_a": sides[0], "conversation_b": sides[1], "winner": winner})
         else:
             row = {"prompt": asked, "chosen": answers[0], "rejected": answers[1]}
-            rows.append(row | {"preference": draw.choice([1, 0.8, 0.5, 0.1]), "margin": draw.randint(1, 3)})
+            row |= {"preference": draw.choice([1, 0.8, 0.5, 0.1]), "margin": draw.randint(1, 3)}
+            values = {"chosen_help": i % 5, "rejected_help": [None, 2, 1][i % 3], "verbosity": [i % 4, 3 - i % 4]}
+            rows.append(row | values)
     return rows
 
 
@@ -89,7 +97,7 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     for start, signal in (("initial", "lists"), ("initial attributes", "attributes")):
         plan[1].append(run(start, signal, 1, [*SMALL_LLAMA, "trainer.max_steps=1"]))
     for signal in SIGNALS:
-        own = "initial attributes" if signal == "attributes" else "initial"
+        own = "initial attributes" if signal.endswith("attributes") else "initial"
         starts = [f"model.restore_from_path={checkpoint(folder / own, 1)}", f"trainer.max_steps={STEPS}"]
         plan[1].append(run(signal, signal, 1, starts))
         for num_ranks, layouts in LAYOUTS.items() if signal in AT_ALL_LAYOUTS else ():

@@ -18,6 +18,7 @@ MONITORED = "exp_manager.checkpoint_callback_params={save_top_k: 1, monitor: val
 
 
 FEW = [ranked(i, [1.0, 0.0], helpfulness=[3, 4]) for i in range(3)]
+RATED = [{"prompt": "q", "chosen": "good", "rejected": "bad", "chosen_help": 4, "rejected_help": 1}]
 NAMED = [{"prompt": "q", "chosen": "good", "rejected": "bad", "margin": 4}]
 
 
@@ -44,6 +45,31 @@ def test_what_cannot_feed_a_loss_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         open_set(write(tmp_path / "rows.jsonl", rows), tokenizer, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("rows", "attribute", "key", "message"),
+    [
+        (RATED, "help", ["chosen_help", "rejected_hlep"],
+         r"rows\.jsonl: model\.data\.attribute_keys\.help=\[chosen_help,rejected_hlep\], but there is no column "
+         r"rejected_hlep: found chosen, chosen_help, .*Where other sources have them, set it in these alone"),
+        (FEW, "help", ["a", "b"],
+         r"two columns are for rows of two responses, and these have format ranked\. Give one column"),
+        (RATED, "chosen_help", "chosen_help",
+         r"'chosen_help' is 4, expected a value for each of two responses, in a list"),
+        (RATED, "help", "help", r"no answer of rows has 'help'\. Set .*\.help to its column, .* the two columns of"),
+        ([RATED[0] | {"chosen": ["good", "better"]}], "help", ["chosen_help", "rejected_help"],
+         r"'chosen_help' has 1 values for 2 responses"),
+        ([RATED[0] | {"chosen_help": True}], "help", ["chosen_help", "rejected_help"],
+         r"'chosen_help' is bool, expected"),
+    ],
+)  # fmt: skip
+def test_columns_that_hold_no_values_of_two_responses_are_refused(
+    tmp_path: Path, tokenizer: Any, rows: list[Any], attribute: str, key: Any, message: str
+) -> None:
+    head = f"model.reward_head.attributes=[{attribute}]"
+    with pytest.raises(UserError, match=message):
+        open_set(write(tmp_path / "rows.jsonl", rows), tokenizer, ANSWERS, head, attribute_keys={attribute: key})
 
 
 @pytest.mark.parametrize(
@@ -80,6 +106,7 @@ def test_an_attribute_that_a_head_has_can_be_monitored(attributes: str) -> None:
         ("model.reward_head={attributes: [a, a]}", "expected names, each once"),
         ("model.reward_head={attributes: [a, b], weights: [1]}", "expected one for each of 2 attributes"),
         ("model.reward_head={attributes: [a], weights: [0]}", "expected one other than 0"),
+        ("model.data.attribute_keys.a=[x]", "attribute_keys"),
         ("model.loss.scale={x: 1}", "expected numbers for strengths"),
         ("model.loss.scale={}", "or a map with a factor for each strength"),
         ("model.loss.scale={1: -1}", "expected a factor of 0 or more for each strength"),
