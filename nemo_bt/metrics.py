@@ -1,7 +1,8 @@
 """Sums over pairs, and the means they become. Sums travel; a mean is taken once, where it is shown.
 
 Shape suffixes: P = pairs, K = their sides, A = attributes, S = sources of data, B = bins of the margin, N = len(SUMS),
-M = N + B + 3A. Adding the sums of micro-batches, ranks or steps is always right; averaging their means is not.
+M = N + B + 3A, and 3 more where the loss takes lists. Adding the sums of micro-batches, ranks or steps is always right;
+averaging their means is not.
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ ATTRIBUTE_SUMS = ("known", "error", "reward")
 """What stands behind the bins for each attribute in turn: how many answers have a known value, and over these the
 errors and the rewards of the attribute. An answer counts once for each comparison that it is in."""
 
+ANSWER_SUMS = ("answers", "rewards", "squares")
+"""What stands last where the loss takes lists: how many answers they have, their rewards and the squares of these."""
 
-def num_sums(num_attributes: int) -> int:
+
+def num_sums(num_attributes: int, has_lists: bool = False) -> int:
     """Count the numbers of a sums vector, M."""
-    return NUM_SUMS + num_attributes * len(ATTRIBUTE_SUMS)
+    return NUM_SUMS + num_attributes * len(ATTRIBUTE_SUMS) + has_lists * len(ANSWER_SUMS)
 
 
 def pair_sums(
@@ -122,6 +126,15 @@ def attribute_sums(
     return sums_SM.index_add_(0, source_P, of_each_PM)
 
 
+def answer_sums(reward_PK: Tensor, is_there_PK: Tensor | None, source_P: Tensor, num_sources: int) -> Tensor:
+    """Add up all answers of the lists of one micro-batch by source, [S, 3], in the order of `ANSWER_SUMS`."""
+    reward_PK = reward_PK.detach().double()
+    is_there_PK = torch.ones_like(reward_PK, dtype=torch.bool) if is_there_PK is None else is_there_PK
+    columns = (torch.ones_like(reward_PK), reward_PK, reward_PK**2)
+    of_each_P3 = torch.stack([torch.where(is_there_PK, one, 0.0).sum(1) for one in columns], dim=1)
+    return of_each_P3.new_zeros(num_sources, 3).index_add_(0, source_P, of_each_P3)
+
+
 @lru_cache
 def _limits(device: torch.device) -> Tensor:
     """Keep MARGIN_LIMITS on a device, so that they are not sent again with every stream."""
@@ -150,9 +163,22 @@ def means(sums_M: Sequence[float]) -> dict[str, float]:
         values["accuracy"] = named["accuracy"] / num_ordered
     mean = (values["reward_chosen"] + values["reward_rejected"]) / 2
     mean_square = values.pop("reward_squares") / 2
-    variance = mean_square - mean**2
     values |= {"tie": tie / num_pairs} if tie else {}
-    return values | {"reward_std": math.sqrt(0.0 if variance < 0 else variance)}  # NaN stays NaN
+    return values | {"reward_std": _deviation(mean, mean_square)}
+
+
+def _deviation(mean: float, mean_square: float) -> float:
+    variance = mean_square - mean**2
+    return math.sqrt(0.0 if variance < 0 else variance)  # NaN stays NaN
+
+
+def answer_means(sums_M: Sequence[float], num_attributes: int) -> dict[str, float]:
+    """Give the number of all `answers` of lists, their `reward_mean` and `reward_std`; nothing where there are none."""
+    answers, rewards, squares = sums_M[num_sums(num_attributes) :] or (0.0, 0.0, 0.0)
+    if not answers:
+        return {}
+    mean = rewards / answers
+    return {"answers": answers, "reward_mean": mean, "reward_std": _deviation(mean, squares / answers)}
 
 
 def margin_counts(sums_M: Sequence[float]) -> list[int]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from nemo_bt.batching.stream import PairStream
 from nemo_bt.losses.comparisons import ComparisonLoss, Comparisons
 from nemo_bt.losses.regression import value_errors
-from nemo_bt.metrics import SUMS, attribute_sums, pair_sums, with_order
+from nemo_bt.metrics import SUMS, answer_sums, attribute_sums, pair_sums, with_order
 
 
 class PairLossReduction(MegatronLossReduction):
@@ -31,6 +31,7 @@ class PairLossReduction(MegatronLossReduction):
         weights: weight of each attribute in the reward that ranks; none where the model gives one reward.
         log_tie: logarithm of the parameter of a loss with ties, [1], where it is learnt.
         error: error that is logged of each attribute.
+        has_lists: whether the loss takes lists, or all answers to a prompt.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class PairLossReduction(MegatronLossReduction):
         weights: Sequence[float] = (),
         log_tie: Tensor | None = None,
         error: Literal["mse", "bce"] = "mse",
+        has_lists: bool = False,
     ) -> None:
         super().__init__()
         self.weights = weights
         self.log_tie = log_tie
         self.error = error
+        self.has_lists = has_lists
         self.loss_fn = loss_fn
         self.losses = losses
 
@@ -78,6 +81,9 @@ class PairLossReduction(MegatronLossReduction):
             sums_SM[:, SUMS.index("tie")] = sums_SM[:, 0] * given.tie.detach()
         if given.attribute_reward_PKA is not None:
             sums_SM = torch.cat([sums_SM, self._attribute_sums(given.attribute_reward_PKA, batch)], dim=1)
+        if self.has_lists:
+            of_answers = answer_sums(given.reward_PK, given.is_there_PK, batch.source_P, batch.num_sources)
+            sums_SM = torch.cat([sums_SM, of_answers], dim=1)
         return loss_P.sum(), num_comparisons, sums_SM
 
     def _attribute_sums(self, reward_PKA: Tensor, batch: PairStream) -> Tensor:

@@ -64,7 +64,7 @@ class RewardModel(llm.GPTModel):
         num_attributes = len(config.architecture.attributes)
         loss = loss or LossSettings()
         self.loss_fn = loss_function(loss, loss_fn, num_attributes)
-        self.regression_error = loss.regression_error
+        self.loss_settings = loss
         self.initial_weights = initial_weights
         self.lora = lora
         self.adapter_seed = adapter_seed
@@ -161,4 +161,5 @@ class RewardModel(llm.GPTModel):
         return self._reduction(None)
 
     def _reduction(self, losses: list[Tensor] | None) -> PairLossReduction:
-        return PairLossReduction(self.loss_fn, losses, self._weights, self._log_tie, self.regression_error)
+        error, has_lists = self.loss_settings.regression_error, self.loss_settings.takes != "pairs"
+        return PairLossReduction(self.loss_fn, losses, self._weights, self._log_tie, error, has_lists)

@@ -137,6 +137,23 @@ def test_a_report_has_each_attribute_as_transformers_and_numpy_say(logs: Logs, t
     }
 
 
+@pytest.mark.runs("lists", "attributes")
+def test_statistics_are_of_all_answers_of_lists_and_attributes_have_none(
+    logs: Logs, tmp_path: Path, tokenizer: Any
+) -> None:
+    folder = exported(checkpoint(logs / "lists", STEPS), tmp_path / "lists")
+    rows = [json.loads(line) for line in (logs.folder / "held_out.jsonl").read_text().splitlines()]
+    ordered = [row for row in rows if len({entry["score"] for entry in row["completions"]}) > 1]
+    asked = [[*row["prompt"], *entry["response"]] for row in ordered for entry in row["completions"]]
+    reward_N = rewards_of(folder, asked, tokenizer)[:, 0].double()
+    found = json.loads((folder / "config.json").read_text())["reward_statistics"]
+    assert (found["responses"], found["step"]) == (len(asked), STEPS)
+    assert found["mean"] == pytest.approx(reward_N.mean().item(), abs=1e-5)
+    assert found["std"] == pytest.approx(reward_N.std(correction=0).item(), rel=1e-4)
+    labels = exported(checkpoint(logs / "attributes", STEPS), tmp_path / "attributes")
+    assert "reward_statistics" not in json.loads((labels / "config.json").read_text())
+
+
 def ranks(values: np.ndarray) -> np.ndarray:
     """From 1; equal values have the mean of theirs."""
     return np.array([(values < one).sum() + ((values == one).sum() + 1) / 2 for one in values])

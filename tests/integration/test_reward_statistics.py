@@ -44,6 +44,23 @@ def test_statistics_are_those_of_all_sets_together() -> None:
     assert (found.responses, found.step) == (22, 40)
 
 
+def test_lists_count_each_of_their_answers() -> None:
+    """One set of 5 answers, and one of an earlier kind with two pairs."""
+    lists, of_pairs = torch.randn(5, dtype=torch.float64), 2 + torch.randn(4, dtype=torch.float64)
+    validation: dict[str, float] = {"step": 3, "val/a/pairs": 2.0, "val/a/answers": 5.0, "val/b/pairs": 2.0}
+    validation |= {"val/a/reward_mean": lists.mean().item(), "val/a/reward_std": lists.std(correction=0).item()}
+    validation |= {"val/a/reward_chosen": 9.0, "val/a/reward_rejected": -9.0}
+    validation |= {
+        "val/b/reward_chosen": of_pairs[:2].mean().item(),
+        "val/b/reward_rejected": of_pairs[2:].mean().item(),
+    }
+    validation |= {"val/b/reward_std": of_pairs.std(correction=0).item()}
+    found, all_of_them = reward_statistics(validation), torch.cat([lists, of_pairs])
+    assert found
+    assert (found.mean, found.std) == pytest.approx((all_of_them.mean().item(), all_of_them.std(correction=0).item()))
+    assert found.responses == 9
+
+
 def test_without_a_validation_or_a_spread_there_are_none() -> None:
     unknown = {"step": 1, "val/a/reward_std": math.nan, "val/a/pairs": 2.0, "val/a/reward_chosen": 1}
     assert reward_statistics(unknown | {"val/a/reward_rejected": 1}) is None

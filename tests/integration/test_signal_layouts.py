@@ -65,6 +65,16 @@ def test_what_is_measured_of_attributes_equals_one_ranks(logs: Logs, name: str) 
                 assert of_both[1] == pytest.approx(of_both[0], **tolerances), (start, attribute, key)
 
 
+@pytest.mark.parametrize("name", [name for name in ELSEWHERE if name.startswith("lists")])
+@pytest.mark.runs("lists")
+def test_all_answers_of_lists_are_measured_as_on_one_rank(logs: Logs, name: str) -> None:
+    for start, number in (("train", STEPS), ("val/held_out", 1)):
+        for key, tolerances in {"answers": {"abs": 0}, "reward_mean": MEAN, "reward_std": MEAN}.items():
+            one, other = (metrics(logs / log_dir, f"{start}/{key}") for log_dir in ("lists", name))
+            assert len(one) == number
+            assert other == pytest.approx(one, **tolerances), (start, key)
+
+
 @pytest.mark.parametrize(("name", "step"), [("learnt ties", STEPS), (ADAPTED, 1)])
 def test_a_learnt_tie_is_no_weight_of_the_model(logs: Logs, name: str, step: int) -> None:
     path = checkpoint(logs / name, step)

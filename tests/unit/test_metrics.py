@@ -9,6 +9,8 @@ from nemo_bt.metrics import (
     MARGIN_LIMITS,
     NUM_SUMS,
     SUMS,
+    answer_means,
+    answer_sums,
     attribute_means,
     attribute_sums,
     margin_counts,
@@ -141,3 +143,16 @@ def test_no_comparison_says_nothing_of_attributes() -> None:
 def test_the_error_of_a_value_in_nats_is_its_cross_entropy() -> None:
     found = value_errors(torch.tensor([0.0, 2.0, 9.0]), torch.tensor([0.25, 1.0, float("nan")]), "bce").tolist()
     assert found == pytest.approx([np.log(2), np.log1p(np.exp(-2)), 0.0])
+
+
+def test_all_answers_of_lists_are_counted_and_those_that_are_not_there_are_not() -> None:
+    reward_PK, is_there_PK = torch.tensor([[3.0, 1.0, 0.0], [2.0, 4.0, 9.0]]), torch.ones(2, 3, dtype=torch.bool)
+    is_there_PK[0, 2] = False
+    sums_SM = answer_sums(reward_PK, is_there_PK, torch.tensor([1, 0]), num_sources=2)
+    assert sums_SM.tolist() == [[3, 15, 101], [2, 4, 10]]
+    assert answer_sums(reward_PK, None, torch.tensor([0, 0]), num_sources=1).tolist() == [[6, 19, 111]]
+    whole_M = [0.0] * num_sums(1) + sums_SM.sum(0).tolist()
+    assert len(whole_M) == num_sums(1, has_lists=True)
+    std = np.std([3, 1, 2, 4, 9])
+    assert answer_means(whole_M, 1) == {"answers": 5, "reward_mean": 3.8, "reward_std": pytest.approx(std)}
+    assert answer_means([0.0] * num_sums(1, has_lists=True), 1) == answer_means([0.0] * num_sums(1), 1) == {}

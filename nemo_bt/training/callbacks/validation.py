@@ -9,7 +9,7 @@ import torch
 
 from nemo_bt.batching.sampling import validation_interval
 from nemo_bt.config.run import TrainerSettings
-from nemo_bt.metrics import attribute_means, margin_counts, means, means_by_source
+from nemo_bt.metrics import answer_means, attribute_means, margin_counts, means, means_by_source
 from nemo_bt.observability.metrics_log import MetricsLog, told_errors
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.training.steps.data_module import PairSampler
@@ -84,7 +84,7 @@ class Validation(pl.Callback):
             sums_M = [sum(column) for column in zip(*sums_SM, strict=True)]
             values = means(sums_M) | {"pairs": sums_M[0]}
             margins[f"val/{name}/margins"] = margin_counts(sums_M)
-            by_attribute = attribute_means(sums_M, attributes)
+            by_attribute = answer_means(sums_M, len(attributes)) | attribute_means(sums_M, attributes)
             by_source = means_by_source(sums_SM, trainer.datamodule.validation[name].source_names, attributes)
             named = values | by_attribute | by_source
             record |= {f"val/{name}/{key}": value for key, value in named.items()}

@@ -99,9 +99,15 @@ class PairSampler(DataSampler):
 
     dataloader_type = "single"
 
-    def __init__(self, tokens_per_stream: int, num_sources: Mapping[str, int], num_attributes: int = 0) -> None:
+    def __init__(
+        self,
+        tokens_per_stream: int,
+        num_sources: Mapping[str, int],
+        num_attributes: int = 0,
+        has_lists: bool = False,
+    ) -> None:
         self.tokens_per_stream = tokens_per_stream
-        self.num_sums = num_sums(num_attributes)
+        self.num_sums = num_sums(num_attributes, has_lists)
         self.num_sources = num_sources
         self.sums_SM: dict[str, Tensor] = {}
         self.last: StepBatch | None = None
@@ -179,7 +185,8 @@ class PairDataModule(pl.LightningDataModule):
         self.pad_id = pad_id
         sets = {**validation} | ({"train": train} if train else {})
         num_sources = {name: len(pairs.sources) for name, pairs in sets.items()}
-        self.data_sampler = PairSampler(settings.model.data.tokens_per_micro_batch, num_sources, num_attributes)
+        budget, has_lists = settings.model.data.tokens_per_micro_batch, settings.model.loss.takes != "pairs"
+        self.data_sampler = PairSampler(budget, num_sources, num_attributes, has_lists)
 
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """Load steps from the one that the checkpoint stopped at."""
