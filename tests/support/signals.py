@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from tests.support.hf_models import save
 from tests.support.layouts import CP2, PP2, SMALL_LLAMA, SMALL_STREAMS, SP, TP2, checkpoint, common
 from tests.support.runs import Run
 from tests.support.sources import write
@@ -12,13 +14,17 @@ from tests.support.sources import write
 STEPS = 4
 ATTRIBUTES = ("helpfulness", "verbosity")
 WEIGHTS = (0.75, -0.25)
+HIDDEN_SIZE = 24
+"""Of a head of two layers."""
+_ATTRIBUTES = [
+    "model.loss.kind=regression",
+    f"model.reward_head.attributes=[{','.join(ATTRIBUTES)}]",
+    f"model.reward_head.weights=[{','.join(map(str, WEIGHTS))}]",
+]
 SIGNALS: dict[str, list[str]] = {
     "lists": ["model.loss.kind=plackett_luce"],
-    "attributes": [
-        "model.loss.kind=regression",
-        f"model.reward_head.attributes=[{','.join(ATTRIBUTES)}]",
-        f"model.reward_head.weights=[{','.join(map(str, WEIGHTS))}]",
-    ],
+    "attributes": _ATTRIBUTES,
+    "two layers": [*_ATTRIBUTES, f"model.reward_head.hidden_size={HIDDEN_SIZE}"],
     "scores": ["model.loss.kind=regression", "model.loss.regression_error=bce"],
     "davidson": ["model.loss.kind=davidson", "model.loss.tie=0.7"],
     "rao_kupper": ["model.loss.kind=rao_kupper", "model.loss.tie=0.7"],
@@ -42,7 +48,10 @@ LAYOUTS: dict[int, dict[str, list[str]]] = {
     2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "CP2": CP2, "DP2": []},
 }
 ADAPTED = "learnt ties beside adapters"
-AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties")
+TWO_LAYERS_ADAPTED = "two layers beside adapters"
+STARTS = {"attributes": "initial attributes", "two layers": "initial two layers"}
+"""Signal -> the run that it starts from, where that is not `initial`."""
+AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties", "two layers")
 ELSEWHERE = [f"{signal}: {layout}" for signal in AT_ALL_LAYOUTS for named in LAYOUTS.values() for layout in named]
 
 
@@ -81,10 +90,10 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
         data = [f"model.data.train={files[FILES.get(signal, 'lists')]}", "trainer.limit_val_batches=0"]
         return Run([*common(dataset, folder / name, num_ranks), *data, *SIGNALS[signal], *extra])
 
-    for start, signal in (("initial", "lists"), ("initial attributes", "attributes")):
+    for start, signal in {"initial": "lists", **{start: signal for signal, start in STARTS.items()}}.items():
         plan[1].append(run(start, signal, 1, [*SMALL_LLAMA, "trainer.max_steps=1"]))
     for signal in SIGNALS:
-        own = "initial attributes" if signal == "attributes" else "initial"
+        own = STARTS.get(signal, "initial")
         starts = [f"model.restore_from_path={checkpoint(folder / own, 1)}", f"trainer.max_steps={STEPS}"]
         plan[1].append(run(signal, signal, 1, starts))
         for num_ranks, layouts in LAYOUTS.items() if signal in AT_ALL_LAYOUTS else ():
@@ -93,6 +102,15 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             ]
     adapted = [f"model.restore_from_path={checkpoint(folder / 'initial', 1)}", "trainer.max_steps=1"]
     plan[1].append(run(ADAPTED, "learnt ties", 1, [*adapted, "model.peft.peft_scheme=lora"]))
+    save(
+        "llama3.1, head size",
+        folder / "base",
+        classifier=False,
+        tokenizer=load_tokenizer(str(dataset / "tokenizer"), None),
+    )
+    lora = [f"model.restore_from_path={folder / 'base'}", "model.encoder_seq_length=512", "trainer.max_steps=2"]
+    lora += ["model.peft.peft_scheme=lora", f"model.reward_head.hidden_size={HIDDEN_SIZE}"]
+    plan[1].append(run(TWO_LAYERS_ADAPTED, "learnt ties", 1, [*lora, "model.optim.lr=1e-3"]))
     return plan
 
 
