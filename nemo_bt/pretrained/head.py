@@ -30,7 +30,7 @@ def new_hidden_layer(hidden_size: int, size: int, generator: torch.Generator | N
     """Draw [size, hidden_size], normal with deviation sqrt(2 / hidden_size).
 
     Behind a ReLU the mean square is then that of the input, so that the layer after it, drawn by `new_head`, gives
-    rewards as wide as a linear head's. Source: He et al. 2015 (arXiv 1502.01852), section 2.2.
+    rewards with the mean square of a linear head's. Source: He et al. 2015 (arXiv 1502.01852), section 2.2.
     """
     return torch.randn(size, hidden_size, generator=generator) * math.sqrt(2 / hidden_size)
 
