@@ -9,7 +9,7 @@ import hashlib
 
 import torch
 
-from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.names import HEADS
 from nemo_bt.pretrained.nemo_metadata import read_facts
 from nemo_bt.pretrained.resolve import InitialWeights
 
@@ -19,8 +19,11 @@ TRAINED_HEAD = "trained_head"
 
 def digest_of(initial: InitialWeights) -> str:
     """Give 16 hexadecimal digits that change with training, and not where weights go from fp32 to bf16 or back."""
-    head = initial.source.read(HEAD).to(torch.bfloat16).contiguous()
-    return hashlib.sha256(head.view(torch.int16).numpy().tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for name in (name for name in HEADS if name in initial.source.infos):
+        head = initial.source.read(name).to(torch.bfloat16).contiguous()
+        digest.update(head.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def was_trained_on(initial: InitialWeights) -> bool:

@@ -29,8 +29,11 @@ from tests.support.signals import (
     AT_ALL_LAYOUTS,
     ATTRIBUTES,
     ELSEWHERE,
+    HIDDEN_SIZE,
     SIGNALS,
+    STARTS,
     STEPS,
+    TWO_LAYERS_ADAPTED,
     WEIGHTS,
     runs_of_all_signals,
 )
@@ -75,7 +78,7 @@ def test_all_answers_of_lists_are_measured_as_on_one_rank(logs: Logs, name: str)
             assert other == pytest.approx(one, **tolerances), (start, key)
 
 
-@pytest.mark.parametrize(("name", "step"), [("learnt ties", STEPS), (ADAPTED, 1)])
+@pytest.mark.parametrize(("name", "step"), [("learnt ties", STEPS), (ADAPTED, 1), (TWO_LAYERS_ADAPTED, 2)])
 def test_a_learnt_tie_is_no_weight_of_the_model(logs: Logs, name: str, step: int) -> None:
     path = checkpoint(logs / name, step)
     assert any(key.endswith("log_tie") for key in full_tensors(path))
@@ -90,6 +93,7 @@ LOSSES: dict[str, Callable[[One], Tensor]] = {
     "pairs and attributes": lambda one: (
         plain_losses.scaled(one, {1.0: 1.0, 2.0: 1.0, 3.0: 1.0}) + 0.3 * plain_losses.regression(one, error="mse")
     ),
+    "two layers": partial(plain_losses.regression, error="mse"),
     "scores": partial(plain_losses.regression, error="bce"),
     "davidson": partial(plain_losses.davidson, v=0.7),
     "learnt ties": plain_losses.davidson,
@@ -102,20 +106,21 @@ LOSSES: dict[str, Callable[[One], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", SIGNALS)
-@pytest.mark.runs("initial", "initial attributes")
+@pytest.mark.runs("initial", *STARTS.values())
 def test_losses_equal_a_plain_pytorch_loop_over_transformers(
     logs: Logs, dataset: Path, tokenizer: Any, name: str
 ) -> None:
     settings = load_settings("config", [], str(logs / name))
     rows = [json.loads(line) for line in Path(settings.model.data.train[0].path[0]).read_text().splitlines()]
     train = load_sets(settings, tokenizer, False, Terminal(None))["train"]
-    expected = plain_loop(logs, settings, train, tokenizer, rows, LOSSES[name])
+    expected = plain_loop(logs, name, settings, train, tokenizer, rows, LOSSES[name])
     assert metrics(logs / name, "train/loss") == pytest.approx(expected, abs=2e-5)
     assert len({round(loss, 4) for loss in expected}) == STEPS
 
 
 def plain_loop(
     logs: Logs,
+    name: str,
     settings: Settings,
     train: PairSet,
     tokenizer: Any,
@@ -125,9 +130,12 @@ def plain_loop(
     """Train transformers' model on the same comparisons a step, one after the other, with torch's AdamW."""
     has_attributes = bool(settings.model.reward_head.attributes)
     hf = llama(384, layers=4, hidden=64, ffn=160, heads=4, groups=2)
-    weights = unstacked(full_tensors(checkpoint(logs / ("initial attributes" if has_attributes else "initial"), 1)))
+    weights = unstacked(full_tensors(checkpoint(logs / STARTS.get(name, "initial"), 1)))
     if has_attributes:
         hf.score = torch.nn.Linear(64, 2, bias=False)
+    if settings.model.reward_head.hidden_size:
+        layers = (torch.nn.Linear(64, HIDDEN_SIZE), torch.nn.ReLU(), torch.nn.Linear(HIDDEN_SIZE, 2))
+        hf.score = torch.nn.Sequential(*layers)
     hf.load_state_dict(hf_names(weights, hf.config))
     matrices, vectors = ([p for p in hf.parameters() if (p.ndim > 1) == wide] for wide in (True, False))
     log_tie = torch.nn.Parameter(torch.tensor([settings.model.loss.tie]).log())

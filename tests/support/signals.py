@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from tests.support.hf_models import save
 from tests.support.layouts import CP2, PP2, SMALL_LLAMA, SMALL_STREAMS, SP, TP2, checkpoint, common
 from tests.support.runs import Run
 from tests.support.sources import write
@@ -12,6 +14,8 @@ from tests.support.sources import write
 STEPS = 4
 ATTRIBUTES = ("helpfulness", "verbosity")
 WEIGHTS = (0.75, -0.25)
+HIDDEN_SIZE = 24
+"""Of a head of two layers."""
 HEAD = [
     f"model.reward_head.attributes=[{','.join(ATTRIBUTES)}]",
     f"model.reward_head.weights=[{','.join(map(str, WEIGHTS))}]",
@@ -19,6 +23,7 @@ HEAD = [
 SIGNALS: dict[str, list[str]] = {
     "lists": ["model.loss.kind=plackett_luce"],
     "attributes": ["model.loss.kind=regression", *HEAD],
+    "two layers": ["model.loss.kind=regression", *HEAD, f"model.reward_head.hidden_size={HIDDEN_SIZE}"],
     "pairs and attributes": [
         "model.loss.regression_coefficient=0.3",
         "model.data.attribute_keys.helpfulness=[chosen_help,rejected_help]",
@@ -50,7 +55,14 @@ LAYOUTS: dict[int, dict[str, list[str]]] = {
 ADAPTED = "learnt ties beside adapters"
 VALIDATED = ("lists", "attributes")
 """Signals whose runs have held-out lists."""
-AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties")
+TWO_LAYERS_ADAPTED = "two layers beside adapters"
+STARTS = {
+    "pairs and attributes": "initial attributes",
+    "attributes": "initial attributes",
+    "two layers": "initial two layers",
+}
+"""Signal -> the run that it starts from, where that is not `initial`."""
+AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties", "two layers")
 ELSEWHERE = [f"{signal}: {layout}" for signal in AT_ALL_LAYOUTS for named in LAYOUTS.values() for layout in named]
 
 
@@ -94,10 +106,10 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
         data.append(f"model.data.validation.held_out={held_out}" if validates else "trainer.limit_val_batches=0")
         return Run([*common(dataset, folder / name, num_ranks), *data, *SIGNALS[signal], *extra])
 
-    for start, signal in (("initial", "lists"), ("initial attributes", "attributes")):
+    for start, signal in {"initial": "lists", **{start: signal for signal, start in STARTS.items()}}.items():
         plan[1].append(run(start, signal, 1, [*SMALL_LLAMA, "trainer.max_steps=1"]))
     for signal in SIGNALS:
-        own = "initial attributes" if signal.endswith("attributes") else "initial"
+        own = STARTS.get(signal, "initial")
         starts = [f"model.restore_from_path={checkpoint(folder / own, 1)}", f"trainer.max_steps={STEPS}"]
         plan[1].append(run(signal, signal, 1, starts))
         for num_ranks, layouts in LAYOUTS.items() if signal in AT_ALL_LAYOUTS else ():
@@ -106,6 +118,15 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             ]
     adapted = [f"model.restore_from_path={checkpoint(folder / 'initial', 1)}", "trainer.max_steps=1"]
     plan[1].append(run(ADAPTED, "learnt ties", 1, [*adapted, "model.peft.peft_scheme=lora"]))
+    save(
+        "llama3.1, head size",
+        folder / "base",
+        classifier=False,
+        tokenizer=load_tokenizer(str(dataset / "tokenizer"), None),
+    )
+    lora = [f"model.restore_from_path={folder / 'base'}", "model.encoder_seq_length=512", "trainer.max_steps=2"]
+    lora += ["model.peft.peft_scheme=lora", f"model.reward_head.hidden_size={HIDDEN_SIZE}"]
+    plan[1].append(run(TWO_LAYERS_ADAPTED, "learnt ties", 1, [*lora, "model.optim.lr=1e-3"]))
     return plan
 
 
