@@ -18,7 +18,7 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.head import described
 from nemo_bt.pretrained.mean import AVERAGED_FROM, Mean, as_averaged, check_same_tensors
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained
-from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digests_of
 from nemo_bt.scoring.reward_statistics import KEY, statistics_of
 from nemo_bt.training.checks import check_vocabulary
 
@@ -145,7 +145,7 @@ def _of_mean(mean: Mean, first: PretrainedSource, output: Path, told: dict[str, 
     pretrained = PretrainedSource(output, str(output), kept | told, first.tokenizer, None, is_reward_model=True)
     head = f"mean of {len(mean.sources)}, {described(mean)}"
     initial = InitialWeights(pretrained, mean, "mean of reward models", True, head)
-    config = pretrained.hf_config | ({TRAINED_HEAD: digest_of(initial)} if TEXT_SETTINGS in told else {})
+    config = pretrained.hf_config | ({TRAINED_HEAD: digests_of(initial)} if TEXT_SETTINGS in told else {})
     return replace(initial, pretrained=replace(pretrained, hf_config=config))
 
 

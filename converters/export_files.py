@@ -20,7 +20,7 @@ from nemo_bt.pretrained.mean import AVERAGED_FROM, as_averaged, averaged_from
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.pretrained.rope_parameters import rope_parameters_of
 from nemo_bt.pretrained.safetensors_folder import write_shards
-from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of, was_trained_on
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digests_of, was_trained_on
 from nemo_bt.pretrained.two_layer_head import OWN_CLASS, OWN_FILE, class_name
 from nemo_bt.scoring.reward_statistics import KEY, as_config, statistics_of
 
@@ -64,7 +64,7 @@ def write_folder(
         write_shards(folder, export.infos, export.tensors(), max_shard_bytes, progress)
     dtype = next(iter(export.infos.values())).dtype
     was = pretrained.hf_config.get(TRAINED_HEAD) if was_trained_on(initial) else None
-    of_model = {**told, TRAINED_HEAD: was or digest_of(initial)} if told else {}
+    of_model = {**told, TRAINED_HEAD: was or digests_of(initial)} if told else {}
     write_config(folder, pretrained.hf_config, tokenizer.pad_token_id, dtype, of_model)
     write_tokenizer(tokenizer, tokenizer_folder, folder)
     (folder / "README.md").write_text(card)

@@ -14,7 +14,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.metrics import means
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
-from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digests_of
 from nemo_bt.scoring.reward_statistics import (
     KEY,
     RewardStatistics,
@@ -135,7 +135,7 @@ def test_score_normalizes_by_them(exported: Path, tmp_path: Path, tokenizer: Any
 def test_those_of_a_head_that_was_trained_on_are_refused(exported: Path, tmp_path: Path) -> None:
     """By any program that writes the fields of config.json again."""
     before = open_weights(find_pretrained(str(exported)), 0)
-    assert json.loads((exported / "config.json").read_text())[TRAINED_HEAD] == digest_of(before)
+    assert json.loads((exported / "config.json").read_text())[TRAINED_HEAD] == digests_of(before)
     assert own_statistics(before, "--normalize") == statistics_of(before.pretrained)
     model = AutoModelForSequenceClassification.from_pretrained(exported, dtype=torch.float32)
     model.save_pretrained(tmp_path / "same")
