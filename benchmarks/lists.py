@@ -86,7 +86,7 @@ def measured(start: str, module: Any, lists: Sequence[TokenGroup], turns: int) -
 
 def step(module: Any, streams: Sequence[PairStream], loss_of: Callable[..., Tensor] | None) -> None:
     """Run forward and backward over streams; answers that stand alone have the sum of their rewards for a loss."""
-    from nemo_bt.model.reward_model import rewarded
+    from nemo_bt.model.loss_reduction import rewarded
 
     for stream in streams:
         reward_C = module(stream.tokens_1T, stream.positions_1T, stream.segments_C5)

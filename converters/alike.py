@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from nemo_bt.data.tokenize.text_settings import text_settings_of
 from nemo_bt.data.tokenize.tokenizer import digest_of_tokenizer
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.architecture import first_difference
+from nemo_bt.pretrained.architecture import Architecture
+from nemo_bt.pretrained.hf_config import ATTRIBUTES, HEAD_HIDDEN_SIZE
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
 
 _SHOWN = 12
 """Digits of a digest in a message."""
+_COMPUTES_NO_REWARD = ("hf_config", "completed", "family", "init_std", "rotary_frequencies")
+"""Fields that models of one architecture need not share, and those that `first_difference` compares otherwise."""
 
 
 def check_same_architecture(models: Sequence[PretrainedSource]) -> None:
@@ -30,6 +36,22 @@ def check_same_architecture(models: Sequence[PretrainedSource]) -> None:
                 f"{model.given}: {name}: expected {expected} as in {models[0].given}, found {found}. Only models of "
                 "one architecture, best from one start, have a mean."
             )
+
+
+def first_difference(one: Architecture, other: Architecture) -> tuple[str, Any, Any] | None:
+    """Name the first field in which two models would compute something else, with its two values."""
+    named = {"model_type": (one.hf_config["model_type"], other.hf_config["model_type"])}
+    fields = {name: (value, vars(other)[name]) for name, value in vars(one).items() if name not in _COMPUTES_NO_REWARD}
+    rows = tuple(", ".join(f"{name}={w:g}" for name, w in at.attributes.items()) or "none" for at in (one, other))
+    heads = {ATTRIBUTES: rows, HEAD_HIDDEN_SIZE: (one.head_hidden_size or "none", other.head_hidden_size or "none")}
+    for name, (mine, theirs) in (named | fields | heads).items():
+        if mine != theirs:
+            return name, mine, theirs
+    frequencies = (torch.cat(model.rotary_frequencies).tolist() for model in (one, other))
+    for number, (mine, theirs) in enumerate(itertools.zip_longest(*frequencies)):
+        if mine != theirs:
+            return f"rotary_frequencies[{number}]", mine, theirs
+    return None
 
 
 def with_head(model: PretrainedSource) -> InitialWeights:

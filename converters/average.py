@@ -15,10 +15,10 @@ from nemo_bt.data.tokenize.tokenizer import keep_tokenizer, load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.pretrained.head import described
 from nemo_bt.pretrained.mean import AVERAGED_FROM, Mean, as_averaged, check_same_tensors
-from nemo_bt.pretrained.names import HEAD
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained
-from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digests_of
 from nemo_bt.scoring.reward_statistics import KEY, statistics_of
 from nemo_bt.training.checks import check_vocabulary
 
@@ -143,9 +143,9 @@ def _of_mean(mean: Mean, first: PretrainedSource, output: Path, told: dict[str, 
     """Describe the mean as a model that nobody has trained, whose config.json is that of the first."""
     kept = {name: value for name, value in first.hf_config.items() if name not in _OF_ONE}
     pretrained = PretrainedSource(output, str(output), kept | told, first.tokenizer, None, is_reward_model=True)
-    head = f"mean of {len(mean.sources)}, norm {mean.read(HEAD).double().norm().item():.4f}"
+    head = f"mean of {len(mean.sources)}, {described(mean)}"
     initial = InitialWeights(pretrained, mean, "mean of reward models", True, head)
-    config = pretrained.hf_config | ({TRAINED_HEAD: digest_of(initial)} if TEXT_SETTINGS in told else {})
+    config = pretrained.hf_config | ({TRAINED_HEAD: digests_of(initial)} if TEXT_SETTINGS in told else {})
     return replace(initial, pretrained=replace(pretrained, hf_config=config))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,12 +15,13 @@ from nemo_bt.data.tokenize.text_settings import TEXT_SETTINGS, text_settings_of
 from nemo_bt.data.tokenize.tokenizer import keep_tokenizer
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.convert import AsHf
-from nemo_bt.pretrained.hf_config import HfConfig, attribute_weights, complete
+from nemo_bt.pretrained.hf_config import HfConfig, attribute_weights, complete, head_hidden_size
 from nemo_bt.pretrained.mean import AVERAGED_FROM, as_averaged, averaged_from
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
 from nemo_bt.pretrained.rope_parameters import rope_parameters_of
 from nemo_bt.pretrained.safetensors_folder import write_shards
-from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of, was_trained_on
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digests_of, was_trained_on
+from nemo_bt.pretrained.two_layer_head import OWN_CLASS, OWN_FILE, class_name
 from nemo_bt.scoring.reward_statistics import KEY, as_config, statistics_of
 
 from .model_card import model_card
@@ -62,7 +64,7 @@ def write_folder(
         write_shards(folder, export.infos, export.tensors(), max_shard_bytes, progress)
     dtype = next(iter(export.infos.values())).dtype
     was = pretrained.hf_config.get(TRAINED_HEAD) if was_trained_on(initial) else None
-    of_model = {**told, TRAINED_HEAD: was or digest_of(initial)} if told else {}
+    of_model = {**told, TRAINED_HEAD: was or digests_of(initial)} if told else {}
     write_config(folder, pretrained.hf_config, tokenizer.pad_token_id, dtype, of_model)
     write_tokenizer(tokenizer, tokenizer_folder, folder)
     (folder / "README.md").write_text(card)
@@ -77,7 +79,7 @@ def write_config(
 ) -> None:
     """Write config.json: the fields of `hf_config`, the head (one label, or one an attribute), and the padding token.
 
-    RoPE stands there as transformers 4.57 and as transformers 5 read it.
+    RoPE stands there as transformers 4.57 and as transformers 5 read it. A head of two layers has its class beside it.
 
     transformers reads the reward at the last token that is not `pad_token_id`; `of_model` is from `told_of_model`.
     """
@@ -87,8 +89,12 @@ def write_config(
     own = hf_config.get("id2label")
     is_one = isinstance(own, dict) and len(own) == 1
     names = list(attribute_weights(hf_config)) or (list(own.values()) if own and is_one else [_LABEL])
+    is_own = head_hidden_size(hf_config) is not None
+    if is_own:
+        write_class(folder)
+        config["auto_map"] = {"AutoModelForSequenceClassification": f"{OWN_FILE.stem}.{OWN_CLASS}"}
     config |= {
-        "architectures": [CLASSES[hf_config["model_type"]]],
+        "architectures": [class_name(hf_config, len(names)) if is_own else CLASSES[hf_config["model_type"]]],
         "num_labels": len(names),
         "id2label": {str(number): name for number, name in enumerate(names)},
         "label2id": {name: number for number, name in enumerate(names)},
@@ -99,6 +105,11 @@ def write_config(
     config.setdefault("rope_parameters", rope_parameters_of(complete(hf_config)))
     config |= of_model
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def write_class(folder: Path) -> None:
+    """Write the class of a head of two layers, of which transformers has none."""
+    shutil.copyfile(OWN_FILE, folder / OWN_FILE.name)
 
 
 def told_of_model(pretrained: PretrainedSource) -> dict[str, Any]:

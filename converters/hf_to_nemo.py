@@ -13,7 +13,7 @@ from pathlib import Path
 from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.convert import hf_head
 from nemo_bt.pretrained.nemo_file import pack
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights, with_head_row
 
@@ -74,7 +74,7 @@ def convert(args: argparse.Namespace, terminal: Terminal) -> None:
         check = "not compared (--no-check)"
         if not args.no_check:
             written = open_weights(find_pretrained(str(nemo)), args.seed)
-            base_head = None if initial.has_head else initial.source.read(HEAD)
+            base_head = None if initial.has_head else hf_head(initial.source, initial.pretrained.architecture)
             difference = check_parity(pretrained.path, written, pretrained, base_head, DTYPES.get(args.dtype))
             check = f"largest difference {difference:.1e}, tolerance {TOLERANCE:.0e}"
         if args.pack:

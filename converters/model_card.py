@@ -18,6 +18,7 @@ from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.mean import averaged_from
 from nemo_bt.pretrained.nemo_metadata import FACTS
 from nemo_bt.pretrained.resolve import InitialWeights
+from nemo_bt.pretrained.two_layer_head import OWN_FILE
 from nemo_bt.scoring.reward_statistics import KEY, reward_statistics
 
 _CARD = """---
@@ -34,14 +35,14 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = AutoModelForSequenceClassification.from_pretrained("{name}")
+model = AutoModelForSequenceClassification.from_pretrained("{name}"{trust})
 {rendering}
 with torch.no_grad():
     reward = model(**tokenizer(text, return_tensors="pt"{special})).logits{reward}
 ```
 
-`pipeline("text-classification", "{name}", function_to_apply="none"{every})(text{special})` gives {same}.
-{training}"""
+`pipeline("text-classification", "{name}", function_to_apply="none"{every}{trust})(text{special})` gives {same}.
+{head}{training}"""
 
 _ONE = """that gives a text one number: the higher, the better the last
 answer. Two answers to the same prompt are compared by the difference of their rewards; a reward on its own has no
@@ -50,6 +51,10 @@ _PROBABILITY = " `P(a over b) = sigmoid(r_a - r_b)`."
 _SEVERAL = """that gives a text {number} numbers, one for each of {names}. Their
 sum with the weights {weights} is the reward by which answers to the same prompt are ranked."""
 
+_TWO_LAYERS = """
+The head has two layers, for which transformers has no class: `{file}` has it, {lines} lines of torch and transformers.
+Without `trust_remote_code=True` transformers makes a new head, and says so in a warning alone.
+"""
 _BRADLEY_TERRY = "bradley_terry"
 _OF_MODELS = "These weights are the mean of those of other models, summed in fp32 and rounded once:"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+@\w+")
@@ -84,13 +89,15 @@ def model_card(initial: InitialWeights, export: AsHf, has_chat_template: bool, n
             f"{pretrained.path}: context/{FACTS} is not as nemo_bt writes it ({error!r}). Remove it: the model "
             "card then tells nothing of the training."
         ) from error
-    attributes = pretrained.architecture.attributes
+    attributes, has_class = pretrained.architecture.attributes, bool(pretrained.architecture.head_hidden_size)
     kind = facts["settings"]["model"]["loss"].get("kind", _BRADLEY_TERRY) if facts else None
     return _CARD.format(
         meaning=_meaning(attributes) + (_PROBABILITY if kind == _BRADLEY_TERRY and not attributes else ""),
         reward=f"[0] @ torch.tensor({list(attributes.values())})" if attributes else "[0, 0]",
         every=", top_k=None" if attributes else "",
         same="the attributes by name" if attributes else "the same",
+        trust=", trust_remote_code=True" if has_class else "",
+        head=_TWO_LAYERS.format(file=OWN_FILE.name, lines=len(OWN_FILE.read_text().splitlines())) if has_class else "",
         metadata=yaml.safe_dump(metadata, sort_keys=False),
         name=name,
         family=pretrained.hf_config["model_type"],

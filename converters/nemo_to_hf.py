@@ -18,11 +18,13 @@ from nemo_bt.errors import UserError
 from nemo_bt.launching.script import made_once
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.attributes import check_names, combined, given_weights, with_attributes
+from nemo_bt.pretrained.hf_config import HEAD_HIDDEN_SIZE
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, find_pretrained, open_weights
 from nemo_bt.pretrained.torch_dist import TorchDist
+from nemo_bt.pretrained.two_layer_head import OWN_CLASS, OWN_FILE
 from nemo_bt.training.checks import check_vocabulary
 
-from .export_files import told_of_model, write_folder, write_tokenizer
+from .export_files import told_of_model, write_class, write_folder, write_tokenizer
 from .hub import check_upload, push
 from .options import export_options
 from .output import DTYPES, run, run_here, written_whole
@@ -106,10 +108,17 @@ def _write_adapters(
     with written_whole(args.output) as unfinished:
         write_adapters(unfinished, adapters, trained, pretrained.architecture)
         write_tokenizer(tokenizer, folder, unfinished)
+        if pretrained.architecture.head_hidden_size:
+            write_class(unfinished)
         check = _compared(args, unfinished, initial, find_pretrained(str(unfinished)))
     size = sum(info.num_bytes for info in trained.infos.values())
     rows = [("adapters of", adapters.base), ("rank", str(adapters.adapter_dim)), ("weights", f"{size / 1e6:,.1f} MB")]
     terminal.facts([*rows, ("rewards", check), ("written", str(args.output))])
+    if pretrained.architecture.head_hidden_size:
+        terminal.line(
+            f"PEFT puts them on a model with such a head: {OWN_CLASS} of {OWN_FILE.name} with {HEAD_HIDDEN_SIZE}="
+            f"{pretrained.architecture.head_hidden_size} and num_labels=1 in its configuration"
+        )
     told = told_of_model(pretrained)
     if told:
         terminal.line(f"PEFT's folder has no place for {', '.join(told)}: say them where the adapters are used")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.pretrained.architecture import Architecture, architecture_of
-from nemo_bt.pretrained.check import with_labels
+from nemo_bt.pretrained.check import classifier_class, with_labels
 from nemo_bt.pretrained.hf_config import read_hf_config
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, hf_tensors
 from nemo_bt.pretrained.source import TensorSource
@@ -50,7 +51,7 @@ def check_parity(
     hf_folder: Path,
     initial: InitialWeights,
     pretrained: PretrainedSource | None = None,
-    base_head: Tensor | None = None,
+    base_head: Mapping[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> float:
     """Compare the rewards of both models on random ids.
@@ -59,7 +60,7 @@ def check_parity(
         hf_folder: the folder that transformers loads.
         initial: the Megatron side's weights.
         pretrained: what the folder is, where transformers may read it otherwise; None lets it.
-        base_head: [1, H], the head for the folder of a base model, which has none; None compares the folder's head.
+        base_head: the head for the folder of a base model, which has none; None compares the folder's head.
         dtype: what the folder's weights were cast to; None keeps them.
 
     Returns:
@@ -71,7 +72,7 @@ def check_parity(
     """
     own = pretrained.architecture if pretrained else architecture_of(read_hf_config(hf_folder / "config.json"))
     groups = _random_groups(own)
-    theirs = _transformers_rewards(hf_folder, groups, pretrained, base_head, dtype)
+    theirs = _transformers_rewards(hf_folder, own, groups, pretrained, base_head, dtype)
     ours = _megatron_rewards(groups, initial)
     difference = (ours - theirs).abs().max().item()
     allowed = TOLERANCE * max(1.0, theirs.abs().max().item())
@@ -101,21 +102,22 @@ def _random_groups(architecture: Architecture) -> list[TokenGroup]:
 @torch.no_grad()
 def _transformers_rewards(
     folder: Path,
+    architecture: Architecture,
     groups: list[TokenGroup],
     pretrained: PretrainedSource | None,
-    base_head: Tensor | None,
+    base_head: Mapping[str, Tensor] | None,
     dtype: torch.dtype | None,
 ) -> Tensor:
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
-    options: dict[str, Any] = {"config": with_labels(pretrained.architecture)} if pretrained else {}
-    options |= {"attn_implementation": "eager", "local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"attn_implementation": "eager", "local_files_only": True, "trust_remote_code": False}
     base = pretrained.base if pretrained else None
     is_changed = pretrained is not None and (base is not None or pretrained.head_row is not None)
+    options |= {"dtype": torch.float32, "ignore_mismatched_sizes": is_changed}
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            base.path if base else folder, dtype=torch.float32, ignore_mismatched_sizes=is_changed, **options
-        ).eval()
+        config = with_labels(architecture) if pretrained else AutoConfig.from_pretrained(folder)
+        made = classifier_class(architecture)
+        model = made.from_pretrained(base.path if base else folder, config=config, **options).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: transformers does not load it: {first_line(error)}") from error
     if pretrained and is_changed:
@@ -123,7 +125,7 @@ def _transformers_rewards(
     if dtype:
         model = model.to(dtype).float()
     if base_head is not None:
-        model.score.weight.copy_(base_head)
+        model.load_state_dict(base_head, strict=False)
     rewards = []
     for group in groups:
         for side in group.continuations:

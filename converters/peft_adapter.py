@@ -15,8 +15,7 @@ from torch import Tensor
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.adapters import A_WEIGHT, B_WEIGHT, Adapters
 from nemo_bt.pretrained.architecture import Architecture
-from nemo_bt.pretrained.convert import Conversion
-from nemo_bt.pretrained.names import HEAD, HF_HEAD
+from nemo_bt.pretrained.convert import Conversion, hf_head
 from nemo_bt.pretrained.peft_folder import PEFT_CONFIG, PEFT_WEIGHTS, of_peft
 from nemo_bt.pretrained.resolve import PretrainedSource
 from nemo_bt.pretrained.source import TensorSource
@@ -50,10 +49,10 @@ def write_adapters(folder: Path, adapters: Adapters, trained: TensorSource, arch
         folder: one that exists.
         adapters: what the checkpoint says of them.
         trained: its tensors: A, [L, dim, columns], and B, [L, rows, dim], of each adapted layer, and the head.
-        architecture: that of the base model.
+        architecture: that of the base model, with this head.
     """
     conversion = Conversion(architecture)
-    tensors: dict[str, Tensor] = {of_peft(HF_HEAD): trained.read(HEAD)}
+    tensors: dict[str, Tensor] = {of_peft(name): head for name, head in hf_head(trained, architecture).items()}
     modules = set()
     for key in [name for name in trained.infos if name.endswith(A_WEIGHT)]:
         stem = key.removesuffix(A_WEIGHT)

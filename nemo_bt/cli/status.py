@@ -18,6 +18,7 @@ from nemo_bt.files import unfinished_folders
 from nemo_bt.observability.events import FILE as EVENTS
 from nemo_bt.observability.events import read_events, read_lines
 from nemo_bt.observability.metrics_log import FILE as METRICS
+from nemo_bt.observability.metrics_log import told_errors
 from nemo_bt.observability.terminal import Terminal
 
 _MISSED_LINES = 5
@@ -96,7 +97,9 @@ def _progress(started: dict[str, Any], reached: int, training: list[dict[str, An
     end = datetime.now() + timedelta(seconds=left_s)
     ahead = f"; left {_short(left_s)}, until {end:%Y-%m-%d %H:%M}" if left_s and goes_on else ""
     skipped = f"; {last['train/skipped_steps']} steps skipped" if last.get("train/skipped_steps") else ""
-    measured = f"loss {last['train/loss']:.4f}  accuracy {last['train/accuracy']:.3f}"
+    measured = f"loss {last['train/loss']:.4f}"
+    if "train/accuracy" in last:  # else the data orders nothing
+        measured += f"  accuracy {last['train/accuracy']:.3f}"
     if reached > last["step"]:
         measured += f" at step {last['step']}"
     return f"{max(reached, last['step'])} of {of_steps}  {measured}{ahead}{skipped}"
@@ -118,9 +121,12 @@ def _validation(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     last = validated[-1]
     rows = []
     for name in dict.fromkeys(key.split("/")[1] for key in last if key.startswith("val/")):
-        loss = last[f"val/{name}/loss"]
-        accuracy = last[f"val/{name}/accuracy"]
-        rows.append((f"validation {name}", f"loss {loss:.4f}  accuracy {accuracy:.4f}  at step {last['step']}"))
+        measured = [f"loss {last[f'val/{name}/loss']:.4f}"]
+        if f"val/{name}/accuracy" in last:
+            measured.append(f"accuracy {last[f'val/{name}/accuracy']:.4f}")
+        if errors := told_errors(last, name):
+            measured.append(f"error of {errors}")
+        rows.append((f"validation {name}", "  ".join([*measured, f"at step {last['step']}"])))
     return rows
 
 

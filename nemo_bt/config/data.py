@@ -93,9 +93,12 @@ class RowSettings:
     """Column with the strength of a preference; null, or absent from the file: the difference of scores, or 0."""
     preference_key: str | None = None
     """Column with the probability, 0 to 1, that the chosen response is the better one; null: 1."""
-    attribute_keys: dict[str, str] = field(default_factory=dict)
+    attribute_keys: dict[str, str | Annotated[list[str], Field(min_length=2, max_length=2)]] = field(
+        default_factory=dict
+    )
     """Attribute of model.reward_head.attributes -> its column, or field of completions, dots for fields of fields; one
-    that is not here has its own name."""
+    that is not here has its own name. For rows of two responses, the two columns of both, in their order (chosen and
+    rejected), or a column with a list of two values."""
     weight_key: str | None = "weight"
     """Column with a factor on the loss of a pair; null or absent: 1."""
     tools_key: str | None = "tools"

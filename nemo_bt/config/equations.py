@@ -16,6 +16,7 @@ from nemo_bt.errors import UserError
 
 _METRICS = ("loss", "accuracy", "reward_chosen", "reward_rejected", "margin", "ties")
 """What a validation set is measured by."""
+_OF_ATTRIBUTE = ("error", "reward")
 
 
 def check_equations(settings: Settings) -> None:
@@ -101,9 +102,14 @@ def _wrong_metric(key: str, metric: str | None, settings: Settings) -> Iterator[
     """Say what is wrong with a metric that no validation of the run gives."""
     sets = settings.model.data.validation if settings.trainer.limit_val_batches else {}
     start, name, of_set = [*str(metric).split("/", 2), "", ""][:3]
-    if start != "val" or name not in sets or not (of_set in _METRICS or of_set.startswith("source/")):
-        named = next((one for one in _METRICS if str(metric).endswith(one)), "loss")
-        known = " or ".join(f"val/{name}/{named}" for name in sets) or "of which this run has none"
+    attributes = settings.model.reward_head.attributes
+    of_attributes = [f"attribute/{one}/{what}" for one in attributes for what in _OF_ATTRIBUTE]
+    is_there = of_set in (*_METRICS, *of_attributes) or of_set.startswith("source/")
+    is_there |= of_set.startswith("attribute/") and not attributes  # those of the model are not known here
+    if start != "val" or name not in sets or not is_there:
+        named = [next((one for one in _METRICS if str(metric).endswith(one)), "loss")]
+        named = of_attributes if of_attributes and of_set.startswith("attribute/") else named
+        known = " or ".join(f"val/{name}/{one}" for name in sets for one in named) or "of which this run has none"
         yield f"{key}: expected a metric of a validation set, {known}, got {metric}."
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from nemo_bt.config.fields import STRICT, Above0, FromZero
+from nemo_bt.config.fields import STRICT, Above0, AtLeast1, FromZero
 
 LossKind = Literal["bradley_terry", "hinge", "rao_kupper", "davidson", "plackett_luce", "regression"]
 TAKES: dict[str, str] = {"plackett_luce": "lists", "regression": "answers"}
@@ -100,8 +100,11 @@ class LossSettings:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class RewardHeadSettings:
-    """What the head gives: one reward, or one for each attribute."""
+    """What the head is, and what it gives: one reward, or one for each attribute."""
 
+    hidden_size: AtLeast1 | None = None
+    """Width of a hidden layer with ReLU between the model and the rewards, both with bias; INF-ORM's is the model's
+    hidden_size. null: a linear head without bias, or what a reward model has."""
     attributes: list[str] = field(default_factory=list)
     """Names of attributes, one row of the head each, which model.data.attribute_keys finds in the data; none: one
     reward. A model that has attributes keeps them."""

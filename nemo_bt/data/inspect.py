@@ -21,7 +21,7 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.files import beside
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.attributes import with_attributes
+from nemo_bt.pretrained.attributes import with_head
 from nemo_bt.pretrained.resolve import HUB_FILES_BESIDE_WEIGHTS, find_pretrained, with_positions
 
 _PERCENTILES = (50, 90, 95, 99, 100)
@@ -45,9 +45,7 @@ def open_sets(settings: Settings, terminal: Terminal) -> tuple[dict[str, PairSet
     folder = pretrained.tokenizer if pretrained and not model.tokenizer.type else Path(str(model.tokenizer.type))
     tokenizer = load_tokenizer(str(folder), model.tokenizer.pad_token)
     if pretrained:
-        changed = with_positions(
-            with_attributes(pretrained, model.reward_head.weight_of), model.max_position_embeddings
-        )
+        changed = with_positions(with_head(pretrained, model.reward_head), model.max_position_embeddings)
         settings = as_the_model(settings, changed.hf_config)
     return load_sets(settings, tokenizer, True, terminal), tokenizer
 

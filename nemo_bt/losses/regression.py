@@ -33,10 +33,16 @@ def regression_loss(given: Comparisons, error: Literal["mse", "bce"]) -> Tensor:
     else:
         reward, value = given.attribute_reward_PKA, given.attribute_PKA
     is_known = value.isfinite()
+    each = value_errors(reward, value, error).flatten(1).sum(1)
+    return given.weight_P * each / is_known.flatten(1).sum(1).clamp(min=1)
+
+
+def value_errors(reward: Tensor, value: Tensor, error: Literal["mse", "bce"]) -> Tensor:
+    """Compute the error of each reward against its value, both of any shape; 0 where the value is not known."""
+    is_known = value.isfinite()
     value = torch.where(is_known, value, 0.0)
     if error == "mse":
         each = (reward - value) ** 2
     else:
         each = F.binary_cross_entropy_with_logits(reward, value, reduction="none")
-    each = torch.where(is_known, each, 0.0).flatten(1).sum(1)
-    return given.weight_P * each / is_known.flatten(1).sum(1).clamp(min=1)
+    return torch.where(is_known, each, 0.0)

@@ -19,7 +19,7 @@ from nemo_bt.model.layers import NormColumnParallelLinear
 from nemo_bt.model.load import leaves
 from nemo_bt.model.reward_gpt import RewardGPT
 from nemo_bt.pretrained.adapters import A_WEIGHT, is_trained
-from nemo_bt.pretrained.names import HEAD, LOG_TIE
+from nemo_bt.pretrained.names import HEADS, LOG_TIE
 
 
 def add_adapters(gpt: RewardGPT, settings: LoraSettings, seed: int) -> None:
@@ -29,7 +29,7 @@ def add_adapters(gpt: RewardGPT, settings: LoraSettings, seed: int) -> None:
     is this rank's part and has its weights.
     """
     for name, parameter in gpt.named_parameters():
-        parameter.requires_grad_(name in (HEAD, LOG_TIE))
+        parameter.requires_grad_(name in (*HEADS, LOG_TIE))
     for name, module in gpt.named_modules():
         if isinstance(module, NormColumnParallelLinear):
             module.return_layernorm_output = name.split(".")[-1] in settings.target_modules

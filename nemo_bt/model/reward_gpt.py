@@ -2,7 +2,8 @@
 
 Shape suffixes: T = tokens in the stream, t = T / CP of them on this rank, s = t / TP under sequence parallelism and t
 without, H = hidden size, C = continuations (the scored sequences), c = those whose scored token this context-parallel
-rank holds, rounded up to a multiple of TP under sequence parallelism, A = attributes.
+rank holds, rounded up to a multiple of TP under sequence parallelism, A = attributes, W = width of a head's hidden
+layer.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from nemo_bt.model.attention.context_parallel import held_here, own_rows, reward
 from nemo_bt.model.attention.module import keeps_only_scored_tokens, take_scored_rows
 from nemo_bt.model.rotary import RotaryAngles
 from nemo_bt.pretrained.architecture import Architecture
-from nemo_bt.pretrained.head import new_head
+from nemo_bt.pretrained.head import new_heads
+from nemo_bt.pretrained.names import HEAD, HEAD_BIAS, HIDDEN_BIAS, HIDDEN_WEIGHT
 
 
 class RewardHead(MegatronModule):
     """reward = w . h at the scored positions, without bias, in fp32; one for each attribute where there are some.
 
-    `new_head` draws the weight, [1, H] or [A, H]; it is whole on every tensor-parallel rank of the last pipeline stage.
+    With a hidden layer it is w . relu(W h + b) + c. `new_heads` draws the weights; all are whole on every
+    tensor-parallel rank of the last pipeline stage.
     """
 
     def __init__(self, input_size: int, output_size: int, *, config: TransformerConfig, **_: Any) -> None:
@@ -39,16 +42,28 @@ class RewardHead(MegatronModule):
         self.sequence_parallel = config.sequence_parallel
         architecture: Architecture = config.architecture
         self.has_attributes = bool(architecture.attributes)
-        num_rows = architecture.num_head_rows
-        weight: Any = torch.empty(num_rows, input_size, dtype=config.params_dtype, device=torch.cuda.current_device())
-        weight = torch.nn.Parameter(weight)
-        if config.perform_initialization:
-            weight.data.copy_(new_head(input_size, num_rows=num_rows))
-        weight.sequence_parallel = config.sequence_parallel  # its ranks score their own tokens: gradients are summed
-        self.weight = weight
+        draws = config.perform_initialization
+        with torch.device("cpu" if draws else "meta"):
+            drawn = new_heads(input_size, architecture.head_hidden_size, architecture.num_head_rows)
+
+        def parameter(name: str) -> Any:
+            weight = torch.empty(drawn[name].shape, dtype=config.params_dtype, device=torch.cuda.current_device())
+            if draws:
+                weight.copy_(drawn[name])
+            made: Any = torch.nn.Parameter(weight)
+            made.sequence_parallel = config.sequence_parallel  # its ranks score their own tokens: gradients are summed
+            return made
+
+        self.weight = parameter(HEAD)
+        self.bias = parameter(HEAD_BIAS) if HEAD_BIAS in drawn else None
         if config.tie is not None:
-            first = torch.full((1,), config.tie, dtype=config.params_dtype, device=weight.device)
+            first = torch.full((1,), config.tie, dtype=config.params_dtype, device=self.weight.device)
             self.log_tie = torch.nn.Parameter(first.log())  # every rank has its whole gradient: nothing is summed
+        self.hidden: Any = None
+        if HIDDEN_WEIGHT in drawn:
+            self.hidden = torch.nn.Module()
+            self.hidden.weight = parameter(HIDDEN_WEIGHT)
+            self.hidden.bias = parameter(HIDDEN_BIAS)
 
     def forward(self, hidden_c1H: Tensor) -> Tensor:
         """Give the rewards of the scored rows, the same on every tensor-parallel rank.
@@ -57,11 +72,16 @@ class RewardHead(MegatronModule):
             hidden_c1H: output of the last norm, [c, 1, H], or c / TP of it under sequence parallelism.
 
         Returns:
-            [c], float32, or [c, A]. Under sequence parallelism each rank projects the rows that it holds and the
-            results are summed over TP: nothing of size H is sent.
+            [c], float32, or [c, A]. Under sequence parallelism each rank projects the rows that it holds, biases
+            included, and the results are summed over TP: nothing of size H is sent.
         """
         weight = self.weight.float()
-        reward_c = hidden_c1H[:, 0].float() @ (weight.T if self.has_attributes else weight[0])
+        x_cH = hidden_c1H[:, 0].float()
+        if self.hidden is not None:
+            x_cH = F.relu(F.linear(x_cH, self.hidden.weight.float(), self.hidden.bias.float()))  # [c, W]
+        reward_c = x_cH @ (weight.T if self.has_attributes else weight[0])
+        if self.bias is not None:
+            reward_c = reward_c + (self.bias if self.has_attributes else self.bias[0]).float()
         if self.sequence_parallel:
             world_size = parallel_state.get_tensor_model_parallel_world_size()
             before = len(reward_c) * parallel_state.get_tensor_model_parallel_rank()
@@ -74,7 +94,7 @@ class RewardHead(MegatronModule):
     def sharded_state_dict(
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        """Give the weight as one tensor that every tensor-parallel rank holds."""
+        """Give each weight as one tensor that every tensor-parallel rank holds."""
         return make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
 
 

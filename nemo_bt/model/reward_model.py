@@ -1,36 +1,30 @@
 """The NeMo model: a GPT configuration of NeMo with a reward head, trained on pair streams.
 
-Shape suffixes: C = continuations, P = comparisons (pairs or lists), K = sides of the longest, S = sources of data,
-M = sums of nemo_bt.metrics.
+Shape suffixes: C = continuations, P = comparisons (pairs or lists), A = attributes.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import fiddle as fdl
 import nemo.collections.llm.gpt.model.base as nemo_gpt
 import torch
-from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.transformer.moe import moe_layer
 from nemo.collections import llm
-from nemo.lightning.megatron_parallel import MegatronLossReduction
 from torch import Tensor
 
 from nemo_bt.batching.stream import PairStream
 from nemo_bt.config.loss import LossSettings
 from nemo_bt.config.model import LoraSettings
 from nemo_bt.losses.choose import AnyLoss, loss_function
-from nemo_bt.losses.comparisons import ComparisonLoss, Comparisons
-from nemo_bt.metrics import SUMS, pair_sums, with_order
 from nemo_bt.model.balance import BalancedRouter
 from nemo_bt.model.config import RewardConfig
 from nemo_bt.model.load import load_weights
 from nemo_bt.model.lora import add_adapters, trained_part
+from nemo_bt.model.loss_reduction import PairLossReduction
 from nemo_bt.model.reward_gpt import RewardGPT, replaced
 from nemo_bt.model.transformer_engine import without_extra_state
 from nemo_bt.pretrained.adapters import is_trained
@@ -38,92 +32,6 @@ from nemo_bt.pretrained.resolve import InitialWeights
 
 _NOT_WRITTEN = ("initial_weights", "loss_fn", "adapter_seed")
 """Arguments of RewardModel that are in no checkpoint."""
-
-
-class PairLossReduction(MegatronLossReduction):
-    """Loss of a micro-batch as (sum, comparisons, metric sums); Megatron divides the gradient by all of the step.
-
-    Args:
-        loss_fn: gives each comparison's loss.
-        losses: list that keeps the losses of each stream, [P] each, detached; None keeps none.
-        weights: weight of each attribute in the reward that ranks; none where the model gives one reward.
-        log_tie: logarithm of the parameter of a loss with ties, [1], where it is learnt.
-    """
-
-    def __init__(
-        self,
-        loss_fn: ComparisonLoss,
-        losses: list[Tensor] | None = None,
-        weights: Sequence[float] = (),
-        log_tie: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.weights = weights
-        self.log_tie = log_tie
-        self.loss_fn = loss_fn
-        self.losses = losses
-
-    def forward(self, batch: PairStream, reward_C: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score the comparisons of one stream.
-
-        Every context-parallel rank has all rewards: the first counts the pairs, and Megatron adds the gradients up.
-
-        Args:
-            batch: the stream, which NeMo hands over through `setup`.
-            reward_C: rewards, [C], float32, or [C, A]; a continuation may be in several comparisons.
-
-        Returns:
-            Loss sum in nats, number of comparisons (int32), and the sums of nemo_bt.metrics, [S, M].
-        """
-        given = rewarded(batch, reward_C, self.weights)
-        is_first = parallel_state.get_context_parallel_rank() == 0
-        if self.log_tie is not None:  # ranks that share a stream compute the same loss: one has the gradient
-            tie = self.log_tie.float().exp().squeeze()
-            given = replace(given, tie=tie if is_first else tie.detach())
-        loss_P = self.loss_fn(given)
-        if self.losses is not None:
-            self.losses.append(loss_P.detach())
-            loss_P = loss_P * torch.where(loss_P.isfinite(), 1.0, math.nan)  # the gradient is NaN too
-        counted = batch.num_comparisons if is_first else 0
-        num_comparisons = torch.full((), counted, dtype=torch.int, device=loss_P.device)
-        sums_SM = pair_sums(loss_P, given.chosen, given.rejected, batch.source_P, batch.num_sources)
-        if not batch.is_plain:
-            sums_SM = with_order(sums_SM, given.reward_PK, given.better, batch.source_P)
-        if given.tie is not None:
-            sums_SM[:, SUMS.index("tie")] = sums_SM[:, 0] * given.tie.detach()
-        return loss_P.sum(), num_comparisons, sums_SM
-
-    def reduce(self, losses_reduced_per_micro_batch: Sequence[Tensor]) -> Tensor:
-        """Give the mean loss over this rank's micro-batches; what is logged comes from the sums instead."""
-        sums_M = torch.stack(list(losses_reduced_per_micro_batch)).sum((0, 1))
-        return (sums_M[1] / sums_M[0].clamp(min=1)).float()
-
-
-def rewarded(batch: PairStream, reward: Tensor, weights: Sequence[float]) -> Comparisons:
-    """Put the rewards of a stream's continuations to the comparisons that they are in.
-
-    Args:
-        reward: [C], or [C, A] with attributes.
-        weights: weight of each attribute in the reward that ranks.
-    """
-    sides_PK, is_there_PK = batch.sides_PK, None
-    if batch.is_ragged:
-        is_there_PK = sides_PK >= 0
-        sides_PK = sides_PK.clamp(min=0)
-    reward_PKA = None
-    if weights:
-        reward_PKA = reward[sides_PK]
-        reward = combine(reward, weights)
-    reward_PK = reward[sides_PK]
-    if is_there_PK is not None:
-        reward_PK = torch.where(is_there_PK, reward_PK, 0.0)
-    known = (batch.score_PK, batch.margin_P, batch.preference_P, batch.weight_P)
-    return Comparisons(reward_PK, is_there_PK, *known, reward_PKA, batch.attribute_PKA)
-
-
-def combine(reward_CA: Tensor, weights: Sequence[float]) -> Tensor:
-    """Give the weighted sum of attributes, [C]."""
-    return reward_CA @ reward_CA.new_tensor(weights)
 
 
 class RewardModel(llm.GPTModel):
@@ -154,7 +62,9 @@ class RewardModel(llm.GPTModel):
     ) -> None:
         super().__init__(config, optim=optim, tokenizer=tokenizer)
         num_attributes = len(config.architecture.attributes)
-        self.loss_fn = loss_function(loss or LossSettings(), loss_fn, num_attributes)
+        loss = loss or LossSettings()
+        self.loss_fn = loss_function(loss, loss_fn, num_attributes)
+        self.loss_settings = loss
         self.initial_weights = initial_weights
         self.lora = lora
         self.adapter_seed = adapter_seed
@@ -221,6 +131,11 @@ class RewardModel(llm.GPTModel):
         return next(dataloader_iter).to(torch.device(torch.cuda.current_device()))
 
     @property
+    def attributes(self) -> list[str]:
+        """Names of the attributes that the head has a row for each of; none where it gives one reward."""
+        return list(self.config.architecture.attributes)
+
+    @property
     def _weights(self) -> list[float]:
         return list(self.config.architecture.attributes.values())
 
@@ -238,9 +153,13 @@ class RewardModel(llm.GPTModel):
     @property
     def training_loss_reduction(self) -> PairLossReduction:
         """Loss that NeMo calls for each training micro-batch."""
-        return PairLossReduction(self.loss_fn, self.step_losses, self._weights, self._log_tie)
+        return self._reduction(self.step_losses)
 
     @property
     def validation_loss_reduction(self) -> PairLossReduction:
         """Loss that NeMo calls for each validation micro-batch."""
-        return PairLossReduction(self.loss_fn, weights=self._weights, log_tie=self._log_tie)
+        return self._reduction(None)
+
+    def _reduction(self, losses: list[Tensor] | None) -> PairLossReduction:
+        error, has_lists = self.loss_settings.regression_error, self.loss_settings.takes != "pairs"
+        return PairLossReduction(self.loss_fn, losses, self._weights, self._log_tie, error, has_lists)

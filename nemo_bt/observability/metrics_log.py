@@ -60,3 +60,20 @@ class MetricsLog:
         """Let the trackers finish what they have; the status is success or failed."""
         for logger in self.loggers:
             logger.finalize(status)
+
+
+def attributes_of_set(record: Mapping[str, Any], name: str) -> dict[str, dict[str, float]]:
+    """Give what a record says of each attribute of a validation set, by name: known, error and reward."""
+    start = f"val/{name}/attribute/"
+    found: dict[str, dict[str, float]] = {}
+    for key, value in record.items():
+        if key.startswith(start):
+            attribute, _, metric = key.removeprefix(start).rpartition("/")
+            found.setdefault(attribute, {})[metric] = value
+    return found
+
+
+def told_errors(record: Mapping[str, Any], name: str) -> str:
+    """Tell the error of each attribute of a validation set; "" where there are no attributes."""
+    of_each = attributes_of_set(record, name)
+    return ", ".join(f"{one} {of['error']:.4f}" if "error" in of else f"{one} -" for one, of in of_each.items())

@@ -170,7 +170,9 @@ class _Counts:
         handed = self.rows.handed_on(self.model)
         rows = handed if scored_already else self.rows.held(self.model)
         rows_here, handed_here = (number // sequence_ranks(self.model) for number in (rows, handed))
-        return self._norm(rows_here) + FP32_BYTES * handed_here * self.architecture.hidden_size
+        hidden_size, of_head = self.architecture.hidden_size, self.architecture.head_hidden_size or 0
+        copy = hidden_size * of_head if self.dtype_bytes < FP32_BYTES else 0  # of a hidden layer, in fp32
+        return self._norm(rows_here) + FP32_BYTES * (handed_here * (hidden_size + of_head) + copy)
 
     def _norm(self, rows: int) -> int:
         statistics = 2 if self.architecture.is_layer_norm else 1

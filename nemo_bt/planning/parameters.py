@@ -14,7 +14,7 @@ from nemo_bt.config.parallelism import stage_layers
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.check import expected_tensors
 from nemo_bt.pretrained.convert import megatron_infos
-from nemo_bt.pretrained.names import EMBEDDING, HEAD
+from nemo_bt.pretrained.names import EMBEDDING, HEADS
 
 _LAYERS = "decoder.layers."
 """Start of the names of stacked tensors."""
@@ -64,7 +64,8 @@ def rank_parameters(architecture: Architecture, model: ModelSettings, pipeline_r
             embedding = math.prod(shapes[EMBEDDING]) // model.tensor_model_parallel_size
             parameters = [Parameter(EMBEDDING, embedding, False), *parameters]
         if pipeline_rank == stages - 1 and part == num_parts - 1:
-            last = [name for name in shapes if name.startswith("decoder.final_layernorm")] + [HEAD]
+            norms = [name for name in shapes if name.startswith("decoder.final_layernorm")]
+            last = [*norms, *(name for name in HEADS if name in shapes)]
             parameters = [*parameters, *(Parameter(name, math.prod(shapes[name]), False) for name in last)]
         parts.append(parameters)
     return parts

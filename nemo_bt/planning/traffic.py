@@ -15,7 +15,7 @@ from nemo_bt.planning.parameters import Parameter
 from nemo_bt.planning.state import FP32_BYTES, buffers, gradient_bytes
 from nemo_bt.planning.stream_traffic import Sent, StreamTraffic
 from nemo_bt.pretrained.architecture import Architecture
-from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.names import HEADS
 
 _NORMS = ("layernorm.weight", "layernorm.bias", "layer_norm_weight", "layer_norm_bias")
 
@@ -83,7 +83,7 @@ def _is_added_up(parameter: Parameter, model: ModelSettings) -> bool:
     """Tell whether a gradient is whole on every tensor-parallel rank, but computed from some rows or heads only."""
     if parameter.name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
         return True
-    return model.sequence_parallel and parameter.name.endswith((*_NORMS, "router.weight", HEAD))
+    return model.sequence_parallel and parameter.name.endswith((*_NORMS, "router.weight", *HEADS))
 
 
 def _numbers(settings: Settings) -> list[Sent]:

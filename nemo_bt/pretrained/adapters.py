@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nemo_bt.config.model import LoraSettings
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.names import HEAD, LOG_TIE
+from nemo_bt.pretrained.names import HEADS, LOG_TIE
 from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource, whole
 
 A_WEIGHT = ".adapter.linear_in.weight"
@@ -74,7 +74,7 @@ def digest(source: TensorSource) -> str:
     """Hash names, shapes and first values of all tensors but the head: this tells one base model from another."""
     hashed = hashlib.sha256()
     for name, info in sorted(source.infos.items()):
-        if name != HEAD:
+        if name not in HEADS:
             first = source.read(name, tuple(slice(0, size) for size in (*[1] * (len(info.shape) - 1), 8)))
             hashed.update(f"{name} {info.shape} {first.flatten().tolist()}".encode())
     return hashed.hexdigest()[:32]
@@ -88,14 +88,14 @@ def check_base(base: TensorSource, adapters: Adapters, where: str) -> None:
 
 def is_trained(name: str) -> bool:
     """Tell whether training with adapters changes a tensor: it changes the adapters and the head."""
-    return ".adapter." in name or name.endswith((HEAD, LOG_TIE))
+    return ".adapter." in name or name.endswith((*HEADS, LOG_TIE))
 
 
 def trained_shapes(
     infos: Mapping[str, TensorInfo], target_modules: Collection[str], adapter_dim: int
 ) -> dict[str, tuple[int, ...]]:
     """Give the shape of the head and of every A and B, by name; `infos` are those of the base model and a head."""
-    shapes = {HEAD: infos[HEAD].shape}
+    shapes = {name: infos[name].shape for name in HEADS if name in infos}
     for name, info in infos.items():
         *_, module, last = name.split(".")
         if name.startswith("decoder.layers.") and last == "weight" and module in target_modules:
@@ -109,7 +109,7 @@ def trained_shapes(
 def trained_parameters(infos: Mapping[str, TensorInfo], lora: LoraSettings) -> str:
     """Say in one line how many parameters are trained and how many are frozen."""
     trained = sum(math.prod(shape) for shape in trained_shapes(infos, lora.target_modules, lora.adapter_dim).values())
-    frozen = sum(info.num_elements for name, info in infos.items() if name != HEAD)
+    frozen = sum(info.num_elements for name, info in infos.items() if name not in HEADS)
     return (
         f"adapters of rank {lora.adapter_dim} and the head: {trained:,} parameters are trained, {frozen:,} are frozen"
     )
@@ -141,7 +141,7 @@ class WithAdapters:
                 f"fit {adapters.base}."
             )
         self.adapted = {name.removesuffix(A_WEIGHT) + ".weight" for name in expected if name.endswith(A_WEIGHT)}
-        self.infos = base.infos | {HEAD: trained.infos[HEAD]}
+        self.infos = base.infos | {name: info for name, info in trained.infos.items() if name in HEADS}
         for name in self.adapted:
             info = base.infos[name]
             added = trained.infos[name.removesuffix(".weight") + B_WEIGHT]
@@ -149,7 +149,7 @@ class WithAdapters:
 
     def read(self, name: str, region: Region = ()) -> Tensor:
         """Read a tensor or a part of it; a merged one has the wider of the two dtypes."""
-        if name == HEAD:
+        if name in HEADS:
             return self.trained.read(name, region)
         tensor = self.base.read(name, region)
         if name not in self.adapted:

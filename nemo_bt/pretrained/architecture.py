@@ -5,7 +5,6 @@ Weights, model, FLOPs, planner and checks read it. The configuration itself trav
 
 from __future__ import annotations
 
-import itertools
 import math
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,11 +16,17 @@ from torch import Tensor
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.families import FAMILIES, Family
 from nemo_bt.pretrained.fused import HeadShape
-from nemo_bt.pretrained.hf_config import ATTRIBUTES, HfConfig, attribute_weights, complete, norm_epsilon, rope_type
+from nemo_bt.pretrained.hf_config import (
+    HfConfig,
+    attribute_weights,
+    complete,
+    head_hidden_size,
+    norm_epsilon,
+    rope_type,
+)
+from nemo_bt.pretrained.names import TWO_LAYER_HEAD, Table
 
 _ROPE_BY_LENGTH = ("longrope", "dynamic")
-_COMPUTES_NO_REWARD = ("hf_config", "completed", "family", "init_std", "rotary_frequencies")
-"""Fields that models of one architecture need not share, and those that `first_difference` compares otherwise."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,16 @@ class Architecture:
     def num_head_rows(self) -> int:
         """Rows of the reward head."""
         return len(self.attributes) or 1
+
+    @property
+    def head_hidden_size(self) -> int | None:
+        """Width of the head's hidden layer; None where it is linear."""
+        return head_hidden_size(self.hf_config)
+
+    @property
+    def table(self) -> Table:
+        """The family's table of names, with this head."""
+        return self.family.table | (TWO_LAYER_HEAD if self.head_hidden_size else {})
 
     @property
     def topk(self) -> int:
@@ -185,21 +200,6 @@ def same_rotation(one: Architecture, other: Architecture) -> bool:
     pairs = zip(one.rotary_frequencies, other.rotary_frequencies, strict=True)
     alike = all(torch.equal(mine, theirs) for mine, theirs in pairs)
     return alike and (one.rotary_factor, one.longest_tokens) == (other.rotary_factor, other.longest_tokens)
-
-
-def first_difference(one: Architecture, other: Architecture) -> tuple[str, Any, Any] | None:
-    """Name the first field in which two models would compute something else, with its two values."""
-    named = {"model_type": (one.hf_config["model_type"], other.hf_config["model_type"])}
-    fields = {name: (value, vars(other)[name]) for name, value in vars(one).items() if name not in _COMPUTES_NO_REWARD}
-    rows = tuple(", ".join(f"{name}={w:g}" for name, w in at.attributes.items()) or "none" for at in (one, other))
-    for name, (mine, theirs) in (named | fields | {ATTRIBUTES: rows}).items():
-        if mine != theirs:
-            return name, mine, theirs
-    frequencies = (torch.cat(model.rotary_frequencies).tolist() for model in (one, other))
-    for number, (mine, theirs) in enumerate(itertools.zip_longest(*frequencies)):
-        if mine != theirs:
-            return f"rotary_frequencies[{number}]", mine, theirs
-    return None
 
 
 def padded_vocab(vocab_size: int) -> int:

@@ -1,4 +1,4 @@
-"""Attributes of a reward head: the settings' put to a model, and a model with one reward out of one with several."""
+"""The head that settings ask for, put to a model, and a model with one reward out of one with several."""
 
 from __future__ import annotations
 
@@ -8,10 +8,36 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from nemo_bt.config.loss import RewardHeadSettings
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.head import WithCombinedHead
-from nemo_bt.pretrained.hf_config import ATTRIBUTES
+from nemo_bt.pretrained.hf_config import ATTRIBUTES, HEAD_HIDDEN_SIZE, HfConfig
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
+
+
+def head_fields(head: RewardHeadSettings) -> HfConfig:
+    """Give the fields of a new model's configuration that say what its head is."""
+    attributes = {ATTRIBUTES: head.weight_of} if head.attributes else {}
+    return attributes | ({HEAD_HIDDEN_SIZE: head.hidden_size} if head.hidden_size else {})
+
+
+def with_head(pretrained: PretrainedSource, head: RewardHeadSettings) -> PretrainedSource:
+    """Give a base model the head that is asked for; a reward model keeps its own, which has to be that one.
+
+    Raises:
+        UserError: the model has a head of its own, and it is another.
+    """
+    pretrained = with_attributes(pretrained, head.weight_of)
+    size, own = head.hidden_size, pretrained.architecture.head_hidden_size
+    if size in (None, own):
+        return pretrained
+    if pretrained.is_reward_model or own:
+        found = f"a hidden layer of {own}" if own else "no hidden layer"
+        raise UserError(
+            f"model.reward_head.hidden_size={size}: {pretrained.given} is a reward model whose head has {found}. Leave "
+            "the setting out to keep its head, or start from the base model to train another."
+        )
+    return replace(pretrained, hf_config=pretrained.hf_config | {HEAD_HIDDEN_SIZE: size})
 
 
 def with_attributes(pretrained: PretrainedSource, weights: Mapping[str, float]) -> PretrainedSource:

@@ -11,7 +11,8 @@ import torch
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import megatron_infos
-from nemo_bt.pretrained.names import EMBEDDING, HEAD, HF_HEAD, HF_LANGUAGE_MODEL_HEAD
+from nemo_bt.pretrained.hf_config import HEAD_HIDDEN_SIZE
+from nemo_bt.pretrained.names import EMBEDDING, HEAD, HEADS, HF_HEADS, HF_LANGUAGE_MODEL_HEAD
 from nemo_bt.pretrained.source import TensorInfo
 
 _NOT_WEIGHTS = ("rotary_emb.inv_freq",)
@@ -26,13 +27,27 @@ def with_labels(architecture: Architecture) -> Any:
     return config
 
 
+def classifier_class(architecture: Architecture) -> Any:
+    """Give what makes the sequence classifier of an architecture: transformers' class, or ours of a head of two layers.
+
+    A model's own code is never run.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    if architecture.head_hidden_size is None:
+        return AutoModelForSequenceClassification
+    from nemo_bt.pretrained.two_layer_classifier import TwoLayerHeadForSequenceClassification
+
+    return TwoLayerHeadForSequenceClassification
+
+
 @cache
 def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
     """List the tensors of transformers' sequence classifier of an architecture, as fp32; nothing is allocated."""
-    from transformers import AutoModelForSequenceClassification
-
+    made = classifier_class(architecture)
+    make = made._from_config if architecture.head_hidden_size else made.from_config
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(with_labels(architecture))
+        model = make(with_labels(architecture))
     return {name: TensorInfo(tuple(tensor.shape), torch.float32) for name, tensor in model.state_dict().items()}
 
 
@@ -45,8 +60,9 @@ def check_hf_tensors(infos: dict[str, TensorInfo], architecture: Architecture, w
         name: info for name, info in infos.items() if name != HF_LANGUAGE_MODEL_HEAD and not name.endswith(_NOT_WEIGHTS)
     }
     expected = expected_tensors(architecture)
-    rows = ours[HF_HEAD].shape[0] if HF_HEAD in ours else 1
-    if rows > 1 == architecture.num_head_rows and ours[HF_HEAD].shape[1:] == expected[HF_HEAD].shape[1:]:
+    last = architecture.table[HEAD].names[0]
+    rows = ours[last].shape[0] if last in ours else 1
+    if rows > 1 == architecture.num_head_rows and ours[last].shape[1:] == expected[last].shape[1:]:
         labels = architecture.hf_config.get("id2label")
         names = f" ({', '.join(map(str, labels.values()))})" if isinstance(labels, dict) and len(labels) == rows else ""
         raise UserError(
@@ -54,8 +70,7 @@ def check_hf_tensors(infos: dict[str, TensorInfo], architecture: Architecture, w
             "a reward is one. To take one row of the head, from 0, as the reward: nemo-bt import "
             f"--head-row {rows - 1} --input {where} --output reward.nemo"
         )
-    _compare(ours, expected, where, HF_HEAD)
-    return HF_HEAD in ours
+    return _compare(ours, expected, where, HF_HEADS)
 
 
 def check_megatron_tensors(infos: dict[str, TensorInfo], architecture: Architecture, where: str) -> bool:
@@ -68,8 +83,7 @@ def check_megatron_tensors(infos: dict[str, TensorInfo], architecture: Architect
         expected[EMBEDDING] = infos[EMBEDDING]
     is_language_head = HEAD in infos and _has_rows(infos[HEAD], architecture.vocab_size, expected[EMBEDDING])
     ours = {name: info for name, info in infos.items() if name != HEAD or not is_language_head}
-    _compare(ours, expected, where, HEAD)
-    return HEAD in ours
+    return _compare(ours, expected, where, HEADS)
 
 
 def _has_rows(info: TensorInfo, num_rows: int, like: TensorInfo) -> bool:
@@ -77,11 +91,19 @@ def _has_rows(info: TensorInfo, num_rows: int, like: TensorInfo) -> bool:
     return len(info.shape) == 2 and info.shape[0] >= num_rows and info.shape[1] == like.shape[1]
 
 
-def _compare(infos: dict[str, TensorInfo], expected: dict[str, TensorInfo], where: str, head: str) -> None:
-    missing = sorted(expected.keys() - infos.keys() - {head})
+def _compare(infos: dict[str, TensorInfo], expected: dict[str, TensorInfo], where: str, heads: tuple[str, ...]) -> bool:
+    """Check that nothing but the whole head is missing, and tell whether it is there."""
+    own = expected.keys() & {*heads}
+    has_head = not infos.keys().isdisjoint(own)
+    missing = sorted(expected.keys() - infos.keys() - (set() if has_head else own))
     unknown = sorted(infos.keys() - expected.keys())
     if missing:
         raise UserError(f"{where}: {_some(missing)} missing; expected {len(expected)} tensors, found {len(infos)}.")
+    if not {*heads}.isdisjoint(unknown):
+        raise UserError(
+            f"{where}: expected the head {', '.join(sorted(own))}, found {_some(sorted({*unknown} & {*heads}))} there. "
+            f"{HEAD_HIDDEN_SIZE} of config.json, or model.reward_head.hidden_size, is for a head of two layers alone."
+        )
     if unknown:
         raise UserError(
             f"{where}: {_some(unknown)} not known to this architecture with one head. Nothing is dropped in silence: "
@@ -90,6 +112,7 @@ def _compare(infos: dict[str, TensorInfo], expected: dict[str, TensorInfo], wher
     for name, info in infos.items():
         if expected[name].shape != info.shape:
             raise UserError(f"{where}: {name}: expected shape {list(expected[name].shape)}, found {list(info.shape)}.")
+    return has_head
 
 
 def _some(names: list[str]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import Architecture
-from nemo_bt.pretrained.names import EMBEDDING, HEAD, Parts
+from nemo_bt.pretrained.names import EMBEDDING, HEADS, Parts
 from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource, whole
 
 
@@ -23,7 +23,7 @@ class Conversion:
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
-        self.table = architecture.family.table
+        self.table = architecture.table
 
     def depth(self, key: str) -> int:
         """Count the leading dimensions of Megatron's tensor that are layers and experts."""
@@ -87,7 +87,7 @@ def megatron_infos(hf_infos: dict[str, TensorInfo], architecture: Architecture) 
     conversion = Conversion(architecture)
     infos = {}
     for key, parts in conversion.table.items():
-        if key == HEAD and parts.names[0] not in hf_infos:
+        if key in HEADS and parts.names[0] not in hf_infos:
             continue
         stack = conversion.stack(parts)
         names = [name for place in itertools.product(*map(range, stack)) for name in conversion.names(parts, place)]
@@ -101,6 +101,11 @@ def megatron_infos(hf_infos: dict[str, TensorInfo], architecture: Architecture) 
         empty = [torch.empty(hf_infos[name].shape, dtype=hf_infos[name].dtype, device="meta") for name in first]
         infos[key] = TensorInfo((*stack, *conversion.join(key, empty).shape), hf_infos[names[0]].dtype)
     return infos
+
+
+def hf_head(source: TensorSource, architecture: Architecture) -> dict[str, Tensor]:
+    """Read the head of a Megatron checkpoint, under Hugging Face's names."""
+    return {parts.names[0]: source.read(key) for key, parts in architecture.table.items() if key in HEADS}
 
 
 class AsHf:

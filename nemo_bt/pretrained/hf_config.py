@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nemo_bt.config.loss import RewardHeadSettings
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.families import FAMILIES
@@ -20,6 +21,8 @@ HfConfig = dict[str, Any]
 
 ATTRIBUTES = "reward_attributes"
 """Field of this project: the attributes that the head's rows give, each with its weight in the reward."""
+HEAD_HIDDEN_SIZE = "reward_head_hidden_size"
+"""Field of this project: the width of the head's hidden layer; a head without one is linear."""
 _SIZES = (
     "num_hidden_layers",
     "hidden_size",
@@ -86,6 +89,26 @@ def attribute_weights(hf_config: HfConfig, where: str = "config.json") -> dict[s
     if not is_right or (found and not any(found.values())):
         raise UserError(f"{where}: {ATTRIBUTES}: expected a weight for each attribute, got {found}.")
     return {str(name): float(weight) for name, weight in found.items()}
+
+
+def head_hidden_size(hf_config: HfConfig, where: str = "config.json") -> int | None:
+    """Read the width of the hidden layer of a model's head; None where the head is linear.
+
+    Raises:
+        UserError: the field is something else.
+    """
+    found = hf_config.get(HEAD_HIDDEN_SIZE)
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or found < 1):
+        raise UserError(f"{where}: {HEAD_HIDDEN_SIZE}: expected a whole number from 1, got {found!r}.")
+    return found
+
+
+def head_settings(hf_config: HfConfig) -> RewardHeadSettings:
+    """Give the settings that ask for the head which a model has."""
+    weights = attribute_weights(hf_config)
+    return RewardHeadSettings(
+        attributes=list(weights), weights=list(weights.values()) or None, hidden_size=head_hidden_size(hf_config)
+    )
 
 
 def given_hf_config(model: ModelSettings) -> HfConfig:

@@ -12,6 +12,12 @@ from nemo_bt.pretrained.fused import COPY, GATE_UP, PACKED_QKV, QKV, Fusion
 
 EMBEDDING = "embedding.word_embeddings.weight"
 HEAD = "output_layer.weight"
+"""The head, or its last layer where it has two: a row for each reward."""
+HEAD_BIAS = "output_layer.bias"
+HIDDEN_WEIGHT = "output_layer.hidden.weight"
+HIDDEN_BIAS = "output_layer.hidden.bias"
+HEADS = (HEAD, HEAD_BIAS, HIDDEN_WEIGHT, HIDDEN_BIAS)
+"""Every tensor that a head may have, in the order in which Megatron registers them."""
 LOG_TIE = "output_layer.log_tie"
 """Logarithm of the parameter of a loss with ties, where a run learns it; a model's rewards do not depend on it."""
 HF_HEAD = "score.weight"
@@ -54,6 +60,14 @@ _EDGES: Table = {
     "decoder.final_layernorm.weight": Parts(("model.norm.weight",)),
     HEAD: Parts((HF_HEAD,)),
 }
+TWO_LAYER_HEAD: Table = {
+    HEAD: Parts(("score.2.weight",)),
+    HEAD_BIAS: Parts(("score.2.bias",)),
+    HIDDEN_WEIGHT: Parts(("score.0.weight",)),
+    HIDDEN_BIAS: Parts(("score.0.bias",)),
+}
+"""In the place of a family's HEAD where the head has a hidden layer; the names are INF-ORM's."""
+HF_HEADS = (HF_HEAD, *(parts.names[0] for parts in TWO_LAYER_HEAD.values()))
 _ATTENTION = _qkv("weight") | _layer("self_attention.linear_proj.weight", "self_attn.o_proj.weight")
 _ATTENTION_NORM = _layer("self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight")
 _QUERY_KEY_NORMS = _layer("self_attention.q_layernorm.weight", "self_attn.q_norm.weight") | _layer(

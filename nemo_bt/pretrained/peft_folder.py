@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nemo_bt.errors import UserError
-from nemo_bt.pretrained.names import HF_HEAD
+from nemo_bt.pretrained.names import HF_HEADS
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder
 from nemo_bt.pretrained.source import Region, TensorInfo, TensorSource, whole
 
@@ -124,7 +124,7 @@ class PeftFolder:
             target = name.removesuffix(_A).removesuffix(_B)
             if target != name:
                 self.adapted.add(f"{target}.weight")
-            elif name in base.infos or name == HF_HEAD:
+            elif name in base.infos or name in HF_HEADS:
                 self.infos[name] = self.saved.infos[key]
             else:
                 raise UserError(f"{folder}: {key} belongs to nothing in the base model {config.base}. {_MEND_BASE}")

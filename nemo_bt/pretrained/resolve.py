@@ -12,27 +12,34 @@ from pathlib import Path
 
 import torch
 
-from nemo_bt.errors import UserError, first_line
+from nemo_bt.errors import UserError
 from nemo_bt.pretrained.adapters import ADAPTERS, Adapters, WithAdapters, read_adapters
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, same_rotation
 from nemo_bt.pretrained.check import check_hf_tensors, check_megatron_tensors
 from nemo_bt.pretrained.convert import AsMegatron
-from nemo_bt.pretrained.head import WithHeadRow, WithNewHead
-from nemo_bt.pretrained.hf_config import ATTRIBUTES, HfConfig, read_hf_config
-from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.head import WithHeadRow, WithNewHead, described
+from nemo_bt.pretrained.hf_config import ATTRIBUTES, HEAD_HIDDEN_SIZE, HfConfig, read_hf_config
+from nemo_bt.pretrained.hub import download
 from nemo_bt.pretrained.nemo_file import OF_NEMO_1, NemoFile
 from nemo_bt.pretrained.nemo_metadata import HF_CONFIG
 from nemo_bt.pretrained.nemo_yaml import hf_config_of_nemo_model
-from nemo_bt.pretrained.peft_folder import PEFT_CONFIG, PeftFolder, is_peft_folder, read_peft_config
+from nemo_bt.pretrained.peft_folder import (
+    PEFT_CONFIG,
+    PEFT_WEIGHTS,
+    PeftFolder,
+    is_peft_folder,
+    of_peft,
+    read_peft_config,
+)
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder
 from nemo_bt.pretrained.source import AsDtype, TensorSource
 from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
+from nemo_bt.pretrained.two_layer_head import with_head_found
 
 _OF_CHECKPOINT = re.compile(r"^(\.metadata|metadata\.json|common\.pt|__\d+_\d+\.distcp)$")
-_HUB_ID = re.compile(r"^(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?$")
-_HUB_NOT = ["consolidated*", "original/*", "*/*.safetensors"]
-"""Other formats of the same weights."""
 _LABELS = ("num_labels", "id2label", "label2id", "problem_type", ATTRIBUTES)
+_OF_HEAD = (ATTRIBUTES, HEAD_HIDDEN_SIZE)
+"""What a model says of its head, which its base may have none of."""
 HUB_FILES_BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 _HUB_FILES = (*HUB_FILES_BESIDE_WEIGHTS, "*.safetensors")
 
@@ -101,7 +108,7 @@ def find_pretrained(
     """
     path = Path(given)
     if not path.exists():
-        path, given = _download(given, hub_files, key)
+        path, given = download(given, hub_files, key)
     if is_peft_folder(path):
         peft = read_peft_config(path)
         near = next((str(at) for at in (path.parent / peft.base, Path(peft.base)) if at.exists()), None)
@@ -110,9 +117,10 @@ def find_pretrained(
         if base.nemo_file or base.base:
             raise UserError(f"{path / PEFT_CONFIG}: {base.given}: expected a Hugging Face folder with the whole model.")
         own = next((at for at in (path, base.path) if (at / "tokenizer_config.json").exists()), path)
-        return PretrainedSource(path, given, base.hf_config, own, None, peft.is_reward_model, base=base)
+        config = with_head_found(base.hf_config, path, PEFT_WEIGHTS, of_peft)
+        return PretrainedSource(path, given, config, own, None, peft.is_reward_model, base=base)
     if path.is_dir() and (path / "config.json").exists():
-        config = read_hf_config(path / "config.json")
+        config = with_head_found(read_hf_config(path / "config.json"), path)
         is_classifier = "SequenceClassification" in str(config.get("architectures"))
         return PretrainedSource(path, given, config, path, None, is_classifier)
     if path.is_dir() and not (path / "context").is_dir() and not (path / OF_NEMO_1).exists():
@@ -191,7 +199,9 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     architecture = pretrained.architecture
     source: TensorSource
     if pretrained.adapters and pretrained.base and pretrained.nemo_file:
-        base = open_weights(pretrained.base, head_seed).source
+        own = {name: pretrained.hf_config[name] for name in _OF_HEAD if name in pretrained.hf_config}
+        of_base = replace(pretrained.base, hf_config=pretrained.base.hf_config | own)
+        base = open_weights(of_base, head_seed).source
         source = WithAdapters(base, TorchDist(pretrained.nemo_file.open_weights, name), pretrained.adapters, name)
         has_head = True
     elif pretrained.nemo_file is None:
@@ -206,15 +216,14 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     if pretrained.is_reward_model and not has_head:
         raise UserError(f"{name}: a reward model without its head. A new one would be untrained: find the whole model.")
     if not has_head:
-        source = WithNewHead(source, architecture.hidden_size, head_seed, architecture.num_head_rows)
+        source = WithNewHead(source, architecture, head_seed)
     what = "reward model" if has_head else "base model"
     file = ".nemo" if pretrained.nemo_file else "Hugging Face folder"
     kind = f"{what} ({pretrained.hf_config['model_type']}, {file})"
     if pretrained.base:
         kind += f" of adapters on {pretrained.adapters.base if pretrained.adapters else pretrained.base.given}"
     head = "kept" if has_head else f"new, seed {head_seed}"
-    head += f", norm {source.read(HEAD).double().norm().item():.4f}"
-    return InitialWeights(pretrained, source, kind, has_head, head)
+    return InitialWeights(pretrained, source, kind, has_head, f"{head}, {described(source)}")
 
 
 def check_plain(checkpoint: Path) -> None:
@@ -230,21 +239,3 @@ def check_plain(checkpoint: Path) -> None:
         raise UserError(
             f"{error} Resuming would unpickle it. If it is your own, set exp_manager.trust_checkpoint=true."
         ) from error
-
-
-def _download(given: str, files: tuple[str, ...], key: str) -> tuple[Path, str]:
-    hub_id = _HUB_ID.match(given)
-    if not hub_id:
-        raise UserError(f"{key}: {given} does not exist, nor is it organisation/model of a hub.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    repo = hub_id["repo"]
-    revision = hub_id["revision"]
-    try:
-        path = Path(snapshot_download(repo, revision=revision, allow_patterns=[*files], ignore_patterns=_HUB_NOT))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(
-            f"{key}: {given} is not a path here, and not a model that the hub gives: {first_line(error)}"
-        ) from error
-    return path, f"{repo}@{path.name}"  # snapshots lie in a folder named after their commit

@@ -15,15 +15,15 @@ from torch import Tensor
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.source import Region, TensorInfo
 
-_SINGLE = "model.safetensors"
-_INDEX = f"{_SINGLE}.index.json"
+WEIGHTS = "model.safetensors"
+_INDEX = f"{WEIGHTS}.index.json"
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class SafetensorsFolder:
     """A `TensorSource` over the safetensors files of a folder, whole and floating point; `single` names one alone."""
 
-    def __init__(self, folder: Path, single: str = _SINGLE) -> None:
+    def __init__(self, folder: Path, single: str = WEIGHTS) -> None:
         self.infos: dict[str, TensorInfo] = {}
         self._files: dict[str, Any] = {}
         for name in _shard_names(folder, single):
@@ -60,7 +60,7 @@ def write_shards(
     weight_map: dict[str, str] = {}
     stream = iter(tensors)
     for number, names in enumerate(shards, start=1):
-        file = _SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         data = dict(next(stream) for _ in names)
         assert list(data) == names, (list(data), names)
         _save(data, folder / file)
@@ -90,22 +90,42 @@ def _plan(infos: dict[str, TensorInfo], max_bytes: int) -> list[list[str]]:
     return shards
 
 
-def _shard_names(folder: Path, single: str) -> list[str]:
+def shape_of(folder: Path, name: str, single: str) -> tuple[int, ...] | None:
+    """Give the shape of one tensor; None where it is not there, or its file is not."""
+    file = (_index(folder, single) or {name: single}).get(name)
+    if file is None or not (folder / file).exists():
+        return None
+    opened = _open(folder / file)
+    return tuple(opened.get_slice(name).get_shape()) if name in opened.keys() else None  # noqa: SIM118 (not a dict)
+
+
+def _index(folder: Path, single: str) -> dict[str, str] | None:
+    """Read which file of several has which tensor; None where there is no index."""
     index = folder / f"{single}.index.json"
-    if index.exists():
-        try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise UserError(f"{index}: expected an index with weight_map, got {error!r}.") from error
-        outside = [name for name in names if Path(str(name)).name != name]
-        if outside:
-            raise UserError(f"{index}: expected names of files beside it, got {outside[0]}.")
-        return names
+    if not index.exists():
+        return None
+    try:
+        files: dict[str, str] = dict(json.loads(index.read_text())["weight_map"].items())
+        names = set(files.values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index}: expected an index with weight_map, got {error!r}.") from error
+    outside = [name for name in names if Path(str(name)).name != name]
+    if outside:
+        raise UserError(f"{index}: expected names of files beside it, got {outside[0]}.")
+    return files
+
+
+def _shard_names(folder: Path, single: str) -> list[str]:
+    files = _index(folder, single)
+    if files is not None:
+        return sorted(set(files.values()))
     if (folder / single).exists():
         return [single]
     pickled = " (there are .bin files: pickles, which can run code, are not read)"
     hint = pickled if list(folder.glob("*_model*.bin")) else ""
-    raise UserError(f"{folder}: expected {single} or {index.name}, found neither{hint}. Save the model as safetensors.")
+    raise UserError(
+        f"{folder}: expected {single} or {single}.index.json, found neither{hint}. Save the model as safetensors."
+    )
 
 
 def _open(path: Path) -> Any:

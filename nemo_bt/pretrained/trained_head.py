@@ -9,18 +9,29 @@ import hashlib
 
 import torch
 
-from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.names import HEADS
 from nemo_bt.pretrained.nemo_metadata import read_facts
 from nemo_bt.pretrained.resolve import InitialWeights
 
 TRAINED_HEAD = "trained_head"
-"""Key in the config.json of an export: `digest_of` the head that it was written with."""
+"""Key in the config.json of an export: `digests_of` the head that it was written with."""
+_ROUNDED: tuple[tuple[torch.dtype, ...], ...] = ((), (torch.float16,), (torch.bfloat16, torch.float16))
+"""Dtypes that weights may go through before they are rounded to bf16 here."""
 
 
-def digest_of(initial: InitialWeights) -> str:
-    """Give 16 hexadecimal digits that change with training, and not where weights go from fp32 to bf16 or back."""
-    head = initial.source.read(HEAD).to(torch.bfloat16).contiguous()
-    return hashlib.sha256(head.view(torch.int16).numpy().tobytes()).hexdigest()[:16]
+def digests_of(initial: InitialWeights) -> str:
+    """Give digests that all change with training; one of them stays where weights go through fp32, bf16 and fp16."""
+    return " ".join(dict.fromkeys(_digest(initial, through) for through in _ROUNDED))
+
+
+def _digest(initial: InitialWeights, through: tuple[torch.dtype, ...] = ()) -> str:
+    digest = hashlib.sha256()
+    for name in (name for name in HEADS if name in initial.source.infos):
+        head = initial.source.read(name)
+        for dtype in (*through, torch.bfloat16):
+            head = head.to(dtype)
+        digest.update(head.contiguous().view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def was_trained_on(initial: InitialWeights) -> bool:
@@ -34,4 +45,4 @@ def was_trained_on(initial: InitialWeights) -> bool:
     if pretrained.base and not pretrained.nemo_file:
         return True
     own = pretrained.hf_config.get(TRAINED_HEAD)
-    return own is not None and own != digest_of(initial)
+    return own is not None and _digest(initial) not in str(own).split()

@@ -14,10 +14,11 @@ import numpy as np
 
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.config.device import runs_on_gpu
-from nemo_bt.config.loss import LossSettings
+from nemo_bt.config.loss import WITH_TIES, LossSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.data.formats.responses import response_of
 from nemo_bt.data.store.load import as_the_model, load_sets
+from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.tokenize.chat_template import load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
@@ -27,6 +28,7 @@ from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.trackers import build_loggers, log_pictures
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
+from nemo_bt.reporting.attributes import numbers_of_attributes
 from nemo_bt.reporting.conversations import Sides, conversations_of
 from nemo_bt.reporting.curves import panels_of
 from nemo_bt.reporting.evaluated import pictures_of_results, shown
@@ -34,7 +36,7 @@ from nemo_bt.reporting.facts import facts_of
 from nemo_bt.reporting.numbers import JudgedSet, numbers_of
 from nemo_bt.reporting.page import render, worst_pairs
 from nemo_bt.reporting.pictures import file_stems, pictures_of_run, pictures_of_set
-from nemo_bt.reporting.rewards import rewards_of
+from nemo_bt.reporting.rewards import known_answers, rewards_of
 from nemo_bt.reporting.settings import ReportRun
 from nemo_bt.reporting.verdict import verdict
 from nemo_bt.scoring.model import open_engine, open_trained
@@ -66,12 +68,13 @@ def judge_run(
     run: ReportRun, pretrained: PretrainedSource, terminal: Terminal
 ) -> tuple[InitialWeights, list[tuple[JudgedSet, list[Sides]]]]:
     """Open the model and give, on every rank, its weights and each validation set with rewards and conversations."""
-    settings = as_the_model(run.settings, pretrained.hf_config)
-    settings = replace(settings, model=replace(settings.model, loss=LossSettings()))  # a report is about pairs
+    as_run = as_the_model(run.settings, pretrained.hf_config)
+    settings = replace(as_run, model=replace(as_run.model, loss=LossSettings()))  # a report is about pairs
     initial = open_trained(pretrained)
     terminal.line(initial.description)
     tokenizer = load_tokenizer(str(pretrained.tokenizer), settings.model.tokenizer.pad_token)
     sets = load_sets(settings, tokenizer, True, terminal, with_train=False)
+    answers = _answers(as_run, sets, tokenizer, terminal)
     renderer = load_renderer(tokenizer, settings.model.data)
     conversations = {
         name: conversations_of(pairs, settings.model.data.validation[name], settings, renderer)
@@ -90,7 +93,8 @@ def judge_run(
         entries = [conversations[name][number] for number in numbers]
         lengths = np.array([[len(response_of(side)) for side in sides] for sides in entries], dtype=np.int64)
         where = [pairs.where(number) for number in numbers]
-        of_set = JudgedSet(name, where, pairs.sources_of(numbers), lengths, rewards)
+        known = known_answers(engine, answers[name], as_run, renderer.pad_id) if name in answers else None
+        of_set = JudgedSet(name, where, pairs.sources_of(numbers), lengths, rewards, known)
         if len(of_set.kept):
             judged.append((of_set, entries))
         else:
@@ -98,6 +102,15 @@ def judge_run(
     terminal.stop()
     engine.close()
     return initial, judged
+
+
+def _answers(as_run: Settings, sets: dict[str, PairSet], tokenizer: Any, terminal: Terminal) -> dict[str, PairSet]:
+    """Load the sets as the loss of the run has them, all answers of a list; none where there are no attributes."""
+    model = as_run.model
+    if not model.reward_head.attributes:
+        return {}
+    is_of_pairs = model.loss.takes == "pairs" and model.loss.kind not in WITH_TIES
+    return sets if is_of_pairs else load_sets(as_run, tokenizer, True, terminal, with_train=False)
 
 
 def _write(
@@ -117,6 +130,8 @@ def _write(
         worst = worst_pairs(of_set, entries)
         pictures |= drawn
         numbers = numbers | {"verdict": verdict(numbers)}
+        if of_set.known:
+            numbers["attributes"] = numbers_of_attributes(of_set, of_set.known)
         sets.append({"name": of_set.name, "numbers": numbers, "pictures": drawn, "worst": worst})
         plain[of_set.name] = numbers | {"worst": worst}
     evaluated = []
@@ -173,6 +188,18 @@ def _show(plain: Mapping[str, dict[str, Any]], terminal: Terminal) -> None:
     if rows:
         columns = ("set", "pairs", "accuracy", "longer answer wins", "response alone", "ECE", "exchange test")
         terminal.table(columns, rows)
+    of_attributes = [
+        [
+            name,
+            attribute,
+            f"{of['known']:,}",
+            *map(_four_digits, (of["error"], of["pearson"], of["overall"]["accuracy"])),
+        ]
+        for name, numbers in plain.items()
+        for attribute, of in numbers.get("attributes", {}).items()
+    ]
+    if of_attributes:
+        terminal.table(("set", "attribute", "known values", "error", "correlation", "accuracy alone"), of_attributes)
     for name, numbers in plain.items():
         terminal.line(f"{name}: {numbers['verdict']}")
 
@@ -186,3 +213,7 @@ def _track(settings: Settings, pictures: Mapping[str, Path], step: int, terminal
         terminal.line(f"warning: the pictures are not in the trackers: {error}")
     for logger in loggers:
         logger.finalize("success")
+
+
+def _four_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

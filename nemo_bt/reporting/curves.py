@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_KEY = re.compile(r"^(train|val/(?P<validation>.+?))(/source/(?P<source>.+))?/(?P<metric>[^/]+)$")
+_KEY = re.compile(
+    r"^(train|val/(?P<validation>.+?))(/source/(?P<source>.+?))?(/attribute/(?P<attribute>.+))?/(?P<metric>[^/]+)$"
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ _PANELS = (
     ("learning-rate", "Learning rate", "per step", ("lr",)),
     ("gradient", "Gradient norm, before clipping", "nats per unit of weight", ("grad_norm",)),
     ("speed", "Speed", "tokens per second", ("tokens_per_second",)),
-    ("sources", "Accuracy by source", "fraction of pairs", ()),
+    ("sources", "Accuracy by source", "fraction of pairs", ("source/accuracy",)),
+    ("attributes", "Error of each attribute", "squared unit of its values, or nats", ("attribute/error",)),
 )
 """Name, title and unit of each panel, and the metrics of training and of validation sets that it shows."""
 
@@ -55,10 +58,9 @@ def panels_of(records: Sequence[dict[str, Any]]) -> list[Panel]:
 
 
 def _belongs(key: str, metrics: tuple[str, ...]) -> bool:
-    _, source, metric = _parts(key)
-    if not metrics:
-        return source is not None and metric == "accuracy"
-    return source is None and metric in metrics
+    _, source, attribute, metric = _parts(key)
+    kind = "".join(f"{name}/" for name, one in (("source", source), ("attribute", attribute)) if one is not None)
+    return f"{kind}{metric}" in metrics
 
 
 def _series(records: Sequence[dict[str, Any]], key: str) -> Series:
@@ -70,13 +72,13 @@ def _series(records: Sequence[dict[str, Any]], key: str) -> Series:
 
 def _label(key: str) -> str:
     """Label `val/hh/accuracy` as hh and `train/source/a/accuracy` as train, a; add chosen or rejected."""
-    of_set, source, metric = _parts(key)
+    of_set, source, attribute, metric = _parts(key)
     which = {"reward_chosen": "chosen", "reward_rejected": "rejected"}.get(metric)
-    return ", ".join(part for part in (of_set, source, which) if part)
+    return ", ".join(part for part in (of_set, source, attribute, which) if part)
 
 
-def _parts(key: str) -> tuple[str, str | None, str]:
-    """Split a key into its set, its source where it has one, and its metric."""
+def _parts(key: str) -> tuple[str, str | None, str | None, str]:
+    """Split a key into its set, its source and its attribute where it has them, and its metric."""
     found = _KEY.match(key)
     assert found, key
-    return found["validation"] or "train", found["source"], found["metric"]
+    return found["validation"] or "train", found["source"], found["attribute"], found["metric"]

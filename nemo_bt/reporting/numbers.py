@@ -18,7 +18,7 @@ from nemo_bt.batching.packing import Floats
 from nemo_bt.batching.sampling import Ints
 from nemo_bt.evaluation.accuracy import by_key, tally
 from nemo_bt.evaluation.measure import length_bucket
-from nemo_bt.reporting.rewards import SetRewards
+from nemo_bt.reporting.rewards import KnownAnswers, SetRewards
 from nemo_bt.reporting.robustness import robustness
 
 NUM_WORST = 20
@@ -36,6 +36,7 @@ class JudgedSet:
         where: file and row of each entry.
         sources: name of each entry's source.
         characters_E2: lengths of the two responses in characters.
+        known: its answers with their attributes; None where the model gives one reward.
     """
 
     name: str
@@ -43,6 +44,7 @@ class JudgedSet:
     sources: Sequence[str]
     characters_E2: Ints
     rewards: SetRewards
+    known: KnownAnswers | None = None
 
     @property
     def kept(self) -> Ints:
@@ -124,15 +126,19 @@ def calibration(margin_E: Floats) -> dict[str, Any]:
     return {"ece": ece, "bins": bins}
 
 
-def correlations(reward_E2: Floats, characters_E2: Ints) -> dict[str, float | None]:
-    """Correlate the rewards of all responses with their lengths in characters; None where either never changes."""
-    rewards = reward_E2.ravel()
-    characters = characters_E2.ravel()
-    if len(np.unique(rewards)) < 2 or len(np.unique(characters)) < 2:
+def correlations(reward: Floats, other: Ints | Floats) -> dict[str, float | None]:
+    """Correlate the rewards of responses with their lengths, or with values; None where either never changes.
+
+    Args:
+        reward: rewards, of any shape.
+        other: a number of each response, in the same shape.
+    """
+    rewards, others = reward.ravel(), other.ravel()
+    if len(np.unique(rewards)) < 2 or len(np.unique(others)) < 2:
         return {"pearson": None, "spearman": None}
     return {
-        "pearson": float(pearsonr(characters, rewards).statistic),
-        "spearman": float(spearmanr(characters, rewards).statistic),
+        "pearson": float(pearsonr(others, rewards).statistic),
+        "spearman": float(spearmanr(others, rewards).statistic),
     }
 
 

@@ -13,7 +13,8 @@ from nemo_bt.batching.stream import PairStream
 from nemo_bt.config.job import ParallelSettings
 from nemo_bt.config.loss import LossSettings
 from nemo_bt.model.config import reward_config
-from nemo_bt.model.reward_model import RewardModel, combine
+from nemo_bt.model.loss_reduction import combine
+from nemo_bt.model.reward_model import RewardModel
 from nemo_bt.pretrained.resolve import InitialWeights
 
 

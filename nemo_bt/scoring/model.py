@@ -13,7 +13,7 @@ from nemo_bt.config.score import ScoredModelSettings
 from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
 from nemo_bt.pretrained.hf_config import positions_of
-from nemo_bt.pretrained.names import HEAD
+from nemo_bt.pretrained.names import HEADS
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
 from nemo_bt.training.gpu_environment import set_gpu_environment
 from nemo_bt.training.nemo_import import import_nemo
@@ -36,7 +36,10 @@ def open_trained(pretrained: PretrainedSource) -> InitialWeights:
 
 def digest_of_head(initial: InitialWeights) -> str:
     """Give a digest that changes with every step of training."""
-    return hashlib.sha256(initial.source.read(HEAD).double().numpy().tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    for name in (name for name in HEADS if name in initial.source.infos):
+        digest.update(initial.source.read(name).double().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def longest_conversation(pretrained: PretrainedSource, longest_tokens: int | None) -> LengthLimit:

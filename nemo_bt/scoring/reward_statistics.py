@@ -25,12 +25,12 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True)
 class RewardStatistics:
-    """Mean and deviation of all rewards of the last validation.
+    """Mean and deviation of all rewards of the last validation: of both responses of pairs, of all answers of lists.
 
     Args:
         mean: mean reward.
         std: standard deviation of the population.
-        responses: number of responses, two a pair.
+        responses: number of responses, two a pair; each counts once for each pair or list that it is in.
         step: step of the model that gave the rewards.
 
     Raises:
@@ -57,8 +57,6 @@ class RewardStatistics:
 def reward_statistics(validation: Mapping[str, float]) -> RewardStatistics | None:
     """Join the statistics of all sets of a validation, given as step and metrics by name.
 
-    Each response counts once for each pair.
-
     Returns:
         None where there was no validation, a reward was not finite, or all were equal. Two sets of one pair each, with
         rewards (1, -1) and (3, 1), have mean 1 and variance 2.
@@ -66,22 +64,29 @@ def reward_statistics(validation: Mapping[str, float]) -> RewardStatistics | Non
     names = [name.removesuffix("/reward_std") for name in validation if name.endswith("/reward_std")]
     if not names:
         return None
-    pairs = [validation[f"{name}/pairs"] for name in names]
-    means = [(validation[f"{name}/reward_chosen"] + validation[f"{name}/reward_rejected"]) / 2 for name in names]
-    squares = [validation[f"{name}/reward_std"] ** 2 + mean**2 for name, mean in zip(names, means, strict=True)]
-    mean = sum(n * one for n, one in zip(pairs, means, strict=True)) / sum(pairs)
-    square = sum(n * one for n, one in zip(pairs, squares, strict=True)) / sum(pairs)
+    of_sets = [_of_set(validation, name) for name in names]
+    responses = sum(number for number, _, _ in of_sets)
+    mean = sum(number * mean for number, mean, _ in of_sets) / responses
+    square = sum(number * (std**2 + mean**2) for number, mean, std in of_sets) / responses
     variance = square - mean**2
     if not variance > (_LEAST * mean) ** 2 or not math.isfinite(variance):  # NaN is not greater
         return None
-    return RewardStatistics(mean, math.sqrt(variance), round(2 * sum(pairs)), int(validation["step"]))
+    return RewardStatistics(mean, math.sqrt(variance), round(responses), int(validation["step"]))
+
+
+def _of_set(validation: Mapping[str, float], name: str) -> tuple[float, float, float]:
+    """Give the number of responses of a set, and the mean and the deviation of their rewards."""
+    if f"{name}/answers" in validation:
+        return validation[f"{name}/answers"], validation[f"{name}/reward_mean"], validation[f"{name}/reward_std"]
+    mean = (validation[f"{name}/reward_chosen"] + validation[f"{name}/reward_rejected"]) / 2
+    return 2 * validation[f"{name}/pairs"], mean, validation[f"{name}/reward_std"]
 
 
 def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
     """Give the statistics that a model has, from the training that a .nemo comes from, else from its config.json.
 
-    A validation of lists measures the best and the worst answer alone, and attributes may get other weights: these
-    models have none.
+    Attributes may get other weights, which make another reward: these models have none. Nor have models of lists that
+    an earlier version trained, which measured the best and the worst answer alone.
 
     Raises:
         UserError: the statistics are not as nemo_bt writes them.
@@ -92,8 +97,9 @@ def statistics_of(pretrained: PretrainedSource) -> RewardStatistics | None:
         if facts:
             model = facts["settings"]["model"] if "settings" in facts else {}
             is_of_pairs = model.get("loss", {}).get("kind", "bradley_terry") not in TAKES
+            is_of_all = is_of_pairs or any(name.endswith("/answers") for name in facts["validation"])
             is_one = not model.get("reward_head", {}).get("attributes") and not pretrained.architecture.attributes
-            return reward_statistics(facts["validation"]) if is_of_pairs and is_one else None
+            return reward_statistics(facts["validation"]) if is_of_all and is_one else None
         found = pretrained.hf_config.get(KEY)
         return RewardStatistics(**found) if found else None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -16,8 +16,8 @@ from nemo_bt.config.parallelism import divides
 from nemo_bt.errors import UserError
 from nemo_bt.losses.choose import AnyLoss, loss_function
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, check_length, padded_vocab
-from nemo_bt.pretrained.attributes import with_attributes
-from nemo_bt.pretrained.hf_config import ATTRIBUTES, given_hf_config, scratch_hf_config
+from nemo_bt.pretrained.attributes import head_fields, with_head
+from nemo_bt.pretrained.hf_config import given_hf_config, scratch_hf_config
 from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_positions
 from nemo_bt.training.layout_checks import check_layout
 
@@ -59,7 +59,7 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: AnyLoss | N
 
 
 def _with_head(model: ModelSettings, pretrained: PretrainedSource | None) -> PretrainedSource | None:
-    """Give the model with the attributes of the settings; a new head needs a loss that trains them."""
+    """Give the model with the head of the settings; attributes of a new one need a loss that trains them."""
     loss = model.loss
     trains = loss.kind == "regression" or loss.regression_coefficient or loss.custom_fn.name
     is_new = pretrained is None or not pretrained.architecture.attributes
@@ -68,7 +68,7 @@ def _with_head(model: ModelSettings, pretrained: PretrainedSource | None) -> Pre
             f"model.reward_head.attributes: model.loss.kind={loss.kind} trains no attribute. Set "
             "model.loss.kind=regression, or model.loss.regression_coefficient for both."
         )
-    return pretrained and with_attributes(pretrained, model.reward_head.weight_of)
+    return pretrained and with_head(pretrained, model.reward_head)
 
 
 def pinned(settings: Settings, pretrained: PretrainedSource | None) -> Settings:
@@ -125,12 +125,12 @@ def run_architecture(settings: Settings, pretrained: PretrainedSource | None, nu
     if pretrained:
         check_length(pretrained.architecture, model.encoder_seq_length)
         return pretrained.architecture
-    attributes = {ATTRIBUTES: model.reward_head.weight_of} if model.reward_head.attributes else {}
+    head = head_fields(model.reward_head)
     if model.hf_config:
         both = [f"model.{name}" for name, value in given.items() if value is not None and name != "hf_config"]
         if both:
             raise UserError(f"{', '.join(both)} and model.hf_config are both set; hf_config has them: remove them.")
-        architecture = architecture_of(given_hf_config(model) | attributes)
+        architecture = architecture_of(given_hf_config(model) | head)
         check_length(architecture, model.encoder_seq_length)
         return architecture
     missing = [f"model.{name}" for name in _ARCHITECTURE if given[name] is None]
@@ -141,7 +141,7 @@ def run_architecture(settings: Settings, pretrained: PretrainedSource | None, nu
         )
     if model.kv_channels is None:
         divides(2 * given["num_attention_heads"], "num_attention_heads x 2", given["hidden_size"], "hidden_size")
-    return architecture_of(scratch_hf_config(model, model.vocab_size or padded_vocab(num_tokens)) | attributes)
+    return architecture_of(scratch_hf_config(model, model.vocab_size or padded_vocab(num_tokens)) | head)
 
 
 def check_vocabulary(architecture: Architecture, token_id: int, whose: str) -> None:

@@ -15,6 +15,7 @@ from nemo_bt.config.model import Settings
 from nemo_bt.config.score import ScoredModelSettings
 from nemo_bt.data.formats.table import FORMATS
 from nemo_bt.data.store.pair_set import PairSet
+from nemo_bt.observability.metrics_log import attributes_of_set
 from nemo_bt.observability.terminal import Terminal
 
 _LAYOUT = (
@@ -40,6 +41,18 @@ def summarise(
     if rows and limit_val_batches == 1.0:
         columns = ("validation set", "pairs", "accuracy", "longer answer wins", "loss", "margin")
         terminal.table(columns, rows)
+    rows = [
+        [
+            name,
+            attribute,
+            f"{of['known']:,.0f}",
+            *(f"{of[key]:.4f}" if key in of else "-" for key in ("error", "reward")),
+        ]
+        for name in sets
+        for attribute, of in attributes_of_set(validation, name).items()
+    ]
+    if rows:
+        terminal.table(("validation set", "attribute", "known values", "error", "mean reward"), rows)
 
 
 def tell_next(settings: Settings, sets: Mapping[str, PairSet], terminal: Terminal) -> None:

@@ -135,8 +135,9 @@ def _data(settings: Settings, prepared: Prepared) -> Any:
     from nemo_bt.training.steps.data_module import PairDataModule
 
     sets = dict(prepared.sets)
-    pad_id = prepared.tokenizer.pad_token_id
-    return PairDataModule(sets.pop("train", None), sets, settings, num_steps=prepared.total_steps, pad_id=pad_id)
+    train = sets.pop("train", None)
+    pad_id, num_attributes = prepared.tokenizer.pad_token_id, len(prepared.architecture.attributes)
+    return PairDataModule(train, sets, settings, prepared.total_steps, pad_id, num_attributes)
 
 
 def _leave() -> None:

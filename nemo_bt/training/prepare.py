@@ -17,7 +17,8 @@ from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.adapters import Adapters, check_base, digest, trained_parameters
 from nemo_bt.pretrained.architecture import Architecture
-from nemo_bt.pretrained.attributes import with_attributes
+from nemo_bt.pretrained.attributes import with_head
+from nemo_bt.pretrained.hf_config import head_settings
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
 from nemo_bt.training.checks import check_vocabulary, run_architecture
 
@@ -68,7 +69,7 @@ def prepare(
     check_vocabulary(architecture, tokenizer.pad_token_id, f"pad token '{tokenizer.pad_token}'")
     # A checkpoint of adapters needs its base model.
     weights = pretrained.base if resume_from and pretrained else pretrained
-    weights = weights and with_attributes(weights, architecture.attributes)
+    weights = weights and with_head(weights, head_settings(architecture.hf_config))
     initial = open_weights(weights, settings.trainer.seed) if weights else None
     if initial:
         terminal.line(initial.description)

@@ -1,10 +1,12 @@
 """A model with attributes: exported with a label for each, and as one reward; scored; and what its weights are."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -12,7 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from tests.support.launches import Logs
 from tests.support.layouts import checkpoint
 from tests.support.preferences import messages
-from tests.support.runs import convert, nemo_bt
+from tests.support.runs import convert, metrics, nemo_bt
 from tests.support.serving import serving
 from tests.support.signals import ATTRIBUTES, STEPS, WEIGHTS, runs_of_all_signals
 from tests.support.sources import write
@@ -84,6 +86,77 @@ def test_exports_have_a_label_each_or_one_reward(logs: Logs, tmp_path: Path, tok
     for got, expected in zip(answer["attributes"], expected_attributes, strict=True):
         assert got == pytest.approx(expected, abs=1e-5)
     assert answer["rewards"] == pytest.approx(combined_C1[:2, 0].tolist(), abs=1e-5)
+
+
+@pytest.mark.runs("attributes")
+def test_a_report_has_each_attribute_as_transformers_and_numpy_say(logs: Logs, tmp_path: Path, tokenizer: Any) -> None:
+    """Its numbers are those of all held-out answers, and the error the one that the run logged."""
+    log_dir = tmp_path / "run"
+    shutil.copytree(logs / "attributes", log_dir)
+    result = nemo_bt("report", str(log_dir), "trainer.devices=2", "model.tensor_model_parallel_size=2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = json.loads((log_dir / "report" / "report.json").read_text())["validation"]["held_out"]
+    page = (log_dir / "report" / "report.html").read_text().partition("<h3>Attributes</h3>")[2].partition("<h3>")[0]
+
+    folder = exported(checkpoint(log_dir, STEPS), tmp_path / "labels")
+    rows = [json.loads(line) for line in (logs.folder / "held_out.jsonl").read_text().splitlines()]
+    asked = [[[*row["prompt"], *entry["response"]] for entry in row["completions"]] for row in rows]
+    reward_NA = rewards_of(folder, [side for sides in asked for side in sides], tokenizer).double().numpy()
+    ends = np.cumsum([len(sides) for sides in asked])
+    chosen, rejected, longer = [], [], []
+    for row, sides, first in zip(rows, asked, [0, *ends[:-1]], strict=True):
+        order = sorted(range(len(sides)), key=lambda n: -row["completions"][n]["score"])
+        best, worst = order[0], order[-1]
+        if row["completions"][best]["score"] > row["completions"][worst]["score"]:
+            chosen.append(reward_NA[first + best])
+            rejected.append(reward_NA[first + worst])
+            longer.append([len(sides[n][-1]["content"]) for n in (best, worst)])
+    for number, (attribute, weight) in enumerate(zip(ATTRIBUTES, WEIGHTS, strict=True)):
+        of = found["attributes"][attribute]
+        value_N = np.array([entry[attribute] for row in rows for entry in row["completions"]], dtype=np.float64)
+        known_N = ~np.isnan(value_N)
+        value, reward = value_N[known_N], reward_NA[known_N, number]
+        assert (of["weight"], of["known"], of["unknown"]) == (weight, len(value), (~known_N).sum())
+        assert of["error"] == pytest.approx(np.square(reward - value).mean(), rel=1e-5)
+        logged = metrics(log_dir, f"val/held_out/attribute/{attribute}/error")[-1]
+        assert of["error"] == pytest.approx(logged, rel=1e-5)
+        assert of["pearson"] == pytest.approx(np.corrcoef(reward, value)[0, 1], abs=1e-4)
+        assert of["spearman"] == pytest.approx(np.corrcoef(ranks(reward), ranks(value))[0, 1], abs=1e-3)
+        pair_P2 = np.stack([np.array(chosen)[:, number], np.array(rejected)[:, number]], axis=1)
+        assert (of["overall"]["pairs"], of["overall"]["accuracy"]) == (
+            len(pair_P2), pytest.approx((pair_P2[:, 0] > pair_P2[:, 1]).mean()))  # fmt: skip
+        expected = np.corrcoef(pair_P2.ravel(), np.array(longer).ravel())[0, 1]
+        assert of["length"]["pearson"] == pytest.approx(expected, abs=1e-4)
+        cells = [attribute, f"{weight:+.4f}", f"{len(value)}", f"{of['error']:.4f}"]
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+        assert f"{attribute} {len(value)} {of['error']:.4f}" in " ".join(result.stdout.split())
+    assert found["attributes"]["helpfulness"]["unknown"] > 0
+    panels = {panel["name"]: panel for panel in json.loads((log_dir / "report" / "report.json").read_text())["curves"]}
+    assert {one["label"] for one in panels["attributes"]["series"]} == {
+        f"{start}, {attribute}" for start in ("train", "held_out") for attribute in ATTRIBUTES
+    }
+
+
+@pytest.mark.runs("lists", "attributes")
+def test_statistics_are_of_all_answers_of_lists_and_attributes_have_none(
+    logs: Logs, tmp_path: Path, tokenizer: Any
+) -> None:
+    folder = exported(checkpoint(logs / "lists", STEPS), tmp_path / "lists")
+    rows = [json.loads(line) for line in (logs.folder / "held_out.jsonl").read_text().splitlines()]
+    ordered = [row for row in rows if len({entry["score"] for entry in row["completions"]}) > 1]
+    asked = [[*row["prompt"], *entry["response"]] for row in ordered for entry in row["completions"]]
+    reward_N = rewards_of(folder, asked, tokenizer)[:, 0].double()
+    found = json.loads((folder / "config.json").read_text())["reward_statistics"]
+    assert (found["responses"], found["step"]) == (len(asked), STEPS)
+    assert found["mean"] == pytest.approx(reward_N.mean().item(), abs=1e-5)
+    assert found["std"] == pytest.approx(reward_N.std(correction=0).item(), rel=1e-4)
+    labels = exported(checkpoint(logs / "attributes", STEPS), tmp_path / "attributes")
+    assert "reward_statistics" not in json.loads((labels / "config.json").read_text())
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """From 1; equal values have the mean of theirs."""
+    return np.array([(values < one).sum() + ((values == one).sum() + 1) / 2 for one in values])
 
 
 @pytest.mark.runs("attributes", "lists")

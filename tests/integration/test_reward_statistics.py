@@ -14,7 +14,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.metrics import means
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
-from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digests_of
 from nemo_bt.scoring.reward_statistics import (
     KEY,
     RewardStatistics,
@@ -42,6 +42,23 @@ def test_statistics_are_those_of_all_sets_together() -> None:
     assert found
     assert (found.mean, found.std) == (pytest.approx(mean), pytest.approx(std))
     assert (found.responses, found.step) == (22, 40)
+
+
+def test_lists_count_each_of_their_answers() -> None:
+    """One set of 5 answers, and one of an earlier kind with two pairs."""
+    lists, of_pairs = torch.randn(5, dtype=torch.float64), 2 + torch.randn(4, dtype=torch.float64)
+    validation: dict[str, float] = {"step": 3, "val/a/pairs": 2.0, "val/a/answers": 5.0, "val/b/pairs": 2.0}
+    validation |= {"val/a/reward_mean": lists.mean().item(), "val/a/reward_std": lists.std(correction=0).item()}
+    validation |= {"val/a/reward_chosen": 9.0, "val/a/reward_rejected": -9.0}
+    validation |= {
+        "val/b/reward_chosen": of_pairs[:2].mean().item(),
+        "val/b/reward_rejected": of_pairs[2:].mean().item(),
+    }
+    validation |= {"val/b/reward_std": of_pairs.std(correction=0).item()}
+    found, all_of_them = reward_statistics(validation), torch.cat([lists, of_pairs])
+    assert found
+    assert (found.mean, found.std) == pytest.approx((all_of_them.mean().item(), all_of_them.std(correction=0).item()))
+    assert found.responses == 9
 
 
 def test_without_a_validation_or_a_spread_there_are_none() -> None:
@@ -118,7 +135,7 @@ def test_score_normalizes_by_them(exported: Path, tmp_path: Path, tokenizer: Any
 def test_those_of_a_head_that_was_trained_on_are_refused(exported: Path, tmp_path: Path) -> None:
     """By any program that writes the fields of config.json again."""
     before = open_weights(find_pretrained(str(exported)), 0)
-    assert json.loads((exported / "config.json").read_text())[TRAINED_HEAD] == digest_of(before)
+    assert json.loads((exported / "config.json").read_text())[TRAINED_HEAD] == digests_of(before)
     assert own_statistics(before, "--normalize") == statistics_of(before.pretrained)
     model = AutoModelForSequenceClassification.from_pretrained(exported, dtype=torch.float32)
     model.save_pretrained(tmp_path / "same")

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from nemo_bt.config.load import load_settings
-from nemo_bt.metrics import NUM_SUMS, SUMS, margin_counts, means
+from nemo_bt.metrics import NUM_SUMS, SUMS, attribute_means, margin_counts, means, num_sums
 from nemo_bt.observability.terminal import Terminal
 
 
-def run_state(log_dir: Path) -> Any:
+def run_state(log_dir: Path, num_attributes: int = 0) -> Any:
     """Of a run that is to start."""
     from nemo_bt.observability.metrics_log import MetricsLog
     from nemo_bt.training.callbacks.monitor import Monitor
@@ -21,7 +21,7 @@ def run_state(log_dir: Path) -> Any:
     from nemo_bt.training.callbacks.validation import Validation
     from nemo_bt.training.steps.data_module import PairSampler
 
-    sampler, terminal, log = PairSampler(2048, {"train": 1}), Terminal(None), MetricsLog(log_dir)
+    sampler, terminal, log = PairSampler(2048, {"train": 1}, num_attributes), Terminal(None), MetricsLog(log_dir)
     settings = load_settings("train", ["model.data.train=unused", "exp_manager.explicit_log_dir=unused"]).trainer
     monitor = Monitor(sampler, terminal, log, settings, num_steps=100)
     validation = Validation(sampler, terminal, log, settings, num_steps=100)
@@ -63,3 +63,16 @@ def test_sums_of_an_earlier_version_go_on(tmp_path: Path) -> None:
     assert sums_M[:7] == [1 + number for number in range(7)]
     assert math.isnan(means(sums_M)["reward_std"])
     assert sum(margin_counts(sums_M)) == NUM_SUMS - len(SUMS)
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("num_before", [NUM_SUMS, num_sums(2)])
+def test_sums_of_attributes_go_on(tmp_path: Path, num_before: int) -> None:
+    """Also those of a version that did not measure attributes: they then tell of the steps since."""
+    before, after = run_state(tmp_path, 2), run_state(tmp_path, 2)
+    before.sampler.add_sums("train", torch.ones(1, num_before, dtype=torch.float64))
+    after.load_state_dict(before.state_dict())
+    after.sampler.add_sums("train", torch.ones(1, num_sums(2), dtype=torch.float64))
+    (sums_M,) = after.sampler.take_sums(["train"], torch.device("cpu"))[0]
+    assert sums_M[:NUM_SUMS] == [2.0] * NUM_SUMS
+    assert attribute_means(sums_M, ["a", "b"])["attribute/b/known"] == 1 + (num_before > NUM_SUMS)

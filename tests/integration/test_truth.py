@@ -112,7 +112,7 @@ def test_adam_without_decoupled_decay_is_refused(model: Any) -> None:
 
 
 def test_margins_reach_the_loss_of_their_pair(model: Any) -> None:
-    from nemo_bt.model.reward_model import PairLossReduction
+    from nemo_bt.model.loss_reduction import PairLossReduction
 
     groups = random_groups(2, shared=True)
     groups = [replace(group, comparisons=(Comparison((0, 1), margin=0.3 * i),)) for i, group in enumerate(groups)]

@@ -13,7 +13,7 @@ from nemo_bt.config.load import load_settings
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.adapters import Adapters, digest, trained_shapes
 from nemo_bt.pretrained.nemo_metadata import write_facts
-from nemo_bt.pretrained.resolve import find_pretrained, open_weights
+from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, open_weights
 from nemo_bt.pretrained.torch_dist_writer import write_torch_dist
 from tests.support.converted import to_nemo
 from tests.support.tensors import Tensors
@@ -38,9 +38,11 @@ def as_nemo(hf: Path, target: Path, *overrides: str, validation: dict[str, float
     return target
 
 
-def as_adapters(base: Path, target: Path, seed: int, adapter_dim: int = 4) -> Path:
-    """A checkpoint of random adapters, and a head, on a folder's model."""
-    pretrained = find_pretrained(str(base))
+def as_adapters(
+    base: Path, target: Path, seed: int, adapter_dim: int = 4, pretrained: PretrainedSource | None = None
+) -> Path:
+    """A checkpoint of random adapters, and a head, on a folder's model; `pretrained` is one with a head asked for."""
+    pretrained = pretrained or find_pretrained(str(base))
     source = open_weights(pretrained, 0).source
     modules = ("linear_qkv", "linear_fc2")
     torch.manual_seed(seed)

@@ -51,8 +51,12 @@ def hf_names(gpt: dict[str, Tensor], config: LlamaConfig) -> dict[str, Tensor]:
     named = {
         "model.embed_tokens.weight": gpt["embedding.word_embeddings.weight"],
         "model.norm.weight": gpt["decoder.final_layernorm.weight"],
-        "score.weight": gpt["output_layer.weight"],
     }
+    if "output_layer.hidden.weight" in gpt:
+        layers = {"score.0": "output_layer.hidden", "score.2": "output_layer"}
+        named |= {f"{hf}.{kind}": gpt[f"{of}.{kind}"] for hf, of in layers.items() for kind in ("weight", "bias")}
+    else:
+        named["score.weight"] = gpt["output_layer.weight"]
     for i in range(config.num_hidden_layers):
         ours, theirs = f"decoder.layers.{i}.", f"model.layers.{i}."
         named |= {theirs + hf: gpt[ours + megatron] for hf, megatron in LAYERS.items()}

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from tests.support.hf_models import save
 from tests.support.layouts import CP2, PP2, SMALL_LLAMA, SMALL_STREAMS, SP, TP2, checkpoint, common
 from tests.support.runs import Run
 from tests.support.sources import write
@@ -12,12 +14,20 @@ from tests.support.sources import write
 STEPS = 4
 ATTRIBUTES = ("helpfulness", "verbosity")
 WEIGHTS = (0.75, -0.25)
+HIDDEN_SIZE = 24
+"""Of a head of two layers."""
+HEAD = [
+    f"model.reward_head.attributes=[{','.join(ATTRIBUTES)}]",
+    f"model.reward_head.weights=[{','.join(map(str, WEIGHTS))}]",
+]
 SIGNALS: dict[str, list[str]] = {
     "lists": ["model.loss.kind=plackett_luce"],
-    "attributes": [
-        "model.loss.kind=regression",
-        f"model.reward_head.attributes=[{','.join(ATTRIBUTES)}]",
-        f"model.reward_head.weights=[{','.join(map(str, WEIGHTS))}]",
+    "attributes": ["model.loss.kind=regression", *HEAD],
+    "two layers": ["model.loss.kind=regression", *HEAD, f"model.reward_head.hidden_size={HIDDEN_SIZE}"],
+    "pairs and attributes": [
+        "model.loss.regression_coefficient=0.3",
+        "model.data.attribute_keys.helpfulness=[chosen_help,rejected_help]",
+        *HEAD,
     ],
     "scores": ["model.loss.kind=regression", "model.loss.regression_error=bce"],
     "davidson": ["model.loss.kind=davidson", "model.loss.tie=0.7"],
@@ -29,6 +39,7 @@ SIGNALS: dict[str, list[str]] = {
     "lists and scores": ["model.loss.kind=plackett_luce", "model.loss.regression_coefficient=0.3"],
 }
 FILES = {
+    "pairs and attributes": "pairs",
     "soft labels": "pairs",
     "strengths": "pairs",
     "hinge": "pairs",
@@ -42,16 +53,25 @@ LAYOUTS: dict[int, dict[str, list[str]]] = {
     2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "CP2": CP2, "DP2": []},
 }
 ADAPTED = "learnt ties beside adapters"
-AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties")
+VALIDATED = ("lists", "attributes")
+"""Signals whose runs have held-out lists."""
+TWO_LAYERS_ADAPTED = "two layers beside adapters"
+STARTS = {
+    "pairs and attributes": "initial attributes",
+    "attributes": "initial attributes",
+    "two layers": "initial two layers",
+}
+"""Signal -> the run that it starts from, where that is not `initial`."""
+AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties", "two layers")
 ELSEWHERE = [f"{signal}: {layout}" for signal in AT_ALL_LAYOUTS for named in LAYOUTS.values() for layout in named]
 
 
-def rows_of(kind: str) -> list[dict[str, Any]]:
+def rows_of(kind: str, numbers: range = range(60)) -> list[dict[str, Any]]:
     """Prompts with two to five answers, with scores from 0 to 1 and attributes, of which some are not known."""
-    draw = random.Random(5)
+    draw = random.Random(5 + numbers[0])
     words = ["tea", "some milk", "rice and soup with peas", "a plum", "nothing at all"]
     rows: list[dict[str, Any]] = []
-    for i in range(60):
+    for i in numbers:
         asked = [{"role": "user", "content": f"What of {i}?"}]
         texts = [f"{word} {i}" for word in draw.sample(words, draw.randint(2, 5) if kind == "lists" else 2)]
         answers = [[{"role": "assistant", "content": text}] for text in texts]
@@ -69,22 +89,27 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
             rows.append({"conversation_a": sides[0], "conversation_b": sides[1], "winner": winner})
         else:
             row = {"prompt": asked, "chosen": answers[0], "rejected": answers[1]}
-            rows.append(row | {"preference": draw.choice([1, 0.8, 0.5, 0.1]), "margin": draw.randint(1, 3)})
+            row |= {"preference": draw.choice([1, 0.8, 0.5, 0.1]), "margin": draw.randint(1, 3)}
+            values = {"chosen_help": i % 5, "rejected_help": [None, 2, 1][i % 3], "verbosity": [i % 4, 3 - i % 4]}
+            rows.append(row | values)
     return rows
 
 
 def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     files = {kind: write(folder / f"{kind}.jsonl", rows_of(kind)) for kind in ("lists", "pairs", "ties")}
+    held_out = write(folder / "held_out.jsonl", rows_of("lists", range(100, 130)))
     plan: dict[int, list[Run]] = {1: [], 2: []}
 
     def run(name: str, signal: str, num_ranks: int, extra: Sequence[str]) -> Run:
-        data = [f"model.data.train={files[FILES.get(signal, 'lists')]}", "trainer.limit_val_batches=0"]
+        data = [f"model.data.train={files[FILES.get(signal, 'lists')]}"]
+        validates = signal in VALIDATED and name != "initial"
+        data.append(f"model.data.validation.held_out={held_out}" if validates else "trainer.limit_val_batches=0")
         return Run([*common(dataset, folder / name, num_ranks), *data, *SIGNALS[signal], *extra])
 
-    for start, signal in (("initial", "lists"), ("initial attributes", "attributes")):
+    for start, signal in {"initial": "lists", **{start: signal for signal, start in STARTS.items()}}.items():
         plan[1].append(run(start, signal, 1, [*SMALL_LLAMA, "trainer.max_steps=1"]))
     for signal in SIGNALS:
-        own = "initial attributes" if signal == "attributes" else "initial"
+        own = STARTS.get(signal, "initial")
         starts = [f"model.restore_from_path={checkpoint(folder / own, 1)}", f"trainer.max_steps={STEPS}"]
         plan[1].append(run(signal, signal, 1, starts))
         for num_ranks, layouts in LAYOUTS.items() if signal in AT_ALL_LAYOUTS else ():
@@ -93,6 +118,15 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
             ]
     adapted = [f"model.restore_from_path={checkpoint(folder / 'initial', 1)}", "trainer.max_steps=1"]
     plan[1].append(run(ADAPTED, "learnt ties", 1, [*adapted, "model.peft.peft_scheme=lora"]))
+    save(
+        "llama3.1, head size",
+        folder / "base",
+        classifier=False,
+        tokenizer=load_tokenizer(str(dataset / "tokenizer"), None),
+    )
+    lora = [f"model.restore_from_path={folder / 'base'}", "model.encoder_seq_length=512", "trainer.max_steps=2"]
+    lora += ["model.peft.peft_scheme=lora", f"model.reward_head.hidden_size={HIDDEN_SIZE}"]
+    plan[1].append(run(TWO_LAYERS_ADAPTED, "learnt ties", 1, [*lora, "model.optim.lr=1e-3"]))
     return plan
 
 

@@ -23,7 +23,7 @@ def stacked_gradients(model: Any) -> dict[str, torch.Tensor]:
     architecture = model.config.architecture
     gradients = {name: parameter.grad for name, parameter in model.module.named_parameters()}
     stacked = {}
-    for key, parts in architecture.family.table.items():
+    for key, parts in architecture.table.items():
         rest = key.removeprefix("decoder.layers.")
         layers = [f"decoder.layers.{i}.{rest}" for i in range(architecture.num_layers)]
         if parts.has_experts:

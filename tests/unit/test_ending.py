@@ -2,12 +2,13 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nemo_bt.config.load import load_settings
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.training.ending import tell_next
+from nemo_bt.training.ending import summarise, tell_next
 from nemo_bt.training.prepare import tell_long_warmup
 
 NEEDS = ["model=llama_4x256", "model.data.train=a.jsonl"]
@@ -74,3 +75,14 @@ def test_a_warm_up_that_lasts_to_the_end_is_told(tmp_path: Path, override: str, 
     assert ("rises to the end: the warm-up takes 7 steps, the run has 7." in " ".join(out.getvalue().split())) == (
         warmup == steps
     )
+
+
+def test_the_end_of_a_run_has_a_table_of_attributes() -> None:
+    validation = {"step": 3, "val/a/loss": 1.0, "val/a/margin": 0.5, "val/a/attribute/humour/known": 0.0}
+    validation |= {f"val/a/attribute/help/{key}": n for key, n in (("known", 1200.0), ("error", 0.5), ("reward", 2.0))}
+    out = io.StringIO()
+    sets: dict[str, Any] = {"a": None}
+    summarise(validation, sets, 1.0, Terminal(out))
+    lines = [line.split() for line in out.getvalue().splitlines()]
+    assert ["a", "help", "1,200", "0.5000", "2.0000"] in lines
+    assert ["a", "humour", "0", "-", "-"] in lines

@@ -4,13 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from nemo_bt.losses.regression import value_errors
 from nemo_bt.metrics import (
     MARGIN_LIMITS,
     NUM_SUMS,
     SUMS,
+    answer_means,
+    answer_sums,
+    attribute_means,
+    attribute_sums,
     margin_counts,
     means,
     means_by_source,
+    num_sums,
     pair_sums,
     with_order,
 )
@@ -104,3 +110,49 @@ def test_lists_add_the_share_of_their_ordered_pairs_and_ties_of_the_data_add_not
     assert means_by_source([second, unordered], ["a", "b"]).keys() == {
         *(f"source/a/{key}" for key in ("loss", "accuracy", "pairs")), "source/b/loss", "source/b/pairs"
     }  # fmt: skip
+
+
+def test_attributes_are_measured_where_they_are_known() -> None:
+    """Two lists of two and one answers, of two sources; of the second attribute the first source knows nothing."""
+    nan = float("nan")
+    reward_PKA = torch.tensor([[[1.0, 5.0], [3.0, 6.0]], [[2.0, 1.0], [0.0, 0.0]]])
+    value_PKA = torch.tensor([[[0.0, nan], [nan, nan]], [[4.0, 1.5], [nan, nan]]])
+    error_PKA = value_errors(reward_PKA, value_PKA, "mse")
+    sums_SM = attribute_sums(reward_PKA, value_PKA, error_PKA, torch.tensor([1, 0]), num_sources=2)
+    assert sums_SM.tolist() == [[1, 4, 2, 1, 0.25, 1], [1, 1, 1, 0, 0, 0]]
+    whole_M = [0.0] * NUM_SUMS + sums_SM.sum(0).tolist()
+    assert len(whole_M) == num_sums(2)
+    assert attribute_means(whole_M, ["a", "b"]) == {
+        "attribute/a/known": 2, "attribute/a/error": 2.5, "attribute/a/reward": 1.5,
+        "attribute/b/known": 1, "attribute/b/error": 0.25, "attribute/b/reward": 1.0,
+    }  # fmt: skip
+    assert margin_counts(whole_M) == [0] * (len(MARGIN_LIMITS) + 1)
+    of_pairs = torch.cat([sums_of(*torch.rand(3, 2)).expand(2, -1), sums_SM], dim=1).tolist()
+    of_first = {"loss", "accuracy", "pairs", "attribute/a/known", "attribute/a/error", "attribute/a/reward"}
+    found = means_by_source(of_pairs, ["x", "y"], ["a", "b"])
+    assert {key.removeprefix("source/y/") for key in found if "/y/" in key} == of_first | {"attribute/b/known"}
+    assert (found["source/y/attribute/a/error"], found["source/x/attribute/b/error"]) == (1.0, 0.25)
+
+
+def test_no_comparison_says_nothing_of_attributes() -> None:
+    nothing_PKA = torch.empty(0, 2, 3)
+    none = attribute_sums(nothing_PKA, nothing_PKA, nothing_PKA, torch.empty(0, dtype=torch.int64), num_sources=1)
+    assert none.tolist() == [[0.0] * 9]
+
+
+def test_the_error_of_a_value_in_nats_is_its_cross_entropy() -> None:
+    found = value_errors(torch.tensor([0.0, 2.0, 9.0]), torch.tensor([0.25, 1.0, float("nan")]), "bce").tolist()
+    assert found == pytest.approx([np.log(2), np.log1p(np.exp(-2)), 0.0])
+
+
+def test_all_answers_of_lists_are_counted_and_those_that_are_not_there_are_not() -> None:
+    reward_PK, is_there_PK = torch.tensor([[3.0, 1.0, 0.0], [2.0, 4.0, 9.0]]), torch.ones(2, 3, dtype=torch.bool)
+    is_there_PK[0, 2] = False
+    sums_SM = answer_sums(reward_PK, is_there_PK, torch.tensor([1, 0]), num_sources=2)
+    assert sums_SM.tolist() == [[3, 15, 101], [2, 4, 10]]
+    assert answer_sums(reward_PK, None, torch.tensor([0, 0]), num_sources=1).tolist() == [[6, 19, 111]]
+    whole_M = [0.0] * num_sums(1) + sums_SM.sum(0).tolist()
+    assert len(whole_M) == num_sums(1, has_lists=True)
+    std = np.std([3, 1, 2, 4, 9])
+    assert answer_means(whole_M, 1) == {"answers": 5, "reward_mean": 3.8, "reward_std": pytest.approx(std)}
+    assert answer_means([0.0] * num_sums(1, has_lists=True), 1) == answer_means([0.0] * num_sums(1), 1) == {}

@@ -28,6 +28,21 @@ def test_parameters_of_all_ranks_are_the_published_number(tp: int, pp: int) -> N
     assert elements == BACKBONE + 4096
 
 
+def test_a_hidden_layer_of_the_head_is_counted_where_the_head_is() -> None:
+    model = settings_of("model.pipeline_model_parallel_size=2").model
+    heads = [
+        {p.name: p.num_elements for part in rank_parameters(architecture_of(config), model, 1) for p in part}
+        for config in (LLAMA3_8B, LLAMA3_8B | {"reward_head_hidden_size": 1024})
+    ]
+    added = {name: number for name, number in heads[1].items() if heads[0].get(name) != number}
+    assert added == {
+        "output_layer.weight": 1024,
+        "output_layer.bias": 1,
+        "output_layer.hidden.weight": 1024 * 4096,
+        "output_layer.hidden.bias": 1024,
+    }
+
+
 def test_bytes_of_mixed_precision() -> None:
     settings = settings_of("trainer.precision=bf16-mixed", "model.optim.name=distributed_fused_adam")
     (part,) = parts = rank_parameters(architecture_of(LLAMA3_8B), settings.model, 0)

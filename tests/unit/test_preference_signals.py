@@ -133,6 +133,48 @@ def test_attributes_come_with_each_answer(tmp_path: Path, tokenizer: Any) -> Non
     assert (lists.groups([0])[0].comparisons[0].scores, dropped(lists)) == ((4.0, 2.0), {"unscored": 1})
 
 
+def attributes_of_all(pairs: PairSet) -> list[list[tuple[float, ...]]]:
+    return [[*pairs.groups([i])[0].comparisons[0].attributes] for i in range(len(pairs.epoch))]
+
+
+def test_attributes_of_named_pairs_stand_in_two_columns_or_lists_of_two(tmp_path: Path, tokenizer: Any) -> None:
+    """UltraFeedback's binarized rows, and PKU-SafeRLHF's, whose verdict may turn the two round."""
+    head = f"model.reward_head.attributes={HELPSTEER}"
+    binarized = [
+        {"prompt": "q", "chosen": "good", "rejected": "bad", "score_chosen": 8.5, "score_rejected": "N/A",
+         "verbosity": [3, 1]},
+        {"prompt": "q", "chosen": "good", "rejected": "worse", "score_chosen": 7, "score_rejected": None},
+    ]  # fmt: skip
+    keys: Any = {"helpfulness": ["score_chosen", "score_rejected"]}
+    for kind in (ANSWERS, "model.loss.regression_coefficient=1"):
+        file = write(tmp_path / "binarized.jsonl", binarized)
+        first, second = attributes_of_all(open_set(file, tokenizer, kind, head, attribute_keys=keys))
+        assert np.array_equal(first, [[8.5, 3], [math.nan, 1]], equal_nan=True)
+        assert np.array_equal(second, [[7, math.nan], [math.nan] * 2], equal_nan=True)  # of its own row
+
+    safe = [
+        {"prompt": f"q{n}", "response_0": "a", "response_1": "b", "better_response_id": n,
+         "response_0_severity_level": 3, "response_1_severity_level": 1}
+        for n in (0, 1)
+    ]  # fmt: skip
+    keys = {"severity": ["response_0_severity_level", "response_1_severity_level"]}
+    pairs = open_set(write(tmp_path / "s.jsonl", safe), tokenizer, ANSWERS, "model.reward_head.attributes=[severity]",
+                     attribute_keys=keys)  # fmt: skip
+    assert attributes_of_all(pairs) == [[(3,), (1,)], [(1,), (3,)]]
+    assert [answers[0][0] for answers in compared(pairs, tokenizer)] == ["a", "b"]
+
+
+def test_attributes_of_several_chosen_answers_are_lists_and_fields_are_paths(tmp_path: Path, tokenizer: Any) -> None:
+    several = [{"prompt": "q", "chosen": ["a", "b"], "rejected": ["c"], "of": {"chosen": [4, 3]}, "other": 1}]
+    head = "model.reward_head.attributes=[help]"
+    pairs = open_set(write(tmp_path / "rows.jsonl", several), tokenizer, ANSWERS, head,
+                     attribute_keys={"help": ["of.chosen", "other"]})  # fmt: skip
+    assert attributes_of_all(pairs) == [[(4,), (1,)], [(3,), (1,)]]
+    first_is_best = [{"instruction": "q", "input": "", "output": ["a", "b", "c"], "help": [4, 2, None]}]
+    ordered = open_set(write(tmp_path / "ordered.jsonl", first_is_best), tokenizer, ANSWERS, head)
+    assert np.array_equal(attributes_of_all(ordered), [[[4], [2]], [[4], [math.nan]]], equal_nan=True)
+
+
 def test_one_source_of_a_mixture_may_lack_an_attribute(tmp_path: Path, tokenizer: Any) -> None:
     rows = {"a": [ranked(0, [1, 0], helpfulness=[3, 4])], "b": [ranked(1, [1, 0], verbosity=[1, 2])]}
     files = [write(tmp_path / f"{name}.jsonl", own) for name, own in rows.items()]

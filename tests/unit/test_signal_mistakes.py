@@ -14,9 +14,11 @@ from tests.support.sources import open_set, write
 
 LISTS = "model.loss.kind=plackett_luce"
 ANSWERS = "model.loss.kind=regression"
+MONITORED = "exp_manager.checkpoint_callback_params={save_top_k: 1, monitor: val/v/attribute/humour/error, mode: min}"
 
 
 FEW = [ranked(i, [1.0, 0.0], helpfulness=[3, 4]) for i in range(3)]
+RATED = [{"prompt": "q", "chosen": "good", "rejected": "bad", "chosen_help": 4, "rejected_help": 1}]
 NAMED = [{"prompt": "q", "chosen": "good", "rejected": "bad", "margin": 4}]
 
 
@@ -46,6 +48,31 @@ def test_what_cannot_feed_a_loss_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("rows", "attribute", "key", "message"),
+    [
+        (RATED, "help", ["chosen_help", "rejected_hlep"],
+         r"rows\.jsonl: model\.data\.attribute_keys\.help=\[chosen_help,rejected_hlep\], but there is no column "
+         r"rejected_hlep: found chosen, chosen_help, .*Where other sources have them, set it in these alone"),
+        (FEW, "help", ["a", "b"],
+         r"two columns are for rows of two responses, and these have format ranked\. Give one column"),
+        (RATED, "chosen_help", "chosen_help",
+         r"'chosen_help' is 4, expected a value for each of two responses, in a list"),
+        (RATED, "help", "help", r"no answer of rows has 'help'\. Set .*\.help to its column, .* the two columns of"),
+        ([RATED[0] | {"chosen": ["good", "better"]}], "help", ["chosen_help", "rejected_help"],
+         r"'chosen_help' has 1 values for 2 responses"),
+        ([RATED[0] | {"chosen_help": True}], "help", ["chosen_help", "rejected_help"],
+         r"'chosen_help' is bool, expected"),
+    ],
+)  # fmt: skip
+def test_columns_that_hold_no_values_of_two_responses_are_refused(
+    tmp_path: Path, tokenizer: Any, rows: list[Any], attribute: str, key: Any, message: str
+) -> None:
+    head = f"model.reward_head.attributes=[{attribute}]"
+    with pytest.raises(UserError, match=message):
+        open_set(write(tmp_path / "rows.jsonl", rows), tokenizer, ANSWERS, head, attribute_keys={attribute: key})
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ([LISTS, "model.loss.margin=true"], r"loss\.margin: model\.loss\.kind=plackett_luce does not read it, bradley"),
@@ -56,11 +83,21 @@ def test_what_cannot_feed_a_loss_is_refused(
         (["model.loss.kind=hinge", "model.data.pairs.keep_ties=true"], r"pairs\.keep_ties: model\.loss\.kind=hinge"),
         (["model.loss.kind=davidson", "model.data.preference_key=p"], r"preference_key: model\.loss\.kind=davidson"),
         (["model.loss.kind=hinge", "model.loss.margin=true", "model.loss.hinge_margin=2"], "both are the lead"),
+        (
+            ["model.data.validation.v=b.parquet", "model.reward_head.attributes=[help]", MONITORED],
+            r"expected a metric of a validation set, val/v/attribute/help/error or val/v/attribute/help/reward",
+        ),
     ],
 )
 def test_what_a_loss_does_not_read_is_refused_by_name(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_equations(load_settings("train", ["model=llama_4x256", "model.data.train=a.parquet", *overrides]))
+
+
+@pytest.mark.parametrize("attributes", ["[humour]", "[]"])
+def test_an_attribute_that_a_head_has_can_be_monitored(attributes: str) -> None:
+    known = ["model.data.validation.v=b.parquet", f"model.reward_head.attributes={attributes}", MONITORED]
+    check_equations(load_settings("train", ["model=llama_4x256", "model.data.train=a.parquet", *known]))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +106,7 @@ def test_what_a_loss_does_not_read_is_refused_by_name(overrides: list[str], mess
         ("model.reward_head={attributes: [a, a]}", "expected names, each once"),
         ("model.reward_head={attributes: [a, b], weights: [1]}", "expected one for each of 2 attributes"),
         ("model.reward_head={attributes: [a], weights: [0]}", "expected one other than 0"),
+        ("model.data.attribute_keys.a=[x]", "attribute_keys"),
         ("model.loss.scale={x: 1}", "expected numbers for strengths"),
         ("model.loss.scale={}", "or a map with a factor for each strength"),
         ("model.loss.scale={1: -1}", "expected a factor of 0 or more for each strength"),

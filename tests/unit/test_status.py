@@ -126,3 +126,16 @@ def test_the_best_checkpoint_is_marked_and_an_ended_run_has_no_time_left(tmp_pat
         assert (f"step 6 {measured}; left" if is_left else f"step 7 {measured} at step 6") in text
         assert "without a manifest, best: val/a/accuracy 0.9000" in text
         assert text.count("best:") == 1
+
+
+def test_attributes_have_their_errors_and_no_order_no_accuracy(tmp_path: Path) -> None:
+    append_event(tmp_path, "started", step=0, of_steps=30, ranks=1, software={})
+    validated = {"step": 2, "val/hh/loss": 0.5, "val/hh/attribute/a/b/error": 0.25, "val/hh/attribute/a/b/known": 3.0}
+    validated |= {"val/hh/attribute/none/known": 0.0}
+    lines = [{"step": 2, "train/loss": 0.5, "train/step_time_s": 9.0}, validated]
+    (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = io.StringIO()
+    show_status(tmp_path, False, Terminal(out))
+    shown = " ".join(out.getvalue().split())
+    assert "2 of 30 loss 0.5000; left" in shown
+    assert "validation hh loss 0.5000 error of a/b 0.2500, none - at step 2" in shown

@@ -18,10 +18,10 @@ from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.mean import AVERAGED_FROM
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.pretrained.resolve import InitialWeights, find_pretrained, open_weights
-from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digest_of, was_trained_on
+from nemo_bt.pretrained.trained_head import TRAINED_HEAD, digests_of, was_trained_on
 from nemo_bt.scoring.reward_statistics import KEY
 from tests.support.converted import to_nemo
-from tests.support.hf_models import save
+from tests.support.hf_models import build
 
 
 def opened(folder: Path) -> InitialWeights:
@@ -30,9 +30,16 @@ def opened(folder: Path) -> InitialWeights:
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose config.json tells of a training, and of the head that it had at its end."""
-    folder = save("qwen2", tmp_path_factory.mktemp("head") / "export")
-    told = {"text_settings": {"join": " "}, TRAINED_HEAD: digest_of(opened(folder))}
+    """A folder whose config.json tells of a training, and of the head that it had at its end.
+
+    fp16 rounds one weight of it to fewer bits than bf16 has.
+    """
+    folder = tmp_path_factory.mktemp("head") / "export"
+    model = build("qwen2")
+    with torch.no_grad():
+        model.score.weight[0, 0] = 1.08e-6
+    model.save_pretrained(folder)
+    told = {"text_settings": {"join": " "}, TRAINED_HEAD: digests_of(opened(folder))}
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | told))
     return folder
@@ -56,10 +63,22 @@ def adapted(model: Any) -> Any:
         (lambda model: model, False),
         (lambda model: model.to(torch.bfloat16), False),
         (lambda model: model.to(torch.bfloat16).float(), False),
+        (lambda model: model.to(torch.float16), False),
+        (lambda model: model.to(torch.float16).to(torch.bfloat16), False),
+        (lambda model: model.to(torch.bfloat16).to(torch.float16).float(), False),
         (stepped, True),
         (adapted, True),
     ],
-    ids=["saved again", "cast", "cast there and back", "a step", "adapters"],
+    ids=[
+        "saved again",
+        "cast",
+        "cast there and back",
+        "in fp16",
+        "in fp16, then bf16",
+        "in bf16, then fp16",
+        "a step",
+        "adapters",
+    ],
 )
 def test_a_model_that_was_trained_on_is_told_from_one_that_was_saved_again(
     export: Path, tmp_path: Path, change: Callable[[Any], Any], expected: bool
@@ -107,4 +126,4 @@ def test_what_a_model_no_longer_is_is_left_out(export: Path, tmp_path: Path) -> 
     later = opened(tmp_path / "later")
     kept = as_it_is(later, Terminal(None)).pretrained.hf_config
     assert later.pretrained.hf_config.keys() - kept.keys() == {KEY, AVERAGED_FROM}
-    assert kept[TRAINED_HEAD] == config[TRAINED_HEAD] != digest_of(later)  # so that scoring goes on to warn
+    assert kept[TRAINED_HEAD] == config[TRAINED_HEAD] != digests_of(later)  # so that scoring goes on to warn

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from nemo_bt.config.data import RowSettings
+from nemo_bt.data.formats.attributes import of_two
 from nemo_bt.data.formats.format import Format
 from nemo_bt.data.formats.key_hints import keys_to_set
 from nemo_bt.data.formats.left_over import left_over, refusal
@@ -85,6 +86,8 @@ def detect(
             raise _not_in_pairs(name, rows, lines[0])
     if not fitting:
         raise _unknown(name, rows, columns, keys, types)
+    have = columns.keys() | (types or {}).keys()
+    fitting = of_two(name, {form: FORMATS[form] for form in fitting}, have, keys)
     left: dict[str, list[str]] = {}
     for form in fitting:
         read = {column.split(".")[0] for column in _read(FORMATS[form], keys)} | set(keys.ignore_columns)

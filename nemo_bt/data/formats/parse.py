@@ -10,17 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from nemo_bt.config.data import RowSettings
+from nemo_bt.data.formats.attributes import attributes_of, with_attributes, with_attributes_of_two
 from nemo_bt.data.formats.format import Format, Row, Verdict
 from nemo_bt.data.formats.prompts import Prompt, answered, in_context, prompt_at
 from nemo_bt.data.formats.responses import Chat, Preference, PromptGroup, Side, Text
-from nemo_bt.data.formats.scores import (
-    attributes_of,
-    given_scores,
-    not_negative,
-    preference_of,
-    score_columns,
-    score_of,
-)
+from nemo_bt.data.formats.scores import given_scores, not_negative, preference_of, score_columns, score_of
 from nemo_bt.data.formats.turns import as_conversation, as_messages, text_side, turns_in, whole_text
 from nemo_bt.data.formats.values import has_value, list_at, number_at, value_at
 from nemo_bt.data.read.drop_report import RowError
@@ -47,7 +41,8 @@ def parse(row: Row, number: int, form: Format, keys: RowSettings, chat: bool) ->
         return PromptGroup([side], [number], scores, margins=[0.0], weights=[1.0])
     sides = responses(row, form, keys, chat)
     if form.in_order:
-        return pairs_of(row, number, keys, sides[:1], sides[1:])
+        group = pairs_of(row, number, keys, sides[:1], sides[1:])
+        return with_attributes(group, [attributes_of(holder, keys) for holder in _holders(row, form, keys, len(sides))])
     if not form.has_scores:
         return PromptGroup(sides, [number] * len(sides))
     if keys.preference_key:
@@ -95,6 +90,7 @@ def several(value: Any) -> list[Any]:
 def _compared(row: Row, number: int, form: Format, keys: RowSettings, chat: bool) -> PromptGroup:
     """Read two responses, or some good and some bad ones."""
     first, second = _sides(row, form, keys, chat)
+    num_sides = len(first), len(second)
     scores = _scores_of_two(row, form, keys)
     if scores and scores[0] != scores[1] and form.strength:
         is_second = scores[1] > scores[0]
@@ -105,7 +101,8 @@ def _compared(row: Row, number: int, form: Format, keys: RowSettings, chat: bool
         scores = scores and (scores[1], scores[0])
     if scores and scores[0] < scores[1]:
         raise RowError("type", f"the chosen one has the lower score, {scores[0]:g} < {scores[1]:g}")
-    return pairs_of(row, number, keys, first, second, scores, form.compares_whole)
+    group = pairs_of(row, number, keys, first, second, scores, form.compares_whole)
+    return with_attributes_of_two(group, row, keys, num_sides, is_second)
 
 
 def _sides(row: Row, form: Format, keys: RowSettings, chat: bool) -> tuple[list[Side], list[Side]]:
@@ -201,7 +198,7 @@ def _holders(row: Row, form: Format, keys: RowSettings, num_responses: int) -> l
     if entries and all(isinstance(entry, dict) and "role" not in entry for entry in entries):
         return entries
     holders: list[Row] = [{} for _ in range(num_responses)]
-    for name in (*score_columns(keys), *keys.attribute_keys.values()):
+    for name in (*score_columns(keys), *map(str, keys.attribute_keys.values())):
         values = row.get(name)
         if isinstance(values, list):
             if len(values) != num_responses:

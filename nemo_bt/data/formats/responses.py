@@ -44,6 +44,8 @@ class Preference(NamedTuple):
         weight: factor on the loss.
         scores: those of the sides, where they have any.
         preference: probability that the first of a pair is better.
+        attributes: values of each side of a pair that rows name, NaN where one is not known; those of others stand in
+            `PromptGroup.attributes`.
     """
 
     sides: tuple[int, ...]
@@ -52,6 +54,7 @@ class Preference(NamedTuple):
     weight: float = 1.0
     scores: tuple[float, ...] | None = None
     preference: float = 1.0
+    attributes: tuple[tuple[float, ...], ...] = ()
 
     @property
     def chosen(self) -> int:

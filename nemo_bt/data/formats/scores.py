@@ -6,19 +6,17 @@ import math
 from typing import Any
 
 from nemo_bt.config.data import RowSettings
-from nemo_bt.data.formats.values import as_number, has_value, list_at, number_at, value_at
+from nemo_bt.data.formats.values import as_number, has_value, list_at, number_at
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.errors import UserError
-
-_UNKNOWN = ("", "N/A", "n/a", "NaN", "nan", "None")
-"""How data sets write that an attribute is not known."""
 
 
 def score_columns(keys: RowSettings) -> list[str]:
     """List the names under which scores, ranks and attributes are looked for."""
     names = [keys.score_key] if isinstance(keys.score_key, str) else list(keys.score_key)
     scores = [name for key in (*names, keys.rank_key) for name in (key, f"{key}s")]
-    return [*scores, *(key.split(".")[0] for key in keys.attribute_keys.values())]
+    attributes = [name for key in keys.attribute_keys.values() for name in ([key] if isinstance(key, str) else key)]
+    return [*scores, *(name.split(".")[0] for name in attributes)]
 
 
 def score_of(holder: dict[str, Any], keys: RowSettings) -> float:
@@ -41,17 +39,6 @@ def score_of(holder: dict[str, Any], keys: RowSettings) -> float:
     if rank < 0:
         raise RowError("type", f"'{name}' is {rank:g}, expected a rank: 1 or 0 for the best, and more for others")
     return -rank
-
-
-def attributes_of(holder: dict[str, Any], keys: RowSettings) -> tuple[float, ...]:
-    """Give the value of each attribute; NaN where it is not there, or is said to be unknown."""
-    return tuple(_known(holder, key) for key in keys.attribute_keys.values())
-
-
-def _known(holder: dict[str, Any], key: str) -> float:
-    value = value_at(holder, key) if has_value(holder, key) else None
-    is_unknown = value is None or value in _UNKNOWN or (isinstance(value, float) and math.isnan(value))
-    return math.nan if is_unknown else as_number(value, key)
 
 
 def preference_of(row: dict[str, Any], keys: RowSettings) -> float:

@@ -128,7 +128,7 @@ def _facts(group: PromptGroup, pair: Preference) -> Facts:
         preference=pair.preference,
         weight=pair.weight,
         scores=pair.scores or (),
-        attributes=tuple(group.attributes[side] for side in pair.sides) if group.attributes else (),
+        attributes=pair.attributes or tuple(group.attributes[side] for side in pair.sides if group.attributes),
     )
 
 

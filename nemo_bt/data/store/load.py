@@ -13,7 +13,7 @@ import numpy as np
 from nemo_bt.batching.sampling import Ints
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.length import length_limit
-from nemo_bt.config.loss import WITH_TIES, RewardHeadSettings
+from nemo_bt.config.loss import WITH_TIES
 from nemo_bt.config.model import Settings
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.store.cache import CachedSource, cache_folder, open_source
@@ -26,7 +26,7 @@ from nemo_bt.data.tokenize.templates import told
 from nemo_bt.data.tokenize.tokenizer import AUTO, digest_of_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.hf_config import HfConfig, attribute_weights, positions_of
+from nemo_bt.pretrained.hf_config import HfConfig, head_settings, positions_of
 
 
 def load_sets(
@@ -71,9 +71,8 @@ def load_sets(
 
 
 def as_the_model(settings: Settings, hf_config: HfConfig) -> Settings:
-    """Give the settings with what the model decides: its positions, where it has a limit, and its attributes."""
-    weights = attribute_weights(hf_config)
-    head = RewardHeadSettings(attributes=list(weights), weights=list(weights.values()) or None)
+    """Give the settings with what the model decides: its positions, where it has a limit, and its head."""
+    head = head_settings(hf_config)
     positions = positions_of(hf_config)
     return replace(settings, model=replace(settings.model, max_position_embeddings=positions, reward_head=head))
 

@@ -66,12 +66,12 @@ def _check_attributes(
     """Check that each attribute is known of some answers of a set, and say of how many it is not."""
     for number, attribute in enumerate(attributes):
         column = f"{ATTRIBUTE}{number}"
-        if all(np.isnan(part.sides[column]).all() for part in parts):
+        if parts and all(np.isnan(part.sides[column]).all() for part in parts):
             of = ", ".join(part.name for part in parts)
             raise UserError(
                 f"model.reward_head.attributes: no answer of {of} has '{attribute}'. Set "
-                f"model.data.attribute_keys.{attribute} to its column, or field of completions, of rows that have "
-                "answers with values each; or take it out."
+                f"model.data.attribute_keys.{attribute} to its column, or field of completions, or to the two columns "
+                "of chosen and rejected; or take it out."
             )
         for part in parts:
             values = part.sides[column]

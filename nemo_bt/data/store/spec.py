@@ -27,7 +27,7 @@ class EncodingSpec:
         limit: longest conversation.
         length_policy: drop, truncate_prompt_left or error.
         takes: pairs, lists or answers, as model.loss.kind asks.
-        attributes: columns, or fields of completions, that have them.
+        attributes: columns, fields of completions, or the two columns of both responses, that have them.
         weights: weight of each in the score of an answer that the rows do not score themselves.
         judged: columns that are read, or of which the first rows have shown that they may be left out; any other is
             looked at where it first holds something. None where the rows come from a class of one's own.
@@ -39,7 +39,7 @@ class EncodingSpec:
     limit: LengthLimit
     length_policy: str
     takes: str = "pairs"
-    attributes: tuple[str, ...] = ()
+    attributes: tuple[str | list[str], ...] = ()
     weights: tuple[float, ...] = ()
     judged: frozenset[str] | None = None
 

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 
 from nemo_bt.config.run import TrainerSettings
 from nemo_bt.flops import training_flops
-from nemo_bt.metrics import margin_counts, means, means_by_source
+from nemo_bt.metrics import answer_means, attribute_means, margin_counts, means, means_by_source
 from nemo_bt.observability.metrics_log import MetricsLog
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.training.callbacks.spikes import LossSpikes
@@ -108,7 +108,9 @@ class Monitor(pl.Callback):
         values |= self._throughput(pl_module)
         if self.sampler.skipped_steps:
             values["skipped_steps"] = self.sampler.skipped_steps
-        values |= means_by_source(sums_SM, trainer.datamodule.train.source_names)
+        attributes = trainer.lightning_module.attributes
+        values |= answer_means(sums_M, len(attributes)) | attribute_means(sums_M, attributes)
+        values |= means_by_source(sums_SM, trainer.datamodule.train.source_names, attributes)
         named = {f"train/{key}": value for key, value in values.items()}
         self.metrics_log.write(trainer, step, named, {"train/margins": margin_counts(sums_M)})
         left_s = (self.num_steps - step) * self._run_s / self._run_steps

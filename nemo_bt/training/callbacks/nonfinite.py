@@ -24,7 +24,7 @@ class NonFiniteGuard(pl.Callback):
     """Keeps a step from the weights when the norm of its gradient is not finite.
 
     Megatron computes that norm over all gradients in every step, and has the same on every rank: none has to ask the
-    others. A loss that is not finite makes the gradient so (nemo_bt.model.reward_model).
+    others. A loss that is not finite makes the gradient so (nemo_bt.model.loss_reduction).
 
     Args:
         sampler: the sampler whose sums leave such a step out.

@@ -71,7 +71,8 @@ class RunState(pl.Callback):
         self.monitor.interval = dict(ranks[0]["interval"])
         for part in parts:
             for name, sums in part["sums"].items():
-                self.sampler.add_sums(name, torch.tensor([_as_now(sums_M) for sums_M in sums], dtype=torch.float64))
+                filled = [_as_now(sums_M, self.sampler.num_sums) for sums_M in sums]
+                self.sampler.add_sums(name, torch.tensor(filled, dtype=torch.float64))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the random state back only now: building the model drew random numbers."""
@@ -81,13 +82,16 @@ class RunState(pl.Callback):
             tensor_parallel.get_cuda_rng_tracker().set_states(self._random["tracker"])
 
 
-def _as_now(sums_M: list[float]) -> list[float]:
-    """Fill up a source's sums: those that an earlier version did not count are unknown, and its bins are empty."""
+def _as_now(sums_M: list[float], num_sums: int) -> list[float]:
+    """Fill up a source's sums to so many.
+
+    Those that an earlier version did not count are unknown; its bins are empty, and so is what it knew of attributes.
+    """
     if len(sums_M) == NUM_SUMS - 2:  # before ties were kept: every pair was ordered
         at = SUMS.index("ordered")
-        return [*sums_M[:at], sums_M[0], 0.0, *sums_M[at:]]
+        sums_M = [*sums_M[:at], sums_M[0], 0.0, *sums_M[at:]]
     unknown = [math.nan] * (len(SUMS) - len(sums_M))
-    return sums_M + unknown + [0.0] * (NUM_SUMS - len(sums_M) - len(unknown))
+    return sums_M + unknown + [0.0] * (num_sums - len(sums_M) - len(unknown))
 
 
 def _layout() -> list[int]:

@@ -9,8 +9,8 @@ import torch
 
 from nemo_bt.batching.sampling import validation_interval
 from nemo_bt.config.run import TrainerSettings
-from nemo_bt.metrics import margin_counts, means, means_by_source
-from nemo_bt.observability.metrics_log import MetricsLog
+from nemo_bt.metrics import answer_means, attribute_means, margin_counts, means, means_by_source
+from nemo_bt.observability.metrics_log import MetricsLog, told_errors
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.training.steps.data_module import PairSampler
 
@@ -79,17 +79,22 @@ class Validation(pl.Callback):
             return  # it was broken off
         record: dict[str, float] = {}
         margins = {}
+        attributes = trainer.lightning_module.attributes
         for name, sums_SM in zip(names, sums, strict=True):
             sums_M = [sum(column) for column in zip(*sums_SM, strict=True)]
             values = means(sums_M) | {"pairs": sums_M[0]}
             margins[f"val/{name}/margins"] = margin_counts(sums_M)
-            by_source = means_by_source(sums_SM, trainer.datamodule.validation[name].source_names)
-            record |= {f"val/{name}/{key}": value for key, value in (values | by_source).items()}
+            by_attribute = answer_means(sums_M, len(attributes)) | attribute_means(sums_M, attributes)
+            by_source = means_by_source(sums_SM, trainer.datamodule.validation[name].source_names, attributes)
+            named = values | by_attribute | by_source
+            record |= {f"val/{name}/{key}": value for key, value in named.items()}
             accuracy = f"accuracy {values['accuracy']:.4f}  " if "accuracy" in values else ""
             self.terminal.line(
                 f"  validation {name}: loss {values['loss']:.4f}  {accuracy}"
                 f"margin {values['margin']:+.3f}  ties {values['ties']:.0f}  of {sums_M[0]:,.0f} pairs"
             )
+            if attributes:
+                self.terminal.line(f"  validation {name}: error of {told_errors(record, name)}")
         self.record = {"step": trainer.global_step} | record
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in record.items()})
         self.metrics_log.write(trainer, trainer.global_step, record, margins)

@@ -20,7 +20,7 @@ from nemo_bt.batching.sampling import pairs_of_step, validation_batches
 from nemo_bt.batching.stream import PairStream
 from nemo_bt.config.model import Settings
 from nemo_bt.data.store.pair_set import PairSet
-from nemo_bt.metrics import NUM_SUMS
+from nemo_bt.metrics import num_sums
 from nemo_bt.training.steps.plan import build_streams, plan_step
 
 _BUILDER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="next step")
@@ -111,12 +111,20 @@ class PairSampler(DataSampler):
         sums_SM: this rank's part of the sums of nemo_bt.metrics since they were last taken, by set name.
         last: the step that runs or ran last.
         skipped_steps: steps that were left out, with those before a restart.
+        num_sums: numbers of a source's sums, M.
     """
 
     dataloader_type = "single"
 
-    def __init__(self, tokens_per_stream: int, num_sources: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        tokens_per_stream: int,
+        num_sources: Mapping[str, int],
+        num_attributes: int = 0,
+        has_lists: bool = False,
+    ) -> None:
         self.tokens_per_stream = tokens_per_stream
+        self.num_sums = num_sums(num_attributes, has_lists)
         self.num_sources = num_sources
         self.sums_SM: dict[str, Tensor] = {}
         self.last: StepBatch | None = None
@@ -165,7 +173,7 @@ class PairSampler(DataSampler):
     def take_sums(self, names: Sequence[str], device: torch.device) -> list[list[list[float]]]:
         """Add up the named sets' sums since the last call, by source: one all-reduce over all ranks, on each."""
         sizes = [self.num_sources[name] for name in names]
-        none = [torch.zeros(size, NUM_SUMS, dtype=torch.float64) for size in sizes]
+        none = [torch.zeros(size, self.num_sums, dtype=torch.float64) for size in sizes]
         own = [self.sums_SM.pop(name, zeros_SM).to(device) for name, zeros_SM in zip(names, none, strict=True)]
         sums = torch.cat(own)
         torch.distributed.all_reduce(sums)
@@ -178,7 +186,13 @@ class PairDataModule(pl.LightningDataModule):
     trainer: Any  # NeMo's, whose model has a config
 
     def __init__(
-        self, train: PairSet | None, validation: Mapping[str, PairSet], settings: Settings, num_steps: int, pad_id: int
+        self,
+        train: PairSet | None,
+        validation: Mapping[str, PairSet],
+        settings: Settings,
+        num_steps: int,
+        pad_id: int,
+        num_attributes: int = 0,
     ) -> None:
         super().__init__()
         self.train = train
@@ -188,7 +202,8 @@ class PairDataModule(pl.LightningDataModule):
         self.pad_id = pad_id
         sets = {**validation} | ({"train": train} if train else {})
         num_sources = {name: len(pairs.sources) for name, pairs in sets.items()}
-        self.data_sampler = PairSampler(settings.model.data.tokens_per_micro_batch, num_sources)
+        budget, has_lists = settings.model.data.tokens_per_micro_batch, settings.model.loss.takes != "pairs"
+        self.data_sampler = PairSampler(budget, num_sources, num_attributes, has_lists)
 
     def train_dataloader(self) -> DataLoader[StepBatch]:
         """Load steps from the one that the checkpoint stopped at."""
