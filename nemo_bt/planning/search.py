@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from nemo_bt.config.fp8 import row_multiple
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
@@ -22,7 +21,7 @@ from nemo_bt.planning.time import StepTime, step_time
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.training.layout_checks import check_layout
-from nemo_bt.training.steps.plan import layout_rules
+from nemo_bt.training.steps.plan import step_rules
 
 GIB = 2**30
 PERCENTILES = (50, 90, 99)
@@ -121,7 +120,7 @@ def _tried(
         check_layout(run, architecture)
     except UserError as error:
         return Rejected(model, str(error))
-    key = (run.data_parallel_size, *layout_rules(model, row_multiple(model)))
+    key = (run.data_parallel_size, *step_rules(run))
     if key not in seen:
         seen[key] = steps_of(run, pairs, run.plan.num_steps, architecture.hidden_size)
     steps = seen[key]
@@ -137,7 +136,7 @@ def _tried(
         return Rejected(model, _too_much(full, room) + _would_fit(found, longest, room, len(steps)), full.total)
     lengths = np.percentile([load.rows.tokens for load in loads], PERCENTILES)
     at = {
-        percentile: activations_peak(run, architecture, full.stage, scaled(loads, int(tokens), model), num_streams)
+        percentile: activations_peak(run, architecture, full.stage, scaled(loads, int(tokens), run), num_streams)
         for percentile, tokens in zip(PERCENTILES, lengths, strict=True)
     }
     parameters = {stage: rank_parameters(architecture, model, stage) for stage in stages}
@@ -158,14 +157,14 @@ def _tried(
     )
 
 
-def scaled(loads: Sequence[StreamLoad], tokens: int, model: ModelSettings) -> StreamRows:
+def scaled(loads: Sequence[StreamLoad], tokens: int, settings: Settings) -> StreamRows:
     """Make a stream of so many tokens like the densest of `loads`, and fill it up so that ranks share it."""
-    multiple = layout_rules(model, row_multiple(model)).tokens_multiple_of
+    multiple = step_rules(settings).tokens_multiple_of
     continuations, copied = (
         -(-tokens * max(getattr(load.rows, name) / load.rows.tokens for load in loads) // 1)
         for name in ("continuations", "copied")
     )
-    scored = -(-int(continuations) // model.context_parallel_size)
+    scored = -(-int(continuations) // settings.model.context_parallel_size)
     return StreamRows(-(-tokens // multiple) * multiple, int(continuations), scored, int(copied))
 
 
@@ -176,7 +175,7 @@ def fullest_rank(settings: Settings, architecture: Architecture, steps: Sequence
         steps: say how dense streams are, and how many there are.
         tokens: length of every stream.
     """
-    rows = scaled(_loads(steps), tokens, settings.model)
+    rows = scaled(_loads(steps), tokens, settings)
     ranks = [
         rank_memory(settings, architecture, stage, rows, _most_streams(steps)) for stage in _stages(settings.model)
     ]

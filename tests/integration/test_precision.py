@@ -17,7 +17,7 @@ from nemo_bt.config.loss import LossSettings
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.training.checks import check_settings
-from nemo_bt.training.steps.plan import layout_rules
+from nemo_bt.training.steps.plan import layout_rules, step_rules
 from tests.support.hf_models import build
 from tests.support.random_groups import random_groups
 from tests.support.runs import relative_difference
@@ -113,6 +113,17 @@ def test_streams_are_as_long_as_the_recipe_takes_them() -> None:
     assert multiple(*FP8, *TP2) == 32
     assert multiple(*FP8, *TP2[:2]) == 16
     assert multiple(*FP8, "trainer.devices=4", *TP2[1:], "model.context_parallel_size=2") == 64
+
+
+@pytest.mark.parametrize(
+    ("budget", "multiple"), [(99, 1), (300, 2), (6144, 32), (12_799, 64), (12_800, 128), (65_536, 128)]
+)
+def test_streams_on_gpus_have_few_lengths(budget: int, multiple: int) -> None:
+    """At most 1 % of the budget is filled up, and nothing on a CPU."""
+    named = [f"model.data.tokens_per_micro_batch={budget}", "model.encoder_seq_length=32"]
+    assert step_rules(settings_of(*named)).tokens_multiple_of == multiple <= max(1, budget / 100)
+    assert step_rules(settings_of(*named, "trainer.accelerator=cpu")).tokens_multiple_of == 1
+    assert step_rules(settings_of(*named, *FP8, "model.fp8_recipe=tensorwise")).tokens_multiple_of == max(16, multiple)
 
 
 def note_rows(rows: list[int], module: Any, inputs: Any, output: torch.Tensor) -> None:

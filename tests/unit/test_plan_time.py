@@ -129,9 +129,10 @@ def test_a_kernel_keeps_the_prefix_once_for_each_later_continuation() -> None:
 
 
 def test_a_longer_stream_of_the_same_kind_has_more_of_everything() -> None:
-    model = replace(plan_run_of("model=llama3_8b").model, context_parallel_size=2)
+    run = plan_run_of("model=llama3_8b", "trainer.accelerator=cpu")
+    run = replace(run, model=replace(run.model, context_parallel_size=2))
     loads = [StreamLoad(StreamRows(100, 6, 3, 100), 100, 1), StreamLoad(StreamRows(100, 2, 1, 190), 100, 1)]
-    assert scaled(loads, 1000, model) == StreamRows(1008, 60, 30, 1900)
+    assert scaled(loads, 1000, run) == StreamRows(1008, 60, 30, 1900)
 
 
 def test_a_pipelines_step_by_hand() -> None:
