@@ -49,6 +49,7 @@ LAYOUTS: dict[int, dict[str, list[str]]] = {
 }
 ADAPTED = "learnt ties beside adapters"
 TWO_LAYERS_ADAPTED = "two layers beside adapters"
+TWO_LAYERS_RESUMED = "two layers beside adapters, resumed"
 STARTS = {"attributes": "initial attributes", "two layers": "initial two layers"}
 """Signal -> the run that it starts from, where that is not `initial`."""
 AT_ALL_LAYOUTS = ("lists", "attributes", "learnt ties", "two layers")
@@ -110,7 +111,10 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     )
     lora = [f"model.restore_from_path={folder / 'base'}", "model.encoder_seq_length=512", "trainer.max_steps=2"]
     lora += ["model.peft.peft_scheme=lora", f"model.reward_head.hidden_size={HIDDEN_SIZE}"]
-    plan[1].append(run(TWO_LAYERS_ADAPTED, "learnt ties", 1, [*lora, "model.optim.lr=1e-3"]))
+    lora += ["model.optim.lr=1e-3", "exp_manager.checkpoint_callback_params.every_n_train_steps=1"]
+    plan[1].append(run(TWO_LAYERS_ADAPTED, "learnt ties", 1, lora))
+    resumed = run(TWO_LAYERS_RESUMED, "learnt ties", 1, [*lora, "exp_manager.resume_if_exists=true"])
+    plan[1].append(Run(resumed.overrides, checkpoint(folder / TWO_LAYERS_ADAPTED, 1)))
     return plan
 
 
