@@ -19,9 +19,17 @@ from tests.support.converted import tensors
 from tests.support.launches import Logs
 from tests.support.layouts import checkpoint
 from tests.support.preferences import messages
-from tests.support.runs import convert, full_tensors, nemo_bt
+from tests.support.runs import convert, full_tensors, metrics, nemo_bt
 from tests.support.serving import serving
-from tests.support.signals import ATTRIBUTES, HIDDEN_SIZE, STEPS, TWO_LAYERS_ADAPTED, WEIGHTS, runs_of_all_signals
+from tests.support.signals import (
+    ATTRIBUTES,
+    HIDDEN_SIZE,
+    STEPS,
+    TWO_LAYERS_ADAPTED,
+    TWO_LAYERS_RESUMED,
+    WEIGHTS,
+    runs_of_all_signals,
+)
 from tests.support.sources import write
 from tests.support.two_layers import INF_ORM, hf_config_with, plain_rewards, with_two_layers
 
@@ -110,6 +118,14 @@ def test_inf_orms_own_folder_is_scored_served_and_trained_on(tmp_path: Path, dat
     refused = nemo_bt("train", *model, *steps, f"model.data.train={pairs}", *asked)
     assert refused.returncode == 2
     assert "is a reward model whose head has a hidden layer of 64. Leave the setting out to keep" in refused.stderr
+
+
+@pytest.mark.runs(TWO_LAYERS_ADAPTED, TWO_LAYERS_RESUMED)
+def test_a_resumed_run_keeps_the_head_of_its_settings(logs: Logs) -> None:
+    """Its base model has none."""
+    whole, resumed = (full_tensors(checkpoint(logs / name, 2)) for name in (TWO_LAYERS_ADAPTED, TWO_LAYERS_RESUMED))
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+    assert metrics(logs / TWO_LAYERS_RESUMED, "train/loss") == metrics(logs / TWO_LAYERS_ADAPTED, "train/loss")[1:]
 
 
 @pytest.mark.runs(TWO_LAYERS_ADAPTED)

@@ -56,6 +56,7 @@ ADAPTED = "learnt ties beside adapters"
 VALIDATED = ("lists", "attributes")
 """Signals whose runs have held-out lists."""
 TWO_LAYERS_ADAPTED = "two layers beside adapters"
+TWO_LAYERS_RESUMED = "two layers beside adapters, resumed"
 STARTS = {
     "pairs and attributes": "initial attributes",
     "attributes": "initial attributes",
@@ -126,7 +127,10 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     )
     lora = [f"model.restore_from_path={folder / 'base'}", "model.encoder_seq_length=512", "trainer.max_steps=2"]
     lora += ["model.peft.peft_scheme=lora", f"model.reward_head.hidden_size={HIDDEN_SIZE}"]
-    plan[1].append(run(TWO_LAYERS_ADAPTED, "learnt ties", 1, [*lora, "model.optim.lr=1e-3"]))
+    lora += ["model.optim.lr=1e-3", "exp_manager.checkpoint_callback_params.every_n_train_steps=1"]
+    plan[1].append(run(TWO_LAYERS_ADAPTED, "learnt ties", 1, lora))
+    resumed = run(TWO_LAYERS_RESUMED, "learnt ties", 1, [*lora, "exp_manager.resume_if_exists=true"])
+    plan[1].append(Run(resumed.overrides, checkpoint(folder / TWO_LAYERS_ADAPTED, 1)))
     return plan
 
 

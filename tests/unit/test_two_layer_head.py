@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from converters.alike import check_same_architecture
 from nemo_bt.config.loss import RewardHeadSettings
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import architecture_of
@@ -182,6 +183,12 @@ def test_a_mean_is_taken_of_every_tensor_of_the_head(tmp_path: Path) -> None:
     mean = Mean([opened(one).source, opened(other).source])
     for name in HEADS:
         torch.testing.assert_close(mean.read(name), 2 * opened(one).source.read(name))
+
+
+def test_models_with_other_heads_have_no_mean(tmp_path: Path) -> None:
+    folders = (with_two_layers(tmp_path / "two", "qwen2", 24), save("qwen2", tmp_path / "one"))
+    with pytest.raises(UserError, match=rf"one: {FIELD}: expected 24 as in .*two, found none\."):
+        check_same_architecture([find_pretrained(str(folder)) for folder in folders])
 
 
 @pytest.mark.parametrize(
