@@ -30,7 +30,7 @@ def install(gpu: Gpu, ledger: Ledger, num_devices: int) -> None:
         range_push=_nothing, range_pop=_nothing, mark=_nothing, range=lambda *_, **__: contextlib.nullcontext()
     )
     _torch.Tensor.record_stream = _nothing
-    FakeTensor.tolist = _tolist(ledger)  # type: ignore[method-assign]
+    setattr(FakeTensor, "tolist", _tolist(ledger))  # noqa: B010 - one wait, where it would count one for each value
     _torch.nn.Module._apply = _apply
     _torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") is made on the CPU and copied
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,7 @@ class Ledger:
         self._blocks: dict[int, Block] = {}
         self._values: dict[int, torch.Tensor] = {}
         self._opened: dict[int, Block] = {}
+        self._inside: list[tuple[Any, Block]] | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -72,12 +74,37 @@ class Ledger:
         size = -(-storage.nbytes() // _ALLOCATED_BYTES) * _ALLOCATED_BYTES
         place = next(iter(places(1)), "")
         block = Block(operation, tuple(tensor.shape), _name(tensor.dtype), self.phase, place, size)
+        if self._inside is None:
+            self._add(storage, block)
+        else:
+            self._inside.append((weakref.ref(storage), block))
+
+    def _add(self, storage: torch.UntypedStorage, block: Block) -> None:
+        key = storage._cdata
         self._blocks[key] = block
         self._events.append((key, block, True))
-        self.alive += size
+        self.alive += block.size
         self.peak = max(self.peak, self.alive)
         self._peaks[self.phase] = max(self._peaks.get(self.phase, 0), self.alive)
         weakref.finalize(storage, self._freed, key).atexit = False
+
+    @contextmanager
+    def one_kernel(self, name: str) -> Iterator[None]:
+        """Count what happens inside as one kernel: of its tensors those that are alive at its end."""
+        if self._inside is not None:
+            yield
+            return
+        self.launched(name)
+        made: list[tuple[Any, Block]] = []
+        self._inside = made
+        try:
+            yield
+        finally:
+            self._inside = None
+            for storage_ref, block in made:
+                storage = storage_ref()
+                if storage is not None and storage._cdata not in self._blocks:
+                    self._add(storage, block)
 
     def _freed(self, key: int) -> None:
         block = self._blocks.pop(key, None)
@@ -101,6 +128,12 @@ class Ledger:
             if block is not None:
                 block.holder = holder
 
+    def keep(self) -> None:
+        """Say of what is left of micro-batches that it is kept from one step to the next."""
+        for block in self._blocks.values():
+            if block.phase in MICRO_BATCH:
+                block.holder = block.holder or "kept between steps"
+
     def waited(self, kind: str, count: int = 1) -> None:
         """Count something for which the host waits, here."""
         self._waits[kind, self.phase, places()] += count
@@ -111,7 +144,8 @@ class Ledger:
 
     def launched(self, kernel: str) -> None:
         """Count a kernel."""
-        self._launches[kernel] += 1
+        if self._inside is None:
+            self._launches[kernel] += 1
 
     def multiplied(self, rows: int, inner: int, columns: int, dtype: str, batch: int = 1) -> None:
         """Count a matrix product, or `batch` of them."""

@@ -39,9 +39,15 @@ def install(ledger: Ledger) -> None:
 
 
 def even_numbers(tensor: Any, dispatcher: Any) -> Any:
-    """Spread the choices that this rank's tokens make, or that it receives, evenly."""
-    tokens = int(torch.Size(dispatcher.hidden_shape[:-1]).numel())
-    each = tokens * dispatcher.config.moe_router_topk // dispatcher.num_experts
-    ranks_summed = {1: dispatcher.tp_size * dispatcher.ep_size if tensor.numel() == dispatcher.num_local_experts else 1}
-    per_entry = each * ranks_summed.get(tensor.ndim, 1)
-    return np.full(tuple(tensor.shape), per_entry, dtype=np.int64)
+    """Spread the choices of tokens evenly over the entries of one of the dispatcher's tensors of counts."""
+    chosen = int(torch.Size(dispatcher.hidden_shape[:-1]).numel()) * dispatcher.config.moe_router_topk
+    ranks = dispatcher.tp_size * dispatcher.ep_size
+    if tensor is dispatcher.output_splits_tp:
+        total = chosen * ranks  # what each tensor-parallel rank has got of all
+    elif tensor is dispatcher.input_splits or tensor is dispatcher.output_splits or tensor is dispatcher.num_out_tokens:
+        total = chosen
+    else:  # what the experts here get, of all ranks
+        total = chosen * ranks * dispatcher.num_local_experts // dispatcher.num_experts
+    counts = np.full(tensor.numel(), total // tensor.numel(), dtype=np.int64)
+    counts[: total % tensor.numel()] += 1
+    return counts.reshape(tuple(tensor.shape))

@@ -44,7 +44,7 @@ class PhantomMode(TorchDispatchMode):
     """
 
     def __init__(self, ledger: Ledger) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 from types import FrameType
@@ -11,7 +12,10 @@ from types import FrameType
 import torch
 
 _TRACED = ("nemo_bt", "megatron", "nemo", "transformer_engine", "lightning")
-_OWN = "nemo_bt/phantom/"
+"""Packages whose frames are named, beside the user's own files."""
+_OWN = Path(__file__).parent
+_INSTALLED = ("site-packages", "dist-packages", "lib-dynload")
+_PYTHON = Path(sysconfig.get_path("stdlib"))
 _DEPTH = 3
 
 
@@ -46,13 +50,17 @@ def _place(file: str, line: int, function: str) -> str:
 
 @functools.cache
 def _short(filename: str) -> str | None:
-    """Give a file's name as Python imports it; None for a file that is not traced."""
-    parts = Path(filename).parts
-    start = next((number for number, part in enumerate(parts) if part == "site-packages"), None)
-    if start is None:
-        start = next((number for number, part in enumerate(parts) if part == "nemo_bt"), len(parts)) - 1
-        while len(parts) > start + 2 and parts[start + 1] == parts[start + 2] == "nemo_bt":
-            start += 1
-    inside = parts[start + 1 :]
-    short = "/".join(inside)
-    return short if inside and inside[0] in _TRACED and not short.startswith(_OWN) else None
+    """Give a file's name as Python imports it, or its path; None for one of torch, of Python or of the trace."""
+    path = Path(filename)
+    if filename.startswith("<") or _OWN in path.parents:
+        return None
+    root = max((Path(one) for one in sys.path if one and path.is_relative_to(one)), key=_length, default=None)
+    if root is None:
+        return filename
+    inside = path.relative_to(root)
+    is_users = root != _PYTHON and root.name not in _INSTALLED
+    return str(inside) if is_users or inside.parts[0] in _TRACED else None
+
+
+def _length(path: Path) -> int:
+    return len(path.parts)

@@ -5,7 +5,6 @@ It replaces torch.cuda in this process, which has to be a new one.
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ _VERSIONS = ("torch", "nemo_toolkit", "megatron-core")
 
 def run(spec: Spec) -> Any:
     """Trace a rank, and give its `Record`; what ends the run early is told in it."""
-    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # what would be compiled is traced operation by operation
     load(Path(spec.library))
 
-    from nemo_bt.phantom import cuda, messages, places, transformer_engine
+    from nemo_bt.phantom import compiled, cuda, messages, places, transformer_engine
     from nemo_bt.phantom.ledger import Ledger
     from nemo_bt.phantom.mode import PhantomMode
     from nemo_bt.phantom.record import Failure, Record
@@ -32,6 +30,7 @@ def run(spec: Spec) -> Any:
     ledger = Ledger()
     messages.join_as(spec.rank, settings.world_size, settings.trainer.devices)
     cuda.install(spec.gpu, ledger, settings.trainer.devices)
+    compiled.install(ledger)
     transformer_engine.install(Path(spec.transformer_engine), ledger)
 
     from nemo_bt.launching.signals import StopRequest

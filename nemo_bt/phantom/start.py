@@ -41,12 +41,13 @@ def trace(
         raise UserError("trainer.accelerator=cpu: a trace is of a run on GPUs. Set trainer.accelerator=gpu.")
     if not 0 <= rank < settings.world_size:
         raise UserError(f"rank: expected 0 to {settings.world_size - 1}, got {rank}.")
-    needed = library(cache), transformer_engine(cache)
+    device, package = library(cache), transformer_engine(cache)
     (folder / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "settings.yaml").write_text(dump_settings(without_weights(settings, folder / "run")))
     record = folder / "record.json"
     record.unlink(missing_ok=True)
-    write_spec(Spec(*map(str, needed), str(folder), rank, num_steps, str(record), gpu), folder / "spec.json")
+    spec = Spec(str(device), str(package), str(folder), rank, num_steps, str(record), gpu)
+    write_spec(spec, folder / "spec.json")
     command = [sys.executable, "-m", "nemo_bt.phantom", str(folder / "spec.json")]
     with (folder / "trace.log").open("w") as log:
         subprocess.run(command, env=os.environ, stdout=log, stderr=subprocess.STDOUT, timeout=timeout_s)

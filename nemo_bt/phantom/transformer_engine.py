@@ -31,9 +31,9 @@ def install(folder: Path, ledger: Ledger) -> None:
     sys.path.append(str(folder))  # its version is read from its metadata
     os.environ["NVTE_PROJECT_BUILDING"] = "1"  # its import looks for no library then
     package = _package(folder / "transformer_engine")
-    package.common = importlib.import_module("transformer_engine.common")  # type: ignore[attr-defined]
+    package.common = importlib.import_module("transformer_engine.common")
     package.common.load_framework_extension = lambda _: None
-    package.pytorch = importlib.import_module("transformer_engine.pytorch")  # type: ignore[attr-defined]
+    package.pytorch = importlib.import_module("transformer_engine.pytorch")
     _take_shapes_for_tensors()
     for name in stood_in:  # others ask whether Triton is there
         del sys.modules[name]

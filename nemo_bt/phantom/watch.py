@@ -57,6 +57,7 @@ class Watch(pl.Callback):
     ) -> None:
         """End a step."""
         self._name_holders(trainer)
+        self.ledger.keep()
         loaded: Any = trainer
         streams = [stream.tokens_1T.shape[1] for stream in loaded.datamodule.data_sampler.last.streams]
         self.sections.append(self.ledger.close(str(len(self.sections) - 1), group_names(), streams))

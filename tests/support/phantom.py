@@ -1,0 +1,137 @@
+"""Runs that are traced on a GPU of shapes alone: name -> rank and overrides; and what the planner counts of a rank."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.model import Settings
+from nemo_bt.data.inspect import open_sets
+from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.phantom.build import library
+from nemo_bt.phantom.record import Record
+from nemo_bt.phantom.start import trace
+from nemo_bt.phantom.wheel import transformer_engine
+from nemo_bt.planning.memory import RankMemory, rank_memory
+from nemo_bt.planning.streams import pairs_of_set, streams_of_step
+from nemo_bt.training.checks import run_architecture
+from tests.support.layouts import CP2, EP2, OVERLAP, PP2, SELECTIVE, SP, TP2, VPP2, ZERO, full
+from tests.support.runs import REPO
+
+CACHE = Path("~/.cache/nemo_bt/phantom").expanduser()
+STEPS = 2
+"""The second is what each later one is."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A run that is traced as one of its ranks."""
+
+    overrides: list[str]
+    num_ranks: int = 1
+    rank: int = 0
+
+
+LLAMA_8B = ["model=llama3_8b", "model.num_layers=4"]
+MIXTRAL = ["model=mixtral_8x7b", "model.hf_config.num_hidden_layers=2"]
+GEMMA2 = ["model=gemma2_27b", "model.hf_config.num_hidden_layers=4"]
+FP8 = ["model.fp8=hybrid", "model.fp8_recipe=tensorwise"]
+RECOMPUTE = full("uniform", 1)
+
+QUICK = {
+    "bf16": Traced(LLAMA_8B),
+    "FP8 tensorwise recompute": Traced([*LLAMA_8B, *FP8, *RECOMPUTE]),
+    "TP2 SP PP2": Traced([*LLAMA_8B, *TP2, *SP, *PP2], 4, rank=3),
+    "CP2": Traced([*LLAMA_8B, *CP2], 2, rank=1),
+    "experts EP2": Traced([*MIXTRAL, *EP2], 2, rank=1),
+    "distributed optimizer overlapping": Traced([*LLAMA_8B, *ZERO, *OVERLAP], 2, rank=1),
+}
+MORE = {
+    "recompute": Traced([*LLAMA_8B, *RECOMPUTE]),
+    "recompute attention": Traced([*LLAMA_8B, *SELECTIVE]),
+    "TP2": Traced([*LLAMA_8B, *TP2], 2),
+    "TP2 SP PP2 first stage": Traced([*LLAMA_8B, *TP2, *SP, *PP2], 4, rank=0),
+    "PP2 VPP2": Traced([*LLAMA_8B, *VPP2], 2, rank=0),
+    "PP2 VPP2 last stage": Traced([*LLAMA_8B, *VPP2], 2, rank=1),
+    "fp32": Traced([*LLAMA_8B, "trainer.precision=32"]),
+    "fused attention": Traced([*LLAMA_8B, "model.attention_backend=fused"]),
+    "local attention": Traced([*LLAMA_8B, "model.attention_backend=local"]),
+    "FP8 tensorwise": Traced([*LLAMA_8B, *FP8]),
+    "FP8 delayed": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=delayed"]),
+    "FP8 delayed recompute": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=delayed", *RECOMPUTE]),
+    "FP8 blockwise": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=blockwise"]),
+    "FP8 blockwise recompute": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=blockwise", *RECOMPUTE]),
+    "FP8 TP2 SP": Traced([*LLAMA_8B, *FP8, *TP2, *SP], 2, rank=1),
+    "offload": Traced([*LLAMA_8B, *ZERO, "model.optim.optimizer_cpu_offload=true"]),
+    "moments in bf16": Traced(
+        [
+            *LLAMA_8B,
+            *ZERO,
+            "model.optim.use_precision_aware_optimizer=true",
+            "model.optim.exp_avg_dtype=bf16",
+            "model.optim.exp_avg_sq_dtype=bf16",
+        ]
+    ),
+    "LoRA": Traced(
+        [*LLAMA_8B, "model.peft.peft_scheme=lora", "model.peft.lora_tuning.target_modules=[linear_qkv,linear_proj]"]
+    ),
+    "experts": Traced(MIXTRAL),
+    "experts FP8 EP2": Traced([*MIXTRAL, *FP8, *EP2], 2),
+    "experts EP2 TP2 SP": Traced([*MIXTRAL, *EP2, *TP2, *SP], 4, rank=2),
+    "gemma2": Traced(GEMMA2),
+    "llama 3.1": Traced(["model=llama3_1_8b", "model.hf_config.num_hidden_layers=4"]),
+    "mistral": Traced(["model=mistral_7b", "model.hf_config.num_hidden_layers=4"]),
+    "qwen2.5": Traced(["model=qwen2_5_7b", "model.hf_config.num_hidden_layers=4"]),
+    "qwen3": Traced(["model=qwen3_8b", "model.hf_config.num_hidden_layers=4"]),
+    "qwen3 moe": Traced(["model=qwen3_30b_a3b", "model.hf_config.num_hidden_layers=2"]),
+}
+
+
+def missing() -> str | None:
+    """Say what this machine lacks to trace; None where it lacks nothing."""
+    try:
+        library(CACHE)
+        transformer_engine(CACHE)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def settings_of(run: Traced, dataset: Path, folder: Path) -> Settings:
+    """Settings of a run on pairs of 200 + 2 x 350 random tokens."""
+    pairs = REPO / "benchmarks" / "random_pairs.py"
+    common = [
+        f"exp_manager.explicit_log_dir={folder / 'run'}",
+        f"model.tokenizer.type={dataset / 'tokenizer'}",
+        f"trainer.devices={run.num_ranks}",
+        "trainer.accelerator=gpu",
+        *([] if any("trainer.precision" in one for one in run.overrides) else ["trainer.precision=bf16-mixed"]),
+        "model.global_batch_size=32",
+        "model.data.tokens_per_micro_batch=8192",
+        "model.data.num_workers=1",
+        f"model.data.train=[{{path: {pairs}, name: random}}]",
+        f"model.data.custom_cls.path={pairs}",
+        "model.data.custom_cls.name=RandomPairs",
+        "+model.data.custom_cls.options.num_pairs=128",
+        "+model.data.custom_cls.options.prefix_tokens=200",
+        "+model.data.custom_cls.options.response_tokens=350",
+    ]
+    return load_settings("train", [*common, *run.overrides])
+
+
+def traced(run: Traced, dataset: Path, folder: Path) -> Record:
+    """Trace it."""
+    return trace(settings_of(run, dataset, folder), run.rank, STEPS, folder, CACHE)
+
+
+def planned(run: Traced, dataset: Path, folder: Path) -> RankMemory:
+    """What the planner counts of this rank, with the streams of the last step that is traced."""
+    settings = settings_of(run, dataset, folder)
+    architecture = run_architecture(settings, None, num_tokens=1)
+    model = settings.model
+    tp, cp, dp = model.tensor_model_parallel_size, model.context_parallel_size, settings.data_parallel_size
+    sets, _ = open_sets(settings, Terminal(None))
+    step = streams_of_step(settings, pairs_of_set(sets["train"], settings), STEPS - 1, architecture.hidden_size)
+    streams = step[run.rank // (tp * cp) % dp]
+    longest = max((load.rows for load in streams), key=lambda rows: rows.tokens)
+    return rank_memory(settings, architecture, run.rank // (tp * cp * dp), longest, len(streams))
