@@ -185,7 +185,7 @@ class Ledger:
             waits=tuple(Wait(*kind, count) for kind, count in self._waits.items()),
             copies=tuple(Wait(*kind, count) for kind, count in self._copies.items()),
             messages=tuple(
-                Message(operation, groups.get(ranks, f"{len(ranks)} ranks"), size, phase, count)
+                Message(operation, groups.get(ranks, "others"), len(ranks), size, phase, count)
                 for (operation, ranks, size, phase), count in self._messages.items()
             ),
             gemms=tuple(Gemm(*kind, count) for kind, count in self._gemms.items()),

@@ -41,11 +41,13 @@ class Message:
     Args:
         operation: all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send, receive or barrier.
         group: Megatron's name of the ranks that take part, as in `nemo_bt.planning.traffic`.
+        ranks: their number.
         size: bytes of the whole tensor: what all ranks have after an all_gather, or before a reduce_scatter.
     """
 
     operation: str
     group: str
+    ranks: int
     size: int
     phase: str
     count: int

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nemo_bt.phantom.record import MICRO_BATCH, Record, Section
-from tests.support.phantom import MORE, QUICK, planned
+from tests.support.phantom import MORE, QUICK, Planned
 
 RECORD_OF = Callable[[str], Record]
 RUNS = QUICK | (MORE if os.environ.get("NEMO_BT_TEST_PHANTOM") else {})
@@ -31,5 +31,5 @@ def test_nothing_waits_in_a_micro_batch(record_of: RECORD_OF, name: str) -> None
 @pytest.mark.parametrize("name", RUNS)
 def test_peak(record_of: RECORD_OF, name: str, dataset: Path, tmp_path: Path) -> None:
     step = last_step(record_of(name))
-    ratio = planned(RUNS[name], dataset, tmp_path).total / step.peak
+    ratio = Planned(RUNS[name], dataset, tmp_path).total / step.peak
     print(name, ratio)

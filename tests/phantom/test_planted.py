@@ -37,7 +37,7 @@ def test_what_makes_the_host_wait_in_a_micro_batch(name: str, dataset: Path, tmp
 
 
 def test_another_dtype(dataset: Path, tmp_path: Path) -> None:
-    record, file = planted("computes_in_fp32", dataset, tmp_path)
+    record, _ = planted("computes_in_fp32", dataset, tmp_path)
     failure = record.failure
     assert failure is not None
     assert "float32" in failure.message

@@ -1,5 +1,6 @@
 """Runs that are traced on a GPU of shapes alone: name -> rank and overrides; and what the planner counts of a rank."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,13 @@ from nemo_bt.data.inspect import open_sets
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.phantom.build import library
-from nemo_bt.phantom.record import Record
+from nemo_bt.phantom.record import Record, Section
 from nemo_bt.phantom.start import trace
 from nemo_bt.phantom.wheel import transformer_engine
 from nemo_bt.planning.memory import RankMemory, rank_memory
+from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.streams import pairs_of_set, streams_of_step
+from nemo_bt.planning.traffic import group_sizes, step_traffic
 from nemo_bt.training.checks import run_architecture
 from tests.support.layouts import CP2, EP2, OVERLAP, PP2, SELECTIVE, SP, TP2, VPP2, ZERO, full
 from tests.support.runs import REPO
@@ -124,14 +127,41 @@ def traced(run: Traced, dataset: Path, folder: Path) -> Record:
     return trace(settings_of(run, dataset, folder), run.rank, STEPS, folder, CACHE)
 
 
-def planned(run: Traced, dataset: Path, folder: Path) -> RankMemory:
+class Planned:
     """What the planner counts of this rank, with the streams of the last step that is traced."""
-    settings = settings_of(run, dataset, folder)
-    architecture = run_architecture(settings, None, num_tokens=1)
-    model = settings.model
-    tp, cp, dp = model.tensor_model_parallel_size, model.context_parallel_size, settings.data_parallel_size
-    sets, _ = open_sets(settings, Terminal(None))
-    step = streams_of_step(settings, pairs_of_set(sets["train"], settings), STEPS - 1, architecture.hidden_size)
-    streams = step[run.rank // (tp * cp) % dp]
-    longest = max((load.rows for load in streams), key=lambda rows: rows.tokens)
-    return rank_memory(settings, architecture, run.rank // (tp * cp * dp), longest, len(streams))
+
+    def __init__(self, run: Traced, dataset: Path, folder: Path) -> None:
+        self.settings = settings = settings_of(run, dataset, folder)
+        self.architecture = run_architecture(settings, None, num_tokens=1)
+        model = settings.model
+        inside = model.tensor_model_parallel_size * model.context_parallel_size
+        sets, _ = open_sets(settings, Terminal(None))
+        pairs = pairs_of_set(sets["train"], settings)
+        step = streams_of_step(settings, pairs, STEPS - 1, self.architecture.hidden_size)
+        self.streams = [load.rows for load in step[run.rank // inside % settings.data_parallel_size]]
+        self.stage = run.rank // (inside * settings.data_parallel_size)
+
+    @property
+    def memory(self) -> RankMemory:
+        longest = max(self.streams, key=lambda rows: rows.tokens)
+        return rank_memory(self.settings, self.architecture, self.stage, longest, len(self.streams))
+
+    @property
+    def messages(self) -> Counter[tuple[str, int, int]]:
+        """Messages of a step by operation, number of ranks and bytes."""
+        parts = rank_parameters(self.architecture, self.settings.model, self.stage)
+        sent = step_traffic(self.settings, self.architecture, parts, self.stage, self.streams)
+        sizes = group_sizes(self.settings)
+        found: Counter[tuple[str, int, int]] = Counter()
+        for one, count in sent.items():
+            found[one.operation, sizes[one.group], one.size] += count
+        return found
+
+
+def messages_of(step: Section) -> Counter[tuple[str, int, int]]:
+    """The same of a traced step, without what is asked between steps and what a rank tells itself."""
+    found: Counter[tuple[str, int, int]] = Counter()
+    for one in step.messages:
+        if one.phase != "load" and one.ranks > 1 and one.operation != "barrier":
+            found[one.operation, one.ranks, one.size] += one.count
+    return found

@@ -129,7 +129,7 @@ def test_fused_attention_wants_int32_and_contiguous_rows(ledger: Ledger, gpu: An
     starts = gpu(3, dtype=torch.int32)
     out, statistics, _ = attend(*rule, starts, starts, gpu(10, 4, 64), gpu(12, 2, 64), gpu(12, 2, 64))
     assert (tuple(out.shape), tuple(statistics.shape)) == ((10, 4, 64), (10, 4, 1))
-    with pytest.raises(ValueError, match="query_starts: expected int32, got torch.int64"):
+    with pytest.raises(ValueError, match=r"query_starts: expected int32, got torch.int64"):
         attend(*rule, starts.long(), starts, gpu(10, 4, 64), gpu(12, 2, 64), gpu(12, 2, 64))
     with pytest.raises(ValueError, match="key: expected bfloat16 or float16, contiguous"):
         attend(*rule, starts, starts, gpu(10, 4, 64), gpu(2, 12, 64).transpose(0, 1), gpu(12, 2, 64))

@@ -27,7 +27,7 @@ def test_a_torch_for_gpus_is_refused(torch_folder: Path, tmp_path: Path) -> None
 
 
 def test_without_headers(torch_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="needs torch's headers, and .*Allocator.h is not there"):
+    with pytest.raises(UserError, match=r"needs torch's headers, and .*Allocator.h is not there"):
         build.library(tmp_path)
 
 
@@ -47,7 +47,7 @@ def test_what_does_not_compile_is_shown(torch_folder: Path, tmp_path: Path) -> N
     header = torch_folder / "include" / "c10" / "core" / "Allocator.h"
     header.parent.mkdir(parents=True)
     header.touch()
-    with pytest.raises(UserError, match="does not compile:\n.*CUDAHooksInterface.h"):
+    with pytest.raises(UserError, match=r"does not compile:\n.*CUDAHooksInterface\.h"):
         build.library(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.name.startswith("building-")] == []
 
@@ -78,7 +78,7 @@ def test_a_wheel_that_is_unpacked_is_taken(tmp_path: Path) -> None:
 
 
 def test_a_run_on_cpus_is_none_to_trace(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="trainer.accelerator=cpu: a trace is of a run on GPUs"):
+    with pytest.raises(UserError, match=r"trainer.accelerator=cpu: a trace is of a run on GPUs"):
         trace(settings_of("trainer.accelerator=cpu"), 0, 1, tmp_path, tmp_path)
 
 
