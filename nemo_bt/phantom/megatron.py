@@ -43,7 +43,7 @@ def even_numbers(tensor: Any, dispatcher: Any) -> Any:
     chosen = int(torch.Size(dispatcher.hidden_shape[:-1]).numel()) * dispatcher.config.moe_router_topk
     ranks = dispatcher.tp_size * dispatcher.ep_size
     if tensor is dispatcher.output_splits_tp:
-        total = chosen * ranks  # what each tensor-parallel rank has got of all
+        total = chosen * dispatcher.tp_size  # what each tensor-parallel rank has got
     elif tensor is dispatcher.input_splits or tensor is dispatcher.output_splits or tensor is dispatcher.num_out_tokens:
         total = chosen
     else:  # what the experts here get, of all ranks

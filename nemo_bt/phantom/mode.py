@@ -8,6 +8,7 @@ answered by `_answer`.
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any
 
 import torch
@@ -26,7 +27,17 @@ DEVICE = torch.device("cuda", 0)
 _aten = torch.ops.aten
 _SHAPE_BY_VALUE = {_aten.nonzero.default, _aten.masked_select.default, _aten.bincount.default, _aten._unique2.default}
 _INDEXING = {_aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default, _aten._index_put_impl_.default}
-_NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "_reshape_alias", "lift_fresh"}
+_MASKS = (torch.bool, torch.uint8)
+_NO_KERNEL = {
+    "device",
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "_unsafe_view",
+    "_reshape_alias",
+    "lift_fresh",
+}
 _KEPT_VALUES = 65_536
 
 
@@ -47,6 +58,7 @@ class PhantomMode(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.pinned: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -56,6 +68,10 @@ class PhantomMode(TorchDispatchMode):
         if not has_fakes and not goes_there:
             return func(*args, **kwargs)
         comes_from_there = any(map(is_on_device, tensors))
+        if func is _aten._pin_memory.default:
+            return self._pinned(args[0])
+        if func is _aten.is_pinned.default:
+            return self._is_pinned(args[0])
         if func is _aten._local_scalar_dense.default:
             self.ledger.waited("item")
             return _answer(args[0])
@@ -81,6 +97,20 @@ class PhantomMode(TorchDispatchMode):
             self.ledger.remember(brought, source.clone())
         return brought
 
+    def _pinned(self, source: Tensor) -> Any:
+        """Copy a tensor of shapes alone that lies on the CPU to pinned memory."""
+        with self.fake:
+            pinned = torch.empty_like(source)
+        storage = pinned.untyped_storage()
+        self.pinned.add(storage._cdata)
+        weakref.finalize(storage, self.pinned.discard, storage._cdata).atexit = False
+        return pinned
+
+    def _is_pinned(self, tensor: Tensor) -> bool:
+        if isinstance(tensor, FakeTensor):
+            return tensor.untyped_storage()._cdata in self.pinned
+        return tensor.is_pinned()
+
     def _look_for_waits(self, func: Any, args: Any, kwargs: Any, comes_from_there: bool, goes_there: bool) -> None:
         """Count what makes the host wait, and what is copied between host and device."""
         ledger = self.ledger
@@ -90,7 +120,7 @@ class PhantomMode(TorchDispatchMode):
             for index in args[1]:
                 if index is not None and not is_on_device(index):
                     ledger.waited("index_on_cpu")
-                elif index is not None and index.dtype in (torch.bool, torch.uint8):
+                elif index is not None and index.dtype in _MASKS and not _fills(func, args):
                     ledger.waited("boolean_index")
         elif func is _aten._to_copy.default and kwargs.get("device") is not None and comes_from_there != goes_there:
             self._count_copy(args[0], goes_there, bool(kwargs.get("non_blocking")))
@@ -99,7 +129,7 @@ class PhantomMode(TorchDispatchMode):
             self._count_copy(args[1], is_on_device(args[0]), bool(non_blocking))
 
     def _count_copy(self, source: Tensor, goes_there: bool, non_blocking: bool) -> None:
-        is_pinned = goes_there and not isinstance(source, FakeTensor) and source.is_pinned()
+        is_pinned = goes_there and self._is_pinned(source)
         self.ledger.copied("to_device" if goes_there else "to_cpu")
         if not goes_there:
             self.ledger.waited("to_cpu")
@@ -124,6 +154,16 @@ def _answer(tensor: Tensor) -> bool | int | float:
     if tensor.dtype == torch.bool:
         return True
     return 1.0 if tensor.dtype.is_floating_point else 0
+
+
+def _fills(func: Any, args: Any) -> bool:
+    """Tell whether torch writes one number of the CPU where a mask says so, which needs no shape.
+
+    Source: ATen/native/TensorAdvancedIndexing.cpp, canDispatchToMaskedFill.
+    """
+    if func is _aten.index.Tensor or len([index for index in args[1] if index is not None]) > 1:
+        return False
+    return args[2].numel() == 1 and not is_on_device(args[2]) and not any(args[3:4])
 
 
 @functools.cache
