@@ -17,6 +17,7 @@ _OWN = Path(__file__).parent
 _INSTALLED = ("site-packages", "dist-packages", "lib-dynload")
 _PYTHON = Path(sysconfig.get_path("stdlib"))
 _DEPTH = 3
+_DEPTH_OF_FAILURE = 12
 
 
 def places(depth: int = _DEPTH) -> tuple[str, ...]:
@@ -41,7 +42,7 @@ def places_of(error: BaseException) -> tuple[str, ...]:
     """Name the innermost frames of what is traced in which an error was raised, innermost first."""
     frames = [(_short(one.filename), one) for one in traceback.extract_tb(error.__traceback__)]
     found = [_place(file, one.lineno or 0, one.name) for file, one in frames if file]
-    return tuple(found[::-1][:_DEPTH])
+    return tuple(found[::-1][:_DEPTH_OF_FAILURE])
 
 
 def _place(file: str, line: int, function: str) -> str:

@@ -81,10 +81,9 @@ def during(ledger: Ledger, phase: str, function: Callable[..., Any]) -> Callable
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         before, ledger.phase = ledger.phase, phase
-        try:
-            return function(*args, **kwargs)
-        finally:
-            ledger.phase = before
+        result = function(*args, **kwargs)
+        ledger.phase = before  # what raises ends the run, in this phase
+        return result
 
     return run
 

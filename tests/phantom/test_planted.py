@@ -37,12 +37,13 @@ def test_what_makes_the_host_wait_in_a_micro_batch(name: str, dataset: Path, tmp
 
 
 def test_another_dtype(dataset: Path, tmp_path: Path) -> None:
-    record, _ = planted("computes_in_fp32", dataset, tmp_path)
+    record, file = planted("computes_in_fp32", dataset, tmp_path)
     failure = record.failure
     assert failure is not None
-    assert "float32" in failure.message
+    assert "Found input dtype: torch.float32" in failure.message
     assert failure.phase == "forward"
-    print(failure)
+    assert failure.places[0].startswith("transformer_engine/pytorch/module/base.py:")
+    assert f"{file}:{line_of('return _forward(')} forward" in failure.places
 
 
 def test_a_tensor_of_the_cpu(dataset: Path, tmp_path: Path) -> None:

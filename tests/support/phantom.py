@@ -1,5 +1,6 @@
 """Runs that are traced on a GPU of shapes alone: name -> rank and overrides; and what the planner counts of a rank."""
 
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.streams import pairs_of_set, streams_of_step
 from nemo_bt.planning.traffic import group_sizes, step_traffic
 from nemo_bt.training.checks import run_architecture
+from tests.support.hf_models import hf_config_of
 from tests.support.layouts import CP2, EP2, OVERLAP, PP2, SELECTIVE, SP, TP2, VPP2, ZERO, full
 from tests.support.runs import REPO
 
@@ -33,6 +35,12 @@ class Traced:
     overrides: list[str]
     num_ranks: int = 1
     rank: int = 0
+
+
+def family(shape: str, **sizes: object) -> list[str]:
+    """A new model like one of `tests.support.hf_models`, in other sizes."""
+    fields = hf_config_of(shape) | {"initializer_range": 0.02, "max_position_embeddings": 8192} | sizes
+    return ["model.hf_config=" + json.dumps(fields, separators=(",", ":")).replace('"', "")]
 
 
 LLAMA_8B = ["model=llama3_8b", "model.num_layers=4"]
@@ -87,7 +95,23 @@ MORE = {
     "qwen2.5": Traced(["model=qwen2_5_7b", "model.hf_config.num_hidden_layers=4"]),
     "qwen3": Traced(["model=qwen3_8b", "model.hf_config.num_hidden_layers=4"]),
     "qwen3 moe": Traced(["model=qwen3_30b_a3b", "model.hf_config.num_hidden_layers=2"]),
-}
+    "gemma": Traced(
+        family("gemma", hidden_size=3072, intermediate_size=24576, num_attention_heads=16, num_key_value_heads=16,
+               head_dim=256, vocab_size=256000)
+    ),
+    "gemma3": Traced(
+        family("gemma3", hidden_size=2560, intermediate_size=10240, num_attention_heads=8, num_key_value_heads=4,
+               head_dim=256, vocab_size=262208, sliding_window=1024, query_pre_attn_scalar=256)
+    ),
+    "phi3": Traced(
+        family("phi3", hidden_size=5120, intermediate_size=17920, num_attention_heads=40, num_key_value_heads=10,
+               vocab_size=32064, sliding_window=2047)
+    ),
+    "nemotron": Traced(
+        family("nemotron", hidden_size=4096, intermediate_size=16384, num_attention_heads=32, num_key_value_heads=8,
+               head_dim=128, vocab_size=256000)
+    ),
+}  # fmt: skip
 
 
 def missing() -> str | None:
