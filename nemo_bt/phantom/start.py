@@ -34,7 +34,8 @@ def trace(
         cache: keeps what is built and fetched; `nemo_bt.phantom.build.cache_folder` gives the user's.
 
     Raises:
-        UserError: the settings name no GPU, the rank is none of the job, or this machine lacks what a trace needs.
+        UserError: the settings name no GPU or cannot be used as they are, the rank is none of the job, or this machine
+            lacks what a trace needs.
         RuntimeError: the process ended without a record.
     """
     if settings.trainer.accelerator == "cpu":
@@ -54,7 +55,10 @@ def trace(
     if not record.exists():
         last = (folder / "trace.log").read_text().splitlines()[-_LOG_LINES:]
         raise RuntimeError(f"the trace ended without a record; {folder / 'trace.log'} ends with\n" + "\n".join(last))
-    return read_record(record)
+    found = read_record(record)
+    if found.failure and found.failure.kind == UserError.__name__:
+        raise UserError(found.failure.message)
+    return found
 
 
 def without_weights(settings: Settings, log_dir: Path) -> Settings:

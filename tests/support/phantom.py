@@ -125,7 +125,7 @@ def missing() -> str | None:
 
 
 def settings_of(run: Traced, dataset: Path, folder: Path) -> Settings:
-    """Settings of a run on pairs of 200 + 2 x 350 random tokens."""
+    """Settings of a run on pairs of 201 + 2 x 350 random tokens, nine to a stream: nothing is a multiple by chance."""
     pairs = REPO / "benchmarks" / "random_pairs.py"
     common = [
         f"exp_manager.explicit_log_dir={folder / 'run'}",
@@ -133,14 +133,14 @@ def settings_of(run: Traced, dataset: Path, folder: Path) -> Settings:
         f"trainer.devices={run.num_ranks}",
         "trainer.accelerator=gpu",
         *([] if any("trainer.precision" in one for one in run.overrides) else ["trainer.precision=bf16-mixed"]),
-        "model.global_batch_size=32",
+        "model.global_batch_size=36",
         "model.data.tokens_per_micro_batch=8192",
         "model.data.num_workers=1",
         f"model.data.train=[{{path: {pairs}, name: random}}]",
         f"model.data.custom_cls.path={pairs}",
         "model.data.custom_cls.name=RandomPairs",
-        "+model.data.custom_cls.options.num_pairs=128",
-        "+model.data.custom_cls.options.prefix_tokens=200",
+        "+model.data.custom_cls.options.num_pairs=144",
+        "+model.data.custom_cls.options.prefix_tokens=201",
         "+model.data.custom_cls.options.response_tokens=350",
     ]
     return load_settings("train", [*common, *run.overrides])

@@ -1,14 +1,17 @@
 """What a trace needs of a machine, and what it says where that is missing."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from nemo_bt.config.load import load_settings
 from nemo_bt.errors import UserError
 from nemo_bt.phantom import build, wheel
 from nemo_bt.phantom.start import trace, without_weights
-from tests.support.settings import settings_of
+from tests.support.hf_models import hf_config_of
+from tests.support.settings import NEEDED, settings_of
 
 
 @pytest.fixture
@@ -92,3 +95,12 @@ def test_a_traced_run_writes_to_its_own_folder_and_tracks_nothing(tmp_path: Path
     assert settings.exp_manager.log_dir == tmp_path
     assert not settings.exp_manager.create_wandb_logger
     assert settings.trainer.accelerator == "gpu"
+
+
+def test_a_traced_run_takes_of_a_model_what_it_is_and_its_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(hf_config_of("qwen3")))
+    given = load_settings("train", [*NEEDED[:2], f"model.restore_from_path={tmp_path}"])
+    settings = without_weights(given, tmp_path / "run")
+    assert settings.model.restore_from_path is None
+    assert settings.model.tokenizer.type == str(tmp_path)
+    assert settings.model.hf_config["model_type"] == "qwen3"
