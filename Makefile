@@ -12,7 +12,7 @@ ENVIRONMENTS := $(patsubst tests/interop/requirements/%.txt,$(INTEROP)/%/ready,$
 REWARDBENCH := $(INTEROP)/rewardbench/ready
 IN_PROCESSES := --numprocesses=auto --maxprocesses=4 --dist=loadgroup --no-loadscope-reorder
 
-.PHONY: install quickstart docs gpu-setup models test test-real test-fast test-gpu test-interop test-slurm bench bench-gpu format lock clean
+.PHONY: install quickstart docs gpu-setup models test test-real test-fast test-phantom test-gpu test-interop test-slurm bench bench-gpu format lock clean
 
 $(INSTALLED): pyproject.toml .requirements.lock
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else f"Python 3.11 or 3.12 is needed, found {v[0]}.{v[1]}: make PYTHON=python3.11")'
@@ -50,6 +50,11 @@ test: $(INSTALLED)
 # What neither starts processes nor imports NeMo: about a minute.
 test-fast: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(IN_PROCESSES) tests/unit
+
+# Every layout, family and precision as a GPU would run it, traced on this machine; `make test` has six of them. About six
+# minutes.
+test-phantom: $(INSTALLED)
+	OMP_NUM_THREADS=1 NEMO_BT_TEST_PHANTOM=1 $(BIN)/pytest $(IN_PROCESSES) tests/phantom
 
 # SmolLM2-135M and Gemma 3 270M, trained, exported and compared with transformers; rewardbench's command in its own
 # environment. Under 15 minutes on two cores.

@@ -16,7 +16,7 @@ hypothesis.settings.register_profile("explore", max_examples=1000, **same)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
-TIERS = ("integration", "gpu", "real", "interop", "unit")
+TIERS = ("integration", "phantom", "gpu", "real", "interop", "unit")
 
 ON_REQUEST = {"real": "NEMO_BT_TEST_REAL", "interop": "NEMO_BT_TEST_INTEROP"}
 collect_ignore = [tier for tier, asked in ON_REQUEST.items() if not os.environ.get(asked)]  # make test-real, ...

@@ -13,8 +13,8 @@ FLOORS = [
     "errors", "files", "metrics", "batching", "cpu", "config", "loss", "losses", "launching", "pretrained",
     "flops", "observability", "model.attention", "model",
     "data.read", "data.formats", "data.tokenize", "data.pairs", "data.store", "data", "checkpoint",
-    "training.steps", "training.callbacks", "training",
-    "planning", "scoring", "evaluation", "serving", "reporting", "cli", "api", "quickstart", "gpu_setup", "__main__",
+    "training.steps", "training.callbacks", "training", "gpu_setup", "phantom",
+    "planning", "scoring", "evaluation", "serving", "reporting", "cli", "api", "quickstart", "__main__",
 ]  # fmt: skip
 """Folders and files of nemo_bt from the ground up: each may import those before it, and none behind it."""
 

@@ -1,0 +1,59 @@
+"""A training run, unchanged, on the device of shapes alone: as one rank, for a few steps, into a record.
+
+It replaces torch.cuda in this process, which has to be a new one.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nemo_bt.config.load import load_settings
+from nemo_bt.gpu_setup import TRANSFORMER_ENGINE
+from nemo_bt.phantom.build import load
+from nemo_bt.phantom.spec import Spec
+
+_VERSIONS = ("torch", "nemo_toolkit", "megatron-core")
+
+
+def run(spec: Spec) -> Any:
+    """Trace a rank, and give its `Record`; what ends the run early is told in it."""
+    load(Path(spec.library))
+
+    from nemo_bt.phantom import compiled, cuda, messages, places, transformer_engine
+    from nemo_bt.phantom.ledger import Ledger
+    from nemo_bt.phantom.mode import PhantomMode
+    from nemo_bt.phantom.record import Failure, Record
+
+    settings = load_settings("settings", config_dir=spec.settings)
+    ledger = Ledger()
+    messages.join_as(spec.rank, settings.world_size, settings.trainer.devices)
+    cuda.install(spec.gpu, ledger, settings.trainer.devices)
+    compiled.install(ledger)
+    transformer_engine.install(Path(spec.transformer_engine), ledger)
+
+    from nemo_bt.launching.signals import StopRequest
+    from nemo_bt.observability.terminal import Terminal
+    from nemo_bt.training.nemo_import import import_nemo
+    from nemo_bt.training.train import train
+
+    import_nemo(on_gpu=True)
+
+    from nemo_bt.phantom import megatron
+    from nemo_bt.phantom.watch import Done, Watch
+
+    megatron.install(ledger)
+    watch = Watch(ledger, spec.steps)
+    request = StopRequest(limit_s=None, ends_on_sigterm=False)
+    failure = None
+    try:
+        with PhantomMode(ledger):
+            train(settings, None, Terminal(None), spec.rank, callbacks=[watch], request=request)
+    except Done:
+        pass
+    except Exception as error:  # noqa: BLE001 - whatever ends a run is what the trace is for
+        failure = Failure(type(error).__name__, str(error), ledger.phase, places.places_of(error))
+        watch.sections.append(ledger.close("failed", {}))
+    versions = {name: version(name) for name in _VERSIONS} | {"transformer-engine": TRANSFORMER_ENGINE}
+    return Record(spec.rank, settings.world_size, versions, tuple(watch.sections), failure)

@@ -1,0 +1,131 @@
+"""What a step on a GPU does at every layout: where the host waits, what memory it takes, in which dtypes it computes.
+
+`make test` traces six layouts, `make test-phantom` all of them.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nemo_bt.phantom.record import MICRO_BATCH, Record, Section
+from nemo_bt.planning.checks import uncounted
+from tests.support.phantom import MORE, QUICK, STEPS, Planned, messages_of, settings_of
+
+RUNS = QUICK | (MORE if os.environ.get("NEMO_BT_TEST_PHANTOM") else {})
+WAITS = {
+    ("load", "item", "lightning/fabric/utilities/apply_func.py to_item"): 2,
+    ("load", "blocking_copy", "nemo_bt/training/callbacks/graceful_stop.py _ask_all"): 1,
+    ("load", "item", "nemo_bt/training/callbacks/graceful_stop.py _ask_all"): 1,
+    ("step", "blocking_copy", "lightning/pytorch/core/module.py __to_tensor"): 1,
+    ("step", "item", "megatron/core/distributed/finalize_model_grads.py finalize_model_grads"): 1,
+    ("optimizer", "item", "megatron/core/optimizer/clip_grads.py get_grad_norm_fp32"): 1,
+}
+"""Where the host waits in a step that is not logged, by phase, kind, file and function."""
+
+_PIPELINE = ("step", "synchronize", "megatron/core/pipeline_parallel/p2p_communication.py _communicate")
+_NO_LOSS = ("step", "blocking_copy", "nemo/lightning/megatron_parallel.py forward")
+_NORM = ("optimizer", "item", "megatron/core/optimizer/clip_grads.py get_grad_norm_fp32")
+_PARTS = ("step", "item", "megatron/core/distributed/finalize_model_grads.py finalize_model_grads")
+_DISPATCHER = "megatron/core/transformer/moe/token_dispatcher.py _maybe_dtoh_and_synchronize"
+_COUNTS = ("forward", "to_cpu", _DISPATCHER)
+_COUNTED = ("forward", "synchronize", _DISPATCHER)
+MORE_WAITS = {
+    "TP2 SP PP2": {_PIPELINE: 5},
+    "TP2 SP PP2 first stage": {_PIPELINE: 5, _NO_LOSS: 1},
+    "PP2 VPP2": {_PARTS: 2, _NO_LOSS: 1},
+    "PP2 VPP2 last stage": {_PARTS: 2},
+    "experts": {_COUNTS: 8, _COUNTED: 8},
+    "experts EP2": {_NORM: 2, _COUNTS: 16, _COUNTED: 4},
+    "experts EP2 TP2 SP": {_NORM: 2, _COUNTS: 16, _COUNTED: 4},
+    "experts FP8 EP2": {_NORM: 2, _COUNTS: 20, _COUNTED: 4},
+    "qwen3 moe": {_COUNTS: 8, _COUNTED: 8},
+}
+"""What more of them a layout has, or other numbers of them."""
+
+OFF = {
+    "fp32": "a trace does not know which kernel torch takes on a GPU for each segment",
+    "local attention": "a trace does not know which kernel torch takes on a GPU for each segment",
+    "moments in bf16": "FusedAdam widens the moments of all parameters at once",
+}
+"""Runs whose peak is not the plan's, and why."""
+
+OTHER_MESSAGES = {
+    "experts EP2 TP2 SP": "experts' outputs are added up in fp32, the plan counts bf16",
+}
+"""Runs whose messages are not the plan's, and why."""
+
+BUCKETS = ("distributed optimizer overlapping",)
+"""Runs whose gradients go in parts: the plan counts them as one."""
+
+RecordOf = Callable[[str], Record]
+
+
+def last_step(record: Record) -> Section:
+    """The last step, where all of them have been made."""
+    assert record.failure is None
+    assert len(record.steps) == STEPS
+    return record.steps[-1]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_where_the_host_waits(record_of: RecordOf, name: str) -> None:
+    found: Counter[tuple[str, str, str]] = Counter()
+    for wait in last_step(record_of(name)).waits:
+        file, _, function = wait.places[0].partition(" ")
+        found[wait.phase, wait.kind, f"{file.partition(':')[0]} {function}"] += wait.count
+    assert found == WAITS | MORE_WAITS.get(name, {})
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if "experts" not in name and "moe" not in name])
+def test_nothing_waits_in_a_micro_batch(record_of: RecordOf, name: str) -> None:
+    """Experts wait for their numbers of tokens, which Megatron's dispatcher reads."""
+    assert [wait for wait in last_step(record_of(name)).waits if wait.phase in MICRO_BATCH] == []
+
+
+def _marked(known: dict[str, str]) -> list[Any]:
+    marks = {name: [pytest.mark.xfail(reason=known[name], strict=True)] if name in known else [] for name in RUNS}
+    return [pytest.param(name, marks=marks[name]) for name in RUNS]
+
+
+@pytest.mark.parametrize("name", _marked(OFF))
+def test_the_peak_is_the_plans(record_of: RecordOf, name: str, dataset: Path, tmp_path: Path) -> None:
+    step = last_step(record_of(name))
+    reason = uncounted(settings_of(RUNS[name], dataset, tmp_path).model)
+    if reason:
+        pytest.skip(reason)
+    assert step.peak == pytest.approx(Planned(RUNS[name], dataset, tmp_path).memory.total, rel=0.03)
+
+
+@pytest.mark.parametrize("name", _marked(OTHER_MESSAGES))
+def test_messages_are_those_of_the_plan(record_of: RecordOf, name: str, dataset: Path, tmp_path: Path) -> None:
+    step = last_step(record_of(name))
+    reason = uncounted(settings_of(RUNS[name], dataset, tmp_path).model)
+    if reason:
+        pytest.skip(reason)
+    found, planned = messages_of(step), Planned(RUNS[name], dataset, tmp_path).messages
+    if name in BUCKETS:
+        found, planned = (_bytes_by_operation(one) for one in (found, planned))
+    assert found == planned
+
+
+def _bytes_by_operation(messages: Counter[tuple[str, int, int]]) -> Counter[tuple[str, int, int]]:
+    total: Counter[tuple[str, int, int]] = Counter()
+    for (operation, ranks, size), count in messages.items():
+        total[operation, ranks, 0] += size * count
+    return total
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_in_which_dtypes_it_multiplies(record_of: RecordOf, name: str, dataset: Path, tmp_path: Path) -> None:
+    settings = settings_of(RUNS[name], dataset, tmp_path)
+    model = settings.model
+    expected = {"float32"} if settings.trainer.precision == "32" else {"bfloat16"}
+    if model.fp8:
+        expected = {"Float8BlockwiseQTensor" if model.fp8_recipe == "blockwise" else "Float8Tensor"}
+    found = {gemm.dtype for gemm in last_step(record_of(name)).gemms}
+    routed = {"float32", "bfloat16"} if "expert" in name or "moe" in name else set()
+    assert found - routed == expected - routed

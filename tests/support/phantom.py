@@ -1,0 +1,191 @@
+"""Runs that are traced on a GPU of shapes alone: name -> rank and overrides; and what the planner counts of a rank."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from nemo_bt.config.load import load_settings
+from nemo_bt.config.model import Settings
+from nemo_bt.data.inspect import open_sets
+from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
+from nemo_bt.phantom.build import library
+from nemo_bt.phantom.record import Record, Section
+from nemo_bt.phantom.start import trace
+from nemo_bt.phantom.wheel import transformer_engine
+from nemo_bt.planning.memory import RankMemory, rank_memory
+from nemo_bt.planning.parameters import rank_parameters
+from nemo_bt.planning.streams import pairs_of_set, streams_of_step
+from nemo_bt.planning.traffic import group_sizes, step_traffic
+from nemo_bt.training.checks import run_architecture
+from tests.support.hf_models import hf_config_of
+from tests.support.layouts import CP2, EP2, OVERLAP, PP2, SELECTIVE, SP, TP2, VPP2, ZERO, full
+from tests.support.runs import REPO
+
+CACHE = Path("~/.cache/nemo_bt/phantom").expanduser()
+STEPS = 2
+"""The second is what each later one is."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A run that is traced as one of its ranks."""
+
+    overrides: list[str]
+    num_ranks: int = 1
+    rank: int = 0
+
+
+def family(shape: str, **sizes: object) -> list[str]:
+    """A new model like one of `tests.support.hf_models`, in other sizes."""
+    fields = hf_config_of(shape) | {"initializer_range": 0.02, "max_position_embeddings": 8192} | sizes
+    return ["model.hf_config=" + json.dumps(fields, separators=(",", ":")).replace('"', "")]
+
+
+LLAMA_8B = ["model=llama3_8b", "model.num_layers=4"]
+MIXTRAL = ["model=mixtral_8x7b", "model.hf_config.num_hidden_layers=2"]
+GEMMA2 = ["model=gemma2_27b", "model.hf_config.num_hidden_layers=4"]
+FP8 = ["model.fp8=hybrid", "model.fp8_recipe=tensorwise"]
+RECOMPUTE = full("uniform", 1)
+
+QUICK = {
+    "bf16": Traced(LLAMA_8B),
+    "FP8 tensorwise recompute": Traced([*LLAMA_8B, *FP8, *RECOMPUTE]),
+    "TP2 SP PP2": Traced([*LLAMA_8B, *TP2, *SP, *PP2], 4, rank=3),
+    "CP2": Traced([*LLAMA_8B, *CP2], 2, rank=1),
+    "experts EP2": Traced([*MIXTRAL, *EP2], 2, rank=1),
+    "distributed optimizer overlapping": Traced([*LLAMA_8B, *ZERO, *OVERLAP], 2, rank=1),
+}
+MORE = {
+    "recompute": Traced([*LLAMA_8B, *RECOMPUTE]),
+    "recompute attention": Traced([*LLAMA_8B, *SELECTIVE]),
+    "TP2": Traced([*LLAMA_8B, *TP2], 2),
+    "TP2 SP PP2 first stage": Traced([*LLAMA_8B, *TP2, *SP, *PP2], 4, rank=0),
+    "PP2 VPP2": Traced([*LLAMA_8B, *VPP2], 2, rank=0),
+    "PP2 VPP2 last stage": Traced([*LLAMA_8B, *VPP2], 2, rank=1),
+    "fp32": Traced([*LLAMA_8B, "trainer.precision=32"]),
+    "fused attention": Traced([*LLAMA_8B, "model.attention_backend=fused"]),
+    "local attention": Traced([*LLAMA_8B, "model.attention_backend=local"]),
+    "FP8 tensorwise": Traced([*LLAMA_8B, *FP8]),
+    "FP8 delayed": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=delayed"]),
+    "FP8 delayed recompute": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=delayed", *RECOMPUTE]),
+    "FP8 blockwise": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=blockwise"]),
+    "FP8 blockwise recompute": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=blockwise", *RECOMPUTE]),
+    "FP8 TP2 SP": Traced([*LLAMA_8B, *FP8, *TP2, *SP], 2, rank=1),
+    "offload": Traced([*LLAMA_8B, *ZERO, "model.optim.optimizer_cpu_offload=true"]),
+    "moments in bf16": Traced(
+        [
+            *LLAMA_8B,
+            *ZERO,
+            "model.optim.use_precision_aware_optimizer=true",
+            "model.optim.exp_avg_dtype=bf16",
+            "model.optim.exp_avg_sq_dtype=bf16",
+        ]
+    ),
+    "LoRA": Traced(
+        [*LLAMA_8B, "model.peft.peft_scheme=lora", "model.peft.lora_tuning.target_modules=[linear_qkv,linear_proj]"]
+    ),
+    "experts": Traced(MIXTRAL),
+    "experts FP8 EP2": Traced([*MIXTRAL, *FP8, *EP2], 2),
+    "experts EP2 TP2 SP": Traced([*MIXTRAL, *EP2, *TP2, *SP], 4, rank=2),
+    "gemma2": Traced(GEMMA2),
+    "llama 3.1": Traced(["model=llama3_1_8b", "model.hf_config.num_hidden_layers=4"]),
+    "mistral": Traced(["model=mistral_7b", "model.hf_config.num_hidden_layers=4"]),
+    "qwen2.5": Traced(["model=qwen2_5_7b", "model.hf_config.num_hidden_layers=4"]),
+    "qwen3": Traced(["model=qwen3_8b", "model.hf_config.num_hidden_layers=4"]),
+    "qwen3 moe": Traced(["model=qwen3_30b_a3b", "model.hf_config.num_hidden_layers=2"]),
+    "gemma": Traced(
+        family("gemma", hidden_size=3072, intermediate_size=24576, num_attention_heads=16, num_key_value_heads=16,
+               head_dim=256, vocab_size=256000)
+    ),
+    "gemma3": Traced(
+        family("gemma3", hidden_size=2560, intermediate_size=10240, num_attention_heads=8, num_key_value_heads=4,
+               head_dim=256, vocab_size=262208, sliding_window=1024, query_pre_attn_scalar=256)
+    ),
+    "phi3": Traced(
+        family("phi3", hidden_size=5120, intermediate_size=17920, num_attention_heads=40, num_key_value_heads=10,
+               vocab_size=32064, sliding_window=2047)
+    ),
+    "nemotron": Traced(
+        family("nemotron", hidden_size=4096, intermediate_size=16384, num_attention_heads=32, num_key_value_heads=8,
+               head_dim=128, vocab_size=256000)
+    ),
+}  # fmt: skip
+
+
+def missing() -> str | None:
+    """Say what this machine lacks to trace; None where it lacks nothing."""
+    try:
+        library(CACHE)
+        transformer_engine(CACHE)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def settings_of(run: Traced, dataset: Path, folder: Path) -> Settings:
+    """Settings of a run on pairs of 201 + 2 x 350 random tokens, nine to a stream: nothing is a multiple by chance."""
+    pairs = REPO / "benchmarks" / "random_pairs.py"
+    common = [
+        f"exp_manager.explicit_log_dir={folder / 'run'}",
+        f"model.tokenizer.type={dataset / 'tokenizer'}",
+        f"trainer.devices={run.num_ranks}",
+        "trainer.accelerator=gpu",
+        *([] if any("trainer.precision" in one for one in run.overrides) else ["trainer.precision=bf16-mixed"]),
+        "model.global_batch_size=36",
+        "model.data.tokens_per_micro_batch=8192",
+        "model.data.num_workers=1",
+        f"model.data.train=[{{path: {pairs}, name: random}}]",
+        f"model.data.custom_cls.path={pairs}",
+        "model.data.custom_cls.name=RandomPairs",
+        "+model.data.custom_cls.options.num_pairs=144",
+        "+model.data.custom_cls.options.prefix_tokens=201",
+        "+model.data.custom_cls.options.response_tokens=350",
+    ]
+    return load_settings("train", [*common, *run.overrides])
+
+
+def traced(run: Traced, dataset: Path, folder: Path) -> Record:
+    """Trace it."""
+    return trace(settings_of(run, dataset, folder), run.rank, STEPS, folder, CACHE)
+
+
+class Planned:
+    """What the planner counts of this rank, with the streams of the last step that is traced."""
+
+    def __init__(self, run: Traced, dataset: Path, folder: Path) -> None:
+        self.settings = settings = settings_of(run, dataset, folder)
+        self.architecture = run_architecture(settings, None, num_tokens=1)
+        model = settings.model
+        inside = model.tensor_model_parallel_size * model.context_parallel_size
+        sets, _ = open_sets(settings, Terminal(None))
+        pairs = pairs_of_set(sets["train"], settings)
+        step = streams_of_step(settings, pairs, STEPS - 1, self.architecture.hidden_size)
+        self.streams = [load.rows for load in step[run.rank // inside % settings.data_parallel_size]]
+        self.stage = run.rank // (inside * settings.data_parallel_size)
+
+    @property
+    def memory(self) -> RankMemory:
+        longest = max(self.streams, key=lambda rows: rows.tokens)
+        return rank_memory(self.settings, self.architecture, self.stage, longest, len(self.streams))
+
+    @property
+    def messages(self) -> Counter[tuple[str, int, int]]:
+        """Messages of a step by operation, number of ranks and bytes."""
+        parts = rank_parameters(self.architecture, self.settings.model, self.stage)
+        sent = step_traffic(self.settings, self.architecture, parts, self.stage, self.streams)
+        sizes = group_sizes(self.settings)
+        found: Counter[tuple[str, int, int]] = Counter()
+        for one, count in sent.items():
+            found[one.operation, sizes[one.group], one.size] += count
+        return found
+
+
+def messages_of(step: Section) -> Counter[tuple[str, int, int]]:
+    """The same of a traced step, without what is asked between steps and what a rank tells itself."""
+    found: Counter[tuple[str, int, int]] = Counter()
+    for one in step.messages:
+        if one.phase != "load" and one.ranks > 1 and one.operation != "barrier":
+            found[one.operation, one.ranks, one.size] += one.count
+    return found
