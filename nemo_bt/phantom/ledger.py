@@ -20,6 +20,8 @@ from nemo_bt.phantom.record import MICRO_BATCH, Gemm, Held, Message, Section, Wa
 _ALLOCATED_BYTES = 512
 """Multiple of bytes that torch's caching allocator gives away."""
 _TOLD_KINDS = 40
+_DRAINS = ("item", "synchronize", "to_cpu", "tolist")
+"""Kinds of waiting after which nothing is left on the device that was asked for before."""
 
 
 @dataclass(slots=True)
@@ -42,11 +44,12 @@ class Ledger:
         phase: part of the step that goes on.
         alive: bytes alive.
         peak: most bytes alive since the run began.
+        num_drained: how often the host has waited for all that it had asked of the device.
     """
 
     def __init__(self) -> None:
         self.phase = "build"
-        self.alive = self.peak = 0
+        self.alive = self.peak = self.num_drained = 0
         self._blocks: dict[int, Block] = {}
         self._values: dict[int, torch.Tensor] = {}
         self._opened: dict[int, Block] = {}
@@ -136,6 +139,7 @@ class Ledger:
 
     def waited(self, kind: str, count: int = 1) -> None:
         """Count something for which the host waits, here."""
+        self.num_drained += kind in _DRAINS
         self._waits[kind, self.phase, places()] += count
 
     def copied(self, kind: str) -> None:

@@ -66,7 +66,7 @@ class PhantomMode(TorchDispatchMode):
         has_fakes = any(isinstance(tensor, FakeTensor) for tensor in tensors)
         goes_there = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda"
         if not has_fakes and not goes_there:
-            return func(*args, **kwargs)
+            return self._on_cpu(func, args, kwargs)
         comes_from_there = any(map(is_on_device, tensors))
         if func is _aten._pin_memory.default:
             return self._pinned(args[0])
@@ -79,6 +79,8 @@ class PhantomMode(TorchDispatchMode):
             self._look_for_waits(func, args, kwargs, comes_from_there, goes_there)
         if func is _aten._to_copy.default and goes_there and not has_fakes:
             out = self._brought(args[0], kwargs)
+        elif func is _aten.copy_.default and not isinstance(args[0], FakeTensor):
+            out = args[0].fill_(_answer(args[1]))
         elif func.namespace == "c10d" and "coalesced" in func.__name__:  # torch has no shapes for these
             out = FakeWork().boxed()
         else:
@@ -97,19 +99,29 @@ class PhantomMode(TorchDispatchMode):
             self.ledger.remember(brought, source.clone())
         return brought
 
+    def _on_cpu(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Run what has nothing to do with the device; memory that is to be pinned is noted."""
+        if not kwargs.get("pin_memory"):
+            return func(*args, **kwargs)
+        made = func(*args, **{**kwargs, "pin_memory": False})
+        self._note_pinned(made)
+        return made
+
     def _pinned(self, source: Tensor) -> Any:
         """Copy a tensor of shapes alone that lies on the CPU to pinned memory."""
         with self.fake:
             pinned = torch.empty_like(source)
-        storage = pinned.untyped_storage()
-        self.pinned.add(storage._cdata)
-        weakref.finalize(storage, self.pinned.discard, storage._cdata).atexit = False
+        self._note_pinned(pinned)
         return pinned
 
+    def _note_pinned(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self.pinned.add(storage._cdata)
+        weakref.finalize(storage, self.pinned.discard, storage._cdata).atexit = False
+
     def _is_pinned(self, tensor: Tensor) -> bool:
-        if isinstance(tensor, FakeTensor):
-            return tensor.untyped_storage()._cdata in self.pinned
-        return tensor.is_pinned()
+        is_noted = tensor.untyped_storage()._cdata in self.pinned
+        return is_noted or (not isinstance(tensor, FakeTensor) and tensor.is_pinned())
 
     def _look_for_waits(self, func: Any, args: Any, kwargs: Any, comes_from_there: bool, goes_there: bool) -> None:
         """Count what makes the host wait, and what is copied between host and device."""
@@ -123,16 +135,18 @@ class PhantomMode(TorchDispatchMode):
                 elif index is not None and index.dtype in _MASKS and not _fills(func, args):
                     ledger.waited("boolean_index")
         elif func is _aten._to_copy.default and kwargs.get("device") is not None and comes_from_there != goes_there:
-            self._count_copy(args[0], goes_there, bool(kwargs.get("non_blocking")))
+            is_pinned = goes_there and self._is_pinned(args[0])
+            self._count_copy(is_pinned, goes_there, bool(kwargs.get("non_blocking")))
         elif func is _aten.copy_.default and is_on_device(args[0]) != is_on_device(args[1]):
             non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
-            self._count_copy(args[1], is_on_device(args[0]), bool(non_blocking))
+            on_host = args[1] if is_on_device(args[0]) else args[0]
+            self._count_copy(self._is_pinned(on_host), is_on_device(args[0]), bool(non_blocking))
 
-    def _count_copy(self, source: Tensor, goes_there: bool, non_blocking: bool) -> None:
-        is_pinned = goes_there and self._is_pinned(source)
+    def _count_copy(self, is_pinned: bool, goes_there: bool, non_blocking: bool) -> None:
         self.ledger.copied("to_device" if goes_there else "to_cpu")
         if not goes_there:
-            self.ledger.waited("to_cpu")
+            if not (non_blocking and is_pinned):
+                self.ledger.waited("to_cpu")
         elif not non_blocking:
             self.ledger.waited("blocking_copy")
         elif not is_pinned:

@@ -92,14 +92,18 @@ def state_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_r
 def step_bytes(settings: Settings, parts: Sequence[Sequence[Parameter]], data_rank: int = 0) -> int:
     """Count the fp32 copies of moments that the optimizer has at once, of moments that are stored in less.
 
+    They become bf16 one by one, each as a tensor of its own first.
+
     Source: nemo_bt.training.fused_adam; transformer-engine 2.9, pytorch/optimizers/fused_adam.py.
     """
     optim = settings.model.optim
-    num_copied = sum(_DTYPE_BYTES[dtype] < FP32_BYTES for dtype in (optim.exp_avg_dtype, optim.exp_avg_sq_dtype))
+    moments = (optim.exp_avg_dtype, optim.exp_avg_sq_dtype)
+    num_copied = sum(_DTYPE_BYTES[dtype] < FP32_BYTES for dtype in moments)
     if not num_copied:
         return 0
     sizes = [size for buffer in buffers(settings, parts) for size in _kept(buffer, _own(settings, buffer, data_rank))]
-    return num_copied * FP32_BYTES * max(sum(sizes[start:stop]) for start, stop in bounds(sizes))
+    copies = num_copied * FP32_BYTES * max(sum(sizes[start:stop]) for start, stop in bounds(sizes))
+    return copies + ("bf16" in moments) * _DTYPE_BYTES["bf16"] * max(sizes)
 
 
 def activation_bytes(settings: Settings) -> int:

@@ -18,15 +18,12 @@ from tests.support.phantom import MORE, QUICK, STEPS, Planned, messages_of, sett
 RUNS = QUICK | (MORE if os.environ.get("NEMO_BT_TEST_PHANTOM") else {})
 WAITS = {
     ("load", "item", "lightning/fabric/utilities/apply_func.py to_item"): 2,
-    ("load", "blocking_copy", "nemo_bt/training/callbacks/graceful_stop.py _ask_all"): 1,
-    ("load", "item", "nemo_bt/training/callbacks/graceful_stop.py _ask_all"): 1,
     ("step", "blocking_copy", "lightning/pytorch/core/module.py __to_tensor"): 1,
     ("step", "item", "megatron/core/distributed/finalize_model_grads.py finalize_model_grads"): 1,
     ("optimizer", "item", "megatron/core/optimizer/clip_grads.py get_grad_norm_fp32"): 1,
 }
 """Where the host waits in a step that is not logged, by phase, kind, file and function."""
 
-_PIPELINE = ("step", "synchronize", "megatron/core/pipeline_parallel/p2p_communication.py _communicate")
 _NO_LOSS = ("step", "blocking_copy", "nemo/lightning/megatron_parallel.py forward")
 _NORM = ("optimizer", "item", "megatron/core/optimizer/clip_grads.py get_grad_norm_fp32")
 _PARTS = ("step", "item", "megatron/core/distributed/finalize_model_grads.py finalize_model_grads")
@@ -34,8 +31,7 @@ _DISPATCHER = "megatron/core/transformer/moe/token_dispatcher.py _maybe_dtoh_and
 _COUNTS = ("forward", "to_cpu", _DISPATCHER)
 _COUNTED = ("forward", "synchronize", _DISPATCHER)
 MORE_WAITS = {
-    "TP2 SP PP2": {_PIPELINE: 5},
-    "TP2 SP PP2 first stage": {_PIPELINE: 5, _NO_LOSS: 1},
+    "TP2 SP PP2 first stage": {_NO_LOSS: 1},
     "PP2 VPP2": {_PARTS: 2, _NO_LOSS: 1},
     "PP2 VPP2 last stage": {_PARTS: 2},
     "experts": {_COUNTS: 8, _COUNTED: 8},
@@ -49,7 +45,6 @@ MORE_WAITS = {
 OFF = {
     "fp32": "a trace does not know which kernel torch takes on a GPU for each segment",
     "local attention": "a trace does not know which kernel torch takes on a GPU for each segment",
-    "moments in bf16": "FusedAdam widens the moments of all parameters at once",
 }
 """Runs whose peak is not the plan's, and why."""
 
