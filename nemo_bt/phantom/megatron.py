@@ -29,7 +29,6 @@ def install(ledger: Ledger) -> None:
         """Stand for transformer/moe/moe_utils.py:883: how many tokens experts get, which are spread evenly."""
         if not is_on_device(tensor):
             return tensor
-        ledger.waited("to_cpu")
         ledger.copied("to_cpu")
         dispatcher = sys._getframe(1).f_locals["self"]
         even = even_numbers(tensor, dispatcher)

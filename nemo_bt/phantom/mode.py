@@ -135,22 +135,20 @@ class PhantomMode(TorchDispatchMode):
                 elif index is not None and index.dtype in _MASKS and not _fills(func, args):
                     ledger.waited("boolean_index")
         elif func is _aten._to_copy.default and kwargs.get("device") is not None and comes_from_there != goes_there:
-            is_pinned = goes_there and self._is_pinned(args[0])
-            self._count_copy(is_pinned, goes_there, bool(kwargs.get("non_blocking")))
+            host = args[0] if goes_there else None  # torch pins what it makes for a copy that does not block
+            self._count_copy(host, goes_there, bool(kwargs.get("non_blocking")))
         elif func is _aten.copy_.default and is_on_device(args[0]) != is_on_device(args[1]):
             non_blocking = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
-            on_host = args[1] if is_on_device(args[0]) else args[0]
-            self._count_copy(self._is_pinned(on_host), is_on_device(args[0]), bool(non_blocking))
+            host = args[1] if is_on_device(args[0]) else args[0]
+            self._count_copy(host, is_on_device(args[0]), bool(non_blocking))
 
-    def _count_copy(self, is_pinned: bool, goes_there: bool, non_blocking: bool) -> None:
+    def _count_copy(self, host: Tensor | None, goes_there: bool, non_blocking: bool) -> None:
+        """Count a copy, for which the host waits unless it is told not to and its own side is pinned."""
         self.ledger.copied("to_device" if goes_there else "to_cpu")
-        if not goes_there:
-            if not (non_blocking and is_pinned):
-                self.ledger.waited("to_cpu")
-        elif not non_blocking:
-            self.ledger.waited("blocking_copy")
-        elif not is_pinned:
-            self.ledger.waited("from_unpinned_memory")
+        if not non_blocking:
+            self.ledger.waited("blocking_copy" if goes_there else "to_cpu")
+        elif host is not None and not self._is_pinned(host):
+            self.ledger.waited("unpinned_memory")
 
     def _count(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
         for leaf in tree_leaves(out):

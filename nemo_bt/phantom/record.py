@@ -22,8 +22,8 @@ class Wait:
     """What makes the host wait for the device.
 
     Args:
-        kind: item, tolist, to_cpu, from_unpinned_memory, blocking_copy, index_on_cpu, boolean_index, shape_by_value,
-            or synchronize.
+        kind: item, tolist, to_cpu, blocking_copy (to the device), unpinned_memory, index_on_cpu, boolean_index,
+            shape_by_value, or synchronize.
         places: where, innermost first.
         count: how often in the section.
     """

@@ -28,17 +28,19 @@ _NO_LOSS = ("step", "blocking_copy", "nemo/lightning/megatron_parallel.py forwar
 _NORM = ("optimizer", "item", "megatron/core/optimizer/clip_grads.py get_grad_norm_fp32")
 _PARTS = ("step", "item", "megatron/core/distributed/finalize_model_grads.py finalize_model_grads")
 _DISPATCHER = "megatron/core/transformer/moe/token_dispatcher.py _maybe_dtoh_and_synchronize"
-_COUNTS = ("forward", "to_cpu", _DISPATCHER)
 _COUNTED = ("forward", "synchronize", _DISPATCHER)
+_OFFLOADED = ("optimizer", "synchronize", "megatron/core/optimizer/cpu_offloading/hybrid_optimizer.py step")
 MORE_WAITS = {
     "TP2 SP PP2 first stage": {_NO_LOSS: 1},
     "PP2 VPP2": {_PARTS: 2, _NO_LOSS: 1},
     "PP2 VPP2 last stage": {_PARTS: 2},
-    "experts": {_COUNTS: 8, _COUNTED: 8},
-    "experts EP2": {_NORM: 2, _COUNTS: 16, _COUNTED: 4},
-    "experts EP2 TP2 SP": {_NORM: 2, _COUNTS: 16, _COUNTED: 4},
-    "experts FP8 EP2": {_NORM: 2, _COUNTS: 20, _COUNTED: 4},
-    "qwen3 moe": {_COUNTS: 8, _COUNTED: 8},
+    "offload": {_OFFLOADED: 27},
+    "experts": {_COUNTED: 8},
+    "experts balanced": {_COUNTED: 8},
+    "experts EP2": {_NORM: 2, _COUNTED: 4},
+    "experts EP2 TP2 SP": {_NORM: 2, _COUNTED: 4},
+    "experts FP8 EP2": {_NORM: 2, _COUNTED: 4},
+    "qwen3 moe": {_COUNTED: 8},
 }
 """What more of them a layout has, or other numbers of them."""
 

@@ -87,6 +87,7 @@ MORE = {
         [*LLAMA_8B, "model.peft.peft_scheme=lora", "model.peft.lora_tuning.target_modules=[linear_qkv,linear_proj]"]
     ),
     "experts": Traced(MIXTRAL),
+    "experts balanced": Traced([*MIXTRAL, "model.moe_aux_loss_coeff=0.01"]),
     "experts FP8 EP2": Traced([*MIXTRAL, *FP8, *EP2], 2),
     "experts EP2 TP2 SP": Traced([*MIXTRAL, *EP2, *TP2, *SP], 4, rank=2),
     "gemma2": Traced(GEMMA2),
