@@ -90,6 +90,7 @@ class PairStream:
         number_P: number of each comparison in its set, [P], int64, on the CPU.
         num_real_tokens: tokens that belong to a group; the rest of T is padding.
         num_sources: sources of data that its set has.
+        tokens_PK: tokens of each side with its prefix, [P, K], float32; 0 where it has fewer than K.
         attribute_PKA: values of the attributes, [P, K, A], float32; NaN where one is not known. None without any.
         is_plain: whether all are pairs whose first side is the better one, without a tie or a doubt.
         is_ragged: whether one has fewer than K sides.
@@ -105,6 +106,7 @@ class PairStream:
     weight_P: Tensor
     source_P: Tensor
     number_P: Tensor
+    tokens_PK: Tensor
     num_real_tokens: int
     num_sources: int = 1
     attribute_PKA: Tensor | None = None
@@ -178,6 +180,7 @@ def build_stream(groups: Sequence[TokenGroup], pad_id: int, multiple_of: int = 1
     ).reshape(-1, 5)
     most = max((len(one.sides) for one in comparisons), default=2)
     sides = [one.sides + (-1,) * (most - len(one.sides)) for one in comparisons]
+    lengths = [prefix_end - prefix_start + end - start for prefix_start, prefix_end, start, end in segments] + [0]
     scores = [one.scores + (math.nan,) * (most - len(one.scores)) for one in comparisons]
     preference_P = torch.tensor([one.preference for one in comparisons], dtype=torch.float32)
     return PairStream(
@@ -191,6 +194,7 @@ def build_stream(groups: Sequence[TokenGroup], pad_id: int, multiple_of: int = 1
         weight_P=torch.tensor([one.weight for one in comparisons], dtype=torch.float32),
         source_P=torch.tensor([one.source for one in comparisons], dtype=torch.int64),
         number_P=torch.tensor([one.number for one in comparisons], dtype=torch.int64),
+        tokens_PK=torch.tensor([[lengths[side] for side in of] for of in sides], dtype=torch.float32).reshape(-1, most),
         num_real_tokens=end,
         num_sources=num_sources,
         attribute_PKA=_attributes(comparisons, most),

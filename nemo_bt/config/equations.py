@@ -56,7 +56,10 @@ def _contradictions(settings: Settings) -> Iterator[str]:
 
 
 _READ_BY = {
-    "bradley_terry": ("margin", "scale", "label_smoothing", "center_rewards_coefficient"),
+    "bradley_terry": (
+        *("margin", "scale", "label_smoothing", "center_rewards_coefficient"),
+        *("length_penalty", "length_scale_tokens"),
+    ),
     "hinge": ("margin", "hinge_margin"),
     "rao_kupper": ("tie", "learn_tie"),
     "davidson": ("tie", "learn_tie"),

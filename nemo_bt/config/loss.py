@@ -71,6 +71,11 @@ class LossSettings:
     """Probability that a label is wrong."""
     center_rewards_coefficient: FromZero = 0.0
     """Factor on (r_chosen + r_rejected)^2."""
+    length_penalty: FromZero = 0.0
+    """Factor on the covariance of preferences with the length of answers, formula in nemo_bt.losses.length; more
+    than 1 prefers the shorter answer."""
+    length_scale_tokens: Above0 = 100.0
+    """Difference of lengths, in tokens, from which a pair counts nearly in full for it."""
     hinge_margin: Above0 = 1.0
     """Lead of the chosen response from which there is no loss, in reward units."""
     tie: Above0 = 1.0

@@ -14,6 +14,7 @@ from nemo_bt.loss import LossFn, bradley_terry_loss
 from nemo_bt.losses.comparisons import ComparisonLoss, Comparisons
 from nemo_bt.losses.contract import check_loss_function, takes_comparisons
 from nemo_bt.losses.hinge import hinge_loss
+from nemo_bt.losses.length import length_covariance
 from nemo_bt.losses.plackett_luce import plackett_luce_loss
 from nemo_bt.losses.regression import regression_loss
 from nemo_bt.losses.ties import davidson_loss, rao_kupper_loss
@@ -65,7 +66,11 @@ def _built_in(settings: LossSettings) -> ComparisonLoss:
 
 def _bradley_terry(given: Comparisons, settings: LossSettings) -> Tensor:
     of_pairs = (given.chosen, given.rejected, given.margin_P, given.weight_P)
-    return bradley_terry_loss(*of_pairs, settings, given.preference_P)
+    loss_P = bradley_terry_loss(*of_pairs, settings, given.preference_P)
+    if settings.length_penalty:
+        of_length_P = given.weight_P * length_covariance(given, settings.length_scale_tokens)
+        loss_P = loss_P + settings.length_penalty * of_length_P
+    return loss_P
 
 
 def _mixed(ranking: ComparisonLoss, settings: LossSettings, given: Comparisons) -> Tensor:

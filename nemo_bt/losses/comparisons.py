@@ -27,6 +27,7 @@ class Comparisons:
         attribute_reward_PKA: rewards of each attribute; None without attributes.
         attribute_PKA: what the data says of them, NaN where nothing.
         tie: parameter of the losses with ties, a scalar, where it is learnt.
+        tokens_PK: tokens of each side with its prompt, as float32; 0 where a list has fewer than K.
     """
 
     reward_PK: Tensor
@@ -38,6 +39,7 @@ class Comparisons:
     attribute_reward_PKA: Tensor | None = None
     attribute_PKA: Tensor | None = None
     tie: Tensor | None = None
+    tokens_PK: Tensor | None = None
 
     @property
     def chosen(self) -> Tensor:

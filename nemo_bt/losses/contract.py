@@ -76,6 +76,7 @@ def tried(reward_P: Tensor, takes: str, num_attributes: int, has_soft_labels: bo
         weight_P=torch.ones(number),
         attribute_reward_PKA=reward_PK[:, :, None].expand(shape) if num_attributes else None,
         attribute_PKA=torch.ones(shape) if num_attributes else None,
+        tokens_PK=(reward_PK.detach() != 0) * 20.0,
     )
 
 

@@ -119,7 +119,7 @@ def rewarded(batch: PairStream, reward: Tensor, weights: Sequence[float]) -> Com
     if is_there_PK is not None:
         reward_PK = torch.where(is_there_PK, reward_PK, 0.0)
     known = (batch.score_PK, batch.margin_P, batch.preference_P, batch.weight_P)
-    return Comparisons(reward_PK, is_there_PK, *known, reward_PKA, batch.attribute_PKA)
+    return Comparisons(reward_PK, is_there_PK, *known, reward_PKA, batch.attribute_PKA, tokens_PK=batch.tokens_PK)
 
 
 def combine(reward_CA: Tensor, weights: Sequence[float]) -> Tensor:

@@ -100,6 +100,7 @@ LOSSES: dict[str, Callable[[One], Tensor]] = {
     "rao_kupper": partial(plain_losses.rao_kupper, theta=2.718281828459045**0.7),
     "soft labels": partial(plain_losses.bradley_terry, label_smoothing=0.05),
     "strengths": partial(plain_losses.scaled, factors={1.0: 1.0, 2.0: 3.0, 3.0: 10.0}),
+    "lengths": partial(plain_losses.length_penalised, factor=0.5, scale=3),
     "hinge": partial(plain_losses.hinge, lead=0.5),
     "lists and scores": lambda one: plain_losses.plackett_luce(one) + 0.3 * plain_losses.regression(one, error="mse"),
 }
@@ -205,4 +206,5 @@ def compared(
         return One(rewards, preference=0.5 if row["winner"] == "tie" else 1.0)
     of_both = [[row["chosen_help"], row["verbosity"][0]], [row["rejected_help"], row["verbosity"][1]]]
     attributes: Any = {"attribute_rewards": found, "attributes": of_both} if has_attributes else {}
-    return One(rewards, preference=row["preference"], margin=float(row["margin"]), **attributes)
+    known: Any = {"preference": row["preference"], "margin": float(row["margin"]), "tokens": list(map(len, ids))}
+    return One(rewards, **known, **attributes)

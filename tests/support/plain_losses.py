@@ -18,6 +18,7 @@ class One:
     weight: float = 1.0
     attribute_rewards: list[Tensor] | None = None  # each [A]
     attributes: list[list[float | None]] | None = None  # None where unknown
+    tokens: list[int] | None = None  # of each answer, with its prompt
 
 
 def bradley_terry(one: One, label_smoothing: float = 0.0) -> Tensor:
@@ -30,6 +31,14 @@ def bradley_terry(one: One, label_smoothing: float = 0.0) -> Tensor:
 def scaled(one: One, factors: dict[float, float]) -> Tensor:
     """The margin chooses the factor of Bradley and Terry's loss."""
     return one.weight * factors[one.margin] * minus_log_sigmoid(difference(one))
+
+
+def length_penalised(one: One, factor: float, scale: float) -> Tensor:
+    """What both outcomes' probabilities differ by is multiplied by the squashed difference of lengths."""
+    assert one.tokens
+    wins, loses = (torch.exp(-minus_log_sigmoid(sign * difference(one))) for sign in (1, -1))
+    squashed = torch.tanh(torch.tensor((one.tokens[0] - one.tokens[1]) / scale, dtype=torch.float64))
+    return one.weight * (minus_log_sigmoid(difference(one)) + factor * (wins - loses) * squashed)
 
 
 def hinge(one: One, lead: float) -> Tensor:

@@ -35,6 +35,7 @@ SIGNALS: dict[str, list[str]] = {
     "learnt ties": ["model.loss.kind=davidson", "model.loss.tie=0.7", "model.loss.learn_tie=true"],
     "soft labels": ["model.data.preference_key=preference", "model.loss.label_smoothing=0.05"],
     "strengths": ["model.loss.scale={1: 1, 2: 3, 3: 10}"],
+    "lengths": ["model.loss.length_penalty=0.5", "model.loss.length_scale_tokens=3"],
     "hinge": ["model.loss.kind=hinge", "model.loss.hinge_margin=0.5"],
     "lists and scores": ["model.loss.kind=plackett_luce", "model.loss.regression_coefficient=0.3"],
 }
@@ -42,6 +43,7 @@ FILES = {
     "pairs and attributes": "pairs",
     "soft labels": "pairs",
     "strengths": "pairs",
+    "lengths": "pairs",
     "hinge": "pairs",
     "davidson": "ties",
     "rao_kupper": "ties",

@@ -43,6 +43,26 @@ def test_a_list_costs_the_likelihood_of_its_ranking() -> None:
     assert losses(given([[1.0] * 4], [[4.0, 3.0, 2.0, 1.0]]), kind="plackett_luce") == [pytest.approx(math.log(24))]
 
 
+def test_preferences_that_go_with_length_cost_more() -> None:
+    """0.5 tanh 1 for odds of 3 and a difference of one scale; the pair turned round has the same."""
+    rewards, tokens = [[math.log(3), 0.0], [0.0, math.log(3)], [1.0, 1.0]], [[250.0, 150.0], [150.0, 250.0], [9.0, 1.0]]
+    plain = losses(given(rewards))
+    found = losses(given(rewards, tokens_PK=tokens, weight_P=[1.0, 2.0, 1.0]), length_penalty=0.4)
+    more = 0.4 * 0.5 * math.tanh(1)
+    assert found == pytest.approx([plain[0] + more, 2 * (plain[1] + more), plain[2]])
+    told = losses(given(rewards, tokens_PK=tokens), length_penalty=0.4, length_scale_tokens=50)
+    assert told[0] == pytest.approx(plain[0] + 0.2 * math.tanh(2))
+
+
+def test_the_penalty_on_length_is_bounded() -> None:
+    far = given([[1e4, -1e4], [-1e4, 1e4]], tokens_PK=[[1e6, 0.0], [0.0, 1e6]])
+    loss_P = loss_function(LossSettings(length_penalty=1.0))(far) - loss_function(LossSettings())(far)
+    assert loss_P.tolist() == [1.0, 1.0]
+    loss_P.sum().backward()
+    assert far.reward_PK.grad is not None
+    assert far.reward_PK.grad.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
 def test_likelihoods_of_all_rankings_sum_to_1() -> None:
     rewards = [0.3, -1.2, 2.0, 0.0]
     total = sum(

@@ -20,10 +20,19 @@ def test_stream_of_a_pair_and_a_ranked_group() -> None:
     assert stream.segments_C5.tolist() == [
         [0, 2, 2, 4, 1], [0, 2, 4, 5, 1], [5, 6, 6, 7, 1], [5, 6, 7, 8, 1], [5, 6, 8, 10, 2],
     ]  # fmt: skip
+    assert stream.tokens_PK.tolist() == [[3, 4], [2, 3], [3, 2]]
     assert stream.margin_P.tolist() == [0.5, 0.0, 0.0]
     assert stream.weight_P.tolist() == [2.0, 1.0, 1.0]
     assert stream.source_P.tolist() == [1, 0, 0]
     assert (stream.num_comparisons, stream.num_real_tokens, pair.num_tokens) == (3, 10, 5)
+
+
+def test_tokens_of_a_side_do_not_depend_on_what_is_shared() -> None:
+    ranked = (Comparison((1, 0, 2)), Comparison((2, 0)))
+    shared = TokenGroup(ids(1, 2), (ids(3), ids(4, 5), ids(6)), ranked)
+    plain = TokenGroup(ids(), (ids(1, 2, 3), ids(1, 2, 4, 5), ids(1, 2, 6)), ranked)
+    for group in (shared, plain):
+        assert build_stream([group], pad_id=0).tokens_PK.tolist() == [[4, 3, 3], [3, 3, 0]]
 
 
 def test_empty_prefix_is_plain_packing() -> None:
