@@ -72,8 +72,8 @@ class LossSettings:
     center_rewards_coefficient: FromZero = 0.0
     """Factor on (r_chosen + r_rejected)^2."""
     length_penalty: FromZero = 0.0
-    """Factor on the covariance of preferences with the length of answers, formula in nemo_bt.losses.length; more
-    than 1 prefers the shorter answer."""
+    """Factor on the covariance of preferences with the length of answers, formula in nemo_bt.losses.length; above
+    1 the shorter answer is preferred, and with smoothing, soft labels or a scale below 1 from less."""
     length_scale_tokens: Above0 = 100.0
     """Difference of lengths, in tokens, from which a pair counts nearly in full for it."""
     hinge_margin: Above0 = 1.0

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.transformer.moe.moe_utils import compute_routing_scores_for_aux_loss
 from megatron.core.transformer.moe.router import MoEAuxLossAutoScaler, TopKRouter
@@ -68,21 +69,39 @@ class Pieces:
     """The pieces of a stream, and this rank's rows of each.
 
     Args:
-        rows_S: number of rows that this rank routes of each piece, and last of none, [S + 1], int64.
+        piece_r: piece of each row that this rank routes, [r], int64; of padding S.
+        num_pieces: S.
         prefix_C: piece of the prefix of each continuation, [C], int64.
         own_C: piece of the continuation itself, [C], int64.
         weight_C: comparisons that the continuation is in, over the square of its sequence's tokens, [C], fp32.
     """
 
-    rows_S: Tensor
+    piece_r: Tensor
+    num_pieces: int
     prefix_C: Tensor
     own_C: Tensor
     weight_C: Tensor
 
     def of_sequences(self, x_rE: Tensor) -> Tensor:
-        """Sum the rows of each prefix and its continuation, [C, E]; the order of a sum is always the same."""
-        sum_SE = torch.segment_reduce(x_rE, "sum", lengths=self.rows_S, axis=0, unsafe=True)
+        """Sum the rows of each prefix and its continuation, [C, E]."""
+        sum_SE: Tensor = _PieceSums.apply(x_rE, self.piece_r, self.num_pieces)  # type: ignore[no-untyped-call]
         return sum_SE[self.prefix_C] + sum_SE[self.own_C]
+
+
+class _PieceSums(torch.autograd.Function):
+    """The sum of the rows of each piece: a product with a matrix of zeros and ones, which nobody keeps."""
+
+    @staticmethod
+    def forward(ctx: Any, x_rE: Tensor, piece_r: Tensor, num_pieces: int) -> Tensor:
+        ctx.save_for_backward(piece_r)
+        is_member_Sr = piece_r == torch.arange(num_pieces, device=piece_r.device)[:, None]
+        return is_member_Sr.to(x_rE.dtype) @ x_rE
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (piece_r,) = ctx.saved_tensors
+        (grad_SE,) = grads
+        return F.pad(grad_SE, (0, 0, 0, 1))[piece_r], None, None
 
 
 def pieces_of(segments_C5: Tensor, shard: ContextShard, first: int, num_rows: int, device: torch.device) -> Pieces:
@@ -99,14 +118,15 @@ def _pieces_of(segments: bytes, shard: ContextShard, first: int, num_rows: int, 
     bounds, piece = np.unique(segments_C5[:, :4].reshape(-1, 2), axis=0, return_inverse=True)
     start_S, end_S = bounds.T
     held = np.concatenate([np.arange(run.start, run.stop) for run in shard.runs])[first : first + num_rows]
-    rows_S = np.searchsorted(held, end_S) - np.searchsorted(held, start_S)
+    piece_r = np.searchsorted(end_S, held, side="right")
     assert np.array_equal(start_S[1:], end_S[:-1]), "the pieces of a stream touch, and its padding is at its end"
     length_C = segments_C5[:, 1] - segments_C5[:, 0] + segments_C5[:, 3] - segments_C5[:, 2]
     prefix_C, own_C = piece.reshape(-1, 2).T
-    arrays = (np.append(rows_S, num_rows - rows_S.sum()), prefix_C.copy(), own_C.copy())
     weight_C = (segments_C5[:, 4] / np.maximum(1, length_C) ** 2).astype(np.float32)
     with torch.inference_mode(False):  # a validation may ask first, and training go on with the answer
-        return Pieces(*(to_device(torch.from_numpy(array), device) for array in (*arrays, weight_C)))
+        arrays = (piece_r, prefix_C.copy(), own_C.copy(), weight_C)
+        piece, *of_sequences = (to_device(torch.from_numpy(array), device) for array in arrays)
+        return Pieces(piece, len(bounds), *of_sequences)
 
 
 def balance_loss(score_CE: Tensor, count_CE: Tensor, weight_C: Tensor, topk: int) -> Tensor:

@@ -90,10 +90,7 @@ def _random_state() -> dict[str, Callable[..., Any]]:
 
 
 def _streams(ledger: Ledger) -> dict[str, Any]:
-    """Give streams and events: work is done at once, so they order nothing, and only waits of the host count.
-
-    The host does not wait for an event that it has waited for already, for all work at once.
-    """
+    """Give streams and events, which order nothing: what the host has waited for, all at once, it waits for no more."""
 
     class Event:
         num_drained = -1

@@ -75,7 +75,7 @@ def open_engine(
         on_gpu: whether each rank has a GPU.
         is_alone: whether this process has the whole model, even if it is in a job.
     """
-    if on_gpu:
+    if on_gpu and not is_alone:  # else the process is a user's own
         set_gpu_environment(layout)
     import_nemo(on_gpu)
     import torch

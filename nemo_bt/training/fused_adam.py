@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 PART_ELEMENTS = 2**26
@@ -37,6 +38,14 @@ def in_parts(adam: type, most: int = PART_ELEMENTS) -> type:
                         group["step"] = max(steps)  # a part without a gradient may have made none
             finally:
                 self.param_groups = groups
+
+        def state_dict(self) -> dict[str, Any]:
+            """Give moments as they are stored; FusedAdam's own copies all that are stored in less to fp32.
+
+            Megatron's distributed optimizer, which alone stores them in less, reads the groups of it, and each moment
+            by itself.
+            """
+            return torch.optim.Optimizer.state_dict(self)
 
     return AdamInParts
 

@@ -10,6 +10,8 @@ import os
 from nemo_bt.config.job import ParallelSettings
 
 _BLACKWELL = (10, 0)
+_OTHER_NAMES = {"PYTORCH_CUDA_ALLOC_CONF": "PYTORCH_ALLOC_CONF"}
+"""torch reads the first of them that is there."""
 
 
 def gpu_environment(layout: ParallelSettings, capability: tuple[int, int] | None) -> dict[str, str]:
@@ -19,7 +21,6 @@ def gpu_environment(layout: ParallelSettings, capability: tuple[int, int] | None
         capability: compute capability of the GPUs; None where it is not known.
     """
     found = {
-        "NVIDIA_TF32_OVERRIDE": "0",  # Transformer Engine asks cuBLAS for TF32 whenever matrices are fp32
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # streams of ever new lengths leave no holes
         "TORCH_NCCL_HIGH_PRIORITY": "1",
         "NVTE_FWD_LAYERNORM_SM_MARGIN": "16",  # multiprocessors that norms leave to messages
@@ -34,9 +35,10 @@ def gpu_environment(layout: ParallelSettings, capability: tuple[int, int] | None
 
 
 def set_gpu_environment(layout: ParallelSettings) -> None:
-    """Set what nobody has set yet. CUDA must not have started: the driver is asked through NVML."""
+    """Set what nobody has set yet, by this name or another. CUDA must not have started: NVML is asked for the GPU."""
     for name, value in gpu_environment(layout, _capability()).items():
-        os.environ.setdefault(name, value)
+        if _OTHER_NAMES.get(name, name) not in os.environ:
+            os.environ[name] = value
 
 
 def _capability() -> tuple[int, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ def import_nemo(on_gpu: bool) -> None:
     """Import NeMo and what nemo_bt builds on it, for GPUs or for the CPU."""
     from nemo_bt.cpu import device as cpu
 
+    if on_gpu:  # Transformer Engine asks cuBLAS for TF32 whenever matrices are fp32; this is read before the first one
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     with _kept_from_collection():
         cpu.leave_out_extension()
         if not on_gpu:

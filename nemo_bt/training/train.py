@@ -54,9 +54,9 @@ def train(
     Raises:
         UserError: the model, the tokenizer or the data cannot be used as they are.
     """
+    if settings.trainer.accelerator != "cpu":
+        set_gpu_environment(settings.model)  # before anything asks for GPUs
     on_gpu = runs_on_gpu(settings.trainer)
-    if on_gpu:
-        set_gpu_environment(settings.model)
     check_device(settings, on_gpu)
     log_dir = settings.exp_manager.log_dir
     prepared = prepare(settings, pretrained, terminal)
@@ -96,9 +96,9 @@ def validate_only(
     """
     if not (settings.model.data.validation and settings.trainer.limit_val_batches):
         raise UserError("model.data.validation: expected a set to validate on, got none.")
+    if settings.trainer.accelerator != "cpu":
+        set_gpu_environment(settings.model)  # before anything asks for GPUs
     on_gpu = runs_on_gpu(settings.trainer)
-    if on_gpu:
-        set_gpu_environment(settings.model)
     check_device(settings, on_gpu)
     prepared = prepare(settings, pretrained, terminal, only_validates=True)
     outcome = validate(settings, prepared, on_gpu, terminal, loss_fn)

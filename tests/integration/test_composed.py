@@ -20,8 +20,8 @@ ORDER = [
     "Validation.on_train_batch_start",
     "PairSampler.on_megatron_step_start",
     "PairSampler.on_megatron_step_end",
-    "all_reduce 1",  # whether a rank was asked to end
     "all_reduce 1",  # of the gradient norm, in Megatron's optimizer
+    "all_reduce 1",  # whether a rank was asked to end
     "Watchdog.on_train_batch_end",
     "NonFiniteGuard.on_train_batch_end",
     "Monitor.on_train_batch_end",

@@ -29,8 +29,12 @@ def test_what_a_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in gpu_environment(ParallelSettings(tensor_model_parallel_size=2), HOPPER):
         monkeypatch.setenv(name, "mine")  # what is set below is taken away again
         monkeypatch.delenv(name)
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    monkeypatch.setenv("TORCH_NCCL_HIGH_PRIORITY", "0")
     set_gpu_environment(ParallelSettings(tensor_model_parallel_size=2))  # without a GPU too
-    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"
+    assert os.environ["TORCH_NCCL_HIGH_PRIORITY"] == "0"
     assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
     assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:False")
+    set_gpu_environment(ParallelSettings())
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ

@@ -9,8 +9,8 @@ One optimizer step, and the collectives that run in it:
    to end.
 2. The step itself, Megatron's. `PairSampler` hands over the streams of this rank. Each stream goes forward and
    backward, with the messages of tensor, context, expert and pipeline parallelism. Gradients are summed over data- and
-   context-parallel ranks, in one all-reduce or reduce-scatter for each bucket. `GracefulStop` asks all ranks
-   whether one was asked to end: an all-reduce of one number, over all ranks. The gradient norm is all-reduced.
+   context-parallel ranks, in one all-reduce or reduce-scatter for each bucket. The gradient norm is
+   all-reduced. `GracefulStop` asks all ranks whether one was asked to end: an all-reduce of one number, over all ranks.
    `NonFiniteGuard` sees it before a weight changes. With the distributed optimizer, weights are gathered.
 3. `on_train_batch_end`. `Watchdog` notes the time. `NonFiniteGuard` counts the step's sums, or leaves them out: only
    then all ranks gather the numbers of the pairs to blame. `Monitor` stops its clock, and on every n-th step logs: an

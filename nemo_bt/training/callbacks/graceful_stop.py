@@ -20,8 +20,8 @@ class GracefulStop(pl.Callback):
     """Has all ranks agree, in every step and every batch of a validation: one all-reduce of a number.
 
     Between two steps no rank waits for its GPU, so that the next step's work is there when a step's is done: a step
-    asks when its gradients are there, before the host waits for their norm, and what was asked is heard before the next
-    step.
+    asks behind the norm of its gradients, for which the host waits in any case, and hears the answer before the next
+    step, while weights are updated.
 
     It comes before the callback that saves, which does so when `trainer.should_stop` is set. A validation that is
     broken off counts for nothing; the resumed run makes it again.
@@ -44,7 +44,7 @@ class GracefulStop(pl.Callback):
         """Take the signals over once more: Lightning has put its own handlers in the place of ours."""
         self.request.listen(is_training=True, answer_to=self.answer_to)
         optimizer = trainer.optimizers[0].mcore_optimizer
-        optimizer.prepare_grads = self._asking(optimizer.prepare_grads, pl_module)
+        optimizer.step_with_ready_grads = self._asking(optimizer.step_with_ready_grads, pl_module)
         self._ask(pl_module)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -68,11 +68,10 @@ class GracefulStop(pl.Callback):
         """Ask once more: the next step hears it."""
         self._ask(pl_module)
 
-    def _asking(self, prepare_grads: Callable[[], bool], pl_module: pl.LightningModule) -> Callable[[], bool]:
+    def _asking(self, step: Callable[[], bool], pl_module: pl.LightningModule) -> Callable[[], bool]:
         def asking() -> bool:
-            found = prepare_grads()
             self._ask(pl_module)
-            return found
+            return step()
 
         return asking
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class StepBatch:
 class StepDataset(Dataset[StepBatch]):
     """Step number -> the streams of that step on this data-parallel rank.
 
-    A step is a function of its number alone. While one runs, a thread plans and builds the next.
+    A step is a function of its number alone, so the next may be built, by a thread, before it is asked for.
     """
 
     def __init__(
@@ -65,12 +65,21 @@ class StepDataset(Dataset[StepBatch]):
         self.batches = validation_batches(len(pairs.epoch), self.size) if name != "train" else []
         self.num_steps = num_steps if name == "train" else len(self.batches)
         self.ahead: tuple[int, Future[StepBatch]] | None = None
+        self.given = -1
 
     def __getitem__(self, step: int) -> StepBatch:
-        ahead = self.ahead if self.ahead and self.ahead[0] == step else None
-        batch = ahead[1].result() if ahead else self.build(step)
-        self.ahead = (step + 1, _BUILDER.submit(self.build, step + 1)) if step + 1 < self.num_steps else None
-        return batch
+        ahead, self.ahead, self.given = self.ahead, None, step
+        return ahead[1].result() if ahead and ahead[0] == step else self.build(step)
+
+    def build_ahead(self) -> None:
+        """Have the thread build the step behind the one that was given last, if there is one."""
+        step = self.given + 1
+        self.ahead = (step, _BUILDER.submit(self.build, step)) if step < self.num_steps else None
+
+    def stop(self) -> None:
+        """Wait until the thread is done with it."""
+        if self.ahead and not self.ahead[1].cancel():
+            wait([self.ahead[1]])
 
     def build(self, step: int) -> StepBatch:
         """Plan a step and build this rank's streams of it."""
@@ -111,6 +120,7 @@ class PairSampler(DataSampler):
         sums_SM: this rank's part of the sums of nemo_bt.metrics since they were last taken, by set name.
         last: the step that runs or ran last.
         skipped_steps: steps that were left out, with those before a restart.
+        datasets: where the steps come from, by set name.
         num_sums: numbers of a source's sums, M.
     """
 
@@ -129,6 +139,7 @@ class PairSampler(DataSampler):
         self.sums_SM: dict[str, Tensor] = {}
         self.last: StepBatch | None = None
         self.skipped_steps = 0
+        self.datasets: dict[str, StepDataset] = {}
         self._pending: tuple[str, Tensor] | None = None
 
     def setup(self, global_rank: int) -> None:
@@ -143,11 +154,18 @@ class PairSampler(DataSampler):
         self.last, _, _ = next(step.data)
         return dataclasses.replace(
             step,
-            data=iter(self.last.streams),
+            data=self._streams(self.last),
             num_microbatches=len(self.last.streams),
             micro_batch_size=1,
             seq_length=self.last.streams[0].tokens_1T.shape[1],  # the same for all of a step in a pipeline
         )
+
+    def _streams(self, batch: StepBatch) -> Iterator[PairStream]:
+        """Hand the streams over; before the last one, while a GPU has those before it to do, the next step is begun."""
+        *before, last = batch.streams
+        yield from before
+        self.datasets[batch.name].build_ahead()
+        yield last
 
     def on_megatron_step_end(self, step: MegatronStep, microbatch_outputs: list[Tensor]) -> None:
         """Note the step's sums; only one of the ranks with the same rewards, on the last pipeline stage, counts."""
@@ -218,4 +236,11 @@ class PairDataModule(pl.LightningDataModule):
 
     def _dataset(self, name: str, pairs: PairSet) -> StepDataset:
         hidden_size = self.trainer.lightning_module.config.hidden_size
-        return StepDataset(name, pairs, self.settings, self.pad_id, hidden_size, self.num_steps)
+        dataset = StepDataset(name, pairs, self.settings, self.pad_id, hidden_size, self.num_steps)
+        self.data_sampler.datasets[name] = dataset
+        return dataset
+
+    def teardown(self, stage: str) -> None:
+        """Leave nothing running that asks for ranks which are no more."""
+        for dataset in self.data_sampler.datasets.values():
+            dataset.stop()
