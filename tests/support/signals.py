@@ -106,7 +106,7 @@ def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     def run(name: str, signal: str, num_ranks: int, extra: Sequence[str]) -> Run:
         data = [f"model.data.train={files[FILES.get(signal, 'lists')]}"]
         validates = signal in VALIDATED and name != "initial"
-        data.append(f"model.data.validation.held_out={held_out}" if validates else "trainer.limit_val_batches=0")
+        data.append(f"model.data.validation.lists={held_out}" if validates else "trainer.limit_val_batches=0")
         return Run([*common(dataset, folder / name, num_ranks), *data, *SIGNALS[signal], *extra])
 
     for start, signal in {"initial": "lists", **{start: signal for signal, start in STARTS.items()}}.items():

@@ -1,5 +1,6 @@
 """Shape functions in the place of Transformer Engine's kernels: what they give, and what they refuse."""
 
+import inspect
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +21,10 @@ def ledger() -> Ledger:
 
 
 @pytest.fixture
-def gpu() -> Iterator[Any]:
-    """Makes tensors of a GPU."""
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Makes tensors of a GPU, whatever stands for one in this process (nemo_bt.cpu.device)."""
+    for name in ("zeros", "tensor", "empty", "empty_like"):
+        monkeypatch.setattr(torch, name, inspect.unwrap(getattr(torch, name)))
 
     def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16, device: str = "cuda:0") -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
