@@ -13,6 +13,12 @@ _ROWS = {
     for title, case in (("hh", "hh"), ("AlpacaEval", "alpaca_eval"))
 }
 
+_LISTS = {
+    "long_prompts_p512_r64": "512, 64 tokens",
+    "even_p192_r192": "192, 192 tokens",
+    "alpaca_eval": "AlpacaEval",
+}
+
 
 def table_of(name: str, figures: Figures) -> str:
     """Write the table of a benchmark that is called `name` in a page's mark."""
@@ -21,6 +27,7 @@ def table_of(name: str, figures: Figures) -> str:
         "layouts": layouts_table,
         "plan_time": plan_time_table,
         "scoring": scoring_table,
+        "lists": lists_table,
         "real_model_hh": real_model_table,
         "real_model_alpaca_eval": real_model_table,
     }
@@ -90,6 +97,22 @@ def scoring_table(figures: Figures) -> str:
         )
         ratios = [_with_spread(figures[f"scoring/{case}/{rival}/ratio"]) for rival in ("batch8", "best")]
         lines.append(f"| {title}, {count:,.0f} | {ratios[0]} | {ratios[1]}, of {best:.0f} | {difference:.1e} |")
+    return "\n".join(lines)
+
+
+def lists_table(figures: Figures) -> str:
+    """Write a table of each number of answers' speed as lists over pairs and over answers alone, with its bound."""
+    lines = [
+        "| prompt, answer | answers | over pairs | bound | over answers alone | bound |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case, title in _LISTS.items():
+        for start in dict.fromkeys(name.rsplit("/", 1)[0] for name in figures if name.split("/")[1] == case):
+            cells = [f"{title} | {start.rsplit('/K')[1]}"]
+            for rival in ("pairs", "alone"):
+                bound = figures[f"{start}/tokens_of_{rival}_over_list"]["value"]
+                cells.append(f"{_with_spread(figures[f'{start}/speed_over_{rival}'])} | {bound:.2f}")
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
