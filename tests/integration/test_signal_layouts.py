@@ -60,7 +60,7 @@ def test_losses_and_weights_equal_one_ranks(logs: Logs, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in ELSEWHERE if name.startswith("attributes")])
 @pytest.mark.runs("attributes")
 def test_what_is_measured_of_attributes_equals_one_ranks(logs: Logs, name: str) -> None:
-    for start, number in (("train", STEPS), ("val/lists", 1)):
+    for start, number in (("train", STEPS), ("val/held_out", 1)):
         for key, tolerances in {"known": {"abs": 0}, "error": CLOSE, "reward": MEAN}.items():
             for attribute in ATTRIBUTES:
                 of_both = [metrics(logs / one, f"{start}/attribute/{attribute}/{key}") for one in ("attributes", name)]
@@ -71,7 +71,7 @@ def test_what_is_measured_of_attributes_equals_one_ranks(logs: Logs, name: str) 
 @pytest.mark.parametrize("name", [name for name in ELSEWHERE if name.startswith("lists")])
 @pytest.mark.runs("lists")
 def test_all_answers_of_lists_are_measured_as_on_one_rank(logs: Logs, name: str) -> None:
-    for start, number in (("train", STEPS), ("val/lists", 1)):
+    for start, number in (("train", STEPS), ("val/held_out", 1)):
         for key, tolerances in {"answers": {"abs": 0}, "reward_mean": MEAN, "reward_std": MEAN}.items():
             one, other = (metrics(logs / log_dir, f"{start}/{key}") for log_dir in ("lists", name))
             assert len(one) == number

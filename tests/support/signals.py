@@ -100,13 +100,13 @@ def rows_of(kind: str, numbers: range = range(60)) -> list[dict[str, Any]]:
 
 def runs_of_all_signals(dataset: Path, folder: Path) -> dict[int, list[Run]]:
     files = {kind: write(folder / f"{kind}.jsonl", rows_of(kind)) for kind in ("lists", "pairs", "ties")}
-    held_out = write(folder / "held_out.jsonl", rows_of("lists", range(100, 130)))
+    held_out = write(folder / "held_out.jsonl", rows_of("lists", range(100, 137)))
     plan: dict[int, list[Run]] = {1: [], 2: []}
 
     def run(name: str, signal: str, num_ranks: int, extra: Sequence[str]) -> Run:
         data = [f"model.data.train={files[FILES.get(signal, 'lists')]}"]
         validates = signal in VALIDATED and name != "initial"
-        data.append(f"model.data.validation.lists={held_out}" if validates else "trainer.limit_val_batches=0")
+        data.append(f"model.data.validation.held_out={held_out}" if validates else "trainer.limit_val_batches=0")
         return Run([*common(dataset, folder / name, num_ranks), *data, *SIGNALS[signal], *extra])
 
     for start, signal in {"initial": "lists", **{start: signal for signal, start in STARTS.items()}}.items():
