@@ -11,8 +11,6 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import ProcessGroup, get_process_group_ranks
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from nemo_bt.phantom.ledger import Ledger
-
 _OPERATIONS = {
     "allreduce_": "all_reduce",
     "allreduce_coalesced_": "all_reduce",
@@ -32,12 +30,15 @@ _WITH_OUTPUT = [name for name, operation in _OPERATIONS.items() if operation in 
 _dist: Any = dist  # what is put in the place of its functions has types of its own
 
 
-def count_message(ledger: Ledger, func: Any, args: Any) -> None:
-    """Count what an operation of torch.distributed would send."""
+def message(func: Any, args: Any) -> tuple[str, tuple[int, ...], int]:
+    """Give what an operation of torch.distributed sends: operation, ranks, bytes of the larger of input and output.
+
+    Of an all_to_all it gives the bytes of the input, since what comes back depends on the others.
+    """
     name = func.__name__.split(".")[0]
     group = next(ProcessGroup.unbox(arg) for arg in args if isinstance(arg, torch.ScriptObject) and _is_group(arg))
     tensors = args[:2] if name in _WITH_OUTPUT else args[1:2] if name == "alltoall_base_" else args[:1]
-    ledger.sent(_OPERATIONS[name], tuple(get_process_group_ranks(group)), max(map(_num_bytes, tensors)))
+    return _OPERATIONS[name], tuple(get_process_group_ranks(group)), max(map(_num_bytes, tensors))
 
 
 def _is_group(arg: torch.ScriptObject) -> bool:

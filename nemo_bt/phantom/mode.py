@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from nemo_bt.phantom.flops import count_flops
 from nemo_bt.phantom.ledger import Ledger
-from nemo_bt.phantom.messages import count_message
+from nemo_bt.phantom.messages import message
 
 DEVICE = torch.device("cuda", 0)
 _aten = torch.ops.aten
@@ -155,7 +155,7 @@ class PhantomMode(TorchDispatchMode):
             if is_on_device(leaf):
                 self.ledger.allocated(leaf, func.__name__)
         if func.namespace == "c10d":
-            count_message(self.ledger, func, args)
+            self.ledger.sent(*message(func, args))
         elif not _is_view(func) and _plain_name(func) not in _NO_KERNEL:
             self.ledger.launched(_plain_name(func))
             count_flops(self.ledger, func, args, out)

@@ -204,4 +204,5 @@ def _spans(settings: Settings) -> dict[str, int]:
         "intra_expert_dp": data // sizes["inter"],
         "inter": data,
         "instance": everything,
+        "world": everything,
     }

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.planning.activations import StreamRows
 from nemo_bt.planning.parameters import Parameter
-from nemo_bt.planning.state import FP32_BYTES, buffers, gradient_bytes
+from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES, buffers, gradient_bytes
 from nemo_bt.planning.stream_traffic import Sent, StreamTraffic
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.names import HEADS
@@ -87,12 +87,13 @@ def _is_added_up(parameter: Parameter, model: ModelSettings) -> bool:
 
 
 def _numbers(settings: Settings) -> list[Sent]:
-    """List the messages of the number of pairs of the step and of the norm of the gradient."""
+    """List the messages of the number of pairs, of the gradient's norm, and of whether the run is to end."""
     norm_groups = ["mp", "expert_mp"] if settings.model.expert_model_parallel_size > 1 else ["mp"]
     if settings.model.optim.name == "distributed_fused_adam":
         norm_groups = ["instance"]
     norms = [Sent("all_reduce", group, FP32_BYTES) for group in norm_groups]
-    return [Sent("broadcast", "pp", FP32_BYTES), Sent("all_reduce", "dp_cp", FP32_BYTES), *norms]
+    ends = Sent("all_reduce", "world", INDEX_BYTES)  # nemo_bt.training.callbacks.graceful_stop
+    return [Sent("broadcast", "pp", FP32_BYTES), Sent("all_reduce", "dp_cp", FP32_BYTES), *norms, ends]
 
 
 def group_sizes(settings: Settings) -> dict[str, int]:
@@ -119,4 +120,5 @@ def group_sizes(settings: Settings) -> dict[str, int]:
         "intra_expert_dp": sharing // ep // instances,
         "inter": instances,
         "instance": settings.world_size // instances,
+        "world": settings.world_size,
     }

@@ -29,7 +29,6 @@ Messages = Counter[tuple[str, tuple[int, ...], int]]
 """How many of an operation, over these ranks, of so many bytes."""
 PEER_TO_PEER = ("send", "receive")
 LOGGED_BYTES = 8 * NUM_SUMS
-ASKED_BYTES = 8
 """Of the line of metrics, which the planner leaves out: sums in fp64 for each source of data."""
 
 
@@ -98,14 +97,13 @@ def _rows(stream: Any, context_ranks: list[int], rank: int) -> StreamRows:
 
 
 def _sent(step: dict[str, Any], settings: Settings) -> Messages:
-    """Without what stays on the rank, the line of metrics, and the question whether the run is to end."""
+    """Without what stays on the rank, and the line of metrics."""
     counts: Messages = Counter()
     for operation, ranks, size, count in step["messages"]:
         if len(ranks) > 1:
             counts[operation, () if operation in PEER_TO_PEER else tuple(ranks), size] += count
     if settings.world_size > 1:
-        for size in (LOGGED_BYTES, ASKED_BYTES):
-            counts["all_reduce", tuple(range(settings.world_size)), size] -= 1
+        counts["all_reduce", tuple(range(settings.world_size)), LOGGED_BYTES] -= 1
     assert min(counts.values(), default=0) >= 0
     return +counts
 

@@ -13,29 +13,13 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import ProcessGroup, get_process_group_ranks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nemo_bt.phantom.messages import message
+
 RECORDED_STEP = 1
-OPERATIONS = {
-    "allreduce_": "all_reduce",
-    "allreduce_coalesced_": "all_reduce",
-    "allgather_": "all_gather",
-    "_allgather_base_": "all_gather",
-    "allgather_into_tensor_coalesced_": "all_gather",
-    "reduce_scatter_": "reduce_scatter",
-    "_reduce_scatter_base_": "reduce_scatter",
-    "reduce_scatter_tensor_coalesced_": "reduce_scatter",
-    "alltoall_base_": "all_to_all",
-    "broadcast_": "broadcast",
-    "send": "send",
-    "recv_": "receive",
-}
-_WITH_OUTPUT = tuple(name for name, operation in OPERATIONS.items() if operation in ("all_gather", "reduce_scatter"))
 
 
 class Messages(TorchDispatchMode):
-    """Counts what reaches torch's process groups: operation, ranks, bytes of the larger of input and output.
-
-    Of an all_to_all bytes of the input, since what comes back depends on the others.
-    """
+    """Counts what reaches torch's process groups."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,21 +28,8 @@ class Messages(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__.split(".")[0]
         if func.namespace == "c10d" and name != "barrier":
-            group = next(
-                ProcessGroup.unbox(arg) for arg in args if isinstance(arg, torch.ScriptObject) and _is_group(arg)
-            )
-            tensors = args[:2] if name in _WITH_OUTPUT else args[1:2] if name == "alltoall_base_" else args[:1]
-            size = max(map(_nbytes, tensors))
-            self.counts[OPERATIONS[name], tuple(get_process_group_ranks(group)), size] += 1
+            self.counts[message(func, args)] += 1
         return func(*args, **(kwargs or {}))
-
-
-def _is_group(arg: torch.ScriptObject) -> bool:
-    return "ProcessGroup" in str(arg._type())
-
-
-def _nbytes(tensors: Any) -> int:
-    return tensors.nbytes if isinstance(tensors, Tensor) else sum(map(_nbytes, tensors))
 
 
 class SavedBytes:
@@ -227,6 +198,7 @@ def _groups() -> dict[str, ProcessGroup]:
         "intra_dp_cp": ps.get_data_parallel_group(with_context_parallel=True, partial_data_parallel=True),
         "intra_expert_dp": ps.get_expert_data_parallel_group(partial_expert_data_parallel=True),
         "instance": ps.get_intra_distributed_optimizer_instance_group(),
+        "world": torch.distributed.group.WORLD,
     }
     inter = ps.get_inter_distributed_optimizer_instance_group(check_initialized=False)
     return groups | ({"inter": inter} if inter else {})

@@ -82,7 +82,7 @@ def test_messages_take_the_time_of_their_link() -> None:
     sent = step_traffic(settings, architecture, parameters, 0, [load.rows, load.rows])
     inside = sum(count * bytes_sent(one, 2) for one, count in sent.items() if one.group == "tp")
     across = {one: count for one, count in sent.items() if one.group != "tp"}
-    assert {one.group for one in across} == {"intra_dp_cp", "dp_cp", "instance"}
+    assert {one.group for one in across} == {"intra_dp_cp", "dp_cp", "instance", "world"}
     assert time.messages == pytest.approx(inside / 10)
     seconds = sum(count * (5 + bytes_sent(one, sizes[one.group])) for one, count in across.items())
     assert time.gradients == pytest.approx(seconds)
