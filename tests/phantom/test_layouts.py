@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from nemo_bt.phantom.compiled import COMPILED
 from nemo_bt.phantom.record import MICRO_BATCH, Record, Section
 from nemo_bt.planning.checks import uncounted
+from nemo_bt.training.checks import run_architecture
+from nemo_bt.training.compiler import compiled_parts
 from tests.support.phantom import MORE, QUICK, STEPS, Planned, messages_of, settings_of
 
 RUNS = QUICK | (MORE if os.environ.get("NEMO_BT_TEST_PHANTOM") else {})
@@ -137,6 +140,14 @@ def _bytes_by_operation(messages: Counter[tuple[str, int, int]]) -> Counter[tupl
     for (operation, ranks, size), count in messages.items():
         total[operation, ranks, 0] += size * count
     return total
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_the_first_step_builds(record_of: RecordOf, name: str, dataset: Path, tmp_path: Path) -> None:
+    """A node without a compiler trains what needs none."""
+    found = {kernel for kernel in last_step(record_of(name)).launches if kernel.startswith(COMPILED)}
+    settings = settings_of(RUNS[name], dataset, tmp_path)
+    assert bool(found) == bool(compiled_parts(run_architecture(settings, None, num_tokens=1)))
 
 
 @pytest.mark.parametrize("name", RUNS)
