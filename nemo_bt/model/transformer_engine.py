@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 EXTRA_STATE = "_extra_state"
 """Part of the last part of the names (experts' have a number behind it) under which its modules keep what delayed
@@ -22,11 +25,22 @@ class Modules(NamedTuple):
 
 
 def transformer_engine_modules() -> Modules:
-    """Give Megatron's and NeMo's wrappers."""
+    """Give Megatron's and NeMo's wrappers, and SwiGLU as a function: as a module Megatron would ask for its weights."""
     from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
     from nemo.collections.llm.gpt.model.gemma2 import TERowParallelLinearLayerNorm
+    from transformer_engine.pytorch.ops import SwiGLU
 
-    return Modules(TESpecProvider(), TERowParallelLinearLayerNorm)
+    operation = SwiGLU()
+
+    def swiglu(x: Tensor) -> Tensor:
+        found: Tensor = operation(x)
+        return found
+
+    class Provider(TESpecProvider):
+        def activation_func(self) -> Callable[[Tensor], Tensor]:
+            return swiglu
+
+    return Modules(Provider(), TERowParallelLinearLayerNorm)
 
 
 def without_extra_state(state: dict[str, Any]) -> dict[str, Any]:

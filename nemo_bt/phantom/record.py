@@ -2,7 +2,8 @@
 
 A place is `file:line function`, the file as Python imports it. Bytes of memory are those of the caching allocator,
 which rounds each tensor up to 512. A step's phases are `step` (between micro-batches: gradients, messages of the
-pipeline), `forward`, `backward`, `optimizer` and `load` (the next step's data); the one before them is `build`.
+pipeline), `forward`, `backward`, `optimizer` and `load` (the next step's data); the phase before them is `build`,
+and the one behind them `save`.
 """
 
 from __future__ import annotations
@@ -87,10 +88,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the run: what came before the first step, or one step.
+    """A part of the run: what came before the first step, one step, or a save.
 
     Args:
-        name: build, or the step's number.
+        name: build, the step's number, save, or failed.
         peak: most bytes alive at any time.
         peaks: the same, by phase.
         alive: bytes alive at the end.
@@ -137,7 +138,8 @@ class Record:
 
     Args:
         versions: of what was traced, by package.
-        sections: in order; the first is `build`.
+        sections: in order: `build`, the steps by their numbers, and `save`, of the weights alone, which writes nothing;
+            `failed` is the one in which the run ended by an error.
         failure: None where all steps were made.
     """
 
@@ -155,7 +157,7 @@ class Record:
     @property
     def steps(self) -> tuple[Section, ...]:
         """Each step, in order."""
-        return self.sections[1:]
+        return tuple(section for section in self.sections if section.name.isdecimal())
 
     @property
     def peak(self) -> int:

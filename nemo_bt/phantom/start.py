@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -51,10 +52,15 @@ def trace(
     write_spec(spec, folder / "spec.json")
     command = [sys.executable, "-m", "nemo_bt.phantom", str(folder / "spec.json")]
     with (folder / "trace.log").open("w") as log:
-        subprocess.run(command, env=os.environ, stdout=log, stderr=subprocess.STDOUT, timeout=timeout_s)
+        status = subprocess.run(
+            command, env=os.environ, stdout=log, stderr=subprocess.STDOUT, timeout=timeout_s
+        ).returncode
     if not record.exists():
         last = (folder / "trace.log").read_text().splitlines()[-_LOG_LINES:]
-        raise RuntimeError(f"the trace ended without a record; {folder / 'trace.log'} ends with\n" + "\n".join(last))
+        killed = " (killed: this machine may have too little memory)" if status == -signal.SIGKILL else ""
+        raise RuntimeError(
+            f"the trace ended with status {status}{killed} and without a record; its log ends with\n" + "\n".join(last)
+        )
     found = read_record(record)
     if found.failure and found.failure.kind == UserError.__name__:
         raise UserError(found.failure.message)

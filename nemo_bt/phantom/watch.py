@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import megatron.core.pipeline_parallel.schedules as schedules
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from nemo_bt.phantom.ledger import Ledger
@@ -17,12 +18,19 @@ from nemo_bt.phantom.record import Section
 _OF_OPTIMIZER = ("prepare_grads", "step_with_ready_grads", "step")
 
 
+class _WritesNothing(TorchCheckpointIO):
+    """Takes what a checkpoint would have."""
+
+    def save_checkpoint(self, *_: Any, **__: Any) -> None:
+        """Write nothing."""
+
+
 class Done(Exception):  # noqa: N818 - it is no error
     """All steps that were asked for are made."""
 
 
 class Watch(pl.Callback):
-    """Closes a section at the start of training and at the end of each step, and ends the run after the last.
+    """Closes a section at the start of training, at the end of each step and behind a save, which ends the run.
 
     Attributes:
         sections: those that are closed.
@@ -62,6 +70,10 @@ class Watch(pl.Callback):
         streams = [stream.tokens_1T.shape[1] for stream in loaded.datamodule.data_sampler.last.streams]
         self.sections.append(self.ledger.close(str(len(self.sections) - 1), group_names(), streams))
         if len(self.sections) > self.num_steps:
+            self.ledger.phase = "save"
+            loaded.strategy.checkpoint_io = _WritesNothing()
+            loaded.save_checkpoint("nowhere", weights_only=True)  # the optimizer's state would fill the host
+            self.sections.append(self.ledger.close("save", group_names()))
             raise Done
         self.ledger.phase = "load"
 

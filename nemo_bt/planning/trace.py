@@ -76,7 +76,7 @@ def trace_plan(
         )
     with tempfile.TemporaryDirectory(prefix="nemo_bt-trace-") as scratch:
         run = _without_a_past(given, Path(scratch))
-        pretrained = check_settings(run)
+        pretrained = check_settings(run, needs_weights=False)
         architecture = run_architecture(run, pretrained, num_tokens=1)
         sets, _ = open_sets(run, terminal)
         rank = _fullest(run, architecture, sets["train"]) if rank is None else rank

@@ -22,7 +22,7 @@ _TERA = 1e12
 def show_trace(traced: TracedRank, num_rows: int, terminal: Terminal) -> None:
     """Print the tables, of `num_rows` rows each."""
     record = traced.record
-    step = record.sections[-1]
+    step = (record.steps or record.sections)[-1]
     terminal.facts([*_facts(traced, step).items()])
     terminal.line("\nMemory at the peak of the step, in GiB:")
     terminal.table(["held by", "traced", "planned"], _memory(step, traced.planned))
@@ -30,7 +30,7 @@ def show_trace(traced: TracedRank, num_rows: int, terminal: Terminal) -> None:
     names = [section.name for section in record.sections]
     phases = list(dict.fromkeys(phase for section in record.sections for phase in section.peaks))
     terminal.table(
-        ["phase", *(one if one == "build" else f"step {one}" for one in names)],
+        ["phase", *(f"step {one}" if one.isdecimal() else one for one in names)],
         [[phase, *(_gib(section.peaks.get(phase, 0)) for section in record.sections)] for phase in phases],
     )
     terminal.line("The largest at the peak:")

@@ -26,7 +26,9 @@ _ADAPTABLE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 
 
-def check_settings(settings: Settings, trains: bool = True, loss_fn: AnyLoss | None = None) -> PretrainedSource | None:
+def check_settings(
+    settings: Settings, trains: bool = True, loss_fn: AnyLoss | None = None, needs_weights: bool = True
+) -> PretrainedSource | None:
     """Check everything that needs no data, and give where the model comes from.
 
     That is the checkpoint that the run resumes from, else model.restore_from_path; None for a new model.
@@ -34,6 +36,7 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: AnyLoss | N
     Args:
         trains: whether the run needs a training set; one that only validates has none.
         loss_fn: a loss given from Python.
+        needs_weights: whether adapters need a model to adapt; a trace has none.
 
     Raises:
         UserError: the first combination that cannot work.
@@ -54,6 +57,8 @@ def check_settings(settings: Settings, trains: bool = True, loss_fn: AnyLoss | N
     pretrained = _with_head(settings.model, pretrained)
     architecture = run_architecture(settings, pretrained, num_tokens=1)
     check_layout(settings, architecture)
+    if settings.model.peft.lora and needs_weights and not settings.model.restore_from_path:
+        raise UserError("model.peft.peft_scheme=lora needs a model to adapt: set model.restore_from_path.")
     _check_adapters(settings.model, architecture)
     return pretrained
 
@@ -86,8 +91,6 @@ def _check_adapters(model: ModelSettings, architecture: Architecture) -> None:
     lora = model.peft.lora
     if lora is None:
         return
-    if not model.restore_from_path:
-        raise UserError("model.peft.peft_scheme=lora needs a model to adapt: set model.restore_from_path.")
     allowed = dict.fromkeys(_ADAPTABLE, "")
     if architecture.experts:
         allowed |= dict.fromkeys(("linear_fc1", "linear_fc2"), "experts share no adapter here")

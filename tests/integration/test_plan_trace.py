@@ -30,7 +30,7 @@ def test_a_job_of_sixteen_ranks_beside_its_plan(capsys: pytest.CaptureFixture[st
     found = json.loads(capsys.readouterr().out)
     assert (found["rank"], found["world_size"], found["stage"]) == (9, 16, 1)
     assert found["verdict"].startswith("rank 9 fits: ")
-    step = found["record"]["sections"][-1]
+    step = found["record"]["sections"][-2]
     assert step["peak"] == pytest.approx(found["planned"]["total"], rel=0.03)
     assert found["planned_full"]["total"] > found["planned"]["total"]
     assert step["streams"]

@@ -19,7 +19,7 @@ def test_a_process_that_dies_shows_the_end_of_its_log(dataset: Path, tmp_path: P
     broken.touch()
     (tmp_path / "transformer_engine-2.9.0").mkdir()
     with pytest.raises(
-        RuntimeError, match=r"without a record; .*trace.log ends with[\s\S]*libphantom.so: file too short"
+        RuntimeError, match=r"with status 1 and without a record; its log ends with[\s\S]*libphantom.so: file too short"
     ):
         trace(settings_of(RUN, dataset, tmp_path), 0, 1, tmp_path / "trace", tmp_path)
 
