@@ -30,6 +30,8 @@ from nemo_bt.model.transformer_engine import without_extra_state
 from nemo_bt.pretrained.adapters import is_trained
 from nemo_bt.pretrained.resolve import InitialWeights
 
+_FOR_A_BAR = ("lr", "global_step", "step")
+"""What NeMo and its optimizer log in each step for a progress bar that is off."""
 _NOT_WRITTEN = ("initial_weights", "loss_fn", "adapter_seed")
 """Arguments of RewardModel that are in no checkpoint."""
 
@@ -125,6 +127,11 @@ class RewardModel(llm.GPTModel):
     def on_train_batch_start(self, *_: Any) -> int | None:
         """Leave the step out, and end the epoch, when the run is to stop; callbacks have saved by now."""
         return -1 if self.trainer.should_stop else None
+
+    def log(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """Log a value, but for NeMo's own of a progress bar, for which the host would wait between two steps."""
+        if name not in _FOR_A_BAR:
+            super().log(name, *args, **kwargs)
 
     def data_step(self, dataloader_iter: Iterator[PairStream]) -> PairStream:
         """Give the next stream, on this rank's device."""

@@ -20,8 +20,6 @@ from tests.support.phantom import MORE, QUICK, STEPS, Planned, messages_of, sett
 
 RUNS = QUICK | (MORE if os.environ.get("NEMO_BT_TEST_PHANTOM") else {})
 WAITS = {
-    ("load", "item", "lightning/fabric/utilities/apply_func.py to_item"): 2,
-    ("step", "blocking_copy", "lightning/pytorch/core/module.py __to_tensor"): 1,
     ("step", "item", "megatron/core/distributed/finalize_model_grads.py finalize_model_grads"): 1,
     ("optimizer", "item", "megatron/core/optimizer/clip_grads.py get_grad_norm_fp32"): 1,
 }
