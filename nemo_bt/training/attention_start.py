@@ -40,7 +40,7 @@ def start_attention(asked: str, architecture: Architecture, precision: str) -> A
     from nemo_bt.model.attention.choice import chosen_kernel, this_gpu, use_flash_attention_3
     from nemo_bt.model.attention.segments import AttentionRule
 
-    gpu = this_gpu()
+    gpu = this_gpu(asked)
     dtype = torch.float32 if precision == "32" else torch.bfloat16
     kernels: dict[str, str] = {}
     warnings: dict[str, None] = {}

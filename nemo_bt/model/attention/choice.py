@@ -27,7 +27,7 @@ class Gpu:
     Args:
         capability: compute capability, (9, 0) for H100 and H200.
         has_engine: whether Transformer Engine is there.
-        cudnn: version of cuDNN, 91002 for 9.10.2; None without it.
+        cudnn: version of cuDNN, 91002 for 9.10.2; None where it is not there or nobody asks for it.
     """
 
     capability: tuple[int, int]
@@ -35,10 +35,11 @@ class Gpu:
     cudnn: int | None
 
 
-@lru_cache(maxsize=1)
-def this_gpu() -> Gpu:
-    """Tell of this process's GPU."""
-    return Gpu(torch.cuda.get_device_capability(), has_transformer_engine(), torch.backends.cudnn.version())
+@lru_cache(maxsize=8)
+def this_gpu(asked: str) -> Gpu:
+    """Tell of this process's GPU; of cuDNN, which has to be loaded for it, only where fused is asked for."""
+    cudnn = torch.backends.cudnn.version() if asked == "fused" else None
+    return Gpu(torch.cuda.get_device_capability(), has_transformer_engine(), cudnn)
 
 
 def chosen_kernel(asked: str, dtype: torch.dtype, head_size: int, rule: AttentionRule, gpu: Gpu) -> tuple[str, str]:

@@ -108,9 +108,11 @@ class SegmentAttention(MegatronModule):
     ) -> Tensor:
         """Give [t, 1, N * D], where rows of padding are zero; for the last layer [c, 1, N * D]."""
         shard = held_here(len(query_t1ND))
-        key_TGD, value_TGD = keys_and_values_of_all(key_t1GD[:, 0], value_t1GD[:, 0])
-        attend = self._implementation(query_t1ND[:, 0], key_TGD)
-        out = attend(query_t1ND[:, 0], key_TGD, value_TGD, attention_mask, self.rule, shard).flatten(1)
+        # An index would make its gradient out of zeros and a copy, where this gives another look at it.
+        query_tND, key_tGD, value_tGD = (x.squeeze(1) for x in (query_t1ND, key_t1GD, value_t1GD))
+        key_TGD, value_TGD = keys_and_values_of_all(key_tGD, value_tGD)
+        attend = self._implementation(query_tND, key_TGD)
+        out = attend(query_tND, key_TGD, value_TGD, attention_mask, self.rule, shard).flatten(1)
         if self.rule.only_scored:
             num_filling = len(_scored_rows(attention_mask, shard, self.config)) - len(out)
             out = F.pad(out, (0, 0, 0, num_filling)) if num_filling else out
@@ -121,7 +123,7 @@ class SegmentAttention(MegatronModule):
         if not query_tND.is_cuda:
             return blocked_attention
         asked = self.config.attention_backend.name
-        name, _ = chosen_kernel(asked, query_tND.dtype, query_tND.shape[2], self.rule, this_gpu())
+        name, _ = chosen_kernel(asked, query_tND.dtype, query_tND.shape[2], self.rule, this_gpu(asked))
         if name in _WHOLE:
             return _WHOLE[name]
         if self._kernel is None:
