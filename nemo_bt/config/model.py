@@ -97,7 +97,7 @@ class ModelSettings(ParallelSettings):
     """Layers of a group, or how many are computed again, on each pipeline rank."""
     attention_backend: Literal["auto", "fused", "flash", "local"] = "auto"
     """On GPUs in bf16: flash (FlashAttention), fused (cuDNN's, through Transformer Engine), local (a call for each
-    segment); where a layer cannot have it, flash or local. auto is flash. Soft caps are FlexAttention's but for local."""
+    segment); where a layer cannot have it, flash or local. auto is flash. Soft caps are FlexAttention's, or local's."""
     fp8: Literal["hybrid", "e4m3"] | None = None
     """Linear layers in FP8, on GPUs and with trainer.precision=bf16-mixed; hybrid has gradients in E5M2."""
     fp8_recipe: Fp8Recipe = "tensorwise"
