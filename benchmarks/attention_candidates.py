@@ -1,7 +1,7 @@
-"""Two other ways to compute attention over a stream of pairs on a GPU, measured beside the product's own.
+"""Another way to compute attention over a stream of pairs on a GPU, measured beside the product's own.
 
 `two_calls` attends each row to its own segment, and rows behind a shared prefix to that too, and merges them by their
-log-sum-exp: only prefixes are gathered. `flex` is FlexAttention with the stream's mask, compiled.
+log-sum-exp: only prefixes are gathered.
 
 Shape suffixes: T = tokens in the stream, N = query heads, G = key/value heads, D = head size, S = sequences, Q = rows
 behind a shared prefix, K = rows of the prefixes.
@@ -10,7 +10,6 @@ behind a shared prefix, K = rows of the prefixes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -149,37 +148,3 @@ def two_calls(
     """Compute attention over a stream without padding, [T, N, D]."""
     out: Tensor = _TwoCalls.apply(query_TND, key_TGD, value_TGD, calls, scale, flash or TorchFlash())
     return out
-
-
-def flex_mask(segments_C5: Tensor, num_tokens: int, device: torch.device) -> Any:
-    """Make the stream's mask, in blocks."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    group_T, part_T = (torch.full((num_tokens,), -1, dtype=torch.int32) for _ in range(2))
-    for number, (prefix_start, prefix_end, start, end, _) in enumerate(segments_C5.tolist()):
-        group_T[prefix_start:prefix_end] = group_T[start:end] = prefix_start
-        part_T[prefix_start:prefix_end] = 0
-        part_T[start:end] = number + 1
-    group_T = group_T.to(device)
-    part_T = part_T.to(device)
-
-    def sees(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        is_same = (part_T[key] == 0) | (part_T[key] == part_T[query])
-        return (query >= key) & (group_T[query] == group_T[key]) & is_same
-
-    return create_block_mask(sees, None, None, num_tokens, num_tokens, device=str(device))
-
-
-def flex(query_TND: Tensor, key_TGD: Tensor, value_TGD: Tensor, mask: Any, scale: float) -> Tensor:
-    """Compute attention over a stream, [T, N, D]; it is compiled on a GPU."""
-    inputs = (x.transpose(0, 1)[None] for x in (query_TND, key_TGD, value_TGD))
-    kernel = _flex_kernel(query_TND.is_cuda)
-    out: Tensor = kernel(*inputs, block_mask=mask, scale=scale, enable_gqa=True)[0].transpose(0, 1)
-    return out
-
-
-@lru_cache
-def _flex_kernel(is_compiled: bool) -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True) if is_compiled else flex_attention

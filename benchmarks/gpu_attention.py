@@ -8,13 +8,14 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.attention_candidates import flex, flex_mask, two_calls, two_calls_of
+from benchmarks.attention_candidates import two_calls, two_calls_of
 from benchmarks.gpu_machine import Host, spread
 from benchmarks.gpu_streams import real_groups, streams_of
 from benchmarks.results_file import Figure
 from nemo_bt.batching.context_shards import context_shard
 from nemo_bt.batching.stream import PairStream
 from nemo_bt.model.attention.blocked import blocked_attention
+from nemo_bt.model.attention.flex import segment_flex_attention
 from nemo_bt.model.attention.segments import AttentionRule
 from nemo_bt.model.attention.varlen import flash_kernel, fused_kernel, varlen_attention
 
@@ -90,7 +91,7 @@ def _makers(
         "flash": lambda: partial(varlen_attention, **of_stream, kernel=flash_kernel(rule)),
         "fused": lambda: partial(varlen_attention, **of_stream, kernel=fused_kernel(rule, *heads)),
         "two_calls": lambda: partial(two_calls, calls=two_calls_of(segments_C5, device), scale=rule.scale),
-        "flex": lambda: partial(flex, mask=flex_mask(segments_C5, num_tokens, device), scale=rule.scale),
+        "flex": lambda: partial(segment_flex_attention, **of_stream),
         **local,
     }
 

@@ -64,7 +64,7 @@ def check_device(settings: Settings, on_gpu: bool) -> None:
     if model.fp8:
         import torch
 
-        check_gpu(settings, torch.cuda.get_device_capability())
+        check_gpu(settings, torch.cuda.get_device_capability(), str(torch.version.cuda))
 
 
 def has_transformer_engine() -> bool:

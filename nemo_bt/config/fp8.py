@@ -12,7 +12,10 @@ RECIPES = {"delayed": 16, "tensorwise": 16, "blockwise": 128, "mxfp8": 32}
 COLUMNS = {"delayed": 16, "tensorwise": 16, "blockwise": 16, "mxfp8": 32}
 """Multiple of the other side of a matrix; blockwise gathers 128 columns at a time, where ranks share a sequence."""
 CAPABILITY = {"delayed": (8, 9), "tensorwise": (8, 9), "blockwise": (9, 0), "mxfp8": (10, 0)}
-"""Least compute capability of the GPU. Source: transformer_engine/pytorch/fp8.py, check_*_support."""
+"""Least compute capability of the GPU. Source, as of the next: transformer_engine/pytorch/quantization.py,
+check_*_support."""
+CUDA = {"blockwise": (12, 9)}
+"""Least CUDA, where a recipe needs another than Transformer Engine itself."""
 
 
 def row_multiple(model: Any) -> int:
@@ -40,18 +43,35 @@ def fp8_options(model: ModelSettings) -> dict[str, Any]:
     return {name: getattr(model, name) for name in names}
 
 
-def check_gpu(settings: Settings, capability: tuple[int, int]) -> None:
-    """Check that a GPU's compute capability, (9, 0) for H100 and H200, has the FP8 that is asked of it.
+def check_gpu(settings: Settings, capability: tuple[int, int], cuda: str) -> None:
+    """Check that a GPU and its software have the FP8 that is asked of them.
+
+    Args:
+        capability: compute capability of the GPU, (9, 0) for H100 and H200.
+        cuda: version of CUDA that torch is built for, "12.9".
 
     Raises:
-        UserError: it has not.
+        UserError: they have not.
     """
     model = settings.model
-    least = CAPABILITY[model.fp8_recipe]
-    if model.fp8 and capability < least:
-        possible = [name for name, needed in CAPABILITY.items() if capability >= needed]
+    lacks = _lacks(model.fp8_recipe, capability, cuda)
+    if model.fp8 and lacks:
+        possible = [name for name in CAPABILITY if not _lacks(name, capability, cuda)]
         raise UserError(
-            f"model.fp8={model.fp8} with model.fp8_recipe={model.fp8_recipe} needs a GPU of compute capability "
-            f"{least[0]}.{least[1]}, this one has {capability[0]}.{capability[1]}. "
+            f"model.fp8={model.fp8} with model.fp8_recipe={model.fp8_recipe} needs {lacks}. "
             + (f"Set model.fp8_recipe to {' or '.join(possible)}." if possible else "Set model.fp8=null.")
         )
+
+
+def _lacks(recipe: str, capability: tuple[int, int], cuda: str) -> str:
+    """Say what a recipe needs and what is there; nothing where that is enough."""
+    least = CAPABILITY[recipe]
+    if capability < least:
+        return f"a GPU of compute capability {_written(least)}, this one has {_written(capability)}"
+    least = CUDA.get(recipe, (0, 0))
+    enough = tuple(map(int, cuda.split("."))) >= least
+    return "" if enough else f"CUDA {_written(least)} or newer, and torch is built for CUDA {cuda}"
+
+
+def _written(version: tuple[int, int]) -> str:
+    return f"{version[0]}.{version[1]}"

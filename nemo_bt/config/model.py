@@ -96,8 +96,8 @@ class ModelSettings(ParallelSettings):
     activations_checkpoint_num_layers: AtLeast1 | None = None
     """Layers of a group, or how many are computed again, on each pipeline rank."""
     attention_backend: Literal["auto", "fused", "flash", "local"] = "auto"
-    """On GPUs in bf16: flash (torch's FlashAttention), fused (cuDNN's, through Transformer Engine), local (a call of
-    torch's for each segment); where a layer cannot have it, flash or local. auto is flash."""
+    """On GPUs in bf16: flash (FlashAttention), fused (cuDNN's, through Transformer Engine), local (a call for each
+    segment); where a layer cannot have it, flash or local. auto is flash. Soft caps are FlexAttention's, or local's."""
     fp8: Literal["hybrid", "e4m3"] | None = None
     """Linear layers in FP8, on GPUs and with trainer.precision=bf16-mixed; hybrid has gradients in E5M2."""
     fp8_recipe: Fp8Recipe = "tensorwise"

@@ -1,4 +1,4 @@
-"""What happened to a run, a line each in <log dir>/events.jsonl: started, ended, failed. It imports nothing heavy."""
+"""What happened to a run, a line each in <log dir>/events.jsonl. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ FILE = "events.jsonl"
 
 
 def append_event(log_dir: Path, event: str, **facts: Any) -> None:
-    """Append one line: started, ended or failed, with facts that JSON can hold. Several processes may do so at once."""
+    """Append one line: started, ended or failed, or what computes attention, with facts that JSON can hold.
+
+    Several processes may do so at once.
+    """
     time = datetime.now(UTC).isoformat(timespec="seconds")
     described = {"time": time, "event": event, "host": socket.gethostname(), "pid": os.getpid(), **facts}
     with (log_dir / FILE).open("a+b", buffering=0) as file:

@@ -26,6 +26,7 @@ def install(gpu: Gpu, ledger: Ledger, num_devices: int) -> None:
     for name, function in functions.items():
         setattr(_torch.cuda, name, function)
     _torch.version.cuda = gpu.cuda
+    _torch.backends.cudnn.version = lambda: gpu.cudnn
     _torch.cuda.nvtx = SimpleNamespace(
         range_push=_nothing, range_pop=_nothing, mark=_nothing, range=lambda *_, **__: contextlib.nullcontext()
     )

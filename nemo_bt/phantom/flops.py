@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.flex_attention import flex_attention, flex_attention_backward
 
 from nemo_bt.phantom.ledger import Ledger
 
@@ -37,6 +38,19 @@ def count_flops(ledger: Ledger, func: Any, args: Any, out: Any) -> None:
         query, key = args[1:3]
         query_starts, key_starts = args[6:8]
         count_attention(ledger, query, key, query_starts, key_starts, _BACKWARD_PRODUCTS)
+    elif func is flex_attention:
+        _count_blocks(ledger, args[0], args[4], 1.0)
+    elif func is flex_attention_backward:
+        _count_blocks(ledger, args[0], args[9], _BACKWARD_PRODUCTS)
+
+
+def _count_blocks(ledger: Ledger, query_1NQD: Tensor, block_mask: Any, passes: float) -> None:
+    """Count FlexAttention, which computes every block of rows and keys of which a row sees a key as a whole."""
+    num_partial, num_whole, block_rows, block_keys = (block_mask[place] for place in (2, 4, -3, -2))
+    counts = [ledger.values_of(one) for one in (num_partial, num_whole)]
+    num_blocks = sum(int(one.sum()) for one in counts if one is not None)
+    _, num_heads, _, head_size = query_1NQD.shape
+    ledger.computed(4.0 * num_blocks * block_rows * block_keys * num_heads * head_size * passes)
 
 
 def count_attention(

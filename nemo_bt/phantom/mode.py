@@ -15,6 +15,7 @@ import torch
 import torch.distributed._tools.fake_collectives  # how messages look to tensors of shapes alone
 from torch import Tensor
 from torch._C._distributed_c10d import FakeWork
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -53,6 +54,8 @@ class PhantomMode(TorchDispatchMode):
         ledger: where it is counted.
         fake: gives tensors of shapes alone.
     """
+
+    supports_higher_order_operators = True  # FlexAttention is one
 
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -187,5 +190,7 @@ def _plain_name(func: Any) -> str:
 @functools.cache
 def _is_view(func: Any) -> bool:
     """Tell whether what an operation gives is only another look at its input."""
+    if isinstance(func, HigherOrderOperator):
+        return False
     aliases = [one.alias_info for one in func._schema.returns if one.alias_info is not None]
     return bool(aliases) and not any(alias.is_write for alias in aliases)

@@ -16,6 +16,7 @@ class Gpu:
         capability: compute capability.
         num_sms: streaming multiprocessors.
         cuda: version of CUDA that torch says it was built for.
+        cudnn: version of cuDNN that torch says it found, 92000 for 9.20.0.
     """
 
     name: str = "NVIDIA H200"
@@ -23,6 +24,7 @@ class Gpu:
     memory_bytes: int = 141 * 10**9
     num_sms: int = 132
     cuda: str = "13.0"
+    cudnn: int = 92000
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from nemo_bt.phantom.te_types import FusedAttention
 _MULTIPLE = 64
 """Multiple of the bounds of lengths that cuDNN takes."""
 _LARGEST_HEAD = 128
+_LEAST_CUDNN, _FAULTY_CUDNN = 90600, (91000, 91001)
+"""Versions of cuDNN that compute masks aligned at the bottom right, and those of them that are refused."""
 _BACKWARD_PRODUCTS = 2.5
 
 
@@ -26,6 +28,8 @@ def functions(ledger: Ledger) -> dict[str, Callable[..., Any]]:
         heads: int, key_heads: int, longest_query: int, longest_key: int, qk_size: int, v_size: int, *_: Any,
     ) -> Any:  # fmt: skip
         fits = longest_query % _MULTIPLE == longest_key % _MULTIPLE == 0 and longest_query <= longest_key
+        cudnn: Any = torch.backends.cudnn.version()
+        fits = fits and cudnn >= _LEAST_CUDNN and cudnn not in _FAULTY_CUDNN
         takes = fits and dropout == 0 and qk_size % 8 == 0 and max(qk_size, v_size) <= _LARGEST_HEAD
         return FusedAttention.NVTE_F16_arbitrary_seqlen if takes else FusedAttention.NVTE_No_Backend
 

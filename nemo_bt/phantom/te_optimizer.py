@@ -14,7 +14,6 @@ _ADAM = (
     "multi_tensor_adam", "multi_tensor_adam_param_remainder", "multi_tensor_adam_fp8", "multi_tensor_adam_capturable",
     "multi_tensor_adam_capturable_master", "multi_tensor_sgd", "multi_tensor_compute_scale_and_scale_inv",
 )  # fmt: skip
-_CUDNN = 91300
 _CUBLAS = 130000
 
 
@@ -38,7 +37,7 @@ def functions(ledger: Ledger) -> dict[str, Callable[..., Any]]:
         return 0, -5
 
     answers: dict[str, Any] = {
-        "get_cudnn_version": _CUDNN,
+        "get_cudnn_version": torch.backends.cudnn.version(),
         "get_cublasLt_version": _CUBLAS,
         "get_num_cublas_streams": 4,
         "ubuf_built_with_mpi": False,

@@ -195,12 +195,13 @@ class _Counts:
     def _attention(self, rows: int) -> int:
         """Count queries, keys and values.
 
-        A kernel keeps its output too, a number for each row and head, and keys and values of later continuations
-        together with their prefix.
+        A kernel keeps its output too, a number for each row and head, and, but for the one with a soft cap, keys and
+        values of later continuations together with their prefix.
         """
         queries = rows * self.architecture.query_size
         if self.on_gpu:
-            elements = 2 * queries + 2 * (self.rows.tokens + self.rows.copied) * self.architecture.key_size
+            copied = 0 if self.architecture.softcap else self.rows.copied
+            elements = 2 * queries + 2 * (self.rows.tokens + copied) * self.architecture.key_size
             row_numbers = FP32_BYTES * rows * self.architecture.heads.num_heads
             return (self.dtype_bytes * elements + row_numbers) // self._tp
         return FP32_BYTES * (queries + 2 * self.rows.tokens * self.architecture.key_size) // self._tp

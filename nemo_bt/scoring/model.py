@@ -15,6 +15,7 @@ from nemo_bt.launching import local as launch
 from nemo_bt.pretrained.hf_config import positions_of
 from nemo_bt.pretrained.names import HEADS
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource, open_weights
+from nemo_bt.training.attention_start import start_attention
 from nemo_bt.training.gpu_environment import set_gpu_environment
 from nemo_bt.training.nemo_import import import_nemo
 
@@ -78,6 +79,9 @@ def open_engine(
     if on_gpu and not is_alone:  # else the process is a user's own
         set_gpu_environment(layout)
     import_nemo(on_gpu)
+    if on_gpu:
+        found = start_attention("auto", initial.pretrained.architecture, precision)
+        sys.stderr.writelines(f"warning: {warning}\n" for warning in found.warnings)
     import torch
     from megatron.core import parallel_state
 

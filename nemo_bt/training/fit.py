@@ -12,9 +12,11 @@ from nemo_bt.config.model import Settings
 from nemo_bt.flops import peak_flops
 from nemo_bt.launching.signals import StopRequest
 from nemo_bt.losses.choose import AnyLoss
+from nemo_bt.observability.events import append_event
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.trackers import build_loggers, tell_start
 from nemo_bt.pretrained.resolve import InitialWeights
+from nemo_bt.training.attention_start import start_attention
 from nemo_bt.training.environment import software
 from nemo_bt.training.loading_bar import with_bar
 from nemo_bt.training.nemo_import import import_nemo
@@ -60,7 +62,10 @@ def fit(
     from nemo_bt.training.trainer import build_model, build_trainer
 
     data = _data(settings, prepared)
-    log = MetricsLog(settings.exp_manager.log_dir, _loggers(settings, prepared))
+    attention = _tell_attention(settings, prepared, terminal) if on_gpu else {}
+    if attention and rank == 0:
+        append_event(settings.exp_manager.log_dir, "attention", **attention)
+    log = MetricsLog(settings.exp_manager.log_dir, _loggers(settings, prepared, attention))
     around = run_callbacks(
         settings,
         data.data_sampler,
@@ -97,6 +102,8 @@ def validate(
     from nemo_bt.training.trainer import build_model, build_trainer
 
     data = _data(settings, prepared)
+    if on_gpu:
+        _tell_attention(settings, prepared, terminal)
     loggers = build_loggers(settings.exp_manager, None, continues=True)
     tell_start(loggers, {})
     log = MetricsLog(settings.exp_manager.log_dir, loggers)
@@ -117,17 +124,27 @@ def _import_nemo(on_gpu: bool, terminal: Terminal) -> None:
     import_nemo(on_gpu)
 
 
+def _tell_attention(settings: Settings, prepared: Prepared, terminal: Terminal) -> dict[str, Any]:
+    """Choose what computes attention on this GPU, say so, and give it as facts of the run."""
+    model = settings.model
+    found = start_attention(model.attention_backend, prepared.architecture, settings.trainer.precision)
+    for warning in found.warnings:
+        terminal.line(f"warning: {warning}")
+    terminal.line(found.line)
+    return asdict(found)
+
+
 def _with_bar(settings: Settings, prepared: Prepared, terminal: Terminal) -> InitialWeights | None:
     initial = prepared.initial_weights
     return with_bar(initial, settings.model, terminal) if initial else None
 
 
-def _loggers(settings: Settings, prepared: Prepared) -> list[Any]:
+def _loggers(settings: Settings, prepared: Prepared, attention: dict[str, Any]) -> list[Any]:
     """Open the trackers of the run."""
     exp = settings.exp_manager
     start_step = step_of(prepared.resume_from) if prepared.resume_from else 0
     loggers = build_loggers(exp, start_step, continues=exp.resume_if_exists)
-    tell_start(loggers, asdict(settings) | {"software": software()})
+    tell_start(loggers, asdict(settings) | {"software": software()} | ({"attention": attention} if attention else {}))
     return loggers
 
 

@@ -1,6 +1,7 @@
 """Each of a GPU's kernels against attention in blocks in fp32, on streams of pairs: results and gradients."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from nemo_bt.batching.context_shards import ContextShard, context_shard
 from nemo_bt.batching.stream import TokenGroup, build_stream
 from nemo_bt.model.attention.blocked import blocked_attention
+from nemo_bt.model.attention.flex import segment_flex_attention
 from nemo_bt.model.attention.segments import AttentionRule
 from nemo_bt.model.attention.varlen import Sequences, flash_kernel, fused_kernel, varlen_attention
 from tests.support.gpu import DEVICE, needs_engine, needs_gpu
@@ -40,6 +42,8 @@ def by_backend(backend: str, rule: AttentionRule, heads: int, key_heads: int, si
 
     if backend == "local":
         return kernel_attention
+    if backend == "flex":
+        return segment_flex_attention
     kernel = flash_kernel(rule) if backend == "flash" else fused_kernel(rule, heads, key_heads, size)
     return partial(varlen_attention, kernel=kernel)
 
@@ -49,11 +53,17 @@ RULES = {
     "scored rows": AttentionRule(0.1, only_scored=True),
     "window": AttentionRule(0.1, window=50),
 }
+CAPPED = {f"{name} and soft cap": replace(rule, softcap=2.0) for name, rule in RULES.items()}
 CASES = [
     pytest.param("local", name, dtype, id=f"local, {name}, {dtype}") for name in RULES for dtype in ("fp32", "bf16")
 ]
 CASES += [pytest.param("flash", name, "bf16", id=f"flash, {name}", marks=needs_gpu) for name in RULES]
 CASES += [pytest.param("fused", n, "bf16", id=f"fused, {n}", marks=needs_engine) for n in RULES if n != "window"]
+CASES += [
+    pytest.param("flex", name, dtype, id=f"flex, {name}, {dtype}", marks=needs_gpu)
+    for name in CAPPED
+    for dtype in ("fp32", "bf16")
+]
 
 
 @pytest.mark.parametrize("heads", [(8, 2, 128), (4, 4, 64)], ids=["8 heads, 2 key heads of 128", "4 heads of 64"])
@@ -68,7 +78,7 @@ def test_kernels_equal_attention_in_blocks(
     wanted = torch.float32 if dtype == "fp32" else torch.bfloat16
     rounded = [torch.randn(shape, generator=generator).to(DEVICE, wanted) for shape in shapes]
     mine, exact = ([x.detach().to(kind).requires_grad_() for x in rounded] for kind in (wanted, torch.float32))
-    rule, shard = RULES[name], context_shard(num_tokens)
+    rule, shard = (RULES | CAPPED)[name], context_shard(num_tokens)
     found = by_backend(backend, rule, *heads)(*mine, segments_C5, rule, shard)
     expected = blocked_attention(*exact, segments_C5, rule, shard)
     grad = torch.randn(expected.shape, generator=generator).to(DEVICE)
@@ -98,12 +108,12 @@ def test_gradients_of_a_prefix_are_added_up_in_fp32() -> None:
 
 
 @needs_gpu
-@pytest.mark.parametrize("backend", ["flash", pytest.param("fused", marks=needs_engine)])
+@pytest.mark.parametrize("backend", ["flash", "flex", pytest.param("fused", marks=needs_engine)])
 def test_rows_of_a_context_parallel_rank(nemo: None, backend: str) -> None:
     segments_C5, num_tokens = segments(seed=3)
     shapes = [(num_tokens, n, 64) for n in (4, 2, 2)]
     query, key, value = (torch.randn(shape, device=DEVICE, dtype=torch.bfloat16) for shape in shapes)
-    rule = RULES["all"]
+    rule = CAPPED["all and soft cap"] if backend == "flex" else RULES["all"]
     whole = blocked_attention(query.float(), key.float(), value.float(), segments_C5, rule, context_shard(num_tokens))
     attend = by_backend(backend, rule, 4, 2, 64)
     for rank in range(2):

@@ -80,11 +80,18 @@ def test_devices_that_have_no_fp8_are_refused(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match=r"model\.fp8=hybrid needs a GPU, and this run is on the CPU"):
         check_device(recipe("tensorwise"), on_gpu=False)
     with pytest.raises(UserError, match=r"compute capability 8\.9, this one has 8\.0\. Set model\.fp8=null"):
-        check_gpu(recipe("delayed"), (8, 0))
+        check_gpu(recipe("delayed"), (8, 0), "13.0")
     with pytest.raises(UserError, match=r"10\.0, this one has 9\.0\. Set .* to delayed or tensorwise or blockwise"):
-        check_gpu(recipe("mxfp8"), (9, 0))
-    check_gpu(recipe("blockwise"), (9, 0))
-    check_gpu(settings_of("model.fp8_recipe=mxfp8"), (8, 0))
+        check_gpu(recipe("mxfp8"), (9, 0), "13.0")
+    with pytest.raises(UserError, match=r"10\.0, this one has 9\.0\. Set model\.fp8_recipe to delayed or tensorwise\."):
+        check_gpu(recipe("mxfp8"), (9, 0), "12.8")
+    old = r"=blockwise needs CUDA 12\.9 or newer, and torch is built for CUDA 12\.8\. Set .* to delayed or tensorwise\."
+    with pytest.raises(UserError, match=old):
+        check_gpu(recipe("blockwise"), (9, 0), "12.8")
+    for cuda in ("12.9", "12.10", "13.0"):
+        check_gpu(recipe("blockwise"), (9, 0), cuda)
+    check_gpu(recipe("tensorwise"), (9, 0), "12.8")
+    check_gpu(settings_of("model.fp8_recipe=mxfp8"), (8, 0), "12.8")
     monkeypatch.setattr("nemo_bt.config.device.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs Transformer Engine: run make gpu-setup"):
         check_device(recipe("tensorwise"), on_gpu=True)

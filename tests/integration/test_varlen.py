@@ -48,24 +48,6 @@ def test_sequences_found_in_a_validation_serve_training() -> None:
     assert not found.key_rows_K.is_inference()
 
 
-def test_a_gpu_takes_the_kernel_that_can() -> None:
-    from nemo_bt.cpu import device as cpu
-
-    cpu.install()
-    from megatron.core.transformer.enums import AttnBackend
-
-    from nemo_bt.model.attention.module import attention_backend
-
-    def taken(chosen: str, capability: Any = (9, 0), size: int = 128, window: bool = False, dtype: Any = None) -> str:
-        return attention_backend(AttnBackend[chosen], dtype or torch.bfloat16, size, window, capability).name
-
-    assert [taken(name) for name in ("auto", "flash", "fused", "local")] == ["flash", "flash", "fused", "local"]
-    assert [taken("fused", of) for of in (None, (8, 0), (10, 0), (12, 0))] == ["flash", "flash", "fused", "flash"]
-    assert taken("fused", window=True) == "flash"
-    assert [taken("fused", size=size) for size in (64, 136, 264, 20)] == ["fused", "flash", "local", "local"]
-    assert [taken(name, dtype=torch.float32) for name in ("auto", "fused", "flash")] == ["local"] * 3
-
-
 @pytest.mark.parametrize("name", ["all", "window"])
 def test_torchs_operator_takes_what_the_flash_kernel_gives_it(name: str) -> None:
     """Tensors without data go through the operator and its derivative: only a GPU computes it."""

@@ -57,7 +57,6 @@ ROUTED = {"float32"}
 """The router's gradients."""
 MORE_DTYPES = {
     "local attention": {"float32"},
-    "gemma2": {"float32"},  # attention with a soft cap, in blocks
     "experts FP8 EP2": {"float32", "bfloat16"},  # the router multiplies what is not in FP8
 }
 """Dtypes of products beside those of the linear layers."""
@@ -158,3 +157,11 @@ def test_in_which_dtypes_it_multiplies(record_of: RecordOf, name: str, dataset: 
         expected = {"Float8BlockwiseQTensor" if model.fp8_recipe == "blockwise" else "Float8Tensor"}
     found = {gemm.dtype for gemm in last_step(record_of(name)).gemms}
     assert found - MORE_DTYPES.get(name, ROUTED if "expert" in name or "moe" in name else set()) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.startswith("gemma2")])
+def test_a_soft_cap_is_one_kernel_a_layer_and_stream(record_of: RecordOf, name: str) -> None:
+    step = last_step(record_of(name))
+    num_calls = 4 * len(step.streams)  # of four layers, each with its window
+    assert step.launches["flex_attention"] == step.launches["flex_attention_backward"] == num_calls
+    assert sum(step.launches.values()) < 1500

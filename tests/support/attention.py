@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import BlockMask
 
 from nemo_bt.batching.context_shards import context_shard
+from nemo_bt.model.attention.flex import score_change
 from nemo_bt.model.attention.segments import AttentionRule
 from nemo_bt.model.attention.varlen import Kernel, Sequences, varlen_attention
 
@@ -80,6 +83,13 @@ def sequence_by_sequence(rule: AttentionRule) -> Kernel:
 
 def varlen(query: Tensor, key: Tensor, value: Tensor, segments: Tensor, rule: AttentionRule, shard: Any) -> Tensor:
     return varlen_attention(query, key, value, segments, rule, shard, sequence_by_sequence(rule))
+
+
+def dense_flex(query: Tensor, key: Tensor, value: Tensor, rule: AttentionRule, mask: BlockMask) -> Tensor:
+    """What FlexAttention means, as torch writes it down: scores of all rows and keys, with gradients on CPUs too."""
+    change = score_change(rule.softcap) or (lambda score, *_: score)
+    out: Tensor = flex_attention(query, key, value, change, mask.as_tuple(), rule.scale, {})[0]
+    return out
 
 
 def inputs() -> tuple[list[Tensor], Tensor]:

@@ -12,6 +12,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.phantom.build import library
 from nemo_bt.phantom.record import Record, Section
+from nemo_bt.phantom.spec import Gpu
 from nemo_bt.phantom.start import trace
 from nemo_bt.phantom.wheel import transformer_engine
 from nemo_bt.planning.memory import RankMemory, rank_memory
@@ -24,6 +25,7 @@ from tests.support.layouts import CP2, EP2, OVERLAP, PP2, SELECTIVE, SP, TP2, VP
 from tests.support.runs import REPO
 
 CACHE = Path("~/.cache/nemo_bt/phantom").expanduser()
+HOPPER = Gpu()
 STEPS = 2
 """The second is what each later one is."""
 
@@ -91,6 +93,7 @@ MORE = {
     "experts FP8 EP2": Traced([*MIXTRAL, *FP8, *EP2], 2),
     "experts EP2 TP2 SP": Traced([*MIXTRAL, *EP2, *TP2, *SP], 4, rank=2),
     "gemma2": Traced(GEMMA2),
+    "gemma2 CP2": Traced([*GEMMA2, *CP2], 2, rank=1),
     "llama 3.1": Traced(["model=llama3_1_8b", "model.hf_config.num_hidden_layers=4"]),
     "mistral": Traced(["model=mistral_7b", "model.hf_config.num_hidden_layers=4"]),
     "qwen2.5": Traced(["model=qwen2_5_7b", "model.hf_config.num_hidden_layers=4"]),
@@ -147,9 +150,9 @@ def settings_of(run: Traced, dataset: Path, folder: Path) -> Settings:
     return load_settings("train", [*common, *run.overrides])
 
 
-def traced(run: Traced, dataset: Path, folder: Path) -> Record:
+def traced(run: Traced, dataset: Path, folder: Path, gpu: Gpu = HOPPER) -> Record:
     """Trace it."""
-    return trace(settings_of(run, dataset, folder), run.rank, STEPS, folder, CACHE)
+    return trace(settings_of(run, dataset, folder), run.rank, STEPS, folder, CACHE, gpu)
 
 
 class Planned:

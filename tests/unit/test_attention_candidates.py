@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.attention_candidates import Part, TorchFlash, flex, flex_mask, two_calls, two_calls_of
+from benchmarks.attention_candidates import Part, TorchFlash, two_calls, two_calls_of
 from tests.support.attention import HEADS, KEY_HEADS, NUM_FILLED, RULES, SEGMENTS, SIZE, dense, inputs
 
 ON_CPU = torch.device("cpu")
@@ -81,10 +81,3 @@ def test_torchs_operators_take_what_they_are_given(is_causal: bool) -> None:
     grads = TorchFlash().backward(out, tensors, out, lse, part, 0.3)
     assert (out.shape, lse.shape) == ((20, HEADS, SIZE), (HEADS, 20))
     assert [grad.shape for grad in grads] == [x.shape for x in tensors]
-
-
-def test_flex_attentions_mask_is_the_streams() -> None:
-    """Forward alone: on a CPU it has no backward pass."""
-    tensors = [x.detach() for x in inputs()[0]]
-    got = flex(*tensors, flex_mask(SEGMENTS, len(tensors[0]), ON_CPU), 0.3)[:NUM_FILLED]
-    torch.testing.assert_close(got, dense(*tensors, RULES["all"]), rtol=1e-5, atol=1e-6)

@@ -19,16 +19,16 @@ import torch
 import torch.nn.functional as F
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.transformer.attention import SelfAttention
-from megatron.core.transformer.enums import AttnBackend
 from megatron.core.transformer.module import MegatronModule
 from torch import Tensor
 
 from nemo_bt.batching.context_shards import ContextShard
 from nemo_bt.batching.stream import to_device
-from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.config.fp8 import row_multiple
 from nemo_bt.model.attention.blocked import blocked_attention
+from nemo_bt.model.attention.choice import chosen_kernel, this_gpu
 from nemo_bt.model.attention.context_parallel import held_here, keys_and_values_of_all
+from nemo_bt.model.attention.flex import segment_flex_attention
 from nemo_bt.model.attention.segments import AttentionRule, filled_up, scored_here, segments_of
 from nemo_bt.model.attention.varlen import Kernel, flash_kernel, fused_kernel, varlen_attention
 from nemo_bt.pretrained.architecture import Architecture
@@ -108,47 +108,28 @@ class SegmentAttention(MegatronModule):
     ) -> Tensor:
         """Give [t, 1, N * D], where rows of padding are zero; for the last layer [c, 1, N * D]."""
         shard = held_here(len(query_t1ND))
-        key_TGD, value_TGD = keys_and_values_of_all(key_t1GD[:, 0], value_t1GD[:, 0])
-        attend = self._implementation(query_t1ND[:, 0], key_TGD)
-        out = attend(query_t1ND[:, 0], key_TGD, value_TGD, attention_mask, self.rule, shard).flatten(1)
+        # An index would make its gradient out of zeros and a copy, where this gives another look at it.
+        query_tND, key_tGD, value_tGD = (x.squeeze(1) for x in (query_t1ND, key_t1GD, value_t1GD))
+        key_TGD, value_TGD = keys_and_values_of_all(key_tGD, value_tGD)
+        attend = self._implementation(query_tND, key_TGD)
+        out = attend(query_tND, key_TGD, value_TGD, attention_mask, self.rule, shard).flatten(1)
         if self.rule.only_scored:
             num_filling = len(_scored_rows(attention_mask, shard, self.config)) - len(out)
             out = F.pad(out, (0, 0, 0, num_filling)) if num_filling else out
         return out[:, None]
 
     def _implementation(self, query_tND: Tensor, key_TGD: Tensor) -> Callable[..., Tensor]:
-        """Choose by device, dtype and `model.attention_backend`; kernels know no soft cap and no fp32."""
-        if self.rule.softcap or not query_tND.is_cuda:
+        """Choose by device, dtype and `model.attention_backend`."""
+        if not query_tND.is_cuda:
             return blocked_attention
-        backend = attention_backend(
-            self.config.attention_backend,
-            query_tND.dtype,
-            head_size=query_tND.shape[2],
-            has_window=self.rule.window > 0,
-            capability=torch.cuda.get_device_capability() if has_transformer_engine() else None,
-        )
-        if backend is AttnBackend.local:
-            return kernel_attention
+        asked = self.config.attention_backend.name
+        name, _ = chosen_kernel(asked, query_tND.dtype, query_tND.shape[2], self.rule, this_gpu(asked))
+        if name in _WHOLE:
+            return _WHOLE[name]
         if self._kernel is None:
             heads = query_tND.shape[1], key_TGD.shape[1], query_tND.shape[2]
-            self._kernel = fused_kernel(self.rule, *heads) if backend is AttnBackend.fused else flash_kernel(self.rule)
+            self._kernel = fused_kernel(self.rule, *heads) if name == "fused" else flash_kernel(self.rule)
         return partial(varlen_attention, kernel=self._kernel)
-
-
-def attention_backend(
-    chosen: AttnBackend, dtype: torch.dtype, head_size: int, has_window: bool, capability: tuple[int, int] | None
-) -> AttnBackend:
-    """Choose what computes attention on a GPU: `chosen` or, where it cannot, the next of fused, flash and local.
-
-    Args:
-        chosen: model.attention_backend; auto begins with flash, which every GPU from Ampere on has.
-        capability: compute capability of the GPU; None without Transformer Engine.
-    """
-    fits = dtype in (torch.bfloat16, torch.float16) and head_size % 8 == 0
-    has_fused = fits and head_size <= 128 and not has_window and capability is not None and capability[0] in (9, 10)
-    if chosen is AttnBackend.fused and has_fused:
-        return AttnBackend.fused
-    return AttnBackend.flash if chosen is not AttnBackend.local and fits and head_size <= 256 else AttnBackend.local
 
 
 def kernel_attention(
@@ -182,6 +163,10 @@ def kernel_attention(
             )[0]
             out_QND[block.out_rows] = out_NRD.transpose(0, 1)
     return out_QND
+
+
+_WHOLE = {"blocked": blocked_attention, "flex": segment_flex_attention, "local": kernel_attention}
+"""What computes a stream as it lies, by the name of `chosen_kernel`; kernels for sequences are made for a layer."""
 
 
 def keeps_only_scored_tokens(config: Any, layer_number: int) -> bool:
