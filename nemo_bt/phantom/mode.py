@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nemo_bt.phantom.compiled import COMPILED
 from nemo_bt.phantom.flops import count_flops
 from nemo_bt.phantom.ledger import Ledger
 from nemo_bt.phantom.messages import message
@@ -184,7 +185,7 @@ def _fills(func: Any, args: Any) -> bool:
 @functools.cache
 def _plain_name(func: Any) -> str:
     name: str = func.__name__.split(".")[0]
-    return name
+    return f"{COMPILED} {name}" if isinstance(func, HigherOrderOperator) else name
 
 
 @functools.cache
