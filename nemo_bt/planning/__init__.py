@@ -1,8 +1,9 @@
 """Memory and time of a layout, counted without building it; docs/design/planner.md has the method.
 
-Read `command` (nemo-bt plan), `checks` (what cannot be planned), `search` (every layout), `memory` (`parameters`,
-`state`, `activations`), `time` (`traffic`, `stream_traffic`, `schedule`, `streams`), `report` (what is shown),
-`dry_run` (nemo-bt train --dry-run).
+Read `command` (nemo-bt plan), `checks` (what cannot be planned), `search` (every layout); `memory` (`parameters`,
+`state`, `engine`: what Transformer Engine keeps; `activations`, of each `layer` with its `linear` layers, from `rows`);
+`time` (`work`: FLOPs; `traffic`, `stream_traffic`, `schedule`, `streams`); `report` (what is shown), `dry_run`
+(nemo-bt train --dry-run).
 
 May import `training` and what is below it.
 """
