@@ -54,11 +54,11 @@ def part_units(
     is_last = numbers.stop == architecture.num_layers
     hands_on_scored = is_last and not hands_on_all(architecture, model)
     in_fp8 = layers_in_fp8(model, architecture.num_layers)
-    counts = {fp8: LayerBytes(architecture, model, rows, dtype_bytes, on_gpu, fp8) for fp8 in (False, True)}
-    units = []
-    for number in numbers:
-        of_layer = counts[number in in_fp8]
-        units.append(_layer(of_layer, model, hands_on_scored and number == numbers[-1]))
+    kinds = [(number in in_fp8, hands_on_scored and number == numbers[-1]) for number in numbers]
+    found = {}
+    for fp8, is_end in set(kinds):
+        found[fp8, is_end] = _layer(LayerBytes(architecture, model, rows, dtype_bytes, on_gpu, fp8), model, is_end)
+    units = [found[kind] for kind in kinds]
     granularity, method, group = recomputation(model)
     own_input = dtype_bytes * rows.held(model) // sequence_ranks(model) * architecture.hidden_size
     if granularity == "full" and method == "uniform":

@@ -29,11 +29,17 @@ _PARTS = ("step", "item", "megatron/core/distributed/finalize_model_grads.py fin
 _DISPATCHER = "megatron/core/transformer/moe/token_dispatcher.py _maybe_dtoh_and_synchronize"
 _COUNTED = ("forward", "synchronize", _DISPATCHER)
 _OFFLOADED = ("optimizer", "synchronize", "megatron/core/optimizer/cpu_offloading/hybrid_optimizer.py step")
+_HOST = "megatron/core/optimizer/cpu_offloading/hybrid_optimizer.py param_copy_back_gpu_hook"
+_UNPINNED = ("optimizer", "unpinned_memory", _HOST)  # Megatron pins a weight in bf16, and widens it then
 MORE_WAITS = {
     "TP2 SP PP2 first stage": {_NO_LOSS: 1},
     "PP2 VPP2": {_PARTS: 2, _NO_LOSS: 1},
     "PP2 VPP2 last stage": {_PARTS: 2},
-    "offload": {_OFFLOADED: 27},
+    "FP8 but for the ends PP2": {_NO_LOSS: 1},
+    "offload": {_OFFLOADED: 1},
+    "offload half": {_OFFLOADED: 1},
+    "offload precision-aware": {_OFFLOADED: 1, _UNPINNED: 27},
+    "offload half precision-aware": {_OFFLOADED: 1, _UNPINNED: 14},
     "experts": {_COUNTED: 8},
     "experts balanced": {_COUNTED: 8},
     "experts EP2": {_NORM: 2, _COUNTED: 4},
@@ -54,6 +60,8 @@ ROUTED = {"float32"}
 MORE_DTYPES = {
     "local attention": {"float32"},
     "gemma2": {"float32"},  # attention with a soft cap, in blocks
+    "FP8 but for the ends PP2": {"bfloat16"},
+    "LoRA FP8": {"bfloat16"},  # adapters
     "experts FP8 EP2": {"float32", "bfloat16"},  # the router multiplies what is not in FP8
 }
 """Dtypes of products beside those of the linear layers."""

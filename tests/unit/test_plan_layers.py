@@ -115,12 +115,21 @@ def test_the_gradient_of_the_embedding_is_of_the_whole_table() -> None:
 
 
 def test_experts_give_megatron_a_gradient_of_each_weight_that_nobody_reads() -> None:
-    """Of the second linear layers of eight experts of 64 columns, when that of their input has been computed."""
+    """Of the first linear layers of eight experts of 64 columns, when that of their input has been computed."""
     found = first_layer(*GPU, **MIXTRAL, intermediate_size=64)
     rows = 2 * T
     kept = NORMS + 2 * T * H + ATTENTION + 2 * T * 2 * H + 12 * T * 8 + 2 * rows * H + 16 * rows + 2 * rows * 3 * 64
     assert found.kept == kept
     assert found.most == found.kept + 2 * T * H + 2 * rows * (H + 2 * 64) + 8 * 2 * H * 2 * 64 - 2 * rows * 3 * 64
+
+
+def test_of_long_streams_the_second_layers_of_experts_have_the_most() -> None:
+    """Eight layers of 64 columns, before the activation function's backward pass; all is kept by then."""
+    tokens = 8 * T * 8
+    architecture = architecture_of(LLAMA3_8B | MIXTRAL | {"num_hidden_layers": 2, "intermediate_size": 64})
+    rows = StreamRows(tokens, 2, 2)
+    _, found, *_ = part_units(architecture, settings_of(*GPU).model, 0, 0, rows, dtype_bytes=2, on_gpu=True)
+    assert found.most == found.kept + 2 * tokens * H + 2 * 2 * tokens * (H + 64) + 8 * 2 * H * 64
 
 
 def sent(*overrides: str, **sizes: object) -> Counter[tuple[str, int]]:
