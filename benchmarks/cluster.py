@@ -55,6 +55,7 @@ def main() -> None:
     values = {
         "name": args.name,
         "origin": "measured by benchmarks.cluster",
+        "compute_capability": list(torch.cuda.get_device_capability()) if on_gpu else None,
         "memory_bytes": float(memory_of(device)),
         "reserved_bytes": args.reserved_bytes,
         "precision": "bf16-mixed" if on_gpu else "32",

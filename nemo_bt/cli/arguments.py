@@ -66,7 +66,9 @@ def _add_of_training(commands: Any) -> None:
         _with_settings(command, "train")
     plan = _add(commands, "plan", "memory and time of every layout on a cluster")
     plan.add_argument("--json", action="store_true", help="everything, for programs")
-    plan.add_argument("--rows", type=int, default=20, help="layouts in each table")
+    plan.add_argument("--rows", type=int, default=20, help="rows of each table")
+    plan.add_argument("--trace", action="store_true", help="run this layout's steps without a GPU, as one of its ranks")
+    plan.add_argument("--rank", type=int, help="--trace: a rank of the job; without it, the one with most memory")
     _with_settings(plan, "plan")
 
 

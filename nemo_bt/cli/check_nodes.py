@@ -19,6 +19,7 @@ from nemo_bt.data.store.build import writing_to
 from nemo_bt.data.store.cache import cache_folder
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import running_s
+from nemo_bt.training import compiler
 from nemo_bt.training.environment import Facts, differences, facts_of_node
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ def _check_this_node(settings: Settings) -> None:
             "(SBATCH_GPUS_PER_NODE, see slurm/env.sh), or set trainer.accelerator=cpu.",
             file=sys.stderr,
         )
+    if on_gpu:
+        from nemo_bt.training.checks import check_settings, run_architecture
+
+        compiler.check(run_architecture(settings, check_settings(settings), num_tokens=1))
     folder = cache_folder(settings.model.data.cache_dir)
     with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)

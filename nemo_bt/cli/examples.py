@@ -38,7 +38,10 @@ EXAMPLES = {
         "nemo-bt fetch --for evaluate model.restore_from_path=org/reward-model evaluate.input=allenai/reward-bench-2 "
         "evaluate.split=test evaluate.output=results",
     ),
-    "plan": ("nemo-bt plan model=llama3_8b trainer.devices=8 cluster=h100",),
+    "plan": (
+        "nemo-bt plan model=llama3_8b trainer.devices=8 cluster=h100",
+        "nemo-bt plan --trace --config-name recipe/rlhflow_llama3_8b data=helpsteer3 cluster=h100",
+    ),
     "status": ("nemo-bt status runs/mine",),
     "help": ("nemo-bt help settings learning rate", "nemo-bt help configs", "nemo-bt help train"),
 }

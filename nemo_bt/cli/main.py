@@ -108,10 +108,35 @@ def _data(args: argparse.Namespace) -> int:
 def _plan(args: argparse.Namespace) -> int:
     """Run nemo-bt plan."""
     from nemo_bt.observability.terminal import Terminal
+
+    if args.trace:
+        return _trace(args)
+    if args.rank is not None:
+        raise UserError(f"--rank={args.rank} names the rank of a trace: add --trace.")
     from nemo_bt.planning.command import plan_run
 
     plan_run(args.config_name, args.overrides, args.config_dir, args.rows, args.json, Terminal(sys.stdout))
     return 0
+
+
+def _trace(args: argparse.Namespace) -> int:
+    """Run nemo-bt plan --trace: the tables, and in the last line whether it fits."""
+    from nemo_bt.observability.terminal import Terminal
+    from nemo_bt.planning.trace import trace_plan
+    from nemo_bt.planning.trace_report import show_trace, trace_as_json, verdict
+
+    terminal = Terminal(sys.stdout)
+    told = Terminal(None) if args.json else terminal
+    traced = trace_plan(args.config_name, args.overrides, args.config_dir, args.rank, told)
+    show_trace(traced, args.rows, told)
+    status, line = verdict(traced)
+    if args.json:
+        terminal.line(trace_as_json(traced))
+    elif status:
+        sys.stderr.write(f"error: {line}\n")
+    else:
+        terminal.line(line)
+    return status
 
 
 def _status(args: argparse.Namespace) -> int:

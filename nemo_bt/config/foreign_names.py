@@ -33,7 +33,7 @@ RENAMED = {
     "seq_length": _LENGTH,
     "hidden_dropout": "nothing: dropout is off",
     "attention_dropout": "nothing: dropout is off",
-    "bucket_cap_mb": "nothing: Megatron sizes its buckets itself",
+    "bucket_cap_mb": "model.optim.bucket_size",
     "overlap_grad_sync": "model.optim.overlap_grad_reduce",
     "overlap_param_sync": "model.optim.overlap_param_gather",
     "grad_sync_dtype": "model.optim.grad_reduce_in_fp32",
@@ -62,6 +62,10 @@ RENAMED = {
     "tokenizer.model": "model.tokenizer.type",
     "sched.max_steps": "trainer.max_steps",
     "use_flash_attention": "model.attention_backend",
+    **dict.fromkeys(
+        ("tp_comm_overlap", "ub_tp_comm_overlap"),
+        "nothing: Transformer Engine's buffers for it have one size, and streams have many lengths",
+    ),
     "make_vocab_size_divisible_by": "nothing: the embedding is padded as the layout needs it",
     "contiguous_grad_buffer": "nothing: gradients always lie in one buffer",
     **dict.fromkeys(

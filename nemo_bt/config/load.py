@@ -95,18 +95,18 @@ def _to_be_given(values: Any, key: str = "") -> Iterator[str]:
 
 
 def _composed(config_name: str, overrides: list[str]) -> DictConfig:
-    """Compose a configuration. A choice of conf/ for which it has no place is put in by its values."""
-    try:
-        found: DictConfig = compose(config_name, overrides=overrides)
-        return found
-    except ConfigCompositionException as error:
-        missing = _NO_DEFAULT.search(str(error))
-        typed = [one for one in overrides if missing and one.startswith(f"{missing[1]}=")]
-        values = choice_as_overrides(typed[-1]) if typed else None
-        if values is None:
-            raise
-    found = compose(config_name, overrides=[*values, *(one for one in overrides if one not in typed)])
-    return found
+    """Compose a configuration. Choices of conf/ for which it has no place are put in by their values."""
+    while True:
+        try:
+            found: DictConfig = compose(config_name, overrides=overrides)
+            return found
+        except ConfigCompositionException as error:
+            missing = _NO_DEFAULT.search(str(error))
+            typed = [one for one in overrides if missing and one.startswith(f"{missing[1]}=")]
+            values = choice_as_overrides(typed[-1]) if typed else None
+            if values is None:
+                raise
+        overrides = [*values, *(one for one in overrides if one not in typed)]
 
 
 def dump_settings(settings: JobSettings) -> str:

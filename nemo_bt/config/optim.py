@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from nemo_bt.config.fields import STRICT, Above0, AtLeast0, Betas, FromZero
+from nemo_bt.config.fields import STRICT, Above0, AtLeast0, AtLeast1, Betas, FromZero
 from nemo_bt.config.job import PositiveInt
 
 Schedule = Literal[
@@ -66,10 +66,15 @@ class OptimSettings:
     """Number added to the root of the second moment."""
     grad_reduce_in_fp32: bool = True
     """Add gradients up over micro-batches and ranks in fp32; false in the dtype of the parameters."""
-    overlap_grad_reduce: bool = False
-    """Reduce gradients over data-parallel ranks while those of earlier layers are still computed."""
-    overlap_param_gather: bool = False
-    """Gather weights, with distributed_fused_adam, while the layers before them compute already."""
+    overlap_grad_reduce: bool | None = None
+    """Reduce gradients over data-parallel ranks while those of earlier layers are still computed; null: on GPUs, with
+    distributed_fused_adam."""
+    overlap_param_gather: bool | None = None
+    """Gather weights, with distributed_fused_adam, while the layers before them compute already; null: where gradients
+    overlap too."""
+    bucket_size: AtLeast1 | None = None
+    """Parameters, roughly, whose gradients are reduced together where that overlaps; null is Megatron's 40 million, or
+    a million for each data-parallel rank where that is more."""
     num_distributed_optimizer_instances: PositiveInt = 1
     """Groups of data-parallel ranks that each shard the optimizer state; more send less across nodes and hold more."""
     optimizer_cpu_offload: bool = False

@@ -174,6 +174,19 @@ def check_recompute(model: ModelSettings, num_layers: int) -> None:
                 divides(number, "activations_checkpoint_num_layers", layers, "num_layers of a part of the pipeline")
 
 
+def overlaps(settings: Settings, on_gpu: bool) -> tuple[bool, bool]:
+    """Tell whether gradients are reduced, and weights gathered, while layers compute.
+
+    gloo sends with the cores that compute, so that nothing is won on CPUs.
+    """
+    optim = settings.model.optim
+    sharing = settings.data_parallel_size * settings.model.context_parallel_size
+    usual = on_gpu and sharing > 1 and optim.name == "distributed_fused_adam"
+    reduces = usual if optim.overlap_grad_reduce is None else optim.overlap_grad_reduce
+    gathers = usual and reduces if optim.overlap_param_gather is None else optim.overlap_param_gather
+    return reduces, gathers
+
+
 def check_optimizer(settings: Settings) -> None:
     """Check what the optimizer keeps, and which ranks share it."""
     optim = settings.model.optim
@@ -186,10 +199,16 @@ def check_optimizer(settings: Settings) -> None:
             "model.optim.use_precision_aware_optimizer=true needs model.optim.name=distributed_fused_adam, got "
             f"{optim.name}."
         )
-    if optim.overlap_param_gather and (optim.name, optim.overlap_grad_reduce) != ("distributed_fused_adam", True):
+    reduces = optim.overlap_grad_reduce
+    if optim.overlap_param_gather and (optim.name, reduces) != ("distributed_fused_adam", True):
         raise UserError(
             "model.optim.overlap_param_gather=true needs model.optim.name=distributed_fused_adam and "
-            f"overlap_grad_reduce=true, got {optim.name} and {str(optim.overlap_grad_reduce).lower()}."
+            f"overlap_grad_reduce=true, got {optim.name} and {'null' if reduces is None else str(reduces).lower()}."
+        )
+    if optim.bucket_size and not (optim.name == "distributed_fused_adam" if reduces is None else reduces):
+        raise UserError(
+            f"model.optim.bucket_size={optim.bucket_size} is of gradients that are reduced while layers compute: set "
+            "model.optim.overlap_grad_reduce=true too."
         )
     if optim.optimizer_cpu_offload and (optim.name, optim.exp_avg_dtype, optim.exp_avg_sq_dtype) != _OFFLOADED:
         raise UserError(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated
 
+import yaml
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from nemo_bt.config.fields import STRICT, Above0, AtLeast0, AtLeast1, FromZero
 from nemo_bt.config.job import Precision
 from nemo_bt.config.model import Settings
+from nemo_bt.config.shipped import SHIPPED
 
 Efficiency = Annotated[float, Field(gt=0, le=1)]
 Sizes = Annotated[list[AtLeast1], Field(min_length=1)]
@@ -24,6 +26,8 @@ class ClusterSettings:
     """Name in tables."""
     origin: str
     """Where the values come from: data sheets, or the command that measured them."""
+    compute_capability: tuple[int, int] | None = None
+    """Of the GPUs, as [9, 0] for Hopper; null is none, or not known."""
     memory_bytes: Above0
     """Memory of one device."""
     reserved_bytes: FromZero
@@ -48,6 +52,11 @@ class ClusterSettings:
     """Rate at which a device can send to other nodes, each way."""
     network_latency_s: FromZero | None
     """Time that one message takes between nodes."""
+
+
+def _h100() -> ClusterSettings:
+    """Read what conf/plan.yaml has too, for the configurations that name no cluster."""
+    return ClusterSettings(**yaml.safe_load((SHIPPED / "cluster" / "h100.yaml").read_text()))
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -94,5 +103,5 @@ class PlanSettings:
 class PlanRun(Settings):
     """Settings of a run, and of the search for its layout."""
 
-    cluster: ClusterSettings
+    cluster: ClusterSettings = field(default_factory=_h100)
     plan: PlanSettings = field(default_factory=PlanSettings)

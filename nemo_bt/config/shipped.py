@@ -85,14 +85,17 @@ def check_choice(group: str, choice: str, config_dir: str | None) -> None:
 def choice_as_overrides(typed: str) -> list[str] | None:
     """Write the values of a choice of conf/, `group=choice`, as overrides in Hydra's grammar; None of any other.
 
+    They go where the file's `# @package` says, or into the section of the group's name.
+
     Hydra itself looks for the choices of a configuration in a folder, as those of conf/recipe, below that folder alone.
     """
     group, _, choice = typed.partition("=")
     file = SHIPPED / group / f"{choice}.yaml"
-    package = _PACKAGE.search(file.read_text()) if file.is_file() else None
-    if not package:
+    if not file.is_file():
         return None
-    return [f"++{package[1]}.{key}={_in_grammar(value)}" for key, value in yaml.safe_load(file.read_text()).items()]
+    package = _PACKAGE.search(file.read_text())
+    section = package[1] if package else group
+    return [f"++{section}.{key}={_in_grammar(value)}" for key, value in yaml.safe_load(file.read_text()).items()]
 
 
 def config_folders(name: str, config_dir: str | None) -> tuple[Path, list[Path]]:

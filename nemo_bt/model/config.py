@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 import torch.nn.functional as F
-from megatron.core.activations import squared_relu
 from nemo.collections import llm
 from torch import Tensor
 
@@ -26,6 +26,11 @@ def tanh_gelu(x: Tensor) -> Tensor:
     resumed run would not have the losses of one that never stopped.
     """
     return F.gelu(x, approximate="tanh")
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """Give transformers' relu2; Megatron's own is built by torch.compile in the first step on a GPU."""
+    return torch.pow(F.relu(x), 2)
 
 
 _ACTIVATIONS: dict[str, Callable[..., Any]] = {
@@ -47,7 +52,6 @@ _NEEDS_TRANSFORMER_ENGINE = (
     "persist_layer_norm",
     "gradient_accumulation_fusion",
     "masked_softmax_fusion",
-    "bias_dropout_fusion",
     "moe_grouped_gemm",
     "moe_permute_fusion",
 )
@@ -97,8 +101,10 @@ def reward_config(architecture: Architecture, seq_length: int, **fields: Any) ->
         **_megatron_fields(architecture),
         **dict.fromkeys(_NEEDS_TRANSFORMER_ENGINE, on_gpu) | fields,
         seq_length=seq_length,
-        bias_activation_fusion=on_gpu and is_silu,  # Megatron fuses no other of them without a bias
-        use_te_activation_func=not on_gpu and is_silu,  # it is nemo_bt.cpu.kernels.swiglu
+        # Megatron compiles its fusions in the first step. Experts' multiplies by the router's numbers too.
+        bias_activation_fusion=on_gpu and is_silu and bool(architecture.experts),
+        use_te_activation_func=is_silu and not (on_gpu and architecture.experts),  # on CPUs nemo_bt.cpu.kernels.swiglu
+        bias_dropout_fusion=False,  # there is no bias and no dropout: it is a sum
         transformer_layer_spec=pair_stream_layer_spec,
         share_embeddings_and_output_weights=False,
         calculate_per_token_loss=True,

@@ -101,4 +101,6 @@ def group_names() -> dict[tuple[int, ...], str]:
         "pp": ps.get_pipeline_model_parallel_group(),
         "tp": ps.get_tensor_model_parallel_group(),
     }
+    inter = ps.get_inter_distributed_optimizer_instance_group(check_initialized=False)
+    groups |= {"inter": inter} if inter else {}
     return {tuple(get_process_group_ranks(group)): name for name, group in groups.items()}

@@ -168,17 +168,20 @@ def scaled(loads: Sequence[StreamLoad], tokens: int, settings: Settings) -> Stre
     return StreamRows(-(-tokens // multiple) * multiple, int(continuations), scored, int(copied))
 
 
-def fullest_rank(settings: Settings, architecture: Architecture, steps: Sequence[Step], tokens: int) -> RankMemory:
+def fullest_rank(
+    settings: Settings, architecture: Architecture, steps: Sequence[Step], tokens: int, stages: Sequence[int] = ()
+) -> RankMemory:
     """Count the memory of the rank that needs most of it.
 
     Args:
         steps: say how dense streams are, and how many there are.
         tokens: length of every stream.
+        stages: pipeline ranks to choose from; none is all.
     """
     rows = scaled(_loads(steps), tokens, settings)
     ranks = [
         rank_memory(settings, architecture, stage, rows, _most_streams(steps), data_rank)
-        for stage in _stages(settings.model)
+        for stage in stages or _stages(settings.model)
         for data_rank in _data_ranks(settings)
     ]
     return max(ranks, key=lambda rank: rank.total)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nemo_bt.config.model import Settings
+from nemo_bt.config.parallelism import overlaps
 from nemo_bt.planning.parameters import Parameter
 from nemo_bt.pretrained.names import EMBEDDING
 from nemo_bt.training.fused_adam import bounds
@@ -153,9 +154,11 @@ def gradient_bytes(settings: Settings) -> int:
 
 def bucket_elements(settings: Settings) -> int | None:
     """Give the elements with which a bucket ends; None where gradients go as one."""
-    if not settings.model.optim.overlap_grad_reduce:
+    reduces, _ = overlaps(settings, on_gpu(settings))
+    if not reduces:
         return None
-    return max(_BUCKET_ELEMENTS, _BUCKET_ELEMENTS_PER_REPLICA * settings.data_parallel_size)
+    usual = max(_BUCKET_ELEMENTS, _BUCKET_ELEMENTS_PER_REPLICA * settings.data_parallel_size)
+    return settings.model.optim.bucket_size or usual
 
 
 def buffer_places(sizes: Sequence[int], ranks: int | None, bucket: int | None = None) -> tuple[list[int], list[int]]:

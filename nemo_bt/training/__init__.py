@@ -5,7 +5,7 @@ Read `train` (the story of a run), `checks` and `layout_checks` (what cannot wor
 NeMo's objects), then `steps/` and `callbacks/`. `strategy` is NeMo's, which loads the newest whole checkpoint;
 `fused_adam` steps some parameters at a time; `lr_schedule` names its schedules; `loading_bar` moves while weights are
 read; `nemo_import` is the one place where NeMo is imported; `gpu_environment` is what CUDA and NCCL read at their
-start; `environment` tells which software runs.
+start; `environment` tells which software runs; `compiler` what the first step on a GPU builds.
 
 May import everything but planning, scoring, evaluation, serving, reporting and the command line.
 """

@@ -76,7 +76,7 @@ def fit(
     trainer = build_trainer(settings, prepared.total_steps, on_gpu, around.ordered)
     folder = str(prepared.tokenizer_folder)
     initial = _with_bar(settings, prepared, terminal)
-    model = build_model(settings, prepared.architecture, initial, folder, prepared.total_steps, loss_fn)
+    model = build_model(settings, prepared.architecture, initial, folder, prepared.total_steps, on_gpu, loss_fn)
     trainer.strategy.terminal = terminal
     trainer.strategy.is_trusted = settings.exp_manager.trust_checkpoint
     trainer.fit(model, data, ckpt_path=str(prepared.resume_from) if prepared.resume_from else None)
@@ -104,7 +104,7 @@ def validate(
     trainer = build_trainer(settings, 1, on_gpu, [validation])
     folder = str(prepared.tokenizer_folder)
     initial = _with_bar(settings, prepared, terminal)
-    model = build_model(settings, prepared.architecture, initial, folder, 1, loss_fn)
+    model = build_model(settings, prepared.architecture, initial, folder, 1, on_gpu, loss_fn)
     trainer.validate(model, data, verbose=False)
     log.close("success")
     _leave()

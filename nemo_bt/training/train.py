@@ -26,6 +26,7 @@ from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.observability.events import append_event, read_events
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.resolve import PretrainedSource, check_plain
+from nemo_bt.training import compiler
 from nemo_bt.training.ending import summarise, tell_next
 from nemo_bt.training.environment import software
 from nemo_bt.training.fit import Outcome, fit, validate
@@ -60,6 +61,8 @@ def train(
     check_device(settings, on_gpu)
     log_dir = settings.exp_manager.log_dir
     prepared = prepare(settings, pretrained, terminal)
+    if on_gpu:
+        compiler.check(prepared.architecture)
     resume_from = prepared.resume_from
     total_steps = prepared.total_steps
     start_step = step_of(resume_from) if resume_from else 0
@@ -101,6 +104,8 @@ def validate_only(
     on_gpu = runs_on_gpu(settings.trainer)
     check_device(settings, on_gpu)
     prepared = prepare(settings, pretrained, terminal, only_validates=True)
+    if on_gpu:
+        compiler.check(prepared.architecture)
     outcome = validate(settings, prepared, on_gpu, terminal, loss_fn)
     summarise(outcome.validation, prepared.sets, settings.trainer.limit_val_batches, terminal)
     return outcome

@@ -17,8 +17,7 @@ from nemo.lightning.pytorch.optim import MegatronOptimizerModule
 from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.config.fp8 import fp8_options
 from nemo_bt.config.model import Settings
-from nemo_bt.config.optim import OptimSettings
-from nemo_bt.config.parallelism import recomputation
+from nemo_bt.config.parallelism import overlaps, recomputation
 from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
@@ -38,6 +37,7 @@ def build_model(
     initial: InitialWeights | None,
     tokenizer_folder: str,
     num_steps: int,
+    on_gpu: bool,
     loss_fn: AnyLoss | None = None,
 ) -> RewardModel:
     """Build the reward model without its weights, which NeMo allocates when the Trainer starts.
@@ -46,6 +46,7 @@ def build_model(
         initial: initial weights; None for random ones, or where the run resumes and its checkpoint has all.
         tokenizer_folder: folder that is saved with the checkpoint.
         num_steps: length of the run, for the learning-rate schedule.
+        on_gpu: whether ranks have a GPU each.
         loss_fn: the user's own loss; None takes the one of the settings.
     """
     granularity, method, num_recomputed = recomputation(settings.model)
@@ -69,7 +70,7 @@ def build_model(
     return RewardModel(
         config,
         loss=settings.model.loss,
-        optim=_build_optim(settings.model.optim, settings.trainer.gradient_clip_val, num_steps),
+        optim=_build_optim(settings, num_steps, on_gpu),
         tokenizer=AutoTokenizer(tokenizer_folder),
         lora=settings.model.peft.lora,
         initial_weights=initial,
@@ -96,7 +97,7 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         use_tp_pp_dp_mapping=model.use_tp_pp_dp_mapping,
         sequence_parallel=model.sequence_parallel,
         num_distributed_optimizer_instances=model.optim.num_distributed_optimizer_instances,
-        ddp=_build_ddp(model.optim),
+        ddp=_build_ddp(settings, on_gpu),
         process_group_backend="nccl" if on_gpu else "gloo",
         ckpt_async_save=settings.exp_manager.checkpoint_callback_params.async_save,
         ckpt_torch_dist_multiproc=None if on_gpu else 1,  # each is a forked process, dearer than a small model
@@ -146,36 +147,41 @@ class SeedCallback(pl.Callback):
         tensor_parallel.model_parallel_cuda_manual_seed(self.seed)
 
 
-def _build_ddp(settings: OptimSettings) -> DistributedDataParallelConfig:
+def _build_ddp(settings: Settings, on_gpu: bool) -> DistributedDataParallelConfig:
+    optim = settings.model.optim
+    reduces, gathers = overlaps(settings, on_gpu)
     return DistributedDataParallelConfig(
-        use_distributed_optimizer=settings.name == "distributed_fused_adam",
-        num_distributed_optimizer_instances=settings.num_distributed_optimizer_instances,
-        overlap_grad_reduce=settings.overlap_grad_reduce,
-        overlap_param_gather=settings.overlap_param_gather,
+        use_distributed_optimizer=optim.name == "distributed_fused_adam",
+        num_distributed_optimizer_instances=optim.num_distributed_optimizer_instances,
+        overlap_grad_reduce=reduces,
+        overlap_param_gather=gathers,
+        bucket_size=optim.bucket_size,
         check_for_nan_in_grad=False,  # it would end a rank; NonFiniteGuard skips the step on all
-        grad_reduce_in_fp32=settings.grad_reduce_in_fp32,
+        grad_reduce_in_fp32=optim.grad_reduce_in_fp32,
     )
 
 
-def _build_optim(settings: OptimSettings, clip_grad: float, num_steps: int) -> MegatronOptimizerModule:
-    schedule = Schedule(settings.sched.name, options_of(settings.sched, num_steps))
+def _build_optim(settings: Settings, num_steps: int, on_gpu: bool) -> MegatronOptimizerModule:
+    optim = settings.model.optim
+    _, gathers = overlaps(settings, on_gpu)
+    schedule = Schedule(optim.sched.name, options_of(optim.sched, num_steps))
     config = OptimizerConfig(
         optimizer="adam",
-        lr=settings.lr,
-        min_lr=settings.sched.min_lr,
-        weight_decay=settings.weight_decay,
-        adam_beta1=settings.betas[0],
-        adam_beta2=settings.betas[1],
-        adam_eps=settings.eps,
-        clip_grad=clip_grad,
-        use_distributed_optimizer=settings.name == "distributed_fused_adam",
-        overlap_param_gather=settings.overlap_param_gather,
-        optimizer_cpu_offload=settings.optimizer_cpu_offload,
-        optimizer_offload_fraction=settings.optimizer_offload_fraction,
-        overlap_cpu_optimizer_d2h_h2d=settings.optimizer_cpu_offload,
-        use_precision_aware_optimizer=settings.use_precision_aware_optimizer,
-        main_grads_dtype=_DTYPES[settings.main_grads_dtype],
-        exp_avg_dtype=_DTYPES[settings.exp_avg_dtype],
-        exp_avg_sq_dtype=_DTYPES[settings.exp_avg_sq_dtype],
+        lr=optim.lr,
+        min_lr=optim.sched.min_lr,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.betas[0],
+        adam_beta2=optim.betas[1],
+        adam_eps=optim.eps,
+        clip_grad=settings.trainer.gradient_clip_val,
+        use_distributed_optimizer=optim.name == "distributed_fused_adam",
+        overlap_param_gather=gathers,
+        optimizer_cpu_offload=optim.optimizer_cpu_offload,
+        optimizer_offload_fraction=optim.optimizer_offload_fraction,
+        overlap_cpu_optimizer_d2h_h2d=optim.optimizer_cpu_offload,
+        use_precision_aware_optimizer=optim.use_precision_aware_optimizer,
+        main_grads_dtype=_DTYPES[optim.main_grads_dtype],
+        exp_avg_dtype=_DTYPES[optim.exp_avg_dtype],
+        exp_avg_sq_dtype=_DTYPES[optim.exp_avg_sq_dtype],
     )
     return MegatronOptimizerModule(config=config, lr_scheduler=schedule)

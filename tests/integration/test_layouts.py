@@ -117,7 +117,7 @@ def test_every_setting_of_a_layout_reaches_megatron(logs: Logs, name: str) -> No
             ],
             "instances": model.optim.num_distributed_optimizer_instances,
             "grad_reduce_in_fp32": model.optim.grad_reduce_in_fp32,
-            "overlaps": [model.optim.overlap_grad_reduce, model.optim.overlap_param_gather],
+            "overlaps": [bool(model.optim.overlap_grad_reduce), bool(model.optim.overlap_param_gather)],
             "casts_weights_anew": True,
             "next_pipeline_rank": (rank + settings.world_size // stages) % settings.world_size,
         }

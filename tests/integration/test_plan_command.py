@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from nemo_bt.cli.main import run
-from nemo_bt.config.load import load_settings
+from nemo_bt.config.load import load_settings, load_settings_of
 from nemo_bt.config.model import Settings
+from nemo_bt.config.plan import PlanRun
 from nemo_bt.planning.search import LAYOUT
 from tests.support.runs import nemo_bt
 from tests.support.settings import plan_run_of
@@ -28,6 +29,15 @@ def shown() -> dict[str, Any]:
         patch.setattr("nemo_bt.planning.command.Terminal.line", lambda _, text: lines.append(text))
         assert run(["plan", "--json", *SEVENTY_B, *FEW]) == 0
     return json.loads("".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [([], "h100"), (["cluster=h200"], "h200"), (["data=shp", "cluster=b200"], "b200")]
+)
+def test_a_recipe_is_planned_for_a_cluster(given: list[str], expected: str) -> None:
+    run = load_settings_of(PlanRun, "recipe/llama3_70b", given)
+    assert run.cluster.name == expected
+    assert run.cluster.compute_capability == {"h100": (9, 0), "h200": (9, 0), "b200": (10, 0)}[expected]
 
 
 def test_every_layout_is_there_once_with_its_time_or_its_reason(shown: dict[str, Any]) -> None:

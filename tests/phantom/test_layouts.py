@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from nemo_bt.phantom.compiled import COMPILED
 from nemo_bt.phantom.record import MICRO_BATCH, Record, Section
+from nemo_bt.training.checks import run_architecture
+from nemo_bt.training.compiler import compiled_parts
 from tests.support.phantom import MORE, QUICK, STEPS, Planned, messages_of, settings_of
 
 RUNS = QUICK | (MORE if os.environ.get("NEMO_BT_TEST_PHANTOM") else {})
@@ -117,6 +120,14 @@ def test_messages_are_those_of_the_plan(record_of: RecordOf, name: str, dataset:
     step = last_step(record_of(name))
     found, planned = messages_of(step), Planned(RUNS[name], dataset, tmp_path).messages
     assert found == planned
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_the_first_step_builds(record_of: RecordOf, name: str, dataset: Path, tmp_path: Path) -> None:
+    """A node without a compiler trains what needs none."""
+    found = {kernel for kernel in last_step(record_of(name)).launches if kernel.startswith(COMPILED)}
+    settings = settings_of(RUNS[name], dataset, tmp_path)
+    assert bool(found) == bool(compiled_parts(run_architecture(settings, None, num_tokens=1)))
 
 
 @pytest.mark.parametrize("name", RUNS)

@@ -7,7 +7,7 @@ import pytest
 
 from nemo_bt.config.device import check_device
 from nemo_bt.config.load import load_settings
-from nemo_bt.config.parallelism import stage_layers
+from nemo_bt.config.parallelism import overlaps, stage_layers
 from nemo_bt.errors import UserError
 from nemo_bt.training.checks import check_settings
 from tests.support.settings import NEEDED, settings_of
@@ -87,6 +87,11 @@ GEMMA2 = {name: value for name, value in MIXTRAL.items() if "experts" not in nam
         (
             [ZERO, "model.optim.overlap_param_gather=true"],
             r"needs .*=distributed_fused_adam and overlap_grad_reduce=true",
+        ),
+        (["model.optim.bucket_size=1000"], r"bucket_size=1000 is of gradients .*: set .*overlap_grad_reduce=true too"),
+        (
+            [ZERO, "model.optim.overlap_grad_reduce=false", "model.optim.bucket_size=1000"],
+            r"bucket_size=1000 is of gradients .*: set .*overlap_grad_reduce=true too",
         ),
         (["model.optim.main_grads_dtype=fp8"], r"main_grads_dtype: expected one of fp32, bf16, got fp8"),
         (
@@ -185,6 +190,28 @@ def test_what_only_a_gpu_does_is_refused_on_a_cpu() -> None:
     check_device(settings, on_gpu=True)
     with pytest.raises(UserError, match=r"optimizer_cpu_offload=true needs a GPU, and this run is on the CPU"):
         check_device(settings, on_gpu=False)
+
+
+GRADIENTS, WEIGHTS = "model.optim.overlap_grad_reduce", "model.optim.overlap_param_gather"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "on_gpu", "expected"),
+    [
+        ([ZERO, "trainer.devices=2"], True, (True, True)),
+        ([ZERO, "trainer.devices=2", f"{CP}=2"], True, (True, True)),
+        ([ZERO, "trainer.devices=2"], False, (False, False)),
+        ([ZERO, "trainer.devices=2", "model.tensor_model_parallel_size=2"], True, (False, False)),
+        (["trainer.devices=2"], True, (False, False)),
+        ([ZERO, "trainer.devices=2", f"{GRADIENTS}=false"], True, (False, False)),
+        ([ZERO, "trainer.devices=2", f"{WEIGHTS}=false"], True, (True, False)),
+        ([ZERO, f"{GRADIENTS}=true", f"{WEIGHTS}=true"], False, (True, True)),
+    ],
+)
+def test_what_is_exchanged_while_layers_compute(
+    overrides: list[str], on_gpu: bool, expected: tuple[bool, bool]
+) -> None:
+    assert overlaps(load_settings("train", overrides), on_gpu) == expected
 
 
 def test_layers_of_each_stage() -> None:

@@ -48,7 +48,7 @@ def test_a_module_without_an_adapter_has_none() -> None:
     assert [one.shape for one in part if one.is_trained] == [(8, 4096), (4096, 8)] * 2 + [(1, 4096)]
 
 
-@pytest.mark.parametrize(("fraction", "moved"), [(0.5, 300), (0.9, 400), (1.0, 420)])
+@pytest.mark.parametrize(("fraction", "moved"), [(0.5, 300), (300 / 420, 300), (0.9, 400), (1.0, 420)])
 def test_an_offloaded_optimizer_moves_whole_parameters_from_the_last_on(fraction: float, moved: int) -> None:
     """Vectors last. Of a moved one the GPU keeps the fp32 copy, and the host has that, a gradient and moments."""
     found = state_bytes(settings_of(*OFFLOAD, f"model.optim.optimizer_offload_fraction={fraction}"), [THREE])
@@ -77,6 +77,8 @@ def test_a_rank_keeps_its_share_of_each_bucket() -> None:
     (buffer,) = buffers(settings, [[small, big]])
     assert buffer.buckets == [50_000_000, 10_000_000]
     assert state_bytes(settings, [[small, big]], 1).optimizer == 12 * 30_000_000
+    fewer = settings_of(*SHARED, "trainer.devices=2", "model.optim.bucket_size=5000000")
+    assert buffers(fewer, [[big, small]])[0].buckets == [10_000_000, 50_000_000]
     later = buffers(settings, [[Parameter("a.weight", (50_000_000,)), small]])
     assert later[0].buckets == [60_000_000]  # only the part with the embedding is cut
 

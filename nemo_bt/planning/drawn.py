@@ -1,0 +1,71 @@
+"""Pairs of random tokens with the lengths of `plan.lengths`, for a trace without data.
+
+A run reads them as a data set class of one's own (model.data.custom_cls), whose file is this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nemo_bt.config.data import CustomClass, SourceSettings
+from nemo_bt.config.plan import PlanRun
+
+_ENOUGH_STEPS = 4
+_WORDS = ("<pad>", "<s>", "</s>", "a", "b", "c", "d", "e")
+
+
+class DrawnPairs:
+    """`config.num_pairs` pairs whose lengths lie between the quantiles of `config`; files are not read."""
+
+    def __init__(self, parquet_files: list[str], tokenizer: Any, config: Any) -> None:
+        self.config = config
+        self.first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        self.words = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+
+    def __len__(self) -> int:
+        """Give the number of pairs."""
+        return int(self.config.num_pairs)
+
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        """Draw a pair as 1-D tensors: j is chosen, k is rejected."""
+        generator = np.random.default_rng(item)
+
+        def length(name: str) -> int:
+            return round(float(np.interp(generator.random(), self.config.quantiles, self.config[name])))
+
+        def drawn(number: int) -> list[int]:
+            return [int(token) for token in generator.choice(self.words, number)]
+
+        prefix = [self.first, *drawn(max(length("prefix_tokens") - 1, 0))]
+        pair: dict[str, Any] = {"margin": 1.0}
+        for letter, first in zip("jk", self.words, strict=False):  # sides differ, and end in the same token
+            ids = torch.tensor([*prefix, first, *drawn(max(length("response_tokens") - 2, 0)), self.words[0]])
+            pair |= {f"input_ids_{letter}": ids, f"attention_mask_{letter}": torch.ones_like(ids)}
+        return pair
+
+
+def with_drawn_pairs(run: PlanRun) -> PlanRun:
+    """Give settings that train on drawn pairs, enough for a few steps."""
+    lengths = run.plan.lengths
+    num_pairs = min(lengths.num_pairs, _ENOUGH_STEPS * run.model.global_batch_size)
+    drawn = CustomClass(path=__file__, name=DrawnPairs.__name__, options=asdict(lengths) | {"num_pairs": num_pairs})
+    source = SourceSettings(path=[__file__], name="drawn from plan.lengths", custom_cls=drawn)
+    return replace(run, model=replace(run.model, data=replace(run.model.data, train=[source], validation={})))
+
+
+def write_tokenizer(folder: Path) -> Path:
+    """Write a tokenizer of a few words, for a model that is given without one."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(_WORDS)}, unk_token=_WORDS[-1]))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token=_WORDS[0], bos_token=_WORDS[1], eos_token=_WORDS[2]
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
