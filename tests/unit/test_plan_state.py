@@ -79,7 +79,7 @@ def test_a_rank_keeps_its_share_of_each_bucket() -> None:
     assert state_bytes(settings, [[small, big]], 1).optimizer == 12 * 30_000_000
     fewer = settings_of(*SHARED, "trainer.devices=2", "model.optim.bucket_size=5000000")
     assert buffers(fewer, [[big, small]])[0].buckets == [10_000_000, 50_000_000]
-    later = buffers(settings, [[Parameter("a.weight", (50_000_000,)), small]])
+    later = buffers(settings, [[small, Parameter("a.weight", (50_000_000,))]])
     assert later[0].buckets == [60_000_000]  # only the part with the embedding is cut
 
 
