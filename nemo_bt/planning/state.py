@@ -29,7 +29,7 @@ _BUCKET_ELEMENTS = 40_000_000
 _BUCKET_ELEMENTS_PER_REPLICA = 1_000_000
 """A bucket ends with the parameter with which it has so many elements, or as many for each data-parallel rank."""
 _ON_HOST_BYTES = 2 * FP32_BYTES
-"""Of an offloaded parameter beside its moments: a weight and a gradient, both in fp32 and pinned."""
+"""Of an offloaded parameter beside its moments: a weight and a gradient, both in fp32."""
 
 
 @dataclass(frozen=True)

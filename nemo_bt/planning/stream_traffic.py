@@ -99,10 +99,10 @@ class StreamTraffic:
             return inner[:1], inner_back + [reduce] * (1 + has_adapter)
         gather = [Sent("all_gather", "tp", size)]
         scatter = [Sent("reduce_scatter", "tp", size)]
-        once_more = 1 + (has_adapter and not self.on_gpu)  # Transformer Engine hands on what it has gathered
-        forward = self._gathered(rows, in_fp8 and not has_adapter)
+        apart = has_adapter and not self.on_gpu  # Transformer Engine hands on what it has gathered
+        forward = self._gathered(rows, in_fp8 and not has_adapter) + gather * apart + inner[:1]
         again = [] if lora else self._gathered(rows, in_fp8)  # for the gradient of the weight
-        return forward + gather * (once_more - 1) + inner[:1], again + scatter * once_more + inner_back
+        return forward, again + scatter * (1 + apart) + inner_back
 
     def _row_parallel(self, rows: int, name: str = "", in_fp8: bool = False) -> tuple[list[Sent], list[Sent]]:
         """Send for a linear layer with split input, or for the embedding: outputs are added up."""
@@ -112,9 +112,8 @@ class StreamTraffic:
         lora = self.model.peft.lora
         has_adapter = lora is not None and name in lora.target_modules
         inner, inner_back = self._adapter(rows) if has_adapter else ([], [])
-        whole = [
-            Sent("all_gather", "tp", size)
-        ] * has_adapter  # the adapter's output, of which every rank takes its rows
+        # An adapter's output comes to every rank, which takes its rows of it under sequence parallelism.
+        whole = [Sent("all_gather", "tp", size)] * has_adapter
         if not self.model.sequence_parallel:
             return [Sent("all_reduce", "tp", size), *inner[1:], *whole], inner_back
         forward = [Sent("reduce_scatter", "tp", size), *inner[1:], *whole]

@@ -65,6 +65,7 @@ MORE_DTYPES = {
     "gemma2": {"float32"},  # attention with a soft cap, in blocks
     "FP8 but for the ends PP2": {"bfloat16"},
     "LoRA FP8": {"bfloat16"},  # adapters
+    "LoRA FP8 TP2 SP": {"bfloat16"},
     "experts FP8 EP2": {"float32", "bfloat16"},  # the router multiplies what is not in FP8
 }
 """Dtypes of products beside those of the linear layers."""

@@ -107,6 +107,7 @@ MORE = {
     "LoRA TP2": Traced([*LLAMA_8B, *LORA, *TP2], 2),
     "LoRA TP2 SP": Traced([*LLAMA_8B, *LORA, *TP2, *SP], 4, rank=1),
     "LoRA FP8": Traced([*LLAMA_8B, *LORA, *FP8]),
+    "LoRA FP8 TP2 SP": Traced([*LLAMA_8B, *LORA, *FP8, *TP2, *SP], 2),
     "experts": Traced(MIXTRAL),
     "experts balanced": Traced([*MIXTRAL, "model.moe_aux_loss_coeff=0.01"]),
     "experts FP8 EP2": Traced([*MIXTRAL, *FP8, *EP2], 2),

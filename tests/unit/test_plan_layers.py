@@ -160,6 +160,19 @@ def test_delayed_scaling_sends_the_largest_values_of_every_matrix() -> None:
     assert found == {("all_reduce", 4 * 2 * 4 * 3): 1, ("all_reduce", 4 * 2 * 4 * 2): 1}
 
 
+def test_what_is_computed_again_in_delayed_scaling_sends_its_values_again() -> None:
+    """For each of two layers forward, and for each of their eight linear layers backward; or for both together."""
+    full = [*FP8, "model.fp8_recipe=delayed", "model.activations_checkpoint_granularity=full"]
+    assert sent(*full) == {("all_reduce", 4 * 2 * 4 * 3): 1 + 2, ("all_reduce", 4 * 2 * 4 * 2): 1 + 8}
+    both = ["model.activations_checkpoint_method=uniform", "model.activations_checkpoint_num_layers=2"]
+    assert sent(*full, *both) == {("all_reduce", 4 * 2 * 4 * 3): 1 + 1, ("all_reduce", 4 * 2 * 4 * 2): 1 + 8}
+
+
+def test_on_a_cpu_an_adapter_gathers_its_rows_itself() -> None:
+    apart = sent(*LORA, *SP2, "trainer.accelerator=cpu") - sent(*LORA, *SP2)
+    assert apart == {("all_gather", 2 * T * H): 2, ("reduce_scatter", 2 * T * H): 2}
+
+
 def test_an_adapter_sends_its_few_columns_and_the_whole_output() -> None:
     rows, few = 2 * T * H, 2 * T * 16
     assert sent(*LORA, *TP2) == {
@@ -171,6 +184,18 @@ def test_an_adapter_sends_its_few_columns_and_the_whole_output() -> None:
     assert sent(*LORA, *SP2) == {
         ("all_gather", rows): 2 + 2 + 2 + 2,  # inputs; outputs of adapters; gradients of outputs, by both
         ("reduce_scatter", rows): 2 + 2,
+        ("all_gather", few): 2,
+        ("all_reduce", few): 2 + 4,
+    }
+
+
+def test_rows_that_an_adapter_reads_are_gathered_in_two_bytes() -> None:
+    """In FP8 too; gradients of outputs come to the frozen layer in a byte, and to its adapter in two."""
+    rows, few = T * H, 2 * T * 16
+    assert sent(*LORA, "model.fp8=hybrid", *SP2) == {
+        ("all_gather", 2 * rows): 2 + 2 + 2,
+        ("all_gather", rows): 2,
+        ("reduce_scatter", 2 * rows): 2 + 2,
         ("all_gather", few): 2,
         ("all_reduce", few): 2 + 4,
     }
