@@ -11,7 +11,7 @@ from nemo_bt.flops import training_flops
 from nemo_bt.planning.activations import part_bytes, part_units
 from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.rows import StreamRows
-from nemo_bt.planning.search import layouts, scaled
+from nemo_bt.planning.search import fullest_rank, layouts, scaled
 from nemo_bt.planning.state import state_bytes
 from nemo_bt.planning.streams import Pairs, StreamLoad, drawn_pairs, mean_load, steps_of, streams_of_step
 from nemo_bt.planning.time import StepTime, stage_time, step_time
@@ -233,4 +233,21 @@ def test_a_frozen_layer_has_one_product_in_its_backward_pass() -> None:
     assert found.matmul == pytest.approx(2 * (2 * INPUTS + OUTPUTS + LAST_OUTPUTS) + 3 * adapters)
     again = times(*lora, "model.activations_checkpoint_granularity=full").matmul
     assert again == pytest.approx(3 * (2 * INPUTS + OUTPUTS + LAST_OUTPUTS) + 4 * adapters)
-    assert found.memory < times().memory / 10
+    assert times(*lora, "model.vocab_size=32000").memory == found.memory < times().memory / 10
+
+
+def test_the_fullest_rank_is_the_one_whose_share_offloads_least() -> None:
+    """Ranks offload whole parameters of their share until half of it is gone; the second of three keeps most."""
+    settings = plan_run_of(
+        "model=llama3_8b",
+        "model.num_layers=4",
+        "trainer.devices=3",
+        "model.optim.overlap_grad_reduce=false",
+        "model.optim.optimizer_cpu_offload=true",
+        "model.optim.optimizer_offload_fraction=0.5",
+    )
+    architecture = run_architecture(settings, None, num_tokens=1)
+    steps = steps_of(settings, drawn_pairs(settings.plan.lengths, settings), 1, architecture.hidden_size)
+    parts = rank_parameters(architecture, settings.model, 0, on_gpu=True)
+    states = [state_bytes(settings, parts, rank).optimizer for rank in range(3)]
+    assert fullest_rank(settings, architecture, steps, 8192).optimizer == states[1] == max(states) > states[0]
