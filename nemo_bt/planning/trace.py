@@ -85,7 +85,9 @@ def trace_plan(
         record = trace(job, rank, STEPS, Path(scratch) / "trace", cache_folder(), gpu)
     stage, data_rank = stage_and_data_rank(run, rank)
     step = streams_of_step(run, pairs_of_set(sets["train"], run), STEPS - 1, architecture.hidden_size)
-    planned = planned_rank(run, architecture, stage, step[data_rank])
+    context_ranks = run.model.context_parallel_size
+    share = data_rank * context_ranks + rank // run.model.tensor_model_parallel_size % context_ranks
+    planned = planned_rank(run, architecture, stage, step[data_rank], share)
     planned_full = fullest_rank(run, architecture, [step], run.model.data.tokens_per_micro_batch, [stage])
     return TracedRank(run, rank, stage, record, planned, planned_full)
 
@@ -102,11 +104,15 @@ def stage_and_data_rank(settings: Settings, rank: int) -> tuple[int, int]:
 
 
 def planned_rank(
-    settings: Settings, architecture: Architecture, stage: int, streams: Sequence[StreamLoad]
+    settings: Settings, architecture: Architecture, stage: int, streams: Sequence[StreamLoad], share: int
 ) -> RankMemory:
-    """Count the memory of a rank of a stage in a step of these streams, as if all were as long as the longest."""
+    """Count the memory of a rank of a stage in a step of these streams, as if all were as long as the longest.
+
+    Args:
+        share: its number among data- and context-parallel ranks.
+    """
     longest = max((load.rows for load in streams), key=lambda rows: rows.tokens)
-    return rank_memory(settings, architecture, stage, longest, len(streams))
+    return rank_memory(settings, architecture, stage, longest, len(streams), share)
 
 
 def _without_a_past(run: PlanRun, scratch: Path) -> PlanRun:
