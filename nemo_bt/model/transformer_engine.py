@@ -23,10 +23,24 @@ class Modules(NamedTuple):
 
 def transformer_engine_modules() -> Modules:
     """Give Megatron's and NeMo's wrappers."""
+    from megatron.core.extensions.transformer_engine import TEActivationOp
     from megatron.core.extensions.transformer_engine_spec_provider import TESpecProvider
     from nemo.collections.llm.gpt.model.gemma2 import TERowParallelLinearLayerNorm
 
-    return Modules(TESpecProvider(), TERowParallelLinearLayerNorm)
+    class Activation:
+        """An operation without weights: Megatron asks every module of an MLP what of it a checkpoint has."""
+
+        def __new__(cls, config: Any) -> Any:
+            operation: Any = TEActivationOp(config=config)
+            operation.sharded_state_dict = lambda *_: {}
+            return operation
+
+    class Provider(TESpecProvider):
+        def activation_func(self) -> type:
+            """Give what is used where the configuration has `use_te_activation_func`."""
+            return Activation
+
+    return Modules(Provider(), TERowParallelLinearLayerNorm)
 
 
 def without_extra_state(state: dict[str, Any]) -> dict[str, Any]:
