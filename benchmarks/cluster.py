@@ -38,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True)
     parser.add_argument("--flops", type=float, help="the data sheet's dense FLOP/s; without it, what is measured")
+    parser.add_argument("--fp8-flops", type=float, help="the same in FP8, where there is any")
     parser.add_argument("--rows", type=int, default=8192, help="of the matrices")
     parser.add_argument("--reserved-bytes", type=float, default=5e9)
     parser.add_argument("--folder", type=Path, default=Path(next(iter(nemo_bt.conf.__path__))) / "cluster")
@@ -59,6 +60,7 @@ def main() -> None:
         "reserved_bytes": args.reserved_bytes,
         "precision": "bf16-mixed" if on_gpu else "32",
         "flops": peak,
+        "fp8_flops": args.fp8_flops,
         "matmul_efficiency": min(1.0, matmul / peak),
         "attention_efficiency": min(1.0, attention / peak),
         "memory_bytes_per_s": memory_speed(device),

@@ -49,8 +49,18 @@ def write_results(
         figures: figures with names `benchmark/case/figure`.
         device: facts about the GPU, with its clocks.
     """
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{benchmark}-{host_kind}-{date.today():%Y%m%d}.json"
+    write_figures(path, command, figures, device)
+    for figure in figures:
+        spread = "" if figure.min == figure.max else f" ({figure.min:.3g} to {figure.max:.3g})"
+        target = "" if figure.target is None else f", target {figure.target:g}"
+        print(f"{figure.name}: {figure.value:.3g} {figure.unit}{spread}{target}")
+    return path
+
+
+def write_figures(path: Path, command: str, figures: list[Figure], device: dict[str, str] | None = None) -> None:
+    """Write a file of figures, with the command and the versions of packages; see `write_results`."""
+    path.parent.mkdir(exist_ok=True)
     record = {
         "versions": _versions(),
         **({"device": device} if device else {}),
@@ -58,11 +68,6 @@ def write_results(
         "figures": [asdict(figure) for figure in figures],
     }
     path.write_text(json.dumps(record, indent=2) + "\n")
-    for figure in figures:
-        spread = "" if figure.min == figure.max else f" ({figure.min:.3g} to {figure.max:.3g})"
-        target = "" if figure.target is None else f", target {figure.target:g}"
-        print(f"{figure.name}: {figure.value:.3g} {figure.unit}{spread}{target}")
-    return path
 
 
 def _versions() -> dict[str, str]:

@@ -75,3 +75,15 @@ def _lacks(recipe: str, capability: tuple[int, int], cuda: str) -> str:
 
 def _written(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
+
+
+def layers_in_fp8(model: ModelSettings, num_layers: int) -> range:
+    """Give the numbers of the layers whose linear layers are in FP8, from 0; none without FP8.
+
+    Source: megatron-core 0.15.3, fp8_utils.py, is_first_last_bf16_layer.
+    """
+    if not model.fp8:
+        return range(0)
+    if not model.first_last_layers_bf16:
+        return range(num_layers)
+    return range(model.num_layers_at_start_in_bf16, num_layers - model.num_layers_at_end_in_bf16)

@@ -36,8 +36,10 @@ class ClusterSettings:
     """Precision that flops is measured in, as trainer.precision."""
     flops: Above0
     """Dense FLOP/s, as the data sheet has it."""
+    fp8_flops: Above0 | None = None
+    """The same in FP8, for linear layers with model.fp8; null is none, or not known."""
     matmul_efficiency: Efficiency
-    """Share of flops that matrix products reach."""
+    """Share of flops, and of fp8_flops, that matrix products reach."""
     attention_efficiency: Efficiency
     """Share of flops that attention reaches."""
     memory_bytes_per_s: Above0

@@ -1,51 +1,22 @@
-"""Bytes that a rank keeps from the forward to the backward pass of a stream, layer by layer.
+"""Bytes that a rank keeps from the forward to the backward pass of a stream, unit by unit, and the most in each pass.
 
-They are counted from what each module saves for its backward pass: a norm its input and 1 / rms of each row, a linear
-layer its input, SwiGLU gate and up, attention the rotated queries, keys and values. Probabilities are never kept.
-Korthikanti et al. 2022 (arXiv 2205.05198), section 4, count a layer with attention that keeps them.
+A unit is a layer, or some that are computed again together; what stands before and behind the layers is one too.
 
-Shape suffixes: T = tokens of the stream, t = T / CP of them on this rank, s = t / TP under sequence parallelism and t
-without, c = scored rows that the last layer hands on.
+Shape suffixes: see `nemo_bt.planning.layer`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nemo_bt.config.fp8 import layers_in_fp8
 from nemo_bt.config.model import ModelSettings
-from nemo_bt.config.parallelism import recomputation, stage_layers
+from nemo_bt.config.parallelism import recomputation
+from nemo_bt.planning.layer import LayerBytes
+from nemo_bt.planning.rows import StreamRows, hands_on_all, part_layers, sequence_ranks
 from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES
 from nemo_bt.pretrained.architecture import Architecture
-
-_COMPUTED = {"silu": 0, "gelu": 0, "gelu_pytorch_tanh": 0, "relu2": 1}
-"""Tensors of the size of its input that an activation function keeps beside it, or in its place (relu2)."""
-
-
-@dataclass(frozen=True)
-class StreamRows:
-    """Rows of one stream on a rank.
-
-    Args:
-        tokens: length of the whole stream, with padding, T.
-        continuations: their number in the stream, C.
-        scored: continuations whose scored token this context-parallel rank holds.
-        copied: keys that a kernel of attention keeps once more: those of every continuation behind the first of its
-            prompt, with their prefix; counted as if the first were copied too.
-    """
-
-    tokens: int
-    continuations: int
-    scored: int
-    copied: int = 0
-
-    def held(self, model: ModelSettings) -> int:
-        """Count the rows of this context-parallel rank, t."""
-        return self.tokens // model.context_parallel_size
-
-    def handed_on(self, model: ModelSettings) -> int:
-        """Count the scored rows, filled up so that tensor-parallel ranks share them, c."""
-        ranks = sequence_ranks(model)
-        return max(1, -(-self.scored // ranks)) * ranks
 
 
 @dataclass(frozen=True)
@@ -54,29 +25,13 @@ class Unit:
 
     Args:
         kept: bytes from the forward to the backward pass.
-        in_backward: bytes during its own backward pass.
+        in_backward: of these, and what is computed again, during its own backward pass.
+        most: the same at any time of that pass, with gradients and messages.
     """
 
     kept: int
     in_backward: int
-
-
-def sequence_ranks(model: ModelSettings) -> int:
-    """Count the ranks that share the rows between attention and MLP."""
-    return model.tensor_model_parallel_size if model.sequence_parallel else 1
-
-
-def hands_on_all(architecture: Architecture, model: ModelSettings) -> bool:
-    """Tell whether the last layer hands on all rows, because its router has to see them."""
-    return bool(architecture.num_experts and model.moe_aux_loss_coeff)
-
-
-def recomputed_layers(model: ModelSettings, num_layers: int) -> int:
-    """Count the layers that are computed again as a whole, the first of `num_layers` of a part."""
-    granularity, method, number = recomputation(model)
-    if granularity != "full":
-        return 0
-    return num_layers if method == "uniform" else min(number or 0, num_layers)
+    most: int
 
 
 def part_units(
@@ -95,70 +50,81 @@ def part_units(
         dtype_bytes: size of one value of an activation.
         on_gpu: layers are Transformer Engine's and attention is a kernel's.
     """
-    counts = _Counts(architecture, model, rows, dtype_bytes, on_gpu)
-    stages = model.pipeline_model_parallel_size
-    parts = model.virtual_pipeline_model_parallel_size or 1
-    is_last = pipeline_rank == stages - 1 and part == parts - 1
-    num_layers = stage_layers(model, architecture.num_layers)[pipeline_rank] // parts
+    numbers = part_layers(model, architecture.num_layers, pipeline_rank, part)
+    is_last = numbers.stop == architecture.num_layers
     hands_on_scored = is_last and not hands_on_all(architecture, model)
-    units = [counts.layer(hands_on_scored and number == num_layers - 1) for number in range(num_layers)]
-    granularity, method, number = recomputation(model)
+    in_fp8 = layers_in_fp8(model, architecture.num_layers)
+    kinds = [(number in in_fp8, hands_on_scored and number == numbers[-1]) for number in numbers]
+    found = {}
+    for fp8, is_end in set(kinds):
+        found[fp8, is_end] = _layer(LayerBytes(architecture, model, rows, dtype_bytes, on_gpu, fp8), model, is_end)
+    units = [found[kind] for kind in kinds]
+    granularity, method, group = recomputation(model)
+    own_input = dtype_bytes * rows.held(model) // sequence_ranks(model) * architecture.hidden_size
     if granularity == "full" and method == "uniform":
-        units = [counts.recomputed(units[start : start + (number or 1)]) for start in range(0, num_layers, number or 1)]
+        starts = range(0, len(units), group or 1)
+        units = [_recomputed(units[start : start + (group or 1)], own_input) for start in starts]
     elif granularity == "full":
-        units = [counts.recomputed([unit]) for unit in units[: number or 0]] + units[number or 0 :]
-    first = counts.embedding() if pipeline_rank == part == 0 else 0
-    if granularity == "full" or on_gpu:
-        first += counts.angles()
-    last = counts.head(scored_already=hands_on_scored) if is_last else 0
-    return [Unit(first, first), *units, Unit(last, last)]
+        units = [_recomputed([unit], own_input) for unit in units[: group or 0]] + units[group or 0 :]
+    ends = _Ends(architecture, model, rows, dtype_bytes)
+    first = ends.angles() if granularity == "full" or on_gpu else 0
+    table = 0
+    if numbers.start == 0:
+        first += ends.embedding()
+        table = 0 if model.peft.lora else ends.embedding_gradient()
+    last = ends.head(scored_already=hands_on_scored) if is_last else 0
+    return [Unit(first, first, first + table), *units, Unit(last, last, last)]
 
 
-def part_bytes(units: list[Unit]) -> tuple[int, int]:
+def part_bytes(units: Sequence[Unit]) -> tuple[int, int]:
     """Count the bytes kept of a part between its passes, and the most during its backward pass."""
+    return sum(unit.kept for unit in units), _most(units, [unit.in_backward for unit in units])
+
+
+def part_most(units: Sequence[Unit]) -> int:
+    """Count the most bytes at any time of a part's backward pass, with gradients and messages."""
+    return _most(units, [unit.most for unit in units])
+
+
+def _most(units: Sequence[Unit], own: Sequence[int]) -> int:
+    """Add to each unit's own bytes those that the units before it keep, and find the most."""
     before = most = 0
-    for unit in units:
-        most = max(most, before + unit.in_backward)
+    for unit, bytes_ in zip(units, own, strict=True):
+        most = max(most, before + bytes_)
         before += unit.kept
-    return before, max(most, before)
+    return max(most, before)
+
+
+def _layer(counts: LayerBytes, model: ModelSettings, is_last: bool) -> Unit:
+    kept, again = counts.kept(is_last), 0
+    if model.activations_checkpoint_granularity == "selective":
+        again = counts.attention()
+        kept += counts.recomputed_attention() - again
+    return Unit(kept, kept + again, kept + again + counts.gradients(is_last))
+
+
+def _recomputed(units: Sequence[Unit], own_input: int) -> Unit:
+    """Count layers that keep their input alone and compute the rest again; their output is then there once more."""
+    return Unit(own_input, sum(unit.kept for unit in units), part_most(units) + own_input)
 
 
 @dataclass(frozen=True)
-class _Counts:
+class _Ends:
+    """What stands before and behind the layers."""
+
     architecture: Architecture
     model: ModelSettings
     rows: StreamRows
     dtype_bytes: int
-    on_gpu: bool
-
-    @property
-    def _tp(self) -> int:
-        return self.model.tensor_model_parallel_size
-
-    def layer(self, is_last: bool) -> Unit:
-        """Count one layer; the last hands on scored rows alone."""
-        held = self.rows.held(self.model)
-        handed = self.rows.handed_on(self.model) if is_last else held
-        before = held // sequence_ranks(self.model)
-        after = handed // sequence_ranks(self.model)
-        attention = self._linear_with_norm(before) + self._rotation(held)
-        projection = self.dtype_bytes * handed * self.architecture.query_size // self._tp
-        post_norms = 2 * self._norm(after) if self.architecture.family.has_post_norms else 0
-        mlp = self._linear_with_norm(after) + self._activation(handed)
-        rest = attention + projection + post_norms + (self._experts(after) if self.architecture.num_experts else mlp)
-        if self.model.activations_checkpoint_granularity == "selective":
-            kept = rest + self._recomputed_attention(held)
-            return Unit(kept, kept + self._attention(held))
-        return Unit(*[rest + self._attention(held)] * 2)
-
-    def recomputed(self, units: list[Unit]) -> Unit:
-        """Count layers that keep their input alone and compute the rest again."""
-        rows = self.rows.held(self.model) // sequence_ranks(self.model)
-        return Unit(self.dtype_bytes * rows * self.architecture.hidden_size, sum(unit.kept for unit in units))
 
     def embedding(self) -> int:
         """Count token ids; tensor-parallel ranks keep a copy of them too, and a mask of those of other ranks."""
-        return self.rows.held(self.model) * INDEX_BYTES * (1 if self._tp == 1 else 2)
+        return self.rows.held(self.model) * INDEX_BYTES * (1 if self.model.tensor_model_parallel_size == 1 else 2)
+
+    def embedding_gradient(self) -> int:
+        """Count the gradient of the whole table, which is added to the buffer of gradients afterwards."""
+        vocabulary = self.architecture.padded_vocab_size // self.model.tensor_model_parallel_size
+        return self.dtype_bytes * vocabulary * self.architecture.hidden_size
 
     def angles(self) -> int:
         """Count rotary angles, an input of every recomputed unit and of a fused rotation."""
@@ -172,61 +138,6 @@ class _Counts:
         rows_here, handed_here = (number // sequence_ranks(self.model) for number in (rows, handed))
         hidden_size, of_head = self.architecture.hidden_size, self.architecture.head_hidden_size or 0
         copy = hidden_size * of_head if self.dtype_bytes < FP32_BYTES else 0  # of a hidden layer, in fp32
-        return self._norm(rows_here) + FP32_BYTES * (handed_here * (hidden_size + of_head) + copy)
-
-    def _norm(self, rows: int) -> int:
         statistics = 2 if self.architecture.is_layer_norm else 1
-        return rows * (self.dtype_bytes * self.architecture.hidden_size + FP32_BYTES * statistics)
-
-    def _linear_with_norm(self, rows: int) -> int:
-        """Count the input of the norm and its output, which is the input of the linear layer behind it."""
-        return self._norm(rows) + self.dtype_bytes * rows * self.architecture.hidden_size
-
-    def _rotation(self, rows: int) -> int:
-        """Count cosine and sine for queries and keys, and inputs of head norms: the keys' is a view of all three."""
-        architecture = self.architecture
-        angles = 0 if self.on_gpu else 4 * self.dtype_bytes * rows * architecture.rotated_size
-        if not architecture.has_head_norms:
-            return angles
-        inputs = self.dtype_bytes * rows * (2 * architecture.query_size + 2 * architecture.key_size)
-        num_heads = architecture.heads.num_heads + architecture.heads.num_groups
-        return angles + (inputs + FP32_BYTES * rows * num_heads) // self._tp
-
-    def _attention(self, rows: int) -> int:
-        """Count queries, keys and values.
-
-        A kernel keeps its output too, a number for each row and head, and, but for the one with a soft cap, keys and
-        values of later continuations together with their prefix.
-        """
-        queries = rows * self.architecture.query_size
-        if self.on_gpu:
-            copied = 0 if self.architecture.softcap else self.rows.copied
-            elements = 2 * queries + 2 * (self.rows.tokens + copied) * self.architecture.key_size
-            row_numbers = FP32_BYTES * rows * self.architecture.heads.num_heads
-            return (self.dtype_bytes * elements + row_numbers) // self._tp
-        return FP32_BYTES * (queries + 2 * self.rows.tokens * self.architecture.key_size) // self._tp
-
-    def _recomputed_attention(self, rows: int) -> int:
-        """Count queries and keys; values are a view of all three in one."""
-        fused = self.architecture.query_size + 2 * self.architecture.key_size
-        return self.dtype_bytes * rows * (self.architecture.query_size + self.architecture.key_size + fused) // self._tp
-
-    def _activation(self, rows: int, more: int = 0) -> int:
-        """Count what lies between the linear layers and the second's input; only silu multiplies its gate in one go."""
-        architecture = self.architecture
-        of_first = 0 if architecture.activation == "relu2" else 2 if architecture.family.is_gated else 1
-        factors = 2 if architecture.family.is_gated and architecture.activation != "silu" else 0
-        tensors = of_first + _COMPUTED[architecture.activation] + factors + more + 1
-        return self.dtype_bytes * rows * architecture.ffn_size // self._tp * tensors
-
-    def _experts(self, rows_here: int) -> int:
-        """Count router and experts, with tokens spread evenly over experts.
-
-        Every tensor-parallel rank has a slice of the experts and the rows of all of them.
-        """
-        architecture = self.architecture
-        chosen = rows_here * architecture.topk
-        rows = chosen * self._tp if self.model.sequence_parallel else chosen
-        router = self._linear_with_norm(rows_here) + FP32_BYTES * rows_here * architecture.num_experts * 3
-        permuted = self.dtype_bytes * rows * architecture.hidden_size + INDEX_BYTES * (2 * chosen)
-        return router + permuted + self._activation(rows, more=1)
+        norm = rows_here * (self.dtype_bytes * hidden_size + FP32_BYTES * statistics)
+        return norm + FP32_BYTES * (handed_here * (hidden_size + of_head) + copy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nemo_bt.config.equations import check_equations
-from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
 
@@ -35,20 +34,6 @@ def _check_left_to_the_plan(run: PlanRun) -> None:
             "model.sequence_parallel and model.activations_checkpoint_granularity: a plan decides them. Sequence "
             "parallelism comes with tensor parallelism; plan.recompute_layers says what is computed again."
         )
-    not_counted = uncounted(model)
-    if not_counted:
-        raise UserError(f"{not_counted}. Leave it out.")
-
-
-def uncounted(model: ModelSettings) -> str | None:
-    """Name the setting, with what is counted instead, of which memory and time are not counted; None if all are."""
-    if model.peft.lora:
-        return "model.peft.peft_scheme=lora: a plan counts full training"
-    if model.fp8:
-        return f"model.fp8={model.fp8}: a plan counts layers in trainer.precision"
-    if model.optim.optimizer_cpu_offload:
-        return "model.optim.optimizer_cpu_offload=true: a plan counts no memory of hosts"
-    return None
 
 
 def _check_cluster(run: PlanRun) -> None:
@@ -62,4 +47,9 @@ def _check_cluster(run: PlanRun) -> None:
         raise UserError(
             f"trainer.precision={run.trainer.precision}: cluster.flops={cluster.flops:g} of {cluster.name} is in "
             f"{cluster.precision}. Give cluster.flops and cluster.precision for your precision."
+        )
+    if run.model.fp8 and cluster.fp8_flops is None:
+        raise UserError(
+            f"model.fp8={run.model.fp8}: expected cluster.fp8_flops, the data sheet's dense FLOP/s in FP8, got null: "
+            f"{cluster.name} has no FP8, or nobody has said how much. Give it, or set model.fp8=null."
         )

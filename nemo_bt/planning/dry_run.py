@@ -10,9 +10,9 @@ from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.config.model import Settings
 from nemo_bt.launching.crowding import crowding
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.planning.checks import uncounted
+from nemo_bt.planning.memory import GIB
 from nemo_bt.planning.report import name
-from nemo_bt.planning.search import GIB, fullest_rank
+from nemo_bt.planning.search import fullest_rank
 from nemo_bt.planning.streams import Step, pairs_of_set, steps_of
 from nemo_bt.pretrained.resolve import PretrainedSource
 from nemo_bt.training.prepare import Prepared, prepare
@@ -55,10 +55,5 @@ def dry_run(settings: Settings, pretrained: PretrainedSource | None, terminal: T
 
 
 def _memory(settings: Settings, prepared: Prepared, steps: list[Step]) -> str:
-    not_counted = uncounted(settings.model)
-    if not_counted:
-        return f"not counted ({not_counted})"
     rank = fullest_rank(settings, prepared.architecture, steps, settings.model.data.tokens_per_micro_batch)
-    parts = ("weights", "gradients", "optimizer", "activations", "buffers")
-    told = ", ".join(f"{part} {getattr(rank, part) / GIB:.3g}" for part in parts)
-    return f"{rank.total / GIB:.3g} GiB of stage {rank.stage} with full streams: {told}"
+    return f"{rank.total / GIB:.3g} GiB of stage {rank.stage} with full streams: {rank.parts}"

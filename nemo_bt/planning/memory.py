@@ -5,12 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_bt.config.model import Settings
-from nemo_bt.planning.activations import StreamRows, part_bytes, part_units, sequence_ranks
+from nemo_bt.planning.activations import part_bytes, part_most, part_units
+from nemo_bt.planning.engine import weight_copies, workspaces
 from nemo_bt.planning.parameters import rank_parameters
+from nemo_bt.planning.rows import StreamRows, sequence_ranks
 from nemo_bt.planning.schedule import peak_bytes, rank_schedule
-from nemo_bt.planning.state import activation_bytes, state_bytes, step_bytes
-from nemo_bt.planning.stream_traffic import StreamTraffic
+from nemo_bt.planning.state import activation_bytes, on_gpu, state_bytes, step_bytes
 from nemo_bt.pretrained.architecture import Architecture
+
+GIB = 2**30
+_SHOWN = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer": "optimizer",
+    "copies": "copies in FP8",
+    "workspaces": "workspaces",
+    "activations": "activations",
+    "buffers": "buffers",
+}
+_UNDER_WAY = 4
+"""Messages that an interleaved pipeline has at once: the next input and gradient come in, the last ones go out."""
 
 
 @dataclass(frozen=True)
@@ -20,64 +34,85 @@ class RankMemory:
     Args:
         stage: pipeline rank.
         optimizer: moments, and main copies of weights.
+        copies: weights in FP8, beside those in bf16.
+        workspaces: what Transformer Engine keeps else; see `nemo_bt.planning.engine`.
         activations: the most of them at any time.
-        buffers: the largest message, in and out, and what the largest layer computes in its backward pass.
+        buffers: what gradients and messages of the backward pass add to that.
         step: fp32 copies of moments while the optimizer steps; there are no activations and buffers then.
+        host: the optimizer's in the memory of the host, which is not part of the total.
     """
 
     stage: int
     weights: int
     gradients: int
     optimizer: int
+    copies: int
+    workspaces: int
     activations: int
     buffers: int
     step: int
+    host: int
 
     @property
     def total(self) -> int:
         """The most at any time: in a backward pass, or while the optimizer steps."""
-        return self.weights + self.gradients + self.optimizer + max(self.activations + self.buffers, self.step)
+        always = self.weights + self.gradients + self.optimizer + self.copies + self.workspaces
+        return always + max(self.activations + self.buffers, self.step)
+
+    @property
+    def parts(self) -> str:
+        """Name each part of a backward pass that has bytes, in GiB, and what lies on the host."""
+        shown = [f"{text} {getattr(self, name) / GIB:.3g}" for name, text in _SHOWN.items() if getattr(self, name)]
+        return ", ".join(shown) + (f"; on the host {self.host / GIB:.3g}" if self.host else "")
 
 
 def rank_memory(
-    settings: Settings, architecture: Architecture, stage: int, rows: StreamRows, num_streams: int
+    settings: Settings, architecture: Architecture, stage: int, rows: StreamRows, num_streams: int, data_rank: int = 0
 ) -> RankMemory:
     """Count the memory of a rank whose streams are all alike.
 
     Args:
         rows: rows of every stream.
         num_streams: streams of a step on a data-parallel rank.
+        data_rank: number of the rank among data- and context-parallel ranks, which decides what it offloads.
     """
-    model = settings.model
-    parameters = rank_parameters(architecture, model, stage)
-    state = state_bytes(settings, parameters)
-    activations = activations_peak(settings, architecture, stage, rows, num_streams)
-    messages = StreamTraffic(settings, architecture, rows)
-    sent = [sent.size for part in range(len(parameters)) for sent in messages.of_part(stage, part)]
-    buffers = 2 * max(sent, default=0) + _backward_bytes(settings, architecture, rows)
-    step = step_bytes(settings, parameters)
-    return RankMemory(stage, state.weights, state.gradients, state.optimizer, activations, buffers, step)
+    parameters = rank_parameters(architecture, settings.model, stage, on_gpu(settings))
+    state = state_bytes(settings, parameters, data_rank)
+    activations, most = _peaks(settings, architecture, stage, rows, num_streams)
+    return RankMemory(
+        stage,
+        state.weights,
+        state.gradients,
+        state.optimizer,
+        copies=weight_copies(architecture, settings.model, stage),
+        workspaces=workspaces(settings, parameters) if on_gpu(settings) else 0,
+        activations=activations,
+        buffers=most - activations,
+        step=step_bytes(settings, parameters, data_rank),
+        host=state.host,
+    )
 
 
 def activations_peak(
     settings: Settings, architecture: Architecture, stage: int, rows: StreamRows, num_streams: int
 ) -> int:
     """Count the most bytes of activations that a rank has at any time of a step."""
+    return _peaks(settings, architecture, stage, rows, num_streams)[0]
+
+
+def _peaks(
+    settings: Settings, architecture: Architecture, stage: int, rows: StreamRows, num_streams: int
+) -> tuple[int, int]:
+    """Count the most bytes of activations, without and with what backward passes compute."""
     model = settings.model
     stages = model.pipeline_model_parallel_size
     parts = model.virtual_pipeline_model_parallel_size or 1
     size = activation_bytes(settings)
-    on_gpu = settings.trainer.accelerator != "cpu"
-    units = [part_units(architecture, model, stage, part, rows, size, on_gpu) for part in range(parts)]
+    units = [part_units(architecture, model, stage, part, rows, size, on_gpu(settings)) for part in range(parts)]
     kept, in_backward = zip(*map(part_bytes, units), strict=True)
     enough = min(num_streams, 3 * stages)  # later rounds have no more in flight than the first
-    return peak_bytes(rank_schedule(stages, stage, parts, enough), kept, in_backward)
-
-
-def _backward_bytes(settings: Settings, architecture: Architecture, rows: StreamRows) -> int:
-    """Count the gradients of the MLP's two inner tensors and of its input."""
-    model = settings.model
-    held = rows.held(model)
-    widths = architecture.topk * architecture.ffn_size * architecture.num_ffn_matrices
-    inner = held * widths // model.tensor_model_parallel_size
-    return activation_bytes(settings) * (inner + held // sequence_ranks(model) * architecture.hidden_size)
+    schedule = rank_schedule(stages, stage, parts, enough)
+    between = size * rows.held(model) // sequence_ranks(model) * architecture.hidden_size
+    under_way = _UNDER_WAY * between if parts > 1 else 0
+    most = [part_most(one) + under_way for one in units]
+    return peak_bytes(schedule, kept, in_backward), peak_bytes(schedule, kept, most)

@@ -12,8 +12,10 @@ from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.parallelism import recomputation
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.planning.search import GIB, LAYOUT, Planned, Rejected
+from nemo_bt.planning.memory import GIB
+from nemo_bt.planning.search import LAYOUT, Planned, Rejected
 
+_OFFLOADED = ", offloaded: seconds leave out what the host does"
 _NUMBER = re.compile(r"\d[\d.,]*")
 
 
@@ -26,9 +28,12 @@ def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, ter
     terminal.facts(list(facts.items()))
     terminal.line(
         f"Memory in GiB of the fullest rank, of {room:.1f}, with streams of {run.model.data.tokens_per_micro_batch:,} "
-        "tokens; p50, p99: activations at those percentiles of the lengths of streams. Sent: by the busiest rank."
+        "tokens; p50, p99: activations at those percentiles of the lengths of streams. Copies: of weights in FP8. "
+        "Host: a rank's in the memory of the host. Sent: by the busiest rank."
     )
-    terminal.table([*_COLUMNS], [[text(one) for text in _COLUMNS.values()] for one in fits[:num_rows]])
+    unused = [name for name in _NOT_ALWAYS if not any(getattr(one.memory, name) for one in fits)]
+    columns = {name: text for name, text in _COLUMNS.items() if name not in unused}
+    terminal.table([*columns], [[text(one) for text in columns.values()] for one in fits[:num_rows]])
     if not fits:
         terminal.line("No layout fits.")
     too_big = sorted((one for one in rejected if one.needed_bytes), key=lambda one: one.needed_bytes or 0)
@@ -42,7 +47,7 @@ def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, ter
     for text in _reasons(impossible, run.world_size)[:num_rows]:
         terminal.line(f"  {text}")
     if fits:
-        terminal.line("\nThe fastest, beside the model and the data:\n" + " ".join(overrides(run, fits[0].model)))
+        terminal.line("\nThe fastest, beside your own settings:\n" + " ".join(overrides(run, fits[0].model)))
 
 
 def _reasons(impossible: Sequence[Rejected], world_size: int) -> list[str]:
@@ -126,9 +131,17 @@ def _facts(run: PlanRun) -> dict[str, str | int]:
         "pairs of an epoch": ", ".join(source.name for source in model.data.train) if model.data.train else drawn,
         "pairs a step": model.global_batch_size,
         "tokens of a stream at most": model.data.tokens_per_micro_batch,
-        "precision": run.trainer.precision,
-        "optimizer": model.optim.name,
+        "precision": run.trainer.precision + (f", linear layers in FP8 ({model.fp8_recipe})" if model.fp8 else ""),
+        "optimizer": model.optim.name + (_OFFLOADED if model.optim.optimizer_cpu_offload else ""),
+        "trained": _trained(model),
     }
+
+
+def _trained(model: ModelSettings) -> str:
+    lora = model.peft.lora
+    return (
+        f"the head and adapters of rank {lora.adapter_dim}: {', '.join(lora.target_modules)}" if lora else "everything"
+    )
 
 
 def _new_model(model: ModelSettings) -> str:
@@ -141,6 +154,8 @@ def _layout(model: ModelSettings) -> dict[str, Any]:
     return {key: getattr(model, key) for key in LAYOUT}
 
 
+_NOT_ALWAYS = ("copies", "host")
+"""Columns of memory that are there with FP8 and with an offloaded optimizer."""
 _COLUMNS: dict[str, Callable[[Planned], str]] = {
     "layout": lambda one: f"{name(one.model)} DP{one.data_parallel_size}",
     "step s": lambda one: f"{one.time.total:.2f}",
@@ -151,10 +166,13 @@ _COLUMNS: dict[str, Callable[[Planned], str]] = {
     "weights": lambda one: f"{one.memory.weights / GIB:.1f}",
     "grads": lambda one: f"{one.memory.gradients / GIB:.1f}",
     "optim": lambda one: f"{one.memory.optimizer / GIB:.1f}",
+    "copies": lambda one: f"{one.memory.copies / GIB:.1f}",
+    "workspaces": lambda one: f"{one.memory.workspaces / GIB:.1f}",
     "activations": lambda one: f"{one.memory.activations / GIB:.1f}",
     "p50": lambda one: f"{one.activations_at[50] / GIB:.1f}",
     "p99": lambda one: f"{one.activations_at[99] / GIB:.1f}",
     "buffers": lambda one: f"{one.memory.buffers / GIB:.1f}",
     "GiB": lambda one: f"{one.memory.total / GIB:.1f}",
+    "host": lambda one: f"{one.memory.host / GIB:.1f}",
     "sent GB": lambda one: f"{sum(one.sent.values()) / 1e9:.1f}",
 }

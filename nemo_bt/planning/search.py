@@ -12,10 +12,11 @@ import numpy as np
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
-from nemo_bt.planning.activations import StreamRows
 from nemo_bt.planning.checks import DECIDED
-from nemo_bt.planning.memory import RankMemory, activations_peak, rank_memory
+from nemo_bt.planning.memory import GIB, RankMemory, activations_peak, rank_memory
 from nemo_bt.planning.parameters import rank_parameters
+from nemo_bt.planning.rows import StreamRows
+from nemo_bt.planning.state import on_gpu
 from nemo_bt.planning.streams import Pairs, Step, StreamLoad, mean_load, slowest_rank, steps_of
 from nemo_bt.planning.time import StepTime, step_time
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
@@ -23,7 +24,6 @@ from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.training.layout_checks import check_layout
 from nemo_bt.training.steps.plan import step_rules
 
-GIB = 2**30
 PERCENTILES = (50, 90, 99)
 LAYOUT = (
     *DECIDED,
@@ -139,7 +139,7 @@ def _tried(
         percentile: activations_peak(run, architecture, full.stage, scaled(loads, int(tokens), run), num_streams)
         for percentile, tokens in zip(PERCENTILES, lengths, strict=True)
     }
-    parameters = {stage: rank_parameters(architecture, model, stage) for stage in stages}
+    parameters = {stage: rank_parameters(architecture, model, stage, on_gpu(run)) for stage in stages}
     return Planned(
         model=model,
         data_parallel_size=run.data_parallel_size,
@@ -180,10 +180,18 @@ def fullest_rank(
     """
     rows = scaled(_loads(steps), tokens, settings)
     ranks = [
-        rank_memory(settings, architecture, stage, rows, _most_streams(steps))
+        rank_memory(settings, architecture, stage, rows, _most_streams(steps), data_rank)
         for stage in stages or _stages(settings.model)
+        for data_rank in _data_ranks(settings)
     ]
     return max(ranks, key=lambda rank: rank.total)
+
+
+def _data_ranks(settings: Settings) -> range:
+    """List the data-parallel ranks that differ: they do where each offloads whole parameters of its share."""
+    optim = settings.model.optim
+    differ = optim.optimizer_cpu_offload and optim.optimizer_offload_fraction < 1
+    return range(settings.data_parallel_size * settings.model.context_parallel_size if differ else 1)
 
 
 def _stages(model: ModelSettings) -> list[int]:
@@ -219,9 +227,8 @@ def _sent(
 
 
 def _too_much(memory: RankMemory, room: float) -> str:
-    names = ("weights", "gradients", "optimizer", "activations", "buffers")
-    parts = ", ".join(f"{name} {getattr(memory, name) / GIB:.1f}" for name in names)
-    return f"a rank of stage {memory.stage} needs {memory.total / GIB:.1f} GiB of {room / GIB:.1f}: {parts}."
+    needed = f"{memory.total / GIB:.1f} GiB of {room / GIB:.1f}"
+    return f"a rank of stage {memory.stage} needs {needed}: {memory.parts}."
 
 
 def _would_fit(memory: RankMemory, longest: int, room: float, num_steps: int) -> str:

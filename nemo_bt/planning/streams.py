@@ -14,7 +14,7 @@ from nemo_bt.config.model import Settings
 from nemo_bt.config.plan import LengthSettings
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.errors import UserError
-from nemo_bt.planning.activations import StreamRows
+from nemo_bt.planning.rows import StreamRows
 from nemo_bt.training.steps.plan import plan_step
 
 _ENOUGH_PAIRS = 8192
@@ -136,7 +136,7 @@ def streams_of_step(settings: Settings, pairs: Pairs, step: int, hidden_size: in
     plan = plan_step(settings, parts, hidden_size)
     sizes = plan.sizes
     prefix_B = parts.prefix_tokens[[group[0] for group in plan.groups]]
-    copied_B = sizes.tokens + np.maximum(0, sizes.continuations - 2) * prefix_B
+    copied_B = np.maximum(0, sizes.continuations - 1) * prefix_B
     context_ranks = settings.model.context_parallel_size
     ranks = []
     for rank, streams in enumerate(plan.ranks):

@@ -4,9 +4,7 @@ Each stream takes, on each stage, the time of its matrix products, of attention,
 the backward pass, and of its messages; nothing overlaps. A pipeline takes as long as its slowest stage, and longer by
 its bubble. Then gradients and weights are exchanged, and the optimizer reads and writes its state.
 
-Source of the counts: nemo_bt.planning.{activations,traffic,state,schedule}, nemo_bt.flops. Backward passes compute
-twice what forward passes do, attention 2.5 times, since its probabilities are computed again (Dao et al. 2022, arXiv
-2205.14135, section 3).
+Source of the counts: nemo_bt.planning.{activations,traffic,state,schedule,work}.
 """
 
 from __future__ import annotations
@@ -16,16 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from nemo_bt.config.model import Settings
-from nemo_bt.config.parallelism import stage_layers
 from nemo_bt.config.plan import ClusterSettings
 from nemo_bt.errors import UserError
-from nemo_bt.planning.activations import hands_on_all, part_units, recomputed_layers
+from nemo_bt.planning.activations import part_units
 from nemo_bt.planning.parameters import Parameter
 from nemo_bt.planning.schedule import bubble
-from nemo_bt.planning.state import activation_bytes, state_bytes
+from nemo_bt.planning.state import activation_bytes, buffers, on_gpu, state_bytes
 from nemo_bt.planning.stream_traffic import Sent
 from nemo_bt.planning.streams import Step, StreamLoad, mean_load, slowest_rank
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
+from nemo_bt.planning.work import stage_flops
 from nemo_bt.pretrained.architecture import Architecture
 
 _TOUCHES_OF_KEPT = 4
@@ -100,14 +98,16 @@ def stage_time(
     """
     model = settings.model
     parts = model.virtual_pipeline_model_parallel_size or 1
-    matmul_flops, attention_flops = _flops(settings, architecture, stage, load)
-    matmul = num_streams * matmul_flops / (cluster.flops * cluster.matmul_efficiency)
-    attention = num_streams * attention_flops / (cluster.flops * cluster.attention_efficiency)
-    on_gpu = settings.trainer.accelerator != "cpu"
+    work = stage_flops(settings, architecture, stage, load)
+    matmul = work.linear / cluster.flops + (work.linear_fp8 / cluster.fp8_flops if cluster.fp8_flops else 0.0)
+    matmul *= num_streams / cluster.matmul_efficiency
+    attention = num_streams * work.attention / (cluster.flops * cluster.attention_efficiency)
     units = [
         unit
         for part in range(parts)
-        for unit in part_units(architecture, model, stage, part, load.rows, activation_bytes(settings), on_gpu)
+        for unit in part_units(
+            architecture, model, stage, part, load.rows, activation_bytes(settings), on_gpu(settings)
+        )
     ]
     kept = num_streams * sum(max(unit.kept, unit.in_backward) for unit in units)
     memory = _TOUCHES_OF_KEPT * kept / cluster.memory_bytes_per_s
@@ -116,8 +116,9 @@ def stage_time(
     messages = num_streams * _seconds(settings, cluster, of_a_stream)
     wait = bubble(model.pipeline_model_parallel_size, parts, num_streams)
     busy = matmul + attention + memory + messages
-    state = state_bytes(settings, parameters)  # it is read and written, gradients are read, and weights are written
-    optimizer_bytes = 2 * state.optimizer + state.gradients + state.weights
+    state = state_bytes(settings, parameters)
+    written = sum(buffer.weight_bytes * buffer.ends[-1] for buffer in buffers(settings, parameters))
+    optimizer_bytes = 2 * state.optimizer + state.gradients + written  # it is read and written, gradients are read
     return StepTime(
         matmul=matmul,
         attention=attention,
@@ -126,25 +127,6 @@ def stage_time(
         gradients=_seconds(settings, cluster, at_the_end),
         bubble=busy * wait / (1 - wait),
     )
-
-
-def _flops(settings: Settings, architecture: Architecture, stage: int, load: StreamLoad) -> tuple[float, float]:
-    """Count the FLOPs of matrix products and of attention on a rank of a stage, forward and backward."""
-    model = settings.model
-    tp = model.tensor_model_parallel_size
-    stages = model.pipeline_model_parallel_size
-    layers = stage_layers(model, architecture.num_layers)[stage]
-    parts = model.virtual_pipeline_model_parallel_size or 1
-    again = parts * recomputed_layers(model, layers // parts) / layers
-    held = load.rows.held(model)
-    scored = load.rows.handed_on(model)
-    is_last = stage == stages - 1 and not hands_on_all(architecture, model)
-    inputs = architecture.hidden_size * (architecture.query_size + 2 * architecture.key_size)
-    mlp = architecture.num_ffn_matrices * architecture.topk * architecture.hidden_size * architecture.ffn_size
-    outputs = architecture.query_size * architecture.hidden_size + mlp
-    weights = layers * held * inputs + ((layers - 1) * held + scored if is_last else layers * held) * outputs
-    attended = load.num_attended / model.context_parallel_size * (layers - is_last)
-    return 2 * weights / tp * (3 + again), 4 * architecture.query_size * attended / tp * (3.5 + again)
 
 
 def _seconds(settings: Settings, cluster: ClusterSettings, traffic: Counter[Sent]) -> float:
@@ -195,6 +177,7 @@ def _spans(settings: Settings) -> dict[str, int]:
         "tp_cp": inner,
         "ep": sizes["tp_ep"],
         "tp_ep": sizes["tp_ep"],
+        "tp_dp_cp": data,
         "pp": pipeline,
         "mp": pipeline,
         "expert_mp": everything,

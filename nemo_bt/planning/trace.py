@@ -21,7 +21,6 @@ from nemo_bt.phantom.build import cache_folder
 from nemo_bt.phantom.record import Record
 from nemo_bt.phantom.spec import Gpu
 from nemo_bt.phantom.start import trace
-from nemo_bt.planning.checks import uncounted
 from nemo_bt.planning.drawn import with_drawn_pairs, write_tokenizer
 from nemo_bt.planning.memory import RankMemory, rank_memory
 from nemo_bt.planning.search import fullest_rank
@@ -40,7 +39,7 @@ class TracedRank:
     Args:
         run: settings that were traced.
         stage: its pipeline rank.
-        planned: memory with the streams of the last step; None where the planner cannot count the settings.
+        planned: memory with the streams of the last step.
         planned_full: the same with streams as long as they can be.
     """
 
@@ -48,8 +47,8 @@ class TracedRank:
     rank: int
     stage: int
     record: Record
-    planned: RankMemory | None
-    planned_full: RankMemory | None
+    planned: RankMemory
+    planned_full: RankMemory
 
     @property
     def room(self) -> int:
@@ -85,11 +84,11 @@ def trace_plan(
         job = Settings(**{section.name: getattr(run, section.name) for section in fields(Settings)})
         record = trace(job, rank, STEPS, Path(scratch) / "trace", cache_folder(), gpu)
     stage, data_rank = stage_and_data_rank(run, rank)
-    planned = planned_full = None
-    if not uncounted(run.model):
-        step = streams_of_step(run, pairs_of_set(sets["train"], run), STEPS - 1, architecture.hidden_size)
-        planned = planned_rank(run, architecture, stage, step[data_rank])
-        planned_full = fullest_rank(run, architecture, [step], run.model.data.tokens_per_micro_batch, [stage])
+    step = streams_of_step(run, pairs_of_set(sets["train"], run), STEPS - 1, architecture.hidden_size)
+    context_ranks = run.model.context_parallel_size
+    share = data_rank * context_ranks + rank // run.model.tensor_model_parallel_size % context_ranks
+    planned = planned_rank(run, architecture, stage, step[data_rank], share)
+    planned_full = fullest_rank(run, architecture, [step], run.model.data.tokens_per_micro_batch, [stage])
     return TracedRank(run, rank, stage, record, planned, planned_full)
 
 
@@ -105,11 +104,15 @@ def stage_and_data_rank(settings: Settings, rank: int) -> tuple[int, int]:
 
 
 def planned_rank(
-    settings: Settings, architecture: Architecture, stage: int, streams: Sequence[StreamLoad]
+    settings: Settings, architecture: Architecture, stage: int, streams: Sequence[StreamLoad], share: int
 ) -> RankMemory:
-    """Count the memory of a rank of a stage in a step of these streams, as if all were as long as the longest."""
+    """Count the memory of a rank of a stage in a step of these streams, as if all were as long as the longest.
+
+    Args:
+        share: its number among data- and context-parallel ranks.
+    """
     longest = max((load.rows for load in streams), key=lambda rows: rows.tokens)
-    return rank_memory(settings, architecture, stage, longest, len(streams))
+    return rank_memory(settings, architecture, stage, longest, len(streams), share)
 
 
 def _without_a_past(run: PlanRun, scratch: Path) -> PlanRun:
@@ -126,8 +129,6 @@ def _without_a_past(run: PlanRun, scratch: Path) -> PlanRun:
 
 def _fullest(run: PlanRun, architecture: Architecture, pairs: PairSet) -> int:
     """Give the first rank of the stage that needs most memory."""
-    if uncounted(run.model):
-        return 0
     model = run.model
     steps = steps_of(run, pairs_of_set(pairs, run), STEPS, architecture.hidden_size)
     stage = fullest_rank(run, architecture, steps, model.data.tokens_per_micro_batch).stage

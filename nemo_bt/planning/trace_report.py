@@ -9,9 +9,8 @@ from dataclasses import asdict
 
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.phantom.record import Failure, Section
-from nemo_bt.planning.memory import RankMemory
+from nemo_bt.planning.memory import GIB, RankMemory
 from nemo_bt.planning.report import name
-from nemo_bt.planning.search import GIB
 from nemo_bt.planning.trace import TracedRank
 
 _PARTS = ("weights", "gradients", "optimizer")
@@ -68,7 +67,7 @@ def verdict(traced: TracedRank) -> tuple[int, str]:
             "tokens_per_micro_batch; nemo-bt plan without --trace finds layouts that fit."
         )
     full = traced.planned_full
-    if full and full.total > room:
+    if full.total > room:
         return 2, (
             f"{rank} needs {_gib(record.peak)} GiB of {_gib(room)} in these steps, and {_gib(full.total)} as planned "
             "where a stream has all of model.data.tokens_per_micro_batch: set less."
@@ -88,7 +87,7 @@ def trace_as_json(traced: TracedRank) -> str:
             "world_size": traced.run.world_size,
             "stage": traced.stage,
             "room_bytes": traced.room,
-            **{key: memory and asdict(memory) | {"total": memory.total} for key, memory in planned.items()},
+            **{key: asdict(memory) | {"total": memory.total} for key, memory in planned.items()},
             "record": asdict(traced.record),
         },
         allow_nan=False,
@@ -105,8 +104,8 @@ def _facts(traced: TracedRank, step: Section) -> dict[str, str]:
         "rank": f"{traced.rank} of {run.world_size} x {run.cluster.name}, pipeline stage {traced.stage}",
         "streams": ", ".join(f"{count} of {tokens:,} tokens" for tokens, count in streams.items()) or "none",
         "peak of a step": f"{_gib(step.peak)} GiB of {_gib(traced.room)}",
-        "planned": f"{_gib(traced.planned.total)} GiB" if traced.planned else "not counted",
-        "planned with full streams": f"{_gib(full.total)} GiB" if full else "not counted",
+        "planned": f"{_gib(traced.planned.total)} GiB",
+        "planned with full streams": f"{_gib(full.total)} GiB",
         "peak before the first step": f"{_gib(record.build.peak)} GiB",
         "kernels": f"{sum(step.launches.values()):,} a step",
         "waits": f"{sum(one.count for one in step.waits):,} a step",
@@ -115,16 +114,16 @@ def _facts(traced: TracedRank, step: Section) -> dict[str, str]:
     }
 
 
-def _memory(step: Section, planned: RankMemory | None) -> list[list[str]]:
+def _memory(step: Section, planned: RankMemory) -> list[list[str]]:
     """List what holds memory at the peak; what is neither weight nor state is compared as a whole."""
     rest: Mapping[str, int] = {
         holder: size for holder, size in step.holders.items() if holder not in _PARTS and size > _MIB
     }
-    rows = [[part, _gib(step.holders.get(part, 0)), _gib(getattr(planned, part)) if planned else ""] for part in _PARTS]
-    others = _gib(planned.total - sum(getattr(planned, part) for part in _PARTS)) if planned else ""
+    rows = [[part, _gib(step.holders.get(part, 0)), _gib(getattr(planned, part))] for part in _PARTS]
+    others = _gib(planned.total - sum(getattr(planned, part) for part in _PARTS))
     rows.append(["all others", _gib(step.peak - sum(step.holders.get(part, 0) for part in _PARTS)), others])
     rows += [[f"  {holder}", _gib(size), ""] for holder, size in rest.items()]
-    return [*rows, ["together", _gib(step.peak), _gib(planned.total) if planned else ""]]
+    return [*rows, ["together", _gib(step.peak), _gib(planned.total)]]
 
 
 def _messages(step: Section) -> list[list[str]]:

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from nemo_bt.config.model import ModelSettings, Settings
-from nemo_bt.planning.activations import StreamRows
 from nemo_bt.planning.parameters import Parameter
+from nemo_bt.planning.rows import StreamRows
 from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES, buffers, gradient_bytes
 from nemo_bt.planning.stream_traffic import Sent, StreamTraffic
 from nemo_bt.pretrained.architecture import Architecture
@@ -65,15 +65,19 @@ def _gradients(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list
     sent = []
     for buffer in buffers(settings, parts):
         name = "expert_dp" if buffer.is_expert else "dp_cp"
-        if not buffer.is_shared:
-            sent.append(Sent("all_reduce", name, buffer.gradient_bytes))
-            continue
-        sent.append(Sent("reduce_scatter", f"intra_{name}", buffer.gradient_bytes))
-        if instances > 1:
-            sent.append(Sent("all_reduce", "inter", buffer.gradient_bytes // buffer.ranks))
-        sent += [Sent("all_gather", f"intra_{name}", buffer.weight_bytes)] * num_optimizers
+        for elements in buffer.buckets:
+            gradients, weights = elements * buffer.gradient_bytes, elements * buffer.weight_bytes
+            if not buffer.is_shared:
+                sent.append(Sent("all_reduce", name, gradients))
+                continue
+            sent.append(Sent("reduce_scatter", f"intra_{name}", gradients))
+            if instances > 1:
+                sent.append(Sent("all_reduce", "inter", gradients // buffer.ranks))
+            sent += [Sent("all_gather", f"intra_{name}", weights)] * num_optimizers
     if model.tensor_model_parallel_size > 1:
-        whole = [parameter for part in parts for parameter in part if _is_added_up(parameter, model)]
+        whole = [
+            parameter for part in parts for parameter in part if parameter.is_trained and _is_added_up(parameter, model)
+        ]
         if whole:
             sent.append(Sent("all_reduce", "tp", gradient_bytes(settings) * sum(p.num_elements for p in whole)))
     return sent
@@ -112,6 +116,7 @@ def group_sizes(settings: Settings) -> dict[str, int]:
         "ep": ep,
         "tp_cp": tp * cp,
         "tp_ep": tp * ep,
+        "tp_dp_cp": tp * sharing,
         "mp": tp * pp,
         "expert_mp": tp * ep * pp,
         "dp_cp": sharing,

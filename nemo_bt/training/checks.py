@@ -22,7 +22,6 @@ from nemo_bt.pretrained.resolve import PretrainedSource, find_pretrained, with_p
 from nemo_bt.training.layout_checks import check_layout
 
 _SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups")
-_ADAPTABLE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _ARCHITECTURE = (*_SIZES, "layernorm_epsilon", "rotary_base", "init_method_std")
 
 
@@ -56,10 +55,9 @@ def check_settings(
         pretrained = with_positions(find_pretrained(str(resume_from or given)), settings.model.max_position_embeddings)
     pretrained = _with_head(settings.model, pretrained)
     architecture = run_architecture(settings, pretrained, num_tokens=1)
-    check_layout(settings, architecture)
-    if settings.model.peft.lora and needs_weights and not settings.model.restore_from_path:
+    if settings.model.peft.lora and needs_weights and not given:
         raise UserError("model.peft.peft_scheme=lora needs a model to adapt: set model.restore_from_path.")
-    _check_adapters(settings.model, architecture)
+    check_layout(settings, architecture)
     return pretrained
 
 
@@ -85,26 +83,6 @@ def pinned(settings: Settings, pretrained: PretrainedSource | None) -> Settings:
     if model.restore_from_path and pretrained and pretrained.nemo_file is None:
         model = replace(model, restore_from_path=pretrained.given)
     return replace(settings, model=replace(model, loss=replace(model.loss, custom_fn=own)))
-
-
-def _check_adapters(model: ModelSettings, architecture: Architecture) -> None:
-    lora = model.peft.lora
-    if lora is None:
-        return
-    allowed = dict.fromkeys(_ADAPTABLE, "")
-    if architecture.experts:
-        allowed |= dict.fromkeys(("linear_fc1", "linear_fc2"), "experts share no adapter here")
-    if architecture.family.has_post_norms:
-        allowed |= dict.fromkeys(("linear_proj", "linear_fc2"), "its output is normalised, so nothing could be merged")
-    for name in lora.target_modules or ["nothing"]:
-        if allowed.get(name, "not a layer with adapters"):
-            possible = ", ".join(name for name, why in allowed.items() if not why)
-            raise UserError(
-                f"model.peft.lora_tuning.target_modules: expected some of {possible}, got {name}. "
-                f"{allowed.get(name, '')}"
-            )
-    tp = model.tensor_model_parallel_size
-    divides(tp, "tensor_model_parallel_size", lora.adapter_dim, "peft.lora_tuning.adapter_dim")
 
 
 def run_architecture(settings: Settings, pretrained: PretrainedSource | None, num_tokens: int) -> Architecture:

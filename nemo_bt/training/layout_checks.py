@@ -12,6 +12,8 @@ from nemo_bt.config.parallelism import divides
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import Architecture
 
+_ADAPTABLE = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
+
 
 def check_parallel(job: JobSettings, architecture: Architecture) -> None:
     """Check how ranks share a model, for training and for scoring.
@@ -51,6 +53,7 @@ def check_layout(settings: Settings, architecture: Architecture) -> None:
     parallelism.check_recompute(model, architecture.num_layers)
     parallelism.check_optimizer(settings)
     _check_precision(settings, architecture)
+    _check_adapters(model, architecture)
     if model.global_batch_size < settings.data_parallel_size:
         raise UserError(
             f"model.global_batch_size={model.global_batch_size} pairs over {settings.data_parallel_size} data-parallel "
@@ -107,3 +110,23 @@ def _check_ends(model: ModelSettings, num_layers: int) -> None:
             f"model.num_layers_at_start_in_bf16={ends[0]} and model.num_layers_at_end_in_bf16={ends[1]}: expected 0 or "
             f"more, together at most num_layers={num_layers}."
         )
+
+
+def _check_adapters(model: ModelSettings, architecture: Architecture) -> None:
+    lora = model.peft.lora
+    if lora is None:
+        return
+    allowed = dict.fromkeys(_ADAPTABLE, "")
+    if architecture.experts:
+        allowed |= dict.fromkeys(("linear_fc1", "linear_fc2"), "experts share no adapter here")
+    if architecture.family.has_post_norms:
+        allowed |= dict.fromkeys(("linear_proj", "linear_fc2"), "its output is normalised, so nothing could be merged")
+    for name in lora.target_modules or ["nothing"]:
+        if allowed.get(name, "not a layer with adapters"):
+            possible = ", ".join(name for name, why in allowed.items() if not why)
+            raise UserError(
+                f"model.peft.lora_tuning.target_modules: expected some of {possible}, got {name}. "
+                f"{allowed.get(name, '')}"
+            )
+    tp = model.tensor_model_parallel_size
+    divides(tp, "tensor_model_parallel_size", lora.adapter_dim, "peft.lora_tuning.adapter_dim")

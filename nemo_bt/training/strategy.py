@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class CheckedStrategy(nl.MegatronStrategy):
         adam = megatron_optimizer.Adam
         with replaced(megatron_optimizer, "Adam", in_parts(adam) if has_transformer_engine() else adam):
             super().setup_optimizers(trainer)
+        gc.collect()  # Megatron builds an offloaded optimizer twice; the first is in a cycle, with copies of weights
 
     def load_checkpoint(self, checkpoint_path: str | Path, selective_restore: bool = False) -> dict[str, Any]:
         """Load the newest checkpoint in the folder of `checkpoint_path` that is whole.

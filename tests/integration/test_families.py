@@ -10,7 +10,8 @@ import torch
 
 from nemo_bt.batching.stream import build_stream
 from nemo_bt.config.loss import LossSettings
-from nemo_bt.planning.activations import StreamRows, part_units
+from nemo_bt.planning.activations import part_units
+from nemo_bt.planning.rows import StreamRows
 from nemo_bt.pretrained.architecture import architecture_of
 from nemo_bt.pretrained.convert import AsHf
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights

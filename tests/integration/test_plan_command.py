@@ -94,6 +94,42 @@ def test_the_table_names_the_fastest_layout_as_overrides(capsys: pytest.CaptureF
     )
 
 
+def test_fp8_adapters_and_an_offloaded_optimizer_are_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    few = [
+        "plan.tensor_model_parallel_size=[1,2]",
+        "plan.pipeline_model_parallel_size=[1]",
+        "plan.recompute_layers=[0]",
+    ]
+    start = ["plan", "model=llama3_8b", "trainer.devices=8", "plan.context_parallel_size=[1]", *few]
+    start += ["plan.virtual_pipeline_model_parallel_size=[null]"]
+    told, columns = {}, {}
+    for name, more in {
+        "plain": [],
+        "FP8": ["model.fp8=hybrid"],
+        "adapters": ["model.peft.peft_scheme=lora", "model.peft.lora_tuning.adapter_dim=8"],
+        "offloaded": ["model.optim.optimizer_cpu_offload=true"],
+    }.items():
+        assert run([*start, *more]) == 0
+        text = capsys.readouterr().out
+        told[name] = " ".join(text.split())
+        columns[name] = next(line for line in text.splitlines() if "step s" in line)
+    assert "bf16-mixed, linear layers in FP8 (tensorwise)" in told["FP8"]
+    assert "adapters of rank 8: linear_qkv, linear_proj, linear_fc1, linear_fc2" in told["adapters"]
+    assert "seconds leave out what the host does" in told["offloaded"]
+    assert {name: ("copies" in line, "host" in line) for name, line in columns.items()} == {
+        "plain": (False, False),
+        "FP8": (True, False),
+        "adapters": (False, False),
+        "offloaded": (False, True),
+    }
+
+
+def test_an_adapter_beside_no_layer_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    lora = ["model.peft.peft_scheme=lora", "model.peft.lora_tuning.target_modules=[linear_q]"]
+    assert run(["plan", "model=llama3_8b", "trainer.devices=8", *FEW, *lora]) == 0
+    assert "expected some of linear_qkv, linear_proj, linear_fc1, linear_fc2, got linear_q" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -106,7 +142,6 @@ def test_the_table_names_the_fastest_layout_as_overrides(capsys: pytest.CaptureF
         (["cluster.node_bytes_per_s=null"], "h100 was measured without such a link"),
         (["model.tensor_model_parallel_size=2"], "Give plan.tensor_model_parallel_size=[2]."),
         (["model.activations_checkpoint_granularity=selective"], "plan.recompute_layers says"),
-        (["model.optim.optimizer_cpu_offload=true"], "a plan counts no memory of hosts"),
         (["plan.context_parallel_size=[0]"], "plan.context_parallel_size[0]: expected 1 or more, got 0."),
         (["plan.context_parallel_size=[]"], "plan.context_parallel_size: expected at least one value, got []."),
         (["plan.lengths.quantiles=[0,1]"], "all rising and of one length"),
@@ -115,8 +150,7 @@ def test_the_table_names_the_fastest_layout_as_overrides(capsys: pytest.CaptureF
         (["plan.lengths.prefix_tokens=[-5,0,1,2,3]"], "prefixes of 0 or more, got -5"),
         (["plan.lenghts.num_pairs=3"], "unknown key plan.lenghts.num_pairs. Did you mean plan.lengths.num_pairs?"),
         (["model.data.tokens_per_micro_batch=1000"], "937 + 2 x 625 = 2187"),
-        (["model.peft.peft_scheme=lora"], "a plan counts full training"),
-        (["model.fp8=hybrid"], "model.fp8=hybrid: a plan counts layers in trainer.precision"),
+        (["model.fp8=hybrid", "cluster=a100"], "expected cluster.fp8_flops, the data sheet's dense FLOP/s in FP8"),
         (["--rows", "0"], "--rows: expected 1 or more, got 0."),
         (["model.restore_from_path=nowhere"], "nowhere"),
     ],

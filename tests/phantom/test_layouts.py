@@ -13,7 +13,6 @@ import pytest
 
 from nemo_bt.phantom.compiled import COMPILED
 from nemo_bt.phantom.record import MICRO_BATCH, Record, Section
-from nemo_bt.planning.checks import uncounted
 from nemo_bt.training.checks import run_architecture
 from nemo_bt.training.compiler import compiled_parts
 from tests.support.phantom import MORE, QUICK, STEPS, Planned, messages_of, settings_of
@@ -32,11 +31,17 @@ _PARTS = ("step", "item", "megatron/core/distributed/finalize_model_grads.py fin
 _DISPATCHER = "megatron/core/transformer/moe/token_dispatcher.py _maybe_dtoh_and_synchronize"
 _COUNTED = ("forward", "synchronize", _DISPATCHER)
 _OFFLOADED = ("optimizer", "synchronize", "megatron/core/optimizer/cpu_offloading/hybrid_optimizer.py step")
+_HOST = "megatron/core/optimizer/cpu_offloading/hybrid_optimizer.py param_copy_back_gpu_hook"
+_UNPINNED = ("optimizer", "unpinned_memory", _HOST)  # Megatron pins a weight in bf16, and widens it then
 MORE_WAITS = {
     "TP2 SP PP2 first stage": {_NO_LOSS: 1},
     "PP2 VPP2": {_PARTS: 2, _NO_LOSS: 1},
     "PP2 VPP2 last stage": {_PARTS: 2},
-    "offload": {_OFFLOADED: 27},
+    "FP8 but for the ends PP2": {_NO_LOSS: 1},
+    "offload": {_OFFLOADED: 1},
+    "offload half": {_OFFLOADED: 1},
+    "offload precision-aware": {_OFFLOADED: 1, _UNPINNED: 27},
+    "offload half precision-aware": {_OFFLOADED: 1, _UNPINNED: 14},
     "experts": {_COUNTED: 8},
     "experts balanced": {_COUNTED: 8},
     "experts EP2": {_NORM: 2, _COUNTED: 4},
@@ -47,7 +52,6 @@ MORE_WAITS = {
 """What more of them a layout has, or other numbers of them."""
 
 OFF = {
-    "experts EP2": "the plan adds the backward pass of experts to all that is kept, some of which is free by then",
     "fp32": "a trace does not know which kernel torch takes on a GPU for each segment",
     "local attention": "a trace does not know which kernel torch takes on a GPU for each segment",
 }
@@ -57,17 +61,12 @@ ROUTED = {"float32"}
 """The router's gradients."""
 MORE_DTYPES = {
     "local attention": {"float32"},
+    "FP8 but for the ends PP2": {"bfloat16"},
+    "LoRA FP8": {"bfloat16"},  # adapters
+    "LoRA FP8 TP2 SP": {"bfloat16"},
     "experts FP8 EP2": {"float32", "bfloat16"},  # the router multiplies what is not in FP8
 }
 """Dtypes of products beside those of the linear layers."""
-
-OTHER_MESSAGES = {
-    "experts EP2 TP2 SP": "experts' outputs are added up in fp32, the plan counts bf16",
-}
-"""Runs whose messages are not the plan's, and why."""
-
-BUCKETS = ("distributed optimizer overlapping",)
-"""Runs whose gradients go in parts: the plan counts them as one."""
 
 RecordOf = Callable[[str], Record]
 
@@ -94,17 +93,14 @@ def test_nothing_waits_in_a_micro_batch(record_of: RecordOf, name: str) -> None:
     assert [wait for wait in last_step(record_of(name)).waits if wait.phase in MICRO_BATCH] == []
 
 
-def _marked(known: dict[str, str]) -> list[Any]:
-    marks = {name: [pytest.mark.xfail(reason=known[name], strict=True)] if name in known else [] for name in RUNS}
+def _marked() -> list[Any]:
+    marks = {name: [pytest.mark.xfail(reason=OFF[name], strict=True)] if name in OFF else [] for name in RUNS}
     return [pytest.param(name, marks=marks[name]) for name in RUNS]
 
 
-@pytest.mark.parametrize("name", _marked(OFF))
+@pytest.mark.parametrize("name", _marked())
 def test_the_peak_is_the_plans(record_of: RecordOf, name: str, dataset: Path, tmp_path: Path) -> None:
     step = last_step(record_of(name))
-    reason = uncounted(settings_of(RUNS[name], dataset, tmp_path).model)
-    if reason:
-        pytest.skip(reason)
     assert step.peak == pytest.approx(Planned(RUNS[name], dataset, tmp_path).memory.total, rel=0.03)
 
 
@@ -113,31 +109,16 @@ def test_weights_gradients_and_optimizer_are_the_plans(
     record_of: RecordOf, name: str, dataset: Path, tmp_path: Path
 ) -> None:
     step = last_step(record_of(name))
-    reason = uncounted(settings_of(RUNS[name], dataset, tmp_path).model)
-    if reason:
-        pytest.skip(reason)
     planned = Planned(RUNS[name], dataset, tmp_path).memory
     for part in ("weights", "gradients", "optimizer"):
-        assert step.holders[part] == pytest.approx(getattr(planned, part), rel=1e-3)
+        assert step.holders.get(part, 0) == pytest.approx(getattr(planned, part), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", _marked(OTHER_MESSAGES))
+@pytest.mark.parametrize("name", RUNS)
 def test_messages_are_those_of_the_plan(record_of: RecordOf, name: str, dataset: Path, tmp_path: Path) -> None:
     step = last_step(record_of(name))
-    reason = uncounted(settings_of(RUNS[name], dataset, tmp_path).model)
-    if reason:
-        pytest.skip(reason)
     found, planned = messages_of(step), Planned(RUNS[name], dataset, tmp_path).messages
-    if name in BUCKETS:
-        found, planned = (_bytes_by_operation(one) for one in (found, planned))
     assert found == planned
-
-
-def _bytes_by_operation(messages: Counter[tuple[str, int, int]]) -> Counter[tuple[str, int, int]]:
-    total: Counter[tuple[str, int, int]] = Counter()
-    for (operation, ranks, size), count in messages.items():
-        total[operation, ranks, 0] += size * count
-    return total
 
 
 @pytest.mark.parametrize("name", RUNS)

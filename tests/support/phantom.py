@@ -50,6 +50,8 @@ MIXTRAL = ["model=mixtral_8x7b", "model.hf_config.num_hidden_layers=2"]
 GEMMA2 = ["model=gemma2_27b", "model.hf_config.num_hidden_layers=4"]
 FP8 = ["model.fp8=hybrid", "model.fp8_recipe=tensorwise"]
 RECOMPUTE = full("uniform", 1)
+LORA = ["model.peft.peft_scheme=lora"]
+OFFLOAD = ["model.optim.optimizer_cpu_offload=true"]
 
 QUICK = {
     "bf16": Traced(LLAMA_8B),
@@ -70,12 +72,28 @@ MORE = {
     "fused attention": Traced([*LLAMA_8B, "model.attention_backend=fused"]),
     "local attention": Traced([*LLAMA_8B, "model.attention_backend=local"]),
     "FP8 tensorwise": Traced([*LLAMA_8B, *FP8]),
-    "FP8 delayed": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=delayed"]),
-    "FP8 delayed recompute": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=delayed", *RECOMPUTE]),
+    "FP8 delayed": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=delayed"], 2),
+    "FP8 delayed recompute": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=delayed", *RECOMPUTE], 2),
     "FP8 blockwise": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=blockwise"]),
     "FP8 blockwise recompute": Traced([*LLAMA_8B, "model.fp8=hybrid", "model.fp8_recipe=blockwise", *RECOMPUTE]),
     "FP8 TP2 SP": Traced([*LLAMA_8B, *FP8, *TP2, *SP], 2, rank=1),
-    "offload": Traced([*LLAMA_8B, *ZERO, "model.optim.optimizer_cpu_offload=true"]),
+    "FP8 delayed TP2 SP": Traced([*LLAMA_8B, *FP8, "model.fp8_recipe=delayed", *TP2, *SP], 2, rank=1),
+    "FP8 blockwise TP2 SP": Traced([*LLAMA_8B, *FP8, "model.fp8_recipe=blockwise", *TP2, *SP], 2, rank=1),
+    "FP8 but for the ends PP2": Traced([*LLAMA_8B, *FP8, "model.first_last_layers_bf16=true", *PP2], 2),
+    "offload": Traced([*LLAMA_8B, *ZERO, *OFFLOAD]),
+    "offload half": Traced([*LLAMA_8B, *ZERO, *OFFLOAD, "model.optim.optimizer_offload_fraction=0.5"], 2, rank=1),
+    "offload precision-aware": Traced(
+        [*LLAMA_8B, *ZERO, *OFFLOAD, "model.optim.use_precision_aware_optimizer=true"]
+    ),
+    "offload half precision-aware": Traced(
+        [
+            *LLAMA_8B,
+            *ZERO,
+            *OFFLOAD,
+            "model.optim.optimizer_offload_fraction=0.5",
+            "model.optim.use_precision_aware_optimizer=true",
+        ]
+    ),
     "moments in bf16": Traced(
         [
             *LLAMA_8B,
@@ -85,9 +103,13 @@ MORE = {
             "model.optim.exp_avg_sq_dtype=bf16",
         ]
     ),
-    "LoRA": Traced(
-        [*LLAMA_8B, "model.peft.peft_scheme=lora", "model.peft.lora_tuning.target_modules=[linear_qkv,linear_proj]"]
-    ),
+    "LoRA": Traced([*LLAMA_8B, *LORA, "model.peft.lora_tuning.target_modules=[linear_qkv,linear_proj]"]),
+    "LoRA recompute": Traced([*LLAMA_8B, *LORA, *RECOMPUTE]),
+    "LoRA dropout": Traced([*LLAMA_8B, *LORA, "model.peft.lora_tuning.adapter_dropout=0.1"]),
+    "LoRA TP2": Traced([*LLAMA_8B, *LORA, *TP2], 2),
+    "LoRA TP2 SP": Traced([*LLAMA_8B, *LORA, *TP2, *SP], 4, rank=1),
+    "LoRA FP8": Traced([*LLAMA_8B, *LORA, *FP8]),
+    "LoRA FP8 TP2 SP": Traced([*LLAMA_8B, *LORA, *FP8, *TP2, *SP], 2),
     "experts": Traced(MIXTRAL),
     "experts balanced": Traced([*MIXTRAL, "model.moe_aux_loss_coeff=0.01"]),
     "experts FP8 EP2": Traced([*MIXTRAL, *FP8, *EP2], 2),
@@ -168,16 +190,19 @@ class Planned:
         step = streams_of_step(settings, pairs, STEPS - 1, self.architecture.hidden_size)
         self.streams = [load.rows for load in step[run.rank // inside % settings.data_parallel_size]]
         self.stage = run.rank // (inside * settings.data_parallel_size)
+        sharing = settings.data_parallel_size * model.context_parallel_size
+        self.data_rank = run.rank // model.tensor_model_parallel_size % sharing
 
     @property
     def memory(self) -> RankMemory:
         longest = max(self.streams, key=lambda rows: rows.tokens)
-        return rank_memory(self.settings, self.architecture, self.stage, longest, len(self.streams))
+        streams = len(self.streams)
+        return rank_memory(self.settings, self.architecture, self.stage, longest, streams, self.data_rank)
 
     @property
     def messages(self) -> Counter[tuple[str, int, int]]:
         """Messages of a step by operation, number of ranks and bytes."""
-        parts = rank_parameters(self.architecture, self.settings.model, self.stage)
+        parts = rank_parameters(self.architecture, self.settings.model, self.stage, on_gpu=True)
         sent = step_traffic(self.settings, self.architecture, parts, self.stage, self.streams)
         sizes = group_sizes(self.settings)
         found: Counter[tuple[str, int, int]] = Counter()

@@ -17,8 +17,9 @@ from nemo_bt.config.load import load_settings
 from nemo_bt.config.model import Settings
 from nemo_bt.metrics import NUM_SUMS
 from nemo_bt.model.attention.segments import scored_here
-from nemo_bt.planning.activations import StreamRows, part_bytes, part_units
+from nemo_bt.planning.activations import part_bytes, part_units
 from nemo_bt.planning.parameters import rank_parameters
+from nemo_bt.planning.rows import StreamRows
 from nemo_bt.planning.schedule import Pass, peak_bytes, rank_schedule
 from nemo_bt.planning.state import StateBytes, activation_bytes, state_bytes
 from nemo_bt.planning.stream_traffic import Sent

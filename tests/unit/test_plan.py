@@ -53,6 +53,6 @@ def test_bytes_of_mixed_precision() -> None:
 
 
 def test_buffers_are_padded_as_megatrons() -> None:
-    assert buffer_places([100, 30], 2) == ([64, 0], 256)
-    assert buffer_places([100, 30], 3) == ([64, 0], 384)
-    assert buffer_places([100, 30], None) == ([30, 0], 130)
+    assert buffer_places([100, 30], 2) == ([64, 0], [256])
+    assert buffer_places([100, 30], 3) == ([64, 0], [384])
+    assert buffer_places([100, 30], None) == ([30, 0], [130])
