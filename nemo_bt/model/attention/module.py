@@ -108,8 +108,7 @@ class SegmentAttention(MegatronModule):
     ) -> Tensor:
         """Give [t, 1, N * D], where rows of padding are zero; for the last layer [c, 1, N * D]."""
         shard = held_here(len(query_t1ND))
-        # An index would make its gradient out of zeros and a copy, where this gives another look at it.
-        query_tND, key_tGD, value_tGD = (x.squeeze(1) for x in (query_t1ND, key_t1GD, value_t1GD))
+        query_tND, key_tGD, value_tGD = (x[:, 0] for x in (query_t1ND, key_t1GD, value_t1GD))
         key_TGD, value_TGD = keys_and_values_of_all(key_tGD, value_tGD)
         attend = self._implementation(query_tND, key_TGD)
         out = attend(query_tND, key_TGD, value_TGD, attention_mask, self.rule, shard).flatten(1)
