@@ -26,7 +26,7 @@ class ClusterSettings:
     """Name in tables."""
     origin: str
     """Where the values come from: data sheets, or the command that measured them."""
-    compute_capability: tuple[int, int] | None = None
+    compute_capability: tuple[AtLeast1, AtLeast0] | None = None
     """Of the GPUs, as [9, 0] for Hopper; null is none, or not known."""
     memory_bytes: Above0
     """Memory of one device."""

@@ -91,7 +91,8 @@ class LayerBytes:
 
     @property
     def _has_kernel(self) -> bool:
-        return self.on_gpu and self.dtype_bytes < FP32_BYTES and not self.architecture.softcap
+        """One for a soft cap takes fp32 too."""
+        return self.on_gpu and (self.dtype_bytes < FP32_BYTES or self.architecture.softcap is not None)
 
     def _handed(self, is_last: bool) -> int:
         return self.rows.handed_on(self.model) if is_last else self.rows.held(self.model)
