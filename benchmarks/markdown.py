@@ -28,10 +28,26 @@ def table_of(name: str, figures: Figures) -> str:
         "plan_time": plan_time_table,
         "scoring": scoring_table,
         "lists": lists_table,
+        "traced": traced_table,
         "real_model_hh": real_model_table,
         "real_model_alpaca_eval": real_model_table,
     }
     return own.get(name, figures_table)(figures)
+
+
+def traced_table(figures: Figures) -> str:
+    """Write a table of layouts: GiB that are planned and traced, waits of the host and kernels of a step."""
+    lines = [
+        "| layout | planned, GiB | traced, GiB | planned over traced | waits a step | kernels a step |",
+        "|---|---|---|---|---|---|",
+    ]
+    for layout in dict.fromkeys(name.split("/")[1] for name in figures):
+        planned, traced, waits, launches = (
+            figures[f"traced/{layout}/{what}"]["value"] for what in ("planned", "traced", "waits", "launches")
+        )
+        sizes = f"{planned / 2**30:.2f} | {traced / 2**30:.2f} | {planned / traced:.3f}"
+        lines.append(f"| {layout} | {sizes} | {waits:.0f} | {launches:,.0f} |")
+    return "\n".join(lines)
 
 
 def figures_table(figures: Figures) -> str:

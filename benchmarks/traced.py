@@ -19,10 +19,10 @@ import torch
 
 from benchmarks.results_file import RESULTS, Figure, write_figures
 from nemo_bt.planning.memory import GIB
-from tests.support.phantom import MORE, QUICK, Planned, Traced, missing, traced
+from tests.support.phantom import MORE, QUICK, RECIPES, Planned, Traced, missing, traced
 from tests.support.preferences import write_sets
 
-_RUNS = QUICK | MORE
+_RUNS = RECIPES | QUICK | MORE
 _COMMAND = "python -m benchmarks.traced"
 
 

@@ -69,12 +69,12 @@ def _facts(gpu: Gpu, num_devices: int) -> dict[str, Callable[..., Any]]:
 def _memory(gpu: Gpu, ledger: Ledger) -> dict[str, Callable[..., Any]]:
     return {
         "memory_allocated": lambda *_: ledger.alive,
-        "max_memory_allocated": lambda *_: ledger.peak,
+        "max_memory_allocated": lambda *_: ledger.peak_since,
         "memory_reserved": lambda *_: ledger.alive,
         "max_memory_reserved": lambda *_: ledger.peak,
         "memory_stats": lambda *_: {},
         "mem_get_info": lambda *_: (gpu.memory_bytes - ledger.alive, gpu.memory_bytes),
-        "reset_peak_memory_stats": _nothing,
+        "reset_peak_memory_stats": lambda *_: ledger.reset_peak(),
         "empty_cache": _nothing,
         "ipc_collect": _nothing,
     }

@@ -41,20 +41,34 @@ class Ledger:
     """Counts of the section that is open.
 
     Attributes:
-        phase: part of the step that goes on.
         alive: bytes alive.
         peak: most bytes alive since the run began.
+        peak_since: the same since `reset_peak`.
         num_drained: how often the host has waited for all that it had asked of the device.
     """
 
     def __init__(self) -> None:
-        self.phase = "build"
-        self.alive = self.peak = self.num_drained = 0
+        self._phase = "build"
+        self.alive = self.peak = self.peak_since = self.num_drained = 0
         self._blocks: dict[int, Block] = {}
         self._values: dict[int, torch.Tensor] = {}
         self._opened: dict[int, Block] = {}
         self._inside: list[tuple[Any, Block]] | None = None
         self._clear()
+
+    @property
+    def phase(self) -> str:
+        """Part of the step that goes on."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        self._phase = name
+        self._peaks[name] = max(self._peaks.get(name, 0), self.alive)
+
+    def reset_peak(self) -> None:
+        """Begin `peak_since` anew, as torch's statistics do."""
+        self.peak_since = self.alive
 
     def _clear(self) -> None:
         """Open a section."""
@@ -88,6 +102,7 @@ class Ledger:
         self._events.append((key, block, True))
         self.alive += block.size
         self.peak = max(self.peak, self.alive)
+        self.peak_since = max(self.peak_since, self.alive)
         self._peaks[self.phase] = max(self._peaks.get(self.phase, 0), self.alive)
         weakref.finalize(storage, self._freed, key).atexit = False
 

@@ -5,6 +5,7 @@ It replaces torch.cuda in this process, which has to be a new one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ from nemo_bt.phantom.spec import Spec
 _VERSIONS = ("torch", "nemo_toolkit", "megatron-core")
 
 
-def run(spec: Spec) -> Any:
-    """Trace a rank, and give its `Record`; what ends the run early is told in it."""
+def run(spec: Spec, more_callbacks: Callable[[], list[Any]] = list) -> Any:
+    """Trace a rank, and give its `Record`; what ends the run early is told in it.
+
+    Args:
+        more_callbacks: makes callbacks of Lightning for the run, when it may import torch.
+    """
     load(Path(spec.library))
 
     from nemo_bt.phantom import compiled, cuda, messages, places, transformer_engine
@@ -49,7 +54,7 @@ def run(spec: Spec) -> Any:
     failure = None
     try:
         with PhantomMode(ledger):
-            train(settings, None, Terminal(None), spec.rank, callbacks=[watch], request=request)
+            train(settings, None, Terminal(None), spec.rank, callbacks=[*more_callbacks(), watch], request=request)
     except Done:
         pass
     except Exception as error:  # noqa: BLE001 - whatever ends a run is what the trace is for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import megatron.core.pipeline_parallel.schedules as schedules
@@ -45,13 +45,7 @@ class Watch(pl.Callback):
         """Name what the run has built."""
         self._name_holders(trainer)
         self.sections.append(self.ledger.close("build", group_names()))
-        for name, phase in (("forward_step", "forward"), ("backward_step", "backward")):
-            setattr(schedules, name, during(self.ledger, phase, getattr(schedules, name)))
-        optimizer: Any = trainer.optimizers[0]
-        for one in _optimizers(optimizer.mcore_optimizer):
-            for name in _OF_OPTIMIZER:
-                if hasattr(one, name):
-                    setattr(one, name, during(self.ledger, "optimizer", getattr(one, name)))
+        follow(trainer, self.ledger)
         self.ledger.phase = "load"
 
     def on_train_batch_start(
@@ -87,14 +81,30 @@ class Watch(pl.Callback):
         self.ledger.held_by("optimizer", _state(trainer.optimizers[0].mcore_optimizer))
 
 
-def during(ledger: Ledger, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+class HasPhase(Protocol):
+    """What is told the part of a step that goes on."""
+
+    phase: str
+
+
+def follow(trainer: Any, told: HasPhase) -> None:
+    """Have a run that starts tell when passes of micro-batches and the optimizer's step begin and end."""
+    for name, phase in (("forward_step", "forward"), ("backward_step", "backward")):
+        setattr(schedules, name, during(told, phase, getattr(schedules, name)))
+    for one in _optimizers(trainer.optimizers[0].mcore_optimizer):
+        for name in _OF_OPTIMIZER:
+            if hasattr(one, name):
+                setattr(one, name, during(told, "optimizer", getattr(one, name)))
+
+
+def during(told: HasPhase, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a function that runs as a part of a step."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        before, ledger.phase = ledger.phase, phase
+        before, told.phase = told.phase, phase
         result = function(*args, **kwargs)
-        ledger.phase = before  # what raises ends the run, in this phase
+        told.phase = before  # what raises ends the run, in this phase
         return result
 
     return run

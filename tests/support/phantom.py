@@ -21,7 +21,7 @@ from nemo_bt.planning.streams import pairs_of_set, streams_of_step
 from nemo_bt.planning.traffic import group_sizes, step_traffic
 from nemo_bt.training.checks import run_architecture
 from tests.support.hf_models import hf_config_of
-from tests.support.layouts import CP2, EP2, OVERLAP, PP2, SELECTIVE, SP, TP2, VPP2, ZERO, full
+from tests.support.layouts import CP2, EP2, PP2, SELECTIVE, SP, TP2, VPP2, ZERO, full
 from tests.support.runs import REPO
 
 CACHE = Path("~/.cache/nemo_bt/phantom").expanduser()
@@ -32,11 +32,16 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Traced:
-    """A run that is traced as one of its ranks."""
+    """A run that is traced as one of its ranks.
+
+    Args:
+        config: the configuration that `overrides` change.
+    """
 
     overrides: list[str]
     num_ranks: int = 1
     rank: int = 0
+    config: str = "train"
 
 
 def family(shape: str, **sizes: object) -> list[str]:
@@ -59,7 +64,7 @@ QUICK = {
     "TP2 SP PP2": Traced([*LLAMA_8B, *TP2, *SP, *PP2], 4, rank=3),
     "CP2": Traced([*LLAMA_8B, *CP2], 2, rank=1),
     "experts EP2": Traced([*MIXTRAL, *EP2], 2, rank=1),
-    "distributed optimizer overlapping": Traced([*LLAMA_8B, *ZERO, *OVERLAP], 2, rank=1),
+    "distributed optimizer overlapping": Traced([*LLAMA_8B, *ZERO], 2, rank=1),
 }
 MORE = {
     "recompute": Traced([*LLAMA_8B, *RECOMPUTE]),
@@ -140,6 +145,30 @@ MORE = {
 }  # fmt: skip
 
 
+def recipe(name: str, model: str, num_pairs: int, nodes: int = 1, devices: int = 1, rank: int = 0) -> Traced:
+    """A recipe on an architecture alone, with `num_pairs` pairs a step."""
+    own = [f"model={model}", "model.restore_from_path=null", "model.tokenizer.pad_token=null", "model.loss.scale=false"]
+    sizes = [f"model.global_batch_size={num_pairs}", f"++model.data.custom_cls.options.num_pairs={4 * num_pairs}"]
+    return Traced(
+        [*own, *sizes, f"trainer.devices={devices}", f"trainer.num_nodes={nodes}"],
+        devices * nodes,
+        rank,
+        f"recipe/{name}",
+    )
+
+
+RECIPES = {
+    "llama3_70b, 64 ranks": recipe("llama3_70b", "llama3_1_70b", 64, nodes=8, devices=8, rank=5),
+    "llama3_70b, 1,024 ranks": recipe("llama3_70b", "llama3_1_70b", 512, nodes=128, devices=8, rank=517),
+    "mixtral_8x7b": recipe("mixtral_8x7b", "mixtral_8x7b", 64, nodes=4, devices=8, rank=9),
+    "rlhflow_llama3_8b": recipe("rlhflow_llama3_8b", "llama3_8b", 64, devices=8, rank=3),
+    "one_h200_llama3_1_8b": recipe("one_h200_llama3_1_8b", "llama3_1_8b", 36),
+    "one_h100_llama3_1_8b_lora": recipe("one_h100_llama3_1_8b_lora", "llama3_1_8b", 36),
+    "one_gpu_llama3_2_1b": recipe("one_gpu_llama3_2_1b", "llama3_2_1b", 36),
+}
+"""Whole runs of conf/recipe."""
+
+
 def missing() -> str | None:
     """Say what this machine lacks to trace; None where it lacks nothing."""
     try:
@@ -169,7 +198,7 @@ def settings_of(run: Traced, dataset: Path, folder: Path) -> Settings:
         "+model.data.custom_cls.options.prefix_tokens=201",
         "+model.data.custom_cls.options.response_tokens=350",
     ]
-    return load_settings("train", [*common, *run.overrides])
+    return load_settings(run.config, [*common, *run.overrides])
 
 
 def traced(run: Traced, dataset: Path, folder: Path, gpu: Gpu = HOPPER) -> Record:
