@@ -36,6 +36,7 @@ class Spec:
         rank: of the whole job.
         steps: optimizer steps.
         record: file that is written.
+        numbers: whether tensors have values too; of a job of one rank, from the weights of the settings.
     """
 
     library: str
@@ -44,6 +45,7 @@ class Spec:
     rank: int
     steps: int
     record: str
+    numbers: bool = False
     gpu: Gpu = Gpu()
 
 
