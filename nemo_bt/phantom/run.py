@@ -42,17 +42,17 @@ def run(spec: Spec) -> Any:
     import_nemo(on_gpu=True)
 
     from nemo_bt.phantom import megatron
-    from nemo_bt.phantom.numbers.rewards import Rewards
+    from nemo_bt.phantom.numbers.seen import Seen
     from nemo_bt.phantom.watch import Done, Watch
 
     megatron.install(ledger)
     watch = Watch(ledger, spec.steps)
-    rewards = [Rewards(Path(spec.record).with_name("rewards.json"))] if spec.numbers else []
+    seen = [Seen(Path(spec.record).parent)] if spec.numbers else []
     request = StopRequest(limit_s=None, ends_on_sigterm=False)
     failure = None
     try:
         with mode:
-            train(settings, check_settings(settings), Terminal(None), spec.rank, [*rewards, watch], request=request)
+            train(settings, check_settings(settings), Terminal(None), spec.rank, [*seen, watch], request=request)
     except Done:
         pass
     except Exception as error:  # noqa: BLE001 - whatever ends a run is what the trace is for

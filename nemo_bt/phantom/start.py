@@ -40,7 +40,7 @@ def trace(
         folder: where the trace's files are written: settings, log and record.
         cache: keeps what is built and fetched; `nemo_bt.phantom.build.cache_folder` gives the user's.
         numbers: whether the run computes, from the settings' weights. It leaves run/metrics.jsonl, with its losses, and
-            rewards.json in `folder`.
+            rewards.json and gradients.pt, of `nemo_bt.phantom.numbers.seen`, in `folder`.
 
     Raises:
         UserError: the settings name no GPU or cannot be used as they are, the rank is none of the job or not the only

@@ -2,5 +2,5 @@
 
 Read `memory` (where values are), `mode` (operations of torch) with `replaced` (those that a CPU has not), `kernels`
 (those of Transformer Engine) with `fp8` (its formats), `quantize`, `gemm`, `norm`, `attention` and `optimizer`, and
-`rewards` (what a run leaves behind).
+`seen` (what a run leaves behind).
 """

@@ -30,7 +30,7 @@ def scale_of(amax: Tensor, dtype: torch.dtype, epsilon: float = 0.0, is_power_of
     amax = amax.clamp(min=epsilon)
     scale = (torch.finfo(dtype).max / amax).clamp(max=torch.finfo(torch.float32).max)
     if is_power_of_2:
-        scale = torch.ldexp(torch.ones(()), torch.frexp(scale).exponent - 1)
+        scale = torch.ldexp(torch.ones_like(scale), torch.frexp(scale).exponent - 1)
     return torch.where((amax > 0) & amax.isfinite(), scale, 1.0)
 
 
