@@ -19,7 +19,8 @@ from nemo_bt.phantom.start import trace
 from tests.support.hf_models import save
 from tests.support.layouts import full
 from tests.support.phantom import CACHE
-from tests.support.rounded_llama import Blockwise, Delayed, Exact, RoundedLlama, Tensorwise
+from tests.support.rounded_llama import RoundedLlama
+from tests.support.rounding import Blockwise, Delayed, Exact, Tensorwise
 from tests.support.runs import free_port, metrics, torchrun
 
 STEPS = 12
@@ -106,7 +107,7 @@ class Runs:
             tokenizer = load_tokenizer(str(self.dataset / "tokenizer"), None)
             sizes = {"hidden_size": 128, "num_key_value_heads": 2} | MODELS[model]
             save("llama2, a key per query", hf, tokenizer=tokenizer, **sizes)
-        folder.mkdir()
+        folder.mkdir(parents=True)
         overrides = [
             f"exp_manager.explicit_log_dir={folder / 'run'}",
             f"model.restore_from_path={hf}",

@@ -84,6 +84,9 @@ def matrix(tensor: Any, by_rows: bool, read: Read) -> Tensor:
     Args:
         by_rows: whether the product sums along its rows. Otherwise Hopper reads the bytes that were quantised along its
             columns, which lie transposed.
+
+    Raises:
+        ValueError: those are not the bytes by rows, though both sides have the same scales: one side is stale.
     """
     if hasattr(tensor, "_rowwise_data"):
         data, scale_inv = (
@@ -92,10 +95,20 @@ def matrix(tensor: Any, by_rows: bool, read: Read) -> Tensor:
             else (tensor._columnwise_data, tensor._columnwise_scale_inv)
         )
         flat = read(data).flatten(0, -2) if by_rows else read(data).flatten(1)
+        if tensor._is_2D_scaled:
+            _expect_alike(tensor._rowwise_data, tensor._columnwise_data, read)
         values = values_by_blocks(flat, read(scale_inv), TORCH_DTYPES[tensor._fp8_dtype], tensor._is_2D_scaled)
     elif hasattr(tensor, "_transpose"):
         flat = read(tensor._data).flatten(0, -2) if by_rows else read(tensor._transpose).flatten(1)
+        _expect_alike(tensor._data, tensor._transpose if not tensor._transpose_invalid else None, read)
         values = flat.view(TORCH_DTYPES[tensor._fp8_dtype]).float() * read(tensor._scale_inv)
     else:
         values, by_rows = read(tensor).flatten(0, -2).float(), True
     return values if by_rows else values.T
+
+
+def _expect_alike(data: Any, transpose: Any, read: Read) -> None:
+    if data is None or transpose is None:
+        return
+    if not torch.equal(read(data).flatten(0, -2), read(transpose).flatten(1).T):
+        raise ValueError(f"FP8: expected a transpose of the bytes of {tuple(data.shape)}, got others: one is stale")

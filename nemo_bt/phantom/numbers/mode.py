@@ -54,7 +54,7 @@ class NumbersMode(PhantomMode):
         return found
 
     def _value(self, leaf: Any) -> Any:
-        if isinstance(leaf, torch.device):
+        if isinstance(leaf, torch.device) and leaf.type == "cuda":
             return _CPU
         return self.memory.of(leaf) if is_on_device(leaf) else leaf
 
