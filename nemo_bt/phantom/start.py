@@ -59,7 +59,7 @@ def trace(
     (folder / "settings.yaml").write_text(dump_settings(traced))
     record = folder / "record.json"
     record.unlink(missing_ok=True)
-    spec = Spec(str(device), str(package), str(folder), rank, num_steps, str(record), numbers, gpu)
+    spec = Spec(str(device), str(package), str(folder), rank, num_steps, str(record), gpu, numbers)
     write_spec(spec, folder / "spec.json")
     command = [sys.executable, "-m", "nemo_bt.phantom", str(folder / "spec.json")]
     with (folder / "trace.log").open("w") as log:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tests.support.numbers import LR, ROUNDINGS, Numbers, Runs, rms
-from tests.support.rounded_llama import Exact, Noisy, train
+from tests.support.rounded_llama import train
+from tests.support.rounding import Exact, Noisy
 
 ALL = bool(os.environ.get("NEMO_BT_TEST_PHANTOM"))
 only_on_request = pytest.mark.skipif(not ALL, reason="make test-phantom")

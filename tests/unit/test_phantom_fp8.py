@@ -133,6 +133,14 @@ def test_delayed_scaling_follows_its_history() -> None:
     assert scale.tolist() == [32.0, 32.0]
 
 
+def test_delayed_scaling_keeps_the_largest_number_of_a_step() -> None:
+    quantizer = SimpleNamespace(dtype=DType.kFloat8E4M3, amax=torch.zeros(1), scale=torch.full((1,), 2.0))
+    for largest, expected in ((3.0, 3.0), (1.0, 3.0), (5.0, 5.0)):
+        out = written(torch.tensor([[largest, -0.5]]), quantizer)
+        assert quantizer.amax.item() == expected
+        assert out._scale_inv.item() == 0.5
+
+
 def test_the_errors_of_rounding_are_those_of_evenly_spread_numbers() -> None:
     for form in (E4M3, E5M2):
         x = 2.0 ** (torch.rand(200_000, generator=torch.Generator().manual_seed(1)) * 6 - 3)
