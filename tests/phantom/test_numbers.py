@@ -5,12 +5,14 @@ ordinary run in fp32. `make test` has one recipe, `make test-phantom` all of the
 """
 
 import os
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.support.numbers import LR, ROUNDINGS, Numbers, Runs, rms
+from tests.support.numbers import LR, ROUNDINGS, STEPS, Numbers, Runs, rms
 from tests.support.rounded_llama import train
 from tests.support.rounding import Exact, Noisy
 
@@ -19,6 +21,7 @@ only_on_request = pytest.mark.skipif(not ALL, reason="make test-phantom")
 RECIPES = list(ROUNDINGS) if ALL else ["tensorwise"]
 FP8 = [name for name in RECIPES if name != "bf16"]
 SEEDS = range(4)
+_LAST = ("decoder.layers.3.", "output_layer.")
 
 
 def rewards_of(run: Numbers, rounding: Exact) -> Tensor:
@@ -53,14 +56,14 @@ def test_rewards_are_those_of_factors_rounded_by_other_code(recipe: str, numbers
 @pytest.mark.parametrize("recipe", FP8)
 def test_gradients_are_those_of_factors_rounded_by_other_code(recipe: str, numbers_of: Runs) -> None:
     """In the last layer. A rounding that turns is off by a unit, up to a quarter in E5M2: where gradients differ by d,
-    a share of d / unit turns, so that they differ by the root of d * unit behind the next matrix, and so on."""
+    a share of d / unit turns, so that they differ by the root of d * unit behind the next matrix, and so on. That stays
+    below what the format does to them."""
     run = numbers_of(recipe)
     expected = gradients_of(run, ROUNDINGS[recipe]())
     error_of_format = distance(gradients_of(run, Exact()), expected)
     found = distance(run.gradients, expected)
-    assert found["output_layer.weight"] < 0.001
     for name, error in found.items():
-        assert error < error_of_format[name] / (30 if name.startswith("decoder.layers.3.") else 1.4), name
+        assert error < error_of_format[name] * (0.2 if name.startswith(_LAST) else 0.85), name
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -91,19 +94,29 @@ def test_rewards_beside_fp32(recipe: str, model: str, numbers_of: Runs) -> None:
     assert min(of_format) / 1.5 < found < max(of_format) * 1.5
 
 
+@pytest.fixture(scope="module")
+def drift_of(numbers_of: Runs) -> Callable[[str], float]:
+    """How far errors of the format's size, in all products of all passes, take the losses of a model's run."""
+
+    @cache
+    def drift(model: str) -> float:
+        run = numbers_of("bf16", model)
+        exact, *others = (
+            torch.tensor(train(run.rounded(), run.steps, rounding, LR[model]))
+            for rounding in (Exact(), *map(Noisy, SEEDS[:2]))
+        )
+        return max(rms(losses - exact) for losses in others)
+
+    return drift
+
+
 @only_on_request
 @pytest.mark.parametrize("model", ["four layers", "quickstart"])
 @pytest.mark.parametrize("recipe", ROUNDINGS)
-def test_losses_beside_fp32(recipe: str, model: str, numbers_of: Runs) -> None:
-    run, plain = numbers_of(recipe, model), numbers_of("fp32", model)
-
-    def curve(rounding: Exact) -> Tensor:
-        return torch.tensor(train(run.rounded(), run.steps, rounding, LR[model]))
-
-    exact = curve(Exact())
-    found = rms(torch.tensor(run.losses) - torch.tensor(plain.losses))
-    of_format = max(rms(curve(Noisy(seed)) - exact) for seed in SEEDS)
-    assert found < 2 * of_format
+def test_losses_beside_fp32(recipe: str, model: str, numbers_of: Runs, drift_of: Callable[[str], float]) -> None:
+    losses, plain = (torch.tensor(numbers_of(name, model).losses) for name in (recipe, "fp32"))
+    assert len(losses) == len(plain) == STEPS
+    assert rms(losses - plain) < drift_of(model) * (0.5 if recipe == "bf16" else 2)
 
 
 @only_on_request

@@ -105,7 +105,8 @@ class Runs:
         hf, folder = self.folder / model / "hf", self.folder / model / name
         if not hf.exists():
             tokenizer = load_tokenizer(str(self.dataset / "tokenizer"), None)
-            sizes = {"hidden_size": 128, "num_key_value_heads": 2} | MODELS[model]
+            # transformers leaves the row of its own padding zero: that of the tokenizer is to be any number
+            sizes = {"hidden_size": 128, "num_key_value_heads": 2, "pad_token_id": 349} | MODELS[model]
             save("llama2, a key per query", hf, tokenizer=tokenizer, **sizes)
         folder.mkdir(parents=True)
         overrides = [

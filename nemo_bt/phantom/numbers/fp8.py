@@ -108,6 +108,7 @@ def matrix(tensor: Any, by_rows: bool, read: Read) -> Tensor:
 
 
 def _expect_alike(data: Any, transpose: Any, read: Read) -> None:
+    """Check that both sides of a matrix have the same bytes, where both are there."""
     if data is None or transpose is None:
         return
     if not torch.equal(read(data).flatten(0, -2), read(transpose).flatten(1).T):

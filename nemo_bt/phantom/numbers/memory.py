@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 _UNWRITTEN = 255
-"""Byte of memory that nothing was written to: not a number in every float but float8, where it is too."""
+"""Byte of memory that nothing was written to: not a number in any float, FP8 among them."""
 
 
 class Memory:
