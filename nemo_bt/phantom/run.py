@@ -52,7 +52,8 @@ def run(spec: Spec) -> Any:
     failure = None
     try:
         with mode:
-            train(settings, check_settings(settings), Terminal(None), spec.rank, [*seen, watch], request=request)
+            pretrained = check_settings(settings) if spec.numbers else None
+            train(settings, pretrained, Terminal(None), spec.rank, [*seen, watch], request=request)
     except Done:
         pass
     except Exception as error:  # noqa: BLE001 - whatever ends a run is what the trace is for

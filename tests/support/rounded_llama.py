@@ -144,7 +144,8 @@ class RoundedLlama(torch.nn.Module):
             keys, values = (x[rows].bfloat16().float() for x in (key, value))
             scores = torch.einsum("tgrd,sgd->grts", query[own].float(), keys) * self.size**-0.5
             is_ahead = torch.ones(len(own), len(rows), dtype=torch.bool).triu(len(rows) - len(own) + 1)
-            weights = scores.masked_fill(is_ahead, float("-inf")).softmax(-1)
+            scores = scores.masked_fill(is_ahead, float("-inf"))
+            weights = (scores - scores.logsumexp(-1, keepdim=True)).exp()
             out.append(torch.einsum("grts,sgd->tgrd", weights, values).flatten(1).bfloat16())
         return F.pad(torch.cat(out), (0, 0, 0, len(qkv) - sum(map(len, out))))
 
