@@ -83,7 +83,10 @@ def test_recompute_changes_nothing(recipe: str, numbers_of: Runs) -> None:
 @pytest.mark.parametrize("model", ["four layers", "quickstart"])
 @pytest.mark.parametrize("recipe", ROUNDINGS)
 def test_rewards_beside_fp32(recipe: str, model: str, numbers_of: Runs) -> None:
-    """Their errors are as large as those of factors that have errors of the format's size, of any sign."""
+    """Their errors are as large as those of factors that have errors of the format's size, of any sign.
+
+    Those of bf16 are as large as the ones of the independent model.
+    """
     run, plain = numbers_of(recipe, model), numbers_of("fp32", model)
     real = slice(0, max(end for *_, end, _ in plain.first["segments"]))
     assert run.first["tokens"][real] == plain.first["tokens"][real]
@@ -91,9 +94,9 @@ def test_rewards_beside_fp32(recipe: str, model: str, numbers_of: Runs) -> None:
     found = rms(run.rewards - plain.rewards)
     exact = rewards_of(run, Exact())
     if recipe == "bf16":
-        assert found < 0.05 * rms(plain.rewards)
-        return
-    of_format = [rms(rewards_of(run, Noisy(seed)) - exact) for seed in SEEDS]
+        of_format = [rms(exact - plain.rewards)]
+    else:
+        of_format = [rms(rewards_of(run, Noisy(seed)) - exact) for seed in SEEDS]
     assert min(of_format) / 1.5 < found < max(of_format) * 1.5
 
 

@@ -175,5 +175,7 @@ def test_what_it_does_not_compute_is_refused() -> None:
     gathered = SimpleNamespace(**vars(blockwise(1)) | {"all_gather_usage": True})
     with pytest.raises(NotImplementedError, match="tensors that ranks gather"):
         quantize.write(torch.ones(2, 2), gathered, None, as_it_is)
+    with pytest.raises(NotImplementedError, match="SimpleNamespace: the device with numbers has no values for it"):
+        quantize.write(torch.ones(2, 2), SimpleNamespace(dtype=DType.kFloat8E4M3), None, as_it_is)
     with pytest.raises(NotImplementedError, match="rotation of neighbouring dimensions"):
         norm.functions(as_it_is)["fused_rope_forward"](None, None, None, None, "sbhd", True)

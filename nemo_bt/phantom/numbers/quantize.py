@@ -49,11 +49,17 @@ def functions(read: Read) -> dict[str, Callable[..., None]]:
 
 
 def write(x: Tensor, quantizer: Any, out: Any, read: Read) -> None:
-    """Write a tensor in FP8 with the scales that its quantizer finds or has."""
+    """Write a tensor in FP8 with the scales that its quantizer finds or has.
+
+    Raises:
+        NotImplementedError: it scales otherwise than tensorwise, delayed or blockwise.
+    """
     x_MK = x.flatten(0, -2)
     if hasattr(quantizer, "block_scaling_dim"):
         _write_blocks(x_MK, quantizer, out, read)
         return
+    if not hasattr(quantizer, "amax"):
+        raise NotImplementedError(f"{type(quantizer).__name__}: the device with numbers has no values for it")
     dtype = TORCH_DTYPES[quantizer.dtype]
     amax, scale = read(quantizer.amax), read(quantizer.scale)
     found = x.abs().amax().float()
