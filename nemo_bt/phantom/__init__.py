@@ -1,6 +1,6 @@
 """A CUDA device of shapes alone: the training run that a GPU would make, traced on a CPU.
 
-docs/design/phantom.md tells what that shows, and what not.
+docs/design/phantom.md tells what that shows, and what not. With `numbers` it computes too.
 
 Read `start` (settings -> a process of its own -> a record), `spec` (what that process, `__main__`, is told), `run`
 (what it does), `record` (what comes out), `watch` (phases of a step), `mode` (every operation of torch), `ledger`

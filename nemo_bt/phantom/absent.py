@@ -8,8 +8,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from nemo_bt.phantom.ledger import Ledger
-
 _TRITON = ("language", "language.core", "language.standard", "runtime")
 
 
@@ -29,21 +27,27 @@ class _Unused:
 
 
 class _Kernel:
-    """A kernel of Triton: a launch of it is counted, and writes nothing."""
+    """A kernel of Triton, which has no shapes to give."""
 
-    def __init__(self, ledger: Ledger, fn: Any) -> None:
-        self.ledger, self.fn = ledger, fn
+    def __init__(self, launch: Callable[..., Any], fn: Any) -> None:
+        self.launch, self.fn = launch, fn
         self.__name__ = fn.__name__
 
-    def __getitem__(self, grid: Any) -> Callable[..., None]:
-        return lambda *_, **__: self.ledger.launched(self.__name__)
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        return self.launch
 
 
-def stand_in_for_triton(ledger: Ledger) -> list[str]:
-    """Put modules under Triton's names, and give the names."""
+def stand_in_for_triton(kernel: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> list[str]:
+    """Put modules under Triton's names, and give the names.
+
+    Args:
+        kernel: gives what is called where one is launched, from its name and from what gives its output.
+    """
+
+    def nothing(*_: Any, **__: Any) -> None: ...
 
     def jit(fn: Any) -> _Kernel:
-        return _Kernel(ledger, fn)
+        return _Kernel(kernel(fn.__name__, nothing), fn)
 
     def autotune(*_: Any, **__: Any) -> Callable[[Any], Any]:
         return lambda kernel: kernel

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from nemo_bt.phantom.ledger import Ledger
@@ -19,8 +20,17 @@ from nemo_bt.phantom.spec import Gpu
 _torch: Any = torch  # what is put in the place of its functions has types of its own
 
 
-def install(gpu: Gpu, ledger: Ledger, num_devices: int) -> None:
-    """Have this process see GPUs, of which the first is its own."""
+def ones(tensor: Tensor) -> Tensor:
+    """Give what the host reads where there are no values."""
+    return torch.ones(tensor.shape, dtype=tensor.dtype)
+
+
+def install(gpu: Gpu, ledger: Ledger, num_devices: int, read: Callable[[Tensor], Tensor]) -> None:
+    """Have this process see GPUs, of which the first is its own.
+
+    Args:
+        read: gives the values of a tensor of the device, on the CPU.
+    """
     streams = _streams(ledger)
     functions = {**_facts(gpu, num_devices), **_memory(gpu, ledger), **_random_state(), **streams}
     for name, function in functions.items():
@@ -31,7 +41,7 @@ def install(gpu: Gpu, ledger: Ledger, num_devices: int) -> None:
         range_push=_nothing, range_pop=_nothing, mark=_nothing, range=lambda *_, **__: contextlib.nullcontext()
     )
     _torch.Tensor.record_stream = _nothing
-    setattr(FakeTensor, "tolist", _tolist(ledger))  # noqa: B010 - one wait, where it would count one for each value
+    setattr(FakeTensor, "tolist", _tolist(ledger, read))  # noqa: B010 - one wait, where it would count one for each value
     _torch.nn.Module._apply = _apply
     _torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") is made on the CPU and copied
 
@@ -151,11 +161,11 @@ def _streams(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def _tolist(ledger: Ledger) -> Callable[[FakeTensor], Any]:
+def _tolist(ledger: Ledger, read: Callable[[Tensor], Tensor]) -> Callable[[FakeTensor], Any]:
     def tolist(self: FakeTensor) -> Any:
         if self.fake_device.type == "cuda":
             ledger.waited("tolist")
-        return torch.ones(self.shape, dtype=self.dtype).tolist()
+        return read(self).tolist()
 
     return tolist
 

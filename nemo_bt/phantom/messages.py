@@ -51,8 +51,13 @@ def _num_bytes(tensors: Any) -> int:
     return sum(map(_num_bytes, tensors)) if isinstance(tensors, list | tuple) else 0
 
 
-def join_as(rank: int, world_size: int, devices: int) -> None:
-    """Be one rank of a job whose other ranks are not there: what they would say is what this one says."""
+def join_as(rank: int, world_size: int, devices: int, sends: bool = False) -> None:
+    """Be one rank of a job whose other ranks are not there: what they would say is what this one says.
+
+    Args:
+        sends: whether messages arrive, as those that the only rank of a job sends itself.
+    """
+    backend, store = ("gloo", dist.HashStore()) if sends else ("fake", FakeStore())
     os.environ |= {
         "RANK": str(rank),
         "WORLD_SIZE": str(world_size),
@@ -68,10 +73,10 @@ def join_as(rank: int, world_size: int, devices: int) -> None:
     new_group = dist.new_group
 
     def started(*_: Any, **__: Any) -> None:
-        start("fake", rank=rank, world_size=world_size, store=FakeStore())
+        start(backend, rank=rank, world_size=world_size, store=store)
 
     def grouped(ranks: Any = None, *_: Any, group_desc: str | None = None, **__: Any) -> Any:
-        return new_group(ranks, backend="fake", group_desc=group_desc)
+        return new_group(ranks, backend=backend, group_desc=group_desc)
 
     def gathered(found: list[Any], own: Any, group: Any = None) -> None:
         found[:] = [own] * len(found)

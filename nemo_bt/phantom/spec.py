@@ -34,10 +34,12 @@ class Spec:
     Args:
         library: the device, from `nemo_bt.phantom.build`.
         transformer_engine: folder of its package, from `nemo_bt.phantom.wheel`.
-        settings: folder with settings.yaml, of a run without weights.
+        settings: folder with settings.yaml, of a run without weights unless it has numbers.
         rank: of the whole job.
         steps: optimizer steps.
         record: file that is written.
+        gpu: that is stood for.
+        numbers: whether tensors have values too; of a job of one rank, from the weights of the settings.
     """
 
     library: str
@@ -47,6 +49,7 @@ class Spec:
     steps: int
     record: str
     gpu: Gpu = Gpu()
+    numbers: bool = False
 
 
 def write_spec(spec: Spec, path: Path) -> None:

@@ -23,7 +23,14 @@ _LOG_LINES = 15
 
 
 def trace(
-    settings: Settings, rank: int, num_steps: int, folder: Path, cache: Path, gpu: Gpu = _GPU, timeout_s: int = 900
+    settings: Settings,
+    rank: int,
+    num_steps: int,
+    folder: Path,
+    cache: Path,
+    gpu: Gpu = _GPU,
+    timeout_s: int = 900,
+    numbers: bool = False,
 ) -> Record:
     """Trace one rank of a run in a process of its own.
 
@@ -33,22 +40,27 @@ def trace(
         num_steps: optimizer steps; two show what each later one does.
         folder: where the trace's files are written: settings, log and record.
         cache: keeps what is built and fetched; `nemo_bt.phantom.build.cache_folder` gives the user's.
+        numbers: whether the run computes, from the settings' weights. It leaves run/metrics.jsonl, with its losses, and
+            rewards.json and gradients.pt, of `nemo_bt.phantom.numbers.seen`, in `folder`.
 
     Raises:
-        UserError: the settings name no GPU or cannot be used as they are, the rank is none of the job, or this machine
-            lacks what a trace needs.
+        UserError: the settings name no GPU or cannot be used as they are, the rank is none of the job or not the only
+            one of a run with numbers, or this machine lacks what a trace needs.
         RuntimeError: the process ended without a record.
     """
     if settings.trainer.accelerator == "cpu":
         raise UserError("trainer.accelerator=cpu: a trace is of a run on GPUs. Set trainer.accelerator=gpu.")
     if not 0 <= rank < settings.world_size:
         raise UserError(f"rank: expected 0 to {settings.world_size - 1}, got {rank}.")
+    if numbers and settings.world_size > 1:
+        raise UserError(f"a run with numbers is of one rank, got {settings.world_size}: set trainer.devices=1.")
     device, package = library(cache), transformer_engine(cache)
     (folder / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "settings.yaml").write_text(dump_settings(without_weights(settings, folder / "run")))
+    traced = (quiet if numbers else without_weights)(settings, folder / "run")
+    (folder / "settings.yaml").write_text(dump_settings(traced))
     record = folder / "record.json"
     record.unlink(missing_ok=True)
-    spec = Spec(str(device), str(package), str(folder), rank, num_steps, str(record), gpu)
+    spec = Spec(str(device), str(package), str(folder), rank, num_steps, str(record), gpu, numbers)
     write_spec(spec, folder / "spec.json")
     command = [sys.executable, "-m", "nemo_bt.phantom", str(folder / "spec.json")]
     with (folder / "trace.log").open("w") as log:
@@ -74,6 +86,11 @@ def without_weights(settings: Settings, log_dir: Path) -> Settings:
         pretrained = find_pretrained(model.restore_from_path, hub_files=HUB_FILES_BESIDE_WEIGHTS)
         tokenizer = replace(model.tokenizer, type=model.tokenizer.type or str(pretrained.tokenizer))
         model = replace(model, restore_from_path=None, hf_config=pretrained.hf_config, tokenizer=tokenizer)
+    return quiet(replace(settings, model=model), log_dir)
+
+
+def quiet(settings: Settings, log_dir: Path) -> Settings:
+    """Give settings of the same run on a GPU, which validates nothing and writes nothing but to `log_dir`."""
     exp = replace(
         settings.exp_manager,
         explicit_log_dir=str(log_dir),
@@ -83,4 +100,4 @@ def without_weights(settings: Settings, log_dir: Path) -> Settings:
         create_swanlab_logger=False,
     )
     trainer = replace(settings.trainer, accelerator="gpu", limit_val_batches=0)
-    return replace(settings, model=model, exp_manager=exp, trainer=trainer)
+    return replace(settings, exp_manager=exp, trainer=trainer)

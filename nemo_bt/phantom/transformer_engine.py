@@ -22,12 +22,26 @@ from nemo_bt.phantom.te_types import types
 
 EXTENSION = "transformer_engine_torch"
 _NO_KERNEL = ("get_", "device_supports", "ubuf_")
+Compute = Callable[[str, Any, Any, Any], None]
+"""Writes values: name of a kernel, what its shape function has given, and its arguments by place and by name."""
 
 
-def install(folder: Path, ledger: Ledger) -> None:
-    """Import Transformer Engine's package of `folder`, and leave it where Megatron's import finds it."""
-    sys.modules[EXTENSION] = _extension(ledger)
-    stood_in = [*absent.stand_in_for_triton(ledger), *absent.stand_in_for_onnxscript()]
+def only_shapes(name: str, made: Any, args: Any, kwargs: Any) -> None:
+    """Write nothing: there are no values."""
+
+
+def install(folder: Path, ledger: Ledger, compute: Compute = only_shapes) -> None:
+    """Import Transformer Engine's package of `folder`, and leave it where Megatron's import finds it.
+
+    Args:
+        compute: writes the values of a kernel into what its shape function has given.
+    """
+
+    def kernel(name: str, shapes: Callable[..., Any]) -> Callable[..., Any]:
+        return _counted(name, shapes, ledger, compute)
+
+    sys.modules[EXTENSION] = _extension(ledger, kernel)
+    stood_in = [*absent.stand_in_for_triton(kernel), *absent.stand_in_for_onnxscript()]
     sys.path.append(str(folder))  # its version is read from its metadata
     os.environ["NVTE_PROJECT_BUILDING"] = "1"  # its import looks for no library then
     package = _package(folder / "transformer_engine")
@@ -51,26 +65,27 @@ def _package(folder: Path) -> Any:
     return package
 
 
-def _extension(ledger: Ledger) -> ModuleType:
+def _extension(ledger: Ledger, kernel: Callable[[str, Callable[..., Any]], Any]) -> ModuleType:
     module = ModuleType(EXTENSION)
     module.__spec__ = ModuleSpec(EXTENSION, None)
     module.__file__ = "phantom"
     module.__dict__.update(types())
     for part in (te_gemm, te_norm, te_quantize, te_attention, te_optimizer):
         for name, function in part.functions(ledger).items():
-            module.__dict__[name] = _counted(name, function, ledger)
+            module.__dict__[name] = function if name.startswith(_NO_KERNEL) else kernel(name, function)
     module.__getattr__ = _missing  # type: ignore[method-assign]
     return module
 
 
-def _counted(name: str, function: Callable[..., Any], ledger: Ledger) -> Callable[..., Any]:
-    if name.startswith(_NO_KERNEL):
-        return function
+def _counted(name: str, shapes: Callable[..., Any], ledger: Ledger, compute: Compute) -> Callable[..., Any]:
+    """Give a kernel: it is counted, its shape function gives what is written, and `compute` writes it."""
 
-    @functools.wraps(function)
+    @functools.wraps(shapes)
     def counted(*args: Any, **kwargs: Any) -> Any:
         ledger.launched(name)
-        return function(*args, **kwargs)
+        made = shapes(*args, **kwargs)
+        compute(name, made, args, kwargs)
+        return made
 
     return counted
 

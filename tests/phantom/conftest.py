@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nemo_bt.phantom.record import Record
+from tests.support.numbers import Runs
 from tests.support.phantom import MORE, QUICK, missing, traced
 
 LACKS = missing()
@@ -30,3 +31,9 @@ def record_of(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         return records[name]
 
     return record_of
+
+
+@pytest.fixture(scope="session")
+def numbers_of(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Compute a run by its name, and by its model where that is not the one of four layers, once."""
+    return Runs(dataset, tmp_path_factory.mktemp("numbers"))

@@ -90,6 +90,11 @@ def test_a_rank_that_the_job_has_not(tmp_path: Path) -> None:
         trace(settings_of("trainer.devices=4"), 4, 1, tmp_path, tmp_path)
 
 
+def test_a_run_with_numbers_has_one_rank(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a run with numbers is of one rank, got 4: set trainer\.devices=1"):
+        trace(settings_of("trainer.devices=4"), 0, 1, tmp_path, tmp_path, numbers=True)
+
+
 def test_a_traced_run_writes_to_its_own_folder_and_tracks_nothing(tmp_path: Path) -> None:
     settings = without_weights(settings_of("exp_manager.create_wandb_logger=true"), tmp_path)
     assert settings.exp_manager.log_dir == tmp_path
