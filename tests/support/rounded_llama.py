@@ -53,18 +53,20 @@ _LAYER = {
 
 
 class GatedUnit(torch.autograd.Function):
-    """silu(gate) * up, rounded to bf16 after each operation, in the order of Megatron's formula."""
+    """silu(gate) * up, computed in fp32 and rounded once, as Transformer Engine's kernel does."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return F.silu(gate) * up
+        return (F.silu(gate.float()) * up.float()).to(gate.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        (grad,), (gate, up) = grads, ctx.saved_tensors
+        grad, gate, up = (x.float() for x in (*grads, *ctx.saved_tensors))
         open_ = gate.sigmoid()
-        return grad * open_ * (1 + gate * (1 - open_)) * up, grad * F.silu(gate)
+        both = grad * up * open_ * (1 + gate * (1 - open_)), grad * F.silu(gate)
+        of_gate, of_up = (x.to(ctx.saved_tensors[0].dtype) for x in both)
+        return of_gate, of_up
 
 
 class RoundedLlama(torch.nn.Module):
