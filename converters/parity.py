@@ -125,7 +125,9 @@ def _transformers_rewards(
     if dtype:
         model = model.to(dtype).float()
     if base_head is not None:
-        model.load_state_dict(base_head, strict=False)
+        unknown = model.load_state_dict(base_head, strict=False).unexpected_keys
+        if unknown:
+            raise RuntimeError(f"the head has tensors that transformers' model has not: {unknown}")
     rewards = []
     for group in groups:
         for side in group.continuations:

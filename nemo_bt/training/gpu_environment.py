@@ -46,7 +46,19 @@ def _capability() -> tuple[int, int] | None:
 
     try:
         pynvml.nvmlInit()
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(pynvml.nvmlDeviceGetHandleByIndex(0))
+        name = own_gpu()
+        by = pynvml.nvmlDeviceGetHandleByIndex if isinstance(name, int) else pynvml.nvmlDeviceGetHandleByUUID
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(by(name))
         return int(major), int(minor)
     except pynvml.NVMLError:  # some containers lack its library
         return None
+
+
+def own_gpu() -> int | str:
+    """Give the number or the UUID by which NVML knows this rank's GPU."""
+    rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0)))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if visible == [""]:
+        return rank
+    name = visible[rank % len(visible)].strip()  # Slurm may show a task its own alone
+    return int(name) if name.isdecimal() else name

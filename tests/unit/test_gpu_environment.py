@@ -5,7 +5,7 @@ import os
 import pytest
 
 from nemo_bt.config.job import ParallelSettings
-from nemo_bt.training.gpu_environment import gpu_environment, set_gpu_environment
+from nemo_bt.training.gpu_environment import gpu_environment, own_gpu, set_gpu_environment
 
 HOPPER, BLACKWELL = (9, 0), (10, 0)
 
@@ -38,3 +38,24 @@ def test_what_a_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "expandable_segments:False")
     set_gpu_environment(ParallelSettings())
     assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, 0),
+        ({"LOCAL_RANK": "3"}, 3),
+        ({"SLURM_LOCALID": "2"}, 2),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,6"}, 6),
+        ({"SLURM_LOCALID": "2", "CUDA_VISIBLE_DEVICES": "5"}, 5),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b"}, "GPU-b"),
+    ],
+)
+def test_the_gpu_that_is_asked_is_the_ranks(
+    environment: dict[str, str], expected: int | str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_RANK", "SLURM_LOCALID", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert own_gpu() == expected
