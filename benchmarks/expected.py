@@ -90,7 +90,7 @@ def measure(run: Traced, dataset: Path, folder: Path) -> list[dict[str, Any]]:
     Raises:
         RuntimeError: the run failed.
     """
-    settings = without_weights(settings_of(run, dataset, folder), folder / "run")
+    settings = without_weights(settings_of(run, dataset, folder), folder / "run", STEPS)
     (folder / "run" / "checkpoints").mkdir(parents=True)
     (folder / "settings.yaml").write_text(dump_settings(settings))
     out = folder / "measured.json"

@@ -182,8 +182,12 @@ def overlaps(settings: Settings, on_gpu: bool) -> tuple[bool, bool]:
     optim = settings.model.optim
     sharing = settings.data_parallel_size * settings.model.context_parallel_size
     usual = on_gpu and sharing > 1 and optim.name == "distributed_fused_adam"
-    reduces = usual if optim.overlap_grad_reduce is None else optim.overlap_grad_reduce
-    gathers = usual and reduces if optim.overlap_param_gather is None else optim.overlap_param_gather
+    reduces = usual or bool(optim.overlap_param_gather)
+    if optim.overlap_grad_reduce is not None:
+        reduces = optim.overlap_grad_reduce
+    gathers = reduces and optim.name == "distributed_fused_adam"
+    if optim.overlap_param_gather is not None:
+        gathers = optim.overlap_param_gather
     return reduces, gathers
 
 
@@ -200,10 +204,10 @@ def check_optimizer(settings: Settings) -> None:
             f"{optim.name}."
         )
     reduces = optim.overlap_grad_reduce
-    if optim.overlap_param_gather and (optim.name, reduces) != ("distributed_fused_adam", True):
+    if optim.overlap_param_gather and (optim.name != "distributed_fused_adam" or reduces is False):
         raise UserError(
-            "model.optim.overlap_param_gather=true needs model.optim.name=distributed_fused_adam and "
-            f"overlap_grad_reduce=true, got {optim.name} and {'null' if reduces is None else str(reduces).lower()}."
+            "model.optim.overlap_param_gather=true needs model.optim.name=distributed_fused_adam and not "
+            f"overlap_grad_reduce=false, got {optim.name} and {'null' if reduces is None else str(reduces).lower()}."
         )
     if optim.bucket_size and not (optim.name == "distributed_fused_adam" if reduces is None else reduces):
         raise UserError(

@@ -67,7 +67,7 @@ class PairLossReduction(MegatronLossReduction):
         is_first = parallel_state.get_context_parallel_rank() == 0
         if self.log_tie is not None:  # ranks that share a stream compute the same loss: one has the gradient
             tie = self.log_tie.float().exp().squeeze()
-            given = replace(given, tie=tie if is_first else tie.detach())
+            given = replace(given, tie=tie if is_first else 0.0 * tie + tie.detach())  # all send one, if only of 0
         loss_P = self.loss_fn(given)
         if self.losses is not None:
             self.losses.append(loss_P.detach())

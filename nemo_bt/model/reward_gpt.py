@@ -30,6 +30,18 @@ from nemo_bt.pretrained.head import new_heads
 from nemo_bt.pretrained.names import HEAD, HEAD_BIAS, HIDDEN_BIAS, HIDDEN_WEIGHT
 
 
+class HiddenLayer(torch.nn.Module):
+    """A linear layer and ReLU, in fp32. It is called: Megatron waits for the weights of modules that are."""
+
+    def __init__(self, weight_WH: torch.nn.Parameter, bias_W: torch.nn.Parameter) -> None:
+        super().__init__()
+        self.weight, self.bias = weight_WH, bias_W
+
+    def forward(self, x_cH: Tensor) -> Tensor:
+        """[c, H] -> [c, W], float32."""
+        return F.relu(F.linear(x_cH, self.weight.float(), self.bias.float()))
+
+
 class RewardHead(MegatronModule):
     """reward = w . h at the scored positions, without bias, in fp32; one for each attribute where there are some.
 
@@ -61,9 +73,7 @@ class RewardHead(MegatronModule):
             self.log_tie = torch.nn.Parameter(first.log())  # every rank has its whole gradient: nothing is summed
         self.hidden: Any = None
         if HIDDEN_WEIGHT in drawn:
-            self.hidden = torch.nn.Module()
-            self.hidden.weight = parameter(HIDDEN_WEIGHT)
-            self.hidden.bias = parameter(HIDDEN_BIAS)
+            self.hidden = HiddenLayer(parameter(HIDDEN_WEIGHT), parameter(HIDDEN_BIAS))
 
     def forward(self, hidden_c1H: Tensor) -> Tensor:
         """Give the rewards of the scored rows, the same on every tensor-parallel rank.
@@ -78,7 +88,7 @@ class RewardHead(MegatronModule):
         weight = self.weight.float()
         x_cH = hidden_c1H[:, 0].float()
         if self.hidden is not None:
-            x_cH = F.relu(F.linear(x_cH, self.hidden.weight.float(), self.hidden.bias.float()))  # [c, W]
+            x_cH = self.hidden(x_cH)  # [c, W]
         reward_c = x_cH @ (weight.T if self.has_attributes else weight[0])
         if self.bias is not None:
             reward_c = reward_c + (self.bias if self.has_attributes else self.bias[0]).float()

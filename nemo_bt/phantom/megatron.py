@@ -13,6 +13,7 @@ import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
 import numpy as np
 import torch
 import transformer_engine.pytorch.distributed as te_distributed
+import transformer_engine.pytorch.module.base as te_base
 
 from nemo_bt.phantom.ledger import Ledger
 from nemo_bt.phantom.mode import is_on_device
@@ -35,6 +36,9 @@ def install(ledger: Ledger) -> None:
         return even if as_numpy else torch.from_numpy(even)
 
     token_dispatcher.maybe_move_tensor_to_cpu = numbers
+
+    # transformer_engine/pytorch/module/base.py:842 pickles what delayed scaling has seen, which checkpoints leave out.
+    te_base.TransformerEngineBaseModule.get_extra_state = lambda _: torch.empty(0, dtype=torch.uint8)
 
 
 def even_numbers(tensor: Any, dispatcher: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nemo_bt.config.load import dump_settings
 from nemo_bt.config.model import Settings
+from nemo_bt.config.run import CheckpointSettings
 from nemo_bt.errors import UserError
 from nemo_bt.phantom.build import library
 from nemo_bt.phantom.record import Record, read_record
@@ -56,7 +57,8 @@ def trace(
         raise UserError(f"a run with numbers is of one rank, got {settings.world_size}: set trainer.devices=1.")
     device, package = library(cache), transformer_engine(cache)
     (folder / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
-    traced = (quiet if numbers else without_weights)(settings, folder / "run")
+    run = folder / "run"
+    traced = quiet(settings, run) if numbers else without_weights(settings, run, num_steps)
     (folder / "settings.yaml").write_text(dump_settings(traced))
     record = folder / "record.json"
     record.unlink(missing_ok=True)
@@ -79,18 +81,19 @@ def trace(
     return found
 
 
-def without_weights(settings: Settings, log_dir: Path) -> Settings:
-    """Give settings of the same run from random weights, which writes nothing but to `log_dir`."""
+def without_weights(settings: Settings, log_dir: Path, num_steps: int) -> Settings:
+    """Give settings of the same run from random weights, which goes on for longer than `num_steps`; see `quiet`."""
     model = settings.model
     if model.restore_from_path:
         pretrained = find_pretrained(model.restore_from_path, hub_files=HUB_FILES_BESIDE_WEIGHTS)
         tokenizer = replace(model.tokenizer, type=model.tokenizer.type or str(pretrained.tokenizer))
         model = replace(model, restore_from_path=None, hf_config=pretrained.hf_config, tokenizer=tokenizer)
-    return quiet(replace(settings, model=model), log_dir)
+    trainer = replace(settings.trainer, max_steps=num_steps + 1, max_epochs=None)
+    return quiet(replace(settings, model=model, trainer=trainer), log_dir)
 
 
 def quiet(settings: Settings, log_dir: Path) -> Settings:
-    """Give settings of the same run on a GPU, which validates nothing and writes nothing but to `log_dir`."""
+    """Give settings of the same run on a GPU, which validates nothing, and writes to `log_dir` and no checkpoint."""
     exp = replace(
         settings.exp_manager,
         explicit_log_dir=str(log_dir),
@@ -98,6 +101,8 @@ def quiet(settings: Settings, log_dir: Path) -> Settings:
         create_tensorboard_logger=False,
         create_wandb_logger=False,
         create_swanlab_logger=False,
+        checkpoint_callback_params=CheckpointSettings(),
+        max_time_per_run=None,
     )
     trainer = replace(settings.trainer, accelerator="gpu", limit_val_batches=0)
     return replace(settings, exp_manager=exp, trainer=trainer)

@@ -14,6 +14,7 @@ import torch
 
 from nemo_bt.config.data import CustomClass, SourceSettings
 from nemo_bt.config.plan import PlanRun
+from nemo_bt.planning.streams import drawn_pairs
 
 _ENOUGH_STEPS = 4
 _WORDS = ("<pad>", "<s>", "</s>", "a", "b", "c", "d", "e")
@@ -41,21 +42,36 @@ class DrawnPairs:
         def drawn(number: int) -> list[int]:
             return [int(token) for token in generator.choice(self.words, number)]
 
-        prefix = [self.first, *drawn(max(length("prefix_tokens") - 1, 0))]
+        longest = int(self.config.longest_tokens)
+        prefix = [self.first, *drawn(min(max(length("prefix_tokens"), 1), longest - 2) - 1)]
         pair: dict[str, Any] = {"margin": 1.0}
         for letter, first in zip("jk", self.words, strict=False):  # sides differ, and end in the same token
-            ids = torch.tensor([*prefix, first, *drawn(max(length("response_tokens") - 2, 0)), self.words[0]])
+            own = min(max(length("response_tokens"), 2), longest - len(prefix))
+            ids = torch.tensor([*prefix, first, *drawn(own - 2), self.words[0]])
             pair |= {f"input_ids_{letter}": ids, f"attention_mask_{letter}": torch.ones_like(ids)}
         return pair
 
 
-def with_drawn_pairs(run: PlanRun) -> PlanRun:
-    """Give settings that train on drawn pairs, enough for a few steps."""
+def with_drawn_pairs(run: PlanRun, folder: Path) -> PlanRun:
+    """Give settings that train on drawn pairs, enough for a few steps, no longer than model.encoder_seq_length.
+
+    Args:
+        folder: where a tokenizer is written, for a model without one.
+
+    Raises:
+        UserError: the lengths are none, or a pair can be longer than a stream.
+    """
     lengths = run.plan.lengths
+    drawn_pairs(lengths, run)
     num_pairs = min(lengths.num_pairs, _ENOUGH_STEPS * run.model.global_batch_size)
-    drawn = CustomClass(path=__file__, name=DrawnPairs.__name__, options=asdict(lengths) | {"num_pairs": num_pairs})
+    options = {**asdict(lengths), "num_pairs": num_pairs, "longest_tokens": run.model.encoder_seq_length}
+    drawn = CustomClass(path=__file__, name=DrawnPairs.__name__, options=options)
+    tokenizer = run.model.tokenizer
+    if not (tokenizer.type or run.model.restore_from_path):
+        tokenizer = replace(tokenizer, type=str(write_tokenizer(folder)), pad_token=None)
     source = SourceSettings(path=[__file__], name="drawn from plan.lengths", custom_cls=drawn)
-    return replace(run, model=replace(run.model, data=replace(run.model.data, train=[source], validation={})))
+    data = replace(run.model.data, train=[source], validation={}, chat_template=None)
+    return replace(run, model=replace(run.model, tokenizer=tokenizer, data=data))
 
 
 def write_tokenizer(folder: Path) -> Path:

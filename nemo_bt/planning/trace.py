@@ -5,6 +5,7 @@ UserError says which settings cannot be, that there is no such model or data, or
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,7 +22,7 @@ from nemo_bt.phantom.build import cache_folder
 from nemo_bt.phantom.record import Record
 from nemo_bt.phantom.spec import Gpu
 from nemo_bt.phantom.start import trace
-from nemo_bt.planning.drawn import with_drawn_pairs, write_tokenizer
+from nemo_bt.planning.drawn import with_drawn_pairs
 from nemo_bt.planning.memory import RankMemory, rank_memory
 from nemo_bt.planning.search import fullest_rank
 from nemo_bt.planning.streams import StreamLoad, pairs_of_set, steps_of, streams_of_step
@@ -73,6 +74,8 @@ def trace_plan(
         raise UserError(
             f"cluster={given.cluster.name} has no GPUs (compute_capability=null): a trace is of a run on GPUs."
         )
+    if rank is not None and not 0 <= rank < given.world_size:
+        raise UserError(f"--rank: expected 0 to {given.world_size - 1}, got {rank}.")
     with tempfile.TemporaryDirectory(prefix="nemo_bt-trace-") as scratch:
         run = _without_a_past(given, Path(scratch))
         pretrained = check_settings(run, needs_weights=False)
@@ -82,7 +85,10 @@ def trace_plan(
         gpu = Gpu(name=run.cluster.name, capability=capability, memory_bytes=int(run.cluster.memory_bytes))
         terminal.line(f"Tracing {STEPS} steps of rank {rank} of {run.world_size} ...")
         job = Settings(**{section.name: getattr(run, section.name) for section in fields(Settings)})
-        record = trace(job, rank, STEPS, Path(scratch) / "trace", cache_folder(), gpu)
+        try:
+            record = trace(job, rank, STEPS, Path(scratch) / "trace", cache_folder(), gpu)
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            raise UserError(f"rank {rank} could not be traced: {error}") from error
     stage, data_rank = stage_and_data_rank(run, rank)
     step = streams_of_step(run, pairs_of_set(sets["train"], run), STEPS - 1, architecture.hidden_size)
     context_ranks = run.model.context_parallel_size
@@ -119,12 +125,7 @@ def _without_a_past(run: PlanRun, scratch: Path) -> PlanRun:
     """Give settings of a run that resumes nothing, on pairs that are drawn where there is no data."""
     exp = replace(run.exp_manager, explicit_log_dir=str(scratch / "run"), resume_if_exists=False)
     run = replace(run, exp_manager=exp, trainer=replace(run.trainer, accelerator="gpu"))
-    if not run.model.data.train:
-        run = with_drawn_pairs(run)
-    if run.model.tokenizer.type or run.model.restore_from_path:
-        return run
-    tokenizer = replace(run.model.tokenizer, type=str(write_tokenizer(scratch / "tokenizer")), pad_token=None)
-    return replace(run, model=replace(run.model, tokenizer=tokenizer))
+    return run if run.model.data.train else with_drawn_pairs(run, scratch / "tokenizer")
 
 
 def _fullest(run: PlanRun, architecture: Architecture, pairs: PairSet) -> int:

@@ -58,7 +58,7 @@ def verdict(traced: TracedRank) -> tuple[int, str]:
     """Give the exit status and what it stands for, in a line: 0 fits, 2 does not, 1 where the run ends by an error."""
     record, room = traced.record, traced.room
     if record.failure:
-        return 1, _failed(record.failure, record.sections[-1].name)
+        return 1, _failed(record.failure)
     rank = f"rank {traced.rank}"
     if record.peak > room:
         return 2, (
@@ -134,8 +134,8 @@ def _messages(step: Section) -> list[list[str]]:
     ]
 
 
-def _failed(failure: Failure, section: str) -> str:
-    when = "before the first step" if section == "build" else f"in {failure.phase}"
+def _failed(failure: Failure) -> str:
+    when = "before the first step" if failure.phase == "build" else f"in {failure.phase}"
     where = "".join(f"\n  {place}" for place in failure.places)
     return f"the run would end {when}: {failure.kind}: {failure.message}{where}"
 

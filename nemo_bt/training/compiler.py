@@ -26,11 +26,12 @@ def compiled_parts(architecture: Architecture) -> list[str]:
 
 def missing() -> list[str]:
     """Name what this machine lacks to build them."""
-    compilers = [os.environ.get("CC") or "", "gcc", "clang"]
+    own = os.environ.get("CC")
+    compilers = [own] if own else ["gcc", "clang"]
     header = Path(sysconfig.get_path("include")) / "Python.h"
     return [
         *([] if find_spec("triton") else ["Triton (pip install triton)"]),
-        *([] if any(shutil.which(one) for one in compilers if one) else ["a C compiler (apt-get install gcc)"]),
+        *([] if any(map(shutil.which, compilers)) else ["a C compiler (apt-get install gcc)"]),
         *([] if header.exists() else [f"{header} (apt-get install python{_version()}-dev)"]),
     ]
 

@@ -15,6 +15,7 @@ from nemo_bt.config.load import dump_settings
 from nemo_bt.config.model import Settings
 from nemo_bt.data.read.files import find_files
 from nemo_bt.errors import UserError
+from nemo_bt.training.compiler import missing
 
 _PACKAGES = (
     "nemo_bt", "torch", "nemo_toolkit", "megatron-core", "transformer-engine", "transformers", "lightning", "numpy",
@@ -29,6 +30,7 @@ def facts_of_node(settings: Settings) -> Facts:
         **software(),
         "settings": hashlib.sha256(dump_settings(settings).encode()).hexdigest()[:12],
         "devices": _devices(),
+        "what kernels are built with": f"without {', '.join(lacks)}" if (lacks := missing()) else "there",
         **{f"file {path}": _described(Path(path)) for path in _paths(settings)},
         **_data(settings),
     }

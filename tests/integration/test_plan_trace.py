@@ -77,7 +77,7 @@ def test_a_job_that_is_too_big_ends_with_what_to_change(capsys: pytest.CaptureFi
     ("arguments", "told"),
     [
         (["--rank", "3"], "--rank=3 names the rank of a trace: add --trace."),
-        (["--trace", "--rank", "16"], "rank: expected 0 to 15, got 16."),
+        (["--trace", "--rank", "16"], "--rank: expected 0 to 15, got 16."),
         (["--trace", "cluster.compute_capability=null"], "cluster=h100 has no GPUs"),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from tests.support.hf_models import save
-from tests.support.layouts import CP2, PP2, SMALL_LLAMA, SMALL_STREAMS, SP, TP2, checkpoint, common
+from tests.support.layouts import CP2, OVERLAP, PP2, SMALL_LLAMA, SMALL_STREAMS, SP, TP2, ZERO, checkpoint, common
 from tests.support.runs import Run
 from tests.support.sources import write
 
@@ -50,9 +50,11 @@ FILES = {
     "learnt ties": "ties",
 }
 """Signal -> the file that it is trained on; lists where it has no other."""
+IN_PARTS = [*ZERO, *OVERLAP, "model.optim.bucket_size=300"]
+"""Gradients and weights are exchanged while layers compute, and each tensor of the head by itself."""
 LAYOUTS: dict[int, dict[str, list[str]]] = {
     1: {"small streams": SMALL_STREAMS},
-    2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "CP2": CP2, "DP2": []},
+    2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "CP2": [*CP2, *IN_PARTS], "DP2": IN_PARTS},
 }
 ADAPTED = "learnt ties beside adapters"
 VALIDATED = ("lists", "attributes")

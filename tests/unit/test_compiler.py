@@ -35,5 +35,7 @@ def test_any_compiler_that_triton_finds_will_do(tmp_path: Path, monkeypatch: pyt
     assert not [one for one in compiler.missing() if "compiler" in one]
     os.remove(tmp_path / "clang")
     assert [one for one in compiler.missing() if "compiler" in one]
+    monkeypatch.setenv("CC", "other")
+    assert [one for one in compiler.missing() if "compiler" in one]
     monkeypatch.setenv("CC", "mine")
     assert not [one for one in compiler.missing() if "compiler" in one]

@@ -85,8 +85,8 @@ GEMMA2 = {name: value for name, value in MIXTRAL.items() if "experts" not in nam
         ),
         (["model.optim.exp_avg_dtype=bf16"], r"exp_avg_dtype=bf16 needs .*use_precision_aware_optimizer=true"),
         (
-            [ZERO, "model.optim.overlap_param_gather=true"],
-            r"needs .*=distributed_fused_adam and overlap_grad_reduce=true",
+            [ZERO, "model.optim.overlap_param_gather=true", "model.optim.overlap_grad_reduce=false"],
+            r"needs .*=distributed_fused_adam and not overlap_grad_reduce=false",
         ),
         (["model.optim.bucket_size=1000"], r"bucket_size=1000 is of gradients .*: set .*overlap_grad_reduce=true too"),
         (
@@ -205,7 +205,9 @@ GRADIENTS, WEIGHTS = "model.optim.overlap_grad_reduce", "model.optim.overlap_par
         (["trainer.devices=2"], True, (False, False)),
         ([ZERO, "trainer.devices=2", f"{GRADIENTS}=false"], True, (False, False)),
         ([ZERO, "trainer.devices=2", f"{WEIGHTS}=false"], True, (True, False)),
-        ([ZERO, f"{GRADIENTS}=true", f"{WEIGHTS}=true"], False, (True, True)),
+        ([ZERO, f"{GRADIENTS}=true"], False, (True, True)),
+        ([ZERO, f"{WEIGHTS}=true"], False, (True, True)),
+        ([f"{GRADIENTS}=true"], False, (True, False)),
     ],
 )
 def test_what_is_exchanged_while_layers_compute(

@@ -96,7 +96,7 @@ def test_a_run_with_numbers_has_one_rank(tmp_path: Path) -> None:
 
 
 def test_a_traced_run_writes_to_its_own_folder_and_tracks_nothing(tmp_path: Path) -> None:
-    settings = without_weights(settings_of("exp_manager.create_wandb_logger=true"), tmp_path)
+    settings = without_weights(settings_of("exp_manager.create_wandb_logger=true"), tmp_path, 2)
     assert settings.exp_manager.log_dir == tmp_path
     assert not settings.exp_manager.create_wandb_logger
     assert settings.trainer.accelerator == "gpu"
@@ -105,7 +105,7 @@ def test_a_traced_run_writes_to_its_own_folder_and_tracks_nothing(tmp_path: Path
 def test_a_traced_run_takes_of_a_model_what_it_is_and_its_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(hf_config_of("qwen3")))
     given = load_settings("train", [*NEEDED[:2], f"model.restore_from_path={tmp_path}"])
-    settings = without_weights(given, tmp_path / "run")
+    settings = without_weights(given, tmp_path / "run", 2)
     assert settings.model.restore_from_path is None
     assert settings.model.tokenizer.type == str(tmp_path)
     assert settings.model.hf_config["model_type"] == "qwen3"
