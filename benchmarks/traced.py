@@ -61,8 +61,8 @@ def main() -> None:
                 flush=True,
             )
             figures |= {figure.name: figure for figure in found.figures(name)}
-    known = [figure for figure in figures.values() if figure.name.split("/")[1] in _RUNS]
-    write_figures(path, _COMMAND, known)
+            known = [figure for figure in figures.values() if figure.name.split("/")[1] in _RUNS]
+            write_figures(path, _COMMAND, known)
 
 
 def compared(run: Traced, folder: Path) -> Compared:

@@ -5,6 +5,7 @@ Each names the line that needs it, of megatron-core 0.15.3.
 
 from __future__ import annotations
 
+import copyreg
 import sys
 from typing import Any
 
@@ -13,7 +14,7 @@ import megatron.core.transformer.moe.token_dispatcher as token_dispatcher
 import numpy as np
 import torch
 import transformer_engine.pytorch.distributed as te_distributed
-import transformer_engine.pytorch.module.base as te_base
+from torch._subclasses.fake_tensor import FakeTensor
 
 from nemo_bt.phantom.ledger import Ledger
 from nemo_bt.phantom.mode import is_on_device
@@ -37,8 +38,16 @@ def install(ledger: Ledger) -> None:
 
     token_dispatcher.maybe_move_tensor_to_cpu = numbers
 
-    # transformer_engine/pytorch/module/base.py:842 pickles what delayed scaling has seen, which checkpoints leave out.
-    te_base.TransformerEngineBaseModule.get_extra_state = lambda _: torch.empty(0, dtype=torch.uint8)
+    # transformer_engine/pytorch/module/base.py:899 pickles what delayed scaling has seen.
+    copyreg.pickle(FakeTensor, _as_zeros)
+
+
+def _as_zeros(tensor: FakeTensor) -> Any:
+    return _zeros, (tuple(tensor.shape), tensor.dtype)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
 
 
 def even_numbers(tensor: Any, dispatcher: Any) -> Any:
