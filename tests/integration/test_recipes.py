@@ -29,6 +29,9 @@ PUBLISHED = {
     "llama3_70b": (1e-6, 64, 1, "constant", 4096),
     "mixtral_8x7b": (3e-6, 128, 1, "WarmupAnnealing", 2048),
     "nemo_aligner_hh": (9e-6, 64, 1, "CosineAnnealing", 4096),
+    "one_gpu_llama3_2_1b": (1e-5, 128, 1, "CosineAnnealing", 4096),
+    "one_h100_llama3_1_8b_lora": (1e-4, 128, 1, "CosineAnnealing", 4096),
+    "one_h200_llama3_1_8b": (2e-6, 128, 1, "CosineAnnealing", 4096),
     "open_instruct_tulu3_8b": (3e-6, 256, 1, "WarmupAnnealing", 2048),
     "rlhflow_gemma_2b": (1e-5, 256, 1, "CosineAnnealing", 4096),
     "rlhflow_llama3_8b": (2e-6, 512, 1, "CosineAnnealing", 4096),
@@ -46,6 +49,9 @@ SHAPES = {
     "helpsteer2_llama3_70b": ("llama", 80, 8192, 64, 8, 128_256),
     "ultrafeedback_lists_llama3_8b": ("llama", 32, 4096, 32, 8, 128_256),
     "arena_ties_qwen2_5_7b": ("qwen2", 28, 3584, 28, 4, 152_064),
+    "one_gpu_llama3_2_1b": ("llama", 16, 2048, 32, 8, 128_256),
+    "one_h100_llama3_1_8b_lora": ("llama", 32, 4096, 32, 8, 128_256),
+    "one_h200_llama3_1_8b": ("llama", 32, 4096, 32, 8, 128_256),
 }  # fmt: skip
 """model_type, layers, width, heads, key heads and vocabulary of the model that each starts from."""
 
@@ -122,6 +128,9 @@ def logs(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
             "trainer.num_nodes=1",
             "trainer.accelerator=cpu",
             "trainer.precision=32",
+            "model.optim.use_precision_aware_optimizer=false",
+            "model.optim.exp_avg_dtype=fp32",
+            "model.optim.exp_avg_sq_dtype=fp32",
             "trainer.max_epochs=null",
             "trainer.log_every_n_steps=1",
             "exp_manager.resume_if_exists=true",
