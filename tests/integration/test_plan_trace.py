@@ -73,12 +73,23 @@ def test_a_job_that_is_too_big_ends_with_what_to_change(capsys: pytest.CaptureFi
     assert "held by" in shown.out
 
 
+@traces
+def test_a_job_of_one_step_with_short_texts_that_saves_each(capsys: pytest.CaptureFixture[str]) -> None:
+    """A trace has two steps of it all the same, and none of its saves, which need the ranks that are not there."""
+    short = ["trainer.max_steps=1", "exp_manager.checkpoint_callback_params.every_n_train_steps=1"]
+    short += ["model.encoder_seq_length=512", "model.data.chat_template=llama3"]
+    assert run(["plan", "--trace", "--json", *SMALL, *short]) == 0
+    record = json.loads(capsys.readouterr().out)["record"]
+    assert [section["name"] for section in record["sections"]] == ["build", "0", "1", "save"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         (["--rank", "3"], "--rank=3 names the rank of a trace: add --trace."),
         (["--trace", "--rank", "16"], "--rank: expected 0 to 15, got 16."),
         (["--trace", "cluster.compute_capability=null"], "cluster=h100 has no GPUs"),
+        (["--trace", "model.data.train=pairs.jsonl"], "model.tokenizer.type: expected a tokenizer folder"),
     ],
 )
 def test_what_cannot_be_traced(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
