@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nemo_bt.config.model import ModelSettings, Settings
@@ -75,6 +76,18 @@ def _lacks(recipe: str, capability: tuple[int, int], cuda: str) -> str:
 
 def _written(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
+
+
+def num_weight_scales(shape: Sequence[int], recipe: str) -> int:
+    """Count the scales of a weight, [rows, columns]: one, or with `blockwise` one for each 128 x 128 values.
+
+    Their rows are filled up to a multiple of 4. Source: transformer-engine 2.9, pytorch/tensor/
+    float8_blockwise_tensor.py, get_scale_shape.
+    """
+    if recipe != "blockwise":
+        return 1
+    rows, columns = (-(-size // RECIPES["blockwise"]) for size in shape)
+    return rows * (-(-columns // 4) * 4)
 
 
 def layers_in_fp8(model: ModelSettings, num_layers: int) -> range:

@@ -107,6 +107,8 @@ class ModelSettings(ParallelSettings):
     """Steps whose largest values delayed scaling keeps."""
     fp8_amax_compute_algo: Literal["most_recent", "max"] = "max"
     """Which of the kept values delayed scaling takes."""
+    fp8_param_gather: bool = False
+    """Keep the weights of these layers in FP8 alone, and gather them so: with distributed_fused_adam."""
     first_last_layers_bf16: bool = False
     """Leave the first and last layers out of FP8."""
     num_layers_at_start_in_bf16: AtLeast0 = 1

@@ -15,12 +15,21 @@ from nemo_bt.pretrained.resolve import InitialWeights
 
 def load_weights(module: RewardGPT, initial: InitialWeights) -> None:
     """Copy into every parameter of this rank, in its dtype; names and shapes have been checked."""
-    sharded = module.sharded_state_dict()
-    apply_factories(sharded)
     with torch.no_grad():
-        for tensor in leaves(sharded):
-            if isinstance(tensor, ShardedTensor) and tensor.key != LOG_TIE:  # a new run starts from its settings
-                _copy(tensor, initial)
+        for name, entry in module.sharded_state_dict().items():
+            held = getattr(entry, "data", None)
+            is_fp8 = hasattr(held, "_quantizer")
+            if is_fp8:
+                entry.data = torch.empty(held.shape, dtype=held.dtype, device=held.device)
+            wide = entry.data if is_fp8 else held
+            parts = {name: entry}
+            apply_factories(parts)
+            for tensor in leaves(parts):
+                if isinstance(tensor, ShardedTensor) and tensor.key != LOG_TIE:  # a new run starts from its settings
+                    _copy(tensor, initial)
+            if is_fp8:
+                held.copy_(wide)
+                held._high_precision_init_val.copy_(wide)  # what the optimizer's main copy starts from
 
 
 def _copy(tensor: ShardedTensor, initial: InitialWeights) -> None:

@@ -48,6 +48,11 @@ def is_on_device(tensor: Any) -> bool:
     return isinstance(tensor, FakeTensor) and tensor.fake_device.type == "cuda"
 
 
+def is_quantised(tensor: Any) -> bool:
+    """Tell whether a tensor is one of Transformer Engine's, in FP8, which holds others."""
+    return hasattr(tensor, "_quantizer")
+
+
 class PhantomMode(TorchDispatchMode):
     """Traces what happens on the device.
 
@@ -67,6 +72,8 @@ class PhantomMode(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(map(is_quantised, tensors)):
+            return NotImplemented  # its own class takes it apart
         has_fakes = any(isinstance(tensor, FakeTensor) for tensor in tensors)
         goes_there = kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda"
         if not has_fakes and not goes_there:

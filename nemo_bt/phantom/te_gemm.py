@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from nemo_bt.phantom.ledger import Ledger
-from nemo_bt.phantom.te_shapes import as_matrix, empty, empty_output, expect_on_device, is_quantised, shape_of
+from nemo_bt.phantom.mode import is_quantised
+from nemo_bt.phantom.te_shapes import as_matrix, empty, empty_output, expect_on_device, shape_of
 
 _FP8_MULTIPLE = 16
 """Multiple of every side of a matrix in FP8. Source: cuBLAS, "FP8 data types usage requirements"."""

@@ -40,6 +40,12 @@ def functions(ledger: Ledger) -> dict[str, Callable[..., Any]]:
     def compute_amax(x: Any, amax: Any) -> None:
         expect_on_device(x=x, amax=amax)
 
+    def fp8_block_scaling_compute_partial_amax(x: Any, amax: Any, *_: Any) -> None:
+        expect_on_device(x=x, amax=amax)
+
+    def fp8_block_scaling_partial_cast(x: Any, out: Any, scale: Any, *_: Any) -> None:
+        expect_on_device(x=x, out=out, scale=scale)
+
     def fused_amax_and_scale_update_after_reduction(*_: Any) -> None:
         """Write scales in their place."""
 
@@ -54,6 +60,8 @@ def functions(ledger: Ledger) -> dict[str, Callable[..., Any]]:
         fp8_transpose,
         swap_first_dims,
         compute_amax,
+        fp8_block_scaling_compute_partial_amax,
+        fp8_block_scaling_partial_cast,
         fused_amax_and_scale_update_after_reduction,
         fused_multi_row_padding,
     )

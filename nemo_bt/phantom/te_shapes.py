@@ -25,11 +25,6 @@ def as_matrix(shape: Sequence[int]) -> tuple[int, int]:
     return int(torch.Size(shape[:-1]).numel()), shape[-1]
 
 
-def is_quantised(tensor: Any) -> bool:
-    """Tell whether a tensor is one of Transformer Engine's, in FP8."""
-    return hasattr(tensor, "_quantizer")
-
-
 def empty(shape: Sequence[int], dtype: Any) -> Tensor:
     """Make a tensor on the device; `dtype` is torch's or Transformer Engine's."""
     return torch.empty(tuple(shape), dtype=TORCH_DTYPES[dtype] if isinstance(dtype, DType) else dtype, device=DEVICE)

@@ -49,6 +49,7 @@ def install(folder: Path, ledger: Ledger, compute: Compute = only_shapes) -> Non
     package.common.load_framework_extension = lambda _: None
     package.pytorch = importlib.import_module("transformer_engine.pytorch")
     _take_shapes_for_tensors()
+    _take_parts_of_quantised()
     for name in stood_in:  # others ask whether Triton is there
         del sys.modules[name]
 
@@ -112,3 +113,22 @@ def _take_shapes_for_tensors() -> None:
         return choose(params)
 
     attention.get_attention_backend = chosen
+
+
+def _take_parts_of_quantised() -> None:
+    """Have a tensor of shapes alone take what one in FP8 asks of its bytes, in the name of its own type."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensor
+    from torch.utils._pytree import tree_leaves
+    from transformer_engine.pytorch.tensor import QuantizedTensor
+
+    dispatch = FakeTensor.__torch_dispatch__
+
+    def dispatched(cls: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        is_asked = any(issubclass(one, QuantizedTensor) for one in types)
+        if is_asked and not any(isinstance(tensor, QuantizedTensor) for tensor in tensors):
+            return func(*args, **(kwargs or {}))
+        return dispatch(func, types, args, kwargs)
+
+    FakeTensor.__torch_dispatch__ = classmethod(dispatched)  # type: ignore[assignment, method-assign]

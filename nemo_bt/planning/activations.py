@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from nemo_bt.config.fp8 import layers_in_fp8
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.parallelism import recomputation
+from nemo_bt.planning.buffers import FP32_BYTES, INDEX_BYTES
 from nemo_bt.planning.layer import LayerBytes
 from nemo_bt.planning.rows import StreamRows, hands_on_all, part_layers, sequence_ranks
-from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES
 from nemo_bt.pretrained.architecture import Architecture
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from nemo_bt.config.fp8 import layers_in_fp8
 from nemo_bt.config.model import ModelSettings, Settings
+from nemo_bt.planning.buffers import FP32_BYTES, activation_bytes
 from nemo_bt.planning.parameters import Parameter, layer_parameters
 from nemo_bt.planning.rows import part_layers
-from nemo_bt.planning.state import FP32_BYTES, activation_bytes
 from nemo_bt.pretrained.architecture import Architecture
 
 WORKSPACE_BYTES = 32 * 2**20 + 1024
@@ -26,14 +26,16 @@ _WEIGHT_SCALES = {"delayed": 0.0, "tensorwise": 0.0, "blockwise": FP32_BYTES / 1
 def weight_copies(architecture: Architecture, model: ModelSettings, pipeline_rank: int) -> int:
     """Count the copies in FP8 of a rank's weights, by rows and by columns: Hopper's kernels read one side only.
 
-    The weights themselves stay in bf16: a linear layer of 100 x 100 has 20,000 bytes, and 20,000 more.
+    The weights themselves stay in bf16: a linear layer of 100 x 100 has 20,000 bytes, and 20,000 more. Where they are
+    held in FP8, they are the bytes by rows, and the scales of both sides come to them.
     """
     in_fp8 = layers_in_fp8(model, architecture.num_layers)
     parts = range(model.virtual_pipeline_model_parallel_size or 1)
     numbers = [n for part in parts for n in part_layers(model, architecture.num_layers, pipeline_rank, part)]
     num_layers = sum(number in in_fp8 for number in numbers)
     elements = sum(one.num_elements for one in layer_parameters(architecture, model, on_gpu=True) if one.is_linear)
-    return round(2 * (1 + _WEIGHT_SCALES[model.fp8_recipe]) * elements) * num_layers
+    sides = 1 if model.fp8_param_gather else 2
+    return round((sides + 2 * _WEIGHT_SCALES[model.fp8_recipe]) * elements) * num_layers
 
 
 def workspaces(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> int:

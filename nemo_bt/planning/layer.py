@@ -13,9 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nemo_bt.config.model import ModelSettings
+from nemo_bt.planning.buffers import FP32_BYTES, INDEX_BYTES
 from nemo_bt.planning.linear import FC1, FC2, PROJECTION, QKV, Linears
 from nemo_bt.planning.rows import StreamRows, sequence_ranks
-from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES
 from nemo_bt.pretrained.architecture import Architecture
 
 _COMPUTED = {"silu": 0, "gelu": 0, "gelu_pytorch_tanh": 0, "relu2": 1}

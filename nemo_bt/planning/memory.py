@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from nemo_bt.config.model import Settings
 from nemo_bt.planning.activations import part_bytes, part_most, part_units
+from nemo_bt.planning.buffers import activation_bytes, on_gpu
 from nemo_bt.planning.engine import weight_copies, workspaces
 from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.rows import StreamRows, sequence_ranks
 from nemo_bt.planning.schedule import peak_bytes, rank_schedule
-from nemo_bt.planning.state import activation_bytes, on_gpu, state_bytes, step_bytes
+from nemo_bt.planning.state import state_bytes, step_bytes
 from nemo_bt.pretrained.architecture import Architecture
 
 GIB = 2**30

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 
+from nemo_bt.config.fp8 import layers_in_fp8
 from nemo_bt.config.model import ModelSettings
-from nemo_bt.config.parallelism import stage_layers
+from nemo_bt.planning.rows import part_layers
 from nemo_bt.pretrained.adapters import A_WEIGHT, B_WEIGHT
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.check import expected_tensors
@@ -39,12 +40,14 @@ class Parameter:
         shape: on this rank.
         is_expert: it belongs to an expert, and experts are shared out: the ranks with a copy are not those of the rest.
         is_trained: it has a gradient and a state of the optimizer.
+        is_fp8: it is held in FP8 alone.
     """
 
     name: str
     shape: tuple[int, ...]
     is_expert: bool = False
     is_trained: bool = True
+    is_fp8: bool = False
 
     @property
     def num_elements(self) -> int:
@@ -82,12 +85,14 @@ def rank_parameters(
     shapes = layer_tensors(architecture)
     num_parts = model.virtual_pipeline_model_parallel_size or 1
     stages = model.pipeline_model_parallel_size
-    layers = stage_layers(model, architecture.num_layers)[pipeline_rank] // num_parts
     layer = layer_parameters(architecture, model, on_gpu)
+    layer_in_fp8 = [replace(one, is_fp8=one.is_linear) for one in layer]
+    in_fp8 = layers_in_fp8(model, architecture.num_layers) if model.fp8_param_gather else range(0)
     lora = model.peft.lora
     parts = []
     for part in range(num_parts):
-        parameters = layer * layers
+        numbers = part_layers(model, architecture.num_layers, pipeline_rank, part)
+        parameters = [one for number in numbers for one in (layer_in_fp8 if number in in_fp8 else layer)]
         if pipeline_rank == part == 0:
             vocabulary, *width = shapes[EMBEDDING]
             table = (vocabulary // model.tensor_model_parallel_size, *width)

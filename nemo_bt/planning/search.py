@@ -12,11 +12,11 @@ import numpy as np
 from nemo_bt.config.model import ModelSettings, Settings
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.errors import UserError
+from nemo_bt.planning.buffers import on_gpu
 from nemo_bt.planning.checks import DECIDED
 from nemo_bt.planning.memory import GIB, RankMemory, activations_peak, rank_memory
 from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.rows import StreamRows
-from nemo_bt.planning.state import on_gpu
 from nemo_bt.planning.streams import Pairs, Step, StreamLoad, mean_load, slowest_rank, steps_of
 from nemo_bt.planning.time import StepTime, step_time
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic

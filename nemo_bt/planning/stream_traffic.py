@@ -13,9 +13,9 @@ from typing import NamedTuple
 from nemo_bt.config.fp8 import layers_in_fp8
 from nemo_bt.config.model import Settings
 from nemo_bt.config.parallelism import recomputation, stage_layers
+from nemo_bt.planning.buffers import FP32_BYTES, INDEX_BYTES, activation_bytes, on_gpu
 from nemo_bt.planning.linear import FC1, FC2, PROJECTION, QKV, SCALE_BYTES
 from nemo_bt.planning.rows import StreamRows, hands_on_all, part_layers, recomputed_layers, sequence_ranks
-from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES, activation_bytes, on_gpu
 from nemo_bt.pretrained.architecture import Architecture
 
 _LINEARS = 4

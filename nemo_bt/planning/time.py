@@ -17,9 +17,10 @@ from nemo_bt.config.model import Settings
 from nemo_bt.config.plan import ClusterSettings
 from nemo_bt.errors import UserError
 from nemo_bt.planning.activations import part_units
+from nemo_bt.planning.buffers import activation_bytes, buffers, on_gpu
 from nemo_bt.planning.parameters import Parameter
 from nemo_bt.planning.schedule import bubble
-from nemo_bt.planning.state import activation_bytes, buffers, on_gpu, state_bytes
+from nemo_bt.planning.state import state_bytes
 from nemo_bt.planning.stream_traffic import Sent
 from nemo_bt.planning.streams import Step, StreamLoad, mean_load, slowest_rank
 from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from nemo_bt.config.fp8 import num_weight_scales
 from nemo_bt.config.model import ModelSettings, Settings
+from nemo_bt.config.parallelism import overlaps
+from nemo_bt.planning.buffers import FP32_BYTES, INDEX_BYTES, buffers, gradient_bytes, on_gpu, together
 from nemo_bt.planning.parameters import Parameter
 from nemo_bt.planning.rows import StreamRows
-from nemo_bt.planning.state import FP32_BYTES, INDEX_BYTES, buffers, gradient_bytes
 from nemo_bt.planning.stream_traffic import Sent, StreamTraffic
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.names import HEADS
@@ -61,25 +63,40 @@ def _gradients(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list
     """List gradients over the ranks that share parameters, and new weights where the optimizer is distributed."""
     model = settings.model
     instances = model.optim.num_distributed_optimizer_instances
-    num_optimizers = 2 if model.expert_model_parallel_size > 1 else 1  # each gathers the weights of both
+    # Each optimizer gathers the weights of both, unless layers gather their own when they are called.
+    _, gathers = overlaps(settings, on_gpu(settings))
+    num_optimizers = 2 if model.expert_model_parallel_size > 1 and not gathers else 1
     sent = []
-    for buffer in buffers(settings, parts):
+    for buffer, gradients, weights in together(buffers(settings, parts)):
         name = "expert_dp" if buffer.is_expert else "dp_cp"
-        for elements in buffer.buckets:
-            gradients, weights = elements * buffer.gradient_bytes, elements * buffer.weight_bytes
-            if not buffer.is_shared:
-                sent.append(Sent("all_reduce", name, gradients))
-                continue
-            sent.append(Sent("reduce_scatter", f"intra_{name}", gradients))
-            if instances > 1:
-                sent.append(Sent("all_reduce", "inter", gradients // buffer.ranks))
-            sent += [Sent("all_gather", f"intra_{name}", weights)] * num_optimizers
+        if not buffer.is_shared:
+            sent.append(Sent("all_reduce", name, gradients))
+            continue
+        sent.append(Sent("reduce_scatter", f"intra_{name}", gradients))
+        if instances > 1:
+            sent.append(Sent("all_reduce", "inter", gradients // buffer.ranks))
+        sent += [Sent("all_gather", f"intra_{name}", weights)] * num_optimizers
+    sent += _scales(settings, parts)
     if model.tensor_model_parallel_size > 1:
         whole = [
             parameter for part in parts for parameter in part if parameter.is_trained and _is_added_up(parameter, model)
         ]
         if whole:
             sent.append(Sent("all_reduce", "tp", gradient_bytes(settings) * sum(p.num_elements for p in whole)))
+    return sent
+
+
+def _scales(settings: Settings, parts: Sequence[Sequence[Parameter]]) -> list[Sent]:
+    """List the largest values of weights that are held in FP8, of which each optimizer finds its own.
+
+    Source: transformer-engine 2.9, pytorch/tensor/utils.py, cast_master_weights_to_fp8.
+    """
+    sent = []
+    for is_expert, name in ((False, "intra_dp_cp"), (True, "intra_expert_dp")):
+        shapes = [one.shape for part in parts for one in part if one.is_fp8 and one.is_expert == is_expert]
+        count = sum(num_weight_scales(shape, settings.model.fp8_recipe) for shape in shapes)
+        if count:
+            sent.append(Sent("all_reduce", name, FP32_BYTES * count))
     return sent
 
 

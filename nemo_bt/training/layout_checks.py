@@ -69,6 +69,8 @@ def _width(architecture: Architecture) -> str:
 def _check_precision(settings: Settings, architecture: Architecture) -> None:
     """Check what FP8 needs."""
     model = settings.model
+    if model.fp8_param_gather:
+        _check_gather(model)
     if not model.fp8:
         return
     start = f"model.fp8={model.fp8}"
@@ -96,6 +98,33 @@ def _check_precision(settings: Settings, architecture: Architecture) -> None:
                 f"{start} with model.fp8_recipe={model.fp8_recipe} needs multiples of {multiple_of}: "
                 f"{name}={size // tp}{where} is none. Set another recipe, or model.fp8=null."
             )
+
+
+def _check_gather(model: ModelSettings) -> None:
+    """Check what weights in FP8 alone need.
+
+    Source of the last three: megatron-core 0.15.3, optimizer/{cpu_offloading/hybrid_optimizer,distrib_optimizer}.py;
+    transformer-engine 2.9, pytorch/tensor/utils.py.
+    """
+    start = "model.fp8_param_gather=true"
+    optim = model.optim
+    if not model.fp8:
+        raise UserError(f"{start} needs model.fp8, got null. Set model.fp8=hybrid, or leave it out.")
+    if optim.name != "distributed_fused_adam":
+        raise UserError(f"{start} needs model.optim.name=distributed_fused_adam, got {optim.name}.")
+    if model.peft.lora:
+        raise UserError(f"{start} with model.peft.peft_scheme=lora: these weights are not trained. Leave it out.")
+    if model.fp8_recipe == "mxfp8":
+        raise UserError(f"{start} with model.fp8_recipe=mxfp8: weights cannot be cast to it. Leave it out.")
+    if optim.optimizer_cpu_offload:
+        raise UserError(
+            f"{start} with model.optim.optimizer_cpu_offload=true: the host has no weights in FP8. Unset one."
+        )
+    if model.fp8_recipe == "delayed" and optim.use_precision_aware_optimizer:
+        raise UserError(
+            f"{start} with model.fp8_recipe=delayed and model.optim.use_precision_aware_optimizer=true: the optimizer "
+            "would need a main copy of its own. Set model.fp8_recipe=tensorwise."
+        )
 
 
 def _check_ends(model: ModelSettings, num_layers: int) -> None:

@@ -64,6 +64,7 @@ def build_model(
         "recompute_num_layers": num_recomputed,
         "tie": settings.model.loss.tie if settings.model.loss.learn_tie else None,
         "attention_backend": AttnBackend[settings.model.attention_backend],
+        "fp8_param": settings.model.fp8_param_gather,
         **fp8_options(settings.model),
     }
     config = reward_config(architecture, settings.model.encoder_seq_length, **fields)
@@ -117,6 +118,7 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
             precision=trainer.precision,
             params_dtype=_PARAMETERS[trainer.precision],  # else fp32, and a copy in bf16 later
             grad_reduce_in_fp32=model.optim.grad_reduce_in_fp32,
+            fp8_param_gather=model.fp8_param_gather,
             **fp8_options(model),
         ),
         max_steps=num_steps,
@@ -182,6 +184,7 @@ def _build_optim(settings: Settings, num_steps: int, on_gpu: bool) -> MegatronOp
         optimizer_offload_fraction=optim.optimizer_offload_fraction,
         overlap_cpu_optimizer_d2h_h2d=optim.optimizer_cpu_offload,
         use_precision_aware_optimizer=optim.use_precision_aware_optimizer,
+        fp8_recipe=settings.model.fp8_recipe if settings.model.fp8_param_gather else None,  # who has the main copies
         main_grads_dtype=_DTYPES[optim.main_grads_dtype],
         exp_avg_dtype=_DTYPES[optim.exp_avg_dtype],
         exp_avg_sq_dtype=_DTYPES[optim.exp_avg_sq_dtype],

@@ -132,3 +132,15 @@ def test_more_padding_changes_no_reward(recipe: str, numbers_of: Runs) -> None:
     assert len(padded.first["tokens"]) > len(run.first["tokens"])
     assert padded.first["segments"] == run.first["segments"]
     assert rms(padded.rewards - run.rewards) < rms(run.rewards - rewards_of(run, Exact())) / 30
+
+
+@pytest.mark.parametrize("recipe", FP8)
+def test_weights_that_are_held_in_fp8_change_nothing(recipe: str, numbers_of: Runs) -> None:
+    """To the last bit: they are rounded from the main copies when the optimizer steps, not in each forward pass.
+
+    They start from the main copies' bf16, not from what FP8 leaves of it.
+    """
+    run, gathered = numbers_of(f"{recipe} sharded"), numbers_of(f"{recipe} gathered")
+    assert run.steps == gathered.steps
+    assert run.losses == gathered.losses
+    assert len(set(run.losses)) == STEPS

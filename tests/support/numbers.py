@@ -17,7 +17,7 @@ from nemo_bt.config.load import load_settings
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.phantom.start import trace
 from tests.support.hf_models import save
-from tests.support.layouts import full
+from tests.support.layouts import ZERO, full
 from tests.support.phantom import CACHE
 from tests.support.rounded_llama import RoundedLlama
 from tests.support.rounding import Blockwise, Delayed, Exact, Tensorwise
@@ -36,15 +36,21 @@ ROUNDINGS: dict[str, Callable[[], Exact]] = {
     "delayed": Delayed,
     "blockwise": Blockwise,
 }
-MORE_PADDING = ["model.data.tokens_per_micro_batch=16384"]
-RECOMPUTE = full("uniform", 1)
+MORE = {
+    "": [],
+    "recompute": full("uniform", 1),
+    "padded": ["model.data.tokens_per_micro_batch=16384"],
+    "sharded": ZERO,
+    "gathered": [*ZERO, "model.fp8_param_gather=true"],
+}
+"""What a run does beside its recipe."""
 
 
 def overrides_of(name: str) -> list[str]:
     """Of a run that is called like its recipe, and what else it does behind it."""
     recipe, _, more = name.partition(" ")
     fp8 = [] if recipe in ("bf16", "fp32") else ["model.fp8=hybrid", f"model.fp8_recipe={recipe}"]
-    return fp8 + {"": [], "recompute": RECOMPUTE, "padded": MORE_PADDING}[more]
+    return fp8 + MORE[more]
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ GEMMA2 = ["model=gemma2_27b", "model.hf_config.num_hidden_layers=4"]
 FP8 = ["model.fp8=hybrid", "model.fp8_recipe=tensorwise"]
 RECOMPUTE = full("uniform", 1)
 LORA = ["model.peft.peft_scheme=lora"]
+GATHER = ["model.fp8_param_gather=true"]
 OFFLOAD = ["model.optim.optimizer_cpu_offload=true"]
 
 QUICK = {
@@ -85,6 +86,28 @@ MORE = {
     "FP8 delayed TP2 SP": Traced([*LLAMA_8B, *FP8, "model.fp8_recipe=delayed", *TP2, *SP], 2, rank=1),
     "FP8 blockwise TP2 SP": Traced([*LLAMA_8B, *FP8, "model.fp8_recipe=blockwise", *TP2, *SP], 2, rank=1),
     "FP8 but for the ends PP2": Traced([*LLAMA_8B, *FP8, "model.first_last_layers_bf16=true", *PP2], 2),
+    "FP8 gathered": Traced([*LLAMA_8B, *FP8, *ZERO, *GATHER], 2, rank=1),
+    "FP8 gathered, one rank": Traced([*LLAMA_8B, *FP8, *ZERO, *GATHER]),
+    "FP8 gathered recompute": Traced([*LLAMA_8B, *FP8, *ZERO, *GATHER, *RECOMPUTE], 2, rank=1),
+    "FP8 gathered TP2 SP": Traced([*LLAMA_8B, *FP8, *ZERO, *GATHER, *TP2, *SP], 4, rank=1),
+    "FP8 gathered PP2": Traced([*LLAMA_8B, *FP8, *ZERO, *GATHER, *PP2], 4, rank=3),
+    "FP8 gathered but for the ends": Traced(
+        [*LLAMA_8B, *FP8, *ZERO, *GATHER, "model.first_last_layers_bf16=true"], 2, rank=1
+    ),
+    "FP8 gathered, moments in bf16": Traced(
+        [
+            *LLAMA_8B,
+            *FP8,
+            *ZERO,
+            *GATHER,
+            "model.optim.use_precision_aware_optimizer=true",
+            "model.optim.exp_avg_dtype=bf16",
+            "model.optim.exp_avg_sq_dtype=bf16",
+        ],
+        2,
+    ),
+    "FP8 gathered delayed": Traced([*LLAMA_8B, *FP8, "model.fp8_recipe=delayed", *ZERO, *GATHER], 2),
+    "FP8 gathered blockwise": Traced([*LLAMA_8B, *FP8, "model.fp8_recipe=blockwise", *ZERO, *GATHER], 2, rank=1),
     "offload": Traced([*LLAMA_8B, *ZERO, *OFFLOAD]),
     "offload half": Traced([*LLAMA_8B, *ZERO, *OFFLOAD, "model.optim.optimizer_offload_fraction=0.5"], 2, rank=1),
     "offload precision-aware": Traced(
@@ -118,6 +141,8 @@ MORE = {
     "experts": Traced(MIXTRAL),
     "experts balanced": Traced([*MIXTRAL, "model.moe_aux_loss_coeff=0.01"]),
     "experts FP8 EP2": Traced([*MIXTRAL, *FP8, *EP2], 2),
+    "experts EP2 sharded": Traced([*MIXTRAL, *EP2, *ZERO], 4, rank=1),
+    "experts FP8 EP2 gathered": Traced([*MIXTRAL, *FP8, *EP2, *ZERO, *GATHER], 4, rank=1),
     "experts EP2 TP2 SP": Traced([*MIXTRAL, *EP2, *TP2, *SP], 4, rank=2),
     "gemma2": Traced(GEMMA2),
     "gemma2 CP2": Traced([*GEMMA2, *CP2], 2, rank=1),

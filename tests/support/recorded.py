@@ -18,10 +18,11 @@ from nemo_bt.config.model import Settings
 from nemo_bt.metrics import NUM_SUMS
 from nemo_bt.model.attention.segments import scored_here
 from nemo_bt.planning.activations import part_bytes, part_units
+from nemo_bt.planning.buffers import activation_bytes
 from nemo_bt.planning.parameters import rank_parameters
 from nemo_bt.planning.rows import StreamRows
 from nemo_bt.planning.schedule import Pass, peak_bytes, rank_schedule
-from nemo_bt.planning.state import StateBytes, activation_bytes, state_bytes
+from nemo_bt.planning.state import StateBytes, state_bytes
 from nemo_bt.planning.stream_traffic import Sent
 from nemo_bt.planning.traffic import step_traffic
 from nemo_bt.pretrained.resolve import find_pretrained

@@ -4,8 +4,9 @@ import pytest
 
 from nemo_bt.config.load import load_settings
 from nemo_bt.config.model import Settings
+from nemo_bt.planning.buffers import buffer_places
 from nemo_bt.planning.parameters import rank_parameters
-from nemo_bt.planning.state import buffer_places, state_bytes
+from nemo_bt.planning.state import state_bytes
 from nemo_bt.pretrained.architecture import architecture_of
 from tests.support.architectures import LLAMA3_8B
 

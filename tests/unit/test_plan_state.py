@@ -3,10 +3,11 @@
 import pytest
 
 from nemo_bt.config.fp8 import layers_in_fp8
+from nemo_bt.planning.buffers import buffer_places, buffers
 from nemo_bt.planning.engine import WORKSPACE_BYTES, weight_copies, workspaces
 from nemo_bt.planning.parameters import Parameter, rank_parameters
 from nemo_bt.planning.rows import part_layers
-from nemo_bt.planning.state import StateBytes, buffer_places, buffers, state_bytes
+from nemo_bt.planning.state import StateBytes, state_bytes
 from nemo_bt.pretrained.architecture import architecture_of
 from nemo_bt.pretrained.names import EMBEDDING
 from tests.support.architectures import LLAMA3_8B

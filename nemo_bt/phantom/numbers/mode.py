@@ -33,7 +33,11 @@ class NumbersMode(PhantomMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        if func.namespace == "prim" or not any(map(is_on_device, tree_leaves((args, kwargs, out)))):
+        if (
+            out is NotImplemented
+            or func.namespace == "prim"
+            or not any(map(is_on_device, tree_leaves((args, kwargs, out))))
+        ):
             return out  # that namespace asks where a tensor is
         found = self._computed(func, args, kwargs)
         if func.namespace == "c10d":  # it writes where it is asked to

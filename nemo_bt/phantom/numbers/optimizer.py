@@ -1,6 +1,6 @@
-"""Kernels of Transformer Engine that go over many tensors: Adam in fp32, norms and scaling.
+"""Kernels of Transformer Engine that go over many tensors: Adam in fp32, norms, scaling and scales of FP8.
 
-Source: Transformer Engine, common/multi_tensor/adam.cu, l2norm.cu and scale.cu.
+Source: Transformer Engine, common/multi_tensor/adam.cu, l2norm.cu, scale.cu and compute_scale.cu.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nemo_bt.phantom.numbers.fp8 import Read
+from nemo_bt.phantom.numbers.fp8 import Read, scale_of
 
 
 def functions(read: Read) -> dict[str, Callable[..., None]]:
@@ -48,4 +48,14 @@ def functions(read: Read) -> dict[str, Callable[..., None]]:
             if not read(source).isfinite().all():
                 read(noop).fill_(1)
 
-    return {one.__name__: one for one in (multi_tensor_adam, multi_tensor_l2norm, multi_tensor_scale)}
+    def multi_tensor_compute_scale_and_scale_inv(
+        out: None, chunk: int, noop: Any, lists: Any, most: float, is_power_of_2: bool, epsilon: float
+    ) -> None:
+        dtypes = {torch.finfo(dtype).max: dtype for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)}
+        for amax, scale, inverse in zip(*lists, strict=True):
+            found = scale_of(read(amax), dtypes[most], epsilon, is_power_of_2)
+            read(scale).copy_(found)
+            read(inverse).copy_(1.0 / found)
+
+    made = (multi_tensor_adam, multi_tensor_l2norm, multi_tensor_scale, multi_tensor_compute_scale_and_scale_inv)
+    return {one.__name__: one for one in made}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_bt.phantom.numbers.fp8 import Read, matrix, placed, rounded, scale_of, scaled_by_blocks
+from nemo_bt.phantom.numbers.fp8 import Read, blocks_of, matrix, placed, rounded, scale_of, scaled_by_blocks
 from nemo_bt.phantom.te_types import TORCH_DTYPES
 
 
@@ -35,6 +35,20 @@ def functions(read: Read) -> dict[str, Callable[..., None]]:
     def compute_amax(out: None, x: Any, amax: Any) -> None:
         read(amax).copy_(read(x).abs().amax())
 
+    def fp8_block_scaling_compute_partial_amax(
+        out: None, x: Any, amax: Any, rows: int, columns: int, start: int, block: int
+    ) -> None:
+        blocks = blocks_of(_whole(read(x).float(), rows, columns, start), True)
+        read(amax)[:, : blocks.shape[2]].copy_(blocks.abs().amax((1, 3)))  # its rows are filled up
+
+    def fp8_block_scaling_partial_cast(
+        out: None, x: Any, data: Any, scale: Any, rows: int, columns: int, start: int, block: int, dtype: Any
+    ) -> None:
+        blocks = blocks_of(_whole(read(x).float(), rows, columns, start), True)
+        cast = rounded(blocks, read(scale)[:, None, : blocks.shape[2], None], TORCH_DTYPES[dtype])
+        whole = cast.reshape(-1, blocks.shape[2] * blocks.shape[3])[:rows, :columns].flatten()
+        read(data).copy_(whole[start : start + read(x).numel()])
+
     def fused_amax_and_scale_update_after_reduction(
         out: None, reduced: Any, histories: Any, scales: Any, algorithm: str, dtype: Any, margin: float
     ) -> None:
@@ -43,7 +57,8 @@ def functions(read: Read) -> dict[str, Callable[..., None]]:
             _scale_anew(amax, read(history), read(scale), algorithm, TORCH_DTYPES[dtype], margin)
 
     made = (
-        quantize, bgrad_quantize, dequantize, fp8_transpose, compute_amax, fused_amax_and_scale_update_after_reduction,
+        quantize, bgrad_quantize, dequantize, fp8_transpose, compute_amax, fp8_block_scaling_compute_partial_amax,
+        fp8_block_scaling_partial_cast, fused_amax_and_scale_update_after_reduction,
     )  # fmt: skip
     return {one.__name__: one for one in made}
 
@@ -61,12 +76,13 @@ def write(x: Tensor, quantizer: Any, out: Any, read: Read) -> None:
     if not hasattr(quantizer, "amax"):
         raise NotImplementedError(f"{type(quantizer).__name__}: the device with numbers has no values for it")
     dtype = TORCH_DTYPES[quantizer.dtype]
-    amax, scale = read(quantizer.amax), read(quantizer.scale)
+    scale = read(quantizer.scale)
     found = x.abs().amax().float()
     if hasattr(quantizer, "force_pow_2_scales"):
-        amax.copy_(found)
+        read(quantizer.amax).copy_(found)
         scale.copy_(scale_of(found, dtype, quantizer.amax_epsilon, quantizer.force_pow_2_scales))
-    else:
+    elif quantizer.amax.numel():  # a part of a weight is cast without
+        amax = read(quantizer.amax)
         amax.copy_(torch.maximum(amax, found))
     data = rounded(x_MK, scale, dtype)
     if out._data is not None:
@@ -88,6 +104,13 @@ def _write_blocks(x_MK: Tensor, quantizer: Any, out: Any, read: Read) -> None:
             found, scales = scaled_by_blocks(x, quantizer)
             read(data).copy_(found.reshape(data.shape))
             placed(scales, read(scale_inv), is_square)
+
+
+def _whole(part: Tensor, rows: int, columns: int, start: int) -> Tensor:
+    """Put a part of a matrix, whose values lie in a row from `start` on, among zeros."""
+    flat = torch.zeros(rows * columns)
+    flat[start : start + part.numel()] = part.flatten()
+    return flat.view(rows, columns)
 
 
 def _scale_anew(
