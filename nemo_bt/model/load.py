@@ -17,7 +17,7 @@ def load_weights(module: RewardGPT, initial: InitialWeights) -> None:
     """Copy into every parameter of this rank, in its dtype; names and shapes have been checked."""
     with torch.no_grad():
         for name, entry in module.sharded_state_dict().items():
-            held = getattr(entry, "data", None)
+            held: Any = getattr(entry, "data", None)
             is_fp8 = hasattr(held, "_quantizer")
             if is_fp8:
                 entry.data = torch.empty(held.shape, dtype=held.dtype, device=held.device)

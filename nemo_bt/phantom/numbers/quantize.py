@@ -69,7 +69,7 @@ def write(x: Tensor, quantizer: Any, out: Any, read: Read) -> None:
     Raises:
         NotImplementedError: it scales otherwise than tensorwise, delayed or blockwise.
     """
-    x_MK = x.flatten(0, -2)
+    x_MK = x.view(-1, x.shape[-1])
     if hasattr(quantizer, "block_scaling_dim"):
         _write_blocks(x_MK, quantizer, out, read)
         return

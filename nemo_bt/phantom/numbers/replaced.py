@@ -23,10 +23,18 @@ def _log_sigmoid_backward(grad: Tensor, x: Tensor, kept: Tensor) -> Tensor:
     return found
 
 
+def _to_itself(outputs: list[Tensor], inputs: list[Tensor], *_: Any) -> None:
+    """Send tensors of several dtypes together, as the only rank: gloo would make them one of one dtype."""
+    for output, given in zip(outputs, inputs, strict=True):
+        output.copy_(given)
+
+
 REPLACED: dict[Any, Callable[..., Any]] = {
     _aten._flash_attention_forward.default: flash_forward,
     _aten._flash_attention_backward.default: flash_backward,
     _aten.log_sigmoid_forward.default: _log_sigmoid_forward,
     _aten.log_sigmoid_backward.default: _log_sigmoid_backward,
+    torch.ops.c10d.allgather_into_tensor_coalesced_.default: _to_itself,
+    torch.ops.c10d.reduce_scatter_tensor_coalesced_.default: _to_itself,
 }
 """By operation: what gives the same of values, with None for what nothing reads."""
