@@ -22,8 +22,9 @@ from typing import Any
 from nemo_bt.config.load import dump_settings
 from nemo_bt.phantom.record import Record
 from nemo_bt.phantom.start import without_weights
-from tests.support.phantom import MORE, QUICK, RECIPES, STEPS, Traced, settings_of, traced
+from tests.support.phantom import STEPS, settings_of, traced
 from tests.support.preferences import write_sets
+from tests.support.traced_runs import MORE, QUICK, RECIPES, Traced
 
 FOLDER = Path(__file__).parent / "expected"
 RUNS = {

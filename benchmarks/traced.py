@@ -19,8 +19,9 @@ import torch
 
 from benchmarks.results_file import RESULTS, Figure, write_figures
 from nemo_bt.planning.memory import GIB
-from tests.support.phantom import MORE, QUICK, RECIPES, Planned, Traced, missing, traced
+from tests.support.phantom import Planned, missing, traced
 from tests.support.preferences import write_sets
+from tests.support.traced_runs import MORE, QUICK, RECIPES, Traced
 
 _RUNS = RECIPES | QUICK | MORE
 _COMMAND = "python -m benchmarks.traced"

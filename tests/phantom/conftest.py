@@ -7,7 +7,8 @@ import pytest
 
 from nemo_bt.phantom.record import Record
 from tests.support.numbers import Runs
-from tests.support.phantom import MORE, QUICK, missing, traced
+from tests.support.phantom import missing, traced
+from tests.support.traced_runs import MORE, QUICK
 
 LACKS = missing()
 

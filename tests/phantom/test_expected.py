@@ -12,8 +12,9 @@ import pytest
 from benchmarks.expected import RUNS, differences, expected, of_record
 from nemo_bt.phantom.record import Record, read_record
 from nemo_bt.phantom.spec import read_spec
-from tests.support.phantom import QUICK, traced
+from tests.support.phantom import traced
 from tests.support.runs import REPO
+from tests.support.traced_runs import QUICK
 
 RECORDED = {"llama3_8b_4_layers_bf16": "bf16", "llama3_8b_4_layers_bf16_recompute": "recompute"}
 RECORDED |= {"llama3_8b_4_layers_fp8": "FP8 tensorwise"}

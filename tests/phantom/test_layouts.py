@@ -15,7 +15,8 @@ from nemo_bt.phantom.compiled import COMPILED
 from nemo_bt.phantom.record import MICRO_BATCH, Record, Section
 from nemo_bt.training.checks import run_architecture
 from nemo_bt.training.compiler import compiled_parts
-from tests.support.phantom import MORE, QUICK, STEPS, Planned, messages_of, settings_of
+from tests.support.phantom import STEPS, Planned, messages_of, settings_of
+from tests.support.traced_runs import MORE, QUICK
 
 RUNS = QUICK | (MORE if os.environ.get("NEMO_BT_TEST_PHANTOM") else {})
 _ANSWER = ("load", "synchronize", "nemo_bt/training/callbacks/graceful_stop.py answer")

@@ -118,7 +118,7 @@ def drift_of(numbers_of: Runs) -> Callable[[str], float]:
 
 @only_on_request
 @pytest.mark.parametrize("model", ["four layers", "quickstart"])
-@pytest.mark.parametrize("recipe", ROUNDINGS)
+@pytest.mark.parametrize("recipe", [*ROUNDINGS, "delayed gathered"])
 def test_losses_beside_fp32(recipe: str, model: str, numbers_of: Runs, drift_of: Callable[[str], float]) -> None:
     losses, plain = (torch.tensor(numbers_of(name, model).losses) for name in (recipe, "fp32"))
     assert len(losses) == len(plain) == STEPS
@@ -134,7 +134,7 @@ def test_more_padding_changes_no_reward(recipe: str, numbers_of: Runs) -> None:
     assert rms(padded.rewards - run.rewards) < rms(run.rewards - rewards_of(run, Exact())) / 30
 
 
-@pytest.mark.parametrize("recipe", FP8)
+@pytest.mark.parametrize("recipe", [name for name in FP8 if name != "delayed"])
 def test_weights_that_are_held_in_fp8_change_nothing(recipe: str, numbers_of: Runs) -> None:
     """To the last bit: they are rounded from the main copies when the optimizer steps, not in each forward pass.
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from nemo_bt.phantom.record import Record
-from tests.support.phantom import LLAMA_8B, Traced, traced
+from tests.support.phantom import traced
 from tests.support.planted import line_of, with_fault
+from tests.support.traced_runs import LLAMA_8B, Traced
 
 pytestmark = pytest.mark.skipif(not os.environ.get("NEMO_BT_TEST_PHANTOM"), reason="make test-phantom")
 

@@ -7,7 +7,8 @@ import pytest
 
 from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.plan import PlanRun
-from tests.support.phantom import RECIPES, STEPS, Planned, traced
+from tests.support.phantom import STEPS, Planned, traced
+from tests.support.traced_runs import RECIPES
 
 GPUS = {"one_h200_llama3_1_8b": "h200"}
 """Of the others it is an H100."""

@@ -10,7 +10,8 @@ from nemo_bt.errors import UserError
 from nemo_bt.observability.events import read_events
 from nemo_bt.phantom.record import Record
 from nemo_bt.phantom.spec import Gpu
-from tests.support.phantom import LLAMA_8B, Traced, traced
+from tests.support.phantom import traced
+from tests.support.traced_runs import LLAMA_8B, Traced
 
 pytestmark = pytest.mark.skipif(not os.environ.get("NEMO_BT_TEST_PHANTOM"), reason="make test-phantom")
 

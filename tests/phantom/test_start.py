@@ -8,7 +8,8 @@ import pytest
 from nemo_bt.errors import UserError
 from nemo_bt.phantom.build import library
 from nemo_bt.phantom.start import trace
-from tests.support.phantom import CACHE, LLAMA_8B, Traced, settings_of, traced
+from tests.support.phantom import CACHE, settings_of, traced
+from tests.support.traced_runs import LLAMA_8B, Traced
 
 RUN = Traced(LLAMA_8B)
 

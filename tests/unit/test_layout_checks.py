@@ -17,6 +17,8 @@ TP, PP, VPP, CP, EP = (
     for name in ("tensor_model", "pipeline_model", "virtual_pipeline_model", "context", "expert_model")
 )
 FIRST, LAST = "model.num_layers_in_first_pipeline_stage", "model.num_layers_in_last_pipeline_stage"
+FP8 = ["model.fp8=hybrid", "trainer.precision=bf16-mixed", "trainer.accelerator=gpu"]
+GATHER = "model.fp8_param_gather=true"
 RECOMPUTE = "model.activations_checkpoint"
 ZERO = "model.optim.name=distributed_fused_adam"
 LORA = "model.peft.lora_tuning"
@@ -93,6 +95,14 @@ GEMMA2 = {name: value for name, value in MIXTRAL.items() if "experts" not in nam
             [ZERO, "model.optim.overlap_grad_reduce=false", "model.optim.bucket_size=1000"],
             r"bucket_size=1000 is of gradients .*: set .*overlap_grad_reduce=true too",
         ),
+        ([GATHER], r"fp8_param_gather=true needs model\.fp8, got null"),
+        ([*FP8, GATHER], r"fp8_param_gather=true needs .*=distributed_fused_adam, got adam"),
+        ([*FP8, GATHER, ZERO, "model.fp8_recipe=mxfp8"], r"=mxfp8: weights cannot be cast to it"),
+        ([*FP8, GATHER, ZERO, "model.optim.optimizer_cpu_offload=true"], r"the host has no weights in FP8"),
+        (
+            [*FP8, GATHER, ZERO, "model.fp8_recipe=delayed", "model.optim.use_precision_aware_optimizer=true"],
+            r"main copy of its own\. Set model\.fp8_recipe=tensorwise",
+        ),
         (["model.optim.main_grads_dtype=fp8"], r"main_grads_dtype: expected one of fp32, bf16, got fp8"),
         (
             ["model.optim.use_precision_aware_optimizer=true"],
@@ -136,6 +146,11 @@ def test_what_cannot_work_shows_its_numbers(overrides: list[str], message: str) 
             MIXTRAL | {"model_type": "qwen3_moe", "moe_intermediate_size": 42},
             ["trainer.devices=4", f"{TP}=4", "model.sequence_parallel=true"],
             r"moe_ffn_hidden_size=42 is not a multiple of .*=4",
+        ),
+        (
+            MIXTRAL,
+            [*FP8, GATHER, ZERO, "model.peft.peft_scheme=lora", f"{LORA}.target_modules=[linear_qkv]"],
+            r"=lora: these weights are not trained",
         ),
         (MIXTRAL, ["model.peft.peft_scheme=lora"], r"some of linear_qkv, linear_proj, got linear_fc1\. experts share"),
         (

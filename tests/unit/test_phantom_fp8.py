@@ -146,3 +146,32 @@ def test_the_errors_of_rounding_are_those_of_evenly_spread_numbers() -> None:
         x = 2.0 ** (torch.rand(200_000, generator=torch.Generator().manual_seed(1)) * 6 - 3)
         measured = ((to_format(x, Format(*form)) - x) / x).square().mean().sqrt()
         assert measured / relative_error(form) == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("quantizer", [tensorwise(), blockwise(2)])
+def test_a_weight_in_fp8_outlives_a_checkpoint_in_bf16(quantizer: Any, seed: int) -> None:
+    """What a run that goes on rounds again is what was rounded before, bytes and scales."""
+    x = normal(256, 384, seed=seed, dtype=torch.bfloat16) * 10.0 ** (seed - 4)
+    out = written(x, quantizer)
+    for by_rows in (True, False):
+        saved = fp8.matrix(out, by_rows, as_it_is).to(torch.bfloat16)
+        assert torch.equal(fp8.matrix(written(saved, quantizer), by_rows, as_it_is), fp8.matrix(out, by_rows, as_it_is))
+
+
+@pytest.mark.parametrize("bounds", [(0, 1000), (1000, 30_000), (30_000, 256 * 384)])
+def test_a_rank_casts_its_part_of_a_weight_by_blocks(bounds: tuple[int, int]) -> None:
+    """With the scales of the whole weight, and each block's largest value of its own part."""
+    x, (start, end) = normal(256, 384), bounds
+    whole = written(x, blockwise(2))
+    kernels = quantize.functions(as_it_is)
+    amax = torch.zeros(2, 4)
+    kernels["fp8_block_scaling_compute_partial_amax"](None, x.flatten()[start:end], amax, 256, 384, start, 128)
+    alone = torch.zeros(256 * 384)
+    alone[start:end] = x.flatten()[start:end]
+    assert torch.equal(amax[:, :3], alone.view(2, 128, 3, 128).abs().amax((1, 3)))
+    data, scale = torch.zeros(end - start, dtype=torch.uint8), 1 / whole._rowwise_scale_inv
+    kernels["fp8_block_scaling_partial_cast"](
+        None, x.flatten()[start:end], data, scale, 256, 384, start, 128, DType.kFloat8E4M3
+    )
+    assert torch.equal(data, whole._rowwise_data.flatten()[start:end])

@@ -1,9 +1,11 @@
 """What a plan counts of adapters, of an offloaded optimizer, of buckets and of Transformer Engine, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
-from nemo_bt.config.fp8 import layers_in_fp8
-from nemo_bt.planning.buffers import buffer_places, buffers
+from nemo_bt.config.fp8 import layers_in_fp8, num_weight_scales
+from nemo_bt.planning.buffers import buffer_places, buffers, together
 from nemo_bt.planning.engine import WORKSPACE_BYTES, weight_copies, workspaces
 from nemo_bt.planning.parameters import Parameter, rank_parameters
 from nemo_bt.planning.rows import part_layers
@@ -94,6 +96,34 @@ def test_weights_in_fp8_are_copies_by_rows_and_by_columns() -> None:
     assert [weight_copies(architecture, ends, rank) for rank in range(4)] == [n * of_layer for n in (7, 8, 8, 7)]
     block = settings_of(*fp8, "model.fp8_recipe=blockwise").model
     assert weight_copies(architecture, block, 0) == 32 * (of_layer + of_layer // 128**2 * 4)
+
+
+def test_weights_that_are_held_in_fp8_have_a_byte_and_a_copy_by_columns() -> None:
+    gathered = [*SHARED, "model.fp8=hybrid", "model.fp8_param_gather=true", "model.first_last_layers_bf16=true"]
+    settings, parts = settings_of(*gathered), eight_b(*gathered)
+    matrices, rest = QKV + PROJECTION + FC1 + FC2, 128256 * 4096 + (2 * 32 + 2) * 4096
+    assert state_bytes(settings, parts).weights == 30 * matrices + 2 * (2 * matrices + rest)
+    assert state_bytes(settings, parts) == replace(
+        state_bytes(settings_of(*SHARED), eight_b(*SHARED)), weights=state_bytes(settings, parts).weights
+    )
+    assert weight_copies(architecture_of(LLAMA3_8B), settings.model, 0) == 30 * matrices
+    block = settings_of(*gathered, "model.fp8_recipe=blockwise").model
+    assert weight_copies(architecture_of(LLAMA3_8B), block, 0) == 30 * (matrices + 2 * 4 * matrices // 128**2)
+
+
+def test_the_last_bucket_in_fp8_takes_the_others_of_its_part_along() -> None:
+    """A table of 1,000, a matrix of 2 x 3,000 in FP8 with buckets of 3,000, and a matrix of 640 in a later part."""
+    gathered = [*SHARED, "trainer.devices=2", "model.optim.bucket_size=3000"]
+    first = [Parameter(EMBEDDING, (1000,)), *(Parameter("a.weight", (3000,), is_fp8=True) for _ in range(2))]
+    found = buffers(settings_of(*gathered), [first, [Parameter("b.weight", (640,), is_fp8=True)]])
+    sent = [(gradients, weights) for _, gradients, weights in together(found)]
+    assert sent == [(4 * 3072, 3072), (4 * (3072 + 1024), 3072 + 2 * 1024), (4 * 640, 640)]
+
+
+def test_scales_of_a_weight_are_counted_as_they_lie() -> None:
+    assert num_weight_scales((6144, 4096), "tensorwise") == num_weight_scales((6144, 4096), "delayed") == 1
+    assert num_weight_scales((6144, 4096), "blockwise") == 48 * 32
+    assert num_weight_scales((130, 640), "blockwise") == 2 * 8
 
 
 def test_layers_of_a_part_are_numbered_through_the_model() -> None:
