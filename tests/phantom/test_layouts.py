@@ -49,6 +49,8 @@ MORE_WAITS = {
     "experts EP2": {_NORM: 2, _COUNTED: 4},
     "experts EP2 TP2 SP": {_NORM: 2, _COUNTED: 4},
     "experts FP8 EP2": {_NORM: 2, _COUNTED: 4},
+    "experts EP2 sharded": {_COUNTED: 2},
+    "experts FP8 EP2 gathered": {_COUNTED: 2},
     "qwen3 moe": {_COUNTED: 8},
 }
 """What more of them a layout has, or other numbers of them."""
@@ -64,8 +66,10 @@ ROUTED = {"float32"}
 MORE_DTYPES = {
     "local attention": {"float32"},
     "FP8 but for the ends PP2": {"bfloat16"},
+    "FP8 gathered but for the ends": {"bfloat16"},
     "LoRA FP8": {"bfloat16"},  # adapters
     "LoRA FP8 TP2 SP": {"bfloat16"},
+    "experts FP8 EP2 gathered": {"float32", "bfloat16"},
     "experts FP8 EP2": {"float32", "bfloat16"},  # the router multiplies what is not in FP8
 }
 """Dtypes of products beside those of the linear layers."""
