@@ -168,18 +168,20 @@ class RewardScorer:
             raise ValueError(f"the prompt {prompt[:40]!r} cannot be answered: {bad.reason}, {bad.detail}") from None
         return side.prompt + side.response if isinstance(side, Text) else side.messages
 
-    def tokenise(self, conversations: Sequence[Conversation], keeps: int | None = None) -> Tokens:
+    def tokenise(self, conversations: Sequence[Conversation], keeps: int | None = None, first: int = 0) -> Tokens:
         """Turn conversations into token ids. Any thread may call it; it raises what `score` raises.
 
         Args:
             keeps: tokens that stay of the end of a longer conversation; -1: as many as are scored; None refuses it.
+            first: number of the first conversation in errors.
         """
-        ids = {i: self._ids(one, i, keeps) for i, one in enumerate(conversations) if _is_ids(one)}
+        ids = {i: self._ids(one, first + i, keeps) for i, one in enumerate(conversations) if _is_ids(one)}
         others = [i for i in range(len(conversations)) if i not in ids]
         limit = self.limit if keeps is None else LengthLimit(sys.maxsize, "")
-        tokens = tokenise([[self._side(conversations[i], i)] for i in others], self.renderer, limit)
+        tokens = tokenise([[self._side(conversations[i], first + i)] for i in others], self.renderer, limit)
         for position, refused in sorted(tokens.refused.items()):
-            raise ValueError(f"conversation {others[position]} cannot be scored: {refused.reason}, {refused.detail}")
+            number = first + others[position]
+            raise ValueError(f"conversation {number} cannot be scored: {refused.reason}, {refused.detail}")
         ids |= dict(zip(others, tokens.ids, strict=True))
         if keeps is not None:
             most = min(self.limit.tokens, keeps) if keeps > 0 else self.limit.tokens
@@ -215,15 +217,23 @@ class RewardScorer:
 
     def score_all(self, tokens: Tokens) -> list[list[float]]:
         """Give the reward and the attributes of what `tokenise` returned, as `score_tokens` does."""
+        found = self.score_each(tokens)
+        rows = [row for row in found if row is not None]
+        if len(rows) < len(found):
+            raise ValueError(not_finite(found.index(None)))
+        return rows
+
+    def score_each(self, tokens: Tokens) -> list[list[float] | None]:
+        """Give the reward and the attributes of each, and None for one whose are not all finite."""
         if self not in self.live:
             raise ValueError("this scorer is closed: from_pretrained opens another")
         if not tokens.ids:
             return []
         found = compute_all(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)
-        rows = [row for row in found if row is not None]
-        if len(rows) < len(found):
-            raise ValueError(f"conversation {found.index(None)} has a reward that is not a finite number")
-        return [[self.statistics.normalize(row[0]) if self.statistics else row[0], *row[1:]] for row in rows]
+        return [row and [self._shown(row[0]), *row[1:]] for row in found]
+
+    def _shown(self, reward: float) -> float:
+        return self.statistics.normalize(reward) if self.statistics else reward
 
     def compare(self, a: Conversation, b: Conversation) -> Comparison:
         """Tell which of two conversations is better; it raises what `score` raises."""
@@ -244,6 +254,11 @@ class RewardScorer:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def not_finite(number: int) -> str:
+    """Say which conversation has no reward."""
+    return f"conversation {number} has a reward that is not a finite number"
 
 
 def _is_ids(conversation: Sequence[Any]) -> bool:
