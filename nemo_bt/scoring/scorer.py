@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.resolve import find_pretrained, with_positions
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute_all, plan, tokenise
+from nemo_bt.scoring.comparison import Comparison, comparison_of
 from nemo_bt.scoring.model import longest_conversation, open_alone, open_trained
 from nemo_bt.scoring.reward_statistics import RewardStatistics, own_statistics
 
@@ -35,23 +35,6 @@ if TYPE_CHECKING:
 
 Conversation: TypeAlias = "str | Messages | list[int]"
 """A whole text, messages that end with the response that is judged, or token ids."""
-_LARGE = 700.0
-"""Largest number whose exponential surely fits fp64."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Outcome of a comparison of conversations a and b.
-
-    Args:
-        winner: a, b, or tie.
-        margin: reward of a minus reward of b, both from `score`.
-        probability: chance that a is preferred, the sigmoid of the model's own margin (Bradley and Terry 1952).
-    """
-
-    winner: str
-    margin: float
-    probability: float
 
 
 @dataclass(eq=False)
@@ -217,11 +200,7 @@ class RewardScorer:
 
     def score_all(self, tokens: Tokens) -> list[list[float]]:
         """Give the reward and the attributes of what `tokenise` returned, as `score_tokens` does."""
-        found = self.score_each(tokens)
-        rows = [row for row in found if row is not None]
-        if len(rows) < len(found):
-            raise ValueError(not_finite(found.index(None)))
-        return rows
+        return all_finite(self.score_each(tokens))
 
     def score_each(self, tokens: Tokens) -> list[list[float] | None]:
         """Give the reward and the attributes of each, and None for one whose are not all finite."""
@@ -230,19 +209,14 @@ class RewardScorer:
         if not tokens.ids:
             return []
         found = compute_all(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)
-        return [row and [self._shown(row[0]), *row[1:]] for row in found]
-
-    def _shown(self, reward: float) -> float:
-        return self.statistics.normalize(reward) if self.statistics else reward
+        if not self.statistics:
+            return found
+        return [row and [self.statistics.normalize(row[0]), *row[1:]] for row in found]
 
     def compare(self, a: Conversation, b: Conversation) -> Comparison:
         """Tell which of two conversations is better; it raises what `score` raises."""
         reward_a, reward_b = self.score_batch([a, b])
-        shown = reward_a - reward_b
-        margin = shown * self.statistics.std if self.statistics else shown
-        winner = "tie" if margin == 0 else "a" if margin > 0 else "b"
-        smaller = 1 / (1 + math.exp(abs(margin))) if abs(margin) < _LARGE else 0.0
-        return Comparison(winner, shown, 1 - smaller if margin > 0 else smaller)
+        return comparison_of(reward_a - reward_b, self.statistics.std if self.statistics else 1.0)
 
     def close(self) -> None:
         """Give the process groups back."""
@@ -256,9 +230,11 @@ class RewardScorer:
         self.close()
 
 
-def not_finite(number: int) -> str:
-    """Say which conversation has no reward."""
-    return f"conversation {number} has a reward that is not a finite number"
+def all_finite(rows: list[list[float] | None]) -> list[list[float]]:
+    """Give what `score_each` gave, where each has a finite reward; ValueError names the first that has none."""
+    if None in rows:
+        raise ValueError(f"conversation {rows.index(None)} has a reward that is not a finite number")
+    return [row for row in rows if row is not None]
 
 
 def _is_ids(conversation: Sequence[Any]) -> bool:

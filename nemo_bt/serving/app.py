@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 import nemo_bt
 from nemo_bt.config.serve import ServeSettings
-from nemo_bt.scoring.scorer import RewardScorer, not_finite
+from nemo_bt.scoring.scorer import RewardScorer, all_finite
 from nemo_bt.serving import protocol
 from nemo_bt.serving.batcher import Batcher
 from nemo_bt.serving.body import read_body
@@ -93,9 +93,7 @@ class _Service:
     async def _rewards(self, body: bytes, route: Route, client: str) -> Response:
         asked, tokens = await self.preparing.prepare(body, route, client, self._check_model)
         rows = await self.batcher.rewards(tokens, client)
-        if None in rows:
-            raise ValueError(not_finite(rows.index(None)))
-        found = Rewards(rows, list(self.scorer.engine.attributes), sum(map(len, tokens.ids)))
+        found = Rewards(all_finite(rows), list(self.scorer.engine.attributes), sum(map(len, tokens.ids)))
         return JSONResponse(route.answer(self.model, asked, found))
 
     def _check_model(self, asked: Any) -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from typing import TYPE_CHECKING
 
 from nemo_bt.config.serve import ServeRun, ServeSettings
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal, held_back
+
+if TYPE_CHECKING:
+    from nemo_bt.scoring.scorer import RewardScorer
 
 
 def check_serve(run: ServeRun) -> str | None:
@@ -48,18 +53,12 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
     Raises:
         UserError: the model cannot be used, the port is taken, or there are too few files for all connections.
     """
-    import socket
-
-    import uvicorn
-
     from nemo_bt.data.tokenize.text_settings import described
     from nemo_bt.pretrained.resolve import find_pretrained
     from nemo_bt.pretrained.trained_head import was_trained_on
     from nemo_bt.scoring.model import open_trained
     from nemo_bt.scoring.scorer import RewardScorer
-    from nemo_bt.serving.app import build_app
-    from nemo_bt.serving.connections import allow_files, limited
-    from nemo_bt.serving.metrics import Metrics
+    from nemo_bt.serving.connections import allow_files
 
     settings = run.serve
     allow_files(settings.max_connections)
@@ -96,19 +95,31 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
             terminal.line(line)
         if scorer.text.join is not None or scorer.text.input_template:
             terminal.line("/score and /rerank put prompt and response together as the training did")
-        metrics = Metrics()
-        app = build_app(scorer, settings, settings.model_name or model, token, metrics)
-        config = uvicorn.Config(
-            app,
-            loop="asyncio",
-            http=limited(settings, lambda reason: metrics.ended.labels(reason).inc()),
-            ws="none",
-            log_level="error",  # what clients do wrong is counted in the metrics; each could fill a disk with it
-            access_log=False,
-            proxy_headers=False,  # a client is the address of its connection; a header could name any other
-            timeout_keep_alive=settings.idle_timeout_s,  # type: ignore[arg-type]
-        )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)  # while uvicorn runs, its own stand here; then it raises the signal
-        uvicorn.Server(config).run(sockets=[listening])
+        _run(scorer, settings, model, token, listening)
     terminal.line("stopped; every request that was taken on has its answer")
+
+
+def _run(
+    scorer: RewardScorer, settings: ServeSettings, model: str, token: str | None, listening: socket.socket
+) -> None:
+    """Answer requests until a signal says so."""
+    import uvicorn
+
+    from nemo_bt.serving.app import build_app
+    from nemo_bt.serving.connections import limited
+    from nemo_bt.serving.metrics import Metrics
+
+    metrics = Metrics()
+    config = uvicorn.Config(
+        build_app(scorer, settings, settings.model_name or model, token, metrics),
+        loop="asyncio",
+        http=limited(settings, lambda reason: metrics.ended.labels(reason).inc()),
+        ws="none",
+        log_level="error",  # what clients do wrong is counted in the metrics; each could fill a disk with it
+        access_log=False,
+        proxy_headers=False,  # a client is the address of its connection; a header could name any other
+        timeout_keep_alive=settings.idle_timeout_s,  # type: ignore[arg-type]
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # while uvicorn runs, its own stand here; then it raises the signal
+    uvicorn.Server(config).run(sockets=[listening])

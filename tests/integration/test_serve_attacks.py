@@ -218,8 +218,10 @@ def test_slow_bodies_take_only_a_share_of_the_memory(address: str) -> None:
 def test_what_clients_no_longer_wait_for_is_not_computed(address: str) -> None:
     before = shown(address, "conversations_total")
     body = json.dumps({"conversations": ["word " * 40] * 120}).encode()
-    for _ in range(20):
-        connected(address, head_of("/reward", len(body)) + body, ATTACKER).close()
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(connected(address, head_of("/reward", len(body)) + body, ATTACKER))
+        time.sleep(0.1)  # the server has them
     deadline_s = time.monotonic() + 20
     while shown(address, "held_bytes") or shown(address, "waiting_tokens"):
         assert time.monotonic() < deadline_s

@@ -1,10 +1,7 @@
-"""Shares of clients, the parts of a JSON body, turns of clients, and files for connections."""
+"""Shares of clients, the parts of a JSON body, turns of clients, and settings that fit."""
 
 import asyncio
 import json
-import resource
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -136,19 +133,3 @@ def test_what_cannot_be_computed_fails_alone() -> None:
 def test_a_request_of_the_largest_size_is_within_a_clients_share(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_serve(load_settings_of(ServeRun, "serve", [f"model.restore_from_path={tmp_path}", override]))
-
-
-def test_connections_have_files(tmp_path: Path) -> None:
-    """In a process of its own, whose limits are lowered for good."""
-    code = """
-import resource, sys
-from nemo_bt.serving.connections import allow_files
-resource.setrlimit(resource.RLIMIT_NOFILE, (256, 512))
-allow_files(300)
-print(resource.getrlimit(resource.RLIMIT_NOFILE))
-allow_files(313)
-"""
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[1] >= 512
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
-    assert result.stdout == "(500, 512)\n"
-    assert "serve.max_connections: expected at most 312, as this process may open 512 files" in result.stderr
