@@ -34,6 +34,7 @@ from benchmarks import small_llama
 from benchmarks.results_file import Figure, write_results
 from benchmarks.scoring import conversations_of
 from benchmarks.serving_attack import ATTACKS, poison, run_attack
+from nemo_bt.data.formats.responses import Chat
 from nemo_bt.scoring.scorer import RewardScorer
 
 _CLIENTS = 64
@@ -60,7 +61,7 @@ def main() -> None:
     small_llama.make_model(small_llama.SMALL, args.folder / "tokenizer", model, seed=1)
     if args.attack:
         poison(model)
-    conversations = conversations_of(args.data / "hh_val.parquet")
+    conversations = [side.messages for side in conversations_of(args.data / "hh_val.parquet") if isinstance(side, Chat)]
     with RewardScorer.from_pretrained(model, accelerator="cpu") as scorer:
         expected = scorer.score_batch(conversations)
     address, process = _start(model, args.folder / "server.log")
@@ -106,7 +107,7 @@ def _measure_attacks(
             tried = attacker.submit(run_attack, name, address, _ATTACK_S) if name else None
             load = asyncio.run(_clients(address, _GOOD_CLIENTS, _ATTACK_S, conversations, expected))
             num_tried = tried.result() if tried else 0
-        time.sleep(_CALM_S)
+        _wait_until_calm(address)
         after_bytes = server.memory_info().rss
         wrong = load.failed + (load.difference > _TOLERANCE)
         failed += wrong
@@ -132,6 +133,15 @@ def _figure(name: str, value: float, unit: str, target: float | None = None) -> 
     return Figure(f"serving/hh/{name}", value, unit, value, value, target)
 
 
+def _wait_until_calm(address: str) -> None:
+    """Wait until the server holds no request, as /metrics has it; for half a minute at most."""
+    deadline_s = time.monotonic() + 30
+    with httpx.Client(transport=httpx.HTTPTransport(retries=5), timeout=30) as client:
+        while "nemo_bt_held_bytes 0.0" not in client.get(f"{address}/metrics").text:
+            assert time.monotonic() < deadline_s
+            time.sleep(_CALM_S)
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
@@ -147,6 +157,8 @@ def _start(model: Path, log: Path) -> tuple[str, subprocess.Popen[str]]:
     for line in process.stdout:
         found = re.search(r"at (http://\S+):", line)
         if found:
+            with httpx.Client(transport=httpx.HTTPTransport(retries=5)) as client:
+                client.get(f"{found[1]}/health")
             return found[1], process
     raise SystemExit(f"the server did not start: see {log}")
 

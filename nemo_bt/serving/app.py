@@ -86,11 +86,14 @@ class _Service:
         done, late = await asyncio.wait({answering, leaving}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         for task in late:
             task.cancel()
-        if answering in done:
-            return answering.result()
-        raise ClientDisconnect if leaving in done else TimeoutError
+        try:
+            if answering in done:
+                return answering.result()
+            raise ClientDisconnect if leaving in done else TimeoutError
+        finally:
+            del answering, done  # an error holds this frame: a circle of them would hold the body until it is collected
 
-    async def _rewards(self, body: bytes, route: Route, client: str) -> Response:
+    async def _rewards(self, body: bytearray, route: Route, client: str) -> Response:
         asked, tokens = await self.preparing.prepare(body, route, client, self._check_model)
         rows = await self.batcher.rewards(tokens, client)
         found = Rewards(all_finite(rows), list(self.scorer.engine.attributes), sum(map(len, tokens.ids)))

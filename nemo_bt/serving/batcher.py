@@ -72,6 +72,10 @@ class Batcher:
         finally:
             for answer in pieces:
                 answer.cancel()  # those that still wait are of no use once another has failed
+            del (
+                pieces,
+                answer,
+            )  # an error holds this frame: a circle of them would hold the tokens until it is collected
 
     def _enqueue(self, ids: list[Ids], client: str) -> asyncio.Future[list[Any]]:
         answer: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()

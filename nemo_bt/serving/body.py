@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import platform
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,6 +21,8 @@ _SOME_TEXTS = re.compile(rb'(?:[^"]*+"(?:[^"\\]++|\\.)*+"?){1,10000}+', re.DOTAL
 """So many of them that other threads wait for a few milliseconds."""
 _OPENING = (b"{", b"[", b":")
 _NEXT = b","
+_M_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 2**20
 
 
 class TooLarge(HTTPException):
@@ -28,7 +32,17 @@ class TooLarge(HTTPException):
         super().__init__(413, f"expected at most {most} {unit}")
 
 
-async def read_body(request: Request, settings: ServeSettings, take: Callable[[int], None]) -> bytes:
+def give_back_large_blocks() -> None:
+    """Let glibc give the memory of each large body back to the system.
+
+    It raises the size from which it does so to that of the largest block that was ever freed, until it is set. Source:
+    mallopt(3), M_MMAP_THRESHOLD.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+async def read_body(request: Request, settings: ServeSettings, take: Callable[[int], None]) -> bytearray:
     """Read a body, and not on when it is too large, late, or more than the server holds.
 
     Args:
@@ -38,22 +52,19 @@ async def read_body(request: Request, settings: ServeSettings, take: Callable[[i
     if length.isdecimal() and int(length[:20]) > settings.max_request_bytes:
         raise TooLarge(settings.max_request_bytes, "bytes")
     body = bytearray()
-
-    async def read() -> None:
-        async for part in request.stream():
-            if len(body) + len(part) > settings.max_request_bytes:
-                raise TooLarge(settings.max_request_bytes, "bytes")
-            take(len(part))
-            body.extend(part)
-
     try:
-        await asyncio.wait_for(read(), settings.read_timeout_s)
+        async with asyncio.timeout(settings.read_timeout_s):
+            async for part in request.stream():
+                if len(body) + len(part) > settings.max_request_bytes:
+                    raise TooLarge(settings.max_request_bytes, "bytes")
+                take(len(part))
+                body.extend(part)
     except TimeoutError:
         raise HTTPException(408, f"no whole request within {settings.read_timeout_s:g} s") from None
-    return bytes(body)
+    return body
 
 
-def parse(body: bytes, kind: type[_Asked], settings: ServeSettings) -> _Asked:
+def parse(body: bytearray, kind: type[_Asked], settings: ServeSettings) -> _Asked:
     """Parse a body whose JSON has few enough parts.
 
     Raises:
@@ -65,10 +76,11 @@ def parse(body: bytes, kind: type[_Asked], settings: ServeSettings) -> _Asked:
     except ValidationError as error:
         found = error.errors(include_url=False, include_input=False, include_context=False)
         deepest = max(found, key=lambda one: len(one["loc"]))  # a union reports every choice; this is the closest
-        raise HTTPException(422, f"{'.'.join(map(str, deepest['loc']))}: {deepest['msg']}"[:500]) from None
+        wrong = f"{'.'.join(map(str, deepest['loc']))}: {deepest['msg']}"[:500]
+    raise HTTPException(422, wrong)  # here, so that it does not hold the other error, which holds the body
 
 
-def check_parts(body: bytes, max_fields: int, max_values: int) -> None:
+def check_parts(body: bytes | bytearray, max_fields: int, max_values: int) -> None:
     """Check how many parts the JSON of a body has; where all signs of them are few, texts are not told from the rest.
 
     Args:

@@ -37,7 +37,7 @@ class Preparing:
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "preparing"), init=False)
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary, init=False)
 
-    async def prepare(self, body: bytes, route: Route, client: str, check: Callable[[Any], None]) -> Prepared:
+    async def prepare(self, body: bytearray, route: Route, client: str, check: Callable[[Any], None]) -> Prepared:
         """Parse a body and tokenise its conversations.
 
         Args:
