@@ -20,13 +20,13 @@ SEED = 1
 
 
 def test_every_answer_is_one_that_the_openapi_has(exported: Path, tmp_path: Path) -> None:
-    """Some 3,000 requests, always the same, in under two minutes: no 500, and no status that is not described."""
+    """The same requests each time, in some minutes: no 500, and no status that is not described."""
     program = python_of("schemathesis").parent / "schemathesis"
     options = f"--max-examples {NUM_EXAMPLES} --seed {SEED} --checks {','.join(CHECKS)} --mode all --no-color".split()
     options += ["--generation-database", "none", "--phases", "examples,coverage,fuzzing"]
     with serving(exported) as (address, process):
         command = [str(program), "run", f"{address}/openapi.json", *options]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
         assert result.returncode == 0, result.stdout + result.stderr
         assert process.poll() is None
     assert (exported.parent / "stderr.txt").read_text() == ""

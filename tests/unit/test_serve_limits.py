@@ -17,8 +17,9 @@ from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.batch import Tokens
 from nemo_bt.serving.batcher import Batcher
-from nemo_bt.serving.body import check_parts
+from nemo_bt.serving.body import check_parts, parse
 from nemo_bt.serving.command import check_serve
+from nemo_bt.serving.protocol import RewardRequest
 from nemo_bt.serving.share import Full, Share
 
 
@@ -72,6 +73,14 @@ def test_counting_takes_no_longer_than_there_are_bytes(part: bytes) -> None:
     with suppress(HTTPException):
         check_parts(b'{"' + part * (4_000_000 // len(part)) + b'"' + b",:" * 1_000_000, 999_999, 999_999)
     assert time.perf_counter() - start_s < 3
+
+
+def test_an_error_does_not_hold_the_body() -> None:
+    """Until it is collected, whenever that is; pydantic's own errors do."""
+    settings = load_settings_of(ServeRun, "serve", ["model.restore_from_path=x"]).serve
+    with pytest.raises(HTTPException) as caught:
+        parse(bytearray(b'{"conversations": [1]}'), RewardRequest, settings)
+    assert (caught.value.status_code, caught.value.__context__) == (422, None)
 
 
 def tokens_of(*lengths: int) -> Tokens:
