@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import platform
 import re
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,8 +19,6 @@ _SOME_TEXTS = re.compile(rb'(?:[^"]*+"(?:[^"\\]++|\\.)*+"?){1,10000}+', re.DOTAL
 """So many of them that other threads wait for a few milliseconds."""
 _OPENING = (b"{", b"[", b":")
 _NEXT = b","
-_M_MMAP_THRESHOLD = -3
-_LARGE_BYTES = 2**20
 
 
 class TooLarge(HTTPException):
@@ -30,16 +26,6 @@ class TooLarge(HTTPException):
 
     def __init__(self, most: int, unit: str) -> None:
         super().__init__(413, f"expected at most {most} {unit}")
-
-
-def give_back_large_blocks() -> None:
-    """Let glibc give the memory of each large body back to the system.
-
-    It raises the size from which it does so to that of the largest block that was ever freed, until it is set. Source:
-    mallopt(3), M_MMAP_THRESHOLD.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 async def read_body(request: Request, settings: ServeSettings, take: Callable[[int], None]) -> bytearray:

@@ -106,11 +106,9 @@ def _run(
     import uvicorn
 
     from nemo_bt.serving.app import build_app
-    from nemo_bt.serving.body import give_back_large_blocks
     from nemo_bt.serving.connections import limited
     from nemo_bt.serving.metrics import Metrics
 
-    give_back_large_blocks()
     metrics = Metrics()
     config = uvicorn.Config(
         build_app(scorer, settings, settings.model_name or model, token, metrics),
