@@ -28,6 +28,7 @@ def table_of(name: str, figures: Figures) -> str:
         "plan_time": plan_time_table,
         "scoring": scoring_table,
         "lists": lists_table,
+        "serving_attack": attack_table,
         "traced": traced_table,
         "real_model_hh": real_model_table,
         "real_model_alpaca_eval": real_model_table,
@@ -47,6 +48,25 @@ def traced_table(figures: Figures) -> str:
         )
         sizes = f"{planned / 2**30:.2f} | {traced / 2**30:.2f} | {planned / traced:.3f}"
         lines.append(f"| {layout} | {sizes} | {waits:.0f} | {launches:,.0f} |")
+    return "\n".join(lines)
+
+
+def attack_table(figures: Figures) -> str:
+    """Write a table of attacks: what good clients saw meanwhile, and what the server held before and after."""
+    lines = [
+        "| attack | tried | good requests answered | not answered | good clients' p99, s | MiB before, after |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(name.split("/")[1] for name in figures):
+        tried, answers, wrong, p99_s, before_bytes, after_bytes = (
+            figures[f"serving_attack/{name}/{what}"]["value"]
+            for what in (
+                "tried", "good_answers", "good_requests_without_a_right_answer", "good_p99_s",
+                "resident_bytes_before", "resident_bytes_after",
+            )
+        )  # fmt: skip
+        sizes = f"{before_bytes / 2**20:,.0f}, {after_bytes / 2**20:,.0f}"
+        lines.append(f"| {name} | {tried:,} | {answers:,} | {wrong} | {p99_s:.2f} | {sizes} |")
     return "\n".join(lines)
 
 

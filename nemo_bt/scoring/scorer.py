@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.resolve import find_pretrained, with_positions
 from nemo_bt.scoring.batch import StreamRules, Tokens, compute_all, plan, tokenise
+from nemo_bt.scoring.comparison import Comparison, comparison_of
 from nemo_bt.scoring.model import longest_conversation, open_alone, open_trained
 from nemo_bt.scoring.reward_statistics import RewardStatistics, own_statistics
 
@@ -35,23 +35,6 @@ if TYPE_CHECKING:
 
 Conversation: TypeAlias = "str | Messages | list[int]"
 """A whole text, messages that end with the response that is judged, or token ids."""
-_LARGE = 700.0
-"""Largest number whose exponential surely fits fp64."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Outcome of a comparison of conversations a and b.
-
-    Args:
-        winner: a, b, or tie.
-        margin: reward of a minus reward of b, both from `score`.
-        probability: chance that a is preferred, the sigmoid of the model's own margin (Bradley and Terry 1952).
-    """
-
-    winner: str
-    margin: float
-    probability: float
 
 
 @dataclass(eq=False)
@@ -168,18 +151,20 @@ class RewardScorer:
             raise ValueError(f"the prompt {prompt[:40]!r} cannot be answered: {bad.reason}, {bad.detail}") from None
         return side.prompt + side.response if isinstance(side, Text) else side.messages
 
-    def tokenise(self, conversations: Sequence[Conversation], keeps: int | None = None) -> Tokens:
+    def tokenise(self, conversations: Sequence[Conversation], keeps: int | None = None, first: int = 0) -> Tokens:
         """Turn conversations into token ids. Any thread may call it; it raises what `score` raises.
 
         Args:
             keeps: tokens that stay of the end of a longer conversation; -1: as many as are scored; None refuses it.
+            first: number of the first conversation in errors.
         """
-        ids = {i: self._ids(one, i, keeps) for i, one in enumerate(conversations) if _is_ids(one)}
+        ids = {i: self._ids(one, first + i, keeps) for i, one in enumerate(conversations) if _is_ids(one)}
         others = [i for i in range(len(conversations)) if i not in ids]
         limit = self.limit if keeps is None else LengthLimit(sys.maxsize, "")
-        tokens = tokenise([[self._side(conversations[i], i)] for i in others], self.renderer, limit)
+        tokens = tokenise([[self._side(conversations[i], first + i)] for i in others], self.renderer, limit)
         for position, refused in sorted(tokens.refused.items()):
-            raise ValueError(f"conversation {others[position]} cannot be scored: {refused.reason}, {refused.detail}")
+            number = first + others[position]
+            raise ValueError(f"conversation {number} cannot be scored: {refused.reason}, {refused.detail}")
         ids |= dict(zip(others, tokens.ids, strict=True))
         if keeps is not None:
             most = min(self.limit.tokens, keeps) if keeps > 0 else self.limit.tokens
@@ -215,24 +200,23 @@ class RewardScorer:
 
     def score_all(self, tokens: Tokens) -> list[list[float]]:
         """Give the reward and the attributes of what `tokenise` returned, as `score_tokens` does."""
+        return all_finite(self.score_each(tokens))
+
+    def score_each(self, tokens: Tokens) -> list[list[float] | None]:
+        """Give the reward and the attributes of each, and None for one whose are not all finite."""
         if self not in self.live:
             raise ValueError("this scorer is closed: from_pretrained opens another")
         if not tokens.ids:
             return []
         found = compute_all(plan(tokens, self.rules), self.engine, self.renderer.pad_id, self.rules.multiple_of)
-        rows = [row for row in found if row is not None]
-        if len(rows) < len(found):
-            raise ValueError(f"conversation {found.index(None)} has a reward that is not a finite number")
-        return [[self.statistics.normalize(row[0]) if self.statistics else row[0], *row[1:]] for row in rows]
+        if not self.statistics:
+            return found
+        return [row and [self.statistics.normalize(row[0]), *row[1:]] for row in found]
 
     def compare(self, a: Conversation, b: Conversation) -> Comparison:
         """Tell which of two conversations is better; it raises what `score` raises."""
         reward_a, reward_b = self.score_batch([a, b])
-        shown = reward_a - reward_b
-        margin = shown * self.statistics.std if self.statistics else shown
-        winner = "tie" if margin == 0 else "a" if margin > 0 else "b"
-        smaller = 1 / (1 + math.exp(abs(margin))) if abs(margin) < _LARGE else 0.0
-        return Comparison(winner, shown, 1 - smaller if margin > 0 else smaller)
+        return comparison_of(reward_a - reward_b, self.statistics.std if self.statistics else 1.0)
 
     def close(self) -> None:
         """Give the process groups back."""
@@ -244,6 +228,13 @@ class RewardScorer:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def all_finite(rows: list[list[float] | None]) -> list[list[float]]:
+    """Give what `score_each` gave, where each has a finite reward; ValueError names the first that has none."""
+    if None in rows:
+        raise ValueError(f"conversation {rows.index(None)} has a reward that is not a finite number")
+    return [row for row in rows if row is not None]
 
 
 def _is_ids(conversation: Sequence[Any]) -> bool:

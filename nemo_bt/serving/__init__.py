@@ -1,7 +1,8 @@
 """A scoring server: HTTP requests -> batches -> rewards.
 
-Read `command` (nemo-bt serve), `app` (routes), `protocol` (their bodies), `batcher` (waiting requests are computed
-together), `metrics`.
+Read `command` (nemo-bt serve), `connections` (how many, how long), `app` (what becomes of a request), `body` (read and
+parsed within limits), `routes` and `protocol` (what is asked and answered), `preparing` (token ids), `batcher` (waiting
+requests are computed together), `share` (what one client may hold), `openapi` (for other programs), `metrics`.
 
 May import `scoring` and what is below it.
 """

@@ -1,4 +1,4 @@
-"""The routes: /reward, those of the clients of vLLM, SGLang, OpenRLHF and slime, /health, /metrics."""
+"""What becomes of a request: the token, the body, token ids, rewards, the answer; /health, /metrics and the like."""
 
 from __future__ import annotations
 
@@ -6,38 +6,44 @@ import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 import nemo_bt
 from nemo_bt.config.serve import ServeSettings
-from nemo_bt.scoring.scorer import Conversation, RewardScorer
+from nemo_bt.scoring.scorer import RewardScorer, all_finite
 from nemo_bt.serving import protocol
-from nemo_bt.serving.batcher import Batcher, Full
+from nemo_bt.serving.batcher import Batcher
+from nemo_bt.serving.body import read_body
 from nemo_bt.serving.metrics import Metrics
-
-_Asked = TypeVar("_Asked", bound=BaseModel)
+from nemo_bt.serving.openapi import described
+from nemo_bt.serving.preparing import Preparing
+from nemo_bt.serving.routes import ROUTES, Rewards, Route
+from nemo_bt.serving.share import Full, Share
 
 
 class _Service:
     """A scorer behind limits."""
 
-    def __init__(self, scorer: RewardScorer, settings: ServeSettings, model: str, token: str | None) -> None:
+    def __init__(
+        self, scorer: RewardScorer, settings: ServeSettings, model: str, token: str | None, metrics: Metrics
+    ) -> None:
         self.scorer = scorer
         self.model = model
         self.settings = settings
         self.token = token
-        self.metrics = Metrics(lambda: self.batcher.waiting_tokens)
-        budget = scorer.rules.budget_tokens
-        self.batcher = Batcher(scorer.score_all, budget, settings.max_waiting_tokens, self.metrics.report)
-        self._tokenising = ThreadPoolExecutor(1, "tokenising")
+        self.metrics = metrics
+        self.preparing = Preparing(scorer, settings)
+        budget, waiting, share = scorer.rules.budget_tokens, settings.max_waiting_tokens, settings.client_share
+        self.batcher = Batcher(scorer.score_each, budget, waiting, metrics.report, share)
+        self.bodies = Share(settings.max_waiting_bytes, share)
+        metrics.waiting_tokens.set_function(lambda: self.batcher.waiting_tokens)
+        metrics.held_bytes.set_function(lambda: self.bodies.held)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -47,123 +53,73 @@ class _Service:
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
-        self._tokenising.shutdown()
+        self.preparing.thread.shutdown()
 
-    async def all_rewards(
-        self, conversations: list[Conversation], keeps: int | None = None
-    ) -> tuple[list[list[float]], int]:
-        """Give the reward and the attributes of conversations, and the number of their tokens.
-
-        Args:
-            keeps: as RewardScorer.tokenise has it.
-
-        Raises:
-            ValueError: there is no conversation, or one cannot be scored.
-        """
-        if not conversations:
-            raise ValueError("expected at least one conversation")
-        loop = asyncio.get_running_loop()
-        tokens = await loop.run_in_executor(self._tokenising, self.scorer.tokenise, conversations, keeps)
-        return await self.batcher.rewards(tokens), sum(map(len, tokens.ids))
-
-    async def rewards(self, conversations: list[Conversation], keeps: int | None = None) -> tuple[list[float], int]:
-        """Give rewards alone, as `all_rewards` does."""
-        rows, num_tokens = await self.all_rewards(conversations, keeps)
-        return [reward for reward, *_ in rows], num_tokens
-
-    async def answer(self, request: Request, kind: type[_Asked], use: Callable[[_Asked], Awaitable[Any]]) -> Any:
-        """Check the request, read it, and answer in time."""
+    async def answer(self, route: Route, request: Request) -> Response:
+        """Answer a request for rewards, within limits of size and time."""
         _check_token(request, self.token)
-        asked = await _read(request, kind, self.settings)
-        named = getattr(asked, "model", None)
-        if named not in (None, "", self.model):
-            raise HTTPException(404, f"model: expected {self.model}, or none, got {named}")
-        limit_s = self.settings.answer_timeout_s
+        client = request.client.host if request.client else ""
+        held_bytes = 0
+
+        def take(num_bytes: int) -> None:
+            nonlocal held_bytes
+            self.bodies.take(client, num_bytes)
+            held_bytes += num_bytes
+
         try:
-            return await asyncio.wait_for(use(asked), limit_s)
+            body = await read_body(request, self.settings, take)
+            return await self._unless_gone(request, self._rewards(body, route, client))
         except TimeoutError:
-            raise HTTPException(504, f"no answer within {limit_s:g} s") from None
+            raise HTTPException(504, f"no answer within {self.settings.answer_timeout_s:g} s") from None
         except Full:
             raise HTTPException(503, "too much waits already; try again", {"Retry-After": "1"}) from None
         except ValueError as error:
-            raise HTTPException(422, str(error)) from error
+            raise HTTPException(422, str(error)[:500]) from error
+        finally:
+            self.bodies.give_back(client, held_bytes)
+
+    async def _unless_gone(self, request: Request, work: Awaitable[Response]) -> Response:
+        """Wait for an answer, no longer than its client does."""
+        answering = asyncio.ensure_future(work)
+        leaving = asyncio.ensure_future(request.receive())  # behind the body comes nothing but the client's leave
+        limit_s = self.settings.answer_timeout_s
+        done, late = await asyncio.wait({answering, leaving}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in late:
+            task.cancel()
+        try:
+            if answering in done:
+                return answering.result()
+            raise ClientDisconnect if leaving in done else TimeoutError
+        finally:
+            del answering, done  # an error holds this frame: a circle of them would hold the body until it is collected
+
+    async def _rewards(self, body: bytearray, route: Route, client: str) -> Response:
+        asked, tokens = await self.preparing.prepare(body, route, client, self._check_model)
+        rows = await self.batcher.rewards(tokens, client)
+        found = Rewards(all_finite(rows), list(self.scorer.engine.attributes), sum(map(len, tokens.ids)))
+        return JSONResponse(route.answer(self.model, asked, found))
+
+    def _check_model(self, asked: Any) -> None:
+        named = getattr(asked, "model", None)
+        if named not in (None, "", self.model):
+            raise HTTPException(404, f"model: expected {self.model}, or none, got {named[:100]}")
 
     async def count(self, request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
         """Handle a request, and count it in the metrics."""
         start_s = time.perf_counter()
-        route = request.url.path if request.url.path in _ROUTES else "other"
+        path = request.url.path if request.url.path in _PATHS else "other"
         response = await handle(request)
-        self.metrics.requests.labels(route, str(response.status_code)).inc()
-        self.metrics.seconds.labels(route).observe(time.perf_counter() - start_s)
+        self.metrics.requests.labels(path, str(response.status_code)).inc()
+        self.metrics.seconds.labels(path).observe(time.perf_counter() - start_s)
         return response
 
 
-async def _reward(service: _Service, model: str, asked: protocol.RewardRequest) -> Any:
-    rows, _ = await service.all_rewards([protocol.plain(one) for one in asked.conversations])
-    names = list(service.scorer.engine.attributes)
-    attributes = [dict(zip(names, values, strict=True)) for _, *values in rows]
-    return {"model": model, "rewards": [row[0] for row in rows]} | ({"attributes": attributes} if names else {})
+_PATHS = {*(path for route in ROUTES for path in route.paths), "/v1/models", "/version", "/health", "/metrics"}
 
 
-async def _classify(service: _Service, model: str, asked: protocol.ClassifyRequest) -> Any:
-    found = await service.rewards(protocol.of_classify(asked), asked.truncate_prompt_tokens)
-    return protocol.classify_answer(model, *found)
-
-
-async def _pool(service: _Service, model: str, asked: protocol.ClassifyRequest) -> Any:
-    found = await service.rewards(protocol.of_classify(asked), asked.truncate_prompt_tokens)
-    return protocol.pooling_answer(model, *found)
-
-
-async def _embed(service: _Service, model: str, asked: protocol.EmbeddingRequest) -> Any:
-    found = await service.rewards(protocol.texts_of(asked.input), asked.truncate_prompt_tokens)
-    return protocol.embedding_answer(asked, model, *found)
-
-
-async def _score(service: _Service, model: str, asked: protocol.ScoreRequest) -> Any:
-    conversations = [service.scorer.conversation(*one) for one in protocol.of_score(asked)]
-    found = await service.rewards(conversations, asked.truncate_prompt_tokens)
-    return protocol.score_answer(model, *found)
-
-
-async def _rerank(service: _Service, model: str, asked: protocol.RerankRequest) -> Any:
-    conversations = [service.scorer.conversation(asked.query, document) for document in asked.documents]
-    found = await service.rewards(conversations, asked.truncate_prompt_tokens)
-    return protocol.rerank_answer(model, asked, *found)
-
-
-async def _get_reward(service: _Service, model: str, asked: protocol.RemoteRequest) -> Any:
-    rewards, _ = await service.rewards(list(asked.query))
-    return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
-
-
-async def _of_sample(service: _Service, model: str, asked: protocol.SampleRequest) -> Any:
-    rewards, _ = await service.rewards([protocol.of_sample(asked)])
-    return rewards[0]
-
-
-_POSTS: tuple[tuple[tuple[str, ...], type[Any], Callable[..., Awaitable[Any]]], ...] = (
-    (("/reward",), protocol.RewardRequest, _reward),
-    (("/classify", "/v1/classify"), protocol.ClassifyRequest, _classify),
-    (("/pooling", "/v1/pooling"), protocol.ClassifyRequest, _pool),
-    (("/score", "/v1/score"), protocol.ScoreRequest, _score),
-    (("/rerank", "/v1/rerank", "/v2/rerank"), protocol.RerankRequest, _rerank),
-    (("/v1/embeddings",), protocol.EmbeddingRequest, _embed),
-    (("/get_reward",), protocol.RemoteRequest, _get_reward),
-    (("/remote_rm",), protocol.SampleRequest, _of_sample),
-)
-"""Paths, what is asked there, and what answers it."""
-_ROUTES = {*(path for paths, *_ in _POSTS for path in paths), "/v1/models", "/version", "/health", "/metrics"}
-
-
-def _handler(service: _Service, model: str, kind: type[Any], use: Callable[..., Awaitable[Any]]) -> Any:
-    async def handle(request: Request) -> Any:
-        return await service.answer(request, kind, partial(use, service, model))
-
-    return handle
-
-
-def build_app(scorer: RewardScorer, settings: ServeSettings, model: str, token: str | None) -> FastAPI:
+def build_app(
+    scorer: RewardScorer, settings: ServeSettings, model: str, token: str | None, metrics: Metrics
+) -> FastAPI:
     """Build the application.
 
     Args:
@@ -171,8 +127,9 @@ def build_app(scorer: RewardScorer, settings: ServeSettings, model: str, token: 
         settings: limits of size and time.
         model: name of the model in answers.
         token: token that requests have to bear; None where they need none.
+        metrics: counters that /metrics shows.
     """
-    service = _Service(scorer, settings, model, token)
+    service = _Service(scorer, settings, model, token, metrics)
     app = FastAPI(title="nemo_bt", lifespan=service.lifespan, docs_url=None, redoc_url=None)
     app.middleware("http")(service.count)
 
@@ -180,9 +137,9 @@ def build_app(scorer: RewardScorer, settings: ServeSettings, model: str, token: 
     async def gone(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=499)
 
-    for paths, kind, use in _POSTS:
-        for path in paths:
-            app.post(path)(_handler(service, model, kind, use))
+    for route in ROUTES:
+        for path in route.paths:
+            app.post(path, **described(route.kind))(_handler(service, route))
 
     @app.get("/v1/models")
     async def models() -> Any:
@@ -196,39 +153,21 @@ def build_app(scorer: RewardScorer, settings: ServeSettings, model: str, token: 
     async def health() -> Any:
         return {"status": "ok", "model": model}
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def shown() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _handler(service: _Service, route: Route) -> Any:
+    async def handle(request: Request) -> Response:
+        return await service.answer(route, request)
+
+    return handle
 
 
 def _check_token(request: Request, token: str | None) -> None:
     given = request.headers.get("authorization", "").encode()
     if token is not None and not hmac.compare_digest(given, f"Bearer {token}".encode()):
         raise HTTPException(401, "expected Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
-
-
-async def _read(request: Request, kind: type[_Asked], settings: ServeSettings) -> _Asked:
-    """Read the body within its limits of size and time."""
-    too_large = HTTPException(413, f"expected at most {settings.max_request_bytes} bytes")
-    length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > settings.max_request_bytes:
-        raise too_large
-    body = bytearray()
-
-    async def read() -> None:
-        async for part in request.stream():
-            body.extend(part)
-            if len(body) > settings.max_request_bytes:
-                raise too_large
-
-    try:
-        await asyncio.wait_for(read(), settings.read_timeout_s)
-        return kind.model_validate_json(bytes(body))
-    except TimeoutError:
-        raise HTTPException(408, f"no whole request within {settings.read_timeout_s:g} s") from None
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        deepest = max(found, key=lambda one: len(one["loc"]))  # a union reports every choice; this is the closest
-        raise HTTPException(422, f"{'.'.join(map(str, deepest['loc']))}: {deepest['msg']}") from None

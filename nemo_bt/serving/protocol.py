@@ -11,11 +11,15 @@ import base64
 import struct
 import time
 import uuid
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nemo_bt.scoring.scorer import Conversation
+
+_Item = TypeVar("_Item")
+Several = Annotated[list[_Item], Field(fail_fast=True)]
+"""A list that is refused at its first wrong item: a million of them would be a million descriptions of errors."""
 
 
 class Message(BaseModel):
@@ -23,18 +27,25 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     role: str
-    content: str | list[dict[str, Any]] | None = None
+    content: str | Several[dict[str, Any]] | None = None
 
 
-Given = str | list[int] | list[Message]
+Given = str | Several[int] | Several[Message]
 """A whole text, its token ids, or messages."""
 
 
 class RewardRequest(BaseModel):
     """POST /reward: conversations that end with the response."""
 
-    model_config = ConfigDict(extra="forbid")
-    conversations: list[Given] = Field(min_length=1)
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": False})
+    conversations: Annotated[list[Given], Field(min_length=1, fail_fast=True)]
+
+    @model_validator(mode="after")
+    def _is_all(self) -> RewardRequest:
+        """Refuse other fields by the first of them, where extra="forbid" would describe each."""
+        for name in self.model_extra or ():
+            raise ValueError(f"{name[:100]}: Extra inputs are not permitted")
+        return self
 
 
 class OneInput(BaseModel):
@@ -48,8 +59,8 @@ class OneInput(BaseModel):
 class ClassifyRequest(OneInput):
     """POST /classify and /pooling: texts as they are, token ids, or messages."""
 
-    input: str | list[int] | list[str] | list[list[int]] | None = None
-    messages: list[Message] | None = None
+    input: str | Several[int] | Several[str] | Several[Several[int]] | None = None
+    messages: Several[Message] | None = None
     tools: list[Any] | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
@@ -61,46 +72,45 @@ class ClassifyRequest(OneInput):
 class ScoreRequest(OneInput):
     """POST /score: prompts and responses, one against many or in pairs."""
 
-    text_1: str | list[str] | None = None
-    text_2: str | list[str] | None = None
-    queries: str | list[str] | None = None
-    documents: str | list[str] | None = None
+    text_1: str | Several[str] | None = None
+    text_2: str | Several[str] | None = None
+    queries: str | Several[str] | None = None
+    documents: str | Several[str] | None = None
 
 
 class RerankRequest(OneInput):
     """POST /rerank: responses to one prompt."""
 
     query: str
-    documents: list[str] = Field(min_length=1)
+    documents: Annotated[list[str], Field(min_length=1, fail_fast=True)]
     top_n: int = Field(0, ge=0)
 
 
 class RemoteRequest(BaseModel):
     """POST /get_reward: OpenRLHF's texts, prompt and response together; prompts and labels are ignored."""
 
-    query: list[str] = Field(min_length=1)
+    query: Annotated[list[str], Field(min_length=1, fail_fast=True)]
 
 
 class EmbeddingRequest(OneInput):
     """POST /v1/embeddings: as SGLang serves a reward model, texts as they are or token ids."""
 
-    input: str | list[int] | list[str] | list[list[int]]
+    input: str | Several[int] | Several[str] | Several[Several[int]]
     encoding_format: Literal["float", "base64"] = "float"
 
 
 class SampleRequest(BaseModel):
     """POST /remote_rm: slime's sample. The label is ignored."""
 
-    prompt: str | list[Message]
+    prompt: str | Several[Message]
     response: str
 
 
 def plain(given: Given) -> Conversation:
     """Give a conversation as the scorer takes it."""
-    turns: list[Any] = list(given) if not isinstance(given, str) else []
-    if turns and isinstance(turns[0], Message):
-        return [turn.model_dump(exclude_unset=True) for turn in turns]
-    return turns or str(given)
+    if isinstance(given, str):
+        return given
+    return [turn.model_dump(exclude_unset=True) if isinstance(turn, Message) else turn for turn in given]  # type: ignore[return-value]
 
 
 _RENDERED_OTHERWISE = (

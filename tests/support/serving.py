@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,27 @@ import httpx
 
 TOKEN = "a secret"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+ATTACKER = "127.0.0.2"
+"""An address of this machine beside that of other clients."""
+
+
+def connected(address: str, start: bytes = b"", client: str = "127.0.0.1", receives_bytes: int = 0) -> socket.socket:
+    """A connection from one of this machine's addresses, on which something was sent."""
+    host, port = address.removeprefix("http://").split(":")
+    connection = socket.socket()
+    if receives_bytes:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receives_bytes)
+    connection.bind((client, 0))
+    connection.settimeout(20)
+    connection.connect((host, int(port)))
+    connection.sendall(start)
+    return connection
+
+
+def head_of(route: str, num_bytes: int) -> bytes:
+    """The header of a request with a body of so many bytes."""
+    return f"POST {route} HTTP/1.1\r\nHost: x\r\nContent-Length: {num_bytes}\r\n\r\n".encode()
 
 
 @contextmanager

@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from nemo_bt.scoring.batch import Tokens
-from nemo_bt.serving.batcher import Batcher, Full
+from nemo_bt.serving.batcher import Batcher
 from nemo_bt.serving.protocol import ClassifyRequest, RewardRequest, ScoreRequest, of_classify, of_score
+from nemo_bt.serving.share import Full
 
 
 def tokens_of(*lengths: int) -> Tokens:
