@@ -39,6 +39,11 @@ def test_the_simulation_has_the_closed_form(costs: FailureCosts, work_s: float) 
     assert simulated_ettr(costs, work_s, 3) == runs[3]
 
 
+def test_a_save_that_is_not_whole_keeps_the_next_from_beginning() -> None:
+    slow = replace(COSTS, save_s=400)
+    assert (slow.blocks_s(120), slow.blocks_s(3600), COSTS.blocks_s(120)) == (280, 2, 2)
+
+
 @pytest.mark.parametrize("step_s", [3.0, 10.0, 700.0, 5000.0])
 @pytest.mark.parametrize("costs", [COSTS, BLOCKING, replace(COSTS, save_s=400)])
 def test_the_best_interval_is_that_of_an_exhaustive_search(costs: FailureCosts, step_s: float) -> None:

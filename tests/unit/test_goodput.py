@@ -83,6 +83,19 @@ def test_steps_between_two_lines_are_shared_out_and_a_stop_is_no_failure() -> No
     assert found.wall_s == pytest.approx(121)
 
 
+def test_a_start_at_an_older_checkpoint_takes_steps_back_from_all_before_it() -> None:
+    """Of ten steps of 2 s each start has one more checkpoint; the newest two are damaged."""
+    events: list[dict[str, Any]] = []
+    for number, step in enumerate((0, 10, 20, 5)):
+        events += [
+            started(100 * number + 1, step, running_s=1),
+            told(100 * number + 21, "progress", step + 10, steps=20),
+        ]
+    found = account(events)
+    assert found is not None
+    assert (found.seconds["steps"], found.seconds["again"]) == pytest.approx((10 + 20, 10 + 20 + 20))
+
+
 def test_a_clock_that_went_back_loses_nothing() -> None:
     events = [started(10, 0, running_s=10), told(5, "ended", 10, start=20, steps=30)]
     found = account([*events, started(2, 10, running_s=2), told(4, "training", 10, start=4)])
