@@ -80,5 +80,5 @@ def _expanded(names: str) -> list[str]:
         for part in numbers.split(","):
             first, _, last = part.partition("-")
             for number in range(int(first), int(last or first) + 1):
-                found += _expanded(f"{start}{number}{end}")
+                found += _expanded(f"{start}{number:0{len(first)}d}{end}")
     return found
