@@ -92,11 +92,11 @@ class FailureSettings:
     """Seconds from a failure until all ranks have ended: an assumption. A hang costs trainer.hang_timeout_s."""
     queue_s: FromZero = 120.0
     """Seconds from there to the next start: Slurm's delay of a job that is requeued."""
-    start_s: FromZero = 15.0
+    start_s: FromZero = 27.0
     """Seconds from the start of the command to the first step, with a restore."""
-    save_blocks_s: FromZero = 0.5
+    save_blocks_s: FromZero = 0.25
     """Seconds that a save keeps training from going on."""
-    save_s: FromZero = 1.0
+    save_s: FromZero = 0.6
     """Seconds from the begin of a save until it is whole."""
     measured_in: str | None = None
     """Log directory of a run whose events give the three seconds above; null takes those here."""

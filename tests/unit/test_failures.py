@@ -67,8 +67,8 @@ def test_1024_gpus_fail_every_7_9_hours_unless_told_otherwise() -> None:
     assert failures.failure_costs(FailureSettings(), 1024).between_s == pytest.approx(MTTF_S, rel=1e-3)
     assert failures.failure_costs(FailureSettings(mean_time_to_failure_hours=2), 1024).between_s == 7200
     line = failures.told_failures(FailureSettings(), 1024, 10.0)
-    assert line.startswith("failures: one in 7.9 h of 1,024 devices leaves an ETTR of 98.")
-    assert "every_n_train_steps=17. " in line
+    assert line.startswith("failures: one in 7.9 h of 1,024 devices leaves an ETTR of 99.0%")
+    assert "every_n_train_steps=12. " in line
 
 
 def test_a_run_of_ones_own_gives_the_costs(tmp_path: Path) -> None:
