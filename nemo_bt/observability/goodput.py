@@ -1,7 +1,7 @@
 """Where the time of a run went, from its first start over all that followed, by what events.jsonl says.
 
 The effective training time ratio (ETTR) is the time of the steps that count towards the run's state, over all time
-since the first start. Source of the ratio: Kokolis et al. 2024 (arXiv 2410.21680), section 2. It imports nothing heavy.
+since the first start. Source of the ratio: Kokolis et al. 2024 (arXiv 2410.21680). It imports nothing heavy.
 """
 
 from __future__ import annotations
