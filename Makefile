@@ -78,7 +78,7 @@ test-gpu: $(INSTALLED)
 
 # Jobs on a Slurm of two nodes that is started here (apt-get install slurm-wlm; as root): about twelve minutes.
 test-slurm: $(INSTALLED)
-	NEMO_BT_TEST_SLURM=1 $(BIN)/pytest tests/integration/test_slurm.py
+	NEMO_BT_TEST_SLURM=1 $(BIN)/pytest tests/integration/test_slurm.py tests/integration/test_slurm_shells.py
 
 # Speed beside TRL: $(DATA) holds hh_train.parquet and alpaca_eval_train.parquet. Under 20 minutes on two cores.
 bench: $(INSTALLED)

@@ -19,6 +19,7 @@ from nemo_bt.data.store.build import writing_to
 from nemo_bt.data.store.cache import cache_folder
 from nemo_bt.errors import UserError
 from nemo_bt.launching.signals import running_s
+from nemo_bt.launching.slurm import rank_variables
 from nemo_bt.training import compiler
 from nemo_bt.training.environment import Facts, differences, facts_of_node
 
@@ -33,35 +34,33 @@ _VERDICT = "verdict"
 def check_nodes(settings: Settings) -> None:
     """Compare this node with all others; the first one says what differs.
 
-    The nodes meet where the ranks of the training will: at the address and port of Lightning's SLURMEnvironment.
+    The nodes meet where the ranks of the training will.
 
     Raises:
         UserError: nodes differ, do not answer or lack what the run needs. Only the first node raises it; the others
             leave the message to it, except where they cannot find that node.
     """
-    from lightning.fabric.plugins.environments import SLURMEnvironment
     from torch.distributed import DistError, DistNetworkError, DistStoreError, TCPStore
 
     if "SLURM_NODEID" not in os.environ:
         raise UserError("check-nodes: expected to run under srun, one task on each node (see slurm/train.sbatch).")
-    environment = SLURMEnvironment(auto_requeue=False)
-    rank = environment.global_rank()
-    num_nodes = environment.world_size()
+    variables = rank_variables(os.environ)
+    rank, num_nodes = int(variables["RANK"]), int(variables["WORLD_SIZE"])
     node = os.environ.get("SLURMD_NODENAME", str(rank))
-    address = environment.main_address
+    address, port = variables["MASTER_ADDR"], int(variables["MASTER_PORT"])
     try:
-        socket.getaddrinfo(address, environment.main_port)
+        socket.getaddrinfo(address, port)
     except OSError as error:
         raise UserError(
             f"node {node}: the name of the first node, {address}, does not resolve ({error}). Set MASTER_ADDR in "
             "slurm/env.sh to an address of that node."
         ) from error
     try:
-        store = TCPStore(address, environment.main_port, is_master=rank == 0, timeout=_WAIT, wait_for_workers=False)
+        store = TCPStore(address, port, is_master=rank == 0, timeout=_WAIT, wait_for_workers=False)
     except (DistNetworkError, DistError) as error:
         what = "listen at" if rank == 0 else "reach"
         message = (
-            f"node {node} cannot {what} {address} port {environment.main_port}: {error}. Set MASTER_ADDR or "
+            f"node {node} cannot {what} {address} port {port}: {error}. Set MASTER_ADDR or "
             "MASTER_PORT in slurm/env.sh, or open the port between the nodes."
         )
         if rank:

@@ -17,6 +17,7 @@ from nemo_bt.errors import UserError
 from nemo_bt.files import unfinished_folders
 from nemo_bt.observability.events import FILE as EVENTS
 from nemo_bt.observability.events import read_events, read_lines
+from nemo_bt.observability.goodput import CAUSES, account
 from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.observability.metrics_log import told_errors
 from nemo_bt.observability.terminal import Terminal
@@ -48,6 +49,7 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
             ("step", _progress(starts[-1], reached, training, goes_on=state.startswith(("running", "silent")))),
             *_validation(lines),
             ("started", f"{starts[0]['time']}, {len(starts) - 1} restarts"),
+            *_time(events),
         ]
     )
     rows = _checkpoints(log_dir / "checkpoints", verifies)
@@ -128,6 +130,19 @@ def _validation(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
             measured.append(f"error of {errors}")
         rows.append((f"validation {name}", "  ".join([*measured, f"at step {last['step']}"])))
     return rows
+
+
+def _time(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Say which share of its time a run trained for its state, and what the rest went to, most first."""
+    found = account(events)
+    if not found or not found.wall_s:
+        return []
+    lost = sorted(((spent_s, cause) for cause, spent_s in found.seconds.items() if cause != "steps"), reverse=True)
+    had = f"{found.ettr_without_queue:.1%} of the time with devices"
+    return [
+        ("effective", f"{found.ettr:.1%} of {_short(found.wall_s)} (ETTR); {had}"),
+        ("lost", ", ".join(f"{CAUSES[cause]} {_short(spent_s)}" for spent_s, cause in lost if spent_s >= 0.5)),
+    ]
 
 
 def _checkpoints(folder: Path, verifies: bool) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from nemo_bt.config.fields import STRICT, AsText, AtLeast1
+from nemo_bt.config.fields import STRICT, Above0, AsText, AtLeast1
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Precision = Annotated[Literal["32", "bf16-mixed"], AsText]
@@ -26,6 +26,8 @@ class DeviceSettings:
     """auto takes GPUs where there are any."""
     precision: Precision = "32"
     """Weights and activations. The reward head and the loss are fp32 in both."""
+    start_timeout_s: Above0 = 600.0
+    """Seconds that ranks wait for each other at the start; then those that did not come are named, and the job ends."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

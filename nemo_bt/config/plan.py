@@ -77,6 +77,32 @@ class LengthSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
+class FailureSettings:
+    """How often devices fail, and what that costs.
+
+    The three costs of nemo_bt are those of two ranks on CPUs and a small model (`python -m benchmarks.goodput`). They
+    leave out a large model's weights, a shared file system, NCCL and kernels that are compiled: name a run of your own.
+    """
+
+    mean_time_to_failure_hours: Above0 | None = None
+    """Of the whole job; null takes device_hours_to_failure over its devices."""
+    device_hours_to_failure: Above0 = 8090.0
+    """Hours of one device between two failures that end the job: 7.9 h at 1,024 GPUs (arXiv 2410.21680)."""
+    notice_s: FromZero = 30.0
+    """Seconds from a failure until all ranks have ended: an assumption. A hang costs trainer.hang_timeout_s."""
+    queue_s: FromZero = 120.0
+    """Seconds from there to the next start: Slurm's delay of a job that is requeued."""
+    start_s: FromZero = 27.0
+    """Seconds from the start of the command to the first step, with a restore."""
+    save_blocks_s: FromZero = 0.25
+    """Seconds that a save keeps training from going on."""
+    save_s: FromZero = 0.6
+    """Seconds from the begin of a save until it is whole."""
+    measured_in: str | None = None
+    """Log directory of a run whose events give the three seconds above; null takes those here."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class PlanSettings:
     """Values that are tried, each with each."""
 
@@ -97,6 +123,7 @@ class PlanSettings:
     num_steps: AtLeast1 = 4
     """Steps whose streams are looked at."""
     lengths: LengthSettings = field(default_factory=LengthSettings)
+    failures: FailureSettings = field(default_factory=FailureSettings)
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

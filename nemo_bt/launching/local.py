@@ -23,7 +23,9 @@ import psutil
 from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.errors import UserError
 from nemo_bt.launching.crowding import crowding, killed
+from nemo_bt.launching.meeting import meet
 from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS, STOPPING_SIGNALS, answer_of, kept_handlers
+from nemo_bt.launching.slurm import is_srun_task, rank_variables
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -45,12 +47,6 @@ def started_here() -> bool:
     return _STARTED_HERE in os.environ
 
 
-def is_srun_task() -> bool:
-    """Tell whether srun started this process, and others. A shell in an allocation is a step of one task."""
-    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", os.environ.get("SLURM_NTASKS", "1"))
-    return "SLURM_STEP_ID" in os.environ and int(tasks) > 1
-
-
 def answering(stderr: TextIO, rank: int) -> int | None:
     """Give the file descriptor on which this rank answers signals: rank 0 does, unless what started it answers."""
     try:
@@ -70,7 +66,7 @@ def check_joined(settings: JobSettings) -> None:
     Raises:
         UserError: it has more or fewer.
     """
-    started = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1)))
+    started = int(os.environ["WORLD_SIZE"])
     if started != settings.world_size:
         raise UserError(
             f"{started} processes were started, trainer.devices={settings.trainer.devices} x trainer.num_nodes="
@@ -79,10 +75,14 @@ def check_joined(settings: JobSettings) -> None:
 
 
 def is_to_start(settings: JobSettings) -> bool:
-    """Tell whether this process has to start the ranks. If it is a rank, have it end with the process that started it.
+    """Tell whether this process has to start the ranks.
+
+    If it is a rank, it ends with the process that started it from now on, has torchrun's variables, and meets the
+    others.
 
     Raises:
-        UserError: ranks on several nodes need a launcher, or the job has more or fewer ranks than the settings name.
+        UserError: ranks on several nodes need a launcher, the job has more or fewer ranks than the settings name, or
+            some did not come.
     """
     if not joined() and settings.world_size > 1:
         if settings.trainer.num_nodes > 1:
@@ -94,7 +94,10 @@ def is_to_start(settings: JobSettings) -> bool:
         return True
     if joined():
         end_with_parent()
+        if is_srun_task() and "RANK" not in os.environ:
+            os.environ |= rank_variables(os.environ)
         check_joined(settings)
+        meet(settings.trainer.start_timeout_s)
     return False
 
 

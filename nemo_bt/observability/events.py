@@ -17,11 +17,14 @@ FILE = "events.jsonl"
 
 
 def append_event(log_dir: Path, event: str, **facts: Any) -> None:
-    """Append one line: started, ended or failed, or what computes attention, with facts that JSON can hold.
+    """Append one line with facts that JSON can hold.
+
+    started, training (before the first step), progress (each line of metrics), saved, ended or failed, and attention
+    (what computes it).
 
     Several processes may do so at once.
     """
-    time = datetime.now(UTC).isoformat(timespec="seconds")
+    time = datetime.now(UTC).isoformat(timespec="milliseconds")
     described = {"time": time, "event": event, "host": socket.gethostname(), "pid": os.getpid(), **facts}
     with (log_dir / FILE).open("a+b", buffering=0) as file:
         is_cut_short = file.tell() > 0 and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n"

@@ -12,6 +12,7 @@ from nemo_bt.config.model import ModelSettings
 from nemo_bt.config.parallelism import recomputation
 from nemo_bt.config.plan import PlanRun
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.planning.failures import outlook, told_failures
 from nemo_bt.planning.memory import GIB
 from nemo_bt.planning.search import LAYOUT, Planned, Rejected
 
@@ -47,6 +48,7 @@ def show(run: PlanRun, results: Sequence[Planned | Rejected], num_rows: int, ter
     for text in _reasons(impossible, run.world_size)[:num_rows]:
         terminal.line(f"  {text}")
     if fits:
+        terminal.line(told_failures(run.plan.failures, run.world_size, fits[0].time.total))
         terminal.line("\nThe fastest, beside your own settings:\n" + " ".join(overrides(run, fits[0].model)))
 
 
@@ -85,7 +87,9 @@ def as_json(run: PlanRun, results: Sequence[Planned | Rejected]) -> str:
         for one in results
         if isinstance(one, Rejected)
     ]
-    whole = {"settings": _facts(run), "cluster": asdict(run.cluster), "world_size": run.world_size}
+    whole: dict[str, Any] = {"settings": _facts(run), "cluster": asdict(run.cluster), "world_size": run.world_size}
+    if fits:
+        whole["failures"] = outlook(run.plan.failures, run.world_size, sorted_by_time(results)[0].time.total)
     return json.dumps(whole | {"fits": fits, "rejected": rejected}, allow_nan=False)
 
 

@@ -104,13 +104,7 @@ def open_engine(
 def _join(backend: str, on_gpu: bool) -> None:
     """Meet the other ranks that torchrun, Slurm or `nemo-bt` started."""
     import torch
-    from lightning.fabric.plugins.environments import SLURMEnvironment
 
-    if launch.is_srun_task():
-        slurm = SLURMEnvironment(auto_requeue=False)
-        os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
-        os.environ |= {"RANK": str(slurm.global_rank()), "WORLD_SIZE": str(slurm.world_size())}
-        os.environ["LOCAL_RANK"] = str(slurm.local_rank())
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group(backend)

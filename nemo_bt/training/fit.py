@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from nemo_bt.launching.signals import StopRequest
 from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.observability.events import append_event
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.time_spent import TimeSpent
 from nemo_bt.observability.trackers import build_loggers, tell_start
 from nemo_bt.pretrained.resolve import InitialWeights
 from nemo_bt.training.attention_start import start_attention
@@ -45,6 +47,7 @@ def fit(
     terminal: Terminal,
     rank: int,
     request: StopRequest,
+    spent: TimeSpent,
     callbacks: Sequence[Any],
     loss_fn: AnyLoss | None = None,
 ) -> Outcome:
@@ -53,6 +56,7 @@ def fit(
     Args:
         on_gpu: whether each rank has a GPU.
         request: what asks the run to end early.
+        spent: what knows where the time of this rank goes.
         callbacks: the user's own, called after the run's.
         loss_fn: the user's own loss; None takes the one of the settings.
     """
@@ -72,6 +76,7 @@ def fit(
         terminal,
         log,
         request,
+        spent,
         rank=rank,
         num_steps=prepared.total_steps,
         peak_flops=_peak_flops(settings, on_gpu),
@@ -83,6 +88,7 @@ def fit(
     initial = _with_bar(settings, prepared, terminal)
     model = build_model(settings, prepared.architecture, initial, folder, prepared.total_steps, on_gpu, loss_fn)
     trainer.strategy.terminal = terminal
+    trainer.strategy.spent = spent
     trainer.strategy.is_trusted = settings.exp_manager.trust_checkpoint
     trainer.fit(model, data, ckpt_path=str(prepared.resume_from) if prepared.resume_from else None)
     log.close("success")
@@ -107,7 +113,8 @@ def validate(
     loggers = build_loggers(settings.exp_manager, None, continues=True)
     tell_start(loggers, {})
     log = MetricsLog(settings.exp_manager.log_dir, loggers)
-    validation = Validation(data.data_sampler, terminal, log, settings.trainer, num_steps=1)
+    spent = TimeSpent(time.monotonic(), None)
+    validation = Validation(data.data_sampler, terminal, log, settings.trainer, spent, num_steps=1)
     trainer = build_trainer(settings, 1, on_gpu, [validation])
     folder = str(prepared.tokenizer_folder)
     initial = _with_bar(settings, prepared, terminal)

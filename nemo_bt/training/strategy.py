@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.errors import UserError
 from nemo_bt.model.reward_gpt import replaced
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.time_spent import TimeSpent
 from nemo_bt.pretrained.resolve import check_plain
 from nemo_bt.training.fused_adam import in_parts
 
@@ -26,10 +28,12 @@ class CheckedStrategy(nl.MegatronStrategy):
     Attributes:
         terminal: where it says so; it is no argument, because NeMo writes those into every checkpoint.
         is_trusted: whether checkpoints may hold more than plain data.
+        spent: what knows where the time of this rank goes.
     """
 
     terminal: Terminal | None = None
     is_trusted: bool = False
+    spent: TimeSpent | None = None
 
     def _configure_launcher(self) -> None:
         """Start nothing where there is one rank: Lightning refuses its launcher in a notebook."""
@@ -49,12 +53,13 @@ class CheckedStrategy(nl.MegatronStrategy):
         Raises:
             UserError: none is whole.
         """
-        whole = self._newest_whole(Path(checkpoint_path).parent)
-        if not self.is_trusted:
-            check_plain(whole)
-        if self.terminal:
-            self.terminal.line(f"resuming from {whole}")
-        return super().load_checkpoint(whole, selective_restore)
+        with self.spent.within("restore") if self.spent else nullcontext():
+            whole = self._newest_whole(Path(checkpoint_path).parent)
+            if not self.is_trusted:
+                check_plain(whole)
+            if self.terminal:
+                self.terminal.line(f"resuming from {whole}")
+            return super().load_checkpoint(whole, selective_restore)
 
     def _newest_whole(self, folder: Path) -> Path:
         rank = torch.distributed.get_rank()

@@ -5,6 +5,7 @@ NeMo is imported inside functions: mistakes in settings and data are found befor
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -25,6 +26,7 @@ from nemo_bt.launching.signals import StopRequest, tell_stopped
 from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.observability.events import append_event, read_events
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.time_spent import TimeSpent
 from nemo_bt.pretrained.resolve import PretrainedSource, check_plain
 from nemo_bt.training import compiler
 from nemo_bt.training.ending import summarise, tell_next
@@ -71,14 +73,15 @@ def train(
     with naming_disk_errors(log_dir), only_run(log_dir) if rank == 0 else nullcontext():
         # Checkpoints take the tokenizer from rank 0.
         folder = _write_facts(settings, prepared) if rank == 0 else prepared.tokenizer_folder
-        if rank == 0:
-            facts = {"step": start_step, "of_steps": total_steps, "ranks": settings.world_size}
-            append_event(log_dir, "started", **facts, software=software())
         request = request or StopRequest(settings.exp_manager.time_limit_s, ends_on_sigterm=False)
-        prepared = replace(prepared, tokenizer_folder=folder)
-        outcome = fit(settings, prepared, on_gpu, terminal, rank, request, callbacks, loss_fn)
         if rank == 0:
-            append_event(log_dir, "ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
+            facts: dict[str, Any] = {"step": start_step, "of_steps": total_steps, "ranks": settings.world_size}
+            facts["running_s"] = round(time.monotonic() - request.start_s, 3)
+            append_event(log_dir, "started", **facts, software=software())
+        spent = TimeSpent(request.start_s, log_dir if rank == 0 else None)
+        prepared = replace(prepared, tokenizer_folder=folder)
+        outcome = fit(settings, prepared, on_gpu, terminal, rank, request, spent, callbacks, loss_fn)
+        spent.tell("ended", step=outcome.step, of_steps=total_steps, stopped_by=outcome.stopped_by)
     if outcome.stopped_by:
         _tell_stopped(outcome, start_step, total_steps, terminal, rank)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import lightning.pytorch as pl
 import nemo.lightning as nl
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from megatron.core import tensor_parallel
 from megatron.core.distributed import DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig
@@ -18,6 +19,7 @@ from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.config.fp8 import fp8_options
 from nemo_bt.config.model import Settings
 from nemo_bt.config.parallelism import overlaps, recomputation
+from nemo_bt.launching.local import joined
 from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.model.config import reward_config
 from nemo_bt.model.reward_model import RewardModel
@@ -107,6 +109,8 @@ def build_trainer(settings: Settings, num_steps: int, on_gpu: bool, callbacks: S
         distrib_optim_fully_reshardable_mem_efficient=True,
         replace_progress_bar=False,  # NeMo's printer makes rank 0 issue a collective more than the others
     )
+    # Lightning would go by the name of a Slurm job, which says nothing of who started this process.
+    strategy.cluster_environment = TorchElasticEnvironment() if joined() else LightningEnvironment()
     strategy.log_train_loss = False  # saves one broadcast a step: the monitor reduces what is logged
     built = nl.Trainer(
         accelerator="gpu" if on_gpu else "cpu",

@@ -47,6 +47,9 @@ def test_every_layout_is_there_once_with_its_time_or_its_reason(shown: dict[str,
     times = [one["time_s"]["total"] for one in shown["fits"]]
     assert times == sorted(times)
     assert all(one["reason"] for one in shown["rejected"])
+    assert shown["failures"]["between_s"] == pytest.approx(3600 * 8090 / 64)
+    assert shown["failures"]["work_s"] == pytest.approx(shown["failures"]["every_n_train_steps"] * times[0])
+    assert 0.97 < shown["failures"]["ettr"] < 1
 
 
 def test_a_layout_that_does_not_divide_is_named_with_its_equation(shown: dict[str, Any]) -> None:

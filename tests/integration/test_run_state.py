@@ -10,6 +10,7 @@ import torch
 from nemo_bt.config.load import load_settings
 from nemo_bt.metrics import NUM_SUMS, SUMS, attribute_means, margin_counts, means, num_sums
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.time_spent import TimeSpent
 
 
 def run_state(log_dir: Path, num_attributes: int = 0) -> Any:
@@ -22,9 +23,10 @@ def run_state(log_dir: Path, num_attributes: int = 0) -> Any:
     from nemo_bt.training.steps.data_module import PairSampler
 
     sampler, terminal, log = PairSampler(2048, {"train": 1}, num_attributes), Terminal(None), MetricsLog(log_dir)
+    spent = TimeSpent(0.0, None)
     settings = load_settings("train", ["model.data.train=unused", "exp_manager.explicit_log_dir=unused"]).trainer
-    monitor = Monitor(sampler, terminal, log, settings, num_steps=100)
-    validation = Validation(sampler, terminal, log, settings, num_steps=100)
+    monitor = Monitor(sampler, terminal, log, settings, spent, num_steps=100)
+    validation = Validation(sampler, terminal, log, settings, spent, num_steps=100)
     return RunState(sampler, monitor, validation, NonFiniteGuard(sampler, terminal, most_in_a_row=3))
 
 

@@ -103,7 +103,7 @@ def test_a_node_that_cannot_do_the_run_is_told_before_it(
 ) -> None:
     step = {"SLURM_NODEID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"}
     step |= {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_NODELIST": "n1", "MASTER_ADDR": "127.0.0.1"}
-    step |= {"SLURM_NTASKS": "1", "SLURMD_NODENAME": "n1", "NEMO_BT_CACHE": str(tmp_path / "cache")} | variables
+    step |= {"SLURM_STEP_NUM_TASKS": "1", "SLURMD_NODENAME": "n1", "NEMO_BT_CACHE": str(tmp_path / "cache")} | variables
     settings = ["model=llama_4x256", f"exp_manager.explicit_log_dir={tmp_path / 'run'}", "model.data.train=x.jsonl"]
     done = nemo_bt("check-nodes", *settings, "model.tokenizer.type=x", override, **step)
     assert message in done.stderr

@@ -38,6 +38,7 @@ from nemo_bt.launching.local import answering
 from nemo_bt.launching.signals import StopRequest
 from nemo_bt.observability.metrics_log import MetricsLog
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.time_spent import TimeSpent
 from nemo_bt.pretrained.adapters import Adapters
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def run_callbacks(
     terminal: Terminal,
     log: MetricsLog,
     request: StopRequest,
+    spent: TimeSpent,
     *,
     rank: int,
     num_steps: int,
@@ -77,6 +79,7 @@ def run_callbacks(
 
     Args:
         request: what asks the run to end.
+        spent: what knows where the time of this rank goes.
         peak_flops: FLOP/s of all devices together, where it is known.
         adapters: what a checkpoint says of the adapters; None where every weight is trained.
         callbacks: the user's own.
@@ -91,15 +94,15 @@ def run_callbacks(
 
     trainer = settings.trainer
     log_dir = settings.exp_manager.log_dir
-    monitor = Monitor(sampler, terminal, log, trainer, num_steps, peak_flops)
-    validation = Validation(sampler, terminal, log, trainer, num_steps)
+    monitor = Monitor(sampler, terminal, log, trainer, spent, num_steps, peak_flops)
+    validation = Validation(sampler, terminal, log, trainer, spent, num_steps)
     guard = NonFiniteGuard(sampler, terminal, trainer.max_nonfinite_steps)
     stop = GracefulStop(request, answering(terminal.errors, rank))
     ordered = [
         Watchdog(trainer.hang_timeout_s, rank, log_dir, terminal),
         guard,
         stop,
-        CheckpointCallback(log_dir / "checkpoints", settings, validation, adapters),
+        CheckpointCallback(log_dir / "checkpoints", settings, validation, adapters, spent),
         monitor,
         RunState(sampler, monitor, validation, guard),
         validation,

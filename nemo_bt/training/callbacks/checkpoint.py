@@ -7,6 +7,7 @@ import pickle
 import queue
 import shutil
 import tempfile
+import time
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from nemo_bt.checkpoint.manifest import facts_of, files_of, write_manifest
 from nemo_bt.checkpoint.retention import superseded
 from nemo_bt.config.model import Settings
 from nemo_bt.files import remove_folder, unfinished_folder
+from nemo_bt.observability.time_spent import TimeSpent
 from nemo_bt.pretrained.adapters import Adapters
 from nemo_bt.pretrained.nemo_metadata import write_facts
 from nemo_bt.training.callbacks.validation import Validation
@@ -38,8 +40,11 @@ class CheckpointCallback(pl.Callback):
     its strategy adds, calls `_finish` at the end of a later step or of training.
     """
 
-    def __init__(self, folder: Path, settings: Settings, validation: Validation, adapters: Adapters | None) -> None:
+    def __init__(
+        self, folder: Path, settings: Settings, validation: Validation, adapters: Adapters | None, spent: TimeSpent
+    ) -> None:
         self.folder = folder
+        self.spent = spent
         self.name = settings.exp_manager.name
         self.every_n_steps = settings.exp_manager.checkpoint_callback_params.every_n_train_steps
         self.settings = settings
@@ -75,12 +80,22 @@ class CheckpointCallback(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the weights that training ended with."""
         self._save(trainer)
+        io: Any = trainer.strategy.checkpoint_io
+        if isinstance(io, AsyncFinalizableCheckpointIO):
+            with self.spent.within("save"):
+                io.maybe_finalize_save_checkpoint(blocking=True)
 
     def _save(self, trainer: Any) -> None:
         step = trainer.global_step
         if step in (self._last_saved_step, self.validation.sampler.skipped_steps):  # or no step was taken yet
             return
         self._last_saved_step = step
+        with self.spent.within("save"):
+            self._write(trainer, step)
+
+    def _write(self, trainer: Any, step: int) -> None:
+        """Write a checkpoint, or begin to, with `async_save`."""
+        begun = {"step": step, "begun_s": time.monotonic(), "steps_s": self.spent.seconds().get("steps", 0.0)}
         whole = self.folder / f"{self.name}-step{step}.nemo"
         unfinished = unfinished_folder(whole)
         if trainer.is_global_zero and unfinished.exists():
@@ -90,7 +105,9 @@ class CheckpointCallback(pl.Callback):
         in_background = isinstance(io, AsyncFinalizableCheckpointIO)
         if in_background:
             io.maybe_finalize_save_checkpoint(blocking=True)  # one save at a time
-        trainer.save_checkpoint(unfinished, storage_options={"finalize_fn": partial(self._finish, trainer, whole)})
+        trainer.save_checkpoint(
+            unfinished, storage_options={"finalize_fn": partial(self._finish, trainer, whole, begun)}
+        )
         if trainer.is_global_zero:
             TrainerContext.from_trainer(trainer).io_dump(unfinished / "context", yaml_attrs=["model"])
             facts = {"step": step, "validation": self.validation.record, "settings": asdict(self.settings)}
@@ -98,10 +115,17 @@ class CheckpointCallback(pl.Callback):
             if self.adapters:
                 self.adapters.write(unfinished / "context")
         if not in_background:
-            self._finish(trainer, whole)
+            self._finish(trainer, whole, begun)
             trainer.strategy.barrier("after save")
 
-    def _finish(self, trainer: pl.Trainer, whole: Path) -> None:
+    def _finish(self, trainer: pl.Trainer, whole: Path, begun: dict[str, Any]) -> None:
+        """Complete a checkpoint, and tell how long it took since it was `begun`."""
+        with self.spent.within("save"):
+            self._complete(trainer, whole)
+        took_s = round(time.monotonic() - begun["begun_s"], 3)
+        self.spent.tell("saved", step=begun["step"], steps_s=begun["steps_s"], took_s=took_s)
+
+    def _complete(self, trainer: pl.Trainer, whole: Path) -> None:
         """Give the checkpoint its manifest and its name once every rank has written its part, and remove old ones.
 
         Each rank reads a share of the files once more, which are still in the page cache.

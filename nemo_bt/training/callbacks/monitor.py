@@ -13,6 +13,7 @@ from nemo_bt.flops import training_flops
 from nemo_bt.metrics import answer_means, attribute_means, margin_counts, means, means_by_source
 from nemo_bt.observability.metrics_log import MetricsLog
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.time_spent import TimeSpent
 from nemo_bt.training.callbacks.spikes import LossSpikes
 from nemo_bt.training.steps.data_module import PairSampler
 
@@ -36,12 +37,14 @@ class Monitor(pl.Callback):
         terminal: Terminal,
         log: MetricsLog,
         settings: TrainerSettings,
+        spent: TimeSpent,
         num_steps: int,
         peak_flops: float | None = None,
     ) -> None:
         self.sampler = sampler
         self.terminal = terminal
         self.metrics_log = log
+        self.spent = spent
         self.num_steps = num_steps
         self.log_every_n_steps = settings.log_every_n_steps
         self.peak_flops = peak_flops
@@ -51,12 +54,16 @@ class Monitor(pl.Callback):
         self._run_steps = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar."""
+        """Show the bar; the start is over."""
+        self.spent.enter("between")
+        self.spent.tell("training", step=trainer.global_step)
         self.terminal.start(trainer.global_step, self.num_steps)
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Start the clock of a step and note its learning rate: Lightning sets the next one before the step's end."""
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]
+        if not trainer.should_stop:  # else the step is left out
+            self.spent.enter("steps")
         self._step_start_s = time.perf_counter()
 
     def on_train_batch_end(
@@ -67,6 +74,7 @@ class Monitor(pl.Callback):
         last = self.sampler.last
         assert last is not None  # the step that ends here
         step_s = time.perf_counter() - self._step_start_s
+        self.spent.enter("between")
         of_step = {
             "s": step_s,
             "steps": 1,
@@ -80,6 +88,7 @@ class Monitor(pl.Callback):
         self._run_steps += 1
         if step % self.log_every_n_steps == 0 or step == self.num_steps:
             self._log_training(trainer, pl_module, step)
+            self.spent.tell("progress", step=step)
             self.interval = _new_interval()
             return
         self.terminal.advance(step, "")

@@ -12,6 +12,7 @@ from nemo_bt.config.run import TrainerSettings
 from nemo_bt.metrics import answer_means, attribute_means, margin_counts, means, means_by_source
 from nemo_bt.observability.metrics_log import MetricsLog, told_errors
 from nemo_bt.observability.terminal import Terminal
+from nemo_bt.observability.time_spent import TimeSpent
 from nemo_bt.training.steps.data_module import PairSampler
 
 NEVER = 1_000_000_000
@@ -28,11 +29,18 @@ class Validation(pl.Callback):
     """
 
     def __init__(
-        self, sampler: PairSampler, terminal: Terminal, log: MetricsLog, settings: TrainerSettings, num_steps: int
+        self,
+        sampler: PairSampler,
+        terminal: Terminal,
+        log: MetricsLog,
+        settings: TrainerSettings,
+        spent: TimeSpent,
+        num_steps: int,
     ) -> None:
         self.sampler = sampler
         self.terminal = terminal
         self.metrics_log = log
+        self.spent = spent
         self.at_start = settings.validate_at_start
         self.num_steps = num_steps
         self.every_n_steps = validation_interval(settings.val_check_interval, num_steps)
@@ -68,11 +76,16 @@ class Validation(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the bar of loading weights away, where there is no training whose bar has taken its place."""
+        self.spent.enter("validation")
         if not trainer.training and trainer.state.fn == "validate":
             self.terminal.stop()
 
     def on_validation_end(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Log every validation set."""
+        self._log(trainer, pl_module)
+        self.spent.enter("between")
+
+    def _log(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         names = list(trainer.datamodule.validation)
         sums = self.sampler.take_sums(names, pl_module.device)
         if trainer.should_stop:
