@@ -34,6 +34,7 @@ from nemo_bt.pretrained.peft_folder import (
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder
 from nemo_bt.pretrained.source import AsDtype, TensorSource
 from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
+from nemo_bt.pretrained.torch_dist_records import Records
 from nemo_bt.pretrained.two_layer_head import with_head_found
 
 _OF_CHECKPOINT = re.compile(r"^(\.metadata|metadata\.json|common\.pt|__\d+_\d+\.distcp)$")
@@ -226,16 +227,22 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
     return InitialWeights(pretrained, source, kind, has_head, f"{head}, {described(source)}")
 
 
-def check_plain(checkpoint: Path) -> None:
-    """Check that a .nemo directory holds tensors and plain data alone: NeMo and Megatron unpickle it to resume."""
+def check_plain(checkpoint: Path) -> Records:
+    """Check that a .nemo directory holds tensors and plain data alone, and give what its `.metadata` says.
+
+    Raises:
+        UserError: it holds more, which NeMo and Megatron would unpickle to resume.
+    """
     try:
         others = [path.name for path in (checkpoint / "weights").iterdir() if not _OF_CHECKPOINT.match(path.name)]
         if others:
             raise UserError(f"{checkpoint}: weights/ has {others[0]}, which no checkpoint of nemo_bt has.")
         if (checkpoint / "weights" / "metadata.json").read_text() != FORMAT:
             raise UserError(f"{checkpoint}: weights/metadata.json: expected {FORMAT}.")
-        TorchDist(NemoFile(checkpoint).open_weights, str(checkpoint)).check_objects()
+        source = TorchDist(NemoFile(checkpoint).open_weights, str(checkpoint))
+        source.check_objects()
     except (OSError, UserError) as error:
         raise UserError(
             f"{error} Resuming would unpickle it. If it is your own, set exp_manager.trust_checkpoint=true."
         ) from error
+    return source.records

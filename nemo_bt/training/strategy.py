@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nemo_bt.model.reward_gpt import replaced
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.resolve import check_plain
 from nemo_bt.training.fused_adam import in_parts
+from nemo_bt.training.plain_loading import plain_loading
 
 
 class CheckedStrategy(nl.MegatronStrategy):
@@ -47,14 +49,14 @@ class CheckedStrategy(nl.MegatronStrategy):
         """Load the newest checkpoint in the folder of `checkpoint_path` that is whole.
 
         Raises:
-            UserError: none is whole.
+            UserError: none is whole, or the newest holds more than plain data and is not trusted.
         """
         whole = self._newest_whole(Path(checkpoint_path).parent)
-        if not self.is_trusted:
-            check_plain(whole)
+        loading = nullcontext() if self.is_trusted else plain_loading(whole / "weights", check_plain(whole))
         if self.terminal:
             self.terminal.line(f"resuming from {whole}")
-        return super().load_checkpoint(whole, selective_restore)
+        with loading:
+            return super().load_checkpoint(whole, selective_restore)
 
     def _newest_whole(self, folder: Path) -> Path:
         rank = torch.distributed.get_rank()

@@ -191,19 +191,6 @@ def test_metadata_cannot_change_the_classes_that_it_is_read_with(nemo: Path, tmp
     assert "it sets poisoned of" in refused(nemo, tmp_path / "out")
 
 
-def test_members_of_enumerations_are_read_as_any_python_writes_them(nemo: Path, tmp_path: Path) -> None:
-    """Python 3.11.2 pickles one as getattr(class, name); no attribute of anything is ever taken."""
-    metadata = nemo / "weights" / ".metadata"
-    real = FileSystemReader(nemo / "weights").read_metadata()
-
-    class ByName:
-        def __reduce__(self) -> Any:
-            return getattr, (type(real), "replace")
-
-    metadata.write_bytes(pickle.dumps(replace(real, planner_data=ByName())))
-    read_everything(nemo, tmp_path / "out")
-
-
 def test_metadata_that_contradicts_itself_is_refused(nemo: Path, tmp_path: Path) -> None:
     metadata = nemo / "weights" / ".metadata"
     real = FileSystemReader(nemo / "weights").read_metadata()
