@@ -40,6 +40,17 @@ _COMPUTED_ONLY_AS = {
     "mlp_only_layers": [],
 }
 """Fields with one value that the layers compute; another would be another model."""
+RAISED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+)
+"""What transformers and torch raise at values of the wrong kind or size."""
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu2")
 _REFUSED = {"quantization_config": "use the original weights"}
 _NAMES_OF_5 = {"qwen3_moe": {"num_local_experts": "num_experts"}}
@@ -174,7 +185,7 @@ def complete(hf_config: HfConfig) -> Any:
     try:
         config = AutoConfig.for_model(hf_config["model_type"], **json.loads(json.dumps(values)))
         ROPE_INIT_FUNCTIONS[rope_type(config)](config, torch.device("cpu"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except RAISED as error:
         raise UserError(f"config.json: transformers refuses it: {error!r}") from error
     for name in _SIZES:
         if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:

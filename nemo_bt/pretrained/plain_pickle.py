@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,7 +27,7 @@ def read_pickle(data: bytes) -> Any:
         return _Machine(io.BytesIO(data)).load()
     except pickle.UnpicklingError as error:
         raise ValueError(str(error)) from error
-    except (EOFError, TypeError, AttributeError, IndexError, KeyError) as error:
+    except (EOFError, TypeError, AttributeError, IndexError, KeyError, struct.error) as error:
         raise ValueError(f"{type(error).__name__} in its operations: it is cut or changed") from error
 
 

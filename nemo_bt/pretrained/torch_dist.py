@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
@@ -33,7 +34,7 @@ FORMAT = (
 _FLOATS = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _UNREADABLE = (
     *(OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError),
-    *(MemoryError, OverflowError, pickle.UnpicklingError, zipfile.BadZipFile),
+    *(MemoryError, OverflowError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error),
 )
 """What torch.load raises for bytes that torch.save did not write."""
 
