@@ -32,6 +32,8 @@ _SIZES = (
     "num_key_value_heads",
     "vocab_size",
 )
+_LARGEST = 2**24
+"""Of a size: a hundred times what models have."""
 _COMPUTED_ONLY_AS = {
     "attention_bias": False,
     "mlp_bias": False,
@@ -181,6 +183,9 @@ def complete(hf_config: HfConfig) -> Any:
     for name, remedy in _REFUSED.items():
         if hf_config.get(name) is not None:
             raise UserError(f"config.json: {name} is not supported: {remedy}.")
+    for name in (*_SIZES, "head_dim"):
+        if isinstance(hf_config.get(name), int) and hf_config[name] > _LARGEST:  # before anything is made of that size
+            raise UserError(f"config.json: {name}: expected at most {_LARGEST:,}, got {str(hf_config[name])[:40]}.")
     values = known_fields(hf_config, {*_COMPUTED_ONLY_AS})
     try:
         config = AutoConfig.for_model(hf_config["model_type"], **json.loads(json.dumps(values)))

@@ -6,6 +6,7 @@ Input n is a file of the kind n modulo their number, changed as `random.Random(n
 """
 
 import json
+import pickle
 import random
 import resource
 import shutil
@@ -21,13 +22,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.checkpoint import FileSystemReader
+
+from nemo_bt.data.tokenize.tokenizer import digest_of_tokenizer, load_tokenizer
+from nemo_bt.errors import UserError
+from nemo_bt.pretrained.check import expected_tensors
+from nemo_bt.pretrained.nemo_file import pack
+from nemo_bt.pretrained.resolve import check_plain, find_pretrained, open_weights
 from tests.support import mutations
+from tests.support.converted import to_nemo
 from tests.support.guard import Guard
+from tests.support.hf_models import save
 
 LIMIT_S = 10
 """Longest time for one input."""
 LIMIT_BYTES = 3 * 2**30
 """Memory beyond what the worker takes at its start."""
+MOST_BYTES = 2**30
+"""Memory that an input may take beyond it; more is a finding of the campaign."""
 SOURCES: dict[str, tuple[str, Callable[[bytes, random.Random], bytes]]] = {
     "metadata": ("x.nemo/weights/.metadata", mutations.of_pickle),
     "common": ("x.nemo/weights/common.pt", mutations.of_zip),
@@ -112,6 +124,15 @@ def _add(found: Campaign, line: dict[str, Any], kinds: list[str]) -> None:
     found.peak_bytes = max(found.peak_bytes, line.get("peak_bytes", 0))
 
 
+def lay_clean(folder: Path, tokenizer: Path) -> Path:
+    """Write the files of `SOURCES`, unchanged."""
+    folder.mkdir()
+    pretrained = find_pretrained(str(save("qwen2", folder / "hf")))
+    pack(to_nemo(pretrained, open_weights(pretrained, 0), folder / "x.nemo"), folder / "x.tar")
+    shutil.copytree(tokenizer, folder / "tokenizer")
+    return folder
+
+
 def input_of(number: int, kinds: list[str], clean: Path) -> tuple[str, str, bytes]:
     """Give the kind of an input, the file that it changes, and its bytes."""
     kind = kinds[number % len(kinds)]
@@ -121,13 +142,7 @@ def input_of(number: int, kinds: list[str], clean: Path) -> tuple[str, str, byte
 
 def read(kind: str, path: Path) -> None:
     """Read what nemo_bt would read of it."""
-    from nemo_bt.data.tokenize.tokenizer import digest_of_tokenizer, load_tokenizer
-    from nemo_bt.pretrained.check import expected_tensors
-    from nemo_bt.pretrained.resolve import check_plain, find_pretrained, open_weights
-
     if kind == "pickle":
-        from torch.distributed.checkpoint import FileSystemReader
-
         FileSystemReader(path / "weights").read_metadata()
         return
     if kind.startswith("tokenizer"):
@@ -150,7 +165,7 @@ def main() -> None:
     with (Path(folder) / "results.jsonl").open("w", buffering=1) as results:
         for kind in {*kinds} - {"pickle"}:
             read(kind, Path(clean) / SOURCES[kind][0].partition("/")[0])  # what that imports is known from now on
-        guard = Guard(place)
+        guard = Guard(place, names_of(Path(clean) / SOURCES["metadata"][0]) if kinds == ["pickle"] else frozenset())
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + LIMIT_BYTES
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         signal.signal(signal.SIGALRM, _too_long)
@@ -164,7 +179,22 @@ def main() -> None:
             start_s = time.monotonic()
             outcome = outcome_of(kind, path, guard)
             facts = {"seconds": time.monotonic() - start_s, "peak_bytes": _peak_bytes() - own_bytes}
+            if facts["seconds"] > LIMIT_S:  # what reads it may have taken the alarm for an error of the file
+                outcome = f"not done after {LIMIT_S} s"
             print(json.dumps({"number": number, "outcome": outcome, **facts}), file=results)
+
+
+def names_of(metadata: Path) -> frozenset[str]:
+    """Names that pickle looks up in a clean file."""
+    names = set()
+
+    class Noting(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            names.add(f"{module}.{name}")
+            return super().find_class(module, name)
+
+    Noting(metadata.open("rb")).load()
+    return frozenset(names)
 
 
 def _lay(file: str, data: bytes, clean: Path, place: Path) -> Path:
@@ -180,8 +210,6 @@ def _lay(file: str, data: bytes, clean: Path, place: Path) -> Path:
 
 def outcome_of(kind: str, path: Path, guard: Guard) -> str:
     """Read one input: "read", "refused", or what happened in place of both."""
-    from nemo_bt.errors import UserError
-
     outcome = "read"
     signal.alarm(LIMIT_S)
     try:

@@ -54,7 +54,7 @@ def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] 
         raise UserError(f"{options[0]}: {folder} is not a folder. Give a Hugging Face tokenizer folder.")
     try:
         tokenizer = _opened(Path(folder))
-    except Exception as error:  # noqa: BLE001  tokenizers raises nothing more precise
+    except Exception as error:  # tokenizers raises nothing more precise
         raise UserError(f"{options[0]}: {folder} holds no tokenizer that loads: {error}") from error
     unused = unused_tokens(tokenizer)
     if pad_token == AUTO and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
