@@ -2,9 +2,9 @@
 
 python -m benchmarks.fuzz [--minutes 60] [--first 1000000]
 
-Checkpoints, tars, safetensors, configurations and tokenizers are changed by bytes and by the parts of their formats. They
-are read under an audit hook that forbids processes, sockets, files elsewhere, new imports and names that pickle looks
-up. The end tells the numbers of inputs that were neither read nor refused, and what happened. One core is used.
+Checkpoints, tars, safetensors, configurations and tokenizers are changed by bytes and by the parts of their formats.
+They are read under an audit hook that forbids processes, sockets, files elsewhere, new imports and names that pickle
+looks up. The end tells the numbers of inputs that were neither read nor refused, and what happened. It uses one core.
 """
 
 import argparse

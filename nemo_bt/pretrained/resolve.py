@@ -231,7 +231,7 @@ def check_plain(checkpoint: Path) -> Records:
     """Check that a .nemo directory holds tensors and plain data alone, and give what its `.metadata` says.
 
     Raises:
-        UserError: it holds more, which NeMo and Megatron would unpickle to resume.
+        UserError: it holds more, which a resume would have to unpickle.
     """
     try:
         others = [path.name for path in (checkpoint / "weights").iterdir() if not _OF_CHECKPOINT.match(path.name)]
@@ -243,6 +243,7 @@ def check_plain(checkpoint: Path) -> Records:
         source.check_objects()
     except (OSError, UserError) as error:
         raise UserError(
-            f"{error} Resuming would unpickle it. If it is your own, set exp_manager.trust_checkpoint=true."
+            f"{error} Nothing of it was loaded. If it is your own, and your callbacks keep such objects, "
+            "set exp_manager.trust_checkpoint=true: that unpickles it, which can run code."
         ) from error
     return source.records

@@ -55,12 +55,12 @@ class Records:
     Args:
         tensors: the model's and the optimizer's.
         objects: what is no tensor.
-        unflattened: shapes that flattened tensors had.
+        unflattened: shapes that tensors had before they were flattened; None where they were not.
     """
 
     tensors: dict[str, Stored] = field(default_factory=dict)
     objects: dict[str, Place] = field(default_factory=dict)
-    unflattened: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    unflattened: dict[str, tuple[int, ...] | None] = field(default_factory=dict)
 
 
 def read_records(file: BinaryIO) -> Records:
@@ -97,7 +97,8 @@ def _records(metadata: Any) -> Records:
     for name, facts in of_megatron.items():
         shape = facts.get("nd_reformulated_orig_global_shape") if type(facts) is dict else None
         if shape is not None:
-            records.unflattened[str(name)] = whole_numbers(shape, "nd_reformulated_orig_global_shape")
+            shape = whole_numbers(shape, "nd_reformulated_orig_global_shape")
+        records.unflattened[str(name)] = shape
     return records
 
 

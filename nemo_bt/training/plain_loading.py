@@ -71,10 +71,8 @@ def as_metadata(records: Records) -> MCoreMetadata:
             dcp.MetadataIndex(name, offsets): _StorageInfo(at.file, at.offset, at.length)
             for (name, offsets), at in places.items()
         },
-        mcore_data={name: _of_megatron(records, name) for name in entries},
+        mcore_data={
+            name: {} if shape is None else {"nd_reformulated_orig_global_shape": shape}
+            for name, shape in records.unflattened.items()
+        },
     )
-
-
-def _of_megatron(records: Records, name: str) -> dict[str, Any]:
-    shape = records.unflattened.get(name)
-    return {} if shape is None else {"nd_reformulated_orig_global_shape": shape}
