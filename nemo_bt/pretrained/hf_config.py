@@ -186,7 +186,7 @@ def complete(hf_config: HfConfig) -> Any:
     for name in (*_SIZES, "head_dim"):
         if isinstance(hf_config.get(name), int) and hf_config[name] > _LARGEST:  # before anything is made of that size
             raise UserError(f"config.json: {name}: expected at most {_LARGEST:,}, got {str(hf_config[name])[:40]}.")
-    values = known_fields(hf_config, {*_COMPUTED_ONLY_AS})
+    values = known_fields(hf_config, {*_COMPUTED_ONLY_AS, HEAD_HIDDEN_SIZE})
     try:
         config = AutoConfig.for_model(hf_config["model_type"], **json.loads(json.dumps(values)))
         ROPE_INIT_FUNCTIONS[rope_type(config)](config, torch.device("cpu"))
