@@ -111,7 +111,8 @@ class _Machine(pickle._Unpickler):
         if not isinstance(record, Record) or record.state is not None or type(state) not in (dict, tuple):
             of = record.text if isinstance(record, _Name) else type(record).__name__
             slots = state[1] if type(state) is tuple and len(state) == 2 else state
-            named = ", ".join(str(key)[:40] for key in slots) if type(slots) is dict else "fields"
+            keys = list(slots)[:3] if type(slots) is dict else []
+            named = ", ".join(key[:40] if type(key) is str else type(key).__name__ for key in keys) or "fields"
             raise pickle.UnpicklingError(f"it sets {named} of {of}")
         record.state = state
 

@@ -65,8 +65,11 @@ def test_a_command_in_what_only_pickle_itself_would_run_is_refused(nemo: Path, t
     assert not (tmp_path / "ran").exists()
 
 
-NESTED = b"N\x94" + b"h\x00h\x00\x86\x94" + b"".join(bytes([0x68, i, 0x68, i, 0x86, 0x94]) for i in range(1, 60))
+NESTED = b"N" + b"".join(b"\x94h" + bytes([i]) + b"\x86" for i in range(60))
 """Tuples of the same tuple twice, 60 deep: whoever asks for the hash or the text of it waits for ever."""
+
+
+NAME = b"ctorch.distributed.checkpoint.metadata\nStorageMeta\n"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,7 @@ NESTED = b"N\x94" + b"h\x00h\x00\x86\x94" + b"".join(bytes([0x68, i, 0x68, i, 0x
         (b"\x8e\xff\xff\xff\xff\xff\xff\xff\x7f.", "KeyError"),
         (b"}" + NESTED + b"Ns.", "by something else than names"),
         (NESTED + b".", "expected Metadata"),
+        (NAME + b"}" + NAME + NESTED + b"RNsb.", "it sets Record of torch.distributed.checkpoint.metadata.StorageMeta"),
     ],
 )
 def test_metadata_that_would_take_all_memory_or_time_is_refused(nemo: Path, hostile: bytes, why: str) -> None:
