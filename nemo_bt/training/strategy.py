@@ -17,7 +17,7 @@ from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.errors import UserError
 from nemo_bt.model.reward_gpt import replaced
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.resolve import check_plain
+from nemo_bt.pretrained.plain_checkpoint import check_plain
 from nemo_bt.training.fused_adam import in_parts
 from nemo_bt.training.plain_loading import plain_loading
 

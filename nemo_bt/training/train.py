@@ -25,7 +25,8 @@ from nemo_bt.launching.signals import StopRequest, tell_stopped
 from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.observability.events import append_event, read_events
 from nemo_bt.observability.terminal import Terminal
-from nemo_bt.pretrained.resolve import PretrainedSource, check_plain
+from nemo_bt.pretrained.plain_checkpoint import check_plain
+from nemo_bt.pretrained.resolve import PretrainedSource
 from nemo_bt.training import compiler
 from nemo_bt.training.ending import summarise, tell_next
 from nemo_bt.training.environment import software

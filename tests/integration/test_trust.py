@@ -14,7 +14,8 @@ import torch
 from torch.distributed.checkpoint import FileSystemReader
 
 from nemo_bt.config.loss import LossSettings
-from nemo_bt.pretrained.resolve import check_plain, find_pretrained
+from nemo_bt.pretrained.plain_checkpoint import check_plain
+from nemo_bt.pretrained.resolve import find_pretrained
 from tests.support.hf_models import save
 from tests.support.launches import Logs
 from tests.support.runs import Run

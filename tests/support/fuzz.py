@@ -28,7 +28,8 @@ from nemo_bt.data.tokenize.tokenizer import digest_of_tokenizer, load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.check import expected_tensors
 from nemo_bt.pretrained.nemo_file import pack
-from nemo_bt.pretrained.resolve import check_plain, find_pretrained, open_weights
+from nemo_bt.pretrained.plain_checkpoint import check_plain
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from tests.support import mutations
 from tests.support.converted import to_nemo
 from tests.support.guard import Guard

@@ -19,7 +19,8 @@ from nemo_bt.errors import UserError
 from nemo_bt.pretrained.check import check_megatron_tensors
 from nemo_bt.pretrained.names import EMBEDDING, HEAD
 from nemo_bt.pretrained.nemo_file import NemoFile
-from nemo_bt.pretrained.resolve import check_plain, find_pretrained, open_weights
+from nemo_bt.pretrained.plain_checkpoint import check_plain
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
 from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
 from tests.support.converted import to_hf, to_nemo

@@ -16,7 +16,8 @@ from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.names import EMBEDDING
 from nemo_bt.pretrained.nemo_file import NemoFile
-from nemo_bt.pretrained.resolve import check_plain, find_pretrained, open_weights
+from nemo_bt.pretrained.plain_checkpoint import check_plain
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.torch_dist import TorchDist
 from tests.support.attacks import Taken, poison
 from tests.support.converted import to_nemo
