@@ -111,6 +111,7 @@ def _transformers_rewards(
     from transformers import AutoConfig
 
     options: dict[str, Any] = {"attn_implementation": "eager", "local_files_only": True, "trust_remote_code": False}
+    options["use_safetensors"] = True
     base = pretrained.base if pretrained else None
     is_changed = pretrained is not None and (base is not None or pretrained.head_row is not None)
     options |= {"dtype": torch.float32, "ignore_mismatched_sizes": is_changed}

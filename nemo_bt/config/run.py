@@ -104,7 +104,8 @@ class ExpManagerSettings:
     """days:hours:minutes:seconds from the start of the command, or the call from Python, after which the run saves and
     ends, to be resumed."""
     trust_checkpoint: bool = False
-    """Resume even from a checkpoint that holds more than tensors and plain data: unpickling it can run code."""
+    """Resume even from a checkpoint that holds more than tensors and plain data, as callbacks of your own may keep:
+    unpickling it can run code."""
     create_tensorboard_logger: bool = False
     """Write tensorboard/ in the log directory."""
     create_wandb_logger: bool = False

@@ -115,9 +115,12 @@ class RewardModel(llm.GPTModel):
         """Load a checkpoint, which has weights alone; one of adapters leaves the frozen weights as they are.
 
         Raises:
-            RuntimeError: a tensor is missing or not known.
+            RuntimeError: a tensor is missing or not known, or there is a state that Transformer Engine would unpickle.
         """
-        result = super().load_state_dict(state_dict, False, assign)
+        weights = without_extra_state(dict(state_dict))
+        if len(weights) < len(state_dict):
+            raise RuntimeError(f"expected weights alone, got {sorted(state_dict.keys() - weights.keys())}")
+        result = super().load_state_dict(weights, False, assign)
         expected = without_extra_state(dict.fromkeys(result.missing_keys))
         missing = [name for name in expected if is_trained(name) or not self.lora]
         if strict and (missing or result.unexpected_keys):

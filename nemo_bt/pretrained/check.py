@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from nemo_bt.errors import UserError
+from nemo_bt.errors import UserError, first_line
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import megatron_infos
-from nemo_bt.pretrained.hf_config import HEAD_HIDDEN_SIZE
+from nemo_bt.pretrained.hf_config import HEAD_HIDDEN_SIZE, RAISED
 from nemo_bt.pretrained.names import EMBEDDING, HEAD, HEADS, HF_HEADS, HF_LANGUAGE_MODEL_HEAD
 from nemo_bt.pretrained.source import TensorInfo
 
@@ -43,11 +43,18 @@ def classifier_class(architecture: Architecture) -> Any:
 
 @cache
 def expected_tensors(architecture: Architecture) -> dict[str, TensorInfo]:
-    """List the tensors of transformers' sequence classifier of an architecture, as fp32; nothing is allocated."""
+    """List the tensors of transformers' sequence classifier of an architecture, as fp32; nothing is allocated.
+
+    Raises:
+        UserError: its sizes make no model.
+    """
     made = classifier_class(architecture)
     make = made._from_config if architecture.head_hidden_size else made.from_config
-    with torch.device("meta"):
-        model = make(with_labels(architecture))
+    try:
+        with torch.device("meta"):
+            model = make(with_labels(architecture))
+    except RAISED as error:
+        raise UserError(f"config.json: transformers makes no model of it: {first_line(error)}") from error
     return {name: TensorInfo(tuple(tensor.shape), torch.float32) for name, tensor in model.state_dict().items()}
 
 

@@ -14,6 +14,7 @@ from nemo_bt.config.loss import RewardHeadSettings
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.families import FAMILIES
+from nemo_bt.pretrained.known_fields import OF_KERNELS, READ_ELSEWHERE, known_fields
 from nemo_bt.pretrained.rope_parameters import with_rope_fields
 
 HfConfig = dict[str, Any]
@@ -31,6 +32,8 @@ _SIZES = (
     "num_key_value_heads",
     "vocab_size",
 )
+_LARGEST = 2**24
+"""Of a size: a hundred times what models have."""
 _COMPUTED_ONLY_AS = {
     "attention_bias": False,
     "mlp_bias": False,
@@ -39,9 +42,17 @@ _COMPUTED_ONLY_AS = {
     "mlp_only_layers": [],
 }
 """Fields with one value that the layers compute; another would be another model."""
-_READ_ELSEWHERE = {"head_dim", "rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"}
-_READ_ELSEWHERE |= {"rms_norm_eps", "norm_eps"}
-"""Fields that are read where transformers' defaults do not have them."""
+RAISED = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    RuntimeError,
+    MemoryError,
+)
+"""What transformers and torch raise at values of the wrong kind or size."""
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu2")
 _REFUSED = {"quantization_config": "use the original weights"}
 _NAMES_OF_5 = {"qwen3_moe": {"num_local_experts": "num_experts"}}
@@ -51,7 +62,6 @@ _COMPUTES = {
     *("rope", "rotary", "scale", "scaling", "sinks", "softcap", "softcapping", "temperature", "window"),
 }
 """Words in the names of fields that change what a model computes."""
-_COMPUTES_NOTHING = {"_attn_implementation", "_attn_implementation_autoset", "attn_implementation"}
 
 
 def read_hf_config(file: Path) -> HfConfig:
@@ -163,18 +173,24 @@ def scratch_hf_config(model: ModelSettings, vocab_size: int) -> HfConfig:
 
 
 def complete(hf_config: HfConfig) -> Any:
-    """Make transformers' configuration object, with its defaults where config.json is silent.
+    """Make transformers' configuration object of `known_fields`, with its defaults where config.json is silent.
 
     Values that no layer here computes are refused.
     """
     from transformers import AutoConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    values = {name: value for name, value in hf_config.items() if name != "model_type"}
+    for name, remedy in _REFUSED.items():
+        if hf_config.get(name) is not None:
+            raise UserError(f"config.json: {name} is not supported: {remedy}.")
+    for name in (*_SIZES, "head_dim"):
+        if isinstance(hf_config.get(name), int) and hf_config[name] > _LARGEST:  # before anything is made of that size
+            raise UserError(f"config.json: {name}: expected at most {_LARGEST:,}, got {str(hf_config[name])[:40]}.")
+    values = known_fields(hf_config, {*_COMPUTED_ONLY_AS, HEAD_HIDDEN_SIZE})
     try:
         config = AutoConfig.for_model(hf_config["model_type"], **json.loads(json.dumps(values)))
         ROPE_INIT_FUNCTIONS[rope_type(config)](config, torch.device("cpu"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except RAISED as error:
         raise UserError(f"config.json: transformers refuses it: {error!r}") from error
     for name in _SIZES:
         if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
@@ -184,16 +200,13 @@ def complete(hf_config: HfConfig) -> Any:
         raise UserError(
             f"config.json: activation '{activation}' is not supported. Supported: {', '.join(ACTIVATIONS)}."
         )
-    for name, remedy in _REFUSED.items():
-        if getattr(config, name, None) is not None:
-            raise UserError(f"config.json: {name} is not supported: {remedy}.")
     if not isinstance(norm_epsilon(config), float) or (config.pad_token_id or 0) >= config.vocab_size:
         raise UserError(
             f"config.json: expected a norm epsilon and a pad_token_id below vocab_size={config.vocab_size}, got "
             f"{norm_epsilon(config)!r} and {config.pad_token_id}."
         )
-    unknown = hf_config.keys() - type(config)().to_dict().keys() - _READ_ELSEWHERE
-    for name in sorted(unknown - _COMPUTES_NOTHING - _NAMES_OF_5.get(hf_config["model_type"], {}).keys()):
+    unknown = hf_config.keys() - type(config)().to_dict().keys() - READ_ELSEWHERE
+    for name in sorted(unknown - OF_KERNELS - _NAMES_OF_5.get(hf_config["model_type"], {}).keys()):
         if hf_config[name] and _COMPUTES & set(name.lower().split("_")):
             raise UserError(
                 f"config.json: {name}={hf_config[name]!r} is not known to a {hf_config['model_type']} here, and its "

@@ -5,7 +5,6 @@ Nothing in them runs: architecture and tokenizer are read from plain data, tenso
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,10 +32,9 @@ from nemo_bt.pretrained.peft_folder import (
 )
 from nemo_bt.pretrained.safetensors_folder import SafetensorsFolder
 from nemo_bt.pretrained.source import AsDtype, TensorSource
-from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
+from nemo_bt.pretrained.torch_dist import TorchDist
 from nemo_bt.pretrained.two_layer_head import with_head_found
 
-_OF_CHECKPOINT = re.compile(r"^(\.metadata|metadata\.json|common\.pt|__\d+_\d+\.distcp)$")
 _LABELS = ("num_labels", "id2label", "label2id", "problem_type", ATTRIBUTES)
 _OF_HEAD = (ATTRIBUTES, HEAD_HIDDEN_SIZE)
 """What a model says of its head, which its base may have none of."""
@@ -224,18 +222,3 @@ def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtyp
         kind += f" of adapters on {pretrained.adapters.base if pretrained.adapters else pretrained.base.given}"
     head = "kept" if has_head else f"new, seed {head_seed}"
     return InitialWeights(pretrained, source, kind, has_head, f"{head}, {described(source)}")
-
-
-def check_plain(checkpoint: Path) -> None:
-    """Check that a .nemo directory holds tensors and plain data alone: NeMo and Megatron unpickle it to resume."""
-    try:
-        others = [path.name for path in (checkpoint / "weights").iterdir() if not _OF_CHECKPOINT.match(path.name)]
-        if others:
-            raise UserError(f"{checkpoint}: weights/ has {others[0]}, which no checkpoint of nemo_bt has.")
-        if (checkpoint / "weights" / "metadata.json").read_text() != FORMAT:
-            raise UserError(f"{checkpoint}: weights/metadata.json: expected {FORMAT}.")
-        TorchDist(NemoFile(checkpoint).open_weights, str(checkpoint)).check_objects()
-    except (OSError, UserError) as error:
-        raise UserError(
-            f"{error} Resuming would unpickle it. If it is your own, set exp_manager.trust_checkpoint=true."
-        ) from error

@@ -1,17 +1,17 @@
 """Tensors of a Megatron distributed checkpoint (`torch_dist`), read without running anything that it pickles.
 
-`.metadata` is a pickle. It is read with an unpickler that knows sealed stand-ins for the records of torch's and
-Megatron's checkpoints and nothing else; tensors are read by torch.load with weights_only. The rest (`common.pt`, extra
-states) is not opened.
+`torch_dist_records` reads where tensors lie, torch.load with weights_only reads them. The rest (`common.pt`, objects)
+is opened for a check alone.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+import struct
+import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from nemo_bt.errors import UserError, first_line
 from nemo_bt.pretrained.names import LOG_TIE
 from nemo_bt.pretrained.source import Region, TensorInfo, whole
+from nemo_bt.pretrained.torch_dist_records import Chunk, Place, Records, read_records
 
 PREFIX = "module."
 """Start of the names of the model's tensors; the optimizer's have another."""
@@ -30,20 +31,12 @@ FORMAT = (
 """Text of metadata.json. Source: megatron/core/dist_checkpointing/core.py, CheckpointingConfig."""
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where torch.save wrote an object: a file of the checkpoint, and bytes in it."""
-
-    file: str
-    offset: int
-    length: int
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-    place: _Place
+_FLOATS = {torch.float64: "fp64", torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
+_UNREADABLE = (
+    *(OSError, EOFError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError, AssertionError),
+    *(MemoryError, OverflowError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error),
+)
+"""What torch.load raises for bytes that torch.save did not write."""
 
 
 class TorchDist:
@@ -58,13 +51,16 @@ class TorchDist:
         self._open = open_file
         self._name = name
         self.infos: dict[str, TensorInfo] = {}
-        self._chunks: dict[str, list[_Chunk]] = {}
-        self._objects: dict[str, _Place] = {}
-        metadata = self._read_metadata()
-        try:
-            self._index(metadata.state_dict_metadata, metadata.storage_data)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{name}: weights/.metadata is not consistent ({error!r}): save it again.") from error
+        self._chunks: dict[str, tuple[Chunk, ...]] = {}
+        self.records = self._read_records()
+        for key, stored in self.records.tensors.items():
+            if key.startswith(PREFIX) and (own := key.removeprefix(PREFIX)) != LOG_TIE:
+                if stored.dtype not in _FLOATS:
+                    raise UserError(
+                        f"{name}: {own} has dtype {stored.dtype}; expected one of {', '.join(_FLOATS.values())}."
+                    )
+                self.infos[own] = TensorInfo(stored.shape, stored.dtype)
+                self._chunks[own] = stored.chunks
 
     def read(self, name: str, region: Region = ()) -> Tensor:
         """Put a tensor or a part of it together from the chunks that ranks have written."""
@@ -91,37 +87,27 @@ class TorchDist:
         return out
 
     def check_objects(self) -> None:
-        """Check that entries which are not tensors, and `common.pt`, are plain data: Megatron unpickles them."""
-        for name, place in self._objects.items():
+        """Check that entries which are not tensors, and `common.pt`, are plain data, and no weights: those are tensors.
+
+        Raises:
+            UserError: one is more than that, or cannot be read.
+        """
+        for name, place in self.records.objects.items():
             self._load(name, place)
-        self._load("common.pt", _Place("common.pt", 0, -1))
+        common = self._load("common.pt", Place("common.pt", 0, -1))
+        if not isinstance(common, dict) or common.get("state_dict"):
+            raise UserError(f"{self._name}: weights/common.pt: expected a dict whose state_dict has no entries.")
 
-    def _index(self, stored: dict[str, Any], places: dict[Any, Any]) -> None:
-        located = {
-            (index.fqn, None if index.offset is None else tuple(index.offset)): _Place(
-                str(place.relative_path), int(place.offset), int(place.length)
-            )
-            for index, place in places.items()
-        }
-        for key, entry in stored.items():
-            if not isinstance(entry, _TensorRecord):
-                self._objects[key] = located[key, None]
-            elif key.startswith(PREFIX) and (name := key.removeprefix(PREFIX)) != LOG_TIE:
-                self.infos[name] = TensorInfo(tuple(map(int, entry.size)), entry.properties.dtype)
-                self._chunks[name] = [
-                    _Chunk(tuple(chunk.offsets), tuple(chunk.sizes), located[key, tuple(chunk.offsets)])
-                    for chunk in entry.chunks
-                ]
-
-    def _read_chunk(self, name: str, chunk: _Chunk) -> Tensor:
+    def _read_chunk(self, name: str, chunk: Chunk) -> Tensor:
         tensor = self._load(name, chunk.place)
-        if not isinstance(tensor, Tensor) or tensor.shape != chunk.sizes or tensor.dtype != self.infos[name].dtype:
-            raise UserError(
-                f"{self._name}: {name}: expected {self.infos[name]}, in chunks of {chunk.sizes}; got another."
-            )
-        return tensor
+        info = self.infos[name]
+        is_plain = type(tensor) is Tensor and tensor.layout is torch.strided and tensor.device.type == "cpu"
+        is_whole = is_plain and tensor.untyped_storage().nbytes() >= tensor.nbytes
+        if not is_whole or tensor.shape != chunk.sizes or tensor.dtype != info.dtype:
+            raise UserError(f"{self._name}: {name}: expected {info}, in chunks of {chunk.sizes}; got another.")
+        return cast(Tensor, tensor)
 
-    def _load(self, name: str, place: _Place) -> Any:
+    def _load(self, name: str, place: Place) -> Any:
         """Load what torch.save wrote there, if it is tensors and plain data."""
         try:
             with self._open(place.file) as file:
@@ -129,100 +115,34 @@ class TorchDist:
                 data = file.read(place.length)
             if place.length >= 0 and len(data) != place.length:
                 raise EOFError(f"{place.length} bytes at {place.offset} of {place.file}, got {len(data)}")
+            _check_zip(data)
             return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
-        except (OSError, EOFError, RuntimeError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        except _UNREADABLE as error:
             raise UserError(f"{self._name}: {name} cannot be read: {first_line(error)}") from error
 
-    def _read_metadata(self) -> Any:
+    def _read_records(self) -> Records:
         try:
             with self._open(".metadata") as file:
-                return _RecordsOnly(file).load()
+                return read_records(file)
         except OSError as error:
             raise UserError(
                 f"{self._name}: expected weights/.metadata, got {error!r}. Is it a NeMo 2 checkpoint?"
             ) from error
-        except (pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+        except ValueError as error:
             raise UserError(
                 f"{self._name}: weights/.metadata is not the record of a torch_dist checkpoint ({first_line(error)}). "
                 "It was not loaded. Use a checkpoint from someone you trust."
             ) from error
 
 
-class _Sealed(type):
-    """A class that a pickle cannot change."""
+def _check_zip(data: bytes) -> None:
+    """Check that these bytes are a file of torch.save's, with no entry that grows when it is read.
 
-    def __setattr__(cls, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError(f"it sets {name} of {cls.__name__}")
-
-
-class _Record(metaclass=_Sealed):
-    """Stands for a dataclass: takes its fields, and arguments that nobody reads; has no code."""
-
-    def __new__(cls, *_: Any) -> _Record:
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any) -> None: ...
-
-
-class _TensorRecord(_Record):
-    """TensorStorageMetadata: properties, size, chunks."""
-
-    size: tuple[int, ...]
-    properties: Any
-    chunks: list[Any]
-
-
-class _IndexRecord(_Record):
-    """MetadataIndex: fqn and offset; a key of storage_data."""
-
-    fqn: str
-    offset: tuple[int, ...] | None = None
-
-    def __hash__(self) -> int:
-        return hash((self.fqn, self.offset))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _IndexRecord) and (self.fqn, self.offset) == (other.fqn, other.offset)
-
-
-class _PropertiesRecord(_Record):
-    """TensorProperties, whose state is a tuple that starts with the dtype."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.dtype = state[0]
-
-
-class _Size(metaclass=_Sealed):
-    def __new__(cls, sizes: Any = ()) -> Any:
-        return tuple(sizes)
-
-
-_TORCH = "torch.distributed.checkpoint."
-_MEGATRON = "megatron.core.dist_checkpointing.strategies.torch"
-_RECORDS: dict[tuple[str, str], Any] = {
-    ("torch", "Size"): _Size,
-    ("torch.serialization", "_get_layout"): _Record,
-    ("collections", "OrderedDict"): dict,
-    ("pathlib", "PosixPath"): _Record,
-    ("builtins", "getattr"): _Record,  # early releases of Python 3.11 pickle enumerations so; getattr is not called
-    (f"{_TORCH}filesystem", "_StorageInfo"): _Record,
-    (f"{_TORCH}metadata", "TensorStorageMetadata"): _TensorRecord,
-    (f"{_TORCH}metadata", "MetadataIndex"): _IndexRecord,
-    (f"{_TORCH}metadata", "TensorProperties"): _PropertiesRecord,
-    **{
-        (f"{_TORCH}metadata", name): _Record
-        for name in ("Metadata", "StorageMeta", "BytesStorageMetadata", "ChunkStorageMetadata", "_MEM_FORMAT_ENCODING")
-    },
-    **{(f"{_TORCH}planner", name): _Record for name in ("SavePlan", "WriteItem", "TensorWriteData", "WriteItemType")},
-    **{(_MEGATRON, name): _Record for name in ("MCoreMetadata", "MCoreSavePlan")},
-}
-
-
-class _RecordsOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Find stand-ins for the records of checkpoints, and dtypes; anything else stops the load before it runs."""
-        if (module, name) in _RECORDS:
-            return _RECORDS[module, name]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        raise pickle.UnpicklingError(f"it names {module}.{name}")
+    torch.load knows older formats too. One is a tar, which it unpacks.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as packed:
+        entries = packed.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("an entry of it is compressed")
+    if sum(entry.file_size for entry in entries) > len(data):
+        raise ValueError("its entries have more bytes than it has")

@@ -18,8 +18,9 @@ from nemo_bt.errors import UserError
 from nemo_bt.model.reward_gpt import replaced
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.time_spent import TimeSpent
-from nemo_bt.pretrained.resolve import check_plain
+from nemo_bt.pretrained.plain_checkpoint import check_plain
 from nemo_bt.training.fused_adam import in_parts
+from nemo_bt.training.plain_loading import plain_loading
 
 
 class CheckedStrategy(nl.MegatronStrategy):
@@ -51,15 +52,15 @@ class CheckedStrategy(nl.MegatronStrategy):
         """Load the newest checkpoint in the folder of `checkpoint_path` that is whole.
 
         Raises:
-            UserError: none is whole.
+            UserError: none is whole, or the newest holds more than plain data and is not trusted.
         """
         with self.spent.within("restore") if self.spent else nullcontext():
             whole = self._newest_whole(Path(checkpoint_path).parent)
-            if not self.is_trusted:
-                check_plain(whole)
+            loading = nullcontext() if self.is_trusted else plain_loading(whole / "weights", check_plain(whole))
             if self.terminal:
                 self.terminal.line(f"resuming from {whole}")
-            return super().load_checkpoint(whole, selective_restore)
+            with loading:
+                return super().load_checkpoint(whole, selective_restore)
 
     def _newest_whole(self, folder: Path) -> Path:
         rank = torch.distributed.get_rank()

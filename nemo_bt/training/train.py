@@ -27,7 +27,8 @@ from nemo_bt.losses.choose import AnyLoss
 from nemo_bt.observability.events import append_event, read_events
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.time_spent import TimeSpent
-from nemo_bt.pretrained.resolve import PretrainedSource, check_plain
+from nemo_bt.pretrained.plain_checkpoint import check_plain
+from nemo_bt.pretrained.resolve import PretrainedSource
 from nemo_bt.training import compiler
 from nemo_bt.training.ending import summarise, tell_next
 from nemo_bt.training.environment import software

@@ -19,7 +19,8 @@ from nemo_bt.errors import UserError
 from nemo_bt.pretrained.check import check_megatron_tensors
 from nemo_bt.pretrained.names import EMBEDDING, HEAD
 from nemo_bt.pretrained.nemo_file import NemoFile
-from nemo_bt.pretrained.resolve import check_plain, find_pretrained, open_weights
+from nemo_bt.pretrained.plain_checkpoint import check_plain
+from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.source import TensorInfo
 from nemo_bt.pretrained.torch_dist import FORMAT, TorchDist
 from tests.support.converted import to_hf, to_nemo
@@ -189,19 +190,6 @@ def test_metadata_cannot_change_the_classes_that_it_is_read_with(nemo: Path, tmp
     hostile = b"\x80\x04" + name + b"N}\x8c\x08poisonedK\x01s\x86b."
     (nemo / "weights" / ".metadata").write_bytes(hostile)
     assert "it sets poisoned of" in refused(nemo, tmp_path / "out")
-
-
-def test_members_of_enumerations_are_read_as_any_python_writes_them(nemo: Path, tmp_path: Path) -> None:
-    """Python 3.11.2 pickles one as getattr(class, name); no attribute of anything is ever taken."""
-    metadata = nemo / "weights" / ".metadata"
-    real = FileSystemReader(nemo / "weights").read_metadata()
-
-    class ByName:
-        def __reduce__(self) -> Any:
-            return getattr, (type(real), "replace")
-
-    metadata.write_bytes(pickle.dumps(replace(real, planner_data=ByName())))
-    read_everything(nemo, tmp_path / "out")
 
 
 def test_metadata_that_contradicts_itself_is_refused(nemo: Path, tmp_path: Path) -> None:

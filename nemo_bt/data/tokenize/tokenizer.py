@@ -18,6 +18,10 @@ _CONFIG = "tokenizer_config.json"
 _SHOWN = 8
 _CLASSES_OF_5 = ("PythonBackend", "SentencePieceBackend", "MistralCommonBackend")
 """Beside TokenizersBackend, which is PreTrainedTokenizerFast here."""
+_SOURCES = ("vocab_file", "merges_file", "tokenizer_object", "gguf_file")
+"""Fields by which transformers would read files of other places."""
+_PICKLED = ("transfo-xl", "TransfoXLTokenizer")
+"""Source: transformers/models/deprecated/transfo_xl/tokenization_transfo_xl.py; no other tokenizer's files are."""
 _KEPT_FREE = re.compile("reserved|unused|control_|SPECIAL_")
 _OF_TURNS = re.compile("im_start|im_end|header|turn|eot|eom|role|system|user|assistant|INST")
 _FILES = (
@@ -50,7 +54,7 @@ def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] 
         raise UserError(f"{options[0]}: {folder} is not a folder. Give a Hugging Face tokenizer folder.")
     try:
         tokenizer = _opened(Path(folder))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:  # tokenizers raises nothing more precise
         raise UserError(f"{options[0]}: {folder} holds no tokenizer that loads: {error}") from error
     unused = unused_tokens(tokenizer)
     if pad_token == AUTO and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -81,6 +85,7 @@ def _opened(folder: Path) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # 3 s of import that a wrong path should not cost
 
     config = json.loads((folder / _CONFIG).read_text()) if (folder / _CONFIG).is_file() else {}
+    _check_sources(config, folder)
     kept: dict[str, Any] = {"local_files_only": True}
     if isinstance(config.get("extra_special_tokens"), list):  # version 5's name for additional_special_tokens
         kept |= {"extra_special_tokens": {}, "additional_special_tokens": config["extra_special_tokens"]}
@@ -89,6 +94,20 @@ def _opened(folder: Path) -> Any:
     if "auto_map" not in config:
         _check_class(config.get("tokenizer_class"), folder)
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kept)
+
+
+def _check_sources(config: dict[str, Any], folder: Path) -> None:
+    """Check that a tokenizer is made of the files of its folder, by a class that unpickles none of them."""
+    for name in _SOURCES:
+        if config.get(name) is not None:
+            raise UserError(
+                f"{folder / _CONFIG}: {name}={str(config[name])[:100]!r}: expected a tokenizer of the files beside it. "
+                f"Take {name} out."
+            )
+    beside = folder / "config.json"
+    family = json.loads(beside.read_text()).get("model_type") if beside.is_file() else None
+    if family in _PICKLED or str(config.get("tokenizer_class")).removesuffix("Fast") in _PICKLED:
+        raise UserError(f"{folder}: its files are pickles, which can run code: a tokenizer of TransfoXL is not read.")
 
 
 def _check_class(name: Any, folder: Path) -> None:
