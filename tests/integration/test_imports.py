@@ -7,7 +7,7 @@ from tests.support.tree import MODULES
 
 MAY_IMPORT_NEMO = [
     "model", "training.callbacks", "training.steps.data_module", "training.trainer", "training.lr_schedule",
-    "training.strategy", "scoring.engine", "phantom.megatron", "phantom.watch",
+    "training.strategy", "training.plain_loading", "scoring.engine", "phantom.megatron", "phantom.watch",
     "phantom.numbers.seen",
 ]  # fmt: skip
 """All others can be imported where NeMo, Megatron and Lightning are not."""
