@@ -5,15 +5,24 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from nemo_bt.errors import UserError, first_line
+from nemo_bt.foreign import read_text
 
 FILE = "events.jsonl"
+Needed = Mapping[str | None, Mapping[str, Any]]
+_NEEDED: Needed = {
+    None: {"event": str},
+    "started": {"time": str, "host": str, "pid": int, "step": int, "of_steps": int, "ranks": int},
+    "ended": {"step": int, "stopped_by": str | None},
+    "failed": {"rank": int, "error": str},
+}
+"""Event -> what who reads it needs of its line."""
 
 
 def append_event(log_dir: Path, event: str, **facts: Any) -> None:
@@ -42,14 +51,41 @@ def telling_failure(log_dir: Path, rank: int) -> Iterator[None]:
 
 
 def read_events(log_dir: Path) -> list[dict[str, Any]]:
-    """Read all lines that are whole, oldest first."""
-    return read_lines(log_dir / FILE)
+    """Read all events that are whole, oldest first."""
+    return read_lines(log_dir / FILE, _NEEDED)
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Read the objects of a file of JSON lines, except those that a full disk cut short; no file has none."""
+def read_lines(file: Path, needed: Needed, left_out: list[str] | None = None) -> list[dict[str, Any]]:
+    """Read the objects of a file of JSON lines that are what a run writes; no file has none.
+
+    What a full disk cut short, or somebody else wrote, is left out.
+
+    Args:
+        file: one of a log directory.
+        needed: for each kind of line, by its event, the types of its fields; None is for a line without an event.
+        left_out: gets the lines that are not read.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    there = os.path.lexists(file)
+    text = read_text(file, "Move it away: the run goes on without what is in it.", errors="replace") if there else ""
     records = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        with suppress(ValueError):
-            records.append(json.loads(line))
-    return [record for record in records if isinstance(record, dict)]
+    for line in text.split("\n"):
+        record = None
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+        if isinstance(record, dict) and _fits(record, needed):
+            records.append(record)
+        elif line.strip() and left_out is not None:
+            left_out.append(line)
+    return records
+
+
+def _fits(record: dict[str, Any], needed: Needed) -> bool:
+    """Tell whether a line has the fields of its kind; a kind that is not known has none."""
+    event = record.get("event")
+    types = needed.get(event if isinstance(event, str) else None, {})
+    return all(
+        isinstance(record.get(name), kind) and not isinstance(record[name], bool) for name, kind in types.items()
+    )

@@ -23,8 +23,7 @@ from nemo_bt.data.tokenize.chat_template import load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.files import beside
-from nemo_bt.observability.events import read_lines
-from nemo_bt.observability.metrics_log import FILE as METRICS
+from nemo_bt.observability.metrics_log import read_metrics
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.trackers import build_loggers, log_pictures
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
@@ -116,7 +115,7 @@ def _answers(as_run: Settings, sets: dict[str, PairSet], tokenizer: Any, termina
 def _write(
     run: ReportRun, initial: InitialWeights | None, judged: Sequence[tuple[JudgedSet, list[Sides]]], terminal: Terminal
 ) -> None:
-    records = read_lines(run.log_dir / METRICS)
+    records = read_metrics(run.log_dir)
     panels = panels_of(records)
     curves = pictures_of_run(panels)
     sets: list[dict[str, Any]] = []
