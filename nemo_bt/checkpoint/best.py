@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from nemo_bt.checkpoint.find import saved_checkpoints, step_of
-from nemo_bt.foreign import read_yaml
+from nemo_bt.foreign.files import read_yaml
 from nemo_bt.observability.metrics_log import read_metrics
 
 MEAN_LOSS = "mean validation loss"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nemo_bt.checkpoint.manifest import plain_damage
 from nemo_bt.errors import UserError
-from nemo_bt.foreign import read_json
+from nemo_bt.foreign.files import read_json
 
 _NAME = re.compile(r"-step(\d+)\.nemo$")
 

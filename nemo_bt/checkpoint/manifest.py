@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.foreign import check_file
+from nemo_bt.foreign.files import check_file
 
 MANIFEST = "manifest.json"
 """File in a checkpoint's folder; one that was converted, or saved by an earlier version, has none."""

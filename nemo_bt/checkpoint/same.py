@@ -15,7 +15,7 @@ from nemo_bt.config.data import RowSettings, SourceSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 from nemo_bt.files import write_atomically
-from nemo_bt.foreign import read_json, read_yaml, reading
+from nemo_bt.foreign.files import read_json, read_yaml, reading
 
 if TYPE_CHECKING:
     from nemo_bt.data.store.pair_set import PairSet
@@ -76,7 +76,7 @@ def check_same_plan(config_file: Path, settings: Settings) -> None:
             f"model.loss: nothing tells whether {own.name} is the loss of the run to resume, as it has no text of its "
             "own (a partial, a closure, an object). Go on with a function of a file."
         )
-    with reading(f"{config_file}: expected the settings of the run to resume", _BRING_BACK):
+    with reading(f"{config_file}: expected the settings of the run to resume, got ", _BRING_BACK):
         before = OmegaConf.create(read_yaml(config_file, "the settings of the run to resume", _BRING_BACK))
         recorded = {key: _plain(OmegaConf.select(before, key)) for key in _PLAN}
     now, plain = (OmegaConf.create(asdict(one)) for one in (settings, Settings()))
@@ -141,7 +141,7 @@ def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
     what = "what the data of the run to resume was made from"
     record = read_json(file, what, _BRING_BACK)
     now = _record(sets)["train"]
-    with reading(f"{file}: expected {what}", _BRING_BACK):
+    with reading(f"{file}: expected {what}, got ", _BRING_BACK):
         before = {name: _as_now(facts) for name, facts in record["train"].items()}
     for name, facts in now.items():
         was = before.get(name, {})

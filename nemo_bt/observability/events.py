@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_bt.errors import UserError, first_line
-from nemo_bt.foreign import read_text
+from nemo_bt.foreign.files import read_text
 
 FILE = "events.jsonl"
 Needed = Mapping[str | None, Mapping[str, Any]]

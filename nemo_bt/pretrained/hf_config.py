@@ -13,7 +13,9 @@ import torch
 from nemo_bt.config.loss import RewardHeadSettings
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import read_json, reading
 from nemo_bt.pretrained.families import FAMILIES
+from nemo_bt.pretrained.field_types import check_field_types
 from nemo_bt.pretrained.rope_parameters import with_rope_fields
 
 HfConfig = dict[str, Any]
@@ -43,6 +45,7 @@ _READ_ELSEWHERE = {"head_dim", "rope_parameters", "rope_scaling", "rope_theta", 
 _READ_ELSEWHERE |= {"rms_norm_eps", "norm_eps"}
 """Fields that are read where transformers' defaults do not have them."""
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu2")
+_MEND = "Take the file of the model as it was published."
 _REFUSED = {"quantization_config": "use the original weights"}
 _NAMES_OF_5 = {"qwen3_moe": {"num_local_experts": "num_experts"}}
 """Family -> name that transformers 5 writes -> name that 4.57 reads."""
@@ -56,13 +59,11 @@ _COMPUTES_NOTHING = {"_attn_implementation", "_attn_implementation_autoset", "at
 
 def read_hf_config(file: Path) -> HfConfig:
     """Read config.json as plain data, of either transformers; its architecture is one that is supported."""
-    try:
-        config = json.loads(file.read_text())
-        model_type = str(config["model_type"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file}: expected a Hugging Face configuration with model_type, got {error!r}.") from error
-    _check_family(model_type, str(file))
-    return _with_own_names(with_rope_fields(config, str(file)), str(file))
+    what = "a Hugging Face configuration with model_type"
+    config = read_json(file, what, _MEND)
+    with reading(f"{file}: expected {what}, got ", _MEND):
+        _check_family(str(config["model_type"]), str(file))
+        return _with_own_names(with_rope_fields(config, str(file)), str(file))
 
 
 def _with_own_names(config: HfConfig, where: str) -> HfConfig:
@@ -171,11 +172,10 @@ def complete(hf_config: HfConfig) -> Any:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     values = {name: value for name, value in hf_config.items() if name != "model_type"}
-    try:
+    check_field_types(hf_config)
+    with reading("config.json: transformers refuses it: ", _MEND):
         config = AutoConfig.for_model(hf_config["model_type"], **json.loads(json.dumps(values)))
         ROPE_INIT_FUNCTIONS[rope_type(config)](config, torch.device("cpu"))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"config.json: transformers refuses it: {error!r}") from error
     for name in _SIZES:
         if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
             raise UserError(f"config.json: {name}: expected a whole number from 1, got {getattr(config, name)!r}.")

@@ -30,6 +30,7 @@ class Job:
         time_limit_s: longer is without end.
         extra_bytes: memory that it may have beyond what the imports took; 0 is no limit.
         env: variables beside those of the process.
+        cpu_s: time of a core that it may use; 0 is no limit, more is without end.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Job:
     time_limit_s: float = 60.0
     extra_bytes: int = 0
     env: dict[str, str] = field(default_factory=dict)
+    cpu_s: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Ended:
     @property
     def kind(self) -> str:
         """One of read, refused, traceback, endless, killed."""
-        if self.is_late:
+        if self.is_late or self.status == -signal.SIGXCPU:
             return "endless"
         if self.status < 0:
             return "killed"
@@ -115,6 +117,9 @@ def _as_child(job: Job, work: Callable[[Job], int], stdout: int, stderr: int) ->
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             limit = pages * resource.getpagesize() + job.extra_bytes
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        if job.cpu_s:
+            used_s = int(sum(os.times()[:2]))
+            resource.setrlimit(resource.RLIMIT_CPU, (used_s + job.cpu_s, used_s + job.cpu_s + 5))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         return work(job)
     except SystemExit as ended:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from nemo_bt.errors import UserError, first_line
+from nemo_bt.errors import UserError
 
 _MOST_BYTES = 256 << 20
 """Size of a file that is read as a whole: the largest tokenizer.json that is known has 35 MB."""
@@ -35,14 +35,14 @@ _KINDS = {
 
 
 @contextmanager
-def reading(what: str, mend: str) -> Iterator[None]:
+def reading(start: str, mend: str) -> Iterator[None]:
     """Turn whatever is raised while a file of others is read into one message.
 
     It stands where such a file is handed to a library. What these raise at damaged files is no closed set: tokenizers
     panics, pyarrow has errors of its own, transformers fails as its code happens to. A `UserError` stays as it is.
 
     Args:
-        what: the file, and what was expected of it.
+        start: the message up to what was raised: the file, and what was expected of it.
         mend: what to do about it, a sentence.
 
     Raises:
@@ -53,8 +53,9 @@ def reading(what: str, mend: str) -> Iterator[None]:
     except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # the boundary itself; a panic of Rust is no Exception
-        found = f"{type(error).__name__}: {first_line(error)}"[:_LONGEST_REASON]
-        raise UserError(f"{what}, got {found}. {mend}") from error
+        found = " ".join(repr(error).split())
+        found = found if len(found) <= _LONGEST_REASON else f"{found[:_LONGEST_REASON]}…"
+        raise UserError(f"{start}{found}. {mend}") from error
 
 
 def check_file(path: Path | str, mend: str = "Give the file itself.") -> None:
@@ -89,7 +90,7 @@ def read_text(path: Path, mend: str = "Bring it back as it was.", errors: str = 
         UserError: it is no file, is too large, cannot be read, or is no text.
     """
     check_file(path, mend)
-    with reading(f"{path}: expected a text file", mend):
+    with reading(f"{path}: expected a text file, got ", mend):
         with path.open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
         if len(content) > _MOST_BYTES:
@@ -109,7 +110,7 @@ def read_json(path: Path, what: str, mend: str = "Bring it back as it was.") -> 
         UserError: it is something else.
     """
     text = read_text(path, mend)
-    with reading(f"{path}: expected {what}", mend):
+    with reading(f"{path}: expected {what}, got ", mend):
         found = json.loads(text)
     if not isinstance(found, dict):
         raise UserError(f"{path}: expected {what}, found a {type(found).__name__}. {mend}")
@@ -123,7 +124,7 @@ def read_yaml(path: Path, what: str, mend: str = "Bring it back as it was.") -> 
         UserError: it is something else, builds objects, or multiplies itself by aliases.
     """
     text = read_text(path, mend)
-    with reading(f"{path}: expected {what}", mend):
+    with reading(f"{path}: expected {what}, got ", mend):
         check_yaml(text)
         found = yaml.load(text, _Plain)
     if not isinstance(found, dict):
