@@ -29,6 +29,7 @@ def table_of(name: str, figures: Figures) -> str:
         "scoring": scoring_table,
         "lists": lists_table,
         "traced": traced_table,
+        "malformed": malformed_table,
         "real_model_hh": real_model_table,
         "real_model_alpaca_eval": real_model_table,
     }
@@ -47,6 +48,19 @@ def traced_table(figures: Figures) -> str:
         )
         sizes = f"{planned / 2**30:.2f} | {traced / 2**30:.2f} | {planned / traced:.3f}"
         lines.append(f"| {layout} | {sizes} | {waits:.0f} | {launches:,.0f} |")
+    return "\n".join(lines)
+
+
+def malformed_table(figures: Figures) -> str:
+    """Write a table with a kind of malformed inputs a row, and how many ended in which way."""
+    ends = ("inputs", "read", "refused", "traceback", "endless", "killed")
+    lines = [
+        "| inputs | tried | read | refused in one message | traceback | without end | killed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(name.split("/")[1] for name in figures):
+        counts = " | ".join(f"{figures[f'malformed/{kind}/{end}']['value']:,}" for end in ends)
+        lines.append(f"| {kind.replace('_', ' ')} | {counts} |")
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from benchmarks.malformed import checkpoints, configs, data_files, vocabularies
 from benchmarks.malformed.cases import Case, Inputs
 from benchmarks.results_file import Figure, write_results
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
+from nemo_bt.pretrained.nemo_file import pack
 from tests.support.forked import Ended, Job, command, fork
 from tests.support.hf_models import save
 from tests.support.preferences import write_sets
@@ -29,18 +30,18 @@ ENDS = ("read", "refused", "traceback", "endless", "killed")
 _EXTRA_BYTES = 3 << 30
 
 
-def whole_inputs(folder: Path) -> Inputs:
-    """Write the inputs that cases are made of."""
+def whole_inputs(folder: Path, nemo: Path | None) -> Inputs:
+    """Write the inputs that cases are made of; `nemo` is a .nemo directory that there is already."""
     write_sets(folder)
     tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
     models = {}
     for family in configs.FAMILIES:
         models[family] = save(family, folder / family.split(",")[0], classifier=False, tokenizer=tokenizer)
-    nemo = folder / "model.nemo"
-    result = nemo_bt("import", "--input", str(models["qwen3"]), "--output", str(nemo))
-    assert result.returncode == 0, result.stderr
-    result = nemo_bt("import", "--input", str(models["qwen3"]), "--output", str(folder / "packed.nemo"), "--pack")
-    assert result.returncode == 0, result.stderr
+    if nemo is None:
+        nemo = folder / "model.nemo"
+        result = nemo_bt("import", "--input", str(models["qwen3"]), "--output", str(nemo))
+        assert result.returncode == 0, result.stderr
+    pack(nemo, folder / "packed.nemo")
     return Inputs(folder, folder / "random.parquet", folder / "tokenizer", models, nemo, folder / "packed.nemo")
 
 
@@ -87,12 +88,13 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--only", default="", help="cases with this text in their names")
     parser.add_argument("--every", type=int, default=1, help="of all, one in so many")
+    parser.add_argument("--nemo", type=Path, help="a .nemo directory to damage copies of; without it one is made")
     parser.add_argument("--show", action="store_true", help="print what refused ones say, too")
     args = parser.parse_args()
     import_what_commands_need()
     counts: dict[str, Counter[str]] = {}
     with tempfile.TemporaryDirectory(prefix="nemo_bt-malformed-") as folder:
-        inputs = whole_inputs(Path(folder))
+        inputs = whole_inputs(Path(folder), args.nemo)
         for kind in args.kind or KINDS:
             cases = [case for case in KINDS[kind].cases(inputs) if args.only in case.name][:: args.every]
             counts[kind] = Counter()

@@ -19,7 +19,7 @@ _ROPE = ("rope_type", "factor", "low_freq_factor", "high_freq_factor", "original
 
 
 def cases(inputs: Inputs) -> Iterator[Case]:
-    """Give about 500 of them: every field as other values, in one family or in four, and whole files of something else."""
+    """Give about 700 of them: fields as other values, and whole files of something else."""
     for number, family in enumerate(FAMILIES):
         for field in _FIELDS[: 6 if number else None]:
             for what, value in VALUES.items():

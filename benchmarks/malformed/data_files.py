@@ -51,8 +51,15 @@ def _zstd(content: bytes) -> bytes:
 
 
 def _repeated(value: str, rows: int) -> pa.Table:
-    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value]))
-    return pa.table({"prompt": column, "chosen": column, "rejected": column})
+    return _alike(pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([value])))
+
+
+def _alike(column: pa.Array) -> pa.Table:
+    return pa.table(dict.fromkeys(_ROWS[0], column))
+
+
+def _with(chosen: str) -> list[dict[str, Any]]:
+    return [*_ROWS, {**_ROWS[0], "chosen": chosen}]
 
 
 _TABLE = pa.Table.from_pylist(_ROWS)
@@ -68,13 +75,13 @@ WHOLE: dict[str, bytes] = {
 _LONG = "a" * (50 << 20)
 _ANSWERS = '"chosen": "a", "rejected": "b"'
 HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
-    "a line of 50 MB": ("rows.jsonl", lambda: _lines([*_ROWS, {**_ROWS[0], "chosen": _LONG}])),
-    "a line of 50 MB of words": ("rows.jsonl", lambda: _lines([*_ROWS, {**_ROWS[0], "chosen": "tea " * (12 << 20)}])),
-    "a line of 50 MB without spaces": ("rows.jsonl", lambda: _lines([*_ROWS, {**_ROWS[0], "chosen": "é" * (25 << 20)}])),
-    "an element of 50 MB": ("rows.json", lambda: json.dumps([*_ROWS, {**_ROWS[0], "chosen": _LONG}]).encode()),
+    "a line of 50 MB": ("rows.jsonl", lambda: _lines(_with(_LONG))),
+    "a line of 50 MB of words": ("rows.jsonl", lambda: _lines(_with("tea " * (12 << 20)))),
+    "a line of 50 MB without spaces": ("rows.jsonl", lambda: _lines(_with("é" * (25 << 20)))),
+    "an element of 50 MB": ("rows.json", lambda: json.dumps(_with(_LONG)).encode()),
     "an array without end": ("rows.json", lambda: b"[" + b" " * (60 << 20)),
-    "a cell of 50 MB": ("rows.csv", lambda: _csv([*_ROWS, {**_ROWS[0], "chosen": _LONG}])),
-    "a cell of 50 MB, parquet": ("rows.parquet", lambda: _parquet(pa.Table.from_pylist([{**_ROWS[0], "chosen": _LONG}]))),
+    "a cell of 50 MB": ("rows.csv", lambda: _csv(_with(_LONG))),
+    "a cell of 50 MB, parquet": ("rows.parquet", lambda: _parquet(pa.Table.from_pylist(_with(_LONG)))),
     "a line without end": ("rows.jsonl", lambda: b"x" * (300 << 20)),
     "lines of nothing": ("rows.jsonl", lambda: b"\n" * (20 << 20)),
     "a bomb of gzip": ("rows.jsonl.gz", lambda: gzip.compress(bytes(1 << 30), 1) * 8),
@@ -87,11 +94,11 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "many columns": ("rows.parquet", lambda: _parquet(pa.table({f"c{n}": ["a"] for n in range(20_000)}))),
     "many keys": ("rows.jsonl", lambda: _lines([{f"k{n}": n for n in range(200_000)}] * 3)),
     "many nulls": ("rows.parquet", lambda: _parquet(pa.table({"chosen": pa.nulls(50_000_000, pa.string())}))),
-    "a column of null type": ("rows.parquet", lambda: _parquet(pa.table({"chosen": pa.nulls(5), "rejected": pa.nulls(5)}))),
+    "a column of null type": ("rows.parquet", lambda: _parquet(_alike(pa.nulls(5)))),
     "a column twice": ("rows.jsonl", lambda: f'{{"prompt": "x", {_ANSWERS}, "chosen": "c"}}\n'.encode() * 9),
-    "large strings": ("rows.parquet", lambda: _parquet(_TABLE.cast(pa.schema([(n, pa.large_string()) for n in _TABLE.column_names])))),
-    "binary columns": ("rows.parquet", lambda: _parquet(pa.table({n: [b"\xff\xfe"] * 4 for n in _TABLE.column_names}))),
-    "dates": ("rows.parquet", lambda: _parquet(pa.table({n: pa.array([2**40] * 4, pa.timestamp("s")) for n in _TABLE.column_names}))),
+    "large strings": ("rows.parquet", lambda: _parquet(_alike(pa.array(["a"] * 5, pa.large_string())))),
+    "binary columns": ("rows.parquet", lambda: _parquet(_alike(pa.array([b"\xff\xfe"] * 4)))),
+    "dates": ("rows.parquet", lambda: _parquet(_alike(pa.array([2**40] * 4, pa.timestamp("s"))))),
     "deep lists": ("rows.jsonl", lambda: _lines([{**row, "chosen": _DEEP} for row in _ROWS])),
     "deep text": ("rows.jsonl", lambda: _lines([{**row, "chosen": "[" * 100_000} for row in _ROWS])),
     "deep text of turns": ("rows.jsonl", lambda: _lines([{**row, "chosen": "[{'a':" * 5_000} for row in _ROWS])),

@@ -23,9 +23,9 @@ _PLACES: tuple[tuple[Any, ...], ...] = (
 )
 _DECODER_FIELDS = ("0", "content", "special", "lstrip")
 TEMPLATES: dict[str, str] = {
-    "loops": "{% for a in range(100000) %}{% for b in range(100000) %}{% for c in range(100000) %}{% endfor %}{% endfor %}{% endfor %}",
-    "loops quietly": "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a * b %}{% endfor %}{% endfor %}",
-    "doubles itself": "{% set ns = namespace(s='abcdefgh') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}",
+    "loops": "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+    "loops quietly": "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}",
+    "doubles itself": "{% set n = namespace(s='abcdefgh') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
     "multiplies": "{{ 'a' * 10000000000 }}",
     "multiplies in pieces": "{% for i in range(90000) %}{{ 'a' * 1000000 }}{% endfor %}",
     "fills": "{{ '%10000000000d' % 1 }}",

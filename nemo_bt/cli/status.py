@@ -15,6 +15,7 @@ from nemo_bt.checkpoint.find import saved_checkpoints, wrong_name
 from nemo_bt.checkpoint.manifest import MANIFEST, damage, plain_damage
 from nemo_bt.errors import UserError
 from nemo_bt.files import unfinished_folders
+from nemo_bt.foreign.files import reading
 from nemo_bt.observability.events import FILE as EVENTS
 from nemo_bt.observability.events import read_events
 from nemo_bt.observability.metrics_log import FILE as METRICS
@@ -35,11 +36,23 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
         UserError: no run has written there.
     """
     events = read_events(log_dir) if log_dir.is_dir() else []
-    starts = [event for event in events if event["event"] == "started"]
-    if not starts:
+    if not any(event["event"] == "started" for event in events):
         raise UserError(f"{log_dir}: expected the log directory of a run, found no {EVENTS} in it.")
     left_out: list[str] = []
     lines = read_metrics(log_dir, left_out)
+    with reading(f"{log_dir}: expected the log of a run, got ", "Move away what no run has written."):
+        _show(log_dir, verifies, terminal, events, lines, len(left_out))
+
+
+def _show(
+    log_dir: Path,
+    verifies: bool,
+    terminal: Terminal,
+    events: list[dict[str, Any]],
+    lines: list[dict[str, Any]],
+    left_out: int,
+) -> None:
+    starts = [event for event in events if event["event"] == "started"]
     training = [line for line in lines if line.get("train/loss") is not None]
     state = _state(log_dir, events, training)
     begun = max(i for i, event in enumerate(events) if event["event"] == "started")
@@ -50,7 +63,7 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
             ("step", _progress(starts[-1], reached, training, goes_on=state.startswith(("running", "silent")))),
             *_validation(lines),
             ("started", f"{starts[0]['time']}, {len(starts) - 1} restarts"),
-            *([("not read", f"{len(left_out)} lines of {METRICS} that a run does not write")] if left_out else []),
+            *([("not read", f"{left_out} lines of {METRICS} that a run does not write")] if left_out else []),
         ]
     )
     rows = _checkpoints(log_dir / "checkpoints", verifies)

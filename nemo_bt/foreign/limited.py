@@ -13,14 +13,14 @@ from pathlib import Path
 from nemo_bt.errors import UserError
 
 CPU_S = 10
-"""Seconds of a core that the work may take."""
+"""Seconds of a core that work may take; a template takes milliseconds."""
 EXTRA_BYTES = 1 << 30
 """Memory that it may take beyond what the process has."""
 _WAIT_S = 120.0
 """Seconds until it is ended, however little of a core it had."""
 
 
-def ends_within_limits(work: Callable[[], object], what: str, mend: str) -> None:
+def ends_within_limits(work: Callable[[], object], what: str, mend: str, cpu_s: int = CPU_S) -> None:
     """Do the work in a fork of this process, which gives nothing back, and see that it ends.
 
     What it raises is nobody's matter here: the same work is done again where the result is wanted.
@@ -32,7 +32,7 @@ def ends_within_limits(work: Callable[[], object], what: str, mend: str) -> None
     sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        os._exit(_limited(work))
+        os._exit(_limited(work, cpu_s))
     watched = os.pidfd_open(pid)
     try:
         is_over = bool(select.select([watched], [], [], _WAIT_S)[0])
@@ -43,7 +43,7 @@ def ends_within_limits(work: Callable[[], object], what: str, mend: str) -> None
     _, waited = os.waitpid(pid, 0)
     status = os.waitstatus_to_exitcode(waited)
     if not is_over or status == -signal.SIGXCPU:
-        raise UserError(f"{what} does not end within {CPU_S} s of a core. {mend}")
+        raise UserError(f"{what} does not end within {cpu_s} s of a core. {mend}")
     if status == _NO_MEMORY:
         raise UserError(f"{what} takes more than {EXTRA_BYTES >> 20:,} MiB of memory. {mend}")
     if status < 0:
@@ -53,12 +53,12 @@ def ends_within_limits(work: Callable[[], object], what: str, mend: str) -> None
 _NO_MEMORY = 3
 
 
-def _limited(work: Callable[[], object]) -> int:
+def _limited(work: Callable[[], object], cpu_s: int) -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + EXTRA_BYTES
         used_s = int(sum(os.times()[:2]))
-        for number, limit in ((resource.RLIMIT_AS, most), (resource.RLIMIT_CPU, used_s + CPU_S)):
+        for number, limit in ((resource.RLIMIT_AS, most), (resource.RLIMIT_CPU, used_s + cpu_s)):
             hard = resource.getrlimit(number)[1]
             resource.setrlimit(number, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
