@@ -2,7 +2,7 @@
 
 python -m benchmarks.malformed [--kind data_files] [--only TEXT] [--every N]
 
-An input is read rightly, refused in one message, ends in a traceback, has no end (20 s of a core, or two minutes), or
+An input is read rightly, refused in one message, ends in a traceback, has no end (20 s of a core, or five minutes), or
 takes the process with it (a signal, or more than 3 GiB). It takes about ten minutes on a core.
 """
 
@@ -13,6 +13,9 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 from benchmarks.malformed import checkpoints, configs, data_files, vocabularies
@@ -52,6 +55,7 @@ def argv_of(kind: str, path: Path, inputs: Inputs) -> list[str]:
     if kind == "tokenizers":
         return ["data", "stats", f"model.tokenizer.type={path}", f"model.data.train={inputs.data}"]
     options = [f"model.data.train={inputs.data}", "trainer.accelerator=cpu", "model.encoder_seq_length=256"]
+    options.append(f"exp_manager.explicit_log_dir={path.parent / 'run'}")
     return ["train", "--dry-run", f"model.restore_from_path={path}", *options]
 
 
@@ -79,7 +83,7 @@ def tried(kind: str, cases: list[Case], inputs: Inputs) -> Iterator[tuple[Case, 
             path = case.write(Path(folder) / "input")
             argv = [str(path)] if kind == "checkpoints" else argv_of(kind, path, inputs)
             env = {"NEMO_BT_CACHE": f"{folder}/cache"}
-            ended = fork(Job(case.name, argv, 120, _EXTRA_BYTES, env, cpu_s=20), work)
+            ended = fork(Job(case.name, argv, 300, _EXTRA_BYTES, env, cpu_s=20), work)
         yield case, ended
 
 
@@ -92,22 +96,33 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print what refused ones say, too")
     args = parser.parse_args()
     import_what_commands_need()
-    counts: dict[str, Counter[str]] = {}
+    kinds = args.kind or [*KINDS]
     with tempfile.TemporaryDirectory(prefix="nemo_bt-malformed-") as folder:
         inputs = whole_inputs(Path(folder), args.nemo)
-        for kind in args.kind or KINDS:
-            cases = [case for case in KINDS[kind].cases(inputs) if args.only in case.name][:: args.every]
-            counts[kind] = Counter()
-            for case, ended in tried(kind, cases, inputs):
-                counts[kind][ended.kind] += 1
-                if args.show or ended.kind not in ENDS[:2]:
-                    told = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[-1:]
-                    print(f"{kind}: {case.name}: {ended.kind}, {ended.seconds:.1f} s: {told}", flush=True)
-            print(f"{kind}: {len(cases)} inputs, {dict(counts[kind])}", flush=True)
+        with ProcessPoolExecutor(os.cpu_count(), get_context("fork")) as side_by_side:
+            counted = side_by_side.map(partial(run_kind, inputs, args.only, args.every, args.show), kinds)
+            counts = dict(zip(kinds, counted, strict=True))
     if not args.kind and not args.only and args.every == 1:
         write_results("malformed", f"cpu{os.cpu_count()}", "python -m benchmarks.malformed", figures_of(counts))
     if any(counts[kind][end] for kind in counts for end in ENDS[2:]):
         raise SystemExit("not every input is read or refused")
+
+
+def run_kind(inputs: Inputs, only: str, every: int, shows: bool, kind: str) -> Counter[str]:
+    """Run the cases of a kind that are wanted, and count how they end."""
+    whole, *malformed = KINDS[kind].cases(inputs)
+    cases = [whole, *[case for case in malformed if only in case.name][::every]]
+    counts: Counter[str] = Counter()
+    for case, ended in tried(kind, cases, inputs):
+        if case is whole:
+            assert ended.kind == "read", ended
+            continue
+        counts[ended.kind] += 1
+        if shows or ended.kind not in ENDS[:2]:
+            told = (ended.stderr.strip() or ended.stdout.strip()).splitlines()[-1:]
+            print(f"{kind}: {case.name}: {ended.kind}, {ended.seconds:.1f} s: {told}", flush=True)
+    print(f"{kind}: {len(cases) - 1} inputs, {dict(counts)}", flush=True)
+    return counts
 
 
 def figures_of(counts: dict[str, Counter[str]]) -> list[Figure]:

@@ -96,6 +96,11 @@ def copied(source: Path, change: Callable[[Path], object]) -> Callable[[Path], P
     return write
 
 
+def untouched(source: Path) -> Case:
+    """Give an input as it is: a command that refuses it would refuse all of them, for another reason."""
+    return Case("untouched", copied(source, lambda path: None))
+
+
 def with_json(name: str, place: tuple[Any, ...], value: Any) -> Callable[[Path], None]:
     """Change a place of a JSON file of a folder."""
 

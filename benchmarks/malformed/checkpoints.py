@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.malformed.cases import BOMB, VALUES, Case, Inputs, changed, copied, cut_to, damaged, of_file
+from benchmarks.malformed.cases import BOMB, VALUES, Case, Inputs, changed, copied, cut_to, damaged, of_file, untouched
 
 _INDEX = "model.safetensors.index.json"
 _NORM = "model.norm.weight"
@@ -18,6 +18,7 @@ _NORM = "model.norm.weight"
 def cases(inputs: Inputs) -> Iterator[Case]:
     """Give about 300 of them."""
     model, nemo = inputs.models["qwen3"], inputs.nemo
+    yield untouched(model)
     shard = sorted(path.name for path in model.glob("*.safetensors"))[-1]
     for name in (_INDEX, shard):
         for what, write in of_file(model, name):

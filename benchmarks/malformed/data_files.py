@@ -130,6 +130,7 @@ def cases(inputs: Inputs) -> Iterator[Case]:
 
         return write
 
+    yield Case("untouched", written("rows.jsonl", lambda: WHOLE["rows.jsonl"]))
     for name, content in WHOLE.items():
         for what, other in CONTENTS.items():
             yield Case(f"{name} {what}", written(name, lambda c=other: c))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.malformed.cases import VALUES, Case, Inputs, changed, copied, of_file
+from benchmarks.malformed.cases import VALUES, Case, Inputs, changed, copied, of_file, untouched
 
 _CONFIG_FIELDS = (
     *("added_tokens_decoder", "bos_token", "eos_token", "pad_token", "unk_token", "clean_up_tokenization_spaces"),
@@ -25,7 +25,7 @@ _DECODER_FIELDS = ("0", "content", "special", "lstrip")
 TEMPLATES: dict[str, str] = {
     "loops": "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
     "loops quietly": "{% for a in range(99999) %}{% for b in range(99999) %}{% set c = a %}{% endfor %}{% endfor %}",
-    "doubles itself": "{% set n = namespace(s='abcdefgh') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "doubles itself": "{% set n = namespace(s='abcd') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
     "multiplies": "{{ 'a' * 10000000000 }}",
     "multiplies in pieces": "{% for i in range(90000) %}{{ 'a' * 1000000 }}{% endfor %}",
     "fills": "{{ '%10000000000d' % 1 }}",
@@ -75,6 +75,7 @@ TEMPLATES: dict[str, str] = {
 def cases(inputs: Inputs) -> Iterator[Case]:
     """Give about 600 of them."""
     source = inputs.tokenizer
+    yield untouched(source)
     config = json.loads((source / "tokenizer_config.json").read_text())
     full = config | {field: config.get(field) for field in _CONFIG_FIELDS}
     for what, value in VALUES.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nemo_bt.errors import UserError
 
-CPU_S = 10
+CPU_S = 5
 """Seconds of a core that work may take; a template takes milliseconds."""
 EXTRA_BYTES = 1 << 30
 """Memory that it may take beyond what the process has."""

@@ -117,6 +117,7 @@ STATES: dict[str, tuple[Callable[[Path], object], str]] = {
     "metrics.jsonl with a null step": (appended("metrics.jsonl", b'{"step": null, "train/loss": 1.0}\n'), GOES_ON),
     "metrics.jsonl with texts": (appended("metrics.jsonl", b'{"step": 3, "val/held_out/loss": "low"}\n'), GOES_ON),
     "metrics.jsonl with a huge step": (appended("metrics.jsonl", b'{"step": 1' + b"0" * 400 + b"}\n"), GOES_ON),
+    "metrics.jsonl with a formula": (appended("metrics.jsonl", b'{"step": 3, "val/$\\\\x^$/loss": 1.0}\n'), GOES_ON),
     "metrics.jsonl a folder": (folder("metrics.jsonl"), "metrics.jsonl: expected a file, found a folder"),
     "events.jsonl cut": (cut("events.jsonl", 0.9), GOES_ON),
     "events.jsonl of strangers": (appended("events.jsonl", b'{"event": "started"}\n{"event": ["a"]}\n[]\n'), GOES_ON),

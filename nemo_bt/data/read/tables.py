@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any
@@ -52,14 +53,17 @@ def arrow_chunks(file: DataFile, columns: list[str] | None) -> Iterator[Chunk]:
 
 
 def _refuse_doubled(file: DataFile, names: list[str]) -> None:
-    doubled = sorted({name for name in names if names.count(name) > 1})
+    doubled = sorted(name for name, count in Counter(names).items() if count > 1)
     if doubled:
         raise UserError(f"{file.name}: several columns are called '{doubled[0]}'. Rename or remove all but one.")
 
 
 def _flat_texts(schema: pa.Schema) -> list[str]:
-    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return [field.name for field in schema if any(test(field.type) for test in is_text)]
+    return [field.name for field in schema if _is_text(field.type)]
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
 
 
 def _check_pages(file: DataFile, metadata: Any) -> None:
@@ -88,10 +92,13 @@ def _written_out(file: DataFile, table: pa.Table, first_row: int) -> pa.Table:
     Raises:
         UserError: a row, or all of them, would have too many.
     """
-    for number, field in enumerate(table.schema):
-        column = table.column(number)
+    columns = []
+    fields = []
+    for field, column in zip(table.schema, table.columns, strict=True):
         texts = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not _flat_texts(pa.schema([("", texts)])):
+        columns.append(column)
+        fields.append(field)
+        if not _is_text(texts):
             continue
         if pa.types.is_dictionary(column.type):
             parts = [pc.binary_length(part.dictionary).take(part.indices) for part in column.chunks]
@@ -104,8 +111,9 @@ def _written_out(file: DataFile, table: pa.Table, first_row: int) -> pa.Table:
                 f"{file.name}: {field.name} of the {len(table)} rows from {first_row} has {total:,} bytes, and up to "
                 f"{longest:,} in a row; expected at most {_MOST_CHUNK_BYTES:,} and {MOST_ROW_BYTES:,}. Shorten them."
             )
-        table = table.set_column(number, pa.field(field.name, texts, field.nullable), column.cast(texts))
-    return table
+        columns[-1] = column.cast(texts)
+        fields[-1] = pa.field(field.name, texts, field.nullable)
+    return pa.Table.from_arrays(columns, schema=pa.schema(fields))
 
 
 def text_chunks(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
