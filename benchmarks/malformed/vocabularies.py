@@ -77,9 +77,9 @@ def cases(inputs: Inputs) -> Iterator[Case]:
     source = inputs.tokenizer
     yield untouched(source)
     config = json.loads((source / "tokenizer_config.json").read_text())
-    full = config | {field: config.get(field) for field in _CONFIG_FIELDS}
     for what, value in VALUES.items():
         for field in _CONFIG_FIELDS:
+            full = config | {field: config.get(field)}
             yield Case(f"config {field} {what}", _written(source, "tokenizer_config.json", full, (field,), value))
         for field in _DECODER_FIELDS:
             place = ("added_tokens_decoder", *(("0",) if field == "0" else ("0", field)))

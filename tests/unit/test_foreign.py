@@ -114,7 +114,7 @@ def test_bytes_that_unpack_without_end_are_not_read_to_their_end() -> None:
             return bytes(size)
 
     endless, stored = Endless(), io.BytesIO(b"x" * 10)
-    with pytest.raises(UserError, match=r"^f: 0 stored bytes unpack to .* expected at most 250 for each"):
+    with pytest.raises(UserError, match=r"^f: 0 stored bytes unpack to .* expected at most 100 for each"):
         io.BufferedReader(Unpacked("f", endless, stored)).readline()
     assert endless.given < 80 << 20
 

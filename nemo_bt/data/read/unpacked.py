@@ -7,8 +7,8 @@ from typing import Any, BinaryIO
 
 from nemo_bt.errors import UserError
 
-_MOST_RATIO = 250
-"""Bytes that one byte unpacks to: JSON of texts has up to 10, rows that are all alike have 100."""
+_MOST_RATIO = 100
+"""Bytes that one byte unpacks to: JSON of texts has up to 10, zeros have 230 and more."""
 _ALLOWED_BYTES = 64 << 20
 """Bytes to which any file may unpack."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nemo_bt.data.formats.responses import Chat, Side, Text
+from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.foreign.limited import ends_within_limits
 
 if TYPE_CHECKING:
@@ -37,5 +38,7 @@ def check_ends(renderer: Renderer) -> None:
 def _tried(renderer: Renderer) -> None:
     for side in _FEW if renderer.chat else _FEW[:1]:
         for text in renderer.texts([side]):
+            if isinstance(text, RowError) and isinstance(text.__cause__, MemoryError):
+                raise text.__cause__
             if isinstance(text, str):
                 renderer.ids([[text]], [isinstance(side, Chat)])
