@@ -30,6 +30,7 @@ def table_of(name: str, figures: Figures) -> str:
         "lists": lists_table,
         "serving_attack": attack_table,
         "traced": traced_table,
+        "malformed": malformed_table,
         "real_model_hh": real_model_table,
         "real_model_alpaca_eval": real_model_table,
     }
@@ -67,6 +68,19 @@ def attack_table(figures: Figures) -> str:
         )  # fmt: skip
         sizes = f"{before_bytes / 2**20:,.0f}, {after_bytes / 2**20:,.0f}"
         lines.append(f"| {name} | {tried:,} | {answers:,} | {wrong} | {p99_s:.2f} | {sizes} |")
+    return "\n".join(lines)
+
+
+def malformed_table(figures: Figures) -> str:
+    """Write a table with a kind of malformed inputs a row, and how many ended in which way."""
+    ends = ("inputs", "read", "refused", "traceback", "endless", "killed")
+    lines = [
+        "| inputs | tried | read | refused in one message | traceback | without end | killed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(name.split("/")[1] for name in figures):
+        counts = " | ".join(f"{figures[f'malformed/{kind}/{end}']['value']:,}" for end in ends)
+        lines.append(f"| {kind.replace('_', ' ')} | {counts} |")
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from typing import TextIO, TypeAlias
 
 import torch
 
-from nemo_bt.errors import UserError
+from nemo_bt.errors import UserError, shown
 from nemo_bt.files import new_folder
 from nemo_bt.observability.terminal import Terminal, divert_output, diverted_output
 
@@ -84,5 +84,5 @@ def run_here(convert: Callable[[argparse.Namespace, Terminal], None], parse: Par
 
 
 def _say(stderr: TextIO, text: str) -> None:
-    stderr.write(text + "\n")
+    stderr.write(f"{shown(text)}\n")
     stderr.flush()

@@ -9,9 +9,10 @@
 Importing this package imports nothing else: each name below is imported when it is first used.
 
 Read `api`, `training` and `loss` first. From the ground up, each importing those before it: `errors`, `files`,
-`metrics`, `batching`, `cpu`, `config` (its files are in `conf`), `loss`, `losses`, `launching`, `pretrained`,
-`flops`, `observability`, `model`, `data`, `checkpoint`, `training`, `phantom`, `planning`, `scoring`, `evaluation`,
-`serving`, `reporting`, `cli`, `api`; `converters` beside them. `__main__`, `quickstart` and `gpu_setup` are programs.
+`foreign`, `metrics`, `batching`, `cpu`, `config` (its files are in `conf`), `loss`, `losses`, `launching`,
+`pretrained`, `flops`, `observability`, `model`, `data`, `checkpoint`, `training`, `phantom`, `planning`, `scoring`,
+`evaluation`, `serving`, `reporting`, `cli`, `api`; `converters` beside them. `__main__`, `quickstart` and `gpu_setup`
+are programs.
 """
 
 from __future__ import annotations

@@ -57,6 +57,14 @@ def unfinished_folders(parent: Path) -> Iterator[Path]:
     return parent.glob(".*.unfinished")
 
 
+def remove(path: Path) -> None:
+    """Remove a folder with all in it, or what has its name: a file, or a link, whose target stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 @contextmanager
 def new_folder(target: Path, inside: str = "", owner: str = "") -> Iterator[Path]:
     """Give a folder to fill; it, or what is `inside` it, gets its name when the block ends without an error.
@@ -69,8 +77,8 @@ def new_folder(target: Path, inside: str = "", owner: str = "") -> Iterator[Path
         owner: is a part of its name until then, where several may be written at once.
     """
     folder = unfinished_folder(target, owner)
-    if folder.exists():
-        shutil.rmtree(folder)
+    if os.path.lexists(folder):
+        remove(folder)
     folder.mkdir(parents=True)
     try:
         yield folder
@@ -81,4 +89,4 @@ def new_folder(target: Path, inside: str = "", owner: str = "") -> Iterator[Path
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder that is never half there under its name."""
-    shutil.rmtree(folder.rename(unfinished_folder(folder)))
+    remove(folder.rename(unfinished_folder(folder)))

@@ -77,6 +77,8 @@ def _reason(error: BaseException, folder: Path) -> str | None:
         return f"{_SHARED_MEMORY} is full, through which the writers of a checkpoint report"
     if lacks_room and _is_full(folder):
         number = errno.ENOSPC
+    if number is None and isinstance(error, OSError) and isinstance(error.filename, str):
+        return f"{error.filename}: {error.strerror}"  # `_is_elsewhere` has looked where it is
     return f"{os.strerror(number)}: {_NAMED[number]}" if number else None
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from nemo_bt.errors import UserError
-from nemo_bt.files import unfinished_folders
+from nemo_bt.files import remove, unfinished_folders
 
 _WAIT_S = 30.0
 """Time that a run which is ending may take."""
@@ -30,7 +31,7 @@ def only_run(log_dir: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
     Raises:
         UserError: another run goes on there.
     """
-    with (log_dir / ".lock").open("a+") as file:
+    with _opened(log_dir / ".lock") as file:
         deadline_s = time.monotonic() + wait_s
         while not _is_locked(file.fileno()):
             if time.monotonic() > deadline_s:
@@ -44,8 +45,27 @@ def only_run(log_dir: Path, wait_s: float = _WAIT_S) -> Iterator[None]:
         file.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
         file.flush()
         for unfinished in unfinished_folders(log_dir / "checkpoints"):
-            shutil.rmtree(unfinished)
+            remove(unfinished)
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    """Open the lock's file, which is no link: what it names would be overwritten.
+
+    Raises:
+        UserError: something else has its name.
+    """
+    found = "no file"
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return os.fdopen(file, "r+", errors="replace")
+        os.close(file)
+    except OSError as error:
+        if error.errno not in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+            raise
+        found = "a link" if error.errno == errno.ELOOP else found
+    raise UserError(f"{path}: expected the file by which a run holds its log directory, found {found}. Remove it.")
 
 
 def _is_locked(file: int) -> bool:

@@ -9,8 +9,7 @@ from pathlib import Path
 from nemo_bt.checkpoint.find import saved_checkpoints, step_of
 from nemo_bt.checkpoint.manifest import plain_damage
 from nemo_bt.config.run import CheckpointSettings
-from nemo_bt.observability.events import read_lines
-from nemo_bt.observability.metrics_log import FILE as METRICS
+from nemo_bt.observability.metrics_log import read_metrics
 
 
 def superseded(folder: Path, settings: CheckpointSettings) -> list[Path]:
@@ -21,8 +20,8 @@ def superseded(folder: Path, settings: CheckpointSettings) -> list[Path]:
     if settings.save_last_n == 0:
         return []
     whole = {step_of(path): path for path in saved_checkpoints(folder) if plain_damage(path) is None}
-    lines = read_lines(folder.parent / METRICS) if settings.save_top_k else []
-    values = {line["step"]: float(line[settings.monitor]) for line in lines if settings.monitor in line}
+    lines = read_metrics(folder.parent) if settings.save_top_k else []
+    values = {line["step"]: line.get(settings.monitor) for line in lines if settings.monitor in line}
     kept = kept_steps({step: values.get(step) for step in whole}, settings)
     return [path for step, path in whole.items() if step not in kept]
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command of this process and exit; the console script enters here."""
+    from nemo_bt.observability.terminal import ShownStream
+
+    sys.stderr = ShownStream(2)  # also tracebacks and warnings of libraries quote what they read
     sys.exit(run(sys.argv[1:]))
 
 

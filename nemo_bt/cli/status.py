@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from nemo_bt.checkpoint.best import best_checkpoint
-from nemo_bt.checkpoint.find import saved_checkpoints
+from nemo_bt.checkpoint.find import saved_checkpoints, wrong_name
 from nemo_bt.checkpoint.manifest import MANIFEST, damage, plain_damage
 from nemo_bt.errors import UserError
 from nemo_bt.files import unfinished_folders
+from nemo_bt.foreign.files import reading
 from nemo_bt.observability.events import FILE as EVENTS
-from nemo_bt.observability.events import read_events, read_lines
+from nemo_bt.observability.events import read_events
 from nemo_bt.observability.goodput import CAUSES, account
 from nemo_bt.observability.metrics_log import FILE as METRICS
-from nemo_bt.observability.metrics_log import told_errors
+from nemo_bt.observability.metrics_log import read_metrics, told_errors
 from nemo_bt.observability.terminal import Terminal
 
+_WHOLE = "whole"
 _MISSED_LINES = 5
 """Logged lines that may be overdue before a run on another host is called silent."""
 
@@ -35,11 +37,24 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
         UserError: no run has written there.
     """
     events = read_events(log_dir) if log_dir.is_dir() else []
-    starts = [event for event in events if event["event"] == "started"]
-    if not starts:
+    if not any(event["event"] == "started" for event in events):
         raise UserError(f"{log_dir}: expected the log directory of a run, found no {EVENTS} in it.")
-    lines = read_lines(log_dir / METRICS)
-    training = [line for line in lines if "train/loss" in line]
+    left_out: list[str] = []
+    lines = read_metrics(log_dir, left_out)
+    with reading(f"{log_dir}: expected the log of a run, got ", "Move away what no run has written."):
+        _show(log_dir, verifies, terminal, events, lines, len(left_out))
+
+
+def _show(
+    log_dir: Path,
+    verifies: bool,
+    terminal: Terminal,
+    events: list[dict[str, Any]],
+    lines: list[dict[str, Any]],
+    left_out: int,
+) -> None:
+    starts = [event for event in events if event["event"] == "started"]
+    training = [line for line in lines if line.get("train/loss") is not None]
     state = _state(log_dir, events, training)
     begun = max(i for i, event in enumerate(events) if event["event"] == "started")
     reached = max((event["step"] for event in events[begun:] if event["event"] in ("started", "ended")), default=0)
@@ -50,6 +65,7 @@ def show_status(log_dir: Path, verifies: bool, terminal: Terminal) -> None:
             *_validation(lines),
             ("started", f"{starts[0]['time']}, {len(starts) - 1} restarts"),
             *_time(events),
+            *([("not read", f"{left_out} lines of {METRICS} that a run does not write")] if left_out else []),
         ]
     )
     rows = _checkpoints(log_dir / "checkpoints", verifies)
@@ -100,7 +116,7 @@ def _progress(started: dict[str, Any], reached: int, training: list[dict[str, An
     ahead = f"; left {_short(left_s)}, until {end:%Y-%m-%d %H:%M}" if left_s and goes_on else ""
     skipped = f"; {last['train/skipped_steps']} steps skipped" if last.get("train/skipped_steps") else ""
     measured = f"loss {last['train/loss']:.4f}"
-    if "train/accuracy" in last:  # else the data orders nothing
+    if last.get("train/accuracy") is not None:  # else the data orders nothing
         measured += f"  accuracy {last['train/accuracy']:.3f}"
     if reached > last["step"]:
         measured += f" at step {last['step']}"
@@ -108,7 +124,7 @@ def _progress(started: dict[str, Any], reached: int, training: list[dict[str, An
 
 
 def _seconds_per_step(training: list[dict[str, Any]]) -> float:
-    times = [line["train/step_time_s"] for line in training[-20:]]
+    times = [line["train/step_time_s"] for line in training[-20:] if line.get("train/step_time_s") is not None]
     return float(sum(times) / len(times)) if times else 0.0
 
 
@@ -123,9 +139,8 @@ def _validation(lines: list[dict[str, Any]]) -> list[tuple[str, str]]:
     last = validated[-1]
     rows = []
     for name in dict.fromkeys(key.split("/")[1] for key in last if key.startswith("val/")):
-        measured = [f"loss {last[f'val/{name}/loss']:.4f}"]
-        if f"val/{name}/accuracy" in last:
-            measured.append(f"accuracy {last[f'val/{name}/accuracy']:.4f}")
+        known = {key: last.get(f"val/{name}/{key}") for key in ("loss", "accuracy")}
+        measured = [f"{key} {value:.4f}" for key, value in known.items() if value is not None]
         if errors := told_errors(last, name):
             measured.append(f"error of {errors}")
         rows.append((f"validation {name}", "  ".join([*measured, f"at step {last['step']}"])))
@@ -148,8 +163,10 @@ def _time(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
 def _checkpoints(folder: Path, verifies: bool) -> list[tuple[str, ...]]:
     """Give a row for each checkpoint, oldest first, then for those being written and those set aside."""
     look_at = damage if verifies else plain_damage
-    found = {path: f"damaged: {reason}" if (reason := look_at(path)) else "whole" for path in saved_checkpoints(folder)}
-    found = {path: state if (path / MANIFEST).exists() else "without a manifest" for path, state in found.items()}
+    found = {}
+    for path in saved_checkpoints(folder):
+        reason = look_at(path) or wrong_name(path)
+        found[path] = f"damaged: {reason}" if reason else _WHOLE if (path / MANIFEST).exists() else "without a manifest"
     found |= dict.fromkeys(unfinished_folders(folder), "being written, or left unfinished")
     found |= dict.fromkeys(folder.glob("*.damaged*"), "set aside")
     rows: list[tuple[str, ...]] = []

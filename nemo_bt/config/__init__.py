@@ -8,5 +8,5 @@ what other trainers call a setting, `describe` gives the meaning of each. `equat
 equations between fields; `length` gives the longest conversation, `device` tells on what a run runs, and `custom`
 loads a function or class of one's own.
 
-May import `errors` alone, and nothing heavy.
+May import `foreign` and `errors` alone, and nothing heavy.
 """

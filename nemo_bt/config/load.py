@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from nemo_bt.config.model import JobSettings, Settings
 from nemo_bt.config.overrides import in_hydras_grammar
 from nemo_bt.config.shipped import check_choice, check_config_name, choice_as_overrides, config_folders, groups
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import check_yaml, read_text, reading
 
 Kind = TypeVar("Kind", bound=JobSettings)
 _NO_DEFAULT = re.compile(r"Could not override '(\w+)'\.\s*No match in the defaults list")
@@ -48,6 +50,8 @@ def load_settings_of(
     if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
         raise UserError(f"overrides: expected a list of texts, key=value, got {overrides!r}.")
     check_config_name(config_name, config_dir)
+    if config_dir:
+        _check_aliases(Path(config_dir), config_name)
     main, others = config_folders(config_name, config_dir)
     search = [f"hydra.searchpath=[{','.join(f'file://{one}' for one in others)}]"] if others else []
     wrong: list[str] = []
@@ -77,6 +81,19 @@ def load_settings_of(
     if wrong:
         raise UserError("\n".join(wrong))
     return found
+
+
+def _check_aliases(folder: Path, config_name: str) -> None:
+    """Check that the user's files are no larger than they look; Hydra says what else is wrong with them.
+
+    Raises:
+        UserError: the aliases of one stand for more values than settings have, or it cannot be read.
+    """
+    main = folder / f"{config_name.removesuffix('.yaml')}.yaml"
+    for file in sorted({*([main] if main.exists() else []), *folder.glob("*/*.yaml")}):
+        text = read_text(file)
+        with reading(f"{file}: expected settings, got ", "Write them out."), suppress(yaml.YAMLError):
+            check_yaml(text)
 
 
 def _is_about(key: str, missing: Sequence[str]) -> bool:

@@ -107,6 +107,7 @@ def report(error: UserError, stderr: TextIO) -> None:
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": f"error: {error}"}))
     elif int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0:
         stderr.write(f"error: {error}\n")
+        stderr.flush()
 
 
 def end_with(parent_pid: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nemo_bt.files import write_atomically
-from nemo_bt.observability.events import read_lines
+from nemo_bt.observability.events import Needed, read_lines
 from nemo_bt.observability.trackers import log_margins
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
 FILE = "metrics.jsonl"
+_NEEDED: Needed = {None: {"step": int}}
 
 
 class MetricsLog:
@@ -28,6 +29,8 @@ class MetricsLog:
     def drop_after(self, step: int, is_validated: bool) -> None:
         """Remove what an interrupted run logged beyond the checkpoint that it goes on from, and a half-written line.
 
+        Where more than the last line is none of a run's, the file stays beside it, as metrics.jsonl.damaged.
+
         Args:
             step: the checkpoint's step.
             is_validated: whether the checkpoint knows of a validation at that step; else it will be made again.
@@ -35,10 +38,13 @@ class MetricsLog:
         if not self.file.exists():
             return
         kept = []
-        for record in read_lines(self.file):
+        left_out: list[str] = []
+        for record in read_metrics(self.file.parent, left_out):
             is_validation = any(key.startswith("val/") for key in record)
             if record["step"] < step or (record["step"] == step and (is_validated or not is_validation)):
                 kept.append(json.dumps(record) + "\n")
+        if len(left_out) > 1:
+            self.file.replace(self.file.with_name(f"{FILE}.damaged"))
         write_atomically(self.file, "".join(kept))
 
     def write(
@@ -60,6 +66,25 @@ class MetricsLog:
         """Let the trackers finish what they have; the status is success or failed."""
         for logger in self.loggers:
             logger.finalize(status)
+
+
+def read_metrics(log_dir: Path, left_out: list[str] | None = None) -> list[dict[str, Any]]:
+    """Read the lines of a run, whose values are numbers or null; `left_out` gets those that are something else.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    records = []
+    for record in read_lines(log_dir / FILE, _NEEDED, left_out):
+        if all(value is None or _is_number(value) for value in record.values()):
+            records.append(record)
+        elif left_out is not None:
+            left_out.append(json.dumps(record))
+    return records
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
 
 
 def attributes_of_set(record: Mapping[str, Any], name: str) -> dict[str, dict[str, float]]:

@@ -1,10 +1,12 @@
 """What the user sees: a progress bar and short lines. Everything that libraries print goes to nemo.log instead.
 
-Only rank 0 has a terminal; on the others every method but `error` does nothing.
+Only rank 0 has a terminal; on the others every method but `error` does nothing. What is shown may quote data, names and
+errors of others: characters that a terminal acts on are written out (`nemo_bt.errors.shown`), here and in nemo.log.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -18,7 +20,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nemo_bt.errors import UserError
+from nemo_bt.errors import UserError, shown
+
+
+class ShownStream(io.TextIOWrapper):
+    """A text stream that writes out what a terminal would act on.
+
+    Args:
+        fd: a file descriptor.
+        owns: whether it is closed with the stream.
+    """
+
+    def __init__(self, fd: int, owns: bool = False) -> None:
+        file = io.BufferedWriter(io.FileIO(fd, "w", closefd=owns))
+        super().__init__(file, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+    def write(self, text: str) -> int:
+        """Write a text as it may be shown."""
+        super().write(shown(text))
+        return len(text)
 
 
 def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
@@ -28,7 +48,8 @@ def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    stdout, stderr = (os.fdopen(os.dup(fd), "w", buffering=1) for fd in (1, 2))
+    stdout = os.fdopen(os.dup(1), "w", buffering=1)  # a bar's own sequences go there: `Terminal` looks at texts
+    stderr = ShownStream(os.dup(2), owns=True)
     log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -36,6 +57,7 @@ def divert_output(log_file: Path) -> tuple[TextIO, TextIO]:
     os.dup2(nothing, 0)
     for opened in (log, nothing):
         os.close(opened)
+    sys.stdout, sys.stderr = ShownStream(1), ShownStream(2)
     return stdout, stderr
 
 
@@ -59,8 +81,6 @@ def diverted_output(log_file: Path, shows: bool) -> Iterator[Terminal]:
         fd if stream is process else stream
         for fd, stream, process in zip(own, of_user, (sys.__stdout__, sys.__stderr__), strict=True)
     )
-    sys.stdout = sys.__stdout__ or own[0]
-    sys.stderr = sys.__stderr__ or own[1]
     terminal = Terminal(stdout if shows else None, stderr)
     try:
         yield terminal
@@ -92,8 +112,8 @@ def held_back() -> Iterator[None]:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 held.seek(0)
-                with os.fdopen(os.dup(before[1]), "wb") as shown:
-                    shown.write(held.read())
+                with ShownStream(before[1]) as of_user:
+                    of_user.write(held.read().decode(errors="backslashreplace"))
             raise
         finally:
             sys.stdout.flush()
@@ -101,6 +121,10 @@ def held_back() -> Iterator[None]:
             for fd, own in zip((1, 2), before, strict=True):
                 os.dup2(own, fd)
                 os.close(own)
+
+
+def _cell(text: str) -> str:
+    return escape(shown(text))
 
 
 _ANY_WIDTH = 10_000
@@ -123,11 +147,11 @@ class Terminal:
     def line(self, text: str) -> None:
         """Print one line."""
         if self.console:
-            self.console.print(text, markup=False)
+            self.console.print(shown(text), markup=False)
 
     def error(self, text: str) -> None:
         """Write lines to the user's stderr, from any rank, in one piece."""
-        self.errors.write(f"{text}\n")
+        self.errors.write(f"{shown(text)}\n")
         self.errors.flush()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -135,9 +159,9 @@ class Terminal:
         if self.console:
             table = Table(box=box.SIMPLE_HEAD)
             for number, column in enumerate(columns):
-                table.add_column(column, justify="right" if number else "left")
+                table.add_column(_cell(column), justify="right" if number else "left")
             for row in rows:
-                table.add_row(*map(escape, row))
+                table.add_row(*map(_cell, row))
             Console(file=self.console.file, width=_ANY_WIDTH, highlight=False).print(table)
 
     def facts(self, rows: Sequence[tuple[str, str]]) -> None:
@@ -145,7 +169,7 @@ class Terminal:
         if self.console:
             table = Table(box=box.SIMPLE, show_header=False)
             for row in rows:
-                table.add_row(*map(escape, row))
+                table.add_row(*map(_cell, row))
             Console(file=self.console.file, width=_ANY_WIDTH, highlight=False).print(table)
 
     @property
@@ -158,7 +182,7 @@ class Terminal:
         self.stop()
         if self.console and self.console.is_terminal:
             columns = (
-                progress.TextColumn(unit),
+                progress.TextColumn(_cell(unit)),
                 progress.MofNCompleteColumn(),
                 progress.BarColumn(),
                 progress.TimeElapsedColumn(),
@@ -173,7 +197,7 @@ class Terminal:
     def advance(self, step: int, note: str) -> None:
         """Move the bar to `step`; `note` stands behind it."""
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], completed=step, description=note)
+            self._bar.update(self._bar.task_ids[0], completed=step, description=_cell(note))
 
     def stop(self) -> None:
         """Take the bar away."""

@@ -6,11 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from nemo_bt.observability.events import append_event
-
-Cause = Literal["start", "restore", "steps", "between", "save", "validation"]
+from nemo_bt.observability.events import Cause, append_event
 
 
 class TimeSpent:

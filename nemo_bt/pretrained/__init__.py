@@ -1,7 +1,7 @@
 """Models on disk: what they are, and their tensors, read and written in pieces. Nothing in them runs.
 
 Read `resolve` (a path or hub id -> a model -> its initial weights), `hf_config` (Hugging Face's configuration, with
-`rope_parameters` of transformers 5 and its `known_fields` alone), `architecture` (what it says of a model, in one
+`rope_parameters` of transformers 5, `field_types` and `known_fields`), `architecture` (what it says of a model, in one
 object) and `families`, `names` and `fused` (which tensor of the one makes which of the other), `convert`, `check`,
 `head`, `attributes` (the head that settings ask for, and one with several rows), `two_layer_head` (which folder has
 one), `two_layer_classifier` (for transformers), `trained_head` (whether config.json tells of these weights),
@@ -12,5 +12,5 @@ and `plain_checkpoint` whether it holds plain data alone. `mean` is that of seve
 
 Whatever a model on disk has that cannot be used is a UserError with its file, what was expected and what was found.
 
-May import `config` and `errors`; neither NeMo nor Megatron.
+May import `config`, `foreign` and `errors`; neither NeMo nor Megatron.
 """

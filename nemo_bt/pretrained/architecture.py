@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import reading
 from nemo_bt.pretrained.families import FAMILIES, Family
 from nemo_bt.pretrained.fused import HeadShape
 from nemo_bt.pretrained.hf_config import (
@@ -149,6 +150,11 @@ class Architecture:
 
 def architecture_of(hf_config: HfConfig) -> Architecture:
     """Complete, check and describe a Hugging Face configuration; values that no layer here computes are refused."""
+    with reading("config.json: expected a model that can be computed, got ", "Take the file as it was published."):
+        return _described(hf_config)
+
+
+def _described(hf_config: HfConfig) -> Architecture:
     family = FAMILIES[hf_config["model_type"]]
     config = complete(hf_config)
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -213,6 +219,10 @@ def _rope_frequencies(config: Any) -> tuple[tuple[Tensor, ...], float]:
 
     frequencies, factor = ROPE_INIT_FUNCTIONS[rope_type(config)](config, torch.device("cpu"))
     kinds = [frequencies.float()]
+    if not (torch.isfinite(kinds[0]).all() and math.isfinite(factor)):
+        raise ValueError(
+            f"rotary frequencies that are not finite, of rope_theta and rope_scaling {config.rope_scaling}"
+        )
     if getattr(config, "rope_local_base_freq", None):
         local = deepcopy(config)
         local.rope_theta = config.rope_local_base_freq

@@ -13,7 +13,9 @@ import torch
 from nemo_bt.config.loss import RewardHeadSettings
 from nemo_bt.config.model import ModelSettings
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import read_json, reading
 from nemo_bt.pretrained.families import FAMILIES
+from nemo_bt.pretrained.field_types import check_field_types
 from nemo_bt.pretrained.known_fields import OF_KERNELS, READ_ELSEWHERE, known_fields
 from nemo_bt.pretrained.rope_parameters import with_rope_fields
 
@@ -54,6 +56,7 @@ RAISED = (
 )
 """What transformers and torch raise at values of the wrong kind or size."""
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu2")
+_MEND = "Take the file of the model as it was published."
 _REFUSED = {"quantization_config": "use the original weights"}
 _NAMES_OF_5 = {"qwen3_moe": {"num_local_experts": "num_experts"}}
 """Family -> name that transformers 5 writes -> name that 4.57 reads."""
@@ -66,13 +69,11 @@ _COMPUTES = {
 
 def read_hf_config(file: Path) -> HfConfig:
     """Read config.json as plain data, of either transformers; its architecture is one that is supported."""
-    try:
-        config = json.loads(file.read_text())
-        model_type = str(config["model_type"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file}: expected a Hugging Face configuration with model_type, got {error!r}.") from error
-    _check_family(model_type, str(file))
-    return _with_own_names(with_rope_fields(config, str(file)), str(file))
+    what = "a Hugging Face configuration with model_type"
+    config = read_json(file, what, _MEND)
+    with reading(f"{file}: expected {what}, got ", _MEND):
+        _check_family(str(config["model_type"]), str(file))
+        return _with_own_names(with_rope_fields(config, str(file)), str(file))
 
 
 def _with_own_names(config: HfConfig, where: str) -> HfConfig:
@@ -187,11 +188,10 @@ def complete(hf_config: HfConfig) -> Any:
         if isinstance(hf_config.get(name), int) and hf_config[name] > _LARGEST:  # before anything is made of that size
             raise UserError(f"config.json: {name}: expected at most {_LARGEST:,}, got {str(hf_config[name])[:40]}.")
     values = known_fields(hf_config, {*_COMPUTED_ONLY_AS, HEAD_HIDDEN_SIZE})
-    try:
+    check_field_types(hf_config)
+    with reading("config.json: transformers refuses it: ", _MEND):
         config = AutoConfig.for_model(hf_config["model_type"], **json.loads(json.dumps(values)))
         ROPE_INIT_FUNCTIONS[rope_type(config)](config, torch.device("cpu"))
-    except RAISED as error:
-        raise UserError(f"config.json: transformers refuses it: {error!r}") from error
     for name in _SIZES:
         if not isinstance(getattr(config, name), int) or getattr(config, name) < 1:
             raise UserError(f"config.json: {name}: expected a whole number from 1, got {getattr(config, name)!r}.")

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import check_file, reading
 
 _MAX_CONTEXT_BYTES = 2**30
 OF_NEMO_1 = "model_config.yaml"
@@ -32,18 +33,15 @@ class NemoFile:
             _check_generation(path, (path / OF_NEMO_1).exists())
             self.context = path / "context"
             return
-        try:
+        mend = "A NeMo 1 file, or one that is compressed, has to be converted with the NeMo that wrote it."
+        check_file(path, mend)
+        with reading(f"{path}: expected a .nemo, a directory or an uncompressed tar, got: ", mend):
             self._tar = tarfile.open(path, mode="r:")  # noqa: SIM115 (open as long as this object)
             self._members = _checked(self._tar, path)
             _check_generation(path, OF_NEMO_1 in self._members)
             self._unpacked = tempfile.TemporaryDirectory(prefix="nemo_bt-context-")
             self.context = Path(self._unpacked.name) / "context"
             self._unpack_context()
-        except (OSError, tarfile.TarError) as error:
-            raise UserError(
-                f"{path}: expected a .nemo, a directory or an uncompressed tar, got: {error}. A NeMo 1 file, or one "
-                "that is compressed, has to be converted with the NeMo that wrote it."
-            ) from error
 
     def open_weights(self, name: str) -> BinaryIO:
         """Open a file of `weights/` for reading.
@@ -54,7 +52,10 @@ class NemoFile:
         if Path(name).name != name:
             raise OSError(f"'{name}' is not a file of weights/")
         if self._tar is None:
-            return (self.path / "weights" / name).open("rb")
+            file = self.path / "weights" / name
+            if file.exists() and not file.is_file():
+                raise OSError(f"{file} is no file")
+            return file.open("rb")
         member = self._members.get(f"weights/{name}")
         if member is None:
             raise FileNotFoundError(f"{self.path} has no weights/{name}")

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from nemo_bt.errors import UserError
+from nemo_bt.foreign.fields import check_fields
+from nemo_bt.foreign.files import read_yaml, reading
 from nemo_bt.pretrained.families import FAMILIES
+from nemo_bt.pretrained.field_types import LAYERS
 from nemo_bt.pretrained.hf_config import HfConfig
 from nemo_bt.pretrained.names import EMBEDDING
 from nemo_bt.pretrained.source import TensorInfo
@@ -42,26 +42,24 @@ def hf_config_of_nemo_model(context: Path, weights: Callable[[], dict[str, Tenso
         weights: gives the infos of its tensors; the embedding's rows are the vocabulary.
     """
     file = context / "model.yaml"
-    try:
-        model = yaml.safe_load(file.read_text())
+    what = "a language model as NeMo's importers describe it"
+    mend = "Convert from the Hugging Face folder instead: nemo-bt import."
+    with reading(f"{file}: expected {what}, got ", mend):
+        model = read_yaml(file, what, mend)
         config = model["config"]
+        check_fields(config, {"num_layers": LAYERS}, str(file), mend)
         target = str(model["config"]["_target_"])
         tokenizer = str((model.get("tokenizer") or {}).get("pretrained_model_name", "tokenizer"))
         family = _family(target)
         values = {hf: config[name] for name, hf in FIELDS.items()}
         values |= _SPECIAL[family](config) if family in _SPECIAL else {}
-    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(
-            f"{file}: expected a language model as NeMo's importers describe it, got {error!r}. Convert from the "
-            "Hugging Face folder instead: nemo-bt import."
-        ) from error
-    rows = weights()[EMBEDDING].shape[0]
-    values["vocab_size"] = config.get("vocab_size") or rows
-    if values["head_dim"] is None:
-        values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
-    if values["num_key_value_heads"] is None:
-        values["num_key_value_heads"] = values["num_attention_heads"]
-    return {"model_type": family, "pad_token_id": None, **values}, Path(tokenizer).name
+        rows = weights()[EMBEDDING].shape[0]
+        values["vocab_size"] = config.get("vocab_size") or rows
+        if values["head_dim"] is None:
+            values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
+        if values["num_key_value_heads"] is None:
+            values["num_key_value_heads"] = values["num_attention_heads"]
+        return {"model_type": family, "pad_token_id": None, **values}, Path(tokenizer).name
 
 
 def _family(target: str) -> str:

@@ -5,6 +5,7 @@ Nothing in them runs: architecture and tokenizer are read from plain data, tenso
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import reading
 from nemo_bt.pretrained.adapters import ADAPTERS, Adapters, WithAdapters, read_adapters
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, same_rotation
 from nemo_bt.pretrained.check import check_hf_tensors, check_megatron_tensors
@@ -35,6 +37,7 @@ from nemo_bt.pretrained.source import AsDtype, TensorSource
 from nemo_bt.pretrained.torch_dist import TorchDist
 from nemo_bt.pretrained.two_layer_head import with_head_found
 
+_MEND = "Take it as it was published or saved."
 _LABELS = ("num_labels", "id2label", "label2id", "problem_type", ATTRIBUTES)
 _OF_HEAD = (ATTRIBUTES, HEAD_HIDDEN_SIZE)
 """What a model says of its head, which its base may have none of."""
@@ -104,9 +107,14 @@ def find_pretrained(
         hub_files: patterns of the files to download from the hub.
         key: what the user calls it, for messages.
     """
-    path = Path(given)
-    if not path.exists():
-        path, given = download(given, hub_files, key)
+    with reading(f"{given}: expected a model, got ", _MEND):
+        path = Path(given)
+        if not os.path.lexists(path):
+            path, given = download(given, hub_files, key)
+        return _found(path, given, adapted, hub_files)
+
+
+def _found(path: Path, given: str, adapted: tuple[Path, ...], hub_files: tuple[str, ...]) -> PretrainedSource:
     if is_peft_folder(path):
         peft = read_peft_config(path)
         near = next((str(at) for at in (path.parent / peft.base, Path(peft.base)) if at.exists()), None)
@@ -117,17 +125,15 @@ def find_pretrained(
         own = next((at for at in (path, base.path) if (at / "tokenizer_config.json").exists()), path)
         config = with_head_found(base.hf_config, path, PEFT_WEIGHTS, of_peft)
         return PretrainedSource(path, given, config, own, None, peft.is_reward_model, base=base)
-    if path.is_dir() and (path / "config.json").exists():
+    if path.is_dir() and os.path.lexists(path / "config.json"):
         config = with_head_found(read_hf_config(path / "config.json"), path)
         is_classifier = "SequenceClassification" in str(config.get("architectures"))
         return PretrainedSource(path, given, config, path, None, is_classifier)
     if path.is_dir() and not (path / "context").is_dir() and not (path / OF_NEMO_1).exists():
-        raise UserError(
-            f"{path}: expected a Hugging Face folder (with config.json, or PEFT's {PEFT_CONFIG}) or a .nemo directory "
-            "(with context/ and weights/), found neither."
-        )
+        hf = f"a Hugging Face folder (with config.json, or PEFT's {PEFT_CONFIG})"
+        raise UserError(f"{path}: expected {hf} or a .nemo directory (with context/ and weights/), found neither.")
     file = NemoFile(path)
-    if (file.context / HF_CONFIG).exists():
+    if os.path.lexists(file.context / HF_CONFIG):
         adapters = read_adapters(file.context)
         of_adapters = _base_of(adapters.base, path, f"context/{ADAPTERS}", adapted) if adapters else None
         config = read_hf_config(file.context / HF_CONFIG)
@@ -185,14 +191,17 @@ def hf_tensors(pretrained: PretrainedSource) -> TensorSource:
 
 
 def open_weights(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtype | None = None) -> InitialWeights:
-    """Open the weights of a source, checked name by name.
-
-    A base model misses the head and nothing else, and gets a new one; a reward model misses nothing.
+    """Open the weights of a source, checked name by name; a base model misses the head alone, and gets a new one.
 
     Args:
         head_seed: decides a new head.
         dtype: what tensors are cast to; None keeps every tensor's own.
     """
+    with reading(f"{pretrained.given}: expected whole weights, got ", _MEND):
+        return _opened(pretrained, head_seed, dtype)
+
+
+def _opened(pretrained: PretrainedSource, head_seed: int, dtype: torch.dtype | None) -> InitialWeights:
     name = str(pretrained.path)
     architecture = pretrained.architecture
     source: TensorSource

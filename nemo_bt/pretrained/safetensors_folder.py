@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import check_file, read_json, reading
 from nemo_bt.pretrained.source import Region, TensorInfo
 
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"
+_AGAIN = "Download it again."
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -28,9 +31,10 @@ class SafetensorsFolder:
         self._files: dict[str, Any] = {}
         for name in _shard_names(folder, single):
             file = _open(folder / name)
-            for key in file.keys():  # noqa: SIM118 (not a dict)
-                self._files[key] = file
-                self.infos[key] = _info(folder / name, key, file)
+            with reading(f"{folder / name}: expected a whole safetensors file, got ", _AGAIN):
+                for key in file.keys():  # noqa: SIM118 (not a dict)
+                    self._files[key] = file
+                    self.infos[key] = _info(folder / name, key, file)
 
     def read(self, name: str, region: Region = ()) -> Tensor:
         """Read a tensor or a part of it; only the pages of that part are read."""
@@ -102,13 +106,12 @@ def shape_of(folder: Path, name: str, single: str) -> tuple[int, ...] | None:
 def _index(folder: Path, single: str) -> dict[str, str] | None:
     """Read which file of several has which tensor; None where there is no index."""
     index = folder / f"{single}.index.json"
-    if not index.exists():
+    if not os.path.lexists(index):
         return None
-    try:
-        files: dict[str, str] = dict(json.loads(index.read_text())["weight_map"].items())
-        names = set(files.values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index}: expected an index with weight_map, got {error!r}.") from error
+    what = "an index with weight_map"
+    with reading(f"{index}: expected {what}, got ", _AGAIN):
+        files: dict[str, str] = dict(read_json(index, what, _AGAIN)["weight_map"].items())
+        names = sorted(set(files.values()))
     outside = [name for name in names if Path(str(name)).name != name]
     if outside:
         raise UserError(f"{index}: expected names of files beside it, got {outside[0]}.")
@@ -119,7 +122,7 @@ def _shard_names(folder: Path, single: str) -> list[str]:
     files = _index(folder, single)
     if files is not None:
         return sorted(set(files.values()))
-    if (folder / single).exists():
+    if os.path.lexists(folder / single):
         return [single]
     pickled = " (there are .bin files: pickles, which can run code, are not read)"
     hint = pickled if list(folder.glob("*_model*.bin")) else ""
@@ -129,10 +132,10 @@ def _shard_names(folder: Path, single: str) -> list[str]:
 
 
 def _open(path: Path) -> Any:
-    try:
+    with reading(f"{path}: expected a whole safetensors file, got: ", _AGAIN):
+        if path.exists():
+            check_file(path, _AGAIN)
         return safe_open(path, framework="pt")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: expected a whole safetensors file, got: {error}. Download it again.") from error
 
 
 def _info(path: Path, key: str, file: Any) -> TensorInfo:

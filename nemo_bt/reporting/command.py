@@ -23,8 +23,9 @@ from nemo_bt.data.tokenize.chat_template import load_renderer
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.files import beside
-from nemo_bt.observability.events import read_lines
+from nemo_bt.foreign.files import reading
 from nemo_bt.observability.metrics_log import FILE as METRICS
+from nemo_bt.observability.metrics_log import read_metrics
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.observability.trackers import build_loggers, log_pictures
 from nemo_bt.pretrained.resolve import InitialWeights, PretrainedSource
@@ -116,8 +117,10 @@ def _answers(as_run: Settings, sets: dict[str, PairSet], tokenizer: Any, termina
 def _write(
     run: ReportRun, initial: InitialWeights | None, judged: Sequence[tuple[JudgedSet, list[Sides]]], terminal: Terminal
 ) -> None:
-    records = read_lines(run.log_dir / METRICS)
-    panels = panels_of(records)
+    records = read_metrics(run.log_dir)
+    with reading(f"{run.log_dir / METRICS}: expected the metrics of a run, got ", "Move away what no run has written."):
+        panels = panels_of(records)
+        facts = facts_of(run, initial, records)
     curves = pictures_of_run(panels)
     sets: list[dict[str, Any]] = []
     plain: dict[str, dict[str, Any]] = {}
@@ -139,7 +142,6 @@ def _write(
         figures = {f"evaluated-{stem}-{what}": figure for what, figure in pictures_of_results(results).items()}
         pictures |= figures
         evaluated.append({"name": name, "pictures": figures} | shown(results))
-    facts = facts_of(run, initial, records)
     step = run.step or max((record["step"] for record in records), default=0)
     title = f"{run.was.exp_manager.name}: {run.log_dir.resolve().name}"
     page = render(title, dict(facts).get("checkpoint", f"step {step:,}"), curves, sets, evaluated, facts)

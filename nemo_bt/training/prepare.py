@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nemo_bt.batching.sampling import num_steps
-from nemo_bt.checkpoint.find import check_same_data, check_same_plan, checkpoint_to_resume
+from nemo_bt.checkpoint.find import checkpoint_to_resume
+from nemo_bt.checkpoint.same import check_same_data, check_same_plan
 from nemo_bt.config.model import LoraSettings, Settings
 from nemo_bt.data.store.load import as_the_model, load_sets
 from nemo_bt.data.store.pair_set import PairSet

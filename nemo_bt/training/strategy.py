@@ -11,7 +11,7 @@ import megatron.core.optimizer as megatron_optimizer
 import nemo.lightning as nl
 import torch
 
-from nemo_bt.checkpoint.find import none_whole, saved_checkpoints
+from nemo_bt.checkpoint.find import none_whole, saved_checkpoints, wrong_name
 from nemo_bt.checkpoint.manifest import damage
 from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.errors import UserError
@@ -70,7 +70,7 @@ class CheckedStrategy(nl.MegatronStrategy):
         torch.distributed.broadcast_object_list(seen)  # a file server may show other ranks an older list
         for checkpoint in reversed(seen[0]):
             reasons: list[str | None] = [None] * num_ranks
-            torch.distributed.all_gather_object(reasons, damage(checkpoint, rank, num_ranks))
+            torch.distributed.all_gather_object(reasons, damage(checkpoint, rank, num_ranks) or wrong_name(checkpoint))
             reason = next((reason for reason in reasons if reason), None)
             if reason is None:
                 return checkpoint

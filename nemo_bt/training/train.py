@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
-from nemo_bt.checkpoint.find import step_of, write_data_record
+from nemo_bt.checkpoint.find import step_of
 from nemo_bt.checkpoint.lock import only_run
+from nemo_bt.checkpoint.same import write_data_record
 from nemo_bt.config.device import check_device, runs_on_gpu
 from nemo_bt.config.load import dump_settings
 from nemo_bt.config.model import Settings

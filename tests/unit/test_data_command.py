@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemo_bt.checkpoint.find import check_same_data, write_data_record
+from nemo_bt.checkpoint.same import check_same_data, write_data_record
 from nemo_bt.cli import main as cli
 from nemo_bt.errors import UserError
 from tests.support.preferences import messages

@@ -139,8 +139,22 @@ def test_a_clock_is_always_in_one_cause(tmp_path: Path) -> None:
     assert seconds["start"] == pytest.approx(5, abs=0.1)
     assert spent.enter("steps") == "between"
     assert sum(spent.seconds().values()) == pytest.approx(time.monotonic() - began_s, abs=0.01)
-    spent.tell("saved", step=3, steps_s=7.0)
-    TimeSpent(began_s, None).tell("saved", step=4)
+    spent.tell("saved", step=3, steps_s=7.0, took_s=1.0)
+    TimeSpent(began_s, None).tell("saved", step=4, took_s=1.0)
     (line,) = read_events(tmp_path)
     assert (line["event"], line["step"], line["steps_s"]) == ("saved", 3, 7.0)
     assert set(line["spent_s"]) == set(seconds)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"time": "now"}, {"time": None}, {"step": "3"}, {"spent_s": 3}, {"spent_s": {"lunch": 3.0}},
+        {"spent_s": {"start": "3"}}, {"steps_s": None}, {"took_s": True},
+    ],
+)  # fmt: skip
+def test_a_line_that_no_run_writes_is_left_out(wrong: dict[str, object], tmp_path: Path) -> None:
+    saved = {"time": "2026-01-01T00:00:00+00:00", "event": "saved", "step": 3, "steps_s": 1.0, "took_s": 1.0}
+    lines = [saved | {"spent_s": {"start": 3.0}}, saved | {"spent_s": {}} | wrong]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_events(tmp_path) == lines[:1]

@@ -1,10 +1,12 @@
 """Checkpoints that changed after they were written are not taken for whole."""
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from nemo_bt.checkpoint.find import checkpoint_to_resume
 from nemo_bt.checkpoint.manifest import MANIFEST, damage, facts_of, files_of, plain_damage, write_manifest
@@ -73,11 +75,19 @@ def test_the_newest_whole_checkpoint_is_resumed(tmp_path: Path) -> None:
         checkpoint_to_resume(tmp_path, resume_if_exists=True)
 
 
-def test_a_checkpoint_without_a_manifest_is_taken_as_it_is(tmp_path: Path) -> None:
+def test_of_a_checkpoint_without_a_manifest_the_ends_of_its_files_are_looked_at(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, 4)
     (checkpoint / MANIFEST).unlink()
-    (checkpoint / WEIGHTS).write_bytes(b"")
+    for name in (WEIGHTS, "weights/__1_0.distcp", "weights/common.pt"):
+        torch.save({"a": torch.ones(3)}, checkpoint / name)
+    (checkpoint / "weights" / ".metadata").write_bytes(pickle.dumps({}))
     assert damage(checkpoint) is None
+    for name in (WEIGHTS, "weights/common.pt", "weights/.metadata"):
+        content = (checkpoint / name).read_bytes()
+        for cut in (b"", content[:-1]):
+            (checkpoint / name).write_bytes(cut)
+            assert damage(checkpoint) == plain_damage(checkpoint) == f"{name} is cut short"
+        (checkpoint / name).write_bytes(content)
 
 
 def test_the_manifest_lists_every_file_but_itself(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemo_bt.checkpoint.find import check_same_plan
+from nemo_bt.checkpoint.same import check_same_plan
 from nemo_bt.config.load import dump_settings, load_settings
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError

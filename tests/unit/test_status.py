@@ -19,6 +19,11 @@ from nemo_bt.observability.events import append_event
 from nemo_bt.observability.metrics_log import FILE as METRICS
 from nemo_bt.observability.terminal import Terminal
 
+ZIP_END = b"PK\5\6" + bytes(18)
+
+
+NOW = "2026-01-01T00:00:00.000+00:00"
+
 
 def log_steps(log_dir: Path, steps: range, **more: Any) -> None:
     with (log_dir / "metrics.jsonl").open("a") as file:
@@ -30,8 +35,9 @@ def log_steps(log_dir: Path, steps: range, **more: Any) -> None:
 def save(log_dir: Path, step: int) -> Path:
     checkpoint = log_dir / "checkpoints" / f"reward-step{step}.nemo"
     (checkpoint / "weights").mkdir(parents=True)
-    (checkpoint / "weights" / "__0_0.distcp").write_bytes(bytes(1000))
-    (checkpoint / "weights" / "common.pt").write_bytes(b"1")
+    (checkpoint / "context").mkdir()
+    (checkpoint / "weights" / "__0_0.distcp").write_bytes(bytes(978) + ZIP_END)
+    (checkpoint / "weights" / "common.pt").write_bytes(b"1" + ZIP_END)
     write_manifest(checkpoint, facts_of(checkpoint, files_of(checkpoint)))
     return checkpoint
 
@@ -81,8 +87,8 @@ def test_how_a_run_ended(tmp_path: Path) -> None:
 def test_checkpoints_and_their_state(tmp_path: Path) -> None:
     append_event(tmp_path, "started", step=0, of_steps=30, ranks=1)
     saved = {step: save(tmp_path, step) for step in (5, 10, 15)}
-    (saved[5] / "weights" / "common.pt").write_bytes(b"2")
-    content = bytearray(1000)
+    (saved[5] / "weights" / "common.pt").write_bytes(b"2" + ZIP_END)
+    content = bytearray(bytes(978) + ZIP_END)
     content[7] = 1
     (saved[10] / "weights" / "__0_0.distcp").write_bytes(content)
     shutil.copytree(saved[15], tmp_path / "checkpoints" / "reward-step20.nemo.damaged")
@@ -105,7 +111,8 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_the_best_checkpoint_is_marked_and_an_ended_run_has_no_time_left(tmp_path: Path) -> None:
     for step in (2, 4, 6):
-        (tmp_path / "checkpoints" / f"reward-step{step}.nemo").mkdir(parents=True)
+        for part in ("context", "weights"):
+            (tmp_path / "checkpoints" / f"reward-step{step}.nemo" / part).mkdir(parents=True)
     lines = [{"step": step, "val/a/loss": loss, "val/b/loss": 1.0, "val/a/accuracy": acc, "val/b/accuracy": acc}
              for step, loss, acc in ((2, 0.6, 0.9), (4, 0.4, 0.7), (5, 0.1, 0.9), (6, 0.4, 0.8))]  # fmt: skip
     lines.append({"step": 6, "train/loss": 0.5, "train/accuracy": 0.8, "train/step_time_s": 9.0})
@@ -116,8 +123,8 @@ def test_the_best_checkpoint_is_marked_and_an_ended_run_has_no_time_left(tmp_pat
     best = best_checkpoint(tmp_path)
     assert best is not None
     assert (best.path.name, best.metric, best.value) == ("reward-step2.nemo", "val/a/accuracy", 0.9)
-    started = {"event": "started", "time": "now", "step": 0, "of_steps": 8, "host": "h", "pid": 1, "ranks": 1}
-    for ending, is_left in (({"event": "ended", "stopped_by": "SIGINT", "step": 7}, False), (None, True)):
+    started = {"event": "started", "time": NOW, "step": 0, "of_steps": 8, "host": "h", "pid": 1, "ranks": 1}
+    for ending, is_left in (({"event": "ended", "time": NOW, "stopped_by": "SIGINT", "step": 7}, False), (None, True)):
         events = [started, *([ending] if ending else [])]
         (tmp_path / EVENTS).write_text("".join(json.dumps(event) + "\n" for event in events))
         text = status(tmp_path)

@@ -10,7 +10,7 @@ from tests.support.runs import REPO
 from tests.support.tree import LINKED, MODULES, SOURCES
 
 FLOORS = [
-    "errors", "files", "metrics", "batching", "cpu", "config", "loss", "losses", "launching", "pretrained",
+    "errors", "files", "foreign", "metrics", "batching", "cpu", "config", "loss", "losses", "launching", "pretrained",
     "flops", "observability", "model.attention", "model",
     "data.read", "data.formats", "data.tokenize", "data.pairs", "data.store", "data", "checkpoint",
     "training.steps", "training.callbacks", "training", "gpu_setup", "phantom",

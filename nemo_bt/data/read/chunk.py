@@ -13,6 +13,8 @@ from nemo_bt.data.read.drop_report import RowError
 Row: TypeAlias = "dict[str, Any] | RowError"
 """A row as it stands in the file, or why it cannot be read."""
 CHUNK_ROWS = 512
+MOST_ROW_BYTES = 16 << 20
+"""Bytes of a row: 4 million tokens of text. Much longer ones end `tokenizers`, whose regular expressions abort."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,6 @@ def _cells(column: pa.ChunkedArray) -> list[Any]:
 def _parse(line: bytes) -> Row:
     try:
         row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (ValueError, RecursionError, MemoryError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         return RowError("unreadable", str(error)[:200])
     return row if isinstance(row, dict) else RowError("unreadable", f"found {type(row).__name__}")

@@ -23,8 +23,10 @@ import pyarrow as pa
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.data.read.hub import arrow_files
 from nemo_bt.data.read.saved import check_alone, parts_of, saved_folder
+from nemo_bt.data.read.unpacked import Unpacked
 from nemo_bt.errors import UserError
 from nemo_bt.files import write_atomically
+from nemo_bt.foreign.files import check_file
 
 _KINDS = {".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".arrow": "arrow"}
 _KINDS |= {".csv": "csv", ".tsv": "tsv"}
@@ -102,6 +104,8 @@ class DataFile:
         Raises:
             UserError: they are not there any more, or not readable.
         """
+        if self.is_local:
+            check_file(self.path, "Give a file that can be read.")
         try:
             opened: BinaryIO = self.file_system.open(self.path, "rb")
         except OSError as error:
@@ -111,10 +115,9 @@ class DataFile:
     def open_lines(self) -> tuple[BinaryIO, BinaryIO]:
         """Open the bytes without their compression, and the stored bytes, whose position tells how far reading is."""
         stored = self.open()
-        if self.compression is None:
-            return stored, stored
-        unpacked = pa.CompressedInputStream(pa.PythonFile(stored, "r"), self.compression)
-        return io.BufferedReader(unpacked, 1 << 20), stored
+        kind = self.compression
+        unpacked = pa.CompressedInputStream(pa.PythonFile(stored, "r"), kind) if kind else stored
+        return io.BufferedReader(Unpacked(self.name, unpacked, stored), 1 << 20), stored
 
 
 def find_files(source: SourceSettings, setting: str) -> list[DataFile]:

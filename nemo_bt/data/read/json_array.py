@@ -11,12 +11,13 @@ BLOCK = 1 << 16
 """Characters read at a time."""
 
 
-def elements(buffer: str, text: io.TextIOWrapper) -> Iterator[Any]:
+def elements(buffer: str, text: io.TextIOWrapper, most: int) -> Iterator[Any]:
     """Give the elements of a JSON array whose opening bracket is read, with one element in memory at a time.
 
     Args:
         buffer: what is read of the text already, behind the bracket.
         text: the rest.
+        most: characters of an element.
 
     Raises:
         json.JSONDecodeError: the array is not whole, or something stands behind it.
@@ -28,7 +29,7 @@ def elements(buffer: str, text: io.TextIOWrapper) -> Iterator[Any]:
             if not buffer.startswith(","):
                 raise json.JSONDecodeError("Expecting ',' delimiter", buffer[:40], 0)
             buffer = _begun(buffer[1:], text)
-        element, buffer = _element(buffer, text, decoder)
+        element, buffer = _element(buffer, text, decoder, most)
         yield element
         is_first = False
     if (buffer[1:] + text.read(BLOCK)).strip():
@@ -43,7 +44,7 @@ def _begun(buffer: str, text: io.TextIOWrapper) -> str:
     return buffer
 
 
-def _element(buffer: str, text: io.TextIOWrapper, decoder: json.JSONDecoder) -> tuple[Any, str]:
+def _element(buffer: str, text: io.TextIOWrapper, decoder: json.JSONDecoder, most: int) -> tuple[Any, str]:
     """Split off the element that the buffer begins with; give it, and what follows it."""
     step = BLOCK
     while True:
@@ -57,5 +58,7 @@ def _element(buffer: str, text: io.TextIOWrapper, decoder: json.JSONDecoder) -> 
         more = text.read(step)
         if not more:
             raise problem
+        if len(buffer) > most:
+            raise json.JSONDecodeError(f"an element of more than {most:,} characters", buffer[:40], 0)
         buffer += more
         step *= 2  # a long element is tried again only a few times

@@ -9,17 +9,18 @@ import codecs
 import io
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from nemo_bt.data.read.chunk import CHUNK_ROWS, Chunk, Row, sampled
+from nemo_bt.data.read.chunk import CHUNK_ROWS, MOST_ROW_BYTES, Chunk, Row, sampled
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.json_array import BLOCK, elements
 from nemo_bt.data.read.tables import arrow_chunks, parquet_chunks, saved_chunks, text_chunks
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import reading
 
 _CHUNK_BYTES = 4 << 20
 
@@ -45,9 +46,9 @@ def read_chunks(
         for chunk in _whole_prompts(chunks, same_prompt) if same_prompt else chunks:
             number = chunk.first_row + chunk.num_rows
             yield chunk
-    except UserError:
+    except (UserError, GeneratorExit):
         raise
-    except (pa.ArrowException, OSError, EOFError, ValueError, RecursionError) as error:
+    except Exception as error:
         raise UserError(
             f"{file.name}: expected a whole {file.kind} file, found one that cannot be read beyond row {number} "
             f"({error}). Write it again."
@@ -76,7 +77,7 @@ def column_types(file: DataFile) -> dict[str, str]:
     """Give the types of all columns, where the file says them itself."""
     if file.kind not in ("parquet", "arrow"):
         return {}
-    with file.open() as stored:
+    with reading(f"{file.name}: expected a whole {file.kind} file, got ", "Write it again."), file.open() as stored:
         if file.kind == "parquet":
             schema = pq.ParquetFile(stored).schema_arrow
         else:
@@ -91,14 +92,12 @@ def _lines(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
 
 
 def _line_chunks(file: DataFile, lines: BinaryIO, stored: BinaryIO) -> Iterator[Chunk]:
-    payload: list[bytes] = []
+    payload: list[Any] = []
     number = 0
     num_bytes = 0
-    for line in chain([lines.readline().removeprefix(codecs.BOM_UTF8)], lines):
-        if not line.strip():
-            continue
+    for line in _bounded_lines(lines):
         payload.append(line)
-        num_bytes += len(line)
+        num_bytes += len(line) if isinstance(line, bytes) else 0
         if len(payload) >= CHUNK_ROWS or num_bytes > _CHUNK_BYTES:
             yield Chunk(file.name, number, len(payload), payload, stored.tell())
             number += len(payload)
@@ -106,6 +105,19 @@ def _line_chunks(file: DataFile, lines: BinaryIO, stored: BinaryIO) -> Iterator[
             num_bytes = 0
     if payload:
         yield Chunk(file.name, number, len(payload), payload, file.num_bytes)
+
+
+def _bounded_lines(lines: BinaryIO) -> Iterator[bytes | RowError]:
+    """Give the lines that are not blank; of one that is too long no more is held than its start."""
+    start = lines.readline(MOST_ROW_BYTES).removeprefix(codecs.BOM_UTF8)
+    for line in chain([start], iter(lambda: lines.readline(MOST_ROW_BYTES), b"")):
+        if len(line) < MOST_ROW_BYTES or line.endswith(b"\n"):
+            if line.strip():
+                yield line
+            continue
+        while (rest := lines.readline(MOST_ROW_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        yield RowError("unreadable", f"a line of more than {MOST_ROW_BYTES:,} bytes")
 
 
 def _json(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
@@ -119,7 +131,7 @@ def _json(file: DataFile, columns: list[str] | None = None) -> Iterator[Chunk]:
             return
         payload: list[Row] = []
         number = 0
-        for row in elements(start.lstrip()[1:], text):
+        for row in elements(start.lstrip()[1:], text, MOST_ROW_BYTES):
             payload.append(row if isinstance(row, dict) else RowError("unreadable", ascii(row)[:80]))
             if len(payload) == CHUNK_ROWS:
                 yield Chunk(file.name, number, len(payload), payload, stored.tell())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import read_json, reading
 
+_AGAIN = "Save it again with save_to_disk."
 _STATE = "state.json"
 """File of `datasets` that names those of a saved data set."""
 _SPLITS = "dataset_dict.json"
@@ -22,7 +23,8 @@ def saved_folder(folder: Path, path: str, setting: str, split: str) -> Path | No
         return folder
     if not (folder / _SPLITS).is_file():
         return None
-    splits = json.loads((folder / _SPLITS).read_text())["splits"]
+    with reading(f"{folder / _SPLITS}: expected the splits of a saved data set, got ", _AGAIN):
+        splits = [str(one) for one in read_json(folder / _SPLITS, "the splits of a saved data set", _AGAIN)["splits"]]
     if split not in splits:
         raise UserError(
             f"{setting}: {path} has the splits {', '.join(splits)}, none is called {split}. Set split of the source, "
@@ -33,9 +35,10 @@ def saved_folder(folder: Path, path: str, setting: str, split: str) -> Path | No
 
 def parts_of(folder: Path) -> tuple[str, ...]:
     """List the files of a saved data set."""
-    state = json.loads((folder / _STATE).read_text())
-    files = [*(state["_data_files"] or []), *(state.get("_indices_data_files") or [])]
-    return tuple(str(folder / name) for name in (_STATE, *(file["filename"] for file in files)))
+    with reading(f"{folder / _STATE}: expected the files of a saved data set, got ", _AGAIN):
+        state = read_json(folder / _STATE, "the files of a saved data set", _AGAIN)
+        files = [*(state["_data_files"] or []), *(state.get("_indices_data_files") or [])]
+        return tuple(str(folder / name) for name in (_STATE, *(file["filename"] for file in files)))
 
 
 def check_alone(file: Path, path: str, setting: str) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from nemo_bt.batching.stream import Ids
 from nemo_bt.config.data import TextSettings
@@ -17,7 +16,13 @@ from nemo_bt.data.formats.responses import Chat, Side, Text
 from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.tokenize.shared_prefix import cut_strings, encode_sharing
 from nemo_bt.data.tokenize.templates import PLAIN, pick_template, template_for_tools
+from nemo_bt.data.tokenize.trial import check_ends
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import reading
+
+_MEND = "Take its files as they were published."
+_MOST_CHARACTERS = 1 << 30
+"""Characters that a template may make of the messages of a chunk of rows."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +97,12 @@ class Renderer:
                 add_generation_prompt=answer_follows,
                 **self.variables,
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise RowError("template", str(error)[:200]) from error
+        except (UserError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise RowError("template", str(error)[:200] or type(error).__name__) from error
+        if sum(map(len, rendered)) > _MOST_CHARACTERS:
+            raise RowError("template", f"it renders more than {_MOST_CHARACTERS:,} characters")
         return rendered
 
     def check_date(self) -> None:
@@ -149,11 +158,12 @@ class Renderer:
 
     def _encode(self, groups: list[Sequence[str]], special: bool) -> list[list[Ids]]:
         """Tokenise with the tokenizer's special tokens, or without."""
-        if self.tokenizer.is_fast and not special:
-            return encode_sharing(self.tokenizer.backend_tokenizer, groups, self.cuts)
-        flat = [text for texts in groups for text in texts]
-        found = iter(self.tokenizer(flat, add_special_tokens=special)["input_ids"] if flat else [])
-        return [[np.array(next(found), dtype=np.int32) for _ in texts] for texts in groups]
+        with reading(f"{self.tokenizer.name_or_path}: expected a tokenizer that tokenises, got ", _MEND):
+            if self.tokenizer.is_fast and not special:
+                return encode_sharing(self.tokenizer.backend_tokenizer, groups, self.cuts)
+            flat = [text for texts in groups for text in texts]
+            found = iter(self.tokenizer(flat, add_special_tokens=special)["input_ids"] if flat else [])
+            return [[np.array(next(found), dtype=np.int32) for _ in texts] for texts in groups]
 
     def wrong_bos(self, ids: Ids) -> bool:
         """Tell whether a BOS is missing at the start, where the tokenizer puts one, or stands there twice."""
@@ -200,8 +210,15 @@ def load_renderer(tokenizer: Any, data: TextSettings) -> Renderer:
     """Make the renderer that the settings ask for; the tokenizer gets the template, so that it is saved with it.
 
     Raises:
-        UserError: there is no such template, or a date is none.
+        UserError: there is no such template, a date is none, or the template does not end.
     """
+    with reading(f"{tokenizer.name_or_path}: expected a tokenizer that tokenises, got ", _MEND):
+        renderer = _made(tokenizer, data)
+    check_ends(renderer)
+    return renderer
+
+
+def _made(tokenizer: Any, data: TextSettings) -> Renderer:
     clock: Callable[[str], str] = _NoDate()
     if data.chat_template_date is not None:
         try:

@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.data.tokenize.field_types import tokenizer_config
 from nemo_bt.errors import UserError
+from nemo_bt.foreign.files import check_folder, reading
 
 AUTO = "auto"
 """Pad token that asks for the first unused one."""
@@ -52,11 +54,18 @@ def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] 
     """
     if not Path(folder).is_dir():
         raise UserError(f"{options[0]}: {folder} is not a folder. Give a Hugging Face tokenizer folder.")
-    try:
+    check_folder(Path(folder))
+    mend = "Take its files as they were published."
+    with reading(f"{options[0]}: {folder} holds no tokenizer that loads: ", mend):
         tokenizer = _opened(Path(folder))
-    except Exception as error:  # tokenizers raises nothing more precise
-        raise UserError(f"{options[0]}: {folder} holds no tokenizer that loads: {error}") from error
-    unused = unused_tokens(tokenizer)
+        unused = unused_tokens(tokenizer)
+        tokenizer("a")
+        return _with_pad_token(tokenizer, folder, pad_token, unused, options)
+
+
+def _with_pad_token(
+    tokenizer: Any, folder: str, pad_token: str | None, unused: list[str], options: tuple[str, str]
+) -> Any:
     if pad_token == AUTO and tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         if not unused:
             raise UserError(
@@ -84,7 +93,8 @@ def _opened(folder: Path) -> Any:
     """Load a tokenizer as transformers does, also one that transformers 5 has saved."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # 3 s of import that a wrong path should not cost
 
-    config = json.loads((folder / _CONFIG).read_text()) if (folder / _CONFIG).is_file() else {}
+    config = tokenizer_config(folder)
+    tokenizer_config(folder, "special_tokens_map.json")
     _check_sources(config, folder)
     kept: dict[str, Any] = {"local_files_only": True}
     if isinstance(config.get("extra_special_tokens"), list):  # version 5's name for additional_special_tokens

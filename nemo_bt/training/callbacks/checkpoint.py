@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import queue
-import shutil
 import tempfile
 import time
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from nemo.utils.callbacks.dist_ckpt_io import AsyncFinalizableCheckpointIO
 from nemo_bt.checkpoint.manifest import facts_of, files_of, write_manifest
 from nemo_bt.checkpoint.retention import superseded
 from nemo_bt.config.model import Settings
-from nemo_bt.files import remove_folder, unfinished_folder
+from nemo_bt.files import remove, remove_folder, unfinished_folder
 from nemo_bt.observability.time_spent import TimeSpent
 from nemo_bt.pretrained.adapters import Adapters
 from nemo_bt.pretrained.nemo_metadata import write_facts
@@ -98,8 +97,8 @@ class CheckpointCallback(pl.Callback):
         begun = {"step": step, "begun_s": time.monotonic(), "steps_s": self.spent.seconds().get("steps", 0.0)}
         whole = self.folder / f"{self.name}-step{step}.nemo"
         unfinished = unfinished_folder(whole)
-        if trainer.is_global_zero and unfinished.exists():
-            shutil.rmtree(unfinished)
+        if trainer.is_global_zero and os.path.lexists(unfinished):
+            remove(unfinished)
         trainer.strategy.barrier("before save")
         io = trainer.strategy.checkpoint_io
         in_background = isinstance(io, AsyncFinalizableCheckpointIO)

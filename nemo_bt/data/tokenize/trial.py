@@ -1,0 +1,44 @@
+"""A trial of a tokenizer and its chat template: both are programs of others, which may not end, or take all memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nemo_bt.data.formats.responses import Chat, Side, Text
+from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.foreign.limited import ends_within_limits
+
+if TYPE_CHECKING:
+    from nemo_bt.data.tokenize.chat_template import Renderer
+
+_ROLES = ("user", "assistant") * 3
+_TURNS = [
+    {"role": role, "content": f"{number} words aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"} for number, role in enumerate(_ROLES)
+]
+_FEW: tuple[Side, ...] = (
+    Text("Say it: ", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa."),
+    Chat(_TURNS[:2]),
+    Chat(_TURNS),
+    Chat([{"role": "system", "content": "Be brief."}, *_TURNS]),
+)
+
+
+def check_ends(renderer: Renderer) -> None:
+    """Render and tokenise a few short conversations within limits, where nothing else is lost.
+
+    A template that ends for them and not for longer ones is not found.
+
+    Raises:
+        UserError: it does not end, or takes too much.
+    """
+    what = f"{renderer.tokenizer.name_or_path}: its chat template or tokenizer, for a few short messages,"
+    ends_within_limits(lambda: _tried(renderer), what, "Set model.data.chat_template, or take another tokenizer.")
+
+
+def _tried(renderer: Renderer) -> None:
+    for side in _FEW if renderer.chat else _FEW[:1]:
+        for text in renderer.texts([side]):
+            if isinstance(text, RowError) and isinstance(text.__cause__, MemoryError):
+                raise text.__cause__
+            if isinstance(text, str):
+                renderer.ids([[text]], [isinstance(side, Chat)])

@@ -1,0 +1,7 @@
+"""What others wrote, before anything here or a library takes it: files by their kind and size, fields by their types.
+
+Read `files` (the boundary that turns whatever a library raises into one message; text, JSON and YAML that are bounded),
+`fields` (tables of types and ranges), `limited` (work in a process with limits of time and memory).
+
+May import `files` and `errors`.
+"""
