@@ -74,8 +74,9 @@ def test_1024_gpus_fail_every_7_9_hours_unless_told_otherwise() -> None:
 def test_a_run_of_ones_own_gives_the_costs(tmp_path: Path) -> None:
     at = {"time": "2026-01-01T00:00:00.000+00:00", "host": "h", "pid": 1}
     spent = {"start": 40.0, "restore": 10.0, "steps": 30.0, "save": 6.0}
-    events = [at | {"event": "started", "step": 0, "running_s": 1.0}]
-    events += [at | {"event": "saved", "step": 5, "took_s": took, "spent_s": spent} for took in (20.0, 30.0)]
+    events = [at | {"event": "started", "step": 0, "of_steps": 9, "ranks": 1, "running_s": 1.0}]
+    saved = at | {"event": "saved", "step": 5, "steps_s": 30.0, "spent_s": spent}
+    events += [saved | {"took_s": took} for took in (20.0, 30.0)]
     settings = FailureSettings(measured_in=str(tmp_path))
     with pytest.raises(UserError, match="expected the log directory of a run that saved"):
         failures.failure_costs(settings, 8)
