@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +120,8 @@ def _transformers_rewards(
     try:
         config = with_labels(architecture) if pretrained else AutoConfig.from_pretrained(folder)
         made = classifier_class(architecture)
-        model = made.from_pretrained(base.path if base else folder, config=config, **options).eval()
+        with _weights_alone(base.path if base else folder) as weights:
+            model = made.from_pretrained(weights, config=config, **options).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: transformers does not load it: {first_line(error)}") from error
     if pretrained and is_changed:
@@ -135,6 +138,15 @@ def _transformers_rewards(
             ids = torch.from_numpy(np.concatenate([group.prefix, side]).astype(np.int64))
             rewards.append(model(input_ids=ids[None]).logits[0])
     return torch.stack(rewards)
+
+
+@contextmanager
+def _weights_alone(folder: Path) -> Iterator[str]:
+    """Give a folder of links to tensors: transformers would follow an adapter_config.json beside them to its base."""
+    with tempfile.TemporaryDirectory(prefix="nemo_bt-weights-") as alone:
+        for file in folder.glob("*.safetensors*"):
+            (Path(alone) / file.name).symlink_to(file.resolve())
+        yield alone
 
 
 def _put(model: Any, source: TensorSource) -> None:

@@ -50,7 +50,7 @@ def rank_variables(of: Mapping[str, str]) -> dict[str, str]:
     """
     return {
         "RANK": of["SLURM_PROCID"],
-        "WORLD_SIZE": of.get("SLURM_STEP_NUM_TASKS", of["SLURM_NTASKS"]),
+        "WORLD_SIZE": of.get("SLURM_STEP_NUM_TASKS") or of["SLURM_NTASKS"],
         "LOCAL_RANK": of["SLURM_LOCALID"],
         "GROUP_RANK": of["SLURM_NODEID"],
         "MASTER_ADDR": of.get("MASTER_ADDR") or next(iter(tasks_of_nodes(of)), "127.0.0.1"),

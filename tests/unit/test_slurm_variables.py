@@ -18,6 +18,7 @@ def test_a_task_of_srun_has_the_variables_of_torchrun() -> None:
     assert slurm.rank_variables(STEP) == numbers | where
     own = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "4"}
     assert slurm.rank_variables(STEP | own) == numbers | own
+    assert slurm.rank_variables({name: STEP[name] for name in STEP if name != "SLURM_NTASKS"}) == numbers | where
 
 
 @pytest.mark.parametrize(
