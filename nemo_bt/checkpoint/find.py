@@ -133,6 +133,12 @@ def none_whole(found: list[str]) -> str:
     )
 
 
+def name_aside(checkpoint: Path) -> Path:
+    """Find a free name by which no run resumes from it: `<name>.damaged`, or one with a number where that is taken."""
+    names = (f"{checkpoint.name}.damaged{number}" for number in ("", *(f"-{i}" for i in range(2, 1000))))
+    return next(path for name in names if not (path := checkpoint.with_name(name)).exists())
+
+
 def check_same_plan(config_file: Path, settings: Settings) -> None:
     """Check that a run which continues has the same model and visits the same pairs in the same order as before.
 
