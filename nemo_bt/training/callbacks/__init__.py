@@ -17,6 +17,8 @@ One optimizer step, and the collectives that run in it:
    then all ranks gather the numbers of the pairs to blame. `Monitor` stops its clock, and on every n-th step logs: an
    all-reduce of the sums of all metrics, over all ranks. `Validation` has Lightning validate, where it is due: each
    batch begins with the all-reduce of `GracefulStop`, and the end has one all-reduce of the sums of all sets.
+   `Stragglers` notes how long this rank worked; where a line is logged and 20 steps are behind it, an all-gather of two
+   numbers tells who is slow.
 4. `on_validation_end`, where there was one. `Watchdog` notes the time. `Validation` logs every set. `BestValidation`
    ends the run when it got no better.
 
@@ -25,7 +27,7 @@ last.
 
 Read `checkpoint`, `monitor` (which logs; `spikes` warns of losses), `validation`, `nonfinite`, `graceful_stop`,
 `replicas` (`digests`
-has its checksums), `watchdog` and `run_state`.
+has its checksums), `stragglers` (`slow_ranks` says who is), `watchdog` and `run_state`.
 
 May import `training.steps`, `checkpoint`, `observability`, `launching` and what is below them.
 """
@@ -92,6 +94,7 @@ def run_callbacks(
     from nemo_bt.training.callbacks.nonfinite import NonFiniteGuard
     from nemo_bt.training.callbacks.replicas import Replicas
     from nemo_bt.training.callbacks.run_state import RunState
+    from nemo_bt.training.callbacks.stragglers import Stragglers
     from nemo_bt.training.callbacks.validation import Validation
     from nemo_bt.training.callbacks.watchdog import Watchdog
 
@@ -111,6 +114,7 @@ def run_callbacks(
         monitor,
         RunState(sampler, monitor, validation, guard),
         validation,
+        *([Stragglers(sampler, terminal, trainer.log_every_n_steps, log_dir)] if settings.world_size > 1 else []),
         *_early_stopping(settings),
         *callbacks,
     ]

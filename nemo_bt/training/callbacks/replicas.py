@@ -5,8 +5,6 @@ Dimensions: R ranks, G groups of ranks.
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from nemo_bt.checkpoint.find import name_aside, saved_checkpoints, step_of
 from nemo_bt.errors import UserError
+from nemo_bt.launching.slurm import node_name
 from nemo_bt.observability.events import append_event
 from nemo_bt.training.callbacks.digests import Difference, Held, Piece, differences, shares, told
 
@@ -120,7 +119,7 @@ class Replicas(pl.Callback):
             for piece, found in zip(self._pieces, self._sums, strict=True)
         }
         ranks: list[Any] = [None] * len(sums)
-        torch.distributed.all_gather_object(ranks, (_node(), own))  # all are here: all have heard the same
+        torch.distributed.all_gather_object(ranks, (node_name(), own))  # all are here: all have heard the same
         nodes, of_pieces = zip(*ranks, strict=True)
         found = differences(self._first, of_pieces)
         message = [self._tell(found, nodes) if torch.distributed.get_rank() == 0 else ""]
@@ -232,7 +231,3 @@ def _on_host(numbers: Tensor) -> Callable[[], list[list[int]]]:
         return found.tolist()
 
     return answer
-
-
-def _node() -> str:
-    return os.environ.get("SLURMD_NODENAME", socket.gethostname())
