@@ -9,8 +9,11 @@ a step touches each weight in forward, backward and update, and gradients and th
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -40,7 +43,7 @@ def main() -> None:
         parser.error(lacks)
     shutil.rmtree(args.folder, ignore_errors=True)
     write_dataset(args.folder / "data")
-    figures = _beside(args.folder, args.turns) + _of_gpus(args.folder)
+    figures = _beside(args.folder, args.turns) + _inside(args.folder) + _of_gpus(args.folder)
     print(f"wrote {write_results('replica_digests', args.host_kind, 'python -m benchmarks.replica_digests', figures)}")
 
 
@@ -67,8 +70,13 @@ def _beside(folder: Path, turns: int) -> list[Figure]:
 
 
 def _trainer(folder: Path, name: str, every_n_steps: int, steps: int) -> Trainer:
+    overrides = _overrides(folder, name, every_n_steps, steps)
+    return Trainer("benchmarks.nemo_bt_steps", overrides, 2, folder / f"{name}.log")
+
+
+def _overrides(folder: Path, name: str, every_n_steps: int, steps: int) -> list[str]:
     data = folder / "data"
-    overrides = [
+    return [
         *("model=llama_quickstart", "model.num_layers=4", "model.hidden_size=256", "model.ffn_hidden_size=704"),
         f"exp_manager.explicit_log_dir={folder / name}",
         f"model.data.train={data / 'train.parquet'}",
@@ -78,7 +86,19 @@ def _trainer(folder: Path, name: str, every_n_steps: int, steps: int) -> Trainer
         *("trainer.devices=2", "trainer.accelerator=cpu", "trainer.limit_val_batches=0", f"trainer.max_steps={steps}"),
         *("trainer.max_epochs=100", f"trainer.compare_replicas_every_n_steps={every_n_steps}"),
     ]
-    return Trainer("benchmarks.nemo_bt_steps", overrides, 2, folder / f"{name}.log")
+
+
+def _inside(folder: Path) -> list[Figure]:
+    """Time what compares inside a run, with its all-gather, as a share of each step."""
+    output = folder / "shares.json"
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*ranks, "-m", "benchmarks.replica_step", str(output), *_overrides(folder, "inside", _EVERY, 60)]
+    with (folder / "inside.log").open("w") as log:
+        subprocess.run(
+            command, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=400, check=True
+        )
+    low, middle, high = quantiles(json.loads(output.read_text()), n=4)
+    return [Figure("replica_digests/dp2/inside/share_of_step", middle, "share", low, high, _TARGET_SHARE)]
 
 
 def _of_gpus(folder: Path) -> list[Figure]:
