@@ -49,8 +49,8 @@ def try_products(kind: str) -> list[Tried]:
     """Multiply matrices in fp32 and bf16 on all devices of the node at once.
 
     With a_i, b_j in -11..11 and signs s_k, t_k, of which two more agree than do not, the sum over k of
-    (a_i s_k)(t_k b_j) is 2 a_i b_j: factors, partial sums in fp32 and results below 256 in bf16 are exact, and no error of a term is
-    rounded away.
+    (a_i s_k)(t_k b_j) is 2 a_i b_j: factors, partial sums in fp32 and results below 256 in bf16 are exact, and no error
+    of a term is rounded away.
 
     Args:
         kind: cuda or cpu.
