@@ -98,3 +98,9 @@ def none_whole(found: list[str]) -> str:
         f"no checkpoint to resume from is whole. {'; '.join(found)}. Bring one back, or start a new "
         "exp_manager.explicit_log_dir."
     )
+
+
+def name_aside(checkpoint: Path) -> Path:
+    """Find a free name by which no run resumes from it: `<name>.damaged`, or one with a number where that is taken."""
+    names = (f"{checkpoint.name}.damaged{number}" for number in ("", *(f"-{i}" for i in range(2, 1000))))
+    return next(path for name in names if not (path := checkpoint.with_name(name)).exists())

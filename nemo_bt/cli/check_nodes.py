@@ -7,17 +7,19 @@ import os
 import socket
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from nemo_bt.checkpoint.find import saved_checkpoints
+from nemo_bt.cli.sniff import Tried, rates_of, slow_devices, try_messages, try_products, wrong_results
 from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.config.model import Settings
 from nemo_bt.data.store.build import writing_to
 from nemo_bt.data.store.cache import cache_folder
-from nemo_bt.errors import UserError
+from nemo_bt.errors import UserError, first_line
 from nemo_bt.launching.signals import running_s
 from nemo_bt.launching.slurm import rank_variables
 from nemo_bt.training import compiler
@@ -70,16 +72,19 @@ def check_nodes(settings: Settings) -> None:
     store.set(f"node-{rank}", json.dumps([node, facts]))
     if rank:
         is_alike = store.get(_VERDICT) == b"alike"
+        if is_alike:
+            _try(store, rank, num_nodes, node, settings)
         store.set(f"left-{rank}", "")
         if not is_alike:
             sys.exit(2)
         return
-    verdict = "different"
     try:
         _compare(store, num_nodes, settings)
-        verdict = "alike"
+        store.set(_VERDICT, "alike")
+        _try(store, rank, num_nodes, node, settings)
+        _judge(store, num_nodes, runs_on_gpu(settings.trainer))
     finally:
-        store.set(_VERDICT, verdict)
+        store.compare_set(_VERDICT, "", "different")  # unless it is there
         with suppress(DistStoreError):  # a node that is not there has no message to wait for
             store.wait([f"left-{other}" for other in range(1, num_nodes)], _LEAVE)
 
@@ -106,6 +111,40 @@ def _compare(store: TCPStore, num_nodes: int, settings: Settings) -> None:
         raise UserError("the nodes of this job are not alike.\n  " + "\n  ".join(lines))
     _check_this_node(settings)
     print(f"{num_nodes} nodes are alike: {', '.join(found)} ({running_s():.1f} s)")
+
+
+def _try(store: TCPStore, rank: int, num_nodes: int, node: str, settings: Settings) -> None:
+    """Multiply and exchange numbers that are known, and leave what came out for the first node.
+
+    Raises:
+        UserError: nodes do not reach each other.
+    """
+    kind = "cuda" if runs_on_gpu(settings.trainer) else "cpu"
+    products = try_products(kind)
+    try:
+        messages = try_messages(kind, store, rank, num_nodes, _WAIT)
+    except RuntimeError as error:  # what torch.distributed raises is one
+        raise UserError(
+            f"node {node} reaches the first node, but exchanged no numbers with its neighbours: {first_line(error)}. "
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME in slurm/env.sh say which network to take."
+        ) from error
+    store.set(f"tried-{rank}", json.dumps([node, [asdict(one) for one in (*products, *messages)]]))
+
+
+def _judge(store: TCPStore, num_nodes: int, on_gpu: bool) -> None:
+    """Compare what the nodes tried. Rates of CPUs are shown alone: their sizes are too small to judge by.
+
+    Raises:
+        UserError: a node computes or sends something wrong.
+    """
+    answers = [json.loads(store.get(f"tried-{rank}")) for rank in range(num_nodes)]
+    found = {node: [Tried(**one) for one in tried] for node, tried in answers}
+    wrong = wrong_results(found)
+    if wrong:
+        raise UserError("devices of this job compute wrong. Leave them out.\n  " + "\n  ".join(wrong))
+    for line in slow_devices(found) if on_gpu else []:
+        print(f"warning: {line}", file=sys.stderr)
+    print(f"products and messages are right: {rates_of(found)} ({running_s():.1f} s)")
 
 
 def _check_this_node(settings: Settings) -> None:

@@ -64,6 +64,7 @@ def _show(
             ("step", _progress(starts[-1], reached, training, goes_on=state.startswith(("running", "silent")))),
             *_validation(lines),
             ("started", f"{starts[0]['time']}, {len(starts) - 1} restarts"),
+            *_slow(events[begun:]),
             *_time(events),
             *([("not read", f"{left_out} lines of {METRICS} that a run does not write")] if left_out else []),
         ]
@@ -158,6 +159,16 @@ def _time(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
         ("effective", f"{found.ettr:.1%} of {_short(found.wall_s)} (ETTR); {had}"),
         ("lost", ", ".join(f"{CAUSES[cause]} {_short(spent_s)}" for spent_s, cause in lost if spent_s >= 0.5)),
     ]
+
+
+def _slow(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Say which ranks the others had to wait for since the last start, each once, by what was said of it last."""
+    last = {(event["rank"], event["on"]): event for event in events if event["event"] == "slow"}
+    told = [
+        f"rank {one['rank']} (node {one['node']}) by {one['longer']:.0%} on {one['on']}, at step {one['step']}"
+        for one in last.values()
+    ]
+    return [("slow", "; ".join(told))] if told else []
 
 
 def _checkpoints(folder: Path, verifies: bool) -> list[tuple[str, ...]]:

@@ -47,6 +47,8 @@ class TrainerSettings(DeviceSettings):
     """Steps in a row whose loss or gradient is not finite, after which the run stops; each of them is skipped."""
     loss_spike_factor: FromZero = 6.0
     """Warn when a logged loss is so many of their usual deviations above the ones before; 0 never does."""
+    compare_replicas_every_n_steps: AtLeast0 = 100
+    """Steps in which all bits that ranks should hold alike are compared once, a share in each step; 0 compares none."""
     hang_timeout_s: Above0 = 1800.0
     """Seconds without a step, validation batch or save after which a rank says where it is and ends the run."""
     peak_flops_per_device: Above0 | None = None

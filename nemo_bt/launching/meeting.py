@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from nemo_bt.errors import UserError
-from nemo_bt.launching.slurm import tasks_of_nodes
+from nemo_bt.launching.slurm import node_name, tasks_of_nodes
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -44,7 +44,7 @@ def meet(timeout_s: float, tell_every_s: float = _TELL_S) -> None:
     # torchrun starts ranks again beside the same store.
     prefix = f"nemo_bt/meeting/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store = PrefixStore(prefix, _store(rank, patience))
-    store.set(f"rank-{rank}", os.environ.get("SLURMD_NODENAME", socket.gethostname()))
+    store.set(f"rank-{rank}", node_name())
     if rank == 0:
         _wait_for_all(store, size, patience)
     else:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def _is_typed_in_a_task() -> bool:
         return False
     process_group, _, terminal = stat.rpartition(")")[2].split()[2:5]  # proc(5): pid (name) state ppid pgrp session tty
     return terminal != "0" and int(process_group) != os.getpgrp()
+
+
+def node_name() -> str:
+    """Give the name by which Slurm knows this machine, or its own."""
+    return os.environ.get("SLURMD_NODENAME", socket.gethostname())
 
 
 def rank_variables(of: Mapping[str, str]) -> dict[str, str]:

@@ -62,8 +62,9 @@ _NEEDED: Needed = {
 def append_event(log_dir: Path, event: str, **facts: Any) -> None:
     """Append one line with facts that JSON can hold.
 
-    started, training (before the first step), progress (each line of metrics), saved, ended or failed, and attention
-    (what computes it).
+    started, training (before the first step), progress (each line of metrics), saved, ended or failed, attention
+    (what computes it), and differs (ranks that should hold the same bits and do not), slow
+    (a rank that the others wait for).
 
     Several processes may do so at once.
     """

@@ -108,13 +108,16 @@ def _is_added_up(parameter: Parameter, model: ModelSettings) -> bool:
 
 
 def _numbers(settings: Settings) -> list[Sent]:
-    """List the messages of the number of pairs, of the gradient's norm, and of whether the run is to end."""
+    """List the messages of the number of pairs, of the gradient's norm, checksums, and whether the run is to end."""
     norm_groups = ["mp", "expert_mp"] if settings.model.expert_model_parallel_size > 1 else ["mp"]
     if settings.model.optim.name == "distributed_fused_adam":
         norm_groups = ["instance"]
     norms = [Sent("all_reduce", group, FP32_BYTES) for group in norm_groups]
     ends = Sent("all_reduce", "world", INDEX_BYTES)  # nemo_bt.training.callbacks.graceful_stop
-    return [Sent("broadcast", "pp", FP32_BYTES), Sent("all_reduce", "dp_cp", FP32_BYTES), *norms, ends]
+    numbers = [Sent("broadcast", "pp", FP32_BYTES), Sent("all_reduce", "dp_cp", FP32_BYTES), *norms, ends]
+    if settings.trainer.compare_replicas_every_n_steps:  # nemo_bt.training.callbacks.replicas, of three groups of ranks
+        numbers.append(Sent("all_gather", "world", 3 * INDEX_BYTES * settings.world_size))
+    return numbers
 
 
 def group_sizes(settings: Settings) -> dict[str, int]:

@@ -11,7 +11,7 @@ import megatron.core.optimizer as megatron_optimizer
 import nemo.lightning as nl
 import torch
 
-from nemo_bt.checkpoint.find import none_whole, saved_checkpoints, wrong_name
+from nemo_bt.checkpoint.find import name_aside, none_whole, saved_checkpoints, wrong_name
 from nemo_bt.checkpoint.manifest import damage
 from nemo_bt.config.device import has_transformer_engine
 from nemo_bt.errors import UserError
@@ -75,16 +75,10 @@ class CheckedStrategy(nl.MegatronStrategy):
             if reason is None:
                 return checkpoint
             found.append(f"{checkpoint} is damaged: {reason}")
-            aside = _free_name(checkpoint)
+            aside = name_aside(checkpoint)
             if self.terminal:
                 self.terminal.line(f"{found[-1]}. It is set aside as {aside.name}")
             torch.distributed.barrier()
             if rank == 0:
                 checkpoint.rename(aside)
         raise UserError(none_whole(found))
-
-
-def _free_name(checkpoint: Path) -> Path:
-    """Find a free name: `<name>.damaged`, or one with a number where that is taken."""
-    names = (f"{checkpoint.name}.damaged{number}" for number in ("", *(f"-{i}" for i in range(2, 1000))))
-    return next(path for name in names if not (path := checkpoint.with_name(name)).exists())

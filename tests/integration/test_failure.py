@@ -12,7 +12,7 @@ import pytest
 from nemo_bt.observability.events import read_events
 from nemo_bt.observability.failure import waits_in
 from tests.support.layouts import common
-from tests.support.runs import REPO
+from tests.support.runs import REPO, nemo_bt
 
 MODEL = ["model=llama_quickstart", "model.hidden_size=64", "model.ffn_hidden_size=160"]
 
@@ -67,5 +67,18 @@ def test_a_stack_that_ends_in_a_collective_waits(modules: list[str], expected: b
 
 def test_a_module_of_ours_says_itself_that_it_waits() -> None:
     assert waits_in([{"__name__": "nemo_bt.x", "WAITS_FOR_OTHERS": True}, {"__name__": "torch.cuda"}])
-    for module in ("graceful_stop", "nonfinite"):
+    for module in ("graceful_stop", "nonfinite", "replicas", "stragglers"):
         assert "WAITS_FOR_OTHERS = True" in (REPO / f"nemo_bt/training/callbacks/{module}.py").read_text()
+
+
+@pytest.mark.parametrize(("what", "on"), [("slow", "forward and backward"), ("late", "data")])
+def test_a_rank_that_the_others_wait_for_is_named_once(what: str, on: str, dataset: Path, tmp_path: Path) -> None:
+    """Each step takes all ranks as long: that of the other rank is spent in the exchange of gradients."""
+    lengths = ["trainer.max_steps=62", "trainer.max_epochs=100", "trainer.limit_val_batches=0"]
+    status, shown, _ = run_with(what, dataset, tmp_path / "run", *lengths, "trainer.log_every_n_steps=5")
+    assert status == 0, shown
+    slow = [event for event in read_events(tmp_path / "run") if event["event"] == "slow"]
+    assert [(event["rank"], event["on"], event["step"]) for event in slow] == [(1, on, 25)]
+    assert slow[0]["longer"] > 0.1
+    row = f"rank 1 (node {slow[0]['node']}) by {slow[0]['longer']:.0%} on {on}, at step 25"
+    assert row in " ".join(nemo_bt("status", str(tmp_path / "run")).stdout.split())

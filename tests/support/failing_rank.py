@@ -1,4 +1,7 @@
-"""One rank of a run in which rank 1 fails or hangs in step 3: failing_rank.py raise|hang key=value ..."""
+"""One rank of a run in which rank 1 misbehaves: failing_rank.py raise|hang|slow|late key=value ...
+
+It fails or hangs in step 3, or takes a tenth of a second longer in each step, for work or for data.
+"""
 
 import sys
 import time
@@ -24,8 +27,16 @@ def main(what: str, *overrides: str) -> None:
     import lightning.pytorch as pl
 
     class Fault(pl.Callback):
+        def on_train_start(self, trainer: Any, *_: Any) -> None:
+            if what == "late" and rank == 1:
+                data = trainer.datamodule.data_sampler.datasets["train"]
+                build = data.build
+                data.build = lambda step: (time.sleep(0.3), build(step))[1]  # a thread, while the step before runs
+
         def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-            if trainer.global_step == 2 and rank == 1:
+            if what == "slow" and rank == 1:
+                time.sleep(0.1)
+            if trainer.global_step == 2 and rank == 1 and what in ("raise", "hang"):
                 if what == "hang":
                     time.sleep(600)
                 raise ArithmeticError("an error of rank 1")

@@ -10,10 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from converters import hf_to_nemo, nemo_to_hf
-from nemo_bt.converters.parity import _weights_alone
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import architecture_of, check_length
@@ -239,18 +237,3 @@ def test_a_shard_holds_at_most_what_was_asked(folder: Path, tmp_path: Path) -> N
     for file in (tmp_path / "out").glob("*.safetensors"):
         shard = load_file(file)
         assert sum(tensor.nbytes for tensor in shard.values()) <= 50_000 or len(shard) == 1
-
-
-def test_transformers_reads_the_weights_and_nothing_that_lies_beside_them(folder: Path) -> None:
-    """It would follow what a merged model's adapters leave behind to their base, wherever that is."""
-    expected = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
-    (folder / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": "no/where", "peft_type": "LORA"})
-    )
-    config = AutoConfig.from_pretrained(folder)
-    with pytest.raises(AttributeError):  # it has looked there for weights
-        AutoModelForSequenceClassification.from_pretrained(folder, config=config, local_files_only=True)
-    with _weights_alone(folder) as alone:
-        found = AutoModelForSequenceClassification.from_pretrained(alone, config=config, local_files_only=True)
-    assert found.state_dict().keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.state_dict().items())

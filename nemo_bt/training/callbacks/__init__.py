@@ -3,19 +3,22 @@
 One optimizer step, and the collectives that run in it:
 
 1. `on_train_batch_start`. `Watchdog` notes the time. `NonFiniteGuard` forgets the losses of the step before.
-   `GracefulStop` hears whether a rank was asked to end.
+   `GracefulStop` hears whether a rank was asked to end. `Replicas` hears whether ranks differed in the step before.
    `CheckpointCallback` saves where a save is due, or the run is to end: the weights are complete only here. `Monitor`
    starts its clock. `Validation` says that it is not its turn yet. Then `RewardModel` leaves the step out if the run is
    to end.
 2. The step itself, Megatron's. `PairSampler` hands over the streams of this rank. Each stream goes forward and
    backward, with the messages of tensor, context, expert and pipeline parallelism. Gradients are summed over data- and
    context-parallel ranks, in one all-reduce or reduce-scatter for each bucket. The gradient norm is
-   all-reduced. `GracefulStop` asks all ranks whether one was asked to end: an all-reduce of one number, over all ranks.
+   all-reduced. `Replicas` sends checksums of what ranks hold alike: an all-gather of three numbers, over all ranks.
+   `GracefulStop` asks all ranks whether one was asked to end: an all-reduce of one number, over all ranks.
    `NonFiniteGuard` sees it before a weight changes. With the distributed optimizer, weights are gathered.
 3. `on_train_batch_end`. `Watchdog` notes the time. `NonFiniteGuard` counts the step's sums, or leaves them out: only
    then all ranks gather the numbers of the pairs to blame. `Monitor` stops its clock, and on every n-th step logs: an
    all-reduce of the sums of all metrics, over all ranks. `Validation` has Lightning validate, where it is due: each
    batch begins with the all-reduce of `GracefulStop`, and the end has one all-reduce of the sums of all sets.
+   `Stragglers` notes how long this rank worked; where a line is logged and 20 steps are behind it, an all-gather of two
+   numbers tells who is slow.
 4. `on_validation_end`, where there was one. `Watchdog` notes the time. `Validation` logs every set. `BestValidation`
    ends the run when it got no better.
 
@@ -23,7 +26,8 @@ One optimizer step, and the collectives that run in it:
 last.
 
 Read `checkpoint`, `monitor` (which logs; `spikes` warns of losses), `validation`, `nonfinite`, `graceful_stop`,
-`watchdog` and `run_state`.
+`replicas` (`digests`
+has its checksums), `stragglers` (`slow_ranks` says who is), `watchdog` and `run_state`.
 
 May import `training.steps`, `checkpoint`, `observability`, `launching` and what is below them.
 """
@@ -88,7 +92,9 @@ def run_callbacks(
     from nemo_bt.training.callbacks.graceful_stop import GracefulStop
     from nemo_bt.training.callbacks.monitor import Monitor
     from nemo_bt.training.callbacks.nonfinite import NonFiniteGuard
+    from nemo_bt.training.callbacks.replicas import Replicas
     from nemo_bt.training.callbacks.run_state import RunState
+    from nemo_bt.training.callbacks.stragglers import Stragglers
     from nemo_bt.training.callbacks.validation import Validation
     from nemo_bt.training.callbacks.watchdog import Watchdog
 
@@ -98,14 +104,17 @@ def run_callbacks(
     validation = Validation(sampler, terminal, log, trainer, spent, num_steps)
     guard = NonFiniteGuard(sampler, terminal, trainer.max_nonfinite_steps)
     stop = GracefulStop(request, answering(terminal.errors, rank))
+    every_n_steps = trainer.compare_replicas_every_n_steps if settings.world_size > 1 else 0
     ordered = [
         Watchdog(trainer.hang_timeout_s, rank, log_dir, terminal),
         guard,
         stop,
+        *([Replicas(every_n_steps, num_steps, log_dir)] if every_n_steps else []),
         CheckpointCallback(log_dir / "checkpoints", settings, validation, adapters, spent),
         monitor,
         RunState(sampler, monitor, validation, guard),
         validation,
+        *([Stragglers(sampler, terminal, trainer.log_every_n_steps, log_dir)] if settings.world_size > 1 else []),
         *_early_stopping(settings),
         *callbacks,
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ class PairSampler(DataSampler):
         sums_SM: this rank's part of the sums of nemo_bt.metrics since they were last taken, by set name.
         last: the step that runs or ran last.
         skipped_steps: steps that were left out, with those before a restart.
+        waited_s: seconds that this rank waited for training data since somebody set it to 0.
         datasets: where the steps come from, by set name.
         num_sums: numbers of a source's sums, M.
     """
@@ -138,7 +140,7 @@ class PairSampler(DataSampler):
         self.num_sources = num_sources
         self.sums_SM: dict[str, Tensor] = {}
         self.last: StepBatch | None = None
-        self.skipped_steps = 0
+        self.skipped_steps, self.waited_s = 0, 0.0
         self.datasets: dict[str, StepDataset] = {}
         self._pending: tuple[str, Tensor] | None = None
 
@@ -151,7 +153,9 @@ class PairSampler(DataSampler):
 
     def on_megatron_step_start(self, step: MegatronStep) -> MegatronStep:
         """Replace Lightning's iterator over steps by one over this step's streams."""
+        start_s = time.perf_counter()
         self.last, _, _ = next(step.data)
+        self.waited_s += time.perf_counter() - start_s if self.last.name == "train" else 0.0
         return dataclasses.replace(
             step,
             data=self._streams(self.last),
