@@ -102,6 +102,10 @@ WRONG = b'{"conversations": [' + b"{}," * 400_000 + b"{}]}"
 KEYS = b"{" + b",".join(b'"%x": 1' % i for i in range(200_000)) + b', "conversations": ["a"]}'
 
 
+def said(**fields: Any) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": "a"} | fields]
+
+
 REFUSED = {
     "wrong items": ("/reward", WRONG, 413, "at most 5000 objects, lists and fields"),
     "fields": ("/reward", KEYS, 413, "at most 5000 objects, lists and fields"),
@@ -111,6 +115,11 @@ REFUSED = {
     "some fields": ("/reward", {"conversations": ["a"], **{f"more{i}": 1 for i in range(2000)}}, 422, "more0: Extra"),
     "items": ("/reward", {"conversations": ["a"] * 501}, 413, "at most 500 conversations"),
     "a long text": ("/reward", {"conversations": ["a" * 100_001]}, 413, "at most 100000 characters, conversation 0"),
+    "a long role": ("/reward", {"conversations": ["a", said(role="x" * 100_000)]}, 413, "characters, conversation 1"),
+    "long parts": ("/reward", {"conversations": [said(content=[{"text": "x" * 100_000}])]}, 413, "at most 100000 char"),
+    "a long call": ("/reward", {"conversations": [said(tool_calls=[{"x" * 100_000: 1}])]}, 413, "at most 100000 char"),
+    "empty turns": ("/reward", {"conversations": [said(content="") * 1600]}, 413, "at most 100000 characters"),
+    "fields of a message": ("/reward", {"conversations": [said(**{f"{i}": 0 for i in range(4990)})]}, 413, "at most 1000"),
     "tokens": ("/reward", {"conversations": ["word " * 60] * 500}, 413, "at most 20000 tokens"),
     "an empty list": ("/reward", {"conversations": [[]]}, 422, "conversation 0 cannot be scored"),
     "answers times prompt": ("/score", {"text_1": "a" * 90_000, "text_2": ["b"] * 499}, 413, "at most 4000000 char"),
@@ -184,6 +193,28 @@ def test_a_body_that_was_answered_is_not_read_for_ever(address: str, route: str)
     head = f"POST {route} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     with connected(address, head, ATTACKER) as connection:
         assert seconds_that_it_takes(connection, b"ffff\r\n" + b" " * 0xFFFF + b"\r\n", 0.02) < 5
+
+
+@pytest.mark.parametrize("route", ["/reward", "/health", "/nowhere"])
+def test_tiny_chunks_are_refused(address: str, route: str) -> None:
+    """A read of them would stop the event loop for seconds."""
+    head = f"POST {route} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    ended = shown(address, 'connections_ended_total{reason="short_chunks"}')
+    with connected(address, head + b"1\r\n \r\n" * 600, ATTACKER) as connection:
+        assert connection.recv(1000).split()[1] == (b"400" if route == "/reward" else b"")
+    assert shown(address, 'connections_ended_total{reason="short_chunks"}') == ended + 1
+
+
+def test_a_body_of_some_short_chunks_is_taken(address: str) -> None:
+    """As a program sends it that writes JSON in pieces; then another body on the same connection."""
+    body = json.dumps({"conversations": ["word " * 30]}).encode()
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    long = b"200\r\n" + b" " * 512 + b"\r\n"
+    head = b"POST /reward HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connected(address, head + long * 1000 + chunks, ATTACKER) as connection:
+        for _ in range(5):
+            assert status_of(connection) == 200
+            connection.sendall(head + chunks)
 
 
 def test_answers_that_nobody_reads_do_not_pile_up(address: str) -> None:

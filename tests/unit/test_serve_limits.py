@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from nemo_bt.serving.batcher import Batcher
 from nemo_bt.serving.body import check_parts, parse
 from nemo_bt.serving.command import check_serve
 from nemo_bt.serving.protocol import RewardRequest
+from nemo_bt.serving.routes import size_of
 from nemo_bt.serving.share import Full, Share
 
 
@@ -81,6 +84,24 @@ def test_an_error_does_not_hold_the_body() -> None:
     with pytest.raises(HTTPException) as caught:
         parse(bytearray(b'{"conversations": [1]}'), RewardRequest, settings)
     assert (caught.value.status_code, caught.value.__context__) == (422, None)
+
+
+@given(VALUES)
+def test_every_character_of_a_message_counts(value: object) -> None:
+    """Of texts and of names, at any depth; and each part of an object or of a list as some."""
+    message = {"role": "tool", "content": None, "tool_calls": value}
+    size = size_of([message, {"role": "assistant", "content": "yes"}])
+    texts = re.findall(r'"((?:[^"\\\\]|\\\\.)*)"', json.dumps(value, ensure_ascii=False))
+    fields, commas = counted(value)
+    assert size >= sum(len(text.replace("\\", "")) for text in texts) + 16 * max(fields, commas)
+    assert size < 200 + 20 * len(json.dumps(value, ensure_ascii=False))
+
+
+@pytest.mark.parametrize(
+    ("item", "size"), [("word", 4), (("a", "word"), 5), ([7] * 9, 9), ([{"role": "x" * 1000}], 2 * 32 + 1004)]
+)
+def test_a_text_counts_its_characters_and_ids_their_number(item: Any, size: int) -> None:
+    assert size_of(item) == size
 
 
 def tokens_of(*lengths: int) -> Tokens:
