@@ -98,6 +98,11 @@ def seconds_until_closed(connection: socket.socket) -> float:
     return time.monotonic() - start_s
 
 
+def received(connection: socket.socket) -> bytes:
+    """An answer, to the end of its connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
 WRONG = b'{"conversations": [' + b"{}," * 400_000 + b"{}]}"
 KEYS = b"{" + b",".join(b'"%x": 1' % i for i in range(200_000)) + b', "conversations": ["a"]}'
 
@@ -119,12 +124,12 @@ REFUSED = {
     "long parts": ("/reward", {"conversations": [said(content=[{"text": "x" * 100_000}])]}, 413, "at most 100000 char"),
     "a long call": ("/reward", {"conversations": [said(tool_calls=[{"x" * 100_000: 1}])]}, 413, "at most 100000 char"),
     "empty turns": ("/reward", {"conversations": [said(content="") * 1600]}, 413, "at most 100000 characters"),
-    "fields of a message": ("/reward", {"conversations": [said(**{f"{i}": 0 for i in range(4990)})]}, 413, "at most 1000"),
+    "fields of a message": ("/reward", {"conversations": [said(**{f"{i}": 0 for i in range(4990)})]}, 413, "at most 1"),
     "tokens": ("/reward", {"conversations": ["word " * 60] * 500}, 413, "at most 20000 tokens"),
     "an empty list": ("/reward", {"conversations": [[]]}, 422, "conversation 0 cannot be scored"),
     "answers times prompt": ("/score", {"text_1": "a" * 90_000, "text_2": ["b"] * 499}, 413, "at most 4000000 char"),
     "documents times query": ("/rerank", {"query": "a" * 90_000, "documents": ["b"] * 499}, 413, "at most 4000000 c"),
-    "a template that raises": ("/reward", {"conversations": ["a", DIVIDES]}, 422, "conversation 1 cannot be scored: Z"),
+    "a template that raises": ("/reward", {"conversations": ["a", DIVIDES]}, 422, "conversation 1 cannot be scored: t"),
     "no finite reward": ("/reward", {"conversations": ["a", "b", POISON]}, 422, "conversation 2 has a reward that is"),
     "a long name": ("/classify", {"model": "x" * 100_000, "input": "a"}, 404, "got xxx"),
 }  # fmt: skip
@@ -201,7 +206,7 @@ def test_tiny_chunks_are_refused(address: str, route: str) -> None:
     head = f"POST {route} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     ended = shown(address, 'connections_ended_total{reason="short_chunks"}')
     with connected(address, head + b"1\r\n \r\n" * 600, ATTACKER) as connection:
-        assert connection.recv(1000).split()[1] == (b"400" if route == "/reward" else b"")
+        assert b"expected chunks of 128 bytes" in received(connection)
     assert shown(address, 'connections_ended_total{reason="short_chunks"}') == ended + 1
 
 

@@ -3,10 +3,12 @@
 import asyncio
 import json
 import re
+import threading
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -18,11 +20,13 @@ from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.batch import Tokens
+from nemo_bt.scoring.scorer import RewardScorer
 from nemo_bt.serving.batcher import Batcher
 from nemo_bt.serving.body import check_parts, parse
 from nemo_bt.serving.command import check_serve
+from nemo_bt.serving.preparing import Prepared, Preparing
 from nemo_bt.serving.protocol import RewardRequest
-from nemo_bt.serving.routes import size_of
+from nemo_bt.serving.routes import ROUTES, size_of
 from nemo_bt.serving.share import Full, Share
 
 
@@ -130,6 +134,37 @@ def test_clients_take_turns_and_a_large_request_is_cut_between_conversations() -
     assert asyncio.run(ask()) == [[9.0, 9.0, 9.0, 9.0, 8.0]] * 3
     assert batches[:2] == [[9, 9, 9, 9], [5]]
     assert batches[2:] == [[8], [9, 9, 9, 9], [8], [9, 9, 9, 9], [8]]
+
+
+class Waits:
+    """A scorer that tokenises a long text when it has tokenised a short one, not before."""
+
+    def __init__(self) -> None:
+        self.has_short = threading.Event()
+
+    def tokenise(self, conversations: list[str], keeps: int | None, first: int) -> Tokens:
+        if len(conversations[0]) == 1:
+            self.has_short.set()
+        elif not self.has_short.wait(10):
+            raise ValueError("the short text waits for the long one")
+        return tokens_of(*map(len, conversations))
+
+
+def test_a_long_text_keeps_no_other_client_waiting() -> None:
+    settings = load_settings_of(ServeRun, "serve", ["model.restore_from_path=x"]).serve
+
+    async def ask() -> list[list[int]]:
+        preparing = Preparing(cast(RewardScorer, Waits()), settings)
+
+        def of(text: str) -> Awaitable[Prepared]:
+            body = bytearray(json.dumps({"conversations": [text, text]}).encode())
+            return preparing.prepare(body, ROUTES[0], text[:1], lambda _: None)
+
+        found = await asyncio.gather(of("l" * 100_000), of("s"))
+        preparing.close()
+        return [list(map(len, one.tokens.ids)) for one in found]
+
+    assert asyncio.run(ask()) == [[100_000] * 2, [1] * 2]
 
 
 def test_what_cannot_be_computed_fails_alone() -> None:
