@@ -6,7 +6,6 @@ template divides by zero for one content.
 
 import asyncio
 import json
-import re
 import socket
 import subprocess
 import time
@@ -21,7 +20,16 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.support.hf_models import save
-from tests.support.serving import ATTACKER, connected, head_of, serving
+from tests.support.serving import (
+    ATTACKER,
+    connected,
+    head_of,
+    received,
+    seconds_until_closed,
+    serving,
+    shown,
+    status_of,
+)
 
 POISON = "~"
 DIVIDES = [{"role": "user", "content": "divide"}, {"role": "assistant", "content": "by zero"}]
@@ -75,32 +83,6 @@ def address(server: tuple[str, Any]) -> Iterator[str]:
 def ask(address: str, route: str, body: Any) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return httpx.post(f"{address}{route}", content=content, timeout=60)
-
-
-def shown(address: str, name: str) -> float:
-    """A number of /metrics."""
-    found = re.search(rf"^nemo_bt_{name} (\S+)$", httpx.get(f"{address}/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
-
-
-def status_of(connection: socket.socket) -> int:
-    return int(connection.recv(1000).split()[1])
-
-
-def seconds_until_closed(connection: socket.socket) -> float:
-    """Until the other side has closed it, with or without an answer."""
-    start_s = time.monotonic()
-    try:
-        while connection.recv(65536):
-            pass
-    except ConnectionError:
-        pass
-    return time.monotonic() - start_s
-
-
-def received(connection: socket.socket) -> bytes:
-    """An answer, to the end of its connection."""
-    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 WRONG = b'{"conversations": [' + b"{}," * 400_000 + b"{}]}"
@@ -211,15 +193,12 @@ def test_tiny_chunks_are_refused(address: str, route: str) -> None:
 
 
 def test_a_body_of_some_short_chunks_is_taken(address: str) -> None:
-    """As a program sends it that writes JSON in pieces; then another body on the same connection."""
-    body = json.dumps({"conversations": ["word " * 30]}).encode()
-    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
-    long = b"200\r\n" + b" " * 512 + b"\r\n"
-    head = b"POST /reward HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    with connected(address, head + long * 1000 + chunks, ATTACKER) as connection:
-        for _ in range(5):
-            assert status_of(connection) == 200
-            connection.sendall(head + chunks)
+    """As a program sends it that writes JSON in pieces, many times on a connection; and a long body that ends so."""
+    body = json.dumps({"conversations": ["word " * 60]}).encode()
+    with httpx.Client(base_url=address, timeout=60) as client:
+        for long in (0, 0, 0, 1000):
+            chunks = [b" " * 512] * long + [bytes([byte]) for byte in body]
+            assert client.post("/reward", content=iter(chunks)).status_code == 200
 
 
 def test_answers_that_nobody_reads_do_not_pile_up(address: str) -> None:
