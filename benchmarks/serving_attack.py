@@ -105,6 +105,10 @@ def _json(body: object) -> bytes:
     return json.dumps(body).encode()
 
 
+def _said(turns: list[dict[str, str]]) -> bytes:
+    return _json({"conversations": [[*turns, {"role": "assistant", "content": "b"}]]})
+
+
 _MANY = _json({"conversations": ["word " * 200] * 200})
 _CHUNKED = b"POST /reward HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 _CHUNK = b"ffff\r\n" + b" " * 0xFFFF + b"\r\n"
@@ -117,12 +121,15 @@ ATTACKS: dict[str, tuple[Callable[[], _Attack], int]] = {
     "depth": (_posts("/reward", b'{"conversations": ' + b"[" * 10_000_000), 8),
     "a prompt times its answers": (_posts("/score", _json({"text_1": "a" * 2**20, "text_2": ["b"] * 8000})), 8),
     "long texts": (_posts("/classify", _json({"input": ["ab " * 2**18] * 8, "truncate_prompt_tokens": 8})), 8),
+    "a long role": (_posts("/reward", _said([{"role": "ab c d " * 2_100_000, "content": "a"}])), 8),
+    "empty turns": (_posts("/reward", _said([{"role": "user", "content": ""}] * 66_000)), 8),
     "texts without a finite reward": (_posts("/reward", _json({"conversations": [POISON]})), 8),
     "more requests than can be computed": (_posts("/reward", _MANY), 64),
     "clients that leave": (lambda: _leave, 16),
     "half headers": (_connections(b"GET /health HTTP/1.1\r\n", b"X: y\r\n", 1.0, reads=True), 600),
     "slow bodies": (_connections(_DRIPPED, b" ", 1.0, reads=True), 200),
     "bodies without an end": (_connections(_CHUNKED, _CHUNK, 0.0, reads=True), 8),
+    "tiny chunks": (_connections(_CHUNKED, b"1\r\n \r\n" * 50_000, 0.0, reads=True), 8),
     "answers that nobody reads": (_connections(_GETS, _GETS, 0.1, reads=False), 32),
 }
 """Name of an attack -> what makes it, and how many do it at once."""

@@ -35,7 +35,8 @@ class ServeSettings:
     max_request_fields: PositiveInt = 200_000
     """Objects, lists and fields in the JSON of a request (413)."""
     max_text_characters: PositiveInt = 2**20
-    """Characters of one conversation (413), truncated later or not."""
+    """Characters of one conversation (413), truncated later or not: all texts and names of its messages, and 16 for
+    each object, list, field and element."""
     max_waiting_bytes: PositiveInt = 256 * 2**20
     """Bodies of requests that have no answer yet, in bytes; one that goes beyond is refused (503)."""
     max_waiting_tokens: PositiveInt = 8_000_000

@@ -53,7 +53,7 @@ class _Service:
         running.cancel()
         with suppress(asyncio.CancelledError):
             await running
-        self.preparing.thread.shutdown()
+        self.preparing.close()
 
     async def answer(self, route: Route, request: Request) -> Response:
         """Answer a request for rewards, within limits of size and time."""

@@ -19,6 +19,39 @@ from nemo_bt.serving.share import Full, Share
 _OWN_FILES = 200
 """Files that the process has open beside connections."""
 _REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n"
+_HEADER_BYTES = 2**16
+_FREE_CHUNKS = 512
+_CHUNK_BYTES = 128
+"""How long the chunks of a body have to be on average, beside the free ones."""
+_SHORT_CHUNKS = f"expected chunks of {_CHUNK_BYTES} bytes or more on average; send longer ones, or a Content-Length"
+
+
+class _Parser(h11.Connection):
+    """h11, which takes no body whose chunks are shorter than it is worth to read them.
+
+    All chunks that a read has brought are parsed before the event loop turns. A read has up to 256 KiB, some 40,000
+    chunks of a byte; here it has 2,500 at most.
+    """
+
+    chunks = 0
+    chunk_bytes = 0
+
+    @property
+    def has_short_chunks(self) -> bool:
+        """Whether the chunks of this body are too short."""
+        return self.chunks > _FREE_CHUNKS + self.chunk_bytes // _CHUNK_BYTES
+
+    def next_event(self) -> Any:
+        """Give what comes next; it raises RemoteProtocolError where chunks are too short."""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.chunks = self.chunk_bytes = 0
+        elif isinstance(event, h11.Data):
+            self.chunks += event.chunk_end
+            self.chunk_bytes += len(event.data)
+            if self.has_short_chunks:
+                raise h11.RemoteProtocolError(_SHORT_CHUNKS)
+        return event
 
 
 class LimitedConnection(H11Protocol):
@@ -31,7 +64,7 @@ class LimitedConnection(H11Protocol):
     Args:
         settings: limits of time.
         held: connections of each client.
-        ended: is told why a connection was ended: too_many, header_timeout or write_timeout.
+        ended: is told why a connection was ended: too_many, header_timeout, write_timeout or short_chunks.
     """
 
     def __init__(self, *, settings: ServeSettings, held: Share, ended: Callable[[str], None], **given: Any) -> None:
@@ -43,6 +76,7 @@ class LimitedConnection(H11Protocol):
         self._drops = False
         self._until_header: asyncio.TimerHandle | None = None
         self._until_written: asyncio.TimerHandle | None = None
+        self._parser = self.conn = _Parser(h11.SERVER, _HEADER_BYTES)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection on, or refuse it."""
@@ -74,6 +108,19 @@ class LimitedConnection(H11Protocol):
         if not self._drops:
             super().data_received(data)
             self._watch_header()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, unless an answer has begun; the application is told that its client is gone."""
+        if self._parser.has_short_chunks:
+            self._ended("short_chunks")
+            msg = _SHORT_CHUNKS
+        if self.cycle:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the end of a body that nobody reads."""

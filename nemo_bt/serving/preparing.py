@@ -1,9 +1,9 @@
-"""Bodies -> conversations -> token ids, in one thread beside the event loop, where clients take turns."""
+"""Bodies -> conversations -> token ids, in threads beside the event loop, where clients take turns."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -28,13 +28,25 @@ class Prepared(NamedTuple):
     tokens: Tokens
 
 
+class _Slice(NamedTuple):
+    """Conversations that are tokenised at once, and their size in characters."""
+
+    items: Sequence[Item]
+    size: int
+
+
 @dataclass(eq=False)
 class Preparing:
-    """Turns bodies into token ids, one request of each client at a time, a slice of each in turn."""
+    """Turns bodies into token ids, one request of each client at a time, a slice of each in turn.
+
+    What takes longer than a slice cannot be cut. It has a thread of its own, where only such wait for such: parsing and
+    rendering give the others their turn every few milliseconds, and a fast tokenizer needs no turn of Python's at all.
+    """
 
     scorer: RewardScorer
     settings: ServeSettings
-    thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "preparing"), init=False)
+    slices: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "slices"), init=False)
+    long: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "long"), init=False)
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary, init=False)
 
     async def prepare(self, body: bytearray, route: Route, client: str, check: Callable[[Any], None]) -> Prepared:
@@ -49,22 +61,29 @@ class Preparing:
         """
         turn = self._turns.setdefault(client, asyncio.Lock())
         async with turn:
-            asked = await self._run(parse, body, route.kind, self.settings)
+            asked = await self._run(len(body), parse, body, route.kind, self.settings)
             check(asked)
-            items = await self._run(self._items, route, asked)
+            slices = await self._run(len(body), self._slices, route, asked)
             keeps = getattr(asked, "truncate_prompt_tokens", None)
             ids: list[Ids] = []
-            for one in _slices(items):
-                ids += await self._run(self._ids, one, len(ids), keeps)
+            for one in slices:
+                ids += await self._run(one.size, self._ids, one.items, len(ids), keeps)
                 if sum(map(len, ids)) > self.settings.max_request_tokens:
                     raise TooLarge(self.settings.max_request_tokens, "tokens")
         return Prepared(asked, Tokens(ids, {}))
 
-    async def _run(self, work: Callable[..., _Found], *args: Any) -> _Found:
-        return await asyncio.get_running_loop().run_in_executor(self.thread, work, *args)
+    def close(self) -> None:
+        """End the threads."""
+        self.slices.shutdown()
+        self.long.shutdown()
 
-    def _items(self, route: Route, asked: Any) -> Sequence[Item]:
-        """Give the conversations of a request, if their number and sizes are within the limits."""
+    async def _run(self, size: int, work: Callable[..., _Found], *args: Any) -> _Found:
+        """Do work on so many characters or bytes."""
+        thread = self.long if size > _SLICE_CHARACTERS else self.slices
+        return await asyncio.get_running_loop().run_in_executor(thread, work, *args)
+
+    def _slices(self, route: Route, asked: Any) -> list[_Slice]:
+        """Cut the conversations of a request into slices, if their number and sizes are within the limits."""
         items = route.items(asked)
         if not items:
             raise ValueError("expected at least one conversation")
@@ -76,7 +95,7 @@ class Preparing:
             raise TooLarge(limits.max_text_characters, f"characters, conversation {sizes.index(max(sizes))}")
         if sum(sizes) > limits.max_request_bytes:
             raise TooLarge(limits.max_request_bytes, "characters, each answer with its prompt")
-        return items
+        return _cut(items, sizes)
 
     def _ids(self, items: Sequence[Item], first: int, keeps: int | None) -> list[Ids]:
         """Tokenise conversations; `first` is the number of the first one."""
@@ -91,12 +110,13 @@ class Preparing:
             raise ValueError(f"conversation {first} cannot be scored: {type(error).__name__}, {error}") from error
 
 
-def _slices(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+def _cut(items: Sequence[Item], sizes: Sequence[int]) -> list[_Slice]:
     """Cut conversations into slices of so many characters, or of one longer conversation."""
+    slices = []
     start = size = 0
-    for i, one in enumerate(items):
-        size += size_of(one)
-        if size > _SLICE_CHARACTERS and i > start:
-            yield items[start:i]
-            start, size = i, size_of(one)
-    yield items[start:]
+    for i, one in enumerate(sizes):
+        if size + one > _SLICE_CHARACTERS and i > start:
+            slices.append(_Slice(items[start:i], size))
+            start, size = i, 0
+        size += one
+    return [*slices, _Slice(items[start:], size)]

@@ -13,6 +13,8 @@ from nemo_bt.serving import protocol
 
 Item: TypeAlias = "Conversation | tuple[str, str]"
 """A conversation, or a prompt and its response, which are put together when it is their turn."""
+_PART_CHARACTERS = 16
+"""What a turn, a field or an element of a list costs beside its text: one takes as long as so many of text."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,27 @@ class Route:
 
 
 def size_of(item: Item) -> int:
-    """Count the characters that are tokenised for an item, and the ids that are checked."""
-    if isinstance(item, str):
-        return len(item)
+    """Count the characters that are rendered and tokenised for an item, at any depth, or the ids that are checked.
+
+    A template reads all of a message and writes around it: each object, list, field and element counts as some more.
+    """
     if isinstance(item, tuple):
         return len(item[0]) + len(item[1])
-    contents = [turn.get("content") if isinstance(turn, dict) else None for turn in item]
-    return sum(len(content) if isinstance(content, str) else 1 for content in contents)
+    if isinstance(item, list) and all(type(token) is int for token in item):
+        return len(item)
+    size = 0
+    waiting: list[Any] = [item]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            size += _PART_CHARACTERS * (1 + len(part)) + sum(map(len, part))
+            waiting += part.values()
+        elif isinstance(part, list):
+            size += _PART_CHARACTERS * (1 + len(part))
+            waiting += part
+        else:
+            size += len(part if isinstance(part, str) else repr(part))
+    return size
 
 
 def _reward(model: str, asked: protocol.RewardRequest, found: Rewards) -> Any:

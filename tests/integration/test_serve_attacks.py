@@ -6,7 +6,6 @@ template divides by zero for one content.
 
 import asyncio
 import json
-import re
 import socket
 import subprocess
 import time
@@ -21,7 +20,16 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.support.hf_models import save
-from tests.support.serving import ATTACKER, connected, head_of, serving
+from tests.support.serving import (
+    ATTACKER,
+    connected,
+    head_of,
+    received,
+    seconds_until_closed,
+    serving,
+    shown,
+    status_of,
+)
 
 POISON = "~"
 DIVIDES = [{"role": "user", "content": "divide"}, {"role": "assistant", "content": "by zero"}]
@@ -77,29 +85,12 @@ def ask(address: str, route: str, body: Any) -> httpx.Response:
     return httpx.post(f"{address}{route}", content=content, timeout=60)
 
 
-def shown(address: str, name: str) -> float:
-    """A number of /metrics."""
-    found = re.search(rf"^nemo_bt_{name} (\S+)$", httpx.get(f"{address}/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
-
-
-def status_of(connection: socket.socket) -> int:
-    return int(connection.recv(1000).split()[1])
-
-
-def seconds_until_closed(connection: socket.socket) -> float:
-    """Until the other side has closed it, with or without an answer."""
-    start_s = time.monotonic()
-    try:
-        while connection.recv(65536):
-            pass
-    except ConnectionError:
-        pass
-    return time.monotonic() - start_s
-
-
 WRONG = b'{"conversations": [' + b"{}," * 400_000 + b"{}]}"
 KEYS = b"{" + b",".join(b'"%x": 1' % i for i in range(200_000)) + b', "conversations": ["a"]}'
+
+
+def said(**fields: Any) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": "a"} | fields]
 
 
 REFUSED = {
@@ -111,11 +102,16 @@ REFUSED = {
     "some fields": ("/reward", {"conversations": ["a"], **{f"more{i}": 1 for i in range(2000)}}, 422, "more0: Extra"),
     "items": ("/reward", {"conversations": ["a"] * 501}, 413, "at most 500 conversations"),
     "a long text": ("/reward", {"conversations": ["a" * 100_001]}, 413, "at most 100000 characters, conversation 0"),
+    "a long role": ("/reward", {"conversations": ["a", said(role="x" * 100_000)]}, 413, "characters, conversation 1"),
+    "long parts": ("/reward", {"conversations": [said(content=[{"text": "x" * 100_000}])]}, 413, "at most 100000 char"),
+    "a long call": ("/reward", {"conversations": [said(tool_calls=[{"x" * 100_000: 1}])]}, 413, "at most 100000 char"),
+    "empty turns": ("/reward", {"conversations": [said(content="") * 1600]}, 413, "at most 100000 characters"),
+    "fields of a message": ("/reward", {"conversations": [said(**{f"{i}": 0 for i in range(4990)})]}, 413, "at most 1"),
     "tokens": ("/reward", {"conversations": ["word " * 60] * 500}, 413, "at most 20000 tokens"),
     "an empty list": ("/reward", {"conversations": [[]]}, 422, "conversation 0 cannot be scored"),
     "answers times prompt": ("/score", {"text_1": "a" * 90_000, "text_2": ["b"] * 499}, 413, "at most 4000000 char"),
     "documents times query": ("/rerank", {"query": "a" * 90_000, "documents": ["b"] * 499}, 413, "at most 4000000 c"),
-    "a template that raises": ("/reward", {"conversations": ["a", DIVIDES]}, 422, "conversation 1 cannot be scored: Z"),
+    "a template that raises": ("/reward", {"conversations": ["a", DIVIDES]}, 422, "conversation 1 cannot be scored: t"),
     "no finite reward": ("/reward", {"conversations": ["a", "b", POISON]}, 422, "conversation 2 has a reward that is"),
     "a long name": ("/classify", {"model": "x" * 100_000, "input": "a"}, 404, "got xxx"),
 }  # fmt: skip
@@ -184,6 +180,25 @@ def test_a_body_that_was_answered_is_not_read_for_ever(address: str, route: str)
     head = f"POST {route} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     with connected(address, head, ATTACKER) as connection:
         assert seconds_that_it_takes(connection, b"ffff\r\n" + b" " * 0xFFFF + b"\r\n", 0.02) < 5
+
+
+@pytest.mark.parametrize("route", ["/reward", "/health", "/nowhere"])
+def test_tiny_chunks_are_refused(address: str, route: str) -> None:
+    """A read of them would stop the event loop for seconds."""
+    head = f"POST {route} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    ended = shown(address, 'connections_ended_total{reason="short_chunks"}')
+    with connected(address, head + b"1\r\n \r\n" * 600, ATTACKER) as connection:
+        assert b"expected chunks of 128 bytes" in received(connection)
+    assert shown(address, 'connections_ended_total{reason="short_chunks"}') == ended + 1
+
+
+def test_a_body_of_some_short_chunks_is_taken(address: str) -> None:
+    """As a program sends it that writes JSON in pieces, many times on a connection; and a long body that ends so."""
+    body = json.dumps({"conversations": ["word " * 60]}).encode()
+    with httpx.Client(base_url=address, timeout=60) as client:
+        for long in (0, 0, 0, 1000):
+            chunks = [b" " * 512] * long + [bytes([byte]) for byte in body]
+            assert client.post("/reward", content=iter(chunks)).status_code == 200
 
 
 def test_answers_that_nobody_reads_do_not_pile_up(address: str) -> None:

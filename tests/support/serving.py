@@ -66,3 +66,29 @@ def serving(model: Path, *overrides: str) -> Iterator[tuple[str, subprocess.Pope
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+def shown(address: str, name: str) -> float:
+    """A number of /metrics."""
+    found = re.search(rf"^nemo_bt_{name} (\S+)$", httpx.get(f"{address}/metrics").text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def status_of(connection: socket.socket) -> int:
+    return int(connection.recv(1000).split()[1])
+
+
+def received(connection: socket.socket) -> bytes:
+    """An answer, to the end of its connection."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def seconds_until_closed(connection: socket.socket) -> float:
+    """Until the other side has closed it, with or without an answer."""
+    start_s = time.monotonic()
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return time.monotonic() - start_s

@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import re
+import threading
 import time
+from collections.abc import Awaitable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,10 +20,13 @@ from nemo_bt.config.load import load_settings_of
 from nemo_bt.config.serve import ServeRun
 from nemo_bt.errors import UserError
 from nemo_bt.scoring.batch import Tokens
+from nemo_bt.scoring.scorer import RewardScorer
 from nemo_bt.serving.batcher import Batcher
 from nemo_bt.serving.body import check_parts, parse
 from nemo_bt.serving.command import check_serve
+from nemo_bt.serving.preparing import Prepared, Preparing
 from nemo_bt.serving.protocol import RewardRequest
+from nemo_bt.serving.routes import ROUTES, size_of
 from nemo_bt.serving.share import Full, Share
 
 
@@ -83,6 +90,24 @@ def test_an_error_does_not_hold_the_body() -> None:
     assert (caught.value.status_code, caught.value.__context__) == (422, None)
 
 
+@given(VALUES)
+def test_every_character_of_a_message_counts(value: object) -> None:
+    """Of texts and of names, at any depth; and each part of an object or of a list as some."""
+    message = {"role": "tool", "content": None, "tool_calls": value}
+    size = size_of([message, {"role": "assistant", "content": "yes"}])
+    texts = re.findall(r'"((?:[^"\\\\]|\\\\.)*)"', json.dumps(value, ensure_ascii=False))
+    fields, commas = counted(value)
+    assert size >= sum(len(text.replace("\\", "")) for text in texts) + 16 * max(fields, commas)
+    assert size < 200 + 20 * len(json.dumps(value, ensure_ascii=False))
+
+
+@pytest.mark.parametrize(
+    ("item", "size"), [("word", 4), (("a", "word"), 5), ([7] * 9, 9), ([{"role": "x" * 1000}], 2 * 32 + 1004)]
+)
+def test_a_text_counts_its_characters_and_ids_their_number(item: Any, size: int) -> None:
+    assert size_of(item) == size
+
+
 def tokens_of(*lengths: int) -> Tokens:
     return Tokens([np.full(length, length, np.int32) for length in lengths], {})
 
@@ -109,6 +134,37 @@ def test_clients_take_turns_and_a_large_request_is_cut_between_conversations() -
     assert asyncio.run(ask()) == [[9.0, 9.0, 9.0, 9.0, 8.0]] * 3
     assert batches[:2] == [[9, 9, 9, 9], [5]]
     assert batches[2:] == [[8], [9, 9, 9, 9], [8], [9, 9, 9, 9], [8]]
+
+
+class Waits:
+    """A scorer that tokenises a long text when it has tokenised a short one, not before."""
+
+    def __init__(self) -> None:
+        self.has_short = threading.Event()
+
+    def tokenise(self, conversations: list[str], keeps: int | None, first: int) -> Tokens:
+        if len(conversations[0]) == 1:
+            self.has_short.set()
+        elif not self.has_short.wait(10):
+            raise ValueError("the short text waits for the long one")
+        return tokens_of(*map(len, conversations))
+
+
+def test_a_long_text_keeps_no_other_client_waiting() -> None:
+    settings = load_settings_of(ServeRun, "serve", ["model.restore_from_path=x"]).serve
+
+    async def ask() -> list[list[int]]:
+        preparing = Preparing(cast(RewardScorer, Waits()), settings)
+
+        def of(text: str) -> Awaitable[Prepared]:
+            body = bytearray(json.dumps({"conversations": [text, text]}).encode())
+            return preparing.prepare(body, ROUTES[0], text[:1], lambda _: None)
+
+        found = await asyncio.gather(of("l" * 100_000), of("s"))
+        preparing.close()
+        return [list(map(len, one.tokens.ids)) for one in found]
+
+    assert asyncio.run(ask()) == [[100_000] * 2, [1] * 2]
 
 
 def test_what_cannot_be_computed_fails_alone() -> None:
