@@ -133,6 +133,7 @@ def test_what_loads_is_what_transformers_loads(trait: str, tmp_path: Path) -> No
     change(folder, legacy=True, sp_model_kwargs={"enable_sampling": False}, processor_class="X", extra=["x"])
     found, theirs = open_tokenizer(folder), AutoTokenizer.from_pretrained(folder)
     assert type(found) is type(theirs)
+    assert (found._processor_class, theirs._processor_class) == (None, "X")  # no field of a tokenizer's own
     plain = [{key: str(value) for key, value in vars(one).items() if key not in _OBJECTS} for one in (found, theirs)]
     assert plain[0] == plain[1]
     text = "Was it 'so'?  naïve café 日本語 😀\n\n<s> x"

@@ -1,7 +1,7 @@
 """What of a foreign tokenizer folder goes to transformers: its own files, fields that are known, and a plain class.
 
-transformers acts on more: a field may name files elsewhere, a class may load others and run a folder's code. It is handed
-a temporary folder of links to the tokenizer's files, whose settings are written anew with the fields that are known.
+transformers acts on more: a field may name files elsewhere, a class may load others and run a folder's code. It is
+handed a temporary folder of links to the tokenizer's files, whose settings are written anew with known fields.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def open_tokenizer(folder: Path) -> Any:
         raise UserError(f"{folder / CONFIG}: fast_tokenizer_files: expected names such as tokenizer.4.0.0.json.")
     files = {folder / name for one in kinds for name in (one.vocab_files_names or {}).values()}
     files |= {*tokenizer_files(folder), *(folder / str(name) for name in versioned)}
-    written = {
+    written: dict[str, dict[str, Any]] = {
         CONFIG: config,
         _SPECIAL_TOKENS: {name: value for name, value in special.items() if name in kind.SPECIAL_TOKENS_ATTRIBUTES},
         "config.json": {name: beside[name] for name in ("model_type", "transformers_version") if name in beside},
