@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 from nemo_bt.config.loss import LossSettings
-from nemo_bt.data.tokenize.tokenizer import copy_tokenizer, tokenizer_files
+from nemo_bt.data.tokenize.foreign_tokenizer import tokenizer_files
+from nemo_bt.data.tokenize.tokenizer import copy_tokenizer
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.architecture import Architecture
 from nemo_bt.pretrained.convert import Conversion

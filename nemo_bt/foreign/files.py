@@ -83,6 +83,18 @@ def check_folder(folder: Path) -> None:
             check_file(path, f"Take it out of {folder}.")
 
 
+def check_inside(path: Path, folder: Path) -> None:
+    """Check that a file of a folder lies there; a snapshot of a hub's cache links to the blobs of its repository.
+
+    Raises:
+        UserError: it is a link to a file elsewhere.
+    """
+    real, home = path.resolve(), folder.resolve()
+    is_blob = home.parent.name == "snapshots" and real.parent == home.parent.parent / "blobs"
+    if not is_blob and not real.is_relative_to(home):
+        raise UserError(f"{path}: expected a file of this folder, found a link to {real}. Put the file itself there.")
+
+
 def read_text(path: Path, mend: str = "Bring it back as it was.", errors: str = "strict") -> str:
     """Read a file of text, UTF-8, that fits into memory.
 

@@ -15,13 +15,16 @@ from nemo_bt.errors import UserError
 READ_ELSEWHERE = {"head_dim", "rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor"}
 READ_ELSEWHERE |= {"rms_norm_eps", "norm_eps", "original_max_position_embeddings", "sliding_window_pattern"}
 """Fields that are read where transformers' defaults do not have them."""
+_OF_ANY = {"pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "tie_word_embeddings", "architectures"}
+_OF_ANY |= {"num_labels", "id2label", "label2id", "problem_type", "finetuning_task"}
+"""Fields of every family that are data; some families' configurations have no arguments for them."""
 OF_KERNELS = {"attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "experts_implementation"}
 """Fields that choose kernels, and change nothing that is computed. Users' exports have them."""
 _NAMES_OF_CODE = {*OF_KERNELS, "kernel_config", "use_kernels"}
 
 
 def known_fields(hf_config: dict[str, Any], also: set[str]) -> dict[str, Any]:
-    """Give the fields that the family's configuration has arguments for, those read elsewhere, and those in `also`.
+    """Give the fields that the family's configuration has arguments for, those of all, those read elsewhere and `also`.
 
     Raises:
         UserError: a field names kernels of a hub.
@@ -35,5 +38,5 @@ def known_fields(hf_config: dict[str, Any], also: set[str]) -> dict[str, Any]:
                 "it out if the model gives the same rewards without."
             )
     arguments = inspect.signature(CONFIG_MAPPING[hf_config["model_type"]].__init__).parameters.keys()
-    known = {*arguments, *READ_ELSEWHERE, *also} - {"self", "kwargs"}
+    known = {*arguments, *_OF_ANY, *READ_ELSEWHERE, *also} - {"self", "kwargs"}
     return {name: value for name, value in hf_config.items() if name in known}

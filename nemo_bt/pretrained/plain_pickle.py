@@ -51,9 +51,12 @@ class _Name:
     text: str
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Record:
-    """An object of the file: the name of its class, what it was made of, and its fields."""
+    """An object of the file: the name of its class, what it was made of, and its fields.
+
+    It has no text of its fields: what a few bytes share over and over would be written out.
+    """
 
     name: str
     made_of: tuple[Any, ...]

@@ -95,10 +95,12 @@ def _records(metadata: Any) -> Records:
             records.tensors[name] = _tensor(name, _fields(entry, "TensorStorageMetadata"), places)
     of_megatron = _dict(stored, "mcore_data") if stored.get("mcore_data") else {}
     for name, facts in of_megatron.items():
+        if type(name) is not str:
+            raise ValueError("mcore_data: a tensor has no name")
         shape = facts.get("nd_reformulated_orig_global_shape") if type(facts) is dict else None
         if shape is not None:
             shape = whole_numbers(shape, "nd_reformulated_orig_global_shape")
-        records.unflattened[str(name)] = shape
+        records.unflattened[name] = shape
     return records
 
 

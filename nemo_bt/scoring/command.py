@@ -20,8 +20,9 @@ from nemo_bt.data.read.drop_report import RowError
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import column_types
 from nemo_bt.data.tokenize.chat_template import Renderer, load_renderer
+from nemo_bt.data.tokenize.foreign_tokenizer import tokenizer_files
 from nemo_bt.data.tokenize.text_settings import described
-from nemo_bt.data.tokenize.tokenizer import load_tokenizer, tokenizer_files
+from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.launching.local import answering
 from nemo_bt.launching.signals import StopRequest, reason_of, tell_stopped

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from nemo_bt.data.tokenize.tokenizer import tokenizer_files
+from nemo_bt.data.tokenize.foreign_tokenizer import tokenizer_files
 from tests.support.converted import tensors
 from tests.support.runs import convert, metrics, nemo_bt, training
 

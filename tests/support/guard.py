@@ -63,6 +63,8 @@ class Guard:
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
         if not self._is_armed:
             return
+        if event in ("os.putenv", "os.unsetenv") and args[0] == b"TIKTOKEN_CACHE_DIR":
+            return  # a tokenizer is read without that folder
         if event == "pickle.find_class" and f"{args[0]}.{args[1]}" in self.named:
             return
         if event in _FORBIDDEN or (event in _CHANGES and self._is_outside(*args)):

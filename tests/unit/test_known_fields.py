@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from nemo_bt.data.tokenize.tokenizer import load_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.pretrained.architecture import architecture_of
 from nemo_bt.pretrained.check import expected_tensors
+from nemo_bt.pretrained.hf_config import complete
 from nemo_bt.pretrained.resolve import find_pretrained
 from tests.support.hf_models import SHAPES, save
 
@@ -48,6 +50,27 @@ def test_only_what_describes_the_architecture_reaches_transformers(shape: str, t
     assert vars(other.completed) == vars(plain.completed)
     assert expected_tensors(other) == expected_tensors(plain)
     assert not {"kernels", "torch.hub", "mine"} & (set(sys.modules) - modules)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_configuration_is_what_transformers_makes_of_the_file(shape: str, tmp_path: Path) -> None:
+    """In all fields but the dtype, which names an attribute of torch, and the name of the folder."""
+    file = save(shape, tmp_path / "hf") / "config.json"
+    tokens = {"pad_token_id": 3, "bos_token_id": 1, "eos_token_id": [2, 4], "sep_token_id": 5}
+    labels = {"id2label": {"0": "good"}, "label2id": {"good": 0}, "problem_type": "regression"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | tokens | labels | {"tie_word_embeddings": True}))
+    theirs = AutoConfig.from_pretrained(file.parent).to_dict()
+    found = complete(find_pretrained(str(file.parent)).hf_config).to_dict()
+    assert theirs.keys() - found.keys() == set()
+    unlike = {name for name, value in found.items() if value != theirs.get(name)}
+    assert unlike <= {"dtype", "_name_or_path", "transformers_version"}
+    assert [found[name] for name in tokens] == [*tokens.values()]
+
+
+def test_layers_and_experts_together_are_no_more_than_models_have(folder: Path) -> None:
+    config = find_pretrained(str(folder)).hf_config
+    with pytest.raises(UserError, match="num_experts: expected at most 131,072 experts in all layers, got 4096 layers"):
+        architecture_of(config | {"model_type": "qwen3_moe", "num_hidden_layers": 4096, "num_experts": 1024})
 
 
 @pytest.mark.parametrize(

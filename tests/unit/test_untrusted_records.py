@@ -17,8 +17,10 @@ from nemo_bt.errors import UserError
 from nemo_bt.pretrained.names import EMBEDDING
 from nemo_bt.pretrained.nemo_file import NemoFile
 from nemo_bt.pretrained.plain_checkpoint import check_plain
+from nemo_bt.pretrained.plain_pickle import Record
 from nemo_bt.pretrained.resolve import find_pretrained, open_weights
 from nemo_bt.pretrained.torch_dist import TorchDist
+from nemo_bt.pretrained.torch_dist_records import read_records
 from tests.support.attacks import Taken, poison
 from tests.support.converted import to_nemo
 from tests.support.hf_models import save
@@ -86,6 +88,27 @@ NAME = b"ctorch.distributed.checkpoint.metadata\nStorageMeta\n"
 def test_metadata_that_would_take_all_memory_or_time_is_refused(nemo: Path, hostile: bytes, why: str) -> None:
     (nemo / "weights" / ".metadata").write_bytes(b"\x80\x04" + hostile)
     assert why in refused(nemo)
+
+
+def of_megatron(key: bytes) -> bytes:
+    """A whole `.metadata` without tensors, whose mcore_data has one entry."""
+    found = b"\x80\x04cmegatron.core.dist_checkpointing.strategies.torch\nMCoreMetadata\n)\x81}"
+    for name, value in ((b"storage_data", b"}"), (b"state_dict_metadata", b"}"), (b"mcore_data", b"}" + key + b"}s")):
+        found += b"\x8c" + bytes([len(name)]) + name + value + b"s"
+    return found + b"b."
+
+
+def test_an_entry_of_megatron_is_named_by_a_text(nemo: Path) -> None:
+    """The text of an object that shares a tuple with itself doubles with every five bytes of the file."""
+    assert read_records(io.BytesIO(of_megatron(b"\x8c\x01x"))).unflattened == {"x": None}
+    shared = b"N" + b"".join(b"\x94h" + bytes([i]) + b"\x86" for i in range(12))
+    index = b"ctorch.distributed.checkpoint.metadata\nMetadataIndex\n" + shared + b"\x85\x81"
+    (nemo / "weights" / ".metadata").write_bytes(of_megatron(index))
+    assert "mcore_data: a tensor has no name" in refused(nemo)
+    deep: tuple[object, ...] = ()
+    for _ in range(60):
+        deep = (deep, deep)
+    assert len(repr(Record("x", deep, {"x": deep}))) < 200
 
 
 def test_a_file_of_weights_that_unpacks_to_more_is_refused(nemo: Path) -> None:

@@ -10,29 +10,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.data.tokenize.field_types import tokenizer_config
+from nemo_bt.data.tokenize.foreign_tokenizer import CONFIG, as_both_read, open_tokenizer, tokenizer_files
 from nemo_bt.errors import UserError
 from nemo_bt.foreign.files import check_folder, reading
 
 AUTO = "auto"
 """Pad token that asks for the first unused one."""
-_CONFIG = "tokenizer_config.json"
 _SHOWN = 8
-_CLASSES_OF_5 = ("PythonBackend", "SentencePieceBackend", "MistralCommonBackend")
-"""Beside TokenizersBackend, which is PreTrainedTokenizerFast here."""
-_SOURCES = ("vocab_file", "merges_file", "tokenizer_object", "gguf_file")
-"""Fields by which transformers would read files of other places."""
-_PICKLED = ("transfo-xl", "TransfoXLTokenizer")
-"""Source: transformers/models/deprecated/transfo_xl/tokenization_transfo_xl.py; no other tokenizer's files are."""
 _KEPT_FREE = re.compile("reserved|unused|control_|SPECIAL_")
 _OF_TURNS = re.compile("im_start|im_end|header|turn|eot|eom|role|system|user|assistant|INST")
-_FILES = (
-    *("tokenizer.json", _CONFIG, "special_tokens_map.json", "added_tokens.json", "tekken.json"),
-    *("vocab.json", "vocab.txt", "merges.txt", "*.tiktoken", "tokenizer.model", "spiece.model", "*.bpe.model"),
-    *("chat_template.jinja", "chat_template.json", "additional_chat_templates/*.jinja"),
-)
-
-
 _OPTIONS = ("model.tokenizer.type", "model.tokenizer.pad_token")
 
 
@@ -57,7 +43,7 @@ def load_tokenizer(folder: str, pad_token: str | None, options: tuple[str, str] 
     check_folder(Path(folder))
     mend = "Take its files as they were published."
     with reading(f"{options[0]}: {folder} holds no tokenizer that loads: ", mend):
-        tokenizer = _opened(Path(folder))
+        tokenizer = open_tokenizer(Path(folder))
         unused = unused_tokens(tokenizer)
         tokenizer("a")
         return _with_pad_token(tokenizer, folder, pad_token, unused, options)
@@ -87,53 +73,6 @@ def _with_pad_token(
             f"wrong token. {_advice(options[1], unused)}"
         )
     return tokenizer
-
-
-def _opened(folder: Path) -> Any:
-    """Load a tokenizer as transformers does, also one that transformers 5 has saved."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # 3 s of import that a wrong path should not cost
-
-    config = tokenizer_config(folder)
-    tokenizer_config(folder, "special_tokens_map.json")
-    _check_sources(config, folder)
-    kept: dict[str, Any] = {"local_files_only": True}
-    if isinstance(config.get("extra_special_tokens"), list):  # version 5's name for additional_special_tokens
-        kept |= {"extra_special_tokens": {}, "additional_special_tokens": config["extra_special_tokens"]}
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        return PreTrainedTokenizerFast.from_pretrained(folder, **kept)
-    if "auto_map" not in config:
-        _check_class(config.get("tokenizer_class"), folder)
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kept)
-
-
-def _check_sources(config: dict[str, Any], folder: Path) -> None:
-    """Check that a tokenizer is made of the files of its folder, by a class that unpickles none of them."""
-    for name in _SOURCES:
-        if config.get(name) is not None:
-            raise UserError(
-                f"{folder / _CONFIG}: {name}={str(config[name])[:100]!r}: expected a tokenizer of the files beside it. "
-                f"Take {name} out."
-            )
-    beside = folder / "config.json"
-    family = json.loads(beside.read_text()).get("model_type") if beside.is_file() else None
-    if family in _PICKLED or str(config.get("tokenizer_class")).removesuffix("Fast") in _PICKLED:
-        raise UserError(f"{folder}: its files are pickles, which can run code: a tokenizer of TransfoXL is not read.")
-
-
-def _check_class(name: Any, folder: Path) -> None:
-    """Check that the installed transformers has the class that a tokenizer names, if it names one."""
-    import transformers
-    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
-
-    if name is None or any(tokenizer_class_from_name(f"{name}{end}") for end in ("", "Fast")):
-        return
-    of_5 = ", which transformers 5 has" if name in _CLASSES_OF_5 else ""
-    has_fast = (folder / "tokenizer.json").is_file()
-    mend = "Set it to PreTrainedTokenizerFast: its tokenizer.json says all that it does"
-    raise UserError(
-        f"{folder / _CONFIG}: tokenizer_class: expected a class of transformers {transformers.__version__}, got "
-        f"{name}{of_5}. {mend if has_fast else 'Save the tokenizer with tokenizer.json beside it'}."
-    )
 
 
 def digest_of_tokenizer(tokenizer: Any) -> str:
@@ -197,7 +136,7 @@ def keep_tokenizer(tokenizer: Any, folder: Path, target: Path, new_template: boo
         target: may exist.
         new_template: whether it was given another chat template; another pad token is seen by itself.
     """
-    own = json.loads((folder / _CONFIG).read_text()).get("pad_token") if (folder / _CONFIG).exists() else None
+    own = json.loads((folder / CONFIG).read_text()).get("pad_token") if (folder / CONFIG).exists() else None
     if new_template or (own["content"] if isinstance(own, dict) else own) != tokenizer.pad_token:
         tokenizer.save_pretrained(target)
         return
@@ -209,21 +148,6 @@ def copy_tokenizer(folder: Path, target: Path) -> None:
     for file in tokenizer_files(folder):
         (target / file.relative_to(folder)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target / file.relative_to(folder))
-    config = json.loads((folder / _CONFIG).read_text()) if (folder / _CONFIG).is_file() else {}
-    if (as_both_read := _as_both_read(config)) != config:
-        (target / _CONFIG).write_text(json.dumps(as_both_read, indent=2, ensure_ascii=False) + "\n")
-
-
-def _as_both_read(config: dict[str, Any]) -> dict[str, Any]:
-    """Give tokenizer_config.json as both versions of transformers read it."""
-    read = dict(config)
-    if read.get("tokenizer_class") == "TokenizersBackend":
-        read["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(read.get("extra_special_tokens"), list):  # version 5's name for additional_special_tokens
-        read["additional_special_tokens"] = read.pop("extra_special_tokens")
-    return read
-
-
-def tokenizer_files(folder: Path) -> list[Path]:
-    """List the files of a Hugging Face folder that make its tokenizer and chat templates."""
-    return sorted(file for pattern in _FILES for file in folder.glob(pattern) if file.is_file())
+    config = json.loads((folder / CONFIG).read_text()) if (folder / CONFIG).is_file() else {}
+    if (changed := as_both_read(config)) != config:
+        (target / CONFIG).write_text(json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
