@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple, TextIO
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 _STARTED_HERE = "NEMO_BT_STARTED_HERE"
 _SAVE_NOTHING = ("validate", "report")
+_PATIENCE_S = 30
+"""Time that torch gives ranks between SIGTERM and SIGKILL, when another has failed."""
+_STUCK = "rank {rank} did not end when it was asked to: it was stopped, or hung in the kernel"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -199,7 +202,19 @@ def start_ranks(
         assert ended is not None  # it is after a timeout, which is not set
         if not ended.failures:
             return RanksEnded(STOPPED_STATUS if stopped_file.exists() else 0)
-    return _ended_by(min(ended.failures.values(), key=lambda failure: failure.timestamp), was_asked=bool(asked))
+    return _ended_by_first(ended.failures.values(), was_asked=bool(asked))
+
+
+def _ended_by_first(failures: Collection[ProcessFailure], was_asked: bool) -> RanksEnded:
+    """Tell how the rank ended that failed first, and name those that were killed: they could not say so themselves."""
+    first = min(failures, key=lambda failure: failure.timestamp)
+    status, message = _ended_by(first, was_asked)
+    lines = [message] if message else []
+    for other in failures:
+        if other is not first and other.exitcode == -signal.SIGKILL:
+            is_ours = other.timestamp - first.timestamp >= _PATIENCE_S
+            lines.append(_STUCK.format(rank=other.local_rank) if is_ours else killed(other.local_rank))
+    return RanksEnded(status, "\n".join(lines) or None)
 
 
 def _ended_by(failure: ProcessFailure, was_asked: bool) -> RanksEnded:

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import io
 import json
 import shutil
 import threading
@@ -13,6 +14,7 @@ import pytest
 from nemo_bt.data.store import cache as cache_module
 from nemo_bt.data.store.build import build
 from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
 from tests.support.preferences import GOOD
 from tests.support.sources import conversations, open_set, texts, write
 
@@ -33,6 +35,25 @@ def test_a_damaged_entry_is_built_again(tmp_path: Path, tokenizer: Any, cache: P
     (source.folder / name).write_bytes(whole[: len(whole) // 2])
     assert "tea" in texts(open_set(file, tokenizer), tokenizer)[0][0]
     assert (source.folder / name).read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["account.json", "tokens.arrow", "pairs.arrow", "sides.arrow"])
+def test_an_entry_with_other_bits_is_named_and_built_again(
+    tmp_path: Path, tokenizer: Any, cache: Path, name: str
+) -> None:
+    """Bytes all over the file are tried, one after the other: lengths, keys, padding, tokens."""
+    file = write(tmp_path / "f.jsonl", [GOOD])
+    (source,) = open_set(file, tokenizer).sources
+    whole = (source.folder / name).read_bytes()
+    for at in range(0, len(whole), len(whole) // 20):
+        changed = bytearray(whole)
+        changed[at] ^= 4
+        (source.folder / name).write_bytes(changed)
+        said = io.StringIO()
+        pairs = open_set(file, tokenizer, terminal=Terminal(said))
+        assert f"{source.folder / name} has other contents than were written: it is made again" in said.getvalue()
+        assert texts(pairs, tokenizer) == [*texts(open_set(file, tokenizer), tokenizer)]
+        assert (source.folder / name).read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path, tokenizer: Any, cache: Path) -> None:
