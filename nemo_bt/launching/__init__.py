@@ -1,7 +1,7 @@
 """Ranks of a job: started here, or found under torchrun and srun; and requests to stop.
 
-Read `local` (starting and ending local ranks), `script` (the same for scripts), `signals` (what asks a run to end),
-`crowding` (more ranks than cores or memory).
+Read `local` (starting and ending local ranks), `ends` (how they ended), `script` (the same for scripts), `signals`
+(what asks a run to end), `crowding` (more ranks than cores or memory).
 
 May import `config` and `errors`.
 """
