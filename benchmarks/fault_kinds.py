@@ -160,12 +160,15 @@ def lost_data(place: Place, fault: Fault) -> Iterator[str]:
 
 @contextmanager
 def changed_data(place: Place, fault: Fault) -> Iterator[str]:
-    """Put another file in the place of the training set."""
+    """Put another file in the place of the training set; what is tokenised of it does not stay."""
+    before = set(place.cache.iterdir()) if place.cache.exists() else set()
     aside = place.data.with_suffix(".away")
     place.data.rename(aside)
     shutil.copy(place.disk.folder / "train.parquet", place.data)
     yield "are not what they were when the run was started"
     aside.replace(place.data)
+    for made in set(place.cache.iterdir()) - before:
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
 
 
 @contextmanager
@@ -183,8 +186,8 @@ def full_disk_at_start(place: Place, fault: Fault) -> Iterator[str]:
 
 
 def fill_disk(place: Place, fault: Fault, process: Forked) -> str:
-    """Leave less room than two checkpoints take."""
-    place.disk.leave(fault.draw().randrange(0, 1_500_000))
+    """Leave less room than a checkpoint takes."""
+    place.disk.leave(fault.draw().randrange(0, 200_000))
     return "No space left on device"
 
 
@@ -312,6 +315,8 @@ class Kind(NamedTuple):
         inside: for what happens in a rank: what `Misbehaves` does, and what names it.
         needs: mounts or clock.
         fewest_ranks: of a run that it can befall.
+        at_start: whether it can befall a run that starts up. There torch alone bounds how long ranks wait for one: 30
+            minutes.
     """
 
     when: str
@@ -319,6 +324,7 @@ class Kind(NamedTuple):
     inside: tuple[str, str] | None = None
     needs: str | None = None
     fewest_ranks: int = 1
+    at_start: bool = True
 
 
 def _damage(how: str) -> Kind:
@@ -334,7 +340,7 @@ KINDS = {
     "all processes are killed": Kind("ending", kill_all),
     "SIGTERM": Kind("ending", ask),
     "a rank hangs": Kind("ending", inside=("hang", r"rank {rank} did nothing for")),
-    "a rank is stopped for good": Kind("ending", stop_for_good, fewest_ranks=2),
+    "a rank is stopped for good": Kind("ending", stop_for_good, fewest_ranks=2, at_start=False),
     "full disk": Kind("ending", fill_disk, needs="mounts"),
     "cached data cut while mapped": Kind("ending", cut_cache),
     "bit of a weight": Kind("silent", inside=("weight", r"rank {rank}\b")),

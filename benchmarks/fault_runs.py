@@ -67,9 +67,14 @@ def drawn_faults(number: int, layout: str, seed: int) -> list[Fault]:
     kinds: list[str] = []
     while len(kinds) < number:
         kinds += draw.sample(possible, len(possible))
-    moments = list(MOMENT_S)
     return [
-        Fault(kind, draw.choice(moments), draw.randrange(num_ranks), draw.getrandbits(32)) for kind in kinds[:number]
+        Fault(
+            kind,
+            draw.choice([moment for moment in MOMENT_S if moment != "start-up" or KINDS[kind].at_start]),
+            draw.randrange(num_ranks),
+            draw.getrandbits(32),
+        )
+        for kind in kinds[:number]
     ]
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -44,7 +46,8 @@ def main() -> None:
     for there, kinds in ((has_mounts(), "full and read-only disks"), (has_clock(), "clock jumps")):
         print("" if there else f"left out: {kinds}", end="" if there else "\n", flush=True)
     args.record.write_text("")
-    with tempfile.TemporaryDirectory(prefix="nemo_bt-faults-") as name:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    with tempfile.TemporaryDirectory(prefix="nemo_bt-faults-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         try:
             _disturb(folder, args)
@@ -128,17 +131,21 @@ def _in_batches(works: list[Callable[[], Any]], jobs: int) -> None:
     running: set[int] = set()
     failed = 0
     waiting = list(works)
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            work = waiting.pop(0)
-            pid = os.fork()
-            if pid == 0:
-                end_with(parent)
-                _do(work)
-            running.add(pid)
-        pid, status = os.wait()
-        running.discard(pid)
-        failed += status != 0
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                work = waiting.pop(0)
+                pid = os.fork()
+                if pid == 0:
+                    end_with(parent)
+                    _do(work)
+                running.add(pid)
+            pid, status = os.wait()
+            running.discard(pid)
+            failed += status != 0
+    finally:
+        for pid in running if os.getpid() == parent else ():  # their runs end with them
+            os.kill(pid, signal.SIGKILL)
     if failed:
         raise SystemExit(f"{failed} parts of the campaign failed")
 
