@@ -16,9 +16,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.fault_kinds import KINDS, Fault, Misbehaves, Place, PostponedError
+from benchmarks.fault_kinds import KINDS, Misbehaves
+from benchmarks.fault_place import Fault, Place, PostponedError
 from benchmarks.fault_runs import STEPS, Told, environment, in_a_fork, num_ranks_of, overrides, unlike
-from benchmarks.forked_runs import Clock, Disk, Forked
+from benchmarks.fault_world import Clock, Disk
+from benchmarks.forked_runs import Forked
 from nemo_bt.checkpoint.find import step_of
 from tests.support.faults import MOMENT_S, differences, moment_of, wait_until
 from tests.support.runs import metrics

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.fault_kinds import KINDS, Fault
-from benchmarks.forked_runs import has_clock, has_mounts
+from benchmarks.fault_kinds import KINDS
+from benchmarks.fault_place import Fault
+from benchmarks.fault_world import has_clock, has_mounts
 from nemo_bt.checkpoint.find import step_of
 from nemo_bt.observability.events import read_lines
 from tests.support.faults import MOMENT_S, overrides_of

@@ -24,7 +24,8 @@ from typing import Any
 
 from benchmarks.fault_chain import Chain
 from benchmarks.fault_runs import LAYOUTS, Told, drawn_faults, environment, overrides
-from benchmarks.forked_runs import Forked, described, enter, has_clock, has_mounts
+from benchmarks.fault_world import has_clock, has_mounts, remove_library
+from benchmarks.forked_runs import Forked, described, enter
 from benchmarks.results_file import Figure, write_results
 from nemo_bt.launching.local import end_with
 
@@ -59,6 +60,7 @@ def main() -> None:
             if not args.no_results:
                 write_results("faults", f"cpu{os.cpu_count()}", command, figures)
             print(f"{len(lines)} told in {took_s:.0f} s", flush=True)
+            remove_library()
     if any(line["wrong"] for line in lines):
         raise SystemExit("some runs went wrong: see the record")
 

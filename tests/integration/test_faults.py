@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.fault_kinds import KINDS, Fault, change_bytes
+from benchmarks.fault_acts import change_bytes
+from benchmarks.fault_kinds import KINDS
+from benchmarks.fault_place import Fault
 from benchmarks.fault_runs import LAYOUTS, Told, drawn_faults
 from benchmarks.faults import figures_of
 from benchmarks.markdown import faults_table
