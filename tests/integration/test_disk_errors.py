@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.errors import UserError
@@ -136,6 +137,12 @@ def test_errors_that_are_no_disks_stay_what_they_are(tmp_path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     with pytest.raises(OSError, match="Input/output error"), naming_disk_errors(tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/elsewhere/data.parquet")
+
+
+def test_a_rank_whose_own_part_was_written_ends_in_a_message_too(tmp_path: Path) -> None:
+    """Megatron tells it that the save failed, and only the first rank why."""
+    with pytest.raises(UserError, match="another rank could not write its part"), naming_disk_errors(tmp_path):
+        raise CheckpointException("write", {})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,23 @@ def test_a_run_goes_on_with_data_that_is_deleted_under_it(dataset: Path, tokeniz
             assert ours.tolist() == expected.tolist()
     with pytest.raises(UserError, match=r"pairs\.parquet"):
         open_set(source, tokenizer)
+
+
+def test_the_rank_that_has_the_terminal_makes_a_damaged_entry_again(
+    tmp_path: Path, tokenizer: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rank would do it without a word."""
+    file = write(tmp_path / "f.jsonl", [GOOD])
+    (source,) = open_set(file, tokenizer).sources
+    with (source.folder / "tokens.arrow").open("ab") as opened:
+        opened.write(b"more")
+    said = io.StringIO()
+
+    def first_rank_comes(_: float) -> None:
+        monkeypatch.delenv("LOCAL_RANK")
+        open_set(file, tokenizer, terminal=Terminal(said))
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(time, "sleep", first_rank_comes)
+    open_set(file, tokenizer)
+    assert "it is made again" in said.getvalue()

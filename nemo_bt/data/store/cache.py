@@ -134,13 +134,16 @@ def _facts(spec: EncodingSpec, files: list[DataFile], tokenizer_digest: str, fol
 
 @contextmanager
 def _lock(path: Path, target: Path) -> Iterator[None]:
-    """Hold the lock. The first local rank has the terminal, so the others leave it the start for a while."""
+    """Hold the lock. The first local rank has the terminal, so the others leave it the start for a while.
+
+    They do so until the target is whole.
+    """
     with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     is_first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
     start_s = time.monotonic()
-    while not is_first and not target.exists() and time.monotonic() - start_s < _PATIENCE_S:
+    while not is_first and damage(target, FILES) and time.monotonic() - start_s < _PATIENCE_S:
         time.sleep(0.1)
     lock = FileLock(path)
     try:
