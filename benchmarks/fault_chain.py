@@ -99,9 +99,8 @@ class Chain:
         step, newest = self.step, self.place.whole[-1:]
         ending = waiting["ending"].popleft() if waiting["ending"] else None
         inside = KINDS[ending.kind].inside if ending else None
-        first_step, moment = (
-            moment_of(name, self.place.log_dir) for name in ("step", ending.moment if ending else "step")
-        )
+        first_step = moment_of("step", self.place.log_dir)
+        moment = moment_of(ending.moment, self.place.log_dir) if ending else first_step
         process = self._start([Misbehaves(inside[0], ending)] if ending and inside else [])
         if inside or not ending or ending.moment != "start-up":
             for _ in range(share["during"]):
@@ -118,11 +117,10 @@ class Chain:
         elif ending:  # the run ended before the moment came
             waiting["ending"].append(ending)
         wrong = self._wait(process)
-        if (
-            ending and process.returncode == 0 and self.befallen and ending not in self.late
-        ):  # it had nothing left to do
+        befell = [told for told, _ in self.befallen if told.fault is ending]
+        if ending and befell and process.returncode == 0 and ending not in self.late:  # the run had nothing left to do
             self.late.append(ending)
-            self.befallen = [one for one in self.befallen if one[0].fault is not ending]
+            self.befallen = [one for one in self.befallen if one[0] is not befell[0]]
             waiting["ending"].append(ending)
         if self.place.disk.is_own:
             self.place.disk.mend()
@@ -236,9 +234,8 @@ class Chain:
         wrong = self._wait(process)
         wrong += [f"status {process.returncode}"] * (process.returncode != 0)
         if not wrong:
-            wrong = in_a_fork(
-                lambda: differences(self.place.log_dir, self.undisturbed, STEPS), self.folder / "compared"
-            )
+            file = self.folder / "compared"
+            wrong = in_a_fork(lambda: differences(self.place.log_dir, self.undisturbed, STEPS), file)
         self.befallen.append((Told(self.layout, _FINISH), None))
         self._tell(process.returncode, self._said(), wrong, begun_s, is_over=True)
         if not wrong:
