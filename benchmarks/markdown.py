@@ -31,6 +31,7 @@ def table_of(name: str, figures: Figures) -> str:
         "serving_attack": attack_table,
         "traced": traced_table,
         "malformed": malformed_table,
+        "faults": faults_table,
         "real_model_hh": real_model_table,
         "real_model_alpaca_eval": real_model_table,
     }
@@ -50,6 +51,22 @@ def traced_table(figures: Figures) -> str:
         sizes = f"{planned / 2**30:.2f} | {traced / 2**30:.2f} | {planned / traced:.3f}"
         lines.append(f"| {layout} | {sizes} | {waits:.0f} | {launches:,.0f} |")
     return "\n".join(lines)
+
+
+def faults_table(figures: Figures) -> str:
+    """Write a table of kinds of faults: how many there were, what was wrong after them, and how many a line named."""
+    lines = [
+        "| fault | times | then wrong | named in a line, of those that could be | tracebacks |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in dict.fromkeys(name.split("/")[1] for name in figures):
+        times, wrong, nameable, named, tracebacks = (
+            figures[f"faults/{kind}/{what}"]["value"] for what in ("faults", "wrong", "nameable", "named", "tracebacks")
+        )
+        said = f"{named} of {nameable}" if nameable else "-"
+        lines.append(f"| {kind} | {times} | {wrong} | {said} | {tracebacks} |")
+    took_s = figures["faults/all/seconds"]["value"]
+    return "\n".join([*lines, "", f"They took {took_s / 60:.0f} minutes."])
 
 
 def attack_table(figures: Figures) -> str:

@@ -64,21 +64,29 @@ def _reason(error: BaseException, folder: Path) -> str | None:
     """Find what a file system says in a chain of errors, some of which came as text from another process."""
     numbers = []
     texts = []
+    by_another = False
     current: BaseException | None = error
     while current:
+        by_another = by_another or getattr(current, "failures", None) == {}  # the first rank alone gets to know why
         if isinstance(current, OSError) and current.errno:
             numbers.append(current.errno)
         texts.append(f"{current} {getattr(current, 'failures', '')}")  # torch.distributed.checkpoint has them by rank
         current = current.__cause__ or current.__context__
     numbers += map(int, _IN_TEXT.findall(" ".join(texts)))
     number = next((number for number in numbers if number in _NAMED), None)
-    lacks_room = number == errno.ENOSPC or any(words in text for text in texts for words in (_NO_REPORT, _NOT_WRITTEN))
+    lacks_room = (
+        number == errno.ENOSPC
+        or by_another
+        or any(words in text for text in texts for words in (_NO_REPORT, _NOT_WRITTEN))
+    )
     if lacks_room and _is_full(_SHARED_MEMORY) and not _is_full(folder):
         return f"{_SHARED_MEMORY} is full, through which the writers of a checkpoint report"
     if lacks_room and _is_full(folder):
         number = errno.ENOSPC
     if number is None and isinstance(error, OSError) and isinstance(error.filename, str):
         return f"{error.filename}: {error.strerror}"  # `_is_elsewhere` has looked where it is
+    if number is None and by_another:
+        return "another rank could not write its part"
     return f"{os.strerror(number)}: {_NAMED[number]}" if number else None
 
 

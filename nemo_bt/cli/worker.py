@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -44,13 +45,29 @@ def run_as_rank(
     try:
         return work(terminal, rank)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)  # into nemo.log
+        _into_log(f"error: {error}")
         launch.report(error, stderr)
         if not had_log and not leaves_log:
             _remove(log, made)
         return 2
     finally:
         terminal.stop()
+
+
+def _into_log(text: str) -> None:
+    """Write a line to nemo.log, after what libraries have printed; nowhere, where its disk takes no more.
+
+    What were left to be written then would have Python end with a status of its own.
+    """
+    with suppress(OSError):
+        print(text, file=sys.stderr)
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
 
 
 def _missing(folder: Path) -> list[Path]:

@@ -13,23 +13,22 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import psutil
 
 from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.errors import UserError
-from nemo_bt.launching.crowding import crowding, killed
+from nemo_bt.launching.crowding import crowding
+from nemo_bt.launching.ends import RanksEnded, ended_by
 from nemo_bt.launching.meeting import meet
 from nemo_bt.launching.signals import STOPPED_FILE, STOPPED_STATUS, STOPPING_SIGNALS, answer_of, kept_handlers
 from nemo_bt.launching.slurm import is_srun_task, rank_variables
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
     from nemo_bt.config.model import JobSettings
 
 _STARTED_HERE = "NEMO_BT_STARTED_HERE"
@@ -128,18 +127,6 @@ def end_with_parent() -> None:
         end_with(int(os.environ[_STARTED_HERE]))
 
 
-class RanksEnded(NamedTuple):
-    """How local ranks ended.
-
-    Args:
-        status: 0, `STOPPED_STATUS`, the exit status of the rank that failed first, or 128 + n after signal n.
-        message: what the ranks could not say themselves.
-    """
-
-    status: int
-    message: str | None = None
-
-
 def run_ranks(argv: Sequence[str], num_ranks: int) -> int:
     """Run `python -m nemo_bt argv` once per rank, wait for all, and give the exit status of `RanksEnded`."""
     ended = start_ranks(["-m", "nemo_bt", *argv], num_ranks, saves=argv[0] not in _SAVE_NOTHING)
@@ -171,51 +158,70 @@ def start_ranks(
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the ranks speak for themselves
     # The ranks meet at a store that this process holds, on a port that the system chose: nothing to collide with.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    asked: set[int] = set()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if number in asked:
-            raise SignalException("a second one", signal.Signals(number))
-        asked.add(number)
-        print(answer_of(number, ends_at_second=True, saves=saves), file=sys.stderr, flush=True)
-        for pid in ranks.pids().values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGUSR1)
-
+    asking = _Asking(saves)
     with tempfile.TemporaryDirectory(prefix="nemo_bt-") as log_dir, kept_handlers():
         stopped_file = Path(log_dir) / "stopped"
         shared = _environment(num_ranks, store.port, stopped_file) | dict(variables or {})
-        ranks = start_processes(
-            name="nemo-bt",
-            entrypoint=sys.executable,
-            args=dict.fromkeys(range(num_ranks), ("-u", *command)),
-            envs={rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)},
-            logs_specs=DefaultLogsSpecs(log_dir=log_dir),
-        )
         for number in STOPPING_SIGNALS:
-            signal.signal(number, ask)
+            signal.signal(number, asking.hear)
+        os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # torch would take SIGTERM and SIGINT over
+        ranks = None
         try:
+            ranks = start_processes(
+                name="nemo-bt",
+                entrypoint=sys.executable,
+                args=dict.fromkeys(range(num_ranks), ("-u", *command)),
+                envs={rank: shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)},
+                logs_specs=DefaultLogsSpecs(log_dir=log_dir),
+            )
+            asking.pass_on_to(ranks.pids().values())
             ended = ranks.wait()
         except SignalException as stopped:
             return RanksEnded(128 + stopped.sigval, f"ended by {signal.Signals(stopped.sigval).name}")
         finally:
-            ranks.close()
+            if ranks:
+                ranks.close()
         assert ended is not None  # it is after a timeout, which is not set
         if not ended.failures:
             return RanksEnded(STOPPED_STATUS if stopped_file.exists() else 0)
-    return _ended_by(min(ended.failures.values(), key=lambda failure: failure.timestamp), was_asked=bool(asked))
+    return ended_by(ended.failures.values(), was_asked=bool(asking.heard))
 
 
-def _ended_by(failure: ProcessFailure, was_asked: bool) -> RanksEnded:
-    if was_asked and failure.exitcode in (STOPPED_STATUS, -signal.SIGUSR1):
-        return RanksEnded(STOPPED_STATUS, "stopped before training")
-    if failure.exitcode == 2:
-        return RanksEnded(2, failure.message)
-    if failure.exitcode == -signal.SIGKILL:
-        return RanksEnded(1, killed(failure.local_rank))
-    if failure.exitcode < 0:
-        return RanksEnded(1, f"rank {failure.local_rank} was ended by {failure.signal_name()}")
-    return RanksEnded(failure.exitcode)
+class _Asking:
+    """Requests to end, which are passed on to ranks; one that comes before they are there waits for them.
+
+    Args:
+        saves: whether they have something to save.
+
+    Attributes:
+        heard: signals that came. A second one of the same raises torch's SignalException.
+    """
+
+    def __init__(self, saves: bool) -> None:
+        self.saves = saves
+        self.heard: set[int] = set()
+        self.pids: list[int] = []
+
+    def hear(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if number in self.heard:
+            from torch.distributed.elastic.multiprocessing import SignalException
+
+            raise SignalException("a second one", signal.Signals(number))
+        self.heard.add(number)
+        print(answer_of(number, ends_at_second=True, saves=self.saves), file=sys.stderr, flush=True)
+        self._pass_on()
+
+    def pass_on_to(self, pids: Iterable[int]) -> None:
+        """Name the ranks, which hear what was heard before."""
+        self.pids += pids
+        if self.heard:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR1)
 
 
 def _environment(num_ranks: int, port: int, stopped_file: Path) -> dict[str, str]:

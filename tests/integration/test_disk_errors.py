@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.errors import UserError
@@ -72,6 +73,42 @@ def test_a_writer_that_fails_ends_the_run_and_leaves_the_checkpoint_before(datas
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+FULL_TO_THE_LAST_BYTE = """
+import sys
+from pathlib import Path
+from nemo_bt.cli.worker import run_as_rank
+from nemo_bt.errors import UserError
+
+def work(terminal, rank):
+    for folder in (log_dir, log_dir / "last"):
+        try:
+            with (folder / "filling").open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(512))
+        except OSError:
+            pass
+    try:
+        while True:
+            print("what a library says", flush=True)
+    except OSError:
+        pass
+    raise UserError("the disk is full.")
+
+log_dir = Path(sys.argv[1])
+(log_dir / "last").mkdir()
+sys.exit(run_as_rank(log_dir, "exp_manager.explicit_log_dir", work))
+"""
+
+
+@needs_mounts
+def test_a_disk_that_takes_not_one_byte_more_ends_in_the_same_message(tmp_path: Path) -> None:
+    """Neither nemo.log takes it then, nor what libraries left to be written when the process ends."""
+    script = f'mount -t tmpfs -o size=100k tmpfs {tmp_path}; exec "$@"'
+    command = ["unshare", "--mount", "bash", "-c", script, "bash", sys.executable, "-c", FULL_TO_THE_LAST_BYTE]
+    result = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, timeout=60, cwd=REPO)
+    assert (result.returncode, result.stderr) == (2, "error: the disk is full.\n")
+
+
 @needs_mounts
 def test_full_shared_memory_is_named(dataset: Path, tmp_path: Path) -> None:
     result = in_name_space(
@@ -100,6 +137,12 @@ def test_errors_that_are_no_disks_stay_what_they_are(tmp_path: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     with pytest.raises(OSError, match="Input/output error"), naming_disk_errors(tmp_path):
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/elsewhere/data.parquet")
+
+
+def test_a_rank_whose_own_part_was_written_ends_in_a_message_too(tmp_path: Path) -> None:
+    """Megatron tells it that the save failed, and only the first rank why."""
+    with pytest.raises(UserError, match="another rank could not write its part"), naming_disk_errors(tmp_path):
+        raise CheckpointException("write", {})
 
 
 @pytest.mark.parametrize(

@@ -59,3 +59,24 @@ def test_the_limit_counts_from_the_start_of_the_process() -> None:
     assert StopRequest(1e9, ends_on_sigterm=False).code() == 0
     assert reason_of(StopRequest(0.0, ends_on_sigterm=False).code()) == "exp_manager.max_time_per_run"
     assert reason_of(signal.SIGUSR1) == "SIGUSR1"
+
+
+ASKED_WHILE_RANKS_START = """
+import os, signal
+from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
+from nemo_bt.launching.local import start_ranks
+popen = SubprocessHandler._popen
+def asked_first(handler, *args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return popen(handler, *args)
+SubprocessHandler._popen = asked_first
+print(*start_ranks(["-c", "import time; time.sleep(60)"], 1))
+"""
+
+
+def test_a_request_that_comes_while_ranks_are_started_reaches_them() -> None:
+    command = [sys.executable, "-c", ASKED_WHILE_RANKS_START]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.stdout == f"{STOPPED_STATUS} stopped before training\n", result.stderr
+    assert result.stderr.startswith("SIGTERM: saving after this step, then the run ends")
+    assert "Traceback" not in result.stderr

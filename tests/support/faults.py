@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import torch
@@ -46,6 +47,12 @@ def overrides_of(dataset: Path, log_dir: Path, steps: int = STEPS) -> list[str]:
     ]
 
 
+class Process(Protocol):
+    """What can be asked whether it has ended: its exit status, None until then."""
+
+    def poll(self) -> int | None: ...
+
+
 @dataclass(frozen=True)
 class Fault:
     """What is done to a run, and when.
@@ -63,14 +70,14 @@ class Fault:
     rank: int
 
 
-_MOMENT_S = {"start-up": 10.0, "step": 0.3, "save": 0.5, "prune": 0.05}
+MOMENT_S = {"start-up": 10.0, "step": 0.3, "save": 0.5, "prune": 0.05}
 """What the moments take here, about."""
 
 
 def drawn_faults(number: int, seed: int) -> list[Fault]:
     """Every moment in turn, everything else drawn."""
     draw = random.Random(seed)
-    moments = list(_MOMENT_S)
+    moments = list(MOMENT_S)
     return [
         Fault(moments[i % len(moments)], draw.choice(["all", "rank", "rank", "ask"]), draw.random(), draw.randrange(2))
         for i in range(number)
@@ -85,7 +92,7 @@ def start(overrides: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> bool:
+def wait_until(holds: Callable[[], bool], process: Process) -> bool:
     """Look every millisecond; False where the process ended first."""
     deadline_s = time.monotonic() + _DEADLINE_S
     while not holds():
@@ -96,7 +103,8 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> boo
     return True
 
 
-def _moment_of(fault: Fault, log_dir: Path) -> Callable[[], bool]:
+def moment_of(moment: str, log_dir: Path) -> Callable[[], bool]:
+    """Tell when a run that starts now has got so far."""
     folder, first = log_dir / "checkpoints", len(metrics(log_dir, "train/loss"))
 
     def unfinished(is_newer: bool) -> bool:
@@ -111,7 +119,7 @@ def _moment_of(fault: Fault, log_dir: Path) -> Callable[[], bool]:
         "step": lambda: len(metrics(log_dir, "train/loss")) > first,
         "save": lambda: unfinished(is_newer=True),
         "prune": lambda: unfinished(is_newer=False),
-    }[fault.moment]
+    }[moment]
 
 
 def disturb(fault: Fault, overrides: list[str], log_dir: Path) -> tuple[int, str]:
@@ -120,10 +128,10 @@ def disturb(fault: Fault, overrides: list[str], log_dir: Path) -> tuple[int, str
     Returns:
         The exit status, and what it printed. No process of it is left.
     """
-    happens = _moment_of(fault, log_dir)
+    happens = moment_of(fault.moment, log_dir)
     process = start(overrides)
     if wait_until(happens, process):
-        time.sleep(_MOMENT_S[fault.moment] * fault.delay_share)
+        time.sleep(MOMENT_S[fault.moment] * fault.delay_share)
     family: list[psutil.Process] = []
     ranks: list[psutil.Process] = []
     with suppress(psutil.NoSuchProcess):  # it may end of itself at any moment

@@ -43,13 +43,13 @@ def settings_with(*overrides: str) -> Settings:
     return load_settings("train", ["model=llama_4x256", *needed, *overrides])
 
 
-def open_set(path: str, tokenizer: Any, /, *overrides: str, **source: Any) -> PairSet:
+def open_set(path: str, tokenizer: Any, /, *overrides: str, terminal: Terminal | None = None, **source: Any) -> PairSet:
     """The training set of one source: `overrides` of the configuration, `source` keys of the source."""
     settings = settings_with(*overrides)
     data = replace(settings.model.data, train=[SourceSettings(**({"path": path} | source))])
     settings = replace(settings, model=replace(settings.model, data=data))
     own = copy.deepcopy(tokenizer)  # a template may be put into it
-    return load_sets(settings, own, False, Terminal(None))["train"]
+    return load_sets(settings, own, False, terminal or Terminal(None))["train"]
 
 
 def conversations(pairs: PairSet, pair: int) -> list[np.ndarray]:

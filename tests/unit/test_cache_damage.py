@@ -2,9 +2,11 @@
 
 import functools
 import http.server
+import io
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from nemo_bt.data.store import cache as cache_module
 from nemo_bt.data.store.build import build
 from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
 from tests.support.preferences import GOOD
 from tests.support.sources import conversations, open_set, texts, write
 
@@ -33,6 +36,25 @@ def test_a_damaged_entry_is_built_again(tmp_path: Path, tokenizer: Any, cache: P
     (source.folder / name).write_bytes(whole[: len(whole) // 2])
     assert "tea" in texts(open_set(file, tokenizer), tokenizer)[0][0]
     assert (source.folder / name).read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["account.json", "tokens.arrow", "pairs.arrow", "sides.arrow"])
+def test_an_entry_with_other_bits_is_named_and_built_again(
+    tmp_path: Path, tokenizer: Any, cache: Path, name: str
+) -> None:
+    """Bytes all over the file are tried, one after the other: lengths, keys, padding, tokens."""
+    file = write(tmp_path / "f.jsonl", [GOOD])
+    (source,) = open_set(file, tokenizer).sources
+    whole = (source.folder / name).read_bytes()
+    for at in range(0, len(whole), len(whole) // 20):
+        changed = bytearray(whole)
+        changed[at] ^= 4
+        (source.folder / name).write_bytes(changed)
+        said = io.StringIO()
+        pairs = open_set(file, tokenizer, terminal=Terminal(said))
+        assert f"{source.folder / name} has other contents than were written: it is made again" in said.getvalue()
+        assert texts(pairs, tokenizer) == [*texts(open_set(file, tokenizer), tokenizer)]
+        assert (source.folder / name).read_bytes() == whole
 
 
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path, tokenizer: Any, cache: Path) -> None:
@@ -136,3 +158,23 @@ def test_a_run_goes_on_with_data_that_is_deleted_under_it(dataset: Path, tokeniz
             assert ours.tolist() == expected.tolist()
     with pytest.raises(UserError, match=r"pairs\.parquet"):
         open_set(source, tokenizer)
+
+
+def test_the_rank_that_has_the_terminal_makes_a_damaged_entry_again(
+    tmp_path: Path, tokenizer: Any, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rank would do it without a word."""
+    file = write(tmp_path / "f.jsonl", [GOOD])
+    (source,) = open_set(file, tokenizer).sources
+    with (source.folder / "tokens.arrow").open("ab") as opened:
+        opened.write(b"more")
+    said = io.StringIO()
+
+    def first_rank_comes(_: float) -> None:
+        monkeypatch.delenv("LOCAL_RANK")
+        open_set(file, tokenizer, terminal=Terminal(said))
+
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(time, "sleep", first_rank_comes)
+    open_set(file, tokenizer)
+    assert "it is made again" in said.getvalue()

@@ -26,6 +26,7 @@ from nemo_bt.data.read.rows import column_types, read_chunks, sample_rows
 from nemo_bt.data.store.encode import encode, encode_ids
 from nemo_bt.data.store.records import COLUMNS, Encoded, side_columns
 from nemo_bt.data.store.spec import EncodingSpec
+from nemo_bt.data.store.sums import write_sums
 from nemo_bt.data.store.workers import WorkerEnded, Workers
 from nemo_bt.errors import UserError
 from nemo_bt.files import beside, write_atomically
@@ -35,6 +36,7 @@ TOKENS = "tokens.arrow"
 PAIRS = "pairs.arrow"
 RESPONSES = "sides.arrow"
 ACCOUNT = "account.json"
+FILES = (TOKENS, PAIRS, RESPONSES, ACCOUNT)
 _SMALL_CHUNKS = 4
 _MB = 1_000_000
 
@@ -48,8 +50,8 @@ def build(
     """Write the cache of one source into an empty folder.
 
     Args:
-        folder: exists; gets tokens.arrow (one column of ids), pairs.arrow (COLUMNS), sides.arrow (SIDES and attributes)
-            and account.json.
+        folder: exists; gets tokens.arrow (one column of ids), pairs.arrow (COLUMNS), sides.arrow (SIDES and
+            attributes), account.json and sums.json.
         spec: has the format that the source asks for, `auto` included.
         terminal: gets a bar of bytes read.
         facts: what the cache is made from, for account.json.
@@ -214,9 +216,10 @@ class _Writer:
             self._arrow(RESPONSES, self.sides)
 
     def describe(self, plain: dict[str, Any]) -> None:
-        """Write account.json, to the disk itself."""
+        """Write account.json and the digests of all, to the disk itself."""
         with writing_to(self.folder):
             write_atomically(self.folder / ACCOUNT, json.dumps(plain, indent=2) + "\n")
+            write_sums(self.folder, FILES)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.raw"

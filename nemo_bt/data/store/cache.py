@@ -26,13 +26,14 @@ from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.custom import digest_of_class
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile, digest_of, find_files
-from nemo_bt.data.store.build import ACCOUNT, PAIRS, RESPONSES, TOKENS, build, writing_to
+from nemo_bt.data.store.build import ACCOUNT, FILES, PAIRS, RESPONSES, TOKENS, build, writing_to
 from nemo_bt.data.store.spec import EncodingSpec
+from nemo_bt.data.store.sums import damage
 from nemo_bt.errors import UserError
 from nemo_bt.files import new_folder, unfinished_folder
 from nemo_bt.observability.terminal import Terminal
 
-_LAYOUT = 6
+_LAYOUT = 7
 """Version of the cache's files and of what rows become; raised whenever either changes."""
 _PATIENCE_S = 10.0
 
@@ -92,18 +93,20 @@ def open_source(
     facts = _facts(spec, files, tokenizer_digest, folder)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     target = folder / key
-    opened = _open(target, spec, files)
+    opened = None if damage(target, FILES) else _open(target, spec, files)
     if opened is None:
         with _lock(folder / f"{key}.lock", target):
-            opened = _open(target, spec, files)
-            if opened is None:
+            reason = damage(target, FILES)
+            if reason:
+                if target.exists():
+                    terminal.line(f"{reason}: it is made again")
                 with writing_to(target):
                     shutil.rmtree(target, ignore_errors=True)  # damaged, if it is there
                 _build_beside(target, files, spec, num_workers, terminal, facts)
                 if digest_of(files, folder / "digests") != facts["files"]:
                     shutil.rmtree(target)
                     raise UserError(f"a file of {spec.source.name} changed while it was read. Start again.")
-                opened = _open(target, spec, files)
+            opened = _open(target, spec, files)
     if opened is None:
         raise UserError(f"{target}: expected the tokenised source that was just written. Is the folder still there?")
     return opened
@@ -131,13 +134,16 @@ def _facts(spec: EncodingSpec, files: list[DataFile], tokenizer_digest: str, fol
 
 @contextmanager
 def _lock(path: Path, target: Path) -> Iterator[None]:
-    """Hold the lock. The first local rank has the terminal, so the others leave it the start for a while."""
+    """Hold the lock. The first local rank has the terminal, so the others leave it the start for a while.
+
+    They do so until the target is whole.
+    """
     with writing_to(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     is_first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
     start_s = time.monotonic()
-    while not is_first and not target.exists() and time.monotonic() - start_s < _PATIENCE_S:
+    while not is_first and damage(target, FILES) and time.monotonic() - start_s < _PATIENCE_S:
         time.sleep(0.1)
     lock = FileLock(path)
     try:
@@ -171,13 +177,13 @@ def _build_beside(
 
 
 def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSource | None:
-    """Open a source that is there and whole; messages get the names that its files have now."""
+    """Open a source that is whole; messages get the names that its files have now. None: it is gone."""
     try:
         about = json.loads((folder / ACCOUNT).read_text())
         tokens = _mapped(folder / TOKENS)["token"]
         columns = _mapped(folder / PAIRS)
         sides = _mapped(folder / RESPONSES)
-    except (OSError, ValueError, pa.ArrowException):
+    except OSError:
         return None
     drop_report = DropReport.from_json(about["account"] | {"limit": spec.limit.words})
     names = [file.name for file in files]
