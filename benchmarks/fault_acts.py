@@ -19,6 +19,7 @@ from benchmarks.fault_place import Fault, Place, PostponedError
 from benchmarks.forked_runs import Forked
 
 STOPPED_S = 0.7
+_FILLED_S = 60.0
 
 
 def change_bytes(file: Path, how: str, draw: random.Random) -> None:
@@ -123,8 +124,12 @@ def full_disk_at_start(place: Place, fault: Fault) -> Iterator[str]:
 
 
 def fill_disk(place: Place, fault: Fault, process: Forked) -> str:
-    """Leave less room than a checkpoint takes."""
-    place.disk.leave(fault.draw().randrange(0, 200_000))
+    """Take all room, and what becomes free, until the run has ended."""
+    place.disk.leave(0)
+    deadline_s = time.monotonic() + _FILLED_S
+    while process.poll() is None and time.monotonic() < deadline_s:
+        place.disk.fill()
+        time.sleep(0.02)
     return "No space left on device"
 
 

@@ -117,10 +117,22 @@ class Disk:
         self.is_own = has_mounts() and _can("mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "faults", str(folder))
 
     def leave(self, free_bytes: int) -> None:
-        """Take all room but so much."""
-        stat = os.statvfs(self.folder)
-        used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize
-        self._remount(f"size={used + free_bytes}")
+        """Take all room but so much. A run that writes meanwhile may need more than was seen: then it is seen again."""
+        for attempt in range(1, 101):
+            stat = os.statvfs(self.folder)
+            used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+            try:
+                self._remount(f"size={used + free_bytes}")
+                return
+            except subprocess.CalledProcessError:
+                if attempt == 100:
+                    raise
+
+    def fill(self) -> None:
+        """Take what is free now."""
+        with suppress(OSError), (self.folder / "ballast").open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
 
     def refuse_writes(self) -> None:
         """Make it read-only; no file may be open for writing."""
@@ -129,6 +141,7 @@ class Disk:
     def mend(self) -> None:
         """Give it its room back."""
         self._remount(f"rw,size={self.num_bytes}")
+        (self.folder / "ballast").unlink(missing_ok=True)
 
     def _remount(self, options: str) -> None:
         subprocess.run(["mount", "-o", f"remount,{options}", str(self.folder)], check=True, timeout=20)

@@ -11,7 +11,7 @@ from benchmarks.fault_kinds import KINDS
 from benchmarks.fault_place import Fault
 from benchmarks.fault_runs import LAYOUTS, Told, drawn_faults
 from benchmarks.faults import figures_of
-from benchmarks.markdown import faults_table
+from benchmarks.markdown_trust import faults_table
 
 
 @pytest.mark.parametrize("how", ["bit", "cut", "zeros", "lost"])
