@@ -35,7 +35,9 @@ def ends_within_limits(work: Callable[[], object], what: str, mend: str, cpu_s: 
         os._exit(_limited(work, cpu_s))
     watched = os.pidfd_open(pid)
     try:
-        is_over = bool(select.select([watched], [], [], _WAIT_S)[0])
+        waiting = select.poll()  # select takes no descriptor from 1024 on, which a run with many files has
+        waiting.register(watched, select.POLLIN)
+        is_over = bool(waiting.poll(1000 * _WAIT_S))
         if not is_over:
             os.kill(pid, signal.SIGKILL)
     finally:

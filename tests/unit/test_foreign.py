@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -139,3 +140,15 @@ def test_work_within_its_limits_is_let_be(tmp_path: Path) -> None:
 
     ends_within_limits(work, "it", "Mend it.")
     assert (tmp_path / "done").exists()
+
+
+def test_work_is_waited_for_in_a_process_with_many_files() -> None:
+    most, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(most, 4096)), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        ends_within_limits(lambda: None, "it", "Mend it.")
+    finally:
+        for number in held:
+            os.close(number)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
