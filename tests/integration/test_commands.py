@@ -107,6 +107,7 @@ def test_a_gpu_that_is_not_there_is_named(dataset: Path, tmp_path: Path) -> None
 def test_a_finished_run_says_so(dataset: Path, tmp_path: Path) -> None:
     context = tmp_path / "checkpoints" / "reward-step40.nemo" / "context"
     context.mkdir(parents=True)
+    (context.parent / "weights").mkdir()
     write_facts(context, scratch_hf_config(load_settings("train", arguments(dataset, tmp_path)[1:]).model, 384), {})
     result = nemo_bt(*arguments(dataset, tmp_path, "exp_manager.resume_if_exists=true", "trainer.max_steps=40"))
     assert result.returncode == 0

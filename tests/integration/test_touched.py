@@ -26,6 +26,14 @@ def cut(name: str, keep: float = 0.5) -> Callable[[Path], None]:
     return touch
 
 
+def half_of_lines(name: str) -> Callable[[Path], object]:
+    def touch(log_dir: Path) -> None:
+        lines = (log_dir / name).read_text().splitlines(keepends=True)
+        (log_dir / name).write_text("".join(lines[: len(lines) // 2]))
+
+    return touch
+
+
 def write(name: str, content: bytes | str) -> Callable[[Path], object]:
     data = content if isinstance(content, bytes) else content.encode()
     return lambda log_dir: (log_dir / name).write_bytes(data)
@@ -102,7 +110,7 @@ STATES: dict[str, tuple[Callable[[Path], object], str]] = {
     # what a run writes beside them
     "config.yaml binary": (write("config.yaml", BINARY), "config.yaml: expected a text file"),
     "config.yaml a list": (write("config.yaml", "- a\n- b\n"), "config.yaml: expected the settings of the run"),
-    "config.yaml cut": (cut("config.yaml"), "the run to resume had"),
+    "config.yaml cut behind a line": (half_of_lines("config.yaml"), "the run to resume had"),
     "config.yaml a folder": (folder("config.yaml"), "config.yaml: expected a file, found a folder"),
     "config.yaml a pipe": (pipe("config.yaml"), "config.yaml: expected a file, found a pipe"),
     "config.yaml of strangers": (

@@ -69,7 +69,7 @@ def run_forked(jobs: Sequence[Job], imports: Sequence[str] = (), timeout_s: floa
 
     Args:
         jobs: the commands.
-        imports: modules that the process imports first.
+        imports: modules that the process imports first, behind NeMo.
         timeout_s: limit of all.
     """
     with tempfile.TemporaryDirectory(prefix="nemo_bt-forked-") as folder:
@@ -148,6 +148,10 @@ def _ends(spec: dict[str, list[dict[str, object]]]) -> Iterator[Ended]:
 
 def serve() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
+    if spec["imports"]:
+        from nemo_bt.training.nemo_import import import_nemo
+
+        import_nemo(on_gpu=False)
     for name in spec["imports"]:
         __import__(name)
     for ended in _ends(spec):

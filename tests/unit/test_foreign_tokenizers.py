@@ -15,7 +15,7 @@ from nemo_bt.data.tokenize.tokenizer import copy_tokenizer, load_tokenizer
 from nemo_bt.errors import UserError
 from tests.support.traits import TRAITS, make
 
-_OBJECTS = {"init_kwargs", "_tokenizer", "sp_model", "tokens_trie", "_processor_class"}
+_OBJECTS = {"init_kwargs", "_tokenizer", "sp_model", "tokens_trie", "_processor_class", "__io__"}
 """Attributes without a text of their own, or of what is no tokenizer: ids and vocabulary are compared beside them."""
 
 

@@ -111,7 +111,7 @@ def _class_of(config: dict[str, Any], beside: dict[str, Any], folder: Path) -> A
             return one
     if "auto_map" in config:
         raise UserError(f"{folder} holds no tokenizer that loads: {name} is code of its own, which is not run.")
-    raise _no_class(name or f"none for {family}", folder)
+    raise _no_class(name or fast or slow or f"none for {family}", folder)
 
 
 def _loads_as_all_do(kind: Any) -> bool:
