@@ -20,6 +20,7 @@ from benchmarks.forked_runs import Forked
 
 STOPPED_S = 0.7
 _FILLED_S = 60.0
+_SLOW_S = 20.0
 
 
 def change_bytes(file: Path, how: str, draw: random.Random) -> None:
@@ -133,6 +134,12 @@ def fill_disk(place: Place, fault: Fault, process: Forked) -> str:
     return "No space left on device"
 
 
+def turn_read_only(place: Place, fault: Fault, process: Forked) -> str:
+    """Have each file that is opened from now on refuse to be written, as when a disk is mounted anew after errors."""
+    place.disk.turn_read_only()
+    return "[Rr]ead-only file system"
+
+
 def stop_and_go_on(place: Place, fault: Fault, process: Forked) -> None:
     """Stop a process of the run for a while."""
     family = process.family()
@@ -143,16 +150,20 @@ def stop_and_go_on(place: Place, fault: Fault, process: Forked) -> None:
         os.kill(victim, signal.SIGCONT)
 
 
-def slow_rank(place: Place, fault: Fault, process: Forked) -> str:
-    """Have a rank run half of the time, for two seconds."""
+def slow_rank(place: Place, fault: Fault, process: Forked) -> str | None:
+    """Have a rank run half of the time until it is named, or for as long as that may take; then ask the run to end."""
+    named = rf"rank {fault.rank} \(node \S+\) takes \d+% longer than its peers"
     for victim in place.ranks(process)[fault.rank : fault.rank + 1]:
+        deadline_s = time.monotonic() + _SLOW_S
         with suppress(ProcessLookupError):
-            for _ in range(20):
+            while process.poll() is None and time.monotonic() < deadline_s and not re.search(named, place.said()):
                 os.kill(victim.pid, signal.SIGSTOP)
-                time.sleep(0.05)
+                time.sleep(0.02)
                 os.kill(victim.pid, signal.SIGCONT)
-                time.sleep(0.05)
-    return rf"rank {fault.rank}\b.*slow"
+                time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)
+    return named if place.has_peers else None  # who works on the same pairs waits for it, in each product
 
 
 def clock_jump(place: Place, fault: Fault, process: Forked) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -18,14 +19,14 @@ import psutil
 
 from benchmarks.fault_kinds import KINDS, Misbehaves
 from benchmarks.fault_place import Fault, Place, PostponedError
-from benchmarks.fault_runs import STEPS, Told, environment, in_a_fork, num_ranks_of, overrides, unlike
+from benchmarks.fault_runs import STEPS, Told, environment, in_a_fork, overrides, unlike
 from benchmarks.fault_world import Clock, Disk
 from benchmarks.forked_runs import Forked
 from nemo_bt.checkpoint.find import step_of
 from tests.support.faults import MOMENT_S, differences, moment_of, wait_until
 from tests.support.runs import metrics
 
-_LEFT = 16  # steps that a life needs for its faults: a run with fewer left is run to its end
+_LEFT = 36  # steps that a life needs for its faults: a run with fewer left is run to its end
 _FOUND_WITHIN = 12  # steps, for a flipped bit
 _BOUND_S = 150.0
 _FINISH = Fault("run to the end", "step", 0, 0)
@@ -45,12 +46,13 @@ class Chain:
         disk = Disk(folder / "disk")
         shutil.copytree(data, disk.folder, dirs_exist_ok=True)
         self.folder = folder
-        self.place = Place(disk, disk.folder / "run-1", num_ranks_of(layout), Clock(folder / "clock"), set())
+        clock = Clock(folder / "clock")
+        self.place = Place(disk, disk.folder / "run-1", layout, folder / "output", clock, set())
+        self.flipped = folder / "flipped"
         self.layout = layout
         self.undisturbed = undisturbed
         self.tell = tell
         self.num_runs = 1
-        self.events_bytes = 0
         self.late: list[Fault] = []
         self.befallen: list[tuple[Told, str | None]] = []
         """Faults that are not told yet, and what names them."""
@@ -79,12 +81,10 @@ class Chain:
             self.place.disk.remove()
 
     def _start(self, callbacks: Sequence[Any] = ()) -> Forked:
-        (self.folder / "output").write_text("")
-        events = self.place.log_dir / "events.jsonl"
-        self.events_bytes = events.stat().st_size if events.exists() else 0
+        self.place.hear_from_now()
         argv = ["train", *overrides(self.place.disk.folder, self.place.log_dir, self.layout)]
         env = environment(self.place.cache)
-        return Forked(argv, env, self.folder / "output", self.place.clock.file, callbacks)
+        return Forked(argv, env, self.place.output, self.place.clock.file, callbacks)
 
     def _life(self, waiting: Waiting) -> None:
         """Start the run once: faults while it lies there, while it goes on, and one that ends it."""
@@ -101,7 +101,7 @@ class Chain:
         inside = KINDS[ending.kind].inside if ending else None
         first_step = moment_of("step", self.place.log_dir)
         moment = moment_of(ending.moment, self.place.log_dir) if ending else first_step
-        process = self._start([Misbehaves(inside[0], ending)] if ending and inside else [])
+        process = self._start([Misbehaves(inside[0], ending, self.flipped)] if ending and inside else [])
         if inside or not ending or ending.moment != "start-up":
             for _ in range(share["during"]):
                 if wait_until(first_step, process):
@@ -124,7 +124,7 @@ class Chain:
             waiting["ending"].append(ending)
         if self.place.disk.is_own:
             self.place.disk.mend()
-        said = self._said()
+        said = self.place.said()
         resumed = re.findall(r"resuming from (\S+)", said)
         if resumed and newest and resumed[-1] != str(newest[0]):
             wrong.append(f"resumed from {resumed[-1]} and not from {newest[0]}")
@@ -151,7 +151,7 @@ class Chain:
         with act(self.place, fault) as named:
             process = self._start()
             wrong = self._wait(process)
-            said = self._said()
+            said = self.place.said()
         self.befallen = [(Told(self.layout, fault), named)]
         wrong += ["it started all the same"] * (process.returncode == 0)
         self._tell(process.returncode, said, wrong + self._compared(), begun_s, is_over=True)
@@ -164,15 +164,17 @@ class Chain:
         assert inside
         aside = self.place.log_dir.with_suffix(".aside")
         shutil.copytree(self.place.log_dir, aside)
-        process = self._start([Misbehaves(inside[0], fault)])
+        process = self._start([Misbehaves(inside[0], fault, self.flipped)])
         until = self.step + _FOUND_WITHIN
         if wait_until(lambda: max(metrics(self.place.log_dir, "step"), default=0) >= until, process):
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGTERM)
         wrong = self._wait(process)
-        self.befallen.append((Told(self.layout, fault), inside[1].format(rank=fault.rank)))
-        is_found = re.search(inside[1].format(rank=fault.rank), self._said()) is not None
-        self._tell(process.returncode, self._said(), wrong + (self._compared() if is_found else []), begun_s, True)
+        unlike_now = self._compared()
+        is_found = "ranks differ in what they should hold alike" in self.place.said()
+        is_nameable = is_found or bool(unlike_now and json.loads(self.flipped.read_text())["is_held_twice"])
+        self.befallen.append((Told(self.layout, fault), inside[1].format(rank=fault.rank) if is_nameable else None))
+        self._tell(process.returncode, self.place.said(), wrong + unlike_now * is_found, begun_s, True)
         if not is_found:
             shutil.rmtree(self.place.log_dir)
             shutil.copytree(aside, self.place.log_dir)
@@ -194,12 +196,6 @@ class Chain:
             wrong.append(f"processes were left: {alive}")
         process.wait(10)
         return wrong
-
-    def _said(self) -> str:
-        """Give what the user saw of this life, and its lines of events.jsonl."""
-        events = self.place.log_dir / "events.jsonl"
-        content = events.read_bytes()[self.events_bytes :] if events.exists() else b""
-        return (self.folder / "output").read_text(errors="replace") + content.decode(errors="replace")
 
     def _compared(self) -> list[str]:
         """Compare the newest checkpoint, and what was logged before it, with the run that nobody disturbed."""
@@ -233,11 +229,11 @@ class Chain:
         process = self._start()
         wrong = self._wait(process)
         wrong += [f"status {process.returncode}"] * (process.returncode != 0)
-        if not wrong:
-            file = self.folder / "compared"
-            wrong = in_a_fork(lambda: differences(self.place.log_dir, self.undisturbed, STEPS), file)
+        wrong = wrong or in_a_fork(
+            lambda: differences(self.place.log_dir, self.undisturbed, STEPS), self.folder / "compared"
+        )
         self.befallen.append((Told(self.layout, _FINISH), None))
-        self._tell(process.returncode, self._said(), wrong, begun_s, is_over=True)
+        self._tell(process.returncode, self.place.said(), wrong, begun_s, is_over=True)
         if not wrong:
             self._new_run()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from megatron.core import parallel_state
 
 from benchmarks import fault_acts as acts
 from benchmarks.fault_place import Fault
@@ -18,18 +21,22 @@ class Misbehaves(pl.Callback):
 
     Args:
         what: hang, weight or gradient.
+        flipped: file that says, afterwards, which tensor was changed and whether another rank holds it as well.
     """
 
-    def __init__(self, what: str, fault: Fault) -> None:
+    def __init__(self, what: str, fault: Fault, flipped: Path) -> None:
         self.what = what
         self.fault = fault
+        self.flipped = flipped
         self.steps = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Stand before Megatron's optimizer, behind everything that has looked at gradients."""
         optimizer = trainer.optimizers[0].mcore_optimizer
         step = optimizer.step_with_ready_grads
-        parameters = [one for one in pl_module.parameters() if one.requires_grad]
+        parameters = [(name, one) for name, one in pl_module.named_parameters() if one.requires_grad]
+        num_copies = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
+        self.is_replicated = num_copies > 1 and not trainer.strategy.ddp_config.use_distributed_optimizer
 
         def misbehaving() -> bool:
             self.steps += 1
@@ -43,10 +50,14 @@ class Misbehaves(pl.Callback):
         draw = self.fault.draw()
         if self.what == "hang":
             time.sleep(600)
-        parameter = draw.choice(parameters)
+        name, parameter = draw.choice(parameters)
         numbers = parameter.data if self.what == "weight" else parameter.main_grad
         at, bit = draw.randrange(numbers.numel()), draw.randrange(20, 31)
         numbers.view(torch.int32).view(-1)[at] ^= 1 << bit
+        # With the distributed optimizer a change before its step is gathered by all, or overwritten on the one.
+        is_tensor_parallel = parallel_state.get_tensor_model_parallel_world_size() > 1
+        is_held_twice = self.is_replicated or (is_tensor_parallel and getattr(parameter, "sequence_parallel", False))
+        self.flipped.write_text(json.dumps({"name": name, "is_held_twice": is_held_twice}))
 
 
 class Kind(NamedTuple):
@@ -86,11 +97,12 @@ KINDS = {
     "a rank hangs": Kind("ending", inside=("hang", r"rank {rank} did nothing for")),
     "a rank is stopped for good": Kind("ending", acts.stop_for_good, fewest_ranks=2, at_start=False),
     "full disk": Kind("ending", acts.fill_disk, needs="mounts"),
+    "disk turns read-only": Kind("ending", acts.turn_read_only, needs="mounts", at_start=False),
     "cached data cut while mapped": Kind("ending", acts.cut_cache),
-    "bit of a weight": Kind("silent", inside=("weight", r"rank {rank}\b")),
-    "bit of a gradient": Kind("silent", inside=("gradient", r"rank {rank}\b")),
+    "bit of a weight": Kind("silent", inside=("weight", r"ranks differ .*\b{rank} \(node ")),
+    "bit of a gradient": Kind("silent", inside=("gradient", r"ranks differ .*\b{rank} \(node ")),
     "stopped and continued": Kind("during", acts.stop_and_go_on),
-    "slow rank": Kind("during", acts.slow_rank, fewest_ranks=2),
+    "slow rank": Kind("ending", acts.slow_rank, fewest_ranks=2, at_start=False),
     "clock jump": Kind("during", acts.clock_jump, needs="clock"),
     "data lost while running": Kind("during", acts.data_away),
     "cache lost while running": Kind("during", acts.cache_away),

@@ -38,14 +38,40 @@ class Place:
     """Where a run lives, and what is known of it.
 
     Args:
+        layout: name of its layout.
+        output: file of what the user sees.
         damaged: checkpoints that a fault has changed.
     """
 
     disk: Disk
     log_dir: Path
-    num_ranks: int
+    layout: str
+    output: Path
     clock: Clock
     damaged: set[Path]
+    events_bytes: int = 0
+
+    @property
+    def num_ranks(self) -> int:
+        return num_ranks_of(self.layout)
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether another rank does the same work on other pairs, and waits for this one after it alone."""
+        return self.layout.startswith("DP")
+
+    def hear_from_now(self) -> None:
+        """Forget what an earlier start said."""
+        self.output.write_text("")
+        self.events_bytes = len(self._events())
+
+    def said(self) -> str:
+        """Give what the user has seen of this start, and its lines of events.jsonl."""
+        return self.output.read_text(errors="replace") + self._events()[self.events_bytes :].decode(errors="replace")
+
+    def _events(self) -> bytes:
+        events = self.log_dir / "events.jsonl"
+        return events.read_bytes() if events.exists() else b""
 
     @property
     def data(self) -> Path:
@@ -67,6 +93,10 @@ class Place:
         """Give the processes that compute; the command itself where there is one rank."""
         family = process.family()
         return family[:1] if self.num_ranks == 1 else family[0].children() if family else []
+
+
+def num_ranks_of(layout: str) -> int:
+    return 1 if layout == "one rank" else 2
 
 
 class PostponedError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,15 +13,15 @@ from pathlib import Path
 import torch
 
 from benchmarks.fault_kinds import KINDS
-from benchmarks.fault_place import Fault
+from benchmarks.fault_place import Fault, num_ranks_of
 from benchmarks.fault_world import has_clock, has_mounts
 from nemo_bt.checkpoint.find import step_of
-from nemo_bt.observability.events import read_lines
+from nemo_bt.observability.metrics_log import read_metrics
 from tests.support.faults import MOMENT_S, overrides_of
 from tests.support.layouts import CP2, PP2, SP, TP2
 from tests.support.runs import full_tensors
 
-STEPS = 60
+STEPS = 80
 LAYOUTS: dict[str, list[str]] = {
     "one rank": ["trainer.devices=1"],
     "TP2 SP": [*TP2, *SP],
@@ -55,10 +56,6 @@ class Told:
     said: str = ""
 
 
-def num_ranks_of(layout: str) -> int:
-    return 1 if layout == "one rank" else 2
-
-
 def drawn_faults(number: int, layout: str, seed: int) -> list[Fault]:
     """Draw faults for a layout: all kinds that can befall it before one comes again, and everything else at random."""
     draw = random.Random(seed)
@@ -80,7 +77,8 @@ def drawn_faults(number: int, layout: str, seed: int) -> list[Fault]:
 
 
 def overrides(folder: Path, log_dir: Path, layout: str) -> list[str]:
-    own = ["trainer.hang_timeout_s=10", "exp_manager.checkpoint_callback_params.save_last_n=3"]
+    own = ["trainer.hang_timeout_s=10", "trainer.compare_replicas_every_n_steps=4"]
+    own += ["exp_manager.checkpoint_callback_params.save_last_n=3"]
     return [*overrides_of(folder, log_dir, STEPS), *own, *LAYOUTS[layout]]
 
 
@@ -96,6 +94,9 @@ def in_a_fork(compute: Callable[[], list[str]], file: Path) -> list[str]:
         try:
             file.write_text(json.dumps(compute()))
             status = 0
+        except BaseException:
+            traceback.print_exc()
+            raise
         finally:
             os._exit(status)
     _, ended = os.waitpid(pid, 0)
@@ -109,8 +110,7 @@ def unlike(checkpoint: Path, log_dir: Path, undisturbed: Path) -> list[str]:
     names = sorted(found.keys() ^ expected.keys())
     names += [name for name in found.keys() & expected.keys() if not torch.equal(found[name], expected[name])]
     rows = [
-        [{key: row[key] for key in _METRICS if key in row} for row in read_lines(of / "metrics.jsonl")]
-        for of in (log_dir, undisturbed)
+        [{key: row[key] for key in _METRICS if key in row} for row in read_metrics(of)] for of in (log_dir, undisturbed)
     ]
     before = [[row for row in some if row["step"] < step_of(checkpoint)] for some in rows]
     return [f"{checkpoint.name}: {name}" for name in names] + ["rows of metrics.jsonl"] * (before[0] != before[1])

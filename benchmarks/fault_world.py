@@ -113,6 +113,7 @@ class Disk:
     def __init__(self, folder: Path, num_bytes: int = 200_000_000) -> None:
         self.folder = folder
         self.num_bytes = num_bytes
+        self.is_covered = False
         folder.mkdir(parents=True)
         self.is_own = has_mounts() and _can("mount", "-t", "tmpfs", "-o", f"size={num_bytes}", "faults", str(folder))
 
@@ -138,8 +139,17 @@ class Disk:
         """Make it read-only; no file may be open for writing."""
         self._remount("ro")
 
+    def turn_read_only(self) -> None:
+        """Make it read-only for what is opened from now on: another mount, which is read-only, lies over this one."""
+        for options in (["--bind", str(self.folder)], ["-o", "remount,bind,ro"]):
+            subprocess.run(["mount", *options, str(self.folder)], check=True, timeout=20)
+        self.is_covered = True
+
     def mend(self) -> None:
-        """Give it its room back."""
+        """Give it its room back, and let it be written."""
+        if self.is_covered:
+            subprocess.run(["umount", "--lazy", str(self.folder)], check=True, timeout=20)
+            self.is_covered = False
         self._remount(f"rw,size={self.num_bytes}")
         (self.folder / "ballast").unlink(missing_ok=True)
 

@@ -62,7 +62,7 @@ class Clock(pl.Callback):
 
         MegatronStep.__call__ = self.timed(MegatronStep.__call__)
         for optimizer in (c for c in _subclasses(MegatronOptimizer) if "step" in vars(c)):
-            optimizer.step = self.timed(optimizer.step)
+            optimizer.step = self.timed(optimizer.step)  # type: ignore[attr-defined]
         self.start_s = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:

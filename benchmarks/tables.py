@@ -12,7 +12,8 @@ from pathlib import Path
 
 import matplotlib
 
-from benchmarks.markdown import Figures, all_layouts, speed_rows, table_of, weak_scaling
+from benchmarks.markdown import all_layouts, speed_rows, table_of, weak_scaling
+from benchmarks.markdown_trust import Figures
 from benchmarks.results_file import RESULTS
 
 REPO = RESULTS.parents[1]

@@ -85,7 +85,7 @@ class Trainer:
 
     def ready(self) -> None:
         """Wait until it has done its first step."""
-        self.listener._listener._socket.settimeout(_START_TIMEOUT_S)
+        self.listener._listener._socket.settimeout(_START_TIMEOUT_S)  # type: ignore[attr-defined]
         self.connection: Connection = self.listener.accept()
         self._receive()
 

@@ -32,7 +32,7 @@ class ServeSettings:
     """Conversations of a request (413)."""
     max_request_tokens: PositiveInt = 2**20
     """Tokens of all conversations of a request, before any is truncated (413)."""
-    max_request_fields: PositiveInt = 200_000
+    max_request_fields: PositiveInt = 65_536
     """Objects, lists and fields in the JSON of a request (413)."""
     max_text_characters: PositiveInt = 2**20
     """Characters of one conversation (413), truncated later or not: all texts and names of its messages, and 16 for

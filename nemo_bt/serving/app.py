@@ -20,6 +20,7 @@ from nemo_bt.scoring.scorer import RewardScorer, all_finite
 from nemo_bt.serving import protocol
 from nemo_bt.serving.batcher import Batcher
 from nemo_bt.serving.body import read_body
+from nemo_bt.serving.memory import give_back
 from nemo_bt.serving.metrics import Metrics
 from nemo_bt.serving.openapi import described
 from nemo_bt.serving.preparing import Preparing
@@ -42,17 +43,19 @@ class _Service:
         budget, waiting, share = scorer.rules.budget_tokens, settings.max_waiting_tokens, settings.client_share
         self.batcher = Batcher(scorer.score_each, budget, waiting, metrics.report, share)
         self.bodies = Share(settings.max_waiting_bytes, share)
+        self.read_bytes = 0
         metrics.waiting_tokens.set_function(lambda: self.batcher.waiting_tokens)
         metrics.held_bytes.set_function(lambda: self.bodies.held)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Run the batcher until every request that was taken on has its answer."""
-        running = asyncio.create_task(self.batcher.run())
+        running = [asyncio.create_task(self.batcher.run()), asyncio.create_task(give_back(lambda: self.read_bytes))]
         yield
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        for task in running:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         self.preparing.close()
 
     async def answer(self, route: Route, request: Request) -> Response:
@@ -65,6 +68,7 @@ class _Service:
             nonlocal held_bytes
             self.bodies.take(client, num_bytes)
             held_bytes += num_bytes
+            self.read_bytes += num_bytes
 
         try:
             body = await read_body(request, self.settings, take)

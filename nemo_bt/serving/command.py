@@ -59,6 +59,7 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
     from nemo_bt.scoring.model import open_trained
     from nemo_bt.scoring.scorer import RewardScorer
     from nemo_bt.serving.connections import allow_files
+    from nemo_bt.serving.memory import keep_what_there_is
 
     settings = run.serve
     allow_files(settings.max_connections)
@@ -95,6 +96,7 @@ def serve(run: ServeRun, token: str | None, terminal: Terminal) -> None:
             terminal.line(line)
         if scorer.text.join is not None or scorer.text.input_template:
             terminal.line("/score and /rerank put prompt and response together as the training did")
+        keep_what_there_is()
         _run(scorer, settings, model, token, listening)
     terminal.line("stopped; every request that was taken on has its answer")
 
