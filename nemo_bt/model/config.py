@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from nemo.collections import llm
+from nemo.collections.llm.gpt.model.base import GPTConfig
 from torch import Tensor
 
 from nemo_bt.config.device import has_transformer_engine
@@ -58,7 +58,7 @@ _NEEDS_TRANSFORMER_ENGINE = (
 
 
 @dataclass
-class RewardConfig(llm.GPTConfig):
+class RewardConfig(GPTConfig):
     """A reward model's configuration; `reward_config` makes it."""
 
     hf_config: HfConfig = field(default_factory=dict)

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
-from nemo.collections.llm import fn
-from nemo.collections.llm.peft import LoRA
+import nemo.collections.llm.fn as fn
+from nemo.collections.llm.peft.lora import LoRA
 from torch import Tensor
 
 from nemo_bt.config.model import LoraSettings

@@ -13,7 +13,6 @@ import nemo.collections.llm.gpt.model.base as nemo_gpt
 import torch
 from megatron.core.distributed import DistributedDataParallel
 from megatron.core.transformer.moe import moe_layer
-from nemo.collections import llm
 from torch import Tensor
 
 from nemo_bt.batching.stream import PairStream
@@ -36,7 +35,7 @@ _NOT_WRITTEN = ("initial_weights", "loss_fn", "adapter_seed")
 """Arguments of RewardModel that are in no checkpoint."""
 
 
-class RewardModel(llm.GPTModel):
+class RewardModel(nemo_gpt.GPTModel):
     """A reward model for NeMo's Trainer.
 
     Args:

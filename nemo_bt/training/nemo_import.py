@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nemo_bt.foreign.put_off import put_off
+
 
 def import_nemo(on_gpu: bool) -> None:
     """Import NeMo and what nemo_bt builds on it, for GPUs or for the CPU."""
@@ -15,7 +17,7 @@ def import_nemo(on_gpu: bool) -> None:
 
     if on_gpu:  # Transformer Engine asks cuBLAS for TF32 whenever matrices are fp32; this is read before the first one
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
-    with _kept_from_collection():
+    with _kept_from_collection(), put_off():
         cpu.leave_out_extension()
         if not on_gpu:
             cpu.install()

@@ -19,6 +19,7 @@ from typing import Any
 from nemo_bt.data.tokenize.field_types import tokenizer_config
 from nemo_bt.errors import UserError
 from nemo_bt.foreign.files import check_inside, read_json
+from nemo_bt.foreign.put_off import put_off
 
 CONFIG = "tokenizer_config.json"
 _SPECIAL_TOKENS = "special_tokens_map.json"
@@ -98,7 +99,8 @@ def open_tokenizer(folder: Path) -> Any:
 
 def _class_of(config: dict[str, Any], beside: dict[str, Any], folder: Path) -> Any:
     """Find the class as AutoTokenizer does, by the tokenizer's settings or those of the model beside it."""
-    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
+    with put_off():
+        from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
     family, name = beside.get("model_type"), config.get("tokenizer_class") or beside.get("tokenizer_class")
     if family in _PICKLED or str(name).removesuffix("Fast") in _PICKLED:

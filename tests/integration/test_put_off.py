@@ -1,0 +1,68 @@
+"""NeMo's import puts packages off, and each of them is whole when something asks for it."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from nemo_bt.foreign.put_off import PUT_OFF
+
+PROGRAM = """
+import contextlib, json, sys
+from types import ModuleType
+import nemo_bt.training.nemo_import as nemo_import
+from nemo_bt.foreign.put_off import PUT_OFF, is_put_off
+
+if sys.argv[1] == "plain":
+    nemo_import.put_off = contextlib.nullcontext
+nemo_import.import_nemo(on_gpu=False)
+num_modules = len(sys.modules)
+states = {name: is_put_off(name) for name in PUT_OFF}
+names = {}
+for name in PUT_OFF:
+    module = __import__(name, fromlist=["x"])
+    getattr(module, "loads it", None)
+    names[name] = sorted(key for key, value in vars(module).items() if not isinstance(value, ModuleType))
+import lightning.pytorch.core.module as lightning_module
+import torchmetrics, transformers.generation.candidate_generator as generator
+from sklearn.metrics import roc_curve
+
+same = [torchmetrics.Metric is lightning_module.Metric, torchmetrics.MetricCollection is lightning_module.MetricCollection]
+curves = [list(map(list, curve([0, 1], [0.1, 0.9]))) == list(map(list, roc_curve([0, 1], [0.1, 0.9])))
+          for curve in (generator.roc_curve,)]
+print(json.dumps([num_modules, states, names, same + curves]))
+"""
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What each kind of import gave: number of modules, what was put off, the names of packages, comparisons."""
+    running = {
+        kind: subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        for kind in ("put off", "plain")
+    }  # fmt: skip
+    ended = {kind: (process, *process.communicate(timeout=200)) for kind, process in running.items()}
+    for process, _, stderr in ended.values():
+        assert process.returncode == 0, stderr
+    return {kind: json.loads(stdout.splitlines()[-1]) for kind, (_, stdout, _) in ended.items()}
+
+
+def test_every_package_stays_put_off(found: dict[str, Any]) -> None:
+    assert found["put off"][1] == dict.fromkeys(PUT_OFF, True)
+    assert found["plain"][1] == dict.fromkeys(PUT_OFF, False)
+    assert found["put off"][0] < 0.65 * found["plain"][0]
+
+
+@pytest.mark.parametrize("name", PUT_OFF)
+def test_a_package_that_is_asked_is_whole(found: dict[str, Any], name: str) -> None:
+    assert found["put off"][2][name] == found["plain"][2][name]
+
+
+def test_what_others_took_of_it_is_its_own(found: dict[str, Any]) -> None:
+    assert found["put off"][3] == found["plain"][3] == [True, True, True]
