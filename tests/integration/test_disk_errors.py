@@ -178,6 +178,5 @@ def test_a_folder_that_turned_read_only_is_named_by_what_torch_saves_with(tmp_pa
         pytest.skip("mounting a disk takes root")
     command = ["unshare", "--mount", "bash", "-c", mounted, script]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert (
-        "UserError: cannot write to" in result.stderr and "Read-only file system: it is read-only now" in result.stderr
-    )
+    assert "UserError: cannot write to" in result.stderr
+    assert "Read-only file system: it is read-only now" in result.stderr
