@@ -20,7 +20,7 @@ from benchmarks.forked_runs import Forked
 
 STOPPED_S = 0.7
 _FILLED_S = 60.0
-_SLOW_S = 20.0
+_SLOW_S = 60.0
 
 
 def change_bytes(file: Path, how: str, draw: random.Random) -> None:

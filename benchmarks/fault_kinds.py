@@ -70,8 +70,8 @@ class Kind(NamedTuple):
         inside: for what happens in a rank: what `Misbehaves` does, and what names it.
         needs: mounts or clock.
         fewest_ranks: of a run that it can befall.
-        at_start: whether it can befall a run that starts up. There torch alone bounds how long ranks wait for one: 30
-            minutes.
+        at_start: whether it can befall a run that starts up. There torch alone bounds how long ranks wait for one (30
+            minutes), nothing is mapped and no step is slow.
     """
 
     when: str
@@ -98,7 +98,7 @@ KINDS = {
     "a rank is stopped for good": Kind("ending", acts.stop_for_good, fewest_ranks=2, at_start=False),
     "full disk": Kind("ending", acts.fill_disk, needs="mounts"),
     "disk turns read-only": Kind("ending", acts.turn_read_only, needs="mounts", at_start=False),
-    "cached data cut while mapped": Kind("ending", acts.cut_cache),
+    "cached data cut while mapped": Kind("ending", acts.cut_cache, at_start=False),
     "bit of a weight": Kind("silent", inside=("weight", r"ranks differ .*\b{rank} \(node ")),
     "bit of a gradient": Kind("silent", inside=("gradient", r"ranks differ .*\b{rank} \(node ")),
     "stopped and continued": Kind("during", acts.stop_and_go_on),

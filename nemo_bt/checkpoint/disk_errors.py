@@ -30,7 +30,7 @@ _GOES_ON = (
 _NO_REPORT = "results_queue should not be empty"
 """Megatron says so when a writer ended without a report."""
 _NOT_WRITTEN = "inline_container"
-"""torch says so when a file takes no more."""
+"""torch says so when a file cannot be opened, or takes no more."""
 
 
 @contextmanager
@@ -73,6 +73,8 @@ def _reason(error: BaseException, folder: Path) -> str | None:
         texts.append(f"{current} {getattr(current, 'failures', '')}")  # torch.distributed.checkpoint has them by rank
         current = current.__cause__ or current.__context__
     numbers += map(int, _IN_TEXT.findall(" ".join(texts)))
+    of_torch = " ".join(text for text in texts if _NOT_WRITTEN in text)  # it has the words, and no number
+    numbers += [number for number in _NAMED if os.strerror(number) in of_torch]
     number = next((number for number in numbers if number in _NAMED), None)
     lacks_room = (
         number == errno.ENOSPC

@@ -161,3 +161,22 @@ def test_errors_of_disks_are_named_also_from_the_text_of_another_process(
         raise OSError(number, os.strerror(number))
     with pytest.raises(UserError, match=named), naming_disk_errors(tmp_path):
         raise RuntimeError(f"Worker failure: [Errno {number}] something")
+    with pytest.raises(UserError, match=named), naming_disk_errors(tmp_path):  # as torch says it
+        raise RuntimeError(
+            f"[enforce fail at inline_container.cc:747] . open file failed with strerror: {os.strerror(number)}"
+        )
+
+
+def test_a_folder_that_turned_read_only_is_named_by_what_torch_saves_with(tmp_path: Path) -> None:
+    script = (
+        "import sys, torch; from pathlib import Path; from nemo_bt.checkpoint.disk_errors import naming_disk_errors\n"
+        "folder = Path(sys.argv[1])\n"
+        "with naming_disk_errors(folder): torch.save({'a': 1}, folder / 'common.pt')\n"
+    )
+    mounted = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}'
+    if CANNOT_MOUNT:
+        pytest.skip("mounting a disk takes root")
+    command = ["unshare", "--mount", "bash", "-c", mounted, script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert "UserError: cannot write to" in result.stderr
+    assert "Read-only file system: it is read-only now" in result.stderr
