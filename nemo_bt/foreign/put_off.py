@@ -178,9 +178,11 @@ def _load(module: ModuleType) -> None:
         _load(above)
     if not isinstance(module, _PutOff):  # what is above needed it
         return
-    module.__class__ = ModuleType
+    module.__class__ = ModuleType  # type: ignore[assignment]
     spec = module.__spec__
-    assert spec and spec.submodule_search_locations and isinstance(spec.loader, _PuttingOff)
+    assert spec
+    assert spec.submodule_search_locations
+    assert isinstance(spec.loader, _PuttingOff)
     module.__path__ = spec.submodule_search_locations
     spec.loader = module.__loader__ = spec.loader.loader
     spec.loader.exec_module(module)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import nemo.collections.llm.fn as fn
 import torch
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, apply_factories
-import nemo.collections.llm.fn as fn
 from nemo.collections.llm.peft.lora import LoRA
 from torch import Tensor
 

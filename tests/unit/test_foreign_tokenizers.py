@@ -141,3 +141,29 @@ def test_what_loads_is_what_transformers_loads(trait: str, tmp_path: Path) -> No
     assert found.get_vocab() == theirs.get_vocab()
     found.save_pretrained(tmp_path / "saved")
     assert AutoTokenizer.from_pretrained(tmp_path / "saved")(text)["input_ids"] == theirs(text)["input_ids"]
+
+
+@pytest.mark.parametrize("where", ["vocabulary", "added token", "vocab.json"])
+def test_an_id_that_no_vocabulary_has_is_refused_before_memory_is_reserved_for_all_below(
+    folder: Path, where: str
+) -> None:
+    file = folder / ("vocab.json" if where == "vocab.json" else "tokenizer.json")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    if where == "vocab.json":
+        content = {"a": 0, "b": 2**31}
+    elif where == "vocabulary":
+        content["model"]["vocab"]["!"] = 2**31
+    else:
+        content["added_tokens"][-1]["id"] = 2**31
+    file.write_text(json.dumps(content))
+    if where == "vocab.json":
+        change(folder, tokenizer_class="GPT2Tokenizer")
+    with pytest.raises(UserError, match=rf"{file.name}: expected ids below 16,777,216, got 2,147,483,648 of "):
+        load_tokenizer(str(folder), None)
+
+
+def test_long_numbers_in_texts_are_no_ids(folder: Path) -> None:
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["model"]["vocab"][":123456789,"] = max(content["model"]["vocab"].values()) + 1
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    assert ":123456789," in load_tokenizer(str(folder), None).get_vocab()

@@ -46,16 +46,24 @@ def imported(name: str) -> ModuleType:
 def test_a_used_module_is_imported_without_the_package(packages: None) -> None:
     assert imported("kept.part").value == 1
     kept = sys.modules["kept"]
-    assert is_put_off("kept") and kept.version == "1.0" and not hasattr(kept, "__all__") and is_put_off("kept")
-    assert kept.later == 3 and not is_put_off("kept")
-    assert kept.value == 1 and kept.__spec__.loader is kept.__loader__
+    assert is_put_off("kept")
+    assert kept.version == "1.0"
+    assert not hasattr(kept, "__all__")
+    assert is_put_off("kept")
+    assert kept.later == 3
+    assert not is_put_off("kept")
+    assert kept.value == 1
+    assert kept.__spec__.loader is kept.__loader__
 
 
 def test_a_module_below_runs_the_package_first(packages: None) -> None:
     whole = imported("whole")
-    assert is_put_off("whole") and is_put_off("whole.below")
+    assert is_put_off("whole")
+    assert is_put_off("whole.below")
     assert importlib.import_module("whole.part").value == 2
-    assert not is_put_off("whole") and is_put_off("whole.below") and whole.order == ["whole", "part"]
+    assert not is_put_off("whole")
+    assert is_put_off("whole.below")
+    assert whole.order == ["whole", "part"]
     assert importlib.import_module("whole.below.deep").value == 4
     assert whole.order == ["whole", "part", "below"]
 
@@ -63,7 +71,8 @@ def test_a_module_below_runs_the_package_first(packages: None) -> None:
 def test_a_known_name_loads_nothing_until_it_is_called(packages: None) -> None:
     with put_off():
         from whole.below import called  # type: ignore[import-not-found]
-    assert is_put_off("whole.below") and is_put_off("whole")
+    assert is_put_off("whole.below")
+    assert is_put_off("whole")
     assert called(4) == 5
     assert sys.modules["whole"].order == ["whole", "part", "below"]
 

@@ -6,9 +6,12 @@ transformers takes most of them as they come, and fails at the first text, or co
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from nemo_bt.errors import UserError
 from nemo_bt.foreign.fields import FLAG, TEXT, Field, check_fields, list_of
 from nemo_bt.foreign.files import read_json
 
@@ -46,6 +49,8 @@ _FIELDS: dict[str, Field] = {
 }
 _FLAGS = ("lstrip", "rstrip", "normalized", "single_word", "special")
 _MEND = "Take the file of the tokenizer as it was published."
+_MOST_TOKENS = 2**24
+_LONG_NUMBER = re.compile(rb"[:,]\s*\d{8,}")
 
 
 def _values(value: Any) -> list[Any]:
@@ -69,3 +74,26 @@ def tokenizer_config(folder: Path, name: str = "tokenizer_config.json") -> dict[
     found = read_json(file, "the settings of a tokenizer", _MEND)
     check_fields(found, _FIELDS, str(file), _MEND)
     return found
+
+
+def check_ids(file: Path) -> None:
+    """Check the ids of the tokens of a JSON file: tokenizers reserves memory for all ids up to the largest.
+
+    Raises:
+        UserError: one is so large that no vocabulary has it.
+    """
+    if not _LONG_NUMBER.search(file.read_bytes()):
+        return
+    for token, number in _ids(read_json(file, "a tokenizer", _MEND)):
+        if isinstance(number, int) and number >= _MOST_TOKENS:
+            raise UserError(f"{file}: expected ids below {_MOST_TOKENS:,}, got {number:,} of {token[:100]!r}. {_MEND}")
+
+
+def _ids(found: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    model = found.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else found
+    yield from vocabulary.items() if isinstance(vocabulary, dict) else ()
+    added = found.get("added_tokens")
+    for token in added if isinstance(added, list) else ():
+        if isinstance(token, dict):
+            yield str(token.get("content")), token.get("id")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nemo_bt.data.tokenize.field_types import tokenizer_config
+from nemo_bt.data.tokenize.field_types import check_ids, tokenizer_config
 from nemo_bt.errors import UserError
 from nemo_bt.foreign.files import check_inside, read_json
 from nemo_bt.foreign.put_off import put_off
@@ -87,6 +87,9 @@ def open_tokenizer(folder: Path) -> Any:
         _SPECIAL_TOKENS: {name: value for name, value in special.items() if name in kind.SPECIAL_TOKENS_ATTRIBUTES},
         "config.json": {name: beside[name] for name in ("model_type", "transformers_version") if name in beside},
     }
+    for file in files:
+        if file.suffix == ".json" and file.is_file() and file.name not in written:
+            check_ids(file)
     with tempfile.TemporaryDirectory(prefix="nemo_bt-tokenizer-") as held:
         _fill(Path(held), folder, files, {name: value for name, value in written.items() if value})
         with _without_cache():
