@@ -70,6 +70,7 @@ def test_a_dictionary_is_counted_for_each_row_before_it_is_written_out(tmp_path:
     [
         ("{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}", "does not end within 5 s"),
         ("{{ 'a' * 10000000000 }}", "takes more than 1,024 MiB"),
+        ("{{ 'a' * 300000 }}", "writes 300,000 characters for a short message; expected at most 262,144"),
     ],
 )
 def test_a_chat_template_without_end_is_refused_before_a_row_is_read(

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 
 from nemo_bt.data.formats.responses import Chat, Side, Text
 from nemo_bt.data.read.drop_report import RowError
+from nemo_bt.errors import UserError
 from nemo_bt.foreign.limited import ends_within_limits
 
 if TYPE_CHECKING:
     from nemo_bt.data.tokenize.chat_template import Renderer
 
 _ROLES = ("user", "assistant") * 3
+_MOST_CHARACTERS = 2**18
+"""Of a conversation of a few words; what templates say of tools and dates is some thousands."""
 _TURNS = [
     {"role": role, "content": f"{number} words aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"} for number, role in enumerate(_ROLES)
 ]
@@ -29,10 +32,17 @@ def check_ends(renderer: Renderer) -> None:
     A template that ends for them and not for longer ones is not found.
 
     Raises:
-        UserError: it does not end, or takes too much.
+        UserError: it does not end, takes too much, or writes far more than the messages.
     """
-    what = f"{renderer.tokenizer.name_or_path}: its chat template or tokenizer, for a few short messages,"
-    ends_within_limits(lambda: _tried(renderer), what, "Set model.data.chat_template, or take another tokenizer.")
+    what = f"{renderer.tokenizer.name_or_path}: its chat template"
+    mend = "Set model.data.chat_template, or take another tokenizer."
+    ends_within_limits(lambda: _tried(renderer), f"{what} or tokenizer, for a few short messages,", mend)
+    for text in renderer.texts(_FEW[1:2]) if renderer.chat else ():
+        if isinstance(text, str) and len(text) > _MOST_CHARACTERS:
+            raise UserError(
+                f"{what} writes {len(text):,} characters for a short message; expected at most {_MOST_CHARACTERS:,}. "
+                f"{mend}"
+            )
 
 
 def _tried(renderer: Renderer) -> None:
