@@ -16,6 +16,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import version
 from importlib.util import module_from_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -49,6 +50,33 @@ def when_called(module: str, name: str) -> Callable[[], Any]:
     return lambda: called
 
 
+def _with_modelopt(module: str, name: str, has_state: Callable[..., bool]) -> Callable[[], Any]:
+    """Give a function of NeMo's that asks for what ModelOpt did to a model: nothing, as long as it has not run.
+
+    Args:
+        has_state: whether ModelOpt is needed for what the function is given.
+    """
+    real = when_called(module, name)()
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        is_needed = not is_put_off("modelopt.torch.opt") or has_state(*args, **kwargs)
+        return real(*args, **kwargs) if is_needed else None
+
+    return lambda: called
+
+
+def _saved_state(model: Any, path: Any = None, trainer: Any = None) -> bool:
+    path = path or (trainer and (getattr(trainer.strategy.restore_config, "path", None) or trainer.ckpt_path))
+    return bool(path) and any((Path(path) / below / "modelopt_state").exists() for below in ("", "weights"))
+
+
+_MODELOPT = "nemo.collections.llm.modelopt"
+_OF_STATE = {
+    "save_modelopt_state": _with_modelopt(f"{_MODELOPT}.model_utils", "save_modelopt_state", lambda *_: False),
+    "restore_modelopt_state": _with_modelopt(f"{_MODELOPT}.model_utils", "restore_modelopt_state", _saved_state),
+}
+_SHAPES = "get_tensor_shapes_adjust_fn_for_distillation"
+_OF_SHAPES = {_SHAPES: _with_modelopt(f"{_MODELOPT}.distill.utils", _SHAPES, lambda *_: False)}
 _OF_TORCHMETRICS: dict[str, Callable[[], Any]] = {
     "Metric": _of("torchmetrics.utilities.checks", "Metric"),
     "MetricCollection": _of("torchmetrics.collections", "MetricCollection"),
@@ -60,6 +88,15 @@ PUT_OFF = {
     "nemo.collections.llm": Package(has_used_modules=True),
     "nemo.collections.llm.gpt.model": Package(has_used_modules=True),
     "nemo.collections.llm.peft": Package(has_used_modules=True),
+    _MODELOPT: Package(has_used_modules=True),
+    f"{_MODELOPT}.model_utils": Package(known=_OF_STATE),
+    f"{_MODELOPT}.distill": Package(has_used_modules=True),
+    f"{_MODELOPT}.distill.utils": Package(known=_OF_SHAPES),
+    # starts jobs on clusters; families' files name its classes of settings
+    "nemo_run": Package(
+        has_used_modules=True,
+        known={name: _of("nemo_run.config", name) for name in ("Config", "Partial")},
+    ),
     # quantisation and distillation, with trl and datasets; NeMo asks whether it is there
     "modelopt.torch": Package(),
     "modelopt.torch.opt": Package(),
@@ -71,7 +108,7 @@ PUT_OFF = {
     "pandas": Package(),  # for the table of a tokenizer of molecules
     "wandb": Package(),  # Megatron's timers can write to it; a run that does loads it
 }
-_OF_NONE = ("__all__", "__wrapped__", "__warningregistry__", "__bases__")
+_OF_NONE = ("__path__", "__all__", "__wrapped__", "__warningregistry__", "__bases__")
 """What others ask every module for, and these do not have."""
 
 
@@ -113,7 +150,7 @@ class _PuttingOff(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__class__ = _PutOff
-        if PUT_OFF[module.__name__].has_used_modules:
+        if PUT_OFF[module.__name__].has_used_modules or not hasattr(module, "__path__"):
             return
         for name in PUT_OFF:
             if name.rpartition(".")[0] == module.__name__:
@@ -181,8 +218,8 @@ def _load(module: ModuleType) -> None:
     module.__class__ = ModuleType  # type: ignore[assignment]
     spec = module.__spec__
     assert spec
-    assert spec.submodule_search_locations
     assert isinstance(spec.loader, _PuttingOff)
-    module.__path__ = spec.submodule_search_locations
+    if spec.submodule_search_locations is not None:
+        module.__path__ = spec.submodule_search_locations
     spec.loader = module.__loader__ = spec.loader.loader
     spec.loader.exec_module(module)

@@ -14,6 +14,7 @@ from nemo.collections.llm.gpt.model.base import GPTConfig
 from torch import Tensor
 
 from nemo_bt.config.device import has_transformer_engine
+from nemo_bt.foreign.put_off import put_off
 from nemo_bt.model.layers import pair_stream_layer_spec
 from nemo_bt.pretrained.architecture import Architecture, architecture_of, check_length
 from nemo_bt.pretrained.hf_config import HfConfig
@@ -93,7 +94,8 @@ def reward_config(architecture: Architecture, seq_length: int, **fields: Any) ->
     """
     check_length(architecture, seq_length)
     module, name = architecture.family.nemo_config.split(".")
-    nemo_config = getattr(importlib.import_module(f"nemo.collections.llm.gpt.model.{module}"), name)
+    with put_off():
+        nemo_config = getattr(importlib.import_module(f"nemo.collections.llm.gpt.model.{module}"), name)
     on_gpu = has_transformer_engine()
     is_silu = architecture.activation == "silu"
     config = RewardConfig(

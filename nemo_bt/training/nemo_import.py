@@ -21,6 +21,9 @@ def import_nemo(on_gpu: bool) -> None:
         cpu.leave_out_extension()
         if not on_gpu:
             cpu.install()
+        import nemo.collections.llm.modelopt.distill.utils
+        import nemo.collections.llm.modelopt.model_utils  # noqa: F401
+
         import nemo_bt.training.trainer  # noqa: F401
 
         if not on_gpu:

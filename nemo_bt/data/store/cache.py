@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
@@ -208,4 +209,4 @@ def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSour
 def _mapped(file: Path) -> dict[str, Any]:
     """Map the columns of an Arrow file of one batch, without reading them."""
     batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
-    return {name: batch.column(name).to_numpy(zero_copy_only=True) for name in batch.schema.names}
+    return {name: np.from_dlpack(batch.column(name)) for name in batch.schema.names}  # to_numpy imports pandas
