@@ -1,6 +1,9 @@
-"""A user's waiting time: for help, for a mistake in the settings, for the first step of the quickstart, and for a save.
+"""A user's waiting time: for help, for a mistake in the settings, for figures of tokenised data, for the first step of
+the quickstart on two ranks, and for a save.
 
-python -m benchmarks.startup
+python -m benchmarks.startup [--before REVISION]
+
+With a revision of git the same commands run with its code too, in turns, and the ratio is told.
 """
 
 from __future__ import annotations
@@ -15,63 +18,93 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import small_llama
-from benchmarks.results_file import Figure, write_results
+from benchmarks.results_file import RESULTS, Figure, write_results
 from benchmarks.small_llama import SMALL
 from benchmarks.turns import Trainer
 from nemo_bt.data.synthetic import write_dataset
 
-_RUNS = 3
+_RUNS = 5
 _SAVES = 5
 _SAVE_EVERY = 4
-_TARGETS_S = {"first_step": 25.0, "save": 1.0}
+_TARGETS_S = {"help": 0.3, "wrong_setting": 1.5, "data_stats": 3.0, "first_step": 12.0, "save": 1.0}
 _TIMEOUT_S = 180
 _POLL_S = 0.02
+_REPO = RESULTS.parents[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/startup"))
+    parser.add_argument("--before", help="a revision of git to compare with")
     parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
     args = parser.parse_args()
-    shutil.rmtree(args.folder, ignore_errors=True)
-    write_dataset(args.folder / "data")
-    times: dict[str, list[float]] = {"help": [], "wrong_setting": [], "first_step": []}
-    for run in range(_RUNS):
-        times["help"].append(_command_s(["--help"], expected_status=0))
-        times["wrong_setting"].append(_command_s(["train", "model.global_batch_size=many"], expected_status=2))
-        times["first_step"].append(_first_step_s(args.folder / "data", args.folder / f"run{run}"))
-    times["save"] = _saves(args.folder)
-    figures = [
-        Figure(f"startup/{name}", median(values), "s", min(values), max(values), _TARGETS_S.get(name))
-        for name, values in times.items()
+    folder = args.folder.resolve()
+    shutil.rmtree(folder, ignore_errors=True)
+    write_dataset(folder / "data")
+    trees = {"now": _REPO}
+    if args.before:
+        trees["before"] = _unpacked(args.before, folder / "before")
+    times: dict[str, dict[str, list[float]]] = {tree: {} for tree in trees}
+    for run in range(_RUNS + 1):
+        for tree, repo in trees.items():
+            for name, found_s in _waits(repo, folder / "data", folder / tree / f"run{run}", folder / f"{tree}-cache"):
+                if run:  # the first one compiles modules and tokenises
+                    times[tree].setdefault(name, []).append(found_s)
+    figures = [_figure(name, "s", values) for name, values in times["now"].items()]
+    for name, values in times.get("before", {}).items():
+        ratios = [now_s / before_s for now_s, before_s in zip(times["now"][name], values, strict=True)]
+        figures += [_figure(f"{name}_before", "s", values), _figure(f"{name}_over_before", "ratio", ratios)]
+    figures.append(_figure("save", "s", _saves(folder)))
+    command = "python -m benchmarks.startup" + (f" --before {args.before}" if args.before else "")
+    print(f"wrote {write_results('startup', args.host_kind, command, figures)}")
+
+
+def _figure(name: str, unit: str, values: list[float]) -> Figure:
+    return Figure(f"startup/{name}", median(values), unit, min(values), max(values), _TARGETS_S.get(name))
+
+
+def _unpacked(revision: str, folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    archive = subprocess.run(["git", "-C", str(_REPO), "archive", revision], capture_output=True, check=True).stdout
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
+    return folder
+
+
+def _waits(repo: Path, data: Path, run: Path, cache: Path) -> list[tuple[str, float]]:
+    """Time one of each command with the code of a tree."""
+    sets = [f"model.data.train={data / 'train.parquet'}", f"model.tokenizer.type={data / 'tokenizer'}"]
+    sets.append(f"model.data.cache_dir={cache}")
+    return [
+        ("help", _command_s(repo, ["--help"], expected_status=0)),
+        ("wrong_setting", _command_s(repo, ["train", "model.global_batch_size=many"], expected_status=2)),
+        ("data_stats", _command_s(repo, ["data", "stats", *sets], expected_status=0)),
+        (
+            "first_step",
+            _first_step_s(repo, [*sets, f"+model.data.validation.held_out={data / 'validation.parquet'}"], run),
+        ),
     ]
-    print(f"wrote {write_results('startup', args.host_kind, 'python -m benchmarks.startup', figures)}")
 
 
-def _command_s(argv: list[str], expected_status: int) -> float:
+def _command_s(repo: Path, argv: list[str], expected_status: int) -> float:
     start_s = time.perf_counter()
-    status = subprocess.run(
-        [sys.executable, "-m", "nemo_bt", *argv], capture_output=True, timeout=_TIMEOUT_S
-    ).returncode
-    if status != expected_status:
-        raise SystemExit(f"nemo-bt {' '.join(argv)}: expected status {expected_status}, got {status}")
+    command = [sys.executable, "-m", "nemo_bt", *argv]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, cwd=repo, env=_env(repo))
+    if result.returncode != expected_status:
+        raise SystemExit(f"nemo-bt {' '.join(argv)}: expected status {expected_status}, got {result.stderr}")
     return time.perf_counter() - start_s
 
 
-def _first_step_s(data: Path, run: Path) -> float:
-    """Time the way from the command to the first logged step of the quickstart's configuration."""
-    argv = [
-        "--config-name=quickstart",
-        f"exp_manager.explicit_log_dir={run}",
-        f"model.data.train={data / 'train.parquet'}",
-        f"+model.data.validation.held_out={data / 'validation.parquet'}",
-        f"model.tokenizer.type={data / 'tokenizer'}",
-        f"model.data.cache_dir={run}-cache",
-        "trainer.log_every_n_steps=1",
-        "trainer.max_steps=2",
-    ]
+def _env(repo: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(repo)}
+
+
+def _first_step_s(repo: Path, sets: list[str], run: Path) -> float:
+    """Time the way from the command to the first logged step of the quickstart's configuration on two ranks."""
+    argv = ["--config-name=quickstart", f"exp_manager.explicit_log_dir={run}", *sets]
+    argv += ["trainer.devices=2", "trainer.log_every_n_steps=1", "trainer.max_steps=2"]
+    command = [sys.executable, "-m", "nemo_bt", "train", *argv]
     start_s = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "nemo_bt", "train", *argv], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=repo, env=_env(repo))
     metrics = run / "metrics.jsonl"
     while not (metrics.exists() and '"step": 1' in metrics.read_text()):
         if process.poll() is not None or time.perf_counter() - start_s > _TIMEOUT_S:
