@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nemo_bt.cli.arguments import parse
 from nemo_bt.cli.training import same_command, train, validate
@@ -17,9 +16,6 @@ from nemo_bt.errors import UserError
 from nemo_bt.launching import local as launch
 from nemo_bt.launching.script import leave_result
 from nemo_bt.launching.signals import STOPPED_STATUS, StopRequest
-
-if TYPE_CHECKING:
-    pass
 
 
 def main() -> None:
