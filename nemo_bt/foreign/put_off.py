@@ -108,7 +108,7 @@ PUT_OFF = {
     "pandas": Package(),  # for the table of a tokenizer of molecules
     "wandb": Package(),  # Megatron's timers can write to it; a run that does loads it
 }
-_OF_NONE = ("__path__", "__all__", "__wrapped__", "__warningregistry__", "__bases__")
+_OF_NONE = ("__path__", "__wrapped__", "__warningregistry__", "__bases__")
 """What others ask every module for, and these do not have."""
 
 

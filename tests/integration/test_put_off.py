@@ -11,16 +11,30 @@ import pytest
 from nemo_bt.foreign.put_off import PUT_OFF
 
 PROGRAM = """
-import contextlib, json, sys
+import contextlib, json, sys, tempfile
+from pathlib import Path
 from types import ModuleType
+import torch
 import nemo_bt.training.nemo_import as nemo_import
 from nemo_bt.foreign.put_off import PUT_OFF, is_put_off
 
 if sys.argv[1] == "plain":
     nemo_import.put_off = contextlib.nullcontext
 nemo_import.import_nemo(on_gpu=False)
+with nemo_import.put_off():
+    import nemo.collections.llm.gpt.model.llama
 num_modules = len(sys.modules)
 states = {name: is_put_off(name) for name in PUT_OFF}
+asked = []
+if sys.argv[1] != "plain":
+    from nemo.collections.llm.modelopt.model_utils import restore_modelopt_state, save_modelopt_state
+    model, folder = torch.nn.Linear(1, 1), Path(tempfile.mkdtemp())
+    for make in (folder, folder / "weights" / "modelopt_state"):
+        make.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(Exception):  # there is no state in it
+            asked.append(restore_modelopt_state(model, folder))
+            asked.append(save_modelopt_state(model, folder, None))
+        asked.append(is_put_off("modelopt.torch.opt"))
 names = {}
 for name in PUT_OFF:
     module = __import__(name, fromlist=["x"])
@@ -32,7 +46,7 @@ from sklearn.metrics import roc_curve
 
 same = [getattr(torchmetrics, name) is getattr(lightning_module, name) for name in ("Metric", "MetricCollection")]
 taken, own = (list(map(list, curve([0, 1], [0.1, 0.9]))) for curve in (generator.roc_curve, roc_curve))
-print(json.dumps([num_modules, states, names, [*same, taken == own]]))
+print(json.dumps([num_modules, states, names, [*same, taken == own], asked]))
 """
 
 
@@ -61,6 +75,13 @@ def test_every_package_stays_put_off(found: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", PUT_OFF)
 def test_a_package_that_is_asked_is_whole(found: dict[str, Any], name: str) -> None:
     assert found["put off"][2][name] == found["plain"][2][name]
+
+
+def test_modelopt_runs_where_its_state_is_on_the_disk(found: dict[str, Any]) -> None:
+    """Without it NeMo's two functions give nothing, and load nothing; with it they are NeMo's own."""
+    without, with_state = found["put off"][4][:3], found["put off"][4][3:]
+    assert without == [None, None, True]
+    assert with_state[-1] is False
 
 
 def test_what_others_took_of_it_is_its_own(found: dict[str, Any]) -> None:

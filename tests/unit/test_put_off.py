@@ -48,7 +48,7 @@ def test_a_used_module_is_imported_without_the_package(packages: None) -> None:
     kept = sys.modules["kept"]
     assert is_put_off("kept")
     assert kept.version == "1.0"
-    assert not hasattr(kept, "__all__")
+    assert not hasattr(kept, "__wrapped__")
     assert is_put_off("kept")
     assert kept.later == 3
     assert not is_put_off("kept")
@@ -82,6 +82,14 @@ def test_what_is_imported_outside_is_as_always(packages: None) -> None:
     assert imported("whole.below").other == 4  # its first import is in the block
     with put_off(), pytest.raises(ModuleNotFoundError):
         importlib.import_module("none.such")
+
+
+def test_a_star_takes_all_names(packages: None) -> None:
+    imported("whole.below")
+    taken: dict[str, object] = {}
+    exec("from whole.below import *", taken)
+    assert taken["other"] == 4
+    assert {"called", "other"} <= taken.keys()
 
 
 def test_a_name_that_is_nowhere_is_named(packages: None) -> None:
