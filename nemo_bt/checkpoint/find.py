@@ -33,12 +33,15 @@ def step_of(checkpoint: Path) -> int:
 
 
 def wrong_name(checkpoint: Path) -> str | None:
-    """Say what tells that a checkpoint is not of the step in its name: a link to another one, a copy of it."""
+    """Say what tells that a checkpoint is not of the step in its name: a link to another one, a copy, no such facts."""
     target = checkpoint.resolve()
     if is_named_by_step(target) and step_of(target) != step_of(checkpoint):
         return f"it is a link to step {step_of(target)}"
     file = checkpoint / "context" / "training.json"
-    step = read_json(file, "facts of the training").get("step") if file.is_file() else None
+    try:
+        step = read_json(file, "facts of the training").get("step") if file.is_file() else None
+    except UserError as error:  # its bytes are checked later, and by another rank: here it is one more sign of damage
+        return str(error)
     return f"it holds step {step}" if isinstance(step, int) and step != step_of(checkpoint) else None
 
 

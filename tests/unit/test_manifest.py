@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nemo_bt.checkpoint.find import checkpoint_to_resume
+from nemo_bt.checkpoint.find import checkpoint_to_resume, wrong_name
 from nemo_bt.checkpoint.manifest import MANIFEST, damage, facts_of, files_of, plain_damage, write_manifest
 from nemo_bt.errors import UserError
 
@@ -95,3 +95,18 @@ def test_the_manifest_lists_every_file_but_itself(tmp_path: Path) -> None:
     listed = json.loads((checkpoint / MANIFEST).read_text())["files"]
     assert sorted(listed) == files_of(checkpoint) == sorted([CONTEXT, WEIGHTS, "weights/__1_0.distcp"])
     assert listed[CONTEXT]["sha256"] == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+
+
+def test_facts_of_the_training_that_do_not_read_are_a_damage_for_each_rank(tmp_path: Path) -> None:
+    """Their digest is one rank's share; the others look at their step, and must not fail alone."""
+    older, newest = written(tmp_path, 2), written(tmp_path, 4)
+    for checkpoint in (older, newest):
+        (checkpoint / "context" / "training.json").write_text('{"step": 4}')
+        write_manifest(checkpoint, facts_of(checkpoint, files_of(checkpoint)))
+    assert (wrong_name(older), wrong_name(newest)) == ("it holds step 4", None)
+    (newest / "context" / "training.json").write_text('x"step": 4}')
+    assert "training.json: expected facts of the training, got JSONDecodeError" in str(wrong_name(newest))
+    (older / "context" / "training.json").write_text('{"step": 2}')
+    for checkpoint in (older, newest):
+        write_manifest(checkpoint, facts_of(checkpoint, files_of(checkpoint)))
+    assert checkpoint_to_resume(tmp_path, resume_if_exists=True) == older
