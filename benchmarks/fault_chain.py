@@ -28,6 +28,7 @@ from tests.support.runs import metrics
 
 _LEFT = 36  # steps that a life needs for its faults: a run with fewer left is run to its end
 _FOUND_WITHIN = 12  # steps, for a flipped bit
+_IDLE = 6  # starts in which no fault found its moment
 _BOUND_S = 150.0
 _FINISH = Fault("run to the end", "step", 0, 0)
 Waiting = dict[str, deque[Fault]]
@@ -53,6 +54,7 @@ class Chain:
         self.undisturbed = undisturbed
         self.tell = tell
         self.num_runs = 1
+        self.num_told = 0
         self.late: list[Fault] = []
         self.befallen: list[tuple[Told, str | None]] = []
         """Faults that are not told yet, and what names them."""
@@ -68,11 +70,17 @@ class Chain:
             when: deque(fault for fault in faults if KINDS[fault.kind].when == when)
             for when in ("before", "start", "during", "ending", "silent")
         }
+        idle = 0
         try:
             while any(waiting.values()):
                 if self.step > STEPS - _LEFT:
                     self._finish()
+                count, begun_s = self.num_told, time.monotonic()
                 self._life(waiting)
+                idle = idle + 1 if self.num_told == count else 0
+                if idle == _IDLE:
+                    self.befallen = [(Told(self.layout, _FINISH), None)]
+                    self._tell(None, self.place.said(), [f"{idle} starts in a row came to nothing"], begun_s, True)
                 is_at_rest = self.place.whole and not self.place.damaged and self.step <= STEPS - _LEFT
                 if waiting["silent"] and is_at_rest:
                     self._silent_life(waiting["silent"].popleft())
@@ -219,6 +227,7 @@ class Chain:
             if wrong or told.has_traceback or found is False:
                 told.said = said[-6000:]
             self.tell(told)
+            self.num_told += 1
         self.befallen = kept
         if wrong:
             self._new_run()
