@@ -47,22 +47,18 @@ class Chain:
         disk = Disk(folder / "disk")
         shutil.copytree(data, disk.folder, dirs_exist_ok=True)
         self.folder = folder
-        clock = Clock(folder / "clock")
-        self.place = Place(disk, disk.folder / "run-1", layout, folder / "output", clock, set())
+        self.place = Place(disk, disk.folder / "run-1", layout, folder / "output", Clock(folder / "clock"), set())
         self.flipped = folder / "flipped"
         self.layout = layout
         self.undisturbed = undisturbed
         self.tell = tell
-        self.num_runs = 1
-        self.num_told = 0
+        self.num_runs, self.num_told = 1, 0
         self.late: list[Fault] = []
         self.befallen: list[tuple[Told, str | None]] = []
         """Faults that are not told yet, and what names them."""
 
-    @property
-    def step(self) -> int:
-        """That of the newest whole checkpoint; 0 without one."""
-        return max(map(step_of, self.place.whole), default=0)
+    step = property(lambda self: max(map(step_of, self.place.whole), default=0))
+    """That of the newest whole checkpoint; 0 without one."""
 
     def run(self, faults: Sequence[Fault]) -> None:
         """Have all of them befall runs of this layout."""
