@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
-from megatron.core import parallel_state
 
 from benchmarks import fault_acts as acts
 from benchmarks.fault_place import Fault
@@ -32,10 +31,13 @@ class Misbehaves(pl.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Stand before Megatron's optimizer, behind everything that has looked at gradients."""
+        from megatron.core import parallel_state
+
         optimizer = trainer.optimizers[0].mcore_optimizer
         step = optimizer.step_with_ready_grads
         parameters = [(name, one) for name, one in pl_module.named_parameters() if one.requires_grad]
         num_copies = parallel_state.get_data_parallel_world_size(with_context_parallel=True)
+        self.is_tensor_parallel = parallel_state.get_tensor_model_parallel_world_size() > 1
         self.is_replicated = num_copies > 1 and not trainer.strategy.ddp_config.use_distributed_optimizer
 
         def misbehaving() -> bool:
@@ -55,8 +57,8 @@ class Misbehaves(pl.Callback):
         at, bit = draw.randrange(numbers.numel()), draw.randrange(20, 31)
         numbers.view(torch.int32).view(-1)[at] ^= 1 << bit
         # With the distributed optimizer a change before its step is gathered by all, or overwritten on the one.
-        is_tensor_parallel = parallel_state.get_tensor_model_parallel_world_size() > 1
-        is_held_twice = self.is_replicated or (is_tensor_parallel and getattr(parameter, "sequence_parallel", False))
+        is_shared = self.is_tensor_parallel and getattr(parameter, "sequence_parallel", False)
+        is_held_twice = self.is_replicated or is_shared
         self.flipped.write_text(json.dumps({"name": name, "is_held_twice": is_held_twice}))
 
 

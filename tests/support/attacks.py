@@ -9,6 +9,7 @@ from typing import Any
 from torch.distributed.checkpoint import FileSystemReader
 
 from nemo_bt.checkpoint.manifest import MANIFEST, facts_of, files_of, write_manifest
+from nemo_bt.cpu.device import leave_out_extension
 
 
 class Taken:
@@ -40,6 +41,7 @@ class _Path:
 
 def poison(checkpoint: Path, command: str) -> None:
     """Have `.metadata` of a checkpoint run a command; the manifest agrees with it."""
+    leave_out_extension()  # the records are Megatron's, whose import it belongs to
     metadata = FileSystemReader(checkpoint / "weights").read_metadata()
     (checkpoint / "weights" / ".metadata").write_bytes(pickle.dumps(replace(metadata, planner_data=running(command))))
     seal(checkpoint)
