@@ -1,8 +1,8 @@
 """Packages that others import and this program does not use: each is loaded when something asks for it.
 
 Half of the time of NeMo's import goes into the `__init__.py` of packages of which training needs one module, or none.
-These files are put off: the first attribute that is not there runs them. So nothing is missing, and nothing has another
-value.
+These files are put off: the first attribute that is not there runs them. So nothing is missing. Four functions that
+others take at their import are stand-ins, which call the real ones when they are needed.
 """
 
 from __future__ import annotations
