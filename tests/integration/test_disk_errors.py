@@ -167,6 +167,7 @@ def test_errors_of_disks_are_named_also_from_the_text_of_another_process(
         )
 
 
+@needs_mounts
 def test_a_folder_that_turned_read_only_is_named_by_what_torch_saves_with(tmp_path: Path) -> None:
     script = (
         "import sys, torch; from pathlib import Path; from nemo_bt.checkpoint.disk_errors import naming_disk_errors\n"
@@ -174,8 +175,6 @@ def test_a_folder_that_turned_read_only_is_named_by_what_torch_saves_with(tmp_pa
         "with naming_disk_errors(folder): torch.save({'a': 1}, folder / 'common.pt')\n"
     )
     mounted = f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec {sys.executable} -c "$0" {tmp_path}'
-    if CANNOT_MOUNT:
-        pytest.skip("mounting a disk takes root")
     command = ["unshare", "--mount", "bash", "-c", mounted, script]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert "UserError: cannot write to" in result.stderr

@@ -70,7 +70,7 @@ def test_a_module_below_runs_the_package_first(packages: None) -> None:
 
 def test_a_known_name_loads_nothing_until_it_is_called(packages: None) -> None:
     with put_off():
-        from whole.below import called  # type: ignore[import-not-found]
+        from whole.below import called
     assert is_put_off("whole.below")
     assert is_put_off("whole")
     assert called(4) == 5
