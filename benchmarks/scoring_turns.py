@@ -8,20 +8,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.products import Products
 from benchmarks.turns import Turns
+
+_LONGEST_TOKENS = 65536
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--conversations", type=Path, required=True)
-    parser.add_argument("--pipeline-batch", type=int, help="without it, nemo_bt scores")
     parser.add_argument("--turns", type=int, required=True)
     parser.add_argument("--rewards", type=Path, required=True)
     parser.add_argument("--address", required=True)
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--nemo_bt", action="store_true")
+    who.add_argument("--products", action="store_true", help="the matrix products of nemo_bt's passes alone")
+    who.add_argument("--pipeline", type=int, help="transformers', with this batch size")
     args = parser.parse_args()
     conversations = json.loads(args.conversations.read_text())
-    score = _pipeline(args.model, args.pipeline_batch) if args.pipeline_batch else _nemo_bt(args.model)
+    score = _pipeline(args.model, args.pipeline) if args.pipeline else _nemo_bt(args.model)
+    if args.products:
+        score = _products(score, conversations)
     turns = Turns(args.address, rank=0)
     for _ in range(args.turns):
         rewards = score(conversations)
@@ -32,7 +40,19 @@ def main() -> None:
 def _nemo_bt(model: str) -> Callable[[list[Any]], list[float]]:
     from nemo_bt.scoring.scorer import RewardScorer
 
-    return RewardScorer.from_pretrained(model, accelerator="cpu").score_batch
+    return RewardScorer.from_pretrained(model, accelerator="cpu", max_position_embeddings=_LONGEST_TOKENS).score_batch
+
+
+def _products(score: Callable[[list[Any]], list[float]], conversations: list[Any]) -> Callable[..., list[float]]:
+    with Products() as products:
+        rewards = score(conversations)
+    alone = products.alone()
+
+    def products_alone(_: list[Any]) -> list[float]:
+        alone()
+        return rewards
+
+    return products_alone
 
 
 def _pipeline(model: str, batch_size: int) -> Callable[[list[Any]], list[float]]:

@@ -1,9 +1,10 @@
-"""Norm and SwiGLU for CPUs, each with the fewest passes over memory that eager torch allows.
+"""Norm, SwiGLU and rotation for CPUs, each with the fewest passes over memory that eager torch allows.
 
 Autograd would write and read every intermediate, and keep it for the backward pass. These functions compute in blocks
-of tokens that stay in a core's cache, and keep the input alone.
+of tokens that stay in a core's cache, and keep the input alone; a rotation keeps not even that.
 
-Shape suffixes: T = tokens, H = size of the normalised dimension, F = ffn size of this rank.
+Shape suffixes: T = tokens, H = size of the normalised dimension, F = ffn size of this rank, N = heads, D = head size,
+h = half of its rotated part.
 """
 
 from __future__ import annotations
@@ -28,6 +29,17 @@ def rms_norm(hidden: Tensor, weight_H: Tensor, eps: float) -> Tensor:
 def swiglu(gate_and_up: Tensor) -> Tensor:
     """Compute silu(gate) * up of [..., 2 F], gate first: [..., F]. Source: Shazeer 2020 (arXiv 2002.05202), eq. 5."""
     out: Tensor = _SwiGlu.apply(gate_and_up)  # type: ignore[no-untyped-call]
+    return out
+
+
+def rotate(x_TND: Tensor, cos_T1h: Tensor, sin_T1h: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[h + i]) of a head by its token's angle: [T, N, D]. What lies behind 2 h stays as it is.
+
+    Cosine and sine have the dtype of x.
+
+    Source: Su et al. 2021 (arXiv 2104.09864), eq. 34, with the halves of a head in the place of neighbours.
+    """
+    out: Tensor = _Rotation.apply(x_TND, cos_T1h, sin_T1h)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -92,3 +104,28 @@ class _SwiGlu(torch.autograd.Function):
             grad_silu_TF = grad_TF[rows] * up_TF[rows]
             torch.ops.aten.silu_backward.grad_input(grad_silu_TF, gate_TF[rows], grad_input=grad_gate_TF[rows])
         return grad_in
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_TND: Tensor, cos_T1h: Tensor, sin_T1h: Tensor) -> Tensor:
+        ctx.save_for_backward(cos_T1h, sin_T1h)
+        return _rotated(x_TND, cos_T1h, sin_T1h)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Turn the gradient back."""
+        cos_T1h, sin_T1h = ctx.saved_tensors
+        return _rotated(grads[0], cos_T1h, -sin_T1h), None, None
+
+
+def _rotated(x_TND: Tensor, cos_T1h: Tensor, sin_T1h: Tensor) -> Tensor:
+    half = cos_T1h.shape[-1]
+    first, second, behind = slice(0, half), slice(half, 2 * half), slice(2 * half, None)
+    out_TND = torch.empty_like(x_TND, memory_format=torch.contiguous_format)
+    for rows in _blocks(len(x_TND), x_TND[0].numel() if len(x_TND) else 0):
+        x, out, cos, sin = x_TND[rows], out_TND[rows], cos_T1h[rows], sin_T1h[rows]
+        torch.mul(x[..., first], cos, out=out[..., first]).addcmul_(x[..., second], sin, value=-1)
+        torch.mul(x[..., second], cos, out=out[..., second]).addcmul_(x[..., first], sin)
+        out[..., behind] = x[..., behind]
+    return out_TND

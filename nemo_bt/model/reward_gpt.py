@@ -136,7 +136,7 @@ class RewardGPT(gpt_model.GPTModel):
                 hidden_s1H = hidden_s1H * torch.tensor(self.config.embedding_scale, dtype=hidden_s1H.dtype)
             if torch.is_grad_enabled() and not hidden_s1H.requires_grad:
                 hidden_s1H.requires_grad_()  # under a frozen embedding, recomputed layers would have no gradient
-        angles = self.rotary_angles(positions_1t)
+        angles = self.rotary_angles(positions_1t, next(self.decoder.parameters()).dtype)
         hidden_s1H = self.decoder(hidden_states=hidden_s1H, attention_mask=segments_C5, rotary_pos_emb=angles)
         if not self.post_process:
             return hidden_s1H

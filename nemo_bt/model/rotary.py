@@ -13,12 +13,18 @@ from nemo_bt.pretrained.architecture import Architecture
 
 
 class RotaryAngles:
-    """Angles for Megatron's `apply_rotary_pos_emb`. This is no module: a cast to bf16 must not reach frequencies."""
+    """What turns queries and keys. This is no module: a cast to bf16 must not reach frequencies."""
 
     def __init__(self, architecture: Architecture) -> None:
         self.frequencies_KD = torch.stack(architecture.rotary_frequencies).to(torch.cuda.current_device())
 
-    def __call__(self, positions_1T: Tensor) -> Tensor:
-        """Give the angles, [K, T, 1, 1, D] fp32, at positions [1, T] int64."""
-        half_KTD = positions_1T[0].float()[None, :, None] * self.frequencies_KD[:, None, :]
-        return torch.cat([half_KTD, half_KTD], dim=-1)[:, :, None, None]
+    def __call__(self, positions_1T: Tensor, dtype: torch.dtype) -> Tensor:
+        """Give [K, T, 1, 1, D] for positions [1, T] int64.
+
+        On a GPU these are angles in fp32, each of them twice, as Megatron's `apply_rotary_pos_emb` takes them. On a CPU
+        they are the cosines and then the sines of `nemo_bt.cpu.kernels.rotate`, in `dtype`, computed once for all
+        layers.
+        """
+        half_KTh = positions_1T[0].float()[None, :, None] * self.frequencies_KD[:, None, :]
+        halves = (half_KTh, half_KTh) if half_KTh.is_cuda else (half_KTh.cos().to(dtype), half_KTh.sin().to(dtype))
+        return torch.cat(halves, dim=-1)[:, :, None, None]

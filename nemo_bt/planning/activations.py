@@ -67,7 +67,7 @@ def part_units(
     elif granularity == "full":
         units = [_recomputed([unit], own_input) for unit in units[: group or 0]] + units[group or 0 :]
     ends = _Ends(architecture, model, rows, dtype_bytes)
-    first = ends.angles() if granularity == "full" or on_gpu else 0
+    first = ends.angles(FP32_BYTES if on_gpu else dtype_bytes)
     table = 0
     if numbers.start == 0:
         first += ends.embedding()
@@ -126,10 +126,10 @@ class _Ends:
         vocabulary = self.architecture.padded_vocab_size // self.model.tensor_model_parallel_size
         return self.dtype_bytes * vocabulary * self.architecture.hidden_size
 
-    def angles(self) -> int:
-        """Count rotary angles, an input of every recomputed unit and of a fused rotation."""
+    def angles(self, number_bytes: int) -> int:
+        """Count what turns queries and keys: angles on a GPU, their cosines and sines on a CPU."""
         num_kinds = len(self.architecture.rotary_frequencies)
-        return FP32_BYTES * self.rows.held(self.model) * self.architecture.rotated_size * num_kinds
+        return number_bytes * self.rows.held(self.model) * self.architecture.rotated_size * num_kinds
 
     def head(self, scored_already: bool) -> int:
         """Count the last norm and the reward head."""

@@ -105,7 +105,7 @@ class LayerBytes:
         projection = self.architecture.query_size // self._tp
         return (
             self._norm_and_input(QKV, self._here(held))
-            + self._rotation(held)
+            + self._head_norms(held)
             + self.attention()
             + self._linears.input(PROJECTION, self._handed(is_last), projection, is_shared=True)
         )
@@ -118,15 +118,14 @@ class LayerBytes:
         """Count the input of the norm and its output, which is the input of the linear layer behind it."""
         return self._norm(rows) + self._linears.normed(name, rows, self.architecture.hidden_size)
 
-    def _rotation(self, rows: int) -> int:
-        """Count cosine and sine for queries and keys, and inputs of head norms: the keys' is a view of all three."""
+    def _head_norms(self, rows: int) -> int:
+        """Count the inputs of head norms: the keys' is a view of queries, keys and values."""
         architecture = self.architecture
-        angles = 0 if self.on_gpu else 4 * self.dtype_bytes * rows * architecture.rotated_size
         if not architecture.has_head_norms:
-            return angles
+            return 0
         inputs = self.dtype_bytes * rows * (2 * architecture.query_size + 2 * architecture.key_size)
         num_heads = architecture.heads.num_heads + architecture.heads.num_groups
-        return angles + (inputs + FP32_BYTES * rows * num_heads) // self._tp
+        return (inputs + FP32_BYTES * rows * num_heads) // self._tp
 
     @property
     def _width(self) -> int:

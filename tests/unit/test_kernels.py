@@ -1,4 +1,4 @@
-"""Norm and SwiGLU on their own, against formulas and finite differences."""
+"""Norm, SwiGLU and rotation on their own, against formulas and finite differences."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,11 +21,26 @@ def gated(x: Tensor) -> Tensor:
     return gate / (1 + torch.exp(-gate)) * up
 
 
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second, behind = x.split((2, 2, 1), dim=-1)
+    pairs = torch.complex(first, second) * torch.complex(cos, sin)
+    return torch.cat([pairs.real, pairs.imag, behind], dim=-1)
+
+
+def by_known_angles(rotation: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    angle = torch.linspace(-7, 7, 10, dtype=torch.float64).view(5, 1, 2)
+    return lambda x: rotation(
+        x[:, 1:], angle[: len(x)].cos(), angle[: len(x)].sin()
+    )  # some heads of a wider tensor, as queries are
+
+
 KERNELS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "norm": (lambda x, w: cpu_kernels.rms_norm(x, w, 1e-5), normed, [(7, 1, 6), (6,)]),
     "norm of heads": (lambda x, w: cpu_kernels.rms_norm(x, w, 1e-5), normed, [(5, 1, 3, 4), (4,)]),
     "swiglu": (cpu_kernels.swiglu, gated, [(7, 1, 6)]),
     "no rows": (cpu_kernels.swiglu, gated, [(0, 1, 6)]),
+    "rotation": (by_known_angles(cpu_kernels.rotate), by_known_angles(turned), [(5, 4, 5)]),
+    "rotation, no rows": (by_known_angles(cpu_kernels.rotate), by_known_angles(turned), [(0, 4, 5)]),
 }
 
 

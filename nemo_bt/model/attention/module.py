@@ -25,6 +25,7 @@ from torch import Tensor
 from nemo_bt.batching.context_shards import ContextShard
 from nemo_bt.batching.stream import to_device
 from nemo_bt.config.fp8 import row_multiple
+from nemo_bt.cpu.kernels import rotate
 from nemo_bt.model.attention.blocked import blocked_attention
 from nemo_bt.model.attention.choice import chosen_kernel, this_gpu
 from nemo_bt.model.attention.context_parallel import held_here, keys_and_values_of_all
@@ -53,27 +54,35 @@ class RotarySelfAttention(SelfAttention):
         Args:
             hidden_states: [s, 1, H].
             attention_mask: segments_C5.
-            rotary_pos_emb: angles of all kinds of layers, [kinds, t, 1, 1, D].
+            rotary_pos_emb: those of `RotaryAngles` for all kinds of layers, [kinds, t, 1, 1, D].
 
         Returns:
             Output and its bias. The last layer's output is [c, 1, H] (c / TP of it under sequence parallelism) and
             has the residual added: `add_nothing` in the place of Megatron's addition leaves it as it is.
         """
-        output, bias = super().forward(
-            hidden_states, attention_mask, rotary_pos_emb=rotary_pos_emb[self.kind], **kwargs
-        )
+        self.turning_t11D = rotary_pos_emb[self.kind]
+        for_megatron = self.turning_t11D if hidden_states.is_cuda else None
+        output, bias = super().forward(hidden_states, attention_mask, rotary_pos_emb=for_megatron, **kwargs)
+        del self.turning_t11D
         if keeps_only_scored_tokens(self.config, self.layer_number):
             shard = held_here(rotary_pos_emb.shape[1])
             output = output + take_scored_rows(hidden_states, attention_mask, shard, self.config)
         return output, bias
 
     def get_query_key_value_tensors(self, *args: Any, **kwargs: Any) -> Any:
-        """Scale the rotated dimensions of Megatron's: this is cosine and sine times a factor, in any rotary kernel."""
+        """Scale the rotated dimensions of Megatron's: this is cosine and sine times a factor, in any rotary kernel.
+
+        On a CPU they are rotated here too: Megatron's own rotation passes over memory ten times there, and computes
+        cosines and sines in every layer, for queries and for keys.
+        """
         query, key, value = super().get_query_key_value_tensors(*args, **kwargs)
         if self.rotary_scaling != 1.0:
             scaling_D = torch.ones(query.shape[-1], device=query.device)  # fp32: bf16 would round the factor itself
             scaling_D[: self.rotary_size] = self.rotary_scaling
             query, key = ((x * scaling_D).to(x.dtype) for x in (query, key))
+        if not query.is_cuda:
+            cos_and_sin_t1h = self.turning_t11D[:, 0].chunk(2, dim=-1)
+            query, key = (rotate(x[:, 0], *cos_and_sin_t1h)[:, None] for x in (query, key))
         return query, key, value
 
 
