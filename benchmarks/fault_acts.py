@@ -151,7 +151,10 @@ def stop_and_go_on(place: Place, fault: Fault, process: Forked) -> None:
 
 
 def slow_rank(place: Place, fault: Fault, process: Forked) -> str | None:
-    """Have a rank run half of the time until it is named, or for as long as that may take; then ask the run to end."""
+    """Have a rank run half of the time until it is named, or for as long as that may take; then ask the run to end.
+
+    A run that ends before that by itself had too few steps left to tell.
+    """
     named = rf"rank {fault.rank} \(node \S+\) takes \d+% longer than its peers"
     for victim in place.ranks(process)[fault.rank : fault.rank + 1]:
         deadline_s = time.monotonic() + _SLOW_S
@@ -161,9 +164,10 @@ def slow_rank(place: Place, fault: Fault, process: Forked) -> str | None:
                 time.sleep(0.02)
                 os.kill(victim.pid, signal.SIGCONT)
                 time.sleep(0.02)
+    is_over = process.poll() is not None and not re.search(named, place.said())
     with suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGTERM)
-    return named if place.has_peers else None  # who works on the same pairs waits for it, in each product
+    return named if place.has_peers and not is_over else None  # who works on the same pairs waits in each product
 
 
 def clock_jump(place: Place, fault: Fault, process: Forked) -> None:

@@ -49,6 +49,7 @@ int gettimeofday(struct timeval *now, void *zone) {
 """
 READY = "NEMO_BT_FAULTS_READY"
 _WITH_MOUNTS = "mounts"
+_ATTEMPTS = 100
 
 
 def variables() -> dict[str, str]:
@@ -119,14 +120,14 @@ class Disk:
 
     def leave(self, free_bytes: int) -> None:
         """Take all room but so much. A run that writes meanwhile may need more than was seen: then it is seen again."""
-        for attempt in range(1, 101):
+        for attempt in range(1, _ATTEMPTS + 1):
             stat = os.statvfs(self.folder)
             used = (stat.f_blocks - stat.f_bfree) * stat.f_frsize
             try:
                 self._remount(f"size={used + free_bytes}")
                 return
             except subprocess.CalledProcessError:
-                if attempt == 100:
+                if attempt == _ATTEMPTS:
                     raise
 
     def fill(self) -> None:
@@ -140,10 +141,17 @@ class Disk:
         self._remount("ro")
 
     def turn_read_only(self) -> None:
-        """Make it read-only for what is opened from now on: another mount, which is read-only, lies over this one."""
-        for options in (["--bind", str(self.folder)], ["-o", "remount,bind,ro"]):
-            subprocess.run(["mount", *options, str(self.folder)], check=True, timeout=20)
+        """Make it read-only for what is opened from now on: another mount, which is read-only, lies over this one.
+
+        A file that is opened between both commands keeps the second from it, as long as it is open.
+        """
+        subprocess.run(["mount", "--bind", str(self.folder), str(self.folder)], check=True, timeout=20)
         self.is_covered = True
+        read_only = ["mount", "-o", "remount,bind,ro", str(self.folder)]
+        for _ in range(_ATTEMPTS):
+            if subprocess.run(read_only, capture_output=True, timeout=20).returncode == 0:
+                return
+        subprocess.run(read_only, check=True, timeout=20)
 
     def mend(self) -> None:
         """Give it its room back, and let it be written."""

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ _GOES_ON = (
     "Checkpoints that have their name are whole: make room, and the same command with "
     "exp_manager.resume_if_exists=true goes on."
 )
+_BY_ANOTHER = "another rank could not write its part"
+_FOR_THE_OTHER_S = 5.0
+"""Time in which the first rank, which alone gets to know why, says so and ends this one."""
 _NO_REPORT = "results_queue should not be empty"
 """Megatron says so when a writer ended without a report."""
 _NOT_WRITTEN = "inline_container"
@@ -52,6 +56,8 @@ def naming_disk_errors(folder: Path, goes_on: str = _GOES_ON) -> Iterator[None]:
         reason = None if _is_elsewhere(error, folder) else _reason(error, folder)
         if reason is None:
             raise
+        if reason == _BY_ANOTHER:
+            time.sleep(_FOR_THE_OTHER_S)
         raise UserError(f"cannot write to {folder} ({_free(folder)}): {reason}. {goes_on}") from error
 
 
@@ -88,7 +94,7 @@ def _reason(error: BaseException, folder: Path) -> str | None:
     if number is None and isinstance(error, OSError) and isinstance(error.filename, str):
         return f"{error.filename}: {error.strerror}"  # `_is_elsewhere` has looked where it is
     if number is None and by_another:
-        return "another rank could not write its part"
+        return _BY_ANOTHER
     return f"{os.strerror(number)}: {_NAMED[number]}" if number else None
 
 

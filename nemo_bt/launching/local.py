@@ -22,6 +22,7 @@ import psutil
 
 from nemo_bt.config.device import runs_on_gpu
 from nemo_bt.errors import UserError
+from nemo_bt.files import write_atomically
 from nemo_bt.launching.crowding import crowding
 from nemo_bt.launching.ends import RanksEnded, ended_by
 from nemo_bt.launching.meeting import meet
@@ -103,7 +104,8 @@ def is_to_start(settings: JobSettings) -> bool:
 def report(error: UserError, stderr: TextIO) -> None:
     """Show a user's mistake once: through the process that started the ranks, or once a node under torchrun or srun."""
     if started_here():
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": f"error: {error}"}))
+        # This rank may be ended any moment, as another failed; half a file would end the process that reads it.
+        write_atomically(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), json.dumps({"message": f"error: {error}"}))
     elif int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0:
         stderr.write(f"error: {error}\n")
         stderr.flush()

@@ -15,10 +15,15 @@ from typing import Any
 
 from nemo_bt.observability.terminal import Terminal
 
-_WAITING = ("torch.distributed.", "megatron.core.pipeline_parallel.", "megatron.core.distributed.")
+_WAITING = (
+    "torch.distributed.",
+    *(f"megatron.core.{package}." for package in ("pipeline_parallel", "tensor_parallel", "distributed")),
+)
 """Modules of libraries in which a rank waits for others. Our own modules set WAITS_FOR_OTHERS = True."""
 _LAST_FRAMES = 4
 _LOST = re.compile(r"peer|connection|timed? ?out|NCCL|Broken pipe", re.IGNORECASE)
+_IN_TRANSPORT = re.compile(r"\bgloo/transport/")
+"""A message between ranks failed, wherever autograd waited for it."""
 
 
 def report_failure(
@@ -29,8 +34,8 @@ def report_failure(
     def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         terminal.stop()
         sys.__excepthook__(kind, error, trace)  # into nemo.log
-        waited = waits_in(frame.f_globals for frame, _ in traceback.walk_tb(trace))
         message = (str(error).splitlines() or [""])[0]
+        waited = _IN_TRANSPORT.search(message) or waits_in(frame.f_globals for frame, _ in traceback.walk_tb(trace))
         if waited and _LOST.search(message):
             terminal.error(f"rank {rank} lost the others: {message}")
         else:

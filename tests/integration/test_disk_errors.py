@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 
+from nemo_bt.checkpoint import disk_errors
 from nemo_bt.checkpoint.disk_errors import naming_disk_errors
 from nemo_bt.errors import UserError
 from tests.support.layouts import common
@@ -139,10 +140,18 @@ def test_errors_that_are_no_disks_stay_what_they_are(tmp_path: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/elsewhere/data.parquet")
 
 
-def test_a_rank_whose_own_part_was_written_ends_in_a_message_too(tmp_path: Path) -> None:
-    """Megatron tells it that the save failed, and only the first rank why."""
+def test_a_rank_whose_own_part_was_written_leaves_the_word_to_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Megatron tells it that the save failed, and only the first rank why: that one says so, and ends it meanwhile."""
+    waited: list[float] = []
+    monkeypatch.setattr(disk_errors.time, "sleep", waited.append)
+    with pytest.raises(UserError, match="it is read-only now"), naming_disk_errors(tmp_path):
+        raise CheckpointException("write", {1: (OSError(errno.EROFS, os.strerror(errno.EROFS)), None)})
+    assert not waited
     with pytest.raises(UserError, match="another rank could not write its part"), naming_disk_errors(tmp_path):
         raise CheckpointException("write", {})
+    assert waited == [5.0]
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from nemo_bt.observability.events import read_events
-from nemo_bt.observability.failure import waits_in
+from nemo_bt.observability.failure import report_failure, waits_in
+from nemo_bt.observability.terminal import Terminal
 from tests.support.layouts import common
 from tests.support.runs import REPO, nemo_bt
 
@@ -63,6 +65,27 @@ def test_the_rank_that_hangs_shows_where_and_the_others_that_they_waited(dataset
 )
 def test_a_stack_that_ends_in_a_collective_waits(modules: list[str], expected: bool) -> None:
     assert waits_in({"__name__": name} for name in modules) is expected
+
+
+@pytest.mark.parametrize(
+    ("message", "is_another"),
+    [
+        ("[/x/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:55976: Connection reset by peer. This is", True),
+        ("[/x/gloo/transport/tcp/unbound_buffer.cc:88] Timed out waiting 1800000ms for recv operation", True),
+        ("the connection to the tracker was refused", False),
+        ("The size of tensor a (3) must match the size of tensor b (4)", False),
+    ],
+)
+def test_what_the_transport_says_is_a_line_wherever_autograd_waited(
+    message: str, is_another: bool, tmp_path: Path
+) -> None:
+    said = StringIO()
+    try:
+        raise RuntimeError(message)
+    except RuntimeError as error:
+        report_failure(1, tmp_path, Terminal(None, said))(RuntimeError, error, error.__traceback__)
+    assert ("rank 1 lost the others" in said.getvalue()) is is_another
+    assert ("Traceback" in said.getvalue()) is not is_another
 
 
 def test_a_module_of_ours_says_itself_that_it_waits() -> None:

@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 import pytest
 from torch import Tensor
 
-from nemo_bt import api
+from nemo_bt import api, files
 from nemo_bt.cli.main import run
 from nemo_bt.config.custom import describe, load_object
 from nemo_bt.config.loss import CustomFunction
@@ -42,6 +42,22 @@ def test_a_rank_that_finds_a_mistake_leaves_it_for_the_process_that_started_it(
         "error: model.optim.lr: expected more than 0, got 0."
     )
     assert capsys.readouterr().err == ""
+
+
+def test_a_rank_that_is_ended_while_it_leaves_its_mistake_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch reads what is there of a rank that failed, and half of it would end the process that reads."""
+    monkeypatch.setenv("NEMO_BT_STARTED_HERE", "1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+
+    def end(*_: Path) -> None:
+        raise SystemExit(143)
+
+    monkeypatch.setattr(files, "put_in_place", end)
+    with pytest.raises(SystemExit):
+        run(["train", *NEEDED, "model=llama_4x256", "model.optim.lr=0"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_ranks_on_several_nodes_need_a_launcher(tmp_path: Path) -> None:
