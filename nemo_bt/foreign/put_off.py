@@ -1,7 +1,7 @@
 """Packages that others import and this program does not use: each is loaded when something asks for it.
 
 Half of the time of NeMo's import goes into the `__init__.py` of packages of which training needs one module, or none.
-These files are put off: the first attribute that is not there runs them. So nothing is missing. Four functions that
+These files are put off: the first attribute that is not there runs them. So nothing is missing. Six functions that
 others take at their import are stand-ins, which call the real ones when they are needed.
 """
 
@@ -48,6 +48,10 @@ def when_called(module: str, name: str) -> Callable[[], Any]:
         return getattr(found, name)(*args, **kwargs)
 
     return lambda: called
+
+
+def _functions(module: str, *names: str) -> dict[str, Package]:
+    return {module: Package(known={name: when_called(module, name) for name in names})}
 
 
 def _with_modelopt(module: str, name: str, has_state: Callable[..., bool]) -> Callable[[], Any]:
@@ -104,7 +108,11 @@ PUT_OFF = {
     "torchmetrics": Package(has_used_modules=True, known=_OF_TORCHMETRICS),
     # a threshold of transformers' assisted generation, with scipy
     "sklearn": Package(),
-    "sklearn.metrics": Package(known={"roc_curve": when_called("sklearn.metrics", "roc_curve")}),
+    **_functions("sklearn.metrics", "roc_curve"),
+    # a tool that shows what a model computes, with torch.distributed.tensor and sympy; and masks, with torch._dynamo,
+    # which whoever loads a model's class asks for, and a tokenizer does not
+    **_functions("transformers.model_debugging_utils", "model_addition_debugger_context"),
+    **_functions("transformers.masking_utils", "create_masks_for_generate"),
     "pandas": Package(),  # for the table of a tokenizer of molecules
     "wandb": Package(),  # Megatron's timers can write to it; a run that does loads it
 }

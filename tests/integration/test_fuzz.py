@@ -3,10 +3,13 @@
 `python -m benchmarks.fuzz` does the same for an hour, from other numbers on.
 """
 
+import json
+import random
 from pathlib import Path
 
 import pytest
 
+from tests.support import mutations
 from tests.support.fuzz import MOST_BYTES, SOURCES, campaign, lay_clean
 
 
@@ -29,3 +32,11 @@ def test_the_guard_sees_what_pickle_itself_does_with_the_same_files(clean: Path,
     assert found.inputs == 200
     assert any(text.startswith("forbidden: pickle.find_class ('posix', 'system'") for text in found.forbidden)
     assert len(found.forbidden) > 10
+
+
+def test_a_changed_file_comes_from_its_number_alone() -> None:
+    data = json.dumps({"a": {"b": [1, {"c": 2}], "d": "x"}, "e": [[]]}).encode()
+    values = repr(mutations.VALUES)
+    first = [mutations.of_json(data, random.Random(number)) for number in range(500)]
+    assert repr(mutations.VALUES) == values
+    assert [mutations.of_json(data, random.Random(number)) for number in range(500)] == first

@@ -10,6 +10,7 @@ import random
 import tarfile
 import zipfile
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 NAMES = (
@@ -186,11 +187,11 @@ def of_json(data: bytes, draw: random.Random) -> bytes:
         place, key = _drawn(tree, draw)
         match draw.randrange(5):
             case 0 | 1:
-                place[key] = draw.choice(VALUES)
+                place[key] = deepcopy(draw.choice(VALUES))
             case 2:
                 del place[key]
             case 3 if isinstance(place, dict):
-                place[draw.choice(KEYS)] = draw.choice(VALUES)
+                place[draw.choice(KEYS)] = deepcopy(draw.choice(VALUES))
             case _:
                 other, name = _drawn(tree, draw)
                 place[key] = json.loads(json.dumps(other[name]))
