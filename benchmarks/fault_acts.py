@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.fault_place import Fault, Place, PostponedError
-from benchmarks.forked_runs import Forked
+from tests.support.forked_command import Forked
 
 STOPPED_S = 0.7
 _FILLED_S = 60.0

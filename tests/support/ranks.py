@@ -1,4 +1,4 @@
-"""One rank of several training runs in a row: a process that imports NeMo costs 11 s, so runs share it.
+"""One rank of several training runs in a row: a process that imports NeMo costs 5 s, so runs share it.
 
 torchrun --nproc-per-node N -m tests.support.ranks runs.json
 

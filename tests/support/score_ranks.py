@@ -1,4 +1,4 @@
-"""One rank of several nemo-bt score in a row: a process that imports NeMo costs 10 s, so they share it.
+"""One rank of several nemo-bt score in a row: a process that imports NeMo costs 5 s, so they share it.
 
 torchrun --nproc-per-node N -m tests.support.score_ranks runs.json
 
