@@ -1,11 +1,13 @@
 """Lists of K answers beside the same answers as pairs and alone: answers per second, forward and backward, in turns.
 
 python -m benchmarks.lists --data folder/with/alpaca_eval_train.parquet
+python -m benchmarks.lists --short
 
 A list computes its prompt once. As K/2 pairs the prompt is computed K/2 times, and with each answer alone K times, as
 trainers do that share nothing. With p tokens of a prompt and r of an answer the bound of list over alone is
 (K p + K r) / (p + K r) where attention costs nothing. Generated lists have one p and r; AlpacaEval's are the answers of
-K models to an instruction, ranked by its annotations.
+K models to an instruction, ranked by its annotations. --short looks for the prompt from which on sharing pays: two
+answers behind one of a few tokens, beside each with a prompt of its own.
 """
 
 from __future__ import annotations
@@ -40,33 +42,43 @@ _BUDGET_TOKENS = 4096
 _ANSWERS = 32
 _GENERATED = {"long prompts": (512, 64), "even": (192, 192)}
 """Tokens of a prompt and of an answer."""
+_SHORT = [(prompt, answer) for answer in (64, 256) for prompt in (1, 4, 16, 64)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--data", type=Path)
+    what.add_argument("--short", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("runs/lists"))
     parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
     parser.add_argument("--turns", type=int, default=7)
     args = parser.parse_args()
-    cases = {f"{name.replace(' ', '_')}_p{p}_r{r}": generated(p, r) for name, (p, r) in _GENERATED.items()}
-    cases["alpaca_eval"] = annotated(args.data, args.folder)
+    if args.short:
+        name, command, sizes, others = "sharing", "python -m benchmarks.lists --short", _SIZES[:1], ("alone",)
+        cases = {f"p{p}_r{r}": generated(p, r) for p, r in _SHORT}
+    else:
+        name, command, sizes, others = "lists", "python -m benchmarks.lists --data data", _SIZES, ("pairs", "alone")
+        cases = {f"{kind.replace(' ', '_')}_p{p}_r{r}": generated(p, r) for kind, (p, r) in _GENERATED.items()}
+        cases["alpaca_eval"] = annotated(args.data, args.folder)
     figures = []
     with small_model() as module:
         for case, lists_of in cases.items():
-            for num_answers in _SIZES:
-                figures += measured(f"lists/{case}/K{num_answers}", module, lists_of(num_answers), args.turns)
-    print(f"wrote {write_results('lists', args.host_kind, 'python -m benchmarks.lists --data data', figures)}")
+            for num_answers in sizes:
+                start = f"{name}/{case}/K{num_answers}"
+                figures += measured(start, module, lists_of(num_answers), others, args.turns)
+    print(f"wrote {write_results(name, args.host_kind, command, figures)}")
 
 
-def measured(start: str, module: Any, lists: Sequence[TokenGroup], turns: int) -> list[Figure]:
-    """Time the three forms in turns, and give the ratios of a list's answers per second to those of the others."""
+def measured(start: str, module: Any, lists: Sequence[TokenGroup], others: Sequence[str], turns: int) -> list[Figure]:
+    """Time the forms in turns, and give the ratios of a list's answers per second to those of the others."""
     ranking, pairwise = (loss_function(LossSettings(kind=kind)) for kind in ("plackett_luce", "bradley_terry"))
     forms = {
         "list": (streams_of(lists), ranking),
         "pairs": (streams_of([pair for one in lists for pair in as_pairs(one)]), pairwise),
         "alone": (streams_of([alone for one in lists for alone in as_alone(one)]), None),
     }
+    forms = {name: forms[name] for name in ("list", *others)}
     seconds: dict[str, list[float]] = {name: [] for name in forms}
     for turn in range(turns + 1):
         for name, (streams, loss_of) in sorted(forms.items(), key=lambda item: (turn + len(item[0])) % 3):
@@ -76,7 +88,7 @@ def measured(start: str, module: Any, lists: Sequence[TokenGroup], turns: int) -
                 seconds[name].append(time.perf_counter() - began_s)
     tokens = {name: sum(one.num_real_tokens for one in streams) for name, (streams, _) in forms.items()}
     figures = []
-    for other in ("pairs", "alone"):
+    for other in others:
         ratios = [theirs / ours for theirs, ours in zip(seconds[other], seconds["list"], strict=True)]
         figures.append(Figure(f"{start}/speed_over_{other}", median(ratios), "ratio", min(ratios), max(ratios)))
         bound = tokens[other] / tokens["list"]

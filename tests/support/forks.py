@@ -67,7 +67,9 @@ class Forks:
             assert server.stdout
             server.stdin.write(json.dumps(asked | {"outputs": [str(path) for path in outputs]}) + "\n")
             server.stdin.flush()
-            answer = json.loads(server.stdout.readline())
+            line = server.stdout.readline()
+            assert line, f"the process of forks ended: {server.poll()}"
+            answer = json.loads(line)
             stdout, stderr = (path.read_text(errors="replace") if path.exists() else "" for path in outputs)
         if answer["is_late"]:
             stderr += f"not done after {timeout_s} s: the stacks of its threads are those of each process then\n"
