@@ -3,9 +3,9 @@
 torchrun --nproc-per-node 8 -m benchmarks.cluster --name ours --flops 989e12
 
 On several nodes torchrun runs on each, as for training; rank 0 writes. Each value is the median of several turns.
-Matrix products are in bf16 on a GPU and fp32 on a CPU. Attention runs forward and backward over a stream of pairs.
-Memory is timed by a copy, and links by an all-reduce of 64 MiB and one of 8 bytes, over the ranks of a node and over
-one rank of each node.
+Matrix products are in bf16 on a GPU and fp32 on a CPU. Attention runs forward and backward over a stream of pairs; on a
+CPU, where each segment takes calls of its own, over tiny ones too. Memory is timed by a copy, and links by an
+all-reduce of 64 MiB and one of 8 bytes, over the ranks of a node and over one rank of each node.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import nemo_bt.conf
 _TURNS = 7
 _MESSAGE_BYTES = 64 * 2**20
 _COPIED_BYTES = 512 * 2**20
-_NUM_PAIRS = 8
-_PREFIX_TOKENS = 384
-_RESPONSE_TOKENS = 128
+_PAIRS = (8, 384, 128)
+"""Number of pairs, tokens of a prompt and of a response."""
+_TINY_PAIRS = (128, 4, 2)
 _HEADS = 8
 _KEY_HEADS = 2
 _HEAD_SIZE = 128
@@ -49,7 +49,9 @@ def main() -> None:
     if on_gpu:
         torch.cuda.set_device(device)
     matmul = matmul_flops(args.rows, device)
-    attention = attention_flops(device)
+    attended, attention_s = attention_time(device, *_PAIRS)
+    attention = 3.5 * 4 * _HEADS * _HEAD_SIZE * attended / attention_s
+    segment_s = 0.0 if on_gpu else attention_time(device, *_TINY_PAIRS)[1] / (2 * _TINY_PAIRS[0])
     peak = args.flops or matmul
     node, network = links(device)
     values = {
@@ -63,6 +65,7 @@ def main() -> None:
         "fp8_flops": args.fp8_flops,
         "matmul_efficiency": min(1.0, matmul / peak),
         "attention_efficiency": min(1.0, attention / peak),
+        "attention_segment_s": segment_s,
         "memory_bytes_per_s": memory_speed(device),
         "node_bytes_per_s": node[0],
         "node_latency_s": node[1],
@@ -83,8 +86,16 @@ def matmul_flops(rows: int, device: torch.device) -> float:
     return 2 * rows**3 / _median_s(lambda: a @ b, device)
 
 
-def attention_flops(device: torch.device) -> float:
-    """Measure the FLOP/s of attention, forward and backward, over pairs that share their prompts."""
+def attention_time(device: torch.device, num_pairs: int, prefix: int, response: int) -> tuple[int, float]:
+    """Time attention, forward and backward, over pairs that share their prompts, in seconds.
+
+    Args:
+        prefix: tokens of a prompt.
+        response: tokens of each response.
+
+    Returns:
+        Pairs of a query and a key that it sees, and the time.
+    """
     from nemo_bt.cpu import device as cpu
 
     if device.type == "cpu":
@@ -94,28 +105,28 @@ def attention_flops(device: torch.device) -> float:
     from nemo_bt.model.attention.module import kernel_attention
     from nemo_bt.model.attention.segments import AttentionRule
 
-    pair = _PREFIX_TOKENS + 2 * _RESPONSE_TOKENS
+    pair = prefix + 2 * response
     segments = []
     attended = 0
-    for start in range(0, _NUM_PAIRS * pair, pair):
-        for first in (start + _PREFIX_TOKENS, start + _PREFIX_TOKENS + _RESPONSE_TOKENS):
-            segments.append((start, start + _PREFIX_TOKENS, first, first + _RESPONSE_TOKENS, 1))
-            attended += _RESPONSE_TOKENS * _PREFIX_TOKENS + _RESPONSE_TOKENS * (_RESPONSE_TOKENS + 1) // 2
-        attended += _PREFIX_TOKENS * (_PREFIX_TOKENS + 1) // 2
+    for start in range(0, num_pairs * pair, pair):
+        for first in (start + prefix, start + prefix + response):
+            segments.append((start, start + prefix, first, first + response, 1))
+            attended += response * prefix + response * (response + 1) // 2
+        attended += prefix * (prefix + 1) // 2
     segments_C5 = torch.tensor(segments, dtype=torch.int32)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     query, key, value = (
-        torch.randn(_NUM_PAIRS * pair, heads, _HEAD_SIZE, device=device, dtype=dtype, requires_grad=True)
+        torch.randn(num_pairs * pair, heads, _HEAD_SIZE, device=device, dtype=dtype, requires_grad=True)
         for heads in (_HEADS, _KEY_HEADS, _KEY_HEADS)
     )
     attend = kernel_attention if device.type == "cuda" else blocked_attention
     rule = AttentionRule(scale=_HEAD_SIZE**-0.5)
-    shard = context_shard(_NUM_PAIRS * pair)
+    shard = context_shard(num_pairs * pair)
 
     def both_passes() -> None:
         attend(query, key, value, segments_C5, rule, shard).sum().backward()
 
-    return 3.5 * 4 * _HEADS * _HEAD_SIZE * attended / _median_s(both_passes, device)
+    return attended, _median_s(both_passes, device)
 
 
 def memory_speed(device: torch.device) -> float:

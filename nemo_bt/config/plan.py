@@ -42,6 +42,9 @@ class ClusterSettings:
     """Share of flops, and of fp8_flops, that matrix products reach."""
     attention_efficiency: Efficiency
     """Share of flops that attention reaches."""
+    attention_segment_s: FromZero = 0.0
+    """Time that a segment of a stream takes in a layer beside its products, forward and backward; 0 where one kernel
+    computes a whole stream."""
     memory_bytes_per_s: Above0
     """Rate between a device and its memory."""
     node_bytes_per_s: Above0 | None

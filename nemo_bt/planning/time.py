@@ -102,7 +102,8 @@ def stage_time(
     work = stage_flops(settings, architecture, stage, load)
     matmul = work.linear / cluster.flops + (work.linear_fp8 / cluster.fp8_flops if cluster.fp8_flops else 0.0)
     matmul *= num_streams / cluster.matmul_efficiency
-    attention = num_streams * work.attention / (cluster.flops * cluster.attention_efficiency)
+    attention = work.attention / (cluster.flops * cluster.attention_efficiency)
+    attention = num_streams * (attention + work.attention_segments * cluster.attention_segment_s)
     units = [
         unit
         for part in range(parts)

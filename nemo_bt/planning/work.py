@@ -25,11 +25,13 @@ class Flops:
         linear: of linear layers that are not in FP8, and of adapters.
         linear_fp8: of those in FP8.
         attention: of attention, which never is.
+        attention_segments: segments that attention computes in all layers, forward and backward: no FLOPs, but calls.
     """
 
     linear: float
     linear_fp8: float
     attention: float
+    attention_segments: float
 
 
 def stage_flops(settings: Settings, architecture: Architecture, stage: int, load: StreamLoad) -> Flops:
@@ -38,7 +40,7 @@ def stage_flops(settings: Settings, architecture: Architecture, stage: int, load
     in_fp8 = layers_in_fp8(model, architecture.num_layers)
     last = architecture.num_layers - 1 if not hands_on_all(architecture, model) else None
     rows = load.rows.held(model), load.rows.handed_on(model)
-    linear = linear_fp8 = attention = 0.0
+    linear = linear_fp8 = attention = segments = 0.0
     for part in range(model.virtual_pipeline_model_parallel_size or 1):
         numbers = part_layers(model, architecture.num_layers, stage, part)
         again = recomputed_layers(model, len(numbers))
@@ -54,8 +56,9 @@ def stage_flops(settings: Settings, architecture: Architecture, stage: int, load
                 linear += (passes + backward) * of_layer
             attended = 0.0 if number == last else load.num_attended / model.context_parallel_size
             attention += 4 * architecture.query_size * attended * (passes + 2.5)
+            segments += load.rows.continuations * (passes + 2.5) / 3.5
     tp = model.tensor_model_parallel_size
-    return Flops(linear / tp, linear_fp8 / tp, attention / tp)
+    return Flops(linear / tp, linear_fp8 / tp, attention / tp, segments)
 
 
 def _layer_flops(architecture: Architecture, model: ModelSettings, held: int, handed: int) -> tuple[float, float]:

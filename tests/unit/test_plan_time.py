@@ -68,6 +68,23 @@ def test_flops_of_all_ranks_are_those_of_training() -> None:
     assert 2 * sum(time.attention for time in times) == pytest.approx(3.5 * forward)
 
 
+def test_segments_take_a_time_of_their_own() -> None:
+    """Ten of each stream in every layer, and one forward pass more where layers are recomputed."""
+    full = [f"model.activations_checkpoint_{key}" for key in ("granularity=full", "method=uniform", "num_layers=1")]
+    for extra, passes in (([], 3.5), (full, 4.5)):
+        settings = plan_run_of("model=llama3_8b", "trainer.devices=1", *extra)
+        architecture = run_architecture(settings, None, num_tokens=1)
+        load = StreamLoad(StreamRows(512, 10, 10), num_tokens=512, num_attended=1000)
+        parameters = rank_parameters(architecture, settings.model, 0)
+        seconds = [
+            stage_time(
+                settings, architecture, replace(settings.cluster, attention_segment_s=each_s), 0, parameters, load, 3
+            ).attention
+            for each_s in (0.0, 0.01)
+        ]
+        assert seconds[1] - seconds[0] == pytest.approx(0.01 * 3 * 10 * 32 * passes / 3.5)
+
+
 def test_messages_take_the_time_of_their_link() -> None:
     """Tensor parallelism inside a node, data parallelism across nodes."""
     settings = plan_run_of(
