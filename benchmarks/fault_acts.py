@@ -16,7 +16,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.fault_place import Fault, Place, PostponedError
-from tests.support.forked_command import Forked
+from benchmarks.forked_runs import Forked
+from nemo_bt.training.callbacks.slow_ranks import FEWEST_STEPS
+from tests.support.runs import metrics
 
 STOPPED_S = 0.7
 _FILLED_S = 60.0
@@ -150,11 +152,16 @@ def stop_and_go_on(place: Place, fault: Fault, process: Forked) -> None:
         os.kill(victim, signal.SIGCONT)
 
 
+def _last_step(place: Place) -> float:
+    return max(metrics(place.log_dir, "step"), default=0)
+
+
 def slow_rank(place: Place, fault: Fault, process: Forked) -> str | None:
     """Have a rank run half of the time until it is named, or for as long as that may take; then ask the run to end.
 
-    A run that ends before that by itself had too few steps left to tell.
+    A run that ended by itself before two of the windows that are compared had too few steps left to tell.
     """
+    before = _last_step(place)
     named = rf"rank {fault.rank} \(node \S+\) takes \d+% longer than its peers"
     for victim in place.ranks(process)[fault.rank : fault.rank + 1]:
         deadline_s = time.monotonic() + _SLOW_S
@@ -164,7 +171,7 @@ def slow_rank(place: Place, fault: Fault, process: Forked) -> str | None:
                 time.sleep(0.02)
                 os.kill(victim.pid, signal.SIGCONT)
                 time.sleep(0.02)
-    is_over = process.poll() is not None and not re.search(named, place.said())
+    is_over = process.poll() is not None and _last_step(place) - before < 2 * FEWEST_STEPS
     with suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGTERM)
     return named if place.has_peers and not is_over else None  # who works on the same pairs waits in each product

@@ -21,10 +21,9 @@ from benchmarks.fault_kinds import KINDS, Misbehaves
 from benchmarks.fault_place import Fault, Place, PostponedError
 from benchmarks.fault_runs import STEPS, Told, environment, in_a_fork, overrides, unlike
 from benchmarks.fault_world import Clock, Disk
-from benchmarks.forked_runs import forked_run
+from benchmarks.forked_runs import Forked
 from nemo_bt.checkpoint.find import step_of
 from tests.support.faults import MOMENT_S, differences, moment_of, wait_until
-from tests.support.forked_command import Forked
 from tests.support.runs import metrics
 
 _LEFT = 36  # steps that a life needs for its faults: a run with fewer left is run to its end
@@ -88,7 +87,8 @@ class Chain:
     def _start(self, callbacks: Sequence[Any] = ()) -> Forked:
         self.place.hear_from_now()
         argv = ["train", *overrides(self.place.disk.folder, self.place.log_dir, self.layout)]
-        return forked_run(argv, environment(self.place.cache), self.place.output, self.place.clock.file, callbacks)
+        env = environment(self.place.cache)
+        return Forked(argv, env, self.place.output, self.place.clock.file, callbacks)
 
     def _life(self, waiting: Waiting) -> None:
         """Start the run once: faults while it lies there, while it goes on, and one that ends it."""

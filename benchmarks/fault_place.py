@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fault_world import Clock, Disk
+from benchmarks.forked_runs import Forked
 from nemo_bt.checkpoint.find import saved_checkpoints
-from tests.support.forked_command import Forked
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.fault_chain import Chain
 from benchmarks.fault_runs import LAYOUTS, Told, drawn_faults, environment, overrides
 from benchmarks.fault_world import has_clock, has_mounts, remove_library
-from benchmarks.forked_runs import described, enter, forked_run
+from benchmarks.forked_runs import Forked, described, enter
 from benchmarks.results_file import Figure, write_results
 from nemo_bt.launching.local import end_with
 
@@ -106,7 +106,7 @@ def _undisturbed(folder: Path, data: Path, layout: str) -> None:
     keeps_all = "exp_manager.checkpoint_callback_params.save_last_n=0"
     argv = ["train", *overrides(data, log_dir, layout), keeps_all]
     output = folder / f"output {layout}"
-    status = forked_run(argv, environment(folder / f"cache {layout}"), output).wait(_STARTS_S)
+    status = Forked(argv, environment(folder / f"cache {layout}"), output).wait(_STARTS_S)
     assert status == 0, output.read_text()
 
 

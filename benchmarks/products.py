@@ -50,6 +50,6 @@ def _operand(described: Any, operands: dict[Any, Tensor]) -> Any:
         return described
     if described not in operands:
         shape, stride, dtype = described
-        elements = 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        elements = max(1, 1 + sum((size - 1) * step for size, step in zip(shape, stride, strict=True)))
         operands[described] = torch.randn(elements, dtype=dtype).as_strided(shape, stride)
     return operands[described]

@@ -105,7 +105,11 @@ def report(error: UserError, stderr: TextIO) -> None:
     """Show a user's mistake once: through the process that started the ranks, or once a node under torchrun or srun."""
     if started_here():
         # This rank may be ended any moment, as another failed; half a file would end the process that reads it.
-        write_atomically(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), json.dumps({"message": f"error: {error}"}))
+        try:
+            write_atomically(Path(os.environ["TORCHELASTIC_ERROR_FILE"]), json.dumps({"message": f"error: {error}"}))
+        except OSError:  # the disk of temporary files is full, which may be what the error says
+            stderr.write(f"error: {error}\n")
+            stderr.flush()
     elif int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0:
         stderr.write(f"error: {error}\n")
         stderr.flush()

@@ -15,10 +15,7 @@ from typing import Any
 
 from nemo_bt.observability.terminal import Terminal
 
-_WAITING = (
-    "torch.distributed.",
-    *(f"megatron.core.{package}." for package in ("pipeline_parallel", "tensor_parallel", "distributed")),
-)
+_WAITING = ("torch.distributed.", "megatron.core.pipeline_parallel.", "megatron.core.distributed.")
 """Modules of libraries in which a rank waits for others. Our own modules set WAITS_FOR_OTHERS = True."""
 _LAST_FRAMES = 4
 _LOST = re.compile(r"peer|connection|timed? ?out|NCCL|Broken pipe", re.IGNORECASE)

@@ -18,10 +18,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from nemo_bt.cpu import device as cpu
-from tests.support.forks import Forks
 
 REPO = Path(__file__).parents[2]
-FORKS = Forks()
 
 
 @dataclass(frozen=True)
@@ -74,15 +72,9 @@ def run_together(num_ranks: int, runs: list[Run], folder: Path, timeout_s: int =
 
 def torchrun(num_ranks: int, module: str, spec: Path, timeout_s: int = 240) -> subprocess.CompletedProcess[str]:
     """Run `python -m module spec` as one launch of `num_ranks` processes. After `timeout_s` each prints its stacks."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
-    sizes = {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    envs = [env | sizes | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
-    done = FORKS.run([[module, str(spec)]] * num_ranks, envs, REPO, timeout_s)
-    if done:
-        return done
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     argv = [*command, "-m", module, str(spec)]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     launcher = subprocess.Popen(argv, cwd=REPO, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     late = ""
     try:
@@ -106,9 +98,8 @@ def free_port() -> int:
 
 
 def nemo_bt(*argv: str, timeout_s: int = 300, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the nemo-bt command as a user does, with the variables of this process and `env`."""
-    done = FORKS.run([["nemo_bt", *argv]], [{**os.environ}], Path.cwd(), timeout_s) if not env else None
-    return done or subprocess.run(
+    """Run the nemo-bt command as a user does."""
+    return subprocess.run(
         [sys.executable, "-m", "nemo_bt", *argv],
         env=os.environ | env,
         capture_output=True,
@@ -117,12 +108,10 @@ def nemo_bt(*argv: str, timeout_s: int = 300, **env: str) -> subprocess.Complete
     )
 
 
-def convert(name: str, *argv: Any, timeout_s: int = 200, **options: Any) -> subprocess.CompletedProcess[str]:
+def convert(command: str, *argv: Any, timeout_s: int = 200, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a converter as a user does."""
-    command = [f"converters.{name}", *map(str, argv)]
-    done = FORKS.run([command], [{**os.environ}], REPO, timeout_s) if not options else None
-    return done or subprocess.run(
-        [sys.executable, "-m", *command],
+    return subprocess.run(
+        [sys.executable, "-m", f"converters.{command}", *map(str, argv)],
         cwd=REPO,
         capture_output=True,
         text=True,

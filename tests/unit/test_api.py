@@ -44,6 +44,15 @@ def test_a_rank_that_finds_a_mistake_leaves_it_for_the_process_that_started_it(
     assert capsys.readouterr().err == ""
 
 
+def test_where_a_mistake_cannot_be_left_the_rank_says_it_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEMO_BT_STARTED_HERE", "1")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "gone" / "error.json"))
+    assert run(["train", *NEEDED, "model=llama_4x256", "model.optim.lr=0"]) == 2
+    assert capsys.readouterr().err == "error: model.optim.lr: expected more than 0, got 0.\n"
+
+
 def test_a_rank_that_is_ended_while_it_leaves_its_mistake_leaves_no_half_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
