@@ -18,6 +18,14 @@ _LISTS = {
 }
 
 
+_SCORED = {
+    "hh": "hh",
+    "alpaca_eval": "AlpacaEval",
+    "hh_bytes": "hh, quickstart's model",
+    "alpaca_eval_bytes": "AlpacaEval, quickstart's model",
+}
+
+
 def table_of(name: str, figures: Figures) -> str:
     """Write the table of a benchmark that is called `name` in a page's mark."""
     own = {
@@ -102,18 +110,23 @@ def plan_time_table(figures: Figures) -> str:
 
 
 def scoring_table(figures: Figures) -> str:
-    """Write a table of each set's speed over transformers' pipeline."""
+    """Write a table of each model's and set's speed, over transformers' pipeline and beside its own products."""
     lines = [
-        "| conversations | over the pipeline at batch size 8 | at its fastest | largest difference of a reward |",
-        "|---|---|---|---|",
+        "| conversations | over the pipeline at batch size 8 | at its fastest | time over that of its products alone "
+        "| largest difference of a reward |",
+        "|---|---|---|---|---|",
     ]
-    for case, title in (("hh", "hh"), ("alpaca_eval", "AlpacaEval")):
+    for case in dict.fromkeys(name.split("/")[1] for name in figures):
         count, best, difference = (
             figures[f"scoring/{case}/{name}"]["value"]
             for name in ("conversations", "fastest_pipeline_batch", "largest_difference_of_a_reward")
         )
-        ratios = [_with_spread(figures[f"scoring/{case}/{rival}/ratio"]) for rival in ("batch8", "best")]
-        lines.append(f"| {title}, {count:,.0f} | {ratios[0]} | {ratios[1]}, of {best:.0f} | {difference:.1e} |")
+        cells = [_with_spread(figures[f"scoring/{case}/{name}"]) for name in ("batch8/ratio", "best/ratio")]
+        products = _with_spread(figures[f"scoring/{case}/over_products"])
+        title = _SCORED[case]
+        lines.append(
+            f"| {title}, {count:,.0f} | {cells[0]} | {cells[1]}, of {best:.0f} | {products} | {difference:.1e} |"
+        )
     return "\n".join(lines)
 
 
