@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from nemo_bt.cpu import device as cpu
 
 REPO = Path(__file__).parents[2]
+PORTS = iter(random.sample(range(10_000, 30_000), 20_000))
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,11 @@ def torchrun(num_ranks: int, module: str, spec: Path, timeout_s: int = 240) -> s
 
 
 def free_port() -> int:
-    """A port that nothing listens on, below those that the kernel gives to outgoing connections: it stays free."""
-    for _ in range(100):
-        port = random.randrange(10_000, 30_000)
+    """A port that nothing listens on, below those that the kernel gives to outgoing connections: it stays free.
+
+    A process is given each port once: a launch of many runs would meet the store that an earlier run left there.
+    """
+    for port in PORTS:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
