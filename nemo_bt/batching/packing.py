@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from nemo_bt.batching.sampling import Ints
+from nemo_bt.batching.shuffle import Ints
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Streams: TypeAlias = list[list[int]]

@@ -1,8 +1,10 @@
 """Which pairs make an optimizer step: a pure function of (seed, step, data set), so resume needs one integer.
 
-A step is always exactly `global_batch_size` pairs; packing never changes which.
+A step is always exactly `global_batch_size` pairs; packing never changes which. Nothing as long as the data is kept in
+memory, but where several pairs share a prompt: four bytes a prompt.
 
-Shape suffixes: E = entries of an epoch (pairs, some perhaps several times), U = units that stay together.
+Shape suffixes: E = entries of an epoch (pairs, some perhaps several times), U = units that stay together, R = runs of
+units.
 """
 
 from __future__ import annotations
@@ -10,35 +12,67 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeAlias
+from functools import cached_property, lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
-Ints: TypeAlias = npt.NDArray[np.int64]
+from nemo_bt.batching.entries import Entries
+from nemo_bt.batching.shuffle import Ints, shuffled
+
+_RUN_UNITS = 256
+_BLOCK_UNITS = 256 * _RUN_UNITS
 
 
 @dataclass(frozen=True, eq=False)
 class Epoch:
-    """What one pass over the data has.
+    """What one pass over the data has: entries of each source in turn, as often as it is repeated."""
 
-    Args:
-        pair_E: number of each pair in its set, [E], int64; pairs of one prompt are neighbours.
-        unit_start_U: first entry of each unit, [U], int64. A unit stays together when entries are shuffled: the pairs
-            of one prompt.
-    """
+    parts: tuple[Entries, ...]
 
-    pair_E: Ints
-    unit_start_U: Ints
+    @cached_property
+    def _first_entry(self) -> Ints:
+        return np.cumsum([0, *(len(part) for part in self.parts)])
+
+    @cached_property
+    def _first_unit(self) -> Ints:
+        return np.cumsum([0, *(part.num_units for part in self.parts)])
 
     def __len__(self) -> int:
-        return len(self.pair_E)
+        return int(self._first_entry[-1])
+
+    @property
+    def num_units(self) -> int:
+        """Units of all parts."""
+        return int(self._first_unit[-1])
+
+    def all_pairs(self) -> Ints:
+        """Give the number in the set of every entry's pair, [E], int64; a large array, for a large set."""
+        return self.pairs_at(np.arange(len(self)))
+
+    def pairs_at(self, entry_P: Ints) -> Ints:
+        """Give the numbers, in the set, of the pairs of some entries, [P]."""
+        part_P = np.searchsorted(self._first_entry, entry_P, side="right") - 1
+        pair_P = np.empty(len(entry_P), dtype=np.int64)
+        for number in np.unique(part_P).tolist():
+            here = part_P == number
+            pair_P[here] = self.parts[number].pairs_at(entry_P[here] - self._first_entry[number])
+        return pair_P
+
+    def units_at(self, unit_P: Ints) -> tuple[Ints, Ints]:
+        """Give the first entry of some units, and how many each has, [P] each."""
+        part_P = np.searchsorted(self._first_unit, unit_P, side="right") - 1
+        start_P = np.empty(len(unit_P), dtype=np.int64)
+        size_P = np.empty(len(unit_P), dtype=np.int64)
+        for number in np.unique(part_P).tolist():
+            here = part_P == number
+            start_P[here], size_P[here] = self.parts[number].units_at(unit_P[here] - self._first_unit[number])
+            start_P[here] += self._first_entry[number]
+        return start_P, size_P
 
 
 def every_pair_once(num_pairs: int) -> Epoch:
     """Make an epoch of pairs that have nothing to do with each other."""
-    return Epoch(np.arange(num_pairs), np.arange(num_pairs))
+    return Epoch((Entries(0, num_pairs),))
 
 
 def num_steps(num_pairs: int, global_batch_size: int, max_epochs: int) -> int:
@@ -56,20 +90,34 @@ def pairs_of_step(seed: int, step: int, global_batch_size: int, epoch: Epoch) ->
     epochs, offsets = np.divmod(positions, len(epoch))
     pairs = np.empty(global_batch_size, dtype=np.int64)
     for number in np.unique(epochs).tolist():
-        unit, end = _shuffled(seed, number, epoch)
-        offset = offsets[epochs == number]
-        place = np.searchsorted(end, offset, side="right")
-        in_unit = offset - np.where(place > 0, end[place - 1], 0)
-        pairs[epochs == number] = epoch.pair_E[epoch.unit_start_U[unit[place]] + in_unit]
+        here = epochs == number
+        pairs[here] = epoch.pairs_at(_entries_at(seed, number, epoch, offsets[here]))
     return pairs
 
 
+def _entries_at(seed: int, number: int, epoch: Epoch, offset_P: Ints) -> Ints:
+    """Give the entries at some places of a shuffled epoch, ascending ones, [P]."""
+    if epoch.num_units == len(epoch):
+        return shuffled(offset_P, len(epoch), (seed, number))
+    end_R = _ends_of_runs(seed, number, epoch)
+    first, last = np.searchsorted(end_R, offset_P[[0, -1]], side="right").tolist()
+    places = np.arange(first * _RUN_UNITS, min((last + 1) * _RUN_UNITS, epoch.num_units))
+    start, size = epoch.units_at(shuffled(places, epoch.num_units, (seed, number)))
+    end = size.cumsum() + (end_R[first - 1] if first else 0)
+    unit_P = np.searchsorted(end, offset_P, side="right")
+    return start[unit_P] + offset_P - (end - size)[unit_P]
+
+
 @lru_cache(maxsize=2)  # the two epochs that a step can lie in
-def _shuffled(seed: int, number: int, epoch: Epoch) -> tuple[Ints, Ints]:
-    """Shuffle the units of one epoch; give them in their order, and where each ends in it."""
-    sizes = np.diff(epoch.unit_start_U, append=len(epoch))
-    unit = np.random.default_rng((seed, number)).permutation(len(sizes))
-    return unit, sizes[unit].cumsum()
+def _ends_of_runs(seed: int, number: int, epoch: Epoch) -> Ints:
+    """Count, for each run of 256 units of a shuffled epoch, the entries up to its end, [R]. Takes a pass over units."""
+    sizes = []
+    for start in range(0, epoch.num_units, _BLOCK_UNITS):
+        places = np.arange(start, min(start + _BLOCK_UNITS, epoch.num_units))
+        size_U = epoch.units_at(shuffled(places, epoch.num_units, (seed, number)))[1]
+        sizes.append(np.add.reduceat(size_U, np.arange(0, len(size_U), _RUN_UNITS)))
+    ends: Ints = np.concatenate(sizes).cumsum()
+    return ends
 
 
 def validation_interval(val_check_interval: float, num_steps: int) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from nemo_bt.batching.packing import group_pairs, plan_streams
-from nemo_bt.batching.sampling import Ints, pairs_of_step
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.config.data import DataSettings
 from nemo_bt.config.model import Settings
 from nemo_bt.data.pairs.checks import side_name
@@ -72,7 +73,7 @@ def check_limits(sets: Mapping[str, PairSet], data: DataSettings) -> None:
 def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: Terminal) -> None:
     """Print the first pairs of each set, as text made from their token ids; tokens that are scored are in brackets."""
     for name, pairs in sets.items():
-        for pair in pairs.epoch.pair_E[:num_pairs].tolist():
+        for pair in pairs.epoch.pairs_at(np.arange(min(num_pairs, len(pairs.epoch)))).tolist():
             (group,) = pairs.groups([pair])
             (one,) = group.comparisons
             told = f"margin {one.margin:g} · weight {one.weight:g}"
@@ -122,7 +123,7 @@ def stats(sets: Mapping[str, PairSet], settings: Settings, picture: Path | None,
 
 def lengths_of(pairs: PairSet) -> dict[str, Ints]:
     """Count the tokens of every entry of an epoch: what its sides share, each side whole, all in a stream."""
-    entries = pairs.epoch.pair_E
+    entries = pairs.epoch.all_pairs()
     prefix = pairs.column("prefix_tokens", entries).astype(np.int64)
     num_sides = pairs.column("num_sides", entries)
     tokens_EK = pairs.sides("tokens", entries, 0).astype(np.int64)

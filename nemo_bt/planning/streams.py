@@ -9,7 +9,8 @@ from typing import TypeAlias
 import numpy as np
 
 from nemo_bt.batching.packing import PairParts
-from nemo_bt.batching.sampling import Ints, pairs_of_step
+from nemo_bt.batching.sampling import pairs_of_step
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.config.model import Settings
 from nemo_bt.config.plan import LengthSettings
 from nemo_bt.data.store.pair_set import PairSet

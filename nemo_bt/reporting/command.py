@@ -90,7 +90,7 @@ def judge_run(
         terminal.line(f"{name}: {len(pairs.epoch):,} pairs, swapped, and their parts")
         terminal.advance(number, name)
         rewards = rewards_of(engine, pairs, conversations[name], settings, renderer, terminal)
-        numbers = pairs.epoch.pair_E.tolist()
+        numbers = pairs.epoch.all_pairs().tolist()
         entries = [conversations[name][number] for number in numbers]
         lengths = np.array([[len(response_of(side)) for side in sides] for sides in entries], dtype=np.int64)
         where = [pairs.where(number) for number in numbers]

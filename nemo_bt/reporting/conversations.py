@@ -34,7 +34,7 @@ def conversations_of(
         UserError: a file changed since it was tokenised.
     """
     found: dict[int, Sides] = {}
-    wanted = set(pairs.epoch.pair_E.tolist())
+    wanted = set(pairs.epoch.all_pairs().tolist())
     number = 0
     for source, cached in zip(sources, pairs.sources, strict=True):
         before = number

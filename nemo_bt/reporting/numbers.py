@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.stats import pearsonr, spearmanr
 
 from nemo_bt.batching.packing import Floats
-from nemo_bt.batching.sampling import Ints
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.evaluation.accuracy import by_key, tally
 from nemo_bt.evaluation.measure import length_bucket
 from nemo_bt.reporting.rewards import KnownAnswers, SetRewards

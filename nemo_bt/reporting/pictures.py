@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nemo_bt.batching.packing import Floats
-from nemo_bt.batching.sampling import Ints
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.reporting.curves import Panel
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from nemo_bt.batching.packing import Floats
-from nemo_bt.batching.sampling import Ints
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.config.length import length_limit
 from nemo_bt.config.model import Settings
 from nemo_bt.data.formats.responses import Side
@@ -88,7 +88,7 @@ def rewards_of(
 ) -> SetRewards:
     """Compute all rewards of a set, on every rank; `conversations` has its pairs by their number in the set."""
     start_s = time.monotonic()
-    numbers, entry_E = np.unique(pairs.epoch.pair_E, return_inverse=True)
+    numbers, entry_E = np.unique(pairs.epoch.all_pairs(), return_inverse=True)
     used = [conversations[number] for number in numbers.tolist()]
     prompts = [[prompt_only(side) for side in sides] for sides in used]
     responses = [[response_only(side) for side in sides] for sides in used]
@@ -158,7 +158,7 @@ def known_answers(engine: Engine, answers: PairSet, settings: Settings, pad_id: 
         settings: settings with that loss.
         pad_id: token that fills streams.
     """
-    numbers, entry_E = np.unique(answers.epoch.pair_E, return_inverse=True)
+    numbers, entry_E = np.unique(answers.epoch.all_pairs(), return_inverse=True)
     reward_EKA = side_rewards(engine, answers, numbers, settings, pad_id)[entry_E, :, 1:]
     names = [f"{ATTRIBUTE}{number}" for number in range(len(engine.attributes))]
     value_EKA = np.stack([answers.sides(name, numbers, np.nan) for name in names], axis=2)[entry_E].astype(np.float64)

@@ -35,7 +35,7 @@ def summarise(
     for name, pairs in sets.items():
         key = f"val/{name}/"
         if key + "accuracy" in validation:
-            longer = pairs.column("is_longer", pairs.epoch.pair_E).mean()
+            longer = pairs.column("is_longer", pairs.epoch.all_pairs()).mean()
             values = (validation[key + "accuracy"], longer, validation[key + "loss"], validation[key + "margin"])
             rows.append([name, f"{len(pairs.epoch):,}", *(f"{value:.4f}" for value in values)])
     if rows and limit_val_batches == 1.0:

@@ -109,7 +109,7 @@ def tell_unused_margins(settings: Settings, train: PairSet, terminal: Terminal) 
     reads_none = loss.kind not in ("bradley_terry", "hinge")
     if loss.margin or loss.scale or loss.custom_fn.name or reads_none:
         return
-    names = [source.name for source in train.sources if source.columns["margin"].any()]
+    names = [source.name for source in train.sources if source.columns["margin"][:].any()]
     if names:
         terminal.line(
             f"the margins of {', '.join(names)} are not used; model.loss.margin and model.loss.scale use them"

@@ -14,7 +14,7 @@ from nemo_bt.batching.sampling import pairs_of_step
 from nemo_bt.batching.stream import build_stream
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.data.store.load import load_sets
-from nemo_bt.data.store.mixture import make_epoch, num_wanted
+from nemo_bt.data.store.mixture import entries_of, make_epoch, num_wanted
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
@@ -49,7 +49,7 @@ def mixture(
 
 
 def counts(pairs: PairSet) -> list[int]:
-    return np.bincount(pairs.epoch.pair_E, minlength=sum(map(len, pairs.sources))).tolist()
+    return np.bincount(pairs.epoch.all_pairs(), minlength=sum(map(len, pairs.sources))).tolist()
 
 
 @pytest.mark.parametrize(
@@ -68,14 +68,15 @@ def test_amounts(keys: dict[str, Any], expected: int) -> None:
 
 
 def test_an_epoch_repeats_whole_passes_and_draws_the_rest_once() -> None:
-    pairs, prompts = [np.arange(10), np.arange(10, 14)], [np.arange(10), np.array([0, 0, 0, 1])]
-    epoch = make_epoch(pairs, prompts, [25, 4], seed=3)
-    found = np.bincount(epoch.pair_E)
+    none = np.empty(0, dtype=np.int64)
+    sources = [entries_of(0, np.arange(10), none), entries_of(10, np.array([0, 0, 0, 1]), none)]
+    epoch = make_epoch(sources, [25, 4], seed=3)
+    found = np.bincount(epoch.all_pairs())
     assert sorted(found[:10]) == [2] * 5 + [3] * 5
     assert found[10:].tolist() == [1] * 4
-    assert len(epoch.unit_start_U) == 25 + 2
-    assert make_epoch(pairs, prompts, [25, 4], seed=3).pair_E.tolist() == epoch.pair_E.tolist()
-    assert make_epoch(pairs, prompts, [25, 4], seed=4).pair_E.tolist() != epoch.pair_E.tolist()
+    assert epoch.num_units == 25 + 2
+    assert make_epoch(sources, [25, 4], seed=3).all_pairs().tolist() == epoch.all_pairs().tolist()
+    assert make_epoch(sources, [25, 4], seed=4).all_pairs().tolist() != epoch.all_pairs().tolist()
 
 
 def test_a_mixture_has_its_amounts_weights_and_names(tmp_path: Path, tokenizer: Any) -> None:
@@ -85,7 +86,7 @@ def test_a_mixture_has_its_amounts_weights_and_names(tmp_path: Path, tokenizer: 
     found = counts(train)
     assert (sorted(found[:10]), found[10:20], sorted(found[20:])) == ([0] * 5 + [1] * 5, [2] * 10, [0] * 7 + [1] * 3)
     assert train.source_names == ["a", "b", "third"]
-    groups = train.groups(train.epoch.pair_E)
+    groups = train.groups(train.epoch.all_pairs())
     weights = {(pair.source, pair.weight) for group in groups for pair in group.comparisons}
     assert weights == {(0, 0.25), (1, 1.0), (2, 1.0)}
     stream = build_stream(groups, pad_id=0, num_sources=3)

@@ -52,7 +52,7 @@ def test_pairs_of_ranked_rows_have_their_own_texts(tmp_path: Path, tokenizer: An
     file = written.write(tmp_path / "ranked.jsonl", rows)
     pairs, settings, renderer = opened(tokenizer, file, count=9, pairs={"mode": "all_pairs"})
     found = texts_of(pairs, settings, renderer)
-    assert set(found) == set(pairs.epoch.pair_E.tolist())
+    assert set(found) == set(pairs.epoch.all_pairs().tolist())
     assert len(found) == 9
     for number, sides in found.items():
         expected = written.conversations(pairs, number)
@@ -97,7 +97,7 @@ def test_data_that_changes_meanwhile_is_named(dataset: Path, tmp_path: Path, tok
 
 def test_exchanged_streams_have_the_same_pairs_the_other_way_round(dataset: Path, tokenizer: Any) -> None:
     pairs, settings, _ = opened(tokenizer, str(dataset / "random.parquet"))
-    numbers = pairs.epoch.pair_E[:20]
+    numbers = pairs.epoch.all_pairs()[:20]
     plan = plan_step(settings, pairs.parts(numbers), hidden_size=64)
     both = [build_streams(plan, pairs, numbers, 0, 0, swapped) for swapped in (False, True)]
     for stream, swapped in zip(*both, strict=True):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from nemo_bt.batching.entries import Entries
 from nemo_bt.batching.sampling import Epoch, every_pair_once, num_steps, pairs_of_step, validation_batches
 
 
@@ -30,8 +31,7 @@ def test_steps_of_a_run_are_whole() -> None:
 
 
 def test_pairs_of_a_prompt_follow_each_other_across_steps() -> None:
-    starts = np.array([0, 3, 4, 9])
-    epoch = Epoch(np.arange(100, 112), starts)
+    epoch = Epoch((Entries(100, 12, unit_start_U=np.array([0, 3, 4, 9])),))
     seen = np.concatenate([pairs_of_step(1, step, 4, epoch) for step in range(6)])
     for pass_ in (seen[:12], seen[12:]):
         assert sorted(pass_) == list(range(100, 112))
@@ -42,7 +42,7 @@ def test_pairs_of_a_prompt_follow_each_other_across_steps() -> None:
 
 
 def test_an_entry_that_stands_twice_comes_twice() -> None:
-    epoch = Epoch(np.array([5, 5, 6]), np.arange(3))
+    epoch = Epoch((Entries(5, 2), Entries(5, 1)))
     assert sorted(pairs_of_step(0, 0, 3, epoch)) == [5, 5, 6]
 
 

@@ -66,7 +66,7 @@ _ADVICE = {
     "parts": "Only text can be judged: leave such rows out, or raise the limit.",
 }
 """Reason -> what to do, where that is something else than for the others."""
-_NUM_EXAMPLES = 3
+NUM_EXAMPLES = 3
 
 
 class RowError(Exception):
@@ -124,7 +124,7 @@ class DropReport:
         """Count pairs that are left out."""
         self.dropped[reason] += times
         shown = self.examples.setdefault(reason, [])
-        if where and len(shown) < _NUM_EXAMPLES:
+        if where and len(shown) < NUM_EXAMPLES:
             shown.append(f"{where}{': ' if detail else ''}{detail}")
 
     def add(self, other: DropReport) -> None:
@@ -133,7 +133,7 @@ class DropReport:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.dropped += other.dropped
         for reason, examples in other.examples.items():
-            self.examples[reason] = [*self.examples.get(reason, []), *examples][:_NUM_EXAMPLES]
+            self.examples[reason] = [*self.examples.get(reason, []), *examples][:NUM_EXAMPLES]
         self.unread = list(dict.fromkeys([*self.unread, *other.unread]))
 
     def to_json(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile
 from nemo_bt.data.read.rows import column_types, read_chunks, sample_rows
 from nemo_bt.data.store.encode import encode, encode_ids
-from nemo_bt.data.store.records import COLUMNS, Encoded, side_columns
+from nemo_bt.data.store.records import COLUMNS, Encoded, side_columns, tokens_of_pairs
 from nemo_bt.data.store.spec import EncodingSpec
 from nemo_bt.data.store.sums import write_sums
 from nemo_bt.data.store.workers import WorkerEnded, Workers
@@ -36,7 +36,9 @@ TOKENS = "tokens.arrow"
 PAIRS = "pairs.arrow"
 RESPONSES = "sides.arrow"
 ACCOUNT = "account.json"
-FILES = (TOKENS, PAIRS, RESPONSES, ACCOUNT)
+COLUMN_FILES = (TOKENS, PAIRS, RESPONSES)
+FILES = ((ACCOUNT,), COLUMN_FILES)
+"""Small files, and large ones."""
 _SMALL_CHUNKS = 4
 _MB = 1_000_000
 
@@ -51,7 +53,7 @@ def build(
 
     Args:
         folder: exists; gets tokens.arrow (one column of ids), pairs.arrow (COLUMNS), sides.arrow (SIDES and
-            attributes), account.json and sums.json.
+            attributes), account.json, blocks.bin and sums.json.
         spec: has the format that the source asks for, `auto` included.
         terminal: gets a bar of bytes read.
         facts: what the cache is made from, for account.json.
@@ -85,6 +87,7 @@ def build(
         "format": spec.format,
         "largest_id": writer.largest_id,
         "made_from": facts,
+        "most_tokens": writer.most_tokens,
     }
     writer.describe(plain)
 
@@ -182,6 +185,7 @@ class _Writer:
         self.num_pairs = 0
         self.num_sides = 0
         self.largest_id = 0
+        self.most_tokens = 0
         names = ("token", *COLUMNS, *self.sides)
         self._raw: dict[str, BinaryIO] = {name: self._path(name).open("wb") for name in names}
 
@@ -201,6 +205,10 @@ class _Writer:
         for name, values in (encoded.columns | encoded.sides).items():
             self._raw[name].write((values + values.dtype.type(shifts[name]) if name in shifts else values).tobytes())
         self.largest_id = max(self.largest_id, int(encoded.tokens.max(initial=0)))
+        tokens_N = tokens_of_pairs(
+            encoded.columns["prefix_tokens"], encoded.columns["first_side"], encoded.sides["tokens"]
+        )
+        self.most_tokens = max(self.most_tokens, int(tokens_N.max(initial=0)))
         self.num_tokens += len(encoded.tokens)
         self.num_prompts += encoded.num_prompts
         self.num_pairs += len(encoded.columns["row"])
@@ -219,7 +227,7 @@ class _Writer:
         """Write account.json and the digests of all, to the disk itself."""
         with writing_to(self.folder):
             write_atomically(self.folder / ACCOUNT, json.dumps(plain, indent=2) + "\n")
-            write_sums(self.folder, FILES)
+            write_sums(self.folder, *FILES)
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.raw"

@@ -19,53 +19,64 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from filelock import FileLock
 
-from nemo_bt.batching.stream import Ids
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.config.data import RowSettings
 from nemo_bt.data.formats.custom import digest_of_class
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.read.files import DataFile, digest_of, find_files
-from nemo_bt.data.store.build import ACCOUNT, FILES, PAIRS, RESPONSES, TOKENS, build, writing_to
+from nemo_bt.data.store.build import ACCOUNT, COLUMN_FILES, FILES, build, writing_to
+from nemo_bt.data.store.column import Column, open_columns
+from nemo_bt.data.store.records import tokens_of_pairs
 from nemo_bt.data.store.spec import EncodingSpec
-from nemo_bt.data.store.sums import damage
+from nemo_bt.data.store.sums import block_sums, damage
 from nemo_bt.errors import UserError
 from nemo_bt.files import new_folder, unfinished_folder
 from nemo_bt.observability.terminal import Terminal
 
-_LAYOUT = 7
+_LAYOUT = 8
 """Version of the cache's files and of what rows become; raised whenever either changes."""
 _PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True)
 class CachedSource:
-    """One tokenised source.
+    """One tokenised source. Its columns are memory-mapped, and checked as they are read.
 
     Args:
-        tokens: every prompt with its responses, end to end, memory-mapped, [T], int32.
-        columns: nemo_bt.data.store.records.COLUMNS, memory-mapped, [N] each.
-        sides: nemo_bt.data.store.records.SIDES, and attributes, memory-mapped.
+        tokens: every prompt with its responses, end to end, [T], int32.
+        columns: nemo_bt.data.store.records.COLUMNS, [N] each.
+        sides: nemo_bt.data.store.records.SIDES, and attributes.
         files: names of its files, which the column `file` counts.
+        most_tokens: of a pair with its prompt, whatever is left out.
         made_from: everything that its tokens depend on.
         weight: factor on the loss of its pairs.
     """
 
     name: str
     folder: Path
-    tokens: Ids
-    columns: dict[str, Any]
-    sides: dict[str, Any]
+    tokens: Column
+    columns: dict[str, Column]
+    sides: dict[str, Column]
     drop_report: DropReport
     files: list[str]
     format: str
     largest_id: int
+    most_tokens: int
     made_from: dict[str, Any]
     weight: float
 
     def __len__(self) -> int:
         return len(self.columns["row"])
+
+    def tokens_of_pairs(self, start: int, stop: int) -> Ints:
+        """Count the tokens of each pair from start to before stop, prompt and responses, [N]."""
+        first = self.columns["first_side"][start:stop]
+        num_sides = self.columns["num_sides"][start:stop].sum(dtype=np.int64)
+        sides = slice(first[0], first[0] + num_sides) if len(first) else slice(0)
+        tokens_N: Ints = tokens_of_pairs(self.columns["prefix_tokens"][start:stop], first, self.sides["tokens"][sides])
+        return tokens_N
 
     def where(self, pair: int) -> str:
         """Name the file and row of a pair."""
@@ -94,10 +105,10 @@ def open_source(
     facts = _facts(spec, files, tokenizer_digest, folder)
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
     target = folder / key
-    opened = None if damage(target, FILES) else _open(target, spec, files)
+    opened = None if damage(target, *FILES) else _open(target, spec, files)
     if opened is None:
         with _lock(folder / f"{key}.lock", target):
-            reason = damage(target, FILES)
+            reason = damage(target, *FILES)
             if reason:
                 if target.exists():
                     terminal.line(f"{reason}: it is made again")
@@ -144,7 +155,7 @@ def _lock(path: Path, target: Path) -> Iterator[None]:
         path.touch()
     is_first = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))) == 0
     start_s = time.monotonic()
-    while not is_first and damage(target, FILES) and time.monotonic() - start_s < _PATIENCE_S:
+    while not is_first and damage(target, *FILES) and time.monotonic() - start_s < _PATIENCE_S:
         time.sleep(0.1)
     lock = FileLock(path)
     try:
@@ -181,9 +192,8 @@ def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSour
     """Open a source that is whole; messages get the names that its files have now. None: it is gone."""
     try:
         about = json.loads((folder / ACCOUNT).read_text())
-        tokens = _mapped(folder / TOKENS)["token"]
-        columns = _mapped(folder / PAIRS)
-        sides = _mapped(folder / RESPONSES)
+        sums = zip(COLUMN_FILES, block_sums(folder, COLUMN_FILES), strict=True)
+        tokens, columns, sides = (open_columns(folder / name, known) for name, known in sums)
     except OSError:
         return None
     drop_report = DropReport.from_json(about["account"] | {"limit": spec.limit.words})
@@ -194,19 +204,14 @@ def _open(folder: Path, spec: EncodingSpec, files: list[DataFile]) -> CachedSour
     return CachedSource(
         name=spec.source.name,
         folder=folder,
-        tokens=tokens,
+        tokens=tokens["token"],
         columns=columns,
         sides=sides,
         drop_report=drop_report,
         files=names,
         format=about["format"],
         largest_id=about["largest_id"],
+        most_tokens=about["most_tokens"],
         made_from=about["made_from"],
         weight=spec.source.weight,
     )
-
-
-def _mapped(file: Path) -> dict[str, Any]:
-    """Map the columns of an Arrow file of one batch, without reading them."""
-    batch = pa.ipc.open_file(pa.memory_map(str(file))).get_batch(0)
-    return {name: np.from_dlpack(batch.column(name)) for name in batch.schema.names}  # to_numpy imports pandas

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from nemo_bt.batching.sampling import Ints
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.config.data import SourceSettings
 from nemo_bt.config.length import length_limit
 from nemo_bt.config.loss import WITH_TIES
 from nemo_bt.config.model import Settings
-from nemo_bt.data.read.drop_report import DropReport
+from nemo_bt.data.read.drop_report import NUM_EXAMPLES, DropReport
 from nemo_bt.data.store.cache import CachedSource, cache_folder, open_source
-from nemo_bt.data.store.mixture import make_epoch, num_wanted
+from nemo_bt.data.store.mixture import entries_of, make_epoch, num_wanted
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.store.signal import check_signal
 from nemo_bt.data.store.spec import EncodingSpec
@@ -27,6 +27,9 @@ from nemo_bt.data.tokenize.tokenizer import AUTO, digest_of_tokenizer
 from nemo_bt.errors import UserError
 from nemo_bt.observability.terminal import Terminal
 from nemo_bt.pretrained.hf_config import HfConfig, head_settings, positions_of
+
+_BLOCK = 1 << 20
+_LOW = np.uint64((1 << 20) - 1)
 
 
 def load_sets(
@@ -106,41 +109,46 @@ def mix(
     """
     data = settings.model.data
     accounts = []
-    pairs = []
-    prompts = []
+    entries = []
     wanted = []
     first = 0
     check_signal(name, cached, settings, terminal)
     for source, part in zip(sources, cached, strict=True):
-        drop_report, kept = _within_budget(part, data.tokens_per_micro_batch)
+        drop_report, over = _over_budget(part, data.tokens_per_micro_batch)
         called = name if len(sources) == 1 else f"{name} {part.name}"
         drop_report.check(called, data)
-        wanted.append(num_wanted(source, len(kept)))
+        entries.append(entries_of(first, part.columns["prompt"], over))
+        kept = len(entries[-1])
+        wanted.append(num_wanted(source, kept))
         if wanted[-1] < 1:
             raise UserError(
-                f"{called}: fraction={source.fraction}, repeat={source.repeat} of {len(kept)} pairs are none. Raise "
+                f"{called}: fraction={source.fraction}, repeat={source.repeat} of {kept} pairs are none. Raise "
                 "it, set count, or take the source out."
             )
-        amount = f"; {wanted[-1]:,} an epoch" if wanted[-1] != len(kept) else ""
+        amount = f"; {wanted[-1]:,} an epoch" if wanted[-1] != kept else ""
         terminal.line(drop_report.describe(called) + amount)
         accounts.append(drop_report)
-        pairs.append(kept + first)
-        prompts.append(part.columns["prompt"][kept])
         first += len(part)
-    return PairSet(name, list(cached), accounts, make_epoch(pairs, prompts, wanted, settings.trainer.seed))
+    return PairSet(name, list(cached), accounts, make_epoch(entries, wanted, settings.trainer.seed))
 
 
-def _within_budget(part: CachedSource, budget_tokens: int) -> tuple[DropReport, Ints]:
+def _over_budget(part: CachedSource, budget_tokens: int) -> tuple[DropReport, Ints]:
+    """Find the pairs that are longer than a stream, ascending, [D], and count them."""
     drop_report = deepcopy(part.drop_report)
-    first = part.columns["first_side"]
-    responses = np.add.reduceat(part.sides["tokens"], first, dtype=np.int64) if len(part) else first
-    total = part.columns["prefix_tokens"] + responses
-    over = np.flatnonzero(total > budget_tokens)
-    for pair in over.tolist():
-        drop_report.drop("budget", part.where(pair), f"{total[pair]} tokens")
+    found = [np.empty(0, dtype=np.int64)]
+    if part.most_tokens > budget_tokens:
+        for start in range(0, len(part), _BLOCK):
+            total = part.tokens_of_pairs(start, start + _BLOCK)
+            over = np.flatnonzero(total > budget_tokens)
+            for pair in over[:NUM_EXAMPLES].tolist():
+                drop_report.drop("budget", part.where(start + pair), f"{total[pair]} tokens")
+            if len(over) > NUM_EXAMPLES:
+                drop_report.drop("budget", times=len(over) - NUM_EXAMPLES)
+            found.append(over + start)
+    over = np.concatenate(found)
     drop_report.num_kept -= len(over)
     drop_report.num_longer_chosen -= int(part.columns["is_longer"][over].sum())
-    return drop_report, np.flatnonzero(total <= budget_tokens)
+    return drop_report, over
 
 
 def check_overlap(train: PairSet, validation: PairSet, max_fraction: float) -> int:
@@ -149,11 +157,10 @@ def check_overlap(train: PairSet, validation: PairSet, max_fraction: float) -> i
     Raises:
         UserError: they are more than `max_fraction` of the set's pairs.
     """
-    seen = np.unique(np.concatenate([source.sides["hash"] for source in train.sources]))
-    used = np.unique(validation.epoch.pair_E)
-    hashes = validation.sides("hash", used, seen[0])
+    used = np.unique(validation.epoch.all_pairs())
+    hashes = validation.sides("hash", used, 0)
     is_there = validation.column("num_sides", used)[:, None] > np.arange(hashes.shape[1])
-    found = ((seen[np.searchsorted(seen, hashes).clip(max=len(seen) - 1)] == hashes) & is_there).any(axis=1)
+    found = (np.isin(hashes, _in_training(train, np.unique(hashes))) & is_there).any(axis=1)
     count = int(found.sum())
     if count > max_fraction * len(used):
         first = "\n  ".join(validation.where(pair) for pair in used[found][:3].tolist())
@@ -163,3 +170,15 @@ def check_overlap(train: PairSet, validation: PairSet, max_fraction: float) -> i
             f"two, or raise the limit. The first:\n  {first}"
         )
     return count
+
+
+def _in_training(train: PairSet, hash_H: Any) -> Any:
+    """Give those of some hashes, ascending ones, that sides of the training set have. It is read in blocks."""
+    has_low = np.zeros(1 << 20, dtype=bool)  # most sides are told apart by the last bits alone
+    has_low[hash_H & _LOW] = True
+    found = [hash_H[:0]]
+    for source in train.sources:
+        for start in range(0, len(source.sides["hash"]), _BLOCK):
+            block = source.sides["hash"][start : start + _BLOCK]
+            found.append(np.intersect1d(hash_H, block[has_low[block & _LOW]]))
+    return np.unique(np.concatenate(found))

@@ -1,13 +1,18 @@
-"""Sources -> the pairs of an epoch: how many of each, and which."""
+"""How many pairs of each source an epoch has, and which of them stay together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from nemo_bt.batching.sampling import Epoch, Ints
+from nemo_bt.batching.entries import Entries
+from nemo_bt.batching.sampling import Epoch
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.config.data import SourceSettings
+
+_BLOCK_PAIRS = 1 << 20
 
 
 def num_wanted(source: SourceSettings, num_pairs: int) -> int:
@@ -18,26 +23,46 @@ def num_wanted(source: SourceSettings, num_pairs: int) -> int:
     return num_pairs if factor is None else round(factor * num_pairs)
 
 
-def make_epoch(pairs: Sequence[Ints], prompts: Sequence[Ints], wanted: Sequence[int], seed: int) -> Epoch:
+def make_epoch(sources: Sequence[Entries], wanted: Sequence[int], seed: int) -> Epoch:
     """Choose the entries of each source: whole repetitions, and a drawn part for what is left.
 
     Args:
-        pairs: numbers of each source's pairs in the whole set, [N].
-        prompts: prompt that each of these pairs belongs to, [N], 0 or more; equal ones are neighbours.
+        sources: all entries that each source has.
         wanted: entries of each source in an epoch.
         seed: decides the draw, which is the same in every epoch.
 
     Returns:
         Sources in order. Ten pairs of which 25 are wanted come twice each, and five of them once more.
     """
-    entries = []
+    parts: list[Entries] = []
+    for number, (source, count) in enumerate(zip(sources, wanted, strict=True)):
+        whole, rest = divmod(count, len(source))
+        parts += [source] * whole
+        if rest:
+            parts.append(source.drawn(rest, (seed, number, 1)))
+    return Epoch(tuple(parts))
+
+
+def entries_of(first: int, prompt_N: Any, left_out_D: Ints) -> Entries:
+    """Give the entries of a source; the pairs of a prompt are a unit.
+
+    Args:
+        first: number in the set of the source's first pair.
+        prompt_N: column of the prompt that each pair belongs to; they count up from 0, and equal ones are neighbours.
+        left_out_D: pairs of the source that are not among the entries, ascending, [D].
+    """
+    num_pairs = len(prompt_N)
+    if not num_pairs or int(prompt_N[num_pairs - 1]) == num_pairs - 1:  # a prompt a pair
+        return Entries(first, num_pairs, left_out_D)
     starts = []
+    before = -1
     num_entries = 0
-    for number, (pair, prompt, count) in enumerate(zip(pairs, prompts, wanted, strict=True)):
-        whole, rest = divmod(count, len(pair))
-        drawn = np.random.default_rng((seed, number)).permutation(len(pair))[:rest] if rest else np.empty(0, np.int64)
-        for taken in [np.arange(len(pair))] * whole + [np.sort(drawn)]:
-            entries.append(pair[taken])
-            starts.append(np.flatnonzero(np.diff(prompt[taken], prepend=-1)) + num_entries)
-            num_entries += len(taken)
-    return Epoch(np.concatenate(entries).astype(np.int64), np.concatenate(starts).astype(np.int64))
+    for start in range(0, num_pairs, _BLOCK_PAIRS):
+        prompt_E = prompt_N[start : start + _BLOCK_PAIRS]
+        out = slice(*np.searchsorted(left_out_D, (start, start + len(prompt_E))))
+        prompt_E = np.delete(prompt_E, left_out_D[out] - start)
+        starts.append(np.flatnonzero(np.diff(prompt_E, prepend=before)) + num_entries)
+        before = prompt_E[-1] if len(prompt_E) else before
+        num_entries += len(prompt_E)
+    kind = np.uint32 if num_entries < 2**32 else np.int64
+    return Entries(first, num_pairs, left_out_D, None, np.concatenate([start.astype(kind) for start in starts]))

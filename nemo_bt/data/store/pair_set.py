@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from nemo_bt.batching.packing import PairParts
-from nemo_bt.batching.sampling import Epoch, Ints
+from nemo_bt.batching.sampling import Epoch
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.batching.stream import Comparison, Ids, TokenGroup
 from nemo_bt.data.read.drop_report import DropReport
 from nemo_bt.data.store.cache import CachedSource

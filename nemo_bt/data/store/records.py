@@ -31,6 +31,17 @@ def side_columns(num_attributes: int) -> dict[str, Any]:
     return SIDES | {f"{ATTRIBUTE}{number}": np.float32 for number in range(num_attributes)}
 
 
+def tokens_of_pairs(prefix_tokens_N: Any, first_side_N: Any, tokens_S: Any) -> Any:
+    """Count the tokens of pairs or lists that follow each other: prefix and responses, [N], int64.
+
+    Args:
+        tokens_S: of the sides from the first pair's first to the last pair's last, [S].
+    """
+    if not len(first_side_N):
+        return np.empty(0, dtype=np.int64)
+    return prefix_tokens_N + np.add.reduceat(tokens_S, first_side_N - first_side_N[0], dtype=np.int64)
+
+
 class Facts(NamedTuple):
     """A pair or list of one prompt: positions of its sides, and what is stored beside its tokens."""
 

@@ -33,14 +33,14 @@ def check_signal(name: str, parts: Sequence[CachedSource], settings: Settings, t
         _check_attributes(name, parts, attributes, loss, terminal)
     for part in () if loss.custom_fn.name else parts:
         _check_margins(name, part, loss, terminal)
-        if loss.kind in WITH_TIES and not (part.columns["preference"] == 0.5).any():
+        if loss.kind in WITH_TIES and not (part.columns["preference"][:] == 0.5).any():
             terminal.line(f"{name}: {part.name} has no ties, for which model.loss.kind={loss.kind} is made")
         if not attributes and (loss.kind == "regression" or loss.regression_coefficient):
             _check_values(part, loss)
 
 
 def _check_margins(name: str, part: CachedSource, loss: LossSettings, terminal: Terminal) -> None:
-    margins = part.columns["margin"]
+    margins = part.columns["margin"][:]
     terms = [f"model.loss.{term}" for term in ("margin", "scale") if getattr(loss, term)]
     if terms and not margins.any():
         if name != "train" and terms == ["model.loss.margin"] and loss.kind == "bradley_terry":
@@ -66,7 +66,7 @@ def _check_attributes(
     """Check that each attribute is known of some answers of a set, and say of how many it is not."""
     for number, attribute in enumerate(attributes):
         column = f"{ATTRIBUTE}{number}"
-        if parts and all(np.isnan(part.sides[column]).all() for part in parts):
+        if parts and all(np.isnan(part.sides[column][:]).all() for part in parts):
             of = ", ".join(part.name for part in parts)
             raise UserError(
                 f"model.reward_head.attributes: no answer of {of} has '{attribute}'. Set "
@@ -74,7 +74,7 @@ def _check_attributes(
                 "of chosen and rejected; or take it out."
             )
         for part in parts:
-            values = part.sides[column]
+            values = part.sides[column][:]
             num_unknown = int(np.isnan(values).sum())
             if num_unknown:
                 share = f"{num_unknown:,} of {len(values):,} answers"
@@ -84,7 +84,7 @@ def _check_attributes(
 
 def _check_values(part: CachedSource, loss: LossSettings) -> None:
     """Check that every answer has a score of its own; which of two is better, or a rank, is none."""
-    values = part.sides["score"]
+    values = part.sides["score"][:]
     form = FORMATS.get(part.format)
     has_scores = form is not None and (form.has_scores or isinstance(part.made_from["rows"]["score_key"], list))
     is_rank = bool(((values <= 0) & (values == np.rint(values))).all())  # stored as their negatives

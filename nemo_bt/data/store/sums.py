@@ -1,30 +1,94 @@
-"""Digests of what a folder of the cache holds: a bit that turns on the disk would be another token, or another pair."""
+"""Checksums of what a folder of the cache holds: a bit that turns on the disk would be another token, or another pair.
+
+Large files have one for each block of 16 KiB, so that what is read of them can be checked, and nothing else be read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from nemo_bt.files import write_atomically
 
 SUMS = "sums.json"
+BLOCKS = "blocks.bin"
+BLOCK_BYTES = 1 << 14
+AT_ONCE_BYTES = 4 << 30
+"""So many bytes are read within a second or two. Files of more are checked as they are used."""
+_READ_BLOCKS = 64
 
 
-def write_sums(folder: Path, names: Iterable[str]) -> None:
-    """Write the SHA-256 of the named files beside them, to the disk itself."""
-    write_atomically(folder / SUMS, json.dumps({name: _sha256(folder / name) for name in names}, indent=2) + "\n")
+def write_sums(folder: Path, plain: Iterable[str], blocked: Sequence[str]) -> None:
+    """Write checksums of the named files beside them, to the disk itself.
+
+    Args:
+        plain: small files, each of which gets one SHA-256.
+        blocked: large ones, with a CRC-32 a block, little-endian, in blocks.bin.
+    """
+    sums = np.fromiter((block_sum(block) for name in blocked for block in _blocks(folder / name)), dtype="<u4")
+    write_atomically(folder / BLOCKS, sums.tobytes())
+    about: dict[str, Any] = {name: _sha256(folder / name) for name in (*plain, BLOCKS)}
+    about |= {name: (folder / name).stat().st_size for name in blocked}
+    write_atomically(folder / SUMS, json.dumps(about, indent=2) + "\n")
 
 
-def damage(folder: Path, names: Iterable[str]) -> str | None:
-    """Say which of the named files is not as it was written, by reading them; None where all are."""
+def damage(folder: Path, plain: Iterable[str], blocked: Sequence[str]) -> str | None:
+    """Say which of the named files is not as it was written; None where all are.
+
+    Of large files that have more than AT_ONCE_BYTES together, only the ends are read: Arrow keeps there what they hold.
+    """
     try:
         sums = json.loads((folder / SUMS).read_text())
-        changed = next((folder / name for name in names if sums[name] != _sha256(folder / name)), None)
+        changed = [name for name in (*plain, BLOCKS) if sums[name] != _sha256(folder / name)]
+        changed += [name for name in blocked if sums[name] != (folder / name).stat().st_size]
+        if not changed:
+            known = dict(zip(blocked, block_sums(folder, blocked), strict=True))
+            all_at_once = sum(sums[name] for name in blocked) <= AT_ONCE_BYTES
+            changed = [name for name in blocked if _differs(folder / name, known[name], all_at_once)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{folder} is not whole ({error!r})"
-    return f"{changed} has other contents than were written" if changed else None
+    return f"{folder / changed[0]} has other contents than were written" if changed else None
+
+
+def block_sums(folder: Path, blocked: Sequence[str]) -> list[Any]:
+    """Read the checksums of the blocks of each large file, [blocks] each."""
+    counts = [-(-(folder / name).stat().st_size // BLOCK_BYTES) for name in blocked]
+    sums = np.frombuffer((folder / BLOCKS).read_bytes(), dtype="<u4")
+    return np.split(sums, np.cumsum(counts)[:-1])
+
+
+def block_sum(block: Any) -> int:
+    """Compute the checksum of the bytes of one block."""
+    return zlib.crc32(block)
+
+
+def forget(folder: Path) -> None:
+    """Have whoever opens the folder next take it for damaged."""
+    (folder / SUMS).unlink(missing_ok=True)
+
+
+def _blocks(file: Path) -> Iterable[memoryview]:
+    with file.open("rb") as opened:
+        while read := memoryview(opened.read(_READ_BLOCKS * BLOCK_BYTES)):
+            for start in range(0, len(read), BLOCK_BYTES):
+                yield read[start : start + BLOCK_BYTES]
+
+
+def _differs(file: Path, sums: Any, whole: bool) -> bool:
+    if whole:
+        return bool([block_sum(block) for block in _blocks(file)] != sums.tolist())
+    with file.open("rb") as opened:
+        for number in (0, len(sums) - 1):
+            opened.seek(number * BLOCK_BYTES)
+            if block_sum(opened.read(BLOCK_BYTES)) != int(sums[number]):
+                return True
+    return False
 
 
 def _sha256(file: Path) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from nemo_bt.batching.context_shards import stream_multiple
 from nemo_bt.batching.packing import PairParts, PairSizes, Streams, group_pairs, plan_streams
-from nemo_bt.batching.sampling import Ints
+from nemo_bt.batching.shuffle import Ints
 from nemo_bt.batching.stream import PairStream, TokenGroup, build_stream
 from nemo_bt.config.fp8 import row_multiple
 from nemo_bt.config.job import ParallelSettings
