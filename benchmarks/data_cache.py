@@ -84,8 +84,8 @@ def _measure_all(args: argparse.Namespace) -> None:
     _measured(args.folder, "build", [small])
     growth: dict[str, list[float]] = {"anonymous": [], "mapped": []}
     for _ in range(_MEMORY_RUNS):
-        less = _training_memory_mb(args.folder, [small])
-        more = _training_memory_mb(args.folder, files)
+        less = training_memory_mb(args.folder, _overrides(args.folder, [small]))
+        more = training_memory_mb(args.folder, _overrides(args.folder, files))
         for kind, values in growth.items():
             values.append(more[kind] - less[kind])
     case = f"data_cache/{args.pairs}_pairs"
@@ -154,10 +154,14 @@ def _data_time(folder: Path, files: list[Path]) -> dict[str, float]:
     return {"seconds": time.perf_counter() - start_s, "pairs": len(pairs.epoch)}
 
 
-def _training_memory_mb(folder: Path, files: list[Path]) -> dict[str, float]:
-    """Give the peak memory of a few steps of `nemo-bt train`: its own, and pages of the mapped cache that it reads."""
+def training_memory_mb(folder: Path, overrides: list[str]) -> dict[str, float]:
+    """Give the peak memory of a few steps of `nemo-bt train`: its own, and pages of the mapped cache that it reads.
+
+    Args:
+        folder: has the cache, and gets the log directory `run`, where the settings name it.
+    """
     run = folder / "run"
-    overrides = [*_overrides(folder, files), *_SHORT_STREAMS, "trainer.accelerator=cpu", f"trainer.max_steps={_STEPS}"]
+    overrides = [*overrides, *_SHORT_STREAMS, "trainer.accelerator=cpu", f"trainer.max_steps={_STEPS}"]
     command = [sys.executable, "-m", "nemo_bt", "train", *overrides]
     peak = {"anonymous": 0.0, "mapped": 0.0}
     with (folder / "train.log").open("w") as log:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# torch reads it at its first tensor (c10/core/impl/alloc_cpu.cpp): memory of large ones comes in pages of 2 MiB, not 4 KiB.
+# torch reads it at its first tensor (c10/core/impl/alloc_cpu.cpp): large ones lie in pages of 2 MiB, not of 4 KiB.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _MODULES = {

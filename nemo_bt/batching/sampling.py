@@ -49,8 +49,9 @@ class Epoch:
         """Give the number in the set of every entry's pair, [E], int64; a large array, for a large set."""
         return self.pairs_at(np.arange(len(self)))
 
-    def pairs_at(self, entry_P: Ints) -> Ints:
+    def pairs_at(self, entries: Sequence[int] | Ints) -> Ints:
         """Give the numbers, in the set, of the pairs of some entries, [P]."""
+        entry_P = np.asarray(entries, dtype=np.int64)
         part_P = np.searchsorted(self._first_entry, entry_P, side="right") - 1
         pair_P = np.empty(len(entry_P), dtype=np.int64)
         for number in np.unique(part_P).tolist():

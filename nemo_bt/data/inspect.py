@@ -73,7 +73,7 @@ def check_limits(sets: Mapping[str, PairSet], data: DataSettings) -> None:
 def show(sets: Mapping[str, PairSet], tokenizer: Any, num_pairs: int, terminal: Terminal) -> None:
     """Print the first pairs of each set, as text made from their token ids; tokens that are scored are in brackets."""
     for name, pairs in sets.items():
-        for pair in pairs.epoch.pairs_at(np.arange(min(num_pairs, len(pairs.epoch)))).tolist():
+        for pair in pairs.epoch.pairs_at(range(min(num_pairs, len(pairs.epoch)))).tolist():
             (group,) = pairs.groups([pair])
             (one,) = group.comparisons
             told = f"margin {one.margin:g} · weight {one.weight:g}"

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from megatron.core import parallel_state
 from nemo.lightning.megatron_parallel import MegatronStep
@@ -88,7 +87,7 @@ class StepDataset(Dataset[StepBatch]):
         if self.name == "train":
             pairs = pairs_of_step(self.settings.trainer.seed, step, self.size, self.pairs.epoch)
         else:
-            pairs = self.pairs.epoch.pairs_at(np.array(self.batches[step]))
+            pairs = self.pairs.epoch.pairs_at(self.batches[step])
         plan = plan_step(self.settings, self.pairs.parts(pairs), self.hidden_size)
         rank = parallel_state.get_data_parallel_rank()
         return StepBatch(
