@@ -19,6 +19,8 @@ import numpy as np
 from nemo_bt.batching.entries import Entries
 from nemo_bt.batching.shuffle import Ints, shuffled
 
+ORDER = 2
+"""Version of which pairs a step has; raised whenever that changes. The first was a permutation in memory."""
 _RUN_UNITS = 256
 _BLOCK_UNITS = 256 * _RUN_UNITS
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from nemo_bt.config.data import RowSettings, SourceSettings
+from nemo_bt.batching.sampling import ORDER
 from nemo_bt.config.model import Settings
 from nemo_bt.errors import UserError
 from nemo_bt.files import write_atomically
@@ -20,7 +20,7 @@ from nemo_bt.foreign.files import read_json, read_yaml, reading
 if TYPE_CHECKING:
     from nemo_bt.data.store.pair_set import PairSet
 
-_OF_ROWS = RowSettings.__dataclass_fields__
+_ORDER_KEY = "order of pairs"
 _ORIGIN = "model.restore_from_path"
 _PLAN = (
     _ORIGIN,
@@ -122,8 +122,8 @@ def _told(value: Any) -> Any:
 
 
 def write_data_record(file: Path, sets: Mapping[str, PairSet]) -> None:
-    """Write down everything that the token ids of a run depend on."""
-    write_atomically(file, json.dumps(_record(sets), indent=2) + "\n")
+    """Write down everything that the token ids of a run, and their order, depend on."""
+    write_atomically(file, json.dumps({_ORDER_KEY: ORDER} | _record(sets), indent=2) + "\n")
 
 
 def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
@@ -134,15 +134,22 @@ def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
         sets: the sets of the run that continues.
 
     Raises:
-        UserError: a file of a source, the tokenizer or the template has other contents now.
+        UserError: a file of a source, the tokenizer or the template has other contents now, or pairs come in another
+            order.
     """
     if not os.path.lexists(file):
         return
     what = "what the data of the run to resume was made from"
     record = read_json(file, what, _BRING_BACK)
+    if isinstance(record, dict) and record.get(_ORDER_KEY, 1) != ORDER:
+        raise UserError(
+            f"{file}: the run to resume was started by a version of nemo_bt that takes pairs in another order: some "
+            "would come twice in an epoch, others never. Go on with that version, or start a new "
+            "exp_manager.explicit_log_dir with model.restore_from_path at the checkpoint."
+        )
     now = _record(sets)["train"]
     with reading(f"{file}: expected {what}, got ", _BRING_BACK):
-        before = {name: _as_now(facts) for name, facts in record["train"].items()}
+        before = {name: dict(facts) for name, facts in record["train"].items()}
     for name, facts in now.items():
         was = before.get(name, {})
         differ = [key for key in facts if key != "layout" and was.get(key) != facts[key]]
@@ -152,14 +159,6 @@ def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
                 "it would not be the same run. Put them back, or start a new exp_manager.explicit_log_dir with "
                 "model.restore_from_path at the checkpoint."
             )
-
-
-def _as_now(facts: dict[str, Any]) -> dict[str, Any]:
-    """Give the record of a source as this version writes it; an earlier one had pairs alone, and fewer settings."""
-    plain = {name: value for name, value in asdict(SourceSettings(path=["x"])).items() if name in _OF_ROWS}
-    rows = plain | facts.get("rows", {})
-    rows["pairs"] = plain["pairs"] | rows["pairs"]
-    return {"takes": "pairs", "attributes": [[], []]} | facts | {"rows": rows}
 
 
 def _record(sets: Mapping[str, PairSet]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """Caches that are too large to be read at the start: what is read of them is checked, block by block."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from nemo_bt.data.store.column import Column
 from nemo_bt.data.store.pair_set import PairSet
 from nemo_bt.data.store.sums import BLOCK_BYTES
 from nemo_bt.errors import UserError
+from nemo_bt.observability.terminal import Terminal
 from tests.support.preferences import messages
 from tests.support.sources import conversations, open_set, write
 
@@ -62,7 +64,9 @@ def test_a_bit_is_found_by_whoever_reads_its_block_and_the_next_start_makes_all_
     block = path.stat().st_size // 2 // BLOCK_BYTES * BLOCK_BYTES
     said = f"{path} has other contents than were written, within 16,384 bytes of byte {block:,}. Start again: "
     assert all(text.startswith(said) for _, text in found)
-    again = open_set(file, tokenizer)
+    shown = io.StringIO()
+    again = open_set(file, tokenizer, terminal=Terminal(shown))
+    assert f"{path} has other contents than were written: it is made again" in shown.getvalue()
     assert [side.tolist() for side in conversations(again, found[0][0])] == expected[found[0][0]]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from nemo_bt.data.store.sums import BLOCK_BYTES, block_sum, forget
+from nemo_bt.data.store.sums import BLOCK_BYTES, block_sum, note_damage
 from nemo_bt.errors import UserError
 
 
@@ -43,8 +43,8 @@ class CheckedBytes:
     def _check(self, block: int) -> None:
         start = block * BLOCK_BYTES
         if block_sum(self._bytes[start : start + BLOCK_BYTES]) != self._sums[block]:
-            with suppress(OSError):  # a folder that cannot be written stays as it is
-                forget(self.file.parent)
+            with suppress(OSError, ValueError):  # a folder that is gone, or cannot be written, stays as it is
+                note_damage(self.file)
             raise UserError(
                 f"{self.file} has other contents than were written, within {BLOCK_BYTES:,} bytes of byte {start:,}. "
                 "Start again: its source will be tokenised anew."

@@ -68,9 +68,10 @@ def block_sum(block: Any) -> int:
     return zlib.crc32(block)
 
 
-def forget(folder: Path) -> None:
-    """Have whoever opens the folder next take it for damaged."""
-    (folder / SUMS).unlink(missing_ok=True)
+def note_damage(file: Path) -> None:
+    """Have whoever opens the folder next take one of its large files for damaged."""
+    sums = json.loads((file.parent / SUMS).read_text())
+    write_atomically(file.parent / SUMS, json.dumps(sums | {file.name: 0}, indent=2) + "\n", has_rivals=True)
 
 
 def _blocks(file: Path) -> Iterable[memoryview]:
