@@ -3,7 +3,8 @@
 python -m benchmarks.many_pairs --folder /disk/with/12GB [--pairs 1000000 40000000]
 
 Generated prompts have ten answers each, and all 45 pairs of them are taken. Each measurement is a process of its own,
-and those of the two sizes take turns.
+and those of the two sizes take turns. With --repeat 10 the larger set, whose cache is there already, comes ten times in
+an epoch, and its start and steps alone are measured.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -47,10 +47,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--pairs", type=int, nargs=2, default=[1_000_000, 40_000_000])
     parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
+    parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--measure", type=Path, help="one measurement, of a file; used by this command")
     args = parser.parse_args()
     if args.measure:
-        print(json.dumps(_start_and_steps(args.folder, args.measure)))
+        print(json.dumps(_start_and_steps(args.folder, args.measure, args.repeat)))
+        return
+    if args.repeat > 1:
+        _measure_repeated(args)
         return
     args.folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(args.folder / "cache", ignore_errors=True)
@@ -63,15 +67,14 @@ def main() -> None:
     turns = [[_measured(args.folder, file) for file in files] for _ in range(_TURNS)]
     print("started", turns, flush=True)
     memory = [
-        [training_memory_mb(args.folder, overrides_of(args.folder, file)) for file in files] for _ in range(_TURNS)
+        [training_memory_mb(args.folder, overrides_of(args.folder, file, 1)) for file in files] for _ in range(_TURNS)
     ]
     print("trained", memory, flush=True)
     figures = []
     for at, pairs in enumerate(args.pairs):
         case = f"many_pairs/{pairs}_pairs"
         figures.append(_figure(f"{case}/build", [built[at]["pairs"] / built[at]["start_s"]], "pairs/s"))
-        for what, unit in (("start_s", "s"), ("first_step_s", "s"), ("step_ms", "ms"), ("start_growth_mb", "MB")):
-            figures.append(_figure(f"{case}/{what.rsplit('_', 1)[0]}", [turn[at][what] for turn in turns], unit))
+        figures += _of_starts(case, [turn[at] for turn in turns])
     speed = [built[1]["pairs"] / built[1]["start_s"] / (built[0]["pairs"] / built[0]["start_s"])]
     step = [large["step_ms"] / small["step_ms"] for small, large in turns]
     figures += [
@@ -83,6 +86,27 @@ def main() -> None:
         figures.append(_figure(f"many_pairs/growth/training_{kind}", growth, "MB", target))
     command = f"python -m benchmarks.many_pairs --pairs {args.pairs[0]} {args.pairs[1]}"
     print(f"wrote {write_results('many_pairs', args.host_kind, command, figures)}")
+
+
+def _measure_repeated(args: argparse.Namespace) -> None:
+    file = args.folder / f"{args.pairs[1]}.parquet"
+    starts = [_measured(args.folder, file, args.repeat) for _ in range(_TURNS)]
+    memory = [training_memory_mb(args.folder, overrides_of(args.folder, file, args.repeat)) for _ in range(_TURNS)]
+    entries = int(starts[0]["pairs"])
+    case = f"many_pairs_repeated/{entries}_entries"
+    figures = _of_starts(case, starts)
+    for kind in ("anonymous", "mapped"):
+        figures.append(_figure(f"{case}/training_{kind}", [one[kind] for one in memory], "MB"))
+    command = f"python -m benchmarks.many_pairs --repeat {args.repeat}"
+    print(f"wrote {write_results('many_pairs_repeated', args.host_kind, command, figures)}")
+
+
+def _of_starts(case: str, starts: list[dict[str, float]]) -> list[Figure]:
+    return [
+        _figure(f"{case}/start", [one["start_s"] for one in starts], "s"),
+        _figure(f"{case}/first_step", [one["first_step_s"] for one in starts], "s"),
+        _figure(f"{case}/step", [one["step_ms"] for one in starts], "ms"),
+    ]
 
 
 def words() -> list[str]:
@@ -112,12 +136,12 @@ def write_prompts(path: Path, num: int) -> None:
         writer.close()
 
 
-def overrides_of(folder: Path, file: Path) -> list[str]:
+def overrides_of(folder: Path, file: Path, repeat: int) -> list[str]:
     """Give the settings of a run on a file."""
     return [
         "model=llama_quickstart",
         f"exp_manager.explicit_log_dir={folder / 'run'}",
-        f"model.data.train=[{{path:{file},pairs:{{mode:all_pairs}}}}]",
+        f"model.data.train=[{{path:{file},pairs:{{mode:all_pairs}},repeat:{repeat}}}]",
         f"model.tokenizer.type={folder / 'tokenizer'}",
         f"model.data.cache_dir={folder / 'cache'}",
         "model.encoder_seq_length=4096",
@@ -125,17 +149,17 @@ def overrides_of(folder: Path, file: Path) -> list[str]:
     ]
 
 
-def _measured(folder: Path, file: Path) -> dict[str, float]:
+def _measured(folder: Path, file: Path, repeat: int = 1) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.many_pairs", "--folder", str(folder), "--measure", str(file)]
+    command += ["--repeat", str(repeat)]
     result = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=True)
     return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
-def _start_and_steps(folder: Path, file: Path) -> dict[str, float]:
+def _start_and_steps(folder: Path, file: Path, repeat: int) -> dict[str, float]:
     """Time a start, which builds the cache if there is none, the first step, and steps all over the epoch."""
-    settings = load_settings("train", overrides_of(folder, file))
+    settings = load_settings("train", overrides_of(folder, file, repeat))
     tokenizer = load_tokenizer(str(folder / "tokenizer"), None)
-    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start_s = time.perf_counter()
     pairs = load_sets(settings, tokenizer, False, Terminal(None))["train"]
     loaded_s = time.perf_counter()
@@ -155,13 +179,11 @@ def _start_and_steps(folder: Path, file: Path) -> dict[str, float]:
         step_s = time.perf_counter()
         plan(step)
         steps_ms.append(1e3 * (time.perf_counter() - step_s))
-    after_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "pairs": len(pairs.epoch),
         "start_s": loaded_s - start_s,
         "first_step_s": planned_s - loaded_s,
         "step_ms": float(np.median(steps_ms)),
-        "start_growth_mb": (after_kib - before_kib) * 1024 / 1e6,
     }
 
 
