@@ -17,7 +17,6 @@ are programs.
 
 from __future__ import annotations
 
-import os
 from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
     from nemo_bt.training.steps.data_module import PairDataModule
 
 __version__ = "0.1.0"
-
-# torch reads it at its first tensor (c10/core/impl/alloc_cpu.cpp): large ones lie in pages of 2 MiB, not of 4 KiB.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _MODULES = {
     "nemo_bt.api": (

@@ -1,11 +1,7 @@
 """What an import brings along, in a process of its own."""
 
-import os
 import subprocess
 import sys
-from pathlib import Path
-
-import pytest
 
 from tests.support.tree import MODULES
 
@@ -54,21 +50,3 @@ def test_a_start_on_a_cpu_compiles_nothing() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.parametrize(("asked", "most"), [(None, 4_000), ("1", 4_000), ("0", None)])
-def test_large_tensors_take_few_pages_from_the_system(asked: str | None, most: int | None) -> None:
-    """64 MiB are 16,384 pages of 4 KiB. Who has set the variable keeps what it says."""
-    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not pages.exists() or "[never]" in pages.read_text():
-        pytest.skip("this kernel gives no pages of 2 MiB")
-    code = (
-        "import torch, resource, nemo_bt\n"
-        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "before = faults(); torch.empty(64 << 20, dtype=torch.uint8).fill_(1); print(faults() - before)"
-    )
-    env = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
-    env |= {"THP_MEM_ALLOC_ENABLE": asked} if asked else {}
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=env)
-    faults = int(result.stdout)
-    assert faults < most if most else faults > 16_000
