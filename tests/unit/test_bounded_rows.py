@@ -47,7 +47,7 @@ def test_an_element_or_a_cell_that_is_too_long_ends_the_file(tmp_path: Path, end
         rows_of(tmp_path / f"a.{ending}")
 
 
-@pytest.mark.parametrize("repeated", [b"{}\n", b"\n", b"\0"])
+@pytest.mark.parametrize("repeated", [b"{}".ljust(1000) + b"\n", b" " * 1000 + b"\n", b"\0"])
 def test_a_file_that_unpacks_to_too_much(tmp_path: Path, repeated: bytes) -> None:
     content = repeated * ((100 << 20) // len(repeated))
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(content))

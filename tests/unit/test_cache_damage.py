@@ -46,7 +46,7 @@ def test_an_entry_with_other_bits_is_named_and_built_again(
     file = write(tmp_path / "f.jsonl", [GOOD])
     (source,) = open_set(file, tokenizer).sources
     whole = (source.folder / name).read_bytes()
-    for at in range(0, len(whole), len(whole) // 20):
+    for at in range(0, len(whole), len(whole) // 10):
         changed = bytearray(whole)
         changed[at] ^= 4
         (source.folder / name).write_bytes(changed)
