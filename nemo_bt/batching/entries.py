@@ -69,5 +69,5 @@ class Entries:
         starts = self.unit_start_U
         if starts is not None:
             unit_E = np.searchsorted(starts, drawn_E, side="right")
-            starts = np.flatnonzero(np.diff(unit_E, prepend=0))
+            starts = np.flatnonzero(np.diff(unit_E, prepend=0)).astype(starts.dtype)
         return Entries(self.first, self.num_pairs, self.left_out_D, drawn_E, starts)

@@ -1,7 +1,7 @@
 """Which pairs make an optimizer step: a pure function of (seed, step, data set), so resume needs one integer.
 
-A step is always exactly `global_batch_size` pairs; packing never changes which. Nothing as long as the data is kept in
-memory, but where several pairs share a prompt: four bytes a prompt.
+A step is always exactly `global_batch_size` pairs; packing never changes which. Kept in memory are four bytes a prompt,
+where several pairs share one, and eight bytes a pair of those that are drawn or left out; all others take none.
 
 Shape suffixes: E = entries of an epoch (pairs, some perhaps several times), U = units that stay together, R = runs of
 units.
@@ -10,9 +10,10 @@ units.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,15 @@ class Epoch:
     """What one pass over the data has: entries of each source in turn, as often as it is repeated."""
 
     parts: tuple[Entries, ...]
+
+    @cached_property
+    def _sources(self) -> list[Entries]:
+        return list(dict.fromkeys(self.parts))  # a repeated source stands there once
+
+    @cached_property
+    def _source_of_part(self) -> Ints:
+        places = {source: place for place, source in enumerate(self._sources)}
+        return np.array([places[part] for part in self.parts])
 
     @cached_property
     def _first_entry(self) -> Ints:
@@ -55,22 +65,26 @@ class Epoch:
         """Give the numbers, in the set, of the pairs of some entries, [P]."""
         entry_P = np.asarray(entries, dtype=np.int64)
         part_P = np.searchsorted(self._first_entry, entry_P, side="right") - 1
+        own_P = entry_P - self._first_entry[part_P]
         pair_P = np.empty(len(entry_P), dtype=np.int64)
-        for number in np.unique(part_P).tolist():
-            here = part_P == number
-            pair_P[here] = self.parts[number].pairs_at(entry_P[here] - self._first_entry[number])
+        for source, here in self._by_source(part_P):
+            pair_P[here] = source.pairs_at(own_P[here])
         return pair_P
 
     def units_at(self, unit_P: Ints) -> tuple[Ints, Ints]:
         """Give the first entry of some units, and how many each has, [P] each."""
         part_P = np.searchsorted(self._first_unit, unit_P, side="right") - 1
+        own_P = unit_P - self._first_unit[part_P]
         start_P = np.empty(len(unit_P), dtype=np.int64)
         size_P = np.empty(len(unit_P), dtype=np.int64)
-        for number in np.unique(part_P).tolist():
-            here = part_P == number
-            start_P[here], size_P[here] = self.parts[number].units_at(unit_P[here] - self._first_unit[number])
-            start_P[here] += self._first_entry[number]
-        return start_P, size_P
+        for source, here in self._by_source(part_P):
+            start_P[here], size_P[here] = source.units_at(own_P[here])
+        return start_P + self._first_entry[part_P], size_P
+
+    def _by_source(self, part_P: Ints) -> Iterator[tuple[Entries, Any]]:
+        source_P = self._source_of_part[part_P]
+        for place in np.unique(source_P).tolist():
+            yield self._sources[place], source_P == place
 
 
 def every_pair_once(num_pairs: int) -> Epoch:

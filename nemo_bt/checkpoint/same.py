@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nemo_bt.data.store.pair_set import PairSet
 
 _ORDER_KEY = "order of pairs"
+_MADE_FROM = "what the data of the run to resume was made from"
 _ORIGIN = "model.restore_from_path"
 _PLAN = (
     _ORIGIN,
@@ -126,6 +127,26 @@ def write_data_record(file: Path, sets: Mapping[str, PairSet]) -> None:
     write_atomically(file, json.dumps({_ORDER_KEY: ORDER} | _record(sets), indent=2) + "\n")
 
 
+def check_same_order(file: Path) -> None:
+    """Check that this version takes pairs in the order of the run that continues.
+
+    Args:
+        file: what `write_data_record` left; nothing is checked where there is none, or another kind of record.
+
+    Raises:
+        UserError: the run was started by a version that takes them in another one.
+    """
+    if not os.path.lexists(file):
+        return
+    record = read_json(file, _MADE_FROM, _BRING_BACK)
+    if "train" in record and record.get(_ORDER_KEY, 1) != ORDER:
+        raise UserError(
+            f"{file}: the run to resume was started by a version of nemo_bt that takes pairs in another order: some "
+            "would come twice in an epoch, others never. Go on with that version, or start a new "
+            "exp_manager.explicit_log_dir with model.restore_from_path at the checkpoint."
+        )
+
+
 def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
     """Check that the training data is still what it was.
 
@@ -134,21 +155,13 @@ def check_same_data(file: Path, sets: Mapping[str, PairSet]) -> None:
         sets: the sets of the run that continues.
 
     Raises:
-        UserError: a file of a source, the tokenizer or the template has other contents now, or pairs come in another
-            order.
+        UserError: a file of a source, the tokenizer or the template has other contents now.
     """
     if not os.path.lexists(file):
         return
-    what = "what the data of the run to resume was made from"
-    record = read_json(file, what, _BRING_BACK)
-    if isinstance(record, dict) and record.get(_ORDER_KEY, 1) != ORDER:
-        raise UserError(
-            f"{file}: the run to resume was started by a version of nemo_bt that takes pairs in another order: some "
-            "would come twice in an epoch, others never. Go on with that version, or start a new "
-            "exp_manager.explicit_log_dir with model.restore_from_path at the checkpoint."
-        )
+    record = read_json(file, _MADE_FROM, _BRING_BACK)
     now = _record(sets)["train"]
-    with reading(f"{file}: expected {what}, got ", _BRING_BACK):
+    with reading(f"{file}: expected {_MADE_FROM}, got ", _BRING_BACK):
         before = {name: dict(facts) for name, facts in record["train"].items()}
     for name, facts in now.items():
         was = before.get(name, {})

@@ -8,7 +8,7 @@ from typing import Any
 
 from nemo_bt.batching.sampling import num_steps
 from nemo_bt.checkpoint.find import checkpoint_to_resume
-from nemo_bt.checkpoint.same import check_same_data, check_same_plan
+from nemo_bt.checkpoint.same import check_same_data, check_same_order, check_same_plan
 from nemo_bt.config.model import LoraSettings, Settings
 from nemo_bt.data.store.load import as_the_model, load_sets
 from nemo_bt.data.store.pair_set import PairSet
@@ -62,6 +62,7 @@ def prepare(
     resume_from = checkpoint_to_resume(log_dir / "checkpoints", settings.exp_manager.resume_if_exists)
     if resume_from:
         check_same_plan(log_dir / "config.yaml", settings)
+        check_same_order(log_dir / "data.json")
     tokenizer_folder = (
         pretrained.tokenizer if pretrained and not model.tokenizer.type else Path(str(model.tokenizer.type))
     )

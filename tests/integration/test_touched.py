@@ -120,7 +120,10 @@ STATES: dict[str, tuple[Callable[[Path], object], str]] = {
     "config.yaml that loops": (write("config.yaml", "a: ${a}\nmodel: ${model}\n"), "config.yaml"),
     "data.json cut": (cut("data.json"), "data.json: expected what the data"),
     "data.json {}": (write("data.json", "{}"), "data.json: expected what the data"),
-    "data.json of strings": (write("data.json", '{"train": {"random": "a"}}'), "data.json: expected what the data"),
+    "data.json of strings": (
+        write("data.json", '{"order of pairs": 2, "train": {"random": "a"}}'),
+        "data.json: expected what the data",
+    ),
     "metrics.jsonl binary": (write("metrics.jsonl", BINARY), GOES_ON),
     "metrics.jsonl with a null step": (appended("metrics.jsonl", b'{"step": null, "train/loss": 1.0}\n'), GOES_ON),
     "metrics.jsonl with texts": (appended("metrics.jsonl", b'{"step": 3, "val/held_out/loss": "low"}\n'), GOES_ON),

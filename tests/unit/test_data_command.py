@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nemo_bt.checkpoint.same import check_same_data, write_data_record
+from nemo_bt.checkpoint.same import check_same_data, check_same_order, write_data_record
 from nemo_bt.cli import main as cli
 from nemo_bt.errors import UserError
 from tests.support.preferences import messages
@@ -120,7 +120,11 @@ def test_a_run_of_a_version_with_another_order_of_pairs_does_not_go_on(tmp_path:
     facts["train"]["f"]["layout"] = 7  # of the cache, which is made again
     record.write_text(json.dumps(facts))
     check_same_data(record, sets)
+    check_same_order(record)
     del facts["order of pairs"]
     record.write_text(json.dumps(facts))
     with pytest.raises(UserError, match=r"takes pairs in another order: .* Go on with that version, or start a new"):
-        check_same_data(record, sets)
+        check_same_order(record)
+    record.write_text("{}")  # told by check_same_data
+    check_same_order(record)
+    check_same_order(tmp_path / "none.json")

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from nemo_bt.batching import sampling
 from nemo_bt.batching.sampling import Epoch, pairs_of_step
 from nemo_bt.data.store import mixture
 from nemo_bt.data.store.mixture import entries_of, make_epoch
@@ -66,3 +67,38 @@ def test_an_epoch_holds_nothing_as_long_as_the_data() -> None:
     assert len(epoch) == 12_000_000
     arrays = [value for part in epoch.parts for value in vars(part).values() if isinstance(value, np.ndarray)]
     assert sum(map(len, arrays)) == 0
+
+
+def test_sources_that_are_repeated_drawn_and_cut_come_as_often_as_they_should(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "_BLOCK_UNITS", 2 * sampling._RUN_UNITS)  # an epoch has many blocks of units
+    monkeypatch.setattr(mixture, "_BLOCK_PAIRS", 50)
+    random = np.random.default_rng(5)
+    prompts = [np.repeat(np.arange(num), random.integers(1, 4, num)) for num in (700, 90, 400)]
+    left_out = [NONE, np.arange(40, 110), np.flatnonzero(random.random(len(prompts[2])) < 0.2)]  # a whole block of one
+    firsts = np.cumsum([0, *map(len, prompts)]).tolist()
+    sources = [entries_of(*one) for one in zip(firsts, prompts, left_out, strict=False)]
+    wanted = [2 * len(sources[0]), len(sources[1]) // 2, 3 * len(sources[2]) + 17]
+    epoch = make_epoch(sources, wanted, seed=4)
+    assert len(epoch) == sum(wanted)
+    assert epoch.num_units > 4 * sampling._RUN_UNITS
+    for size in (37, 2 * len(epoch) + 5):
+        seen = np.array(steps(epoch, size, num_epochs=2))[: 2 * len(epoch)]
+        for one_pass in np.split(seen, 2):
+            assert sorted(one_pass.tolist()) == sorted(epoch.all_pairs().tolist())
+            start, count = epoch.units_at(np.arange(epoch.num_units))
+            units = [
+                epoch.pairs_at(range(s, s + n)).tolist() for s, n in zip(start.tolist(), count.tolist(), strict=True)
+            ]
+            expected = Counter(map(tuple, units))
+            place = 0
+            while place < len(one_pass):  # units of a pair begin with different pairs, or are the same
+                found = max((unit for unit in expected if unit[0] == one_pass[place] and expected[unit]), key=len)
+                if tuple(one_pass[place : place + len(found)]) != found:
+                    found = next(u for u in expected if tuple(one_pass[place : place + len(u)]) == u and expected[u])
+                expected[found] -= 1
+                place += len(found)
+            assert not any(expected.values())
+    counts = np.bincount(epoch.all_pairs(), minlength=firsts[-1])
+    assert set(counts[: firsts[1]].tolist()) == {2}
+    assert set(counts[firsts[2] :][left_out[2]].tolist()) == {0}
+    assert not counts[firsts[1] :][left_out[1]].any()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +42,14 @@ class CheckedBytes:
     def _check(self, block: int) -> None:
         start = block * BLOCK_BYTES
         if block_sum(self._bytes[start : start + BLOCK_BYTES]) != self._sums[block]:
-            with suppress(OSError, ValueError):  # a folder that is gone, or cannot be written, stays as it is
-                note_damage(self.file)
+            what_next = "Start again: its source will be tokenised anew."
+            try:
+                note_damage(self.file, block, int(self._sums[block]))
+            except (OSError, ValueError):
+                what_next = f"Delete {self.file.parent} and start again."
             raise UserError(
                 f"{self.file} has other contents than were written, within {BLOCK_BYTES:,} bytes of byte {start:,}. "
-                "Start again: its source will be tokenised anew."
+                f"{what_next}"
             )
         self._unread[block] = 0
 
@@ -74,11 +76,13 @@ class Column:
             start = self._start + (at + len(self) if at < 0 else at) * size
             self._checked.check(start, start + size)
         elif isinstance(at, slice):
-            first, stop, _ = at.indices(len(self))
-            self._checked.check(self._start + first * size, self._start + max(first, stop) * size)
+            rows = range(len(self))[at]
+            first, last = sorted((rows[0], rows[-1])) if rows else (0, -1)
+            self._checked.check(self._start + first * size, self._start + (last + 1) * size)
         else:
-            numbers = np.asarray(at)
-            self._checked.check_at(self._start + size * numbers.ravel())
+            rows_P = np.arange(len(self))[at].ravel() if np.asarray(at).dtype == bool else np.ravel(at)
+            rows_P = np.where(rows_P < 0, rows_P + len(self), rows_P).astype(np.int64)
+            self._checked.check_at(self._start + size * rows_P)
         return self._values_N[at]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:

@@ -54,6 +54,7 @@ def entries_of(first: int, prompt_N: Any, left_out_D: Ints) -> Entries:
     num_pairs = len(prompt_N)
     if not num_pairs or int(prompt_N[num_pairs - 1]) == num_pairs - 1:  # a prompt a pair
         return Entries(first, num_pairs, left_out_D)
+    kind = np.uint32 if num_pairs < 2**32 else np.int64
     starts = []
     before = -1
     num_entries = 0
@@ -61,8 +62,7 @@ def entries_of(first: int, prompt_N: Any, left_out_D: Ints) -> Entries:
         prompt_E = prompt_N[start : start + _BLOCK_PAIRS]
         out = slice(*np.searchsorted(left_out_D, (start, start + len(prompt_E))))
         prompt_E = np.delete(prompt_E, left_out_D[out] - start)
-        starts.append(np.flatnonzero(np.diff(prompt_E, prepend=before)) + num_entries)
+        starts.append((np.flatnonzero(np.diff(prompt_E, prepend=before)) + num_entries).astype(kind))
         before = prompt_E[-1] if len(prompt_E) else before
         num_entries += len(prompt_E)
-    kind = np.uint32 if num_entries < 2**32 else np.int64
-    return Entries(first, num_pairs, left_out_D, None, np.concatenate([start.astype(kind) for start in starts]))
+    return Entries(first, num_pairs, left_out_D, None, np.concatenate(starts))

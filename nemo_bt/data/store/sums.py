@@ -21,6 +21,7 @@ BLOCKS = "blocks.bin"
 BLOCK_BYTES = 1 << 14
 AT_ONCE_BYTES = 4 << 30
 """So many bytes are read within a second or two. Files of more are checked as they are used."""
+_END_BLOCKS = 4
 _READ_BLOCKS = 64
 
 
@@ -41,7 +42,8 @@ def write_sums(folder: Path, plain: Iterable[str], blocked: Sequence[str]) -> No
 def damage(folder: Path, plain: Iterable[str], blocked: Sequence[str]) -> str | None:
     """Say which of the named files is not as it was written; None where all are.
 
-    Of large files that have more than AT_ONCE_BYTES together, only the ends are read: Arrow keeps there what they hold.
+    Of large files that have more than AT_ONCE_BYTES together, only 64 KiB at each end are read: Arrow keeps there what
+    they hold.
     """
     try:
         sums = json.loads((folder / SUMS).read_text())
@@ -68,8 +70,18 @@ def block_sum(block: Any) -> int:
     return zlib.crc32(block)
 
 
-def note_damage(file: Path) -> None:
-    """Have whoever opens the folder next take one of its large files for damaged."""
+def note_damage(file: Path, block: int, known: int) -> None:
+    """Have whoever opens the folder next take one of its large files for damaged, if the block differs there too.
+
+    It need not: the cache may have been made again since the file was opened.
+
+    Raises:
+        OSError: the folder is gone, or cannot be written.
+    """
+    with file.open("rb") as opened:
+        opened.seek(block * BLOCK_BYTES)
+        if block_sum(opened.read(BLOCK_BYTES)) == known:
+            return
     sums = json.loads((file.parent / SUMS).read_text())
     write_atomically(file.parent / SUMS, json.dumps(sums | {file.name: 0}, indent=2) + "\n", has_rivals=True)
 
@@ -85,7 +97,7 @@ def _differs(file: Path, sums: Any, whole: bool) -> bool:
     if whole:
         return bool([block_sum(block) for block in _blocks(file)] != sums.tolist())
     with file.open("rb") as opened:
-        for number in (0, len(sums) - 1):
+        for number in {*range(len(sums))[:_END_BLOCKS], *range(len(sums))[-_END_BLOCKS:]}:
             opened.seek(number * BLOCK_BYTES)
             if block_sum(opened.read(BLOCK_BYTES)) != int(sums[number]):
                 return True
