@@ -4,8 +4,9 @@ torchrun --nproc-per-node 8 -m benchmarks.cluster --name ours --flops 989e12
 
 On several nodes torchrun runs on each, as for training; rank 0 writes. Each value is the median of several turns.
 Matrix products are in bf16 on a GPU and fp32 on a CPU. Attention runs forward and backward over a stream of pairs; on a
-CPU, where each segment takes calls of its own, over tiny ones too. Memory is timed by a copy, and links by an
-all-reduce of 64 MiB and one of 8 bytes, over the ranks of a node and over one rank of each node.
+CPU, where each segment takes calls of its own, over tiny ones too. Memory is timed by a copy, on a CPU norms and
+activations by those of a layer, and links by an all-reduce of 64 MiB and one of 8 bytes, over the ranks of a node and
+over one rank of each node.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import torch
 import yaml
 
 import nemo_bt.conf
+from nemo_bt.cpu.kernels import rms_norm, swiglu
+from nemo_bt.planning.time import TOUCHES_OF_KEPT
 
 _TURNS = 7
 _MESSAGE_BYTES = 64 * 2**20
@@ -31,7 +34,9 @@ _PAIRS = (8, 384, 128)
 _TINY_PAIRS = (128, 4, 2)
 _HEADS = 8
 _KEY_HEADS = 2
-_HEAD_SIZE = 128
+_ROWS = 1024
+_HIDDEN_SIZE = 1024
+_FFN_SIZE = 2816
 
 
 def main() -> None:
@@ -40,6 +45,7 @@ def main() -> None:
     parser.add_argument("--flops", type=float, help="the data sheet's dense FLOP/s; without it, what is measured")
     parser.add_argument("--fp8-flops", type=float, help="the same in FP8, where there is any")
     parser.add_argument("--rows", type=int, default=8192, help="of the matrices")
+    parser.add_argument("--head-size", type=int, default=128, help="of attention; smaller ones reach less of the peak")
     parser.add_argument("--reserved-bytes", type=float, default=5e9)
     parser.add_argument("--folder", type=Path, default=Path(next(iter(nemo_bt.conf.__path__))) / "cluster")
     args = parser.parse_args()
@@ -49,9 +55,9 @@ def main() -> None:
     if on_gpu:
         torch.cuda.set_device(device)
     matmul = matmul_flops(args.rows, device)
-    attended, attention_s = attention_time(device, *_PAIRS)
-    attention = 3.5 * 4 * _HEADS * _HEAD_SIZE * attended / attention_s
-    segment_s = 0.0 if on_gpu else attention_time(device, *_TINY_PAIRS)[1] / (2 * _TINY_PAIRS[0])
+    attended, attention_s = attention_time(device, args.head_size, *_PAIRS)
+    attention = 3.5 * 4 * _HEADS * args.head_size * attended / attention_s
+    segment_s = 0.0 if on_gpu else attention_time(device, args.head_size, *_TINY_PAIRS)[1] / (2 * _TINY_PAIRS[0])
     peak = args.flops or matmul
     node, network = links(device)
     values = {
@@ -67,6 +73,7 @@ def main() -> None:
         "attention_efficiency": min(1.0, attention / peak),
         "attention_segment_s": segment_s,
         "memory_bytes_per_s": memory_speed(device),
+        "elementwise_bytes_per_s": None if on_gpu else elementwise_speed(),
         "node_bytes_per_s": node[0],
         "node_latency_s": node[1],
         "network_bytes_per_s": network[0],
@@ -86,10 +93,13 @@ def matmul_flops(rows: int, device: torch.device) -> float:
     return 2 * rows**3 / _median_s(lambda: a @ b, device)
 
 
-def attention_time(device: torch.device, num_pairs: int, prefix: int, response: int) -> tuple[int, float]:
+def attention_time(
+    device: torch.device, head_size: int, num_pairs: int, prefix: int, response: int
+) -> tuple[int, float]:
     """Time attention, forward and backward, over pairs that share their prompts, in seconds.
 
     Args:
+        head_size: of a query and a key.
         prefix: tokens of a prompt.
         response: tokens of each response.
 
@@ -116,11 +126,11 @@ def attention_time(device: torch.device, num_pairs: int, prefix: int, response: 
     segments_C5 = torch.tensor(segments, dtype=torch.int32)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     query, key, value = (
-        torch.randn(num_pairs * pair, heads, _HEAD_SIZE, device=device, dtype=dtype, requires_grad=True)
+        torch.randn(num_pairs * pair, heads, head_size, device=device, dtype=dtype, requires_grad=True)
         for heads in (_HEADS, _KEY_HEADS, _KEY_HEADS)
     )
     attend = kernel_attention if device.type == "cuda" else blocked_attention
-    rule = AttentionRule(scale=_HEAD_SIZE**-0.5)
+    rule = AttentionRule(scale=head_size**-0.5)
     shard = context_shard(num_pairs * pair)
 
     def both_passes() -> None:
@@ -134,6 +144,21 @@ def memory_speed(device: torch.device) -> float:
     source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * _COPIED_BYTES / _median_s(lambda: target.copy_(source), device)
+
+
+def elementwise_speed() -> float:
+    """Measure the bytes per second that norm, residual and SwiGLU of a layer touch on a CPU, forward and backward."""
+    hidden = torch.randn(_ROWS, _HIDDEN_SIZE, requires_grad=True)
+    weight = torch.ones(_HIDDEN_SIZE, requires_grad=True)
+    gate_and_up = torch.randn(_ROWS, 2 * _FFN_SIZE, requires_grad=True)
+    grad_of_hidden, grad_of_ffn = torch.ones(_ROWS, _HIDDEN_SIZE), torch.ones(_ROWS, _FFN_SIZE)
+
+    def both_passes() -> None:
+        (hidden + rms_norm(hidden, weight, 1e-5)).backward(grad_of_hidden)
+        swiglu(gate_and_up).backward(grad_of_ffn)
+
+    kept_bytes = 4 * (hidden.numel() + gate_and_up.numel())
+    return TOUCHES_OF_KEPT * kept_bytes / _median_s(both_passes, torch.device("cpu"))
 
 
 def memory_of(device: torch.device) -> int:

@@ -3,7 +3,7 @@
 python -m benchmarks.plan_time
 
 The model is a Llama of 8 layers of width 512 in fp32 on CPU ranks, on pairs of random length. One rank has all threads;
-two have half of them each, and constants of their own. Figures are medians over steps, with their spread.
+two have half of them each. Constants are measured before each run. Figures are medians over steps, with their spread.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ def main() -> None:
     parser.add_argument("--host-kind", default=f"cpu{os.cpu_count()}")
     args = parser.parse_args()
     folder = make_random_set(args.folder, 200, 200)
-    clusters = {num_ranks: _cluster(folder, num_ranks) for num_ranks in (1, 2)}
     figures = []
     for name, (num_ranks, extra) in _LAYOUTS.items():
         log_dir = folder / name
         overrides = [*common(folder, log_dir, num_ranks), *_MODEL, *extra]
-        subprocess.run([sys.executable, "-m", "nemo_bt", "train", *overrides], check=True, timeout=300)
-        planned_s = _planned_s(log_dir, clusters[num_ranks])
+        cluster = _cluster(folder, num_ranks)  # just before, as others use the machine too
+        command = [sys.executable, "-m", "nemo_bt", "train", *overrides]
+        subprocess.run(command, check=True, timeout=300, env=_with_threads(num_ranks))
+        planned_s = _planned_s(log_dir, cluster)
         ratios = [planned_s / seconds for seconds in metrics(log_dir, "train/step_time_s")[_LEFT_OUT:]]
         median = statistics.median(ratios)
         figures.append(Figure(f"plan_time/{name}", median, "planned over measured", min(ratios), max(ratios)))
@@ -73,10 +74,14 @@ def main() -> None:
 def _cluster(folder: Path, num_ranks: int) -> ClusterSettings:
     name = f"ranks{num_ranks}"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    options = ["--name", name, "--rows", "2048", "--folder", str(folder)]
-    env = os.environ | {"OMP_NUM_THREADS": str((os.cpu_count() or 1) // num_ranks or 1)}
-    subprocess.run([*command, "-m", "benchmarks.cluster", *options], check=True, timeout=300, env=env)
+    options = ["--name", name, "--rows", "2048", "--head-size", "64", "--folder", str(folder)]
+    command += ["-m", "benchmarks.cluster", *options]
+    subprocess.run(command, check=True, timeout=300, env=_with_threads(num_ranks))
     return ClusterSettings(**yaml.safe_load((folder / f"{name}.yaml").read_text()))
+
+
+def _with_threads(num_ranks: int) -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": str((os.cpu_count() or 1) // num_ranks or 1)}
 
 
 def _planned_s(log_dir: Path, cluster: ClusterSettings) -> float:

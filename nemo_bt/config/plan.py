@@ -47,6 +47,9 @@ class ClusterSettings:
     computes a whole stream."""
     memory_bytes_per_s: Above0
     """Rate between a device and its memory."""
+    elementwise_bytes_per_s: Above0 | None = None
+    """Rate at which norms and activations read and write, where they compute longer than their bytes take; null is
+    memory_bytes_per_s."""
     node_bytes_per_s: Above0 | None
     """Rate at which a device can send to others of its node, each way; null is not known."""
     node_latency_s: FromZero | None

@@ -27,7 +27,7 @@ from nemo_bt.planning.traffic import bytes_sent, group_sizes, step_traffic
 from nemo_bt.planning.work import stage_flops
 from nemo_bt.pretrained.architecture import Architecture
 
-_TOUCHES_OF_KEPT = 4
+TOUCHES_OF_KEPT = 4
 """A kept byte is written once and read once in each pass, and its gradient is written: an assumption."""
 
 
@@ -112,7 +112,7 @@ def stage_time(
         )
     ]
     kept = num_streams * sum(max(unit.kept, unit.in_backward) for unit in units)
-    memory = _TOUCHES_OF_KEPT * kept / cluster.memory_bytes_per_s
+    memory = TOUCHES_OF_KEPT * kept / (cluster.elementwise_bytes_per_s or cluster.memory_bytes_per_s)
     at_the_end = step_traffic(settings, architecture, parameters, stage, [])
     of_a_stream = step_traffic(settings, architecture, parameters, stage, [load.rows]) - at_the_end
     messages = num_streams * _seconds(settings, cluster, of_a_stream)

@@ -85,6 +85,22 @@ def test_segments_take_a_time_of_their_own() -> None:
         assert seconds[1] - seconds[0] == pytest.approx(0.01 * 3 * 10 * 32 * passes / 3.5)
 
 
+def test_what_lies_between_products_may_take_longer_than_its_bytes() -> None:
+    """What is kept of a stream is touched four times, the optimizer's state as fast as memory is."""
+    settings = plan_run_of("model=llama3_8b", "trainer.devices=1")
+    architecture = run_architecture(settings, None, num_tokens=1)
+    load = StreamLoad(StreamRows(512, 10, 10), num_tokens=512, num_attended=1000)
+    parameters = rank_parameters(architecture, settings.model, 0)
+
+    def memory_s(bytes_per_s: float, elementwise: float | None, num_streams: int) -> float:
+        cluster = replace(settings.cluster, memory_bytes_per_s=bytes_per_s, elementwise_bytes_per_s=elementwise)
+        return stage_time(settings, architecture, cluster, 0, parameters, load, num_streams).memory
+
+    stream_s = memory_s(1e9, None, 2) - memory_s(1e9, None, 1)
+    assert memory_s(1e9, 5e8, 1) - memory_s(1e9, None, 1) == pytest.approx(stream_s)  # twice as long
+    assert memory_s(1e9, 1e9, 1) == memory_s(1e9, None, 1)
+
+
 def test_messages_take_the_time_of_their_link() -> None:
     """Tensor parallelism inside a node, data parallelism across nodes."""
     settings = plan_run_of(
