@@ -166,7 +166,9 @@ def test_twenty_steps_equal_a_plain_pytorch_loop_over_transformers(logs: Logs, d
     expected = plain_loop(hf, pairs, steps=20, batch=16, seed=1234, lr=1e-4)
     untrained = plain_loop(hf_model_of(logs / "initial", 1), pairs, steps=20, batch=16, seed=1234, lr=0.0)
     assert metrics(logs / "twenty steps", "train/loss") == pytest.approx(expected, abs=1e-4)
-    assert max(abs(a - b) for a, b in zip(expected, untrained, strict=True)) > 0.05
+    assert (
+        max(abs(a - b) for a, b in zip(expected, untrained, strict=True)) > 200 * 1e-4
+    )  # which no training misses far
 
 
 @pytest.mark.parametrize("name", NAMES)

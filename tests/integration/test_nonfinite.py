@@ -8,12 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from nemo_bt.batching.sampling import every_pair_once, pairs_of_step
 from tests.support.launches import Logs
 from tests.support.layouts import PP2, SP, TP2, ZERO, checkpoint, common
 from tests.support.preferences import write_random_pairs
 from tests.support.runs import Run, full_tensors, metrics, nemo_bt, relative_difference
 
-STEPS, BAD_ROWS = 6, {1: 40, 4: 38}
+STEPS = 6
+BAD_ROWS = {step: int(pairs_of_step(1234, step - 1, 16, every_pair_once(96))[0]) for step in (1, 4)}
 """Of 96 pairs and 16 a step, each is in one of the six; a row of step 1, when Adam has no state yet, and one of 4."""
 LAYOUTS = {1: {"one rank": []}, 2: {"TP2 SP": [*TP2, *SP], "PP2": PP2, "DP2 distributed optimizer": ZERO}}
 MODEL = ["model=llama_quickstart", "model.hidden_size=64", "model.ffn_hidden_size=160"]
