@@ -76,7 +76,7 @@ def test_sources_that_are_repeated_drawn_and_cut_come_as_often_as_they_should(mo
     prompts = [np.repeat(np.arange(num), random.integers(1, 4, num)) for num in (700, 90, 400)]
     left_out = [NONE, np.arange(40, 110), np.flatnonzero(random.random(len(prompts[2])) < 0.2)]  # a whole block of one
     firsts = np.cumsum([0, *map(len, prompts)]).tolist()
-    sources = [entries_of(*one) for one in zip(firsts, prompts, left_out, strict=False)]
+    sources = [entries_of(*one) for one in zip(firsts[:-1], prompts, left_out, strict=True)]
     wanted = [2 * len(sources[0]), len(sources[1]) // 2, 3 * len(sources[2]) + 17]
     epoch = make_epoch(sources, wanted, seed=4)
     assert len(epoch) == sum(wanted)
